@@ -1,0 +1,128 @@
+"""smtpconn: a blocking, thread-safe SMTP and LMTP client with a connection pool.
+
+    from smtpconn import ConnectionPool
+
+    with ConnectionPool("smtp+starttls://user:password@smtp.example.com") as pool:
+        pool.send("me@example.com", ["you@example.com"], b"Subject: hello\\r\\n\\r\\nHello!\\r\\n")
+
+The layers, from the top; each uses only those below it:
+
+    pool       pool, lease, registry -> poolstate (pure decisions), keeper, forking, stats
+    session    connection, channel (the lock), driver (runs conversations), config, options
+    I/O        transport, connect (racing addresses), tls, deadline
+    dialogue   dialogue/: opening, auth, transaction, simple; pairing (whose reply is it)
+    words      reply, commands, address, parameters, capabilities, content, envelope, sasl,
+               credentials, errors
+
+`smtpconn.testing` has an SMTP server for tests. Everything named below is public and stays.
+"""
+
+from smtpconn.address import AddressLiteral, Domain, ForwardPath, Mailbox, ReversePath
+from smtpconn.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
+from smtpconn.config import ServerConfig
+from smtpconn.connection import SmtpConnection
+from smtpconn.credentials import PasswordCredentials
+from smtpconn.dialogue.session import Pipelining, Protocol
+from smtpconn.envelope import (
+    Envelope,
+    LmtpSendResult,
+    RecipientResult,
+    RejectedRecipient,
+    SendOutcome,
+    SendResult,
+)
+from smtpconn.errors import (
+    AllRecipientsFailedError,
+    AuthError,
+    ConnectionClosedError,
+    ParseError,
+    PermanentError,
+    Phase,
+    PoolClosedError,
+    PoolError,
+    PoolOverloadedError,
+    PoolTimeoutError,
+    ProtocolError,
+    ResponseError,
+    SmtpError,
+    SmtpTimeoutError,
+    SmtpUtf8RequiredError,
+    StartTlsUnavailableError,
+    TlsError,
+    TransientError,
+    TransportError,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.parameters import (
+    BodyType,
+    DeliverBy,
+    DeliverByMode,
+    DsnNotify,
+    DsnRet,
+    MailFromParams,
+    RcptToParams,
+)
+from smtpconn.pool import ConnectionPool
+from smtpconn.registry import get_pool
+from smtpconn.reply import EnhancedStatusCode, SmtpResponse
+from smtpconn.stats import PoolStats
+from smtpconn.tls import TlsMode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AddressLiteral",
+    "AllRecipientsFailedError",
+    "AuthError",
+    "AuthMechanism",
+    "BodyType",
+    "ConnectionClosedError",
+    "ConnectionPool",
+    "DeliverBy",
+    "DeliverByMode",
+    "Domain",
+    "DsnNotify",
+    "DsnRet",
+    "EnhancedStatusCode",
+    "Envelope",
+    "ForwardPath",
+    "LmtpSendResult",
+    "MailFromParams",
+    "Mailbox",
+    "ParseError",
+    "PasswordCredentials",
+    "PermanentError",
+    "Phase",
+    "Pipelining",
+    "PoolClosedError",
+    "PoolError",
+    "PoolOverloadedError",
+    "PoolStats",
+    "PoolTimeoutError",
+    "Protocol",
+    "ProtocolError",
+    "RcptToParams",
+    "RecipientResult",
+    "RejectedRecipient",
+    "ResponseError",
+    "ReversePath",
+    "SendOutcome",
+    "SendResult",
+    "ServerCapabilities",
+    "ServerConfig",
+    "SmtpConnection",
+    "SmtpError",
+    "SmtpExtension",
+    "SmtpResponse",
+    "SmtpTimeoutError",
+    "SmtpUtf8RequiredError",
+    "StartTlsUnavailableError",
+    "TlsError",
+    "TlsMode",
+    "TransientError",
+    "TransportError",
+    "UnsupportedExtensionError",
+    "ValidationError",
+    "get_pool",
+]

@@ -1,0 +1,385 @@
+"""`SmtpConnection`: one SMTP session that any thread may use.
+
+Every method is one operation: it gives one conversation to the connection's `smtpconn.channel`,
+which runs it alone and under one deadline. What a conversation says is in `smtpconn.dialogue`; how
+octets move is in `smtpconn.driver`. This file is the public face and how a connection is made,
+nothing else.
+
+A connection is used once: when it is closed, by whatever, it stays closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.capabilities import ServerCapabilities
+from smtpconn.channel import Channel
+from smtpconn.connect import from_factory, open_socket
+from smtpconn.content import Message
+from smtpconn.credentials import PasswordCredentials, strongest
+from smtpconn.deadline import Deadline
+from smtpconn.dialogue import auth, opening, simple
+from smtpconn.dialogue.session import Pipelining, Protocol, Session
+from smtpconn.dialogue.transaction import Request, make_request, transaction
+from smtpconn.driver import Driver
+from smtpconn.envelope import SendResult
+from smtpconn.errors import Phase, SmtpTimeoutError
+from smtpconn.options import (
+    ConnectOptions,
+    check_ehlo_domain,
+    check_server,
+    default_ehlo_domain,
+)
+from smtpconn.parameters import MailFromParams, RcptToParams
+from smtpconn.sasl import Login, Plain, SaslMechanism
+from smtpconn.tls import TlsMode, default_context
+from smtpconn.transport import Transport
+
+Recipients = str | ForwardPath | Sequence[str | ForwardPath]
+
+QUIT_PATIENCE = 2.0
+"""Seconds that leaving a ``with`` block waits for the server's farewell."""
+
+LEAVE_PATIENCE = 0.1
+"""Seconds that `SmtpConnection.take_leave` has to get six octets into the socket's buffer."""
+
+_log = logging.getLogger("smtpconn.connection")
+
+
+class SmtpConnection:
+    """One SMTP session over TCP, TLS or a UNIX socket; get one from `connect`.
+
+    Every method may be called from any thread. ``timeout`` is in seconds and for the whole
+    operation, waiting for other threads' operations included; None means the one given to
+    `connect`. Every method may raise `SmtpTimeoutError`, `ConnectionClosedError`,
+    `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
+    a refusal (`ResponseError`, `AllRecipientsFailedError`) it can be used on.
+    """
+
+    def __init__(self, channel: Channel, session: Session) -> None:
+        """Not for users: `connect` and its kin make connections."""
+        self._channel = channel
+        self._session = session
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        timeout: float,
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        **options: Unpack[ConnectOptions],
+    ) -> Self:
+        """Connect, greet and, if asked for, start TLS (RFC 5321 3.1, RFC 3207, RFC 8314).
+
+        Args:
+            host: a name, an IP address, or the path of a UNIX socket (begins with "/").
+            port: 1 to 65535; 465 is usual for IMPLICIT, 587 for STARTTLS, 25 between servers.
+            tls_mode: how the connection is protected.
+            timeout: seconds for all of connecting, and for later operations by default.
+            tls_context: TLS settings; None trusts certifi's authorities and checks ``host``.
+            ehlo_domain: how we name ourselves, a domain or an address literal; None for this
+                machine's full name if it has one, else our address.
+            source_address: our own (address, port) to connect from, port 0 for any.
+            pipelining: how far commands run ahead of their replies.
+            ignore_extensions: keywords to treat as if the server had not offered them.
+            allow_cleartext_auth: let passwords travel without TLS to other machines.
+            socket_factory: called with host, port and the seconds left instead of connecting,
+                for a proxy; returns a connected socket.
+
+        Raises:
+            ValidationError: an argument that cannot be; nothing was sent.
+            TransportError, TlsError, SmtpTimeoutError, ConnectionClosedError: it did not work.
+            StartTlsUnavailableError: STARTTLS was asked for and is not offered.
+            TransientError, PermanentError, ProtocolError: the server does not want us, or is none.
+        """
+        return cls._connect(
+            Protocol.SMTP, host, port, TlsMode(tls_mode), timeout, tls_context, options
+        )
+
+    @classmethod
+    def connect_with_tls_config(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        timeout: float,
+        tls_config: ssl.SSLContext,
+        **options: Unpack[ConnectOptions],
+    ) -> Self:
+        """The same as `connect` with ``tls_context=tls_config``."""
+        return cls.connect(host, port, tls_mode, timeout, tls_context=tls_config, **options)
+
+    @classmethod
+    def _connect(
+        cls,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        timeout: float,
+        context: ssl.SSLContext | None,
+        options: ConnectOptions,
+    ) -> Self:
+        deadline = Deadline(timeout)
+        check_server(host, port)
+        ehlo_domain = options.get("ehlo_domain")
+        if ehlo_domain is not None:
+            check_ehlo_domain(ehlo_domain)
+        session = Session(
+            protocol=protocol,
+            pipelining=options.get("pipelining", Pipelining.AUTO),
+            ignore_extensions=frozenset(k.upper() for k in options.get("ignore_extensions", ())),
+        )
+        if tls_mode is not TlsMode.NONE and context is None:
+            context = default_context()
+        factory = options.get("socket_factory")
+        sock = (
+            open_socket(host, port, deadline, options.get("source_address"))
+            if factory is None
+            else from_factory(factory, host, port, deadline)
+        )
+        peer = host if host.startswith("/") else f"{host}:{port}"
+        driver = Driver(Transport(sock), session, host.rstrip("."), peer, context)
+        try:
+            _log.debug("#%d %s: connected", driver.number, peer)
+            session.ehlo_domain = ehlo_domain or default_ehlo_domain(driver.transport.local_ip)
+            # Behind a caller's own socket there may be a proxy, so its peer says nothing.
+            session.is_private = (
+                tls_mode is TlsMode.IMPLICIT
+                or options.get("allow_cleartext_auth", False)
+                or (factory is None and driver.transport.peer_is_local)
+            )
+            if tls_mode is TlsMode.IMPLICIT:
+                driver.start_tls(deadline)
+            driver.run(opening.opening(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
+        except BaseException as error:
+            driver.close(f"connecting failed: {type(error).__name__}")
+            raise
+        return cls(Channel(driver, peer, timeout), session)
+
+    def auth_plain(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with PLAIN (RFC 4616).
+
+        Raises:
+            AuthError: refused; ``is_transient`` tells a 454 from a 535.
+            UnsupportedExtensionError: not offered.
+            ProtocolError: already logged in, or not over TLS (nothing was sent).
+            ValidationError: a NUL character in an argument.
+        """
+        self._authenticate(Plain(user, password), timeout)
+
+    def auth_plain_with_authzid(
+        self, authzid: str, user: str, password: str, timeout: float | None = None
+    ) -> None:
+        """Log in with PLAIN as ``user`` to act as ``authzid``; raises as `auth_plain`."""
+        self._authenticate(Plain(user, password, authzid), timeout)
+
+    def auth_login(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with LOGIN, which some servers have alone; raises as `auth_plain`."""
+        self._authenticate(Login(user, password), timeout)
+
+    def authenticate(self, credentials: PasswordCredentials, timeout: float | None = None) -> None:
+        """Log in with the strongest mechanism both sides have; raises as `auth_plain`."""
+        self._authenticate(strongest(credentials, self.capabilities), timeout)
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message with DATA (RFC 5321 3.3).
+
+        Args:
+            sender: where bounces go; "" for the null reverse-path.
+            recipients: one or more addresses.
+            message: bytes, a binary file or an iterable of bytes; line ends may be any.
+
+        Raises:
+            ValidationError: an address or message that may not be sent; nothing was.
+            UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks what it needs.
+            AllRecipientsFailedError: every recipient was refused.
+            TransientError, PermanentError: the sender or the message was refused.
+        """
+        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
+
+    def send_with_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL."""
+        return self.send_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL and for each RCPT.
+
+        Raises:
+            ProtocolError: ``rcpt_params`` has another length than ``recipients``; nothing was sent.
+        """
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.send_request(request, timeout)
+
+    def send_request(self, request: Request, timeout: float | None = None) -> SendResult:
+        """Send what `make_request` has checked already; `send` and the pool come here."""
+        return self._channel.operate(transaction(self._session, request), timeout, Phase.MAIL)
+
+    def reset(self, timeout: float | None = None) -> None:
+        """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
+        self._channel.operate(simple.reset(self._session), timeout, Phase.RSET)
+
+    def noop(self, timeout: float | None = None) -> None:
+        """Say NOOP: is the server still there (RFC 5321 4.1.1.9)? Servers punish many of them."""
+        self._channel.operate(simple.noop(), timeout, Phase.NOOP)
+
+    def rehlo(self, timeout: float | None = None) -> None:
+        """Ask again what the server offers, for instance after logging in (RFC 5321 4.1.4)."""
+        self._channel.operate(opening.hello(self._session), timeout, Phase.EHLO)
+
+    def set_ehlo_domain(self, domain: str) -> None:
+        """Name ourselves ``domain`` from the next `rehlo` on.
+
+        Raises:
+            ValidationError: it is no ASCII domain and no address literal.
+        """
+        check_ehlo_domain(domain)
+        self._session.ehlo_domain = domain
+
+    def quit(self, timeout: float | None = None) -> None:
+        """Say QUIT, wait for the answer and close (RFC 5321 4.1.1.10).
+
+        A server that does not answer it well is no error: everything acknowledged before stays so.
+
+        Raises:
+            SmtpTimeoutError: another thread's operation did not end in time; nothing was done.
+        """
+        self._channel.quit(simple.quit_(self._session), timeout)
+
+    def take_leave(self) -> None:
+        """Say QUIT, close without waiting for the answer; never fails, hardly ever waits."""
+        try:
+            self._channel.quit(simple.quit_(self._session, wait=False), LEAVE_PATIENCE)
+        except SmtpTimeoutError:
+            self.close()  # another thread is busy with it; closing ends that
+
+    def close(self) -> None:
+        """Close at once, without QUIT; an operation of another thread ends with an error."""
+        self._channel.close()
+
+    def probe(self) -> bool:
+        """Whether the connection is good as far as can be told without a round trip.
+
+        Reads what the server may have sent while nobody listened; a 421, anything else unasked for
+        or the end of the stream closes the connection. True while another thread uses it.
+        """
+        return self._channel.probe()
+
+    def abandon(self) -> None:
+        """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
+        self._channel.abandon()
+
+    @property
+    def capabilities(self) -> ServerCapabilities:
+        """What the server offered last."""
+        return self._session.capabilities
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether the server has said 421."""
+        return self._channel.driver.shutdown_reply is not None
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether a login succeeded."""
+        return self._session.is_authenticated
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be used, as far as is known."""
+        return self._channel.is_open
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open and no operation is under way, in this or another thread."""
+        return self._channel.unless_busy(lambda: self._channel.is_open) or False
+
+    @property
+    def transactions(self) -> int:
+        """How many mail transactions were begun on it."""
+        return self._session.transactions
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for an operation that names no timeout."""
+        return self._channel.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        Deadline(seconds)
+        self._channel.timeout = seconds
+
+    @property
+    def protocol(self) -> Protocol:
+        """SMTP or LMTP."""
+        return self._session.protocol
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The TLS socket, to ask for version, cipher and certificate; None in clear."""
+        return self._channel.driver.transport.tls
+
+    def __repr__(self) -> str:
+        state = self._channel.unless_busy(self._describe) or "<locked>"
+        return f"<SmtpConnection {self._channel.peer} {self.protocol} {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Whatever was interrupted is over; but a refusal is no reason to leave without a word.
+        if kind is None or issubclass(kind, Exception):
+            try:
+                self.quit(min(QUIT_PATIENCE, self._channel.timeout))
+            except SmtpTimeoutError:
+                pass  # another thread is busy with it; closing ends that
+        self.close()
+
+    def _describe(self) -> str:
+        if not self._channel.driver.transport.is_open:
+            return f"closed: {self._channel.driver.closed_because}"
+        tls = self._channel.driver.transport.tls
+        return " ".join(
+            (
+                (tls.version() or "TLS") if tls is not None else "clear",
+                "authenticated" if self.is_authenticated else "anonymous",
+                *map(str, self.capabilities.extensions),
+            )
+        )
+
+    def _authenticate(self, mechanism: SaslMechanism, timeout: float | None) -> None:
+        self._channel.operate(auth.authenticate(self._session, mechanism), timeout, Phase.AUTH)

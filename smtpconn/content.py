@@ -1,0 +1,199 @@
+"""The message content on its way out: line ends, dots, size, eight bits (RFC 5321 4.5.2, 2.3.8).
+
+Rule 1: no bare CR and no bare LF ever leaves as text. Servers disagree on what they end
+("smuggling", CVE-2023-51764 and its kin), so each becomes CRLF, before the dots are stuffed.
+
+Rule 2: bytes that are already right are sent from the caller's buffer, without a copy. Others are
+rewritten block by block, never a second whole copy. Files and iterables are streamed.
+
+Rule 3: what can be known before the first command is known before it: whether the message is bytes
+at all, its size, whether it needs 8BITMIME. `Content` is made once for a message, also when the
+message is sent twice because a connection turned out to be dead before any of it was spent.
+
+What the server offers is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, TypeAlias, cast
+
+from smtpconn.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
+
+Message: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]"
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+BLOCK = 64 * 1024
+"""Octets that are rewritten, or read from a file, at a time."""
+
+END_OF_DATA = b".\r\n"
+"""What ends DATA, behind the CRLF that ends the last line."""
+
+
+class Content:
+    """A message that is about to be sent: where its bytes come from and what is known of them.
+
+    Attributes:
+        size: octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870
+            3); None when it cannot be known without reading a stream to its end.
+        is_8bit: whether any octet is above 127; None when that cannot be known.
+
+    Raises:
+        ValidationError: the message is no bytes.
+    """
+
+    def __init__(self, message: Message) -> None:
+        self.size: int | None = None
+        self.is_8bit: bool | None = None
+        self._whole: bytes | bytearray | None = None
+        self._stream: Iterator[bytes] = iter(())
+        self._spent = False
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            self._take_bytes(message)
+        elif hasattr(message, "read"):
+            self._take_file(cast(BinaryIO, message))
+        elif isinstance(message, Iterable):
+            self._take_stream(iter(message))
+        else:
+            raise ValidationError(
+                f"a message is bytes, a binary file or an iterable of bytes, "
+                f"not {type(message).__name__}"
+            )
+
+    def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
+        """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.
+
+        Args:
+            seven_bit_only: refuse an octet above 127 that a stream turns out to hold.
+
+        Raises:
+            UnsupportedExtensionError: such an octet came.
+            ProtocolError: the message is a stream and was spent by an earlier send.
+        """
+        return self._as_text(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
+
+    def as_text(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
+        """The buffers to write for BDAT as text: CRLF line ends, and nothing else is changed."""
+        return self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only)
+
+    def as_binary(self) -> Iterator[Buffer]:
+        """The buffers to write for BDAT with BODY=BINARYMIME: untouched."""
+        return iter((self._whole,)) if self._whole is not None else self._take_once()
+
+    def _as_text(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
+        whole = self._whole
+        if whole is not None and self.size == len(whole) and not (stuff_dots and _has_dot(whole)):
+            return iter((whole, end))
+        encoder = LineEncoder(stuff_dots=stuff_dots)
+        blocks = _blocks(whole) if whole is not None else self._take_once()
+        if seven_bit_only and self.is_8bit is None:
+            blocks = map(_seven_bit, blocks)
+        return itertools.chain(map(encoder.encode, blocks), encoder.finish(end))
+
+    def _take_bytes(self, message: bytes | bytearray | memoryview) -> None:
+        whole = message if isinstance(message, (bytes, bytearray)) else bytes(message)
+        self._whole = whole
+        self.is_8bit = not whole.isascii()
+        self.size = text_size(whole)
+
+    def _take_file(self, file: BinaryIO) -> None:
+        remaining = _remaining(file)
+        self._take_stream(iter(lambda: file.read(BLOCK), b""))
+        # A file's own line ends may change its size on the way; SIZE is an estimate (RFC 1870 6.1).
+        self.size = remaining
+
+    def _take_stream(self, stream: Iterator[bytes]) -> None:
+        # The first block is read now: a text file must be refused before a command is sent.
+        first = next(stream, b"")
+        if not isinstance(first, (bytes, bytearray, memoryview)):
+            raise ValidationError(
+                f"a message is bytes, this one yields {type(first).__name__}: encode a str, open a "
+                f"file in binary mode"
+            )
+        self._stream = itertools.chain((bytes(first),), stream)
+
+    def _take_once(self) -> Iterator[bytes]:
+        if self._spent:
+            raise ProtocolError(
+                "the message is a stream that was read already: give a new one to send it again",
+                phase=Phase.CONTENT,
+            )
+        self._spent = True
+        return map(bytes, self._stream)
+
+
+class LineEncoder:
+    """Rewrites text block by block; what it keeps between blocks is one CR and one fact."""
+
+    def __init__(self, *, stuff_dots: bool) -> None:
+        self._stuff_dots = stuff_dots
+        self._at_line_start = True
+        self._held_cr = False
+
+    def encode(self, block: bytes) -> bytes:
+        """Rewrite the next block; a CR at its end is held back until the next octet is known."""
+        if self._held_cr:
+            block = b"\r" + block
+        self._held_cr = block.endswith(b"\r")
+        if self._held_cr:
+            block = block[:-1]
+        if not block:
+            return b""
+        if has_bare_line_end(block):
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if self._stuff_dots:
+            starts_with_dot = self._at_line_start and block.startswith(b".")
+            block = block.replace(b"\n.", b"\n..")
+            block = b"." + block if starts_with_dot else block
+        self._at_line_start = block.endswith(b"\n")
+        return block
+
+    def finish(self, end: bytes) -> Iterator[bytes]:
+        """End the last line if it has no end, then add ``end``; runs when it is iterated."""
+        yield end if self._at_line_start and not self._held_cr else b"\r\n" + end
+
+
+def has_bare_line_end(text: bytes | bytearray) -> bool:
+    """Whether a CR or LF stands without the other."""
+    pairs = text.count(b"\r\n")
+    return text.count(b"\n") != pairs or text.count(b"\r") != pairs
+
+
+def text_size(text: bytes | bytearray) -> int:
+    """The octets of ``text`` once its line ends are CRLF and its last line is ended."""
+    pairs = text.count(b"\r\n")
+    bare = text.count(b"\n") + text.count(b"\r") - 2 * pairs
+    unended = bool(text) and not text.endswith((b"\n", b"\r"))
+    return len(text) + bare + (2 if unended else 0)
+
+
+def _has_dot(text: bytes | bytearray) -> bool:
+    return text.startswith(b".") or b"\n." in text
+
+
+def _blocks(whole: bytes | bytearray) -> Iterator[bytes]:
+    view = memoryview(whole)
+    return (bytes(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
+
+
+def _seven_bit(block: bytes) -> bytes:
+    if not block.isascii():
+        raise UnsupportedExtensionError(
+            "the message holds an octet above 127 and the server does not offer 8BITMIME",
+            phase=Phase.CONTENT,
+        )
+    return block
+
+
+def _remaining(file: BinaryIO) -> int | None:
+    """The octets from where a file stands to its end; None for what cannot seek."""
+    try:
+        here = file.tell()
+        end = file.seek(0, io.SEEK_END)
+        file.seek(here)
+    except (OSError, AttributeError, ValueError):
+        return None
+    return end - here

@@ -1,0 +1,52 @@
+"""One deadline per operation: a moment on the monotonic clock, handed down instead of a timeout.
+
+Whoever is about to wait asks how long it may; so a server that drips a byte a second cannot stretch
+an operation, and waiting for a lock, a pool or a name server counts like any other wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
+
+
+class Deadline:
+    """The moment by which an operation has to be over.
+
+    Args:
+        timeout: seconds from now, above 0.
+
+    Raises:
+        ValidationError: ``timeout`` is no positive, finite number.
+    """
+
+    __slots__ = ("_end", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise ValidationError(f"a timeout is a number of seconds above 0, not {timeout!r}")
+        self.timeout = timeout
+        self._end = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left; 0.0 when it has passed."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self, phase: Phase) -> float:
+        """Return the seconds left, more than 0.
+
+        Raises:
+            SmtpTimeoutError: none are left.
+        """
+        remaining = self._end - time.monotonic()
+        if remaining <= 0:
+            raise self.error(phase)
+        return remaining
+
+    def error(self, phase: Phase) -> SmtpTimeoutError:
+        """The error for this deadline having passed during ``phase``."""
+        return SmtpTimeoutError(
+            f"the timeout of {self.timeout:g} seconds has passed during {phase}", phase=phase
+        )

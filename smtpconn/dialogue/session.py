@@ -1,0 +1,70 @@
+"""What both sides know of each other: the memory of one session, written by the conversations.
+
+Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2); `forget` is the one
+place for that. No socket, no clock, no behaviour beyond questions about the facts kept here.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from smtpconn.capabilities import ServerCapabilities
+
+
+class Protocol(enum.StrEnum):
+    """What is spoken: SMTP (RFC 5321) or LMTP (RFC 2033)."""
+
+    SMTP = "SMTP"
+    LMTP = "LMTP"
+
+
+class Pipelining(enum.StrEnum):
+    """How far commands run ahead of their replies (RFC 2920).
+
+    OFF: not at all. AUTO: groups of commands as RFC 2920 has them, where the server offers it.
+    EAGER: also content before the recipients' replies, for servers the user trusts.
+    """
+
+    OFF = "OFF"
+    AUTO = "AUTO"
+    EAGER = "EAGER"
+
+
+@dataclass(slots=True)
+class Session:
+    """The facts of one session.
+
+    Attributes:
+        protocol, pipelining, ignore_extensions: what the caller chose.
+        ehlo_domain: how we name ourselves, a domain or an address literal as text.
+        is_private: whether a secret may be sent: TLS is on, the peer is this machine, or the
+            caller allows it in clear.
+        capabilities: the last EHLO, LHLO or HELO reply.
+        is_authenticated: whether an AUTH succeeded.
+        needs_reset: whether the last transaction did not end in success, so that the next MAIL
+            needs a RSET before it.
+        must_close: whether the dialogue cannot go on after this operation.
+        transactions: how many were begun.
+    """
+
+    protocol: Protocol = Protocol.SMTP
+    pipelining: Pipelining = Pipelining.AUTO
+    ignore_extensions: frozenset[str] = frozenset()
+    ehlo_domain: str = "localhost"
+    is_private: bool = False
+    capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
+    is_authenticated: bool = False
+    needs_reset: bool = False
+    must_close: bool = False
+    transactions: int = 0
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Whether commands may be sent in groups."""
+        return self.pipelining is not Pipelining.OFF and self.capabilities.supports_pipelining
+
+    def forget(self) -> None:
+        """Forget what was learnt without TLS (RFC 3207 4.2)."""
+        self.capabilities = ServerCapabilities()
+        self.is_authenticated = False

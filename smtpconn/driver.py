@@ -1,0 +1,292 @@
+"""The one driver: it runs any conversation over a transport, under a deadline.
+
+It writes what a conversation asks for, reads until every reply has come, and resumes it. It decides
+nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
+anybody hears of it, so there is no half-used connection; the conversation then gets the error
+thrown in, for the sake of those that can make something of the replies that did come.
+
+Who may run a conversation when, and with which deadline, is `smtpconn.connection`'s concern.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import ssl
+from typing import TypeVar
+
+from smtpconn.commands import Command
+from smtpconn.content import Buffer
+from smtpconn.deadline import Deadline
+from smtpconn.dialogue.batch import Batch, Conversation, StartTls, Step
+from smtpconn.dialogue.pairing import Pairing
+from smtpconn.dialogue.session import Session
+from smtpconn.errors import (
+    AllRecipientsFailedError,
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    ResponseError,
+    SmtpError,
+    SmtpUtf8RequiredError,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.reply import SmtpResponse
+from smtpconn.transport import Transport, as_smtp_error, closed_by_peer
+
+T = TypeVar("T")
+
+COALESCE = 64 * 1024
+"""Octets up to which pieces are copied together, so that a turn is one write."""
+
+_connection_log = logging.getLogger("smtpconn.connection")
+_wire_log = logging.getLogger("smtpconn.wire")
+_numbers = itertools.count(1)
+
+# What a conversation may end with while both sides still agree where they are.
+_IN_STEP = (
+    ResponseError,
+    AllRecipientsFailedError,
+    UnsupportedExtensionError,
+    SmtpUtf8RequiredError,
+    ValidationError,
+)
+
+
+class Driver:
+    """One transport and its dialogue.
+
+    Args:
+        transport: connected; the driver closes it.
+        session: what the conversations remember.
+        host: the name to check a certificate against.
+        peer: ``host:port`` for messages and logs.
+        context: the TLS settings for `StartTls`.
+
+    Attributes:
+        number: of this connection in this process, for logs.
+        closed_because: why the transport is closed, "" while it is open.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        host: str,
+        peer: str,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.transport = transport
+        self.number = next(_numbers)
+        self.closed_because = ""
+        self._session = session
+        self._host = host
+        self._peer = peer
+        self._context = context
+        self._pairing = Pairing()
+        self._shows_wire = False
+        self._interrupted = False
+
+    @property
+    def shutdown_reply(self) -> SmtpResponse | None:
+        """The 421 the server sent, if it did."""
+        return self._pairing.shutdown_reply
+
+    def run(self, conversation: Conversation[T], deadline: Deadline) -> T:
+        """Run a conversation to its end and return its result.
+
+        Raises:
+            SmtpError: what the conversation or the connection failed with. The transport is closed
+                unless both sides still agree where they are.
+        """
+        self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
+        has_begun = False
+        try:
+            step = next(conversation)
+            while True:
+                has_begun = True
+                try:
+                    self._perform(step, deadline)
+                except SmtpError as error:
+                    step = conversation.throw(error)
+                else:
+                    step = next(conversation)
+        except StopIteration as stop:
+            self._close_unless_in_step()
+            result: T = stop.value
+            return result
+        except _IN_STEP as error:
+            self._close_unless_in_step(error)
+            raise
+        except BaseException as error:
+            if has_begun or not isinstance(error, ProtocolError):
+                self.close(f"after {type(error).__name__}")
+            raise
+
+    def probe(self) -> SmtpError | None:
+        """Look, without waiting, whether the connection is still good between operations.
+
+        Returns why it is not, after closing it; None if it is.
+        """
+        error: SmtpError | None = None
+        try:
+            while error is None and (data := self.transport.receive_now()) is not None:
+                if data:
+                    self._pair(data)
+                    error = self._pairing.failure
+                else:
+                    error = closed_by_peer(Phase.IDLE, self._peer)
+        except OSError as os_error:
+            error = as_smtp_error(os_error, Phase.IDLE, Deadline(1), self._peer)
+        if error is not None:
+            self.close(str(error))
+        return error
+
+    def start_tls(self, deadline: Deadline) -> None:
+        """Put TLS on the transport.
+
+        Raises:
+            TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: as each says.
+        """
+        if self._context is None:
+            raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
+        try:
+            self.transport.start_tls(self._context, self._host, deadline)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+            raise ValidationError(f"TLS cannot check {self._host!r}: {error}") from error
+
+    def close(self, because: str) -> None:
+        """Close the transport; never waits and never fails."""
+        if self.transport.is_open:
+            self.closed_because = self.closed_because or because
+            self.transport.close()
+            _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
+
+    def interrupt(self) -> None:
+        """Make an operation that another thread has under way fail at once, and close."""
+        self._interrupted = True
+        self.closed_because = "close() was called"
+        self.transport.interrupt()
+
+    def closed_error(self, phase: Phase) -> ConnectionClosedError:
+        """The error for using a connection that is closed, or that another thread closes."""
+        return ConnectionClosedError(
+            f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
+        )
+
+    def _perform(self, step: Step, deadline: Deadline) -> None:
+        try:
+            self._check_can_go_on()
+            if isinstance(step, StartTls):
+                self._change_to_tls(deadline)
+            else:
+                self._exchange(step, deadline)
+        except SmtpError as error:
+            if self._pairing.may_have_been_delivered:
+                error.may_have_been_delivered = True
+            self.close(str(error))
+            raise
+
+    def _check_can_go_on(self) -> None:
+        if self._pairing.failure is not None:
+            raise self._pairing.failure
+        if not self.transport.is_open:
+            raise self.closed_error(Phase.IDLE)
+
+    def _change_to_tls(self, deadline: Deadline) -> None:
+        # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
+        data = self.transport.receive_now()
+        if data is not None or not self._pairing.is_reusable:
+            raise ProtocolError(
+                "the server sent something between its answer to STARTTLS and the TLS handshake: "
+                "this may be an attack",
+                phase=Phase.STARTTLS,
+            )
+        self.start_tls(deadline)
+
+    def _exchange(self, batch: Batch, deadline: Deadline) -> None:
+        self._write_batch(batch, deadline)
+        expected = batch.expected
+        while len(batch.replies) < expected:
+            if self._pairing.failure is not None:
+                raise self._pairing.failure
+            self._received(self._receive(deadline))
+
+    def _receive(self, deadline: Deadline) -> bytes:
+        try:
+            return self.transport.receive(deadline)
+        except OSError as error:
+            raise self._named(error, deadline) from error
+
+    def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
+        buffered = bytearray()
+        for piece in batch.pieces:
+            if self._shows_wire:
+                _wire_log.debug("#%d -> %s", self.number, piece.log)
+            awaited = self._pairing.expect(batch, piece)
+            for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
+                if len(buffered) + len(buffer) > COALESCE:
+                    self._write(buffered, deadline)
+                    buffered = bytearray()
+                if len(buffer) > COALESCE:
+                    self._write(buffer, deadline)
+                else:
+                    buffered += buffer
+            self._pairing.ends_here(awaited, len(buffered))
+        self._write(buffered, deadline)
+
+    def _write(self, data: Buffer, deadline: Deadline) -> None:
+        if not data:
+            return
+        self._pairing.queued(len(data))
+        try:
+            self.transport.write(data, deadline, self._pairing.sent, self._received_while_writing)
+        except SmtpError:
+            raise
+        except OSError as error:
+            raise self._named(error, deadline) from error
+
+    def _received_while_writing(self, data: bytes) -> None:
+        self._received(data)
+        if self._pairing.failure is not None:
+            raise self._pairing.failure
+
+    def _received(self, data: bytes) -> None:
+        if data:
+            self._pair(data)
+        elif self._interrupted:
+            raise self.closed_error(self._pairing.phase)
+        else:
+            raise closed_by_peer(self._pairing.phase, self._peer)
+
+    def _pair(self, data: bytes) -> None:
+        if self._shows_wire:
+            for line in data.decode("utf-8", "backslashreplace").splitlines():
+                _wire_log.debug("#%d <- %s", self.number, line)
+        self._pairing.received(data)
+
+    def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
+        """Name an error, preferring what the server managed to say before it hung up."""
+        if self._interrupted:
+            return self.closed_error(self._pairing.phase)
+        self._drain()
+        if self._pairing.failure is not None:
+            return self._pairing.failure
+        return as_smtp_error(error, self._pairing.phase, deadline, self._peer)
+
+    def _drain(self) -> None:
+        try:
+            while data := self.transport.receive_now():
+                self._pair(data)
+        except OSError:
+            pass  # the connection is gone, which is known already
+
+    def _close_unless_in_step(self, error: SmtpError | None = None) -> None:
+        failure = self._pairing.failure
+        if failure is not None:
+            self.close(str(failure))
+        elif self._session.must_close or not self._pairing.is_reusable:
+            self.close(str(error) if error is not None else "the dialogue has ended")

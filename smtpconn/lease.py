@@ -1,0 +1,91 @@
+"""`Lease`: what a caller of a pool holds, a permit and a connection, and how it is given back.
+
+Giving back is idempotent, happens when the ``with`` block ends however it ends, and as a last
+resort when the lease is collected as garbage. An exception may strike between any two bytecodes
+here; what it can cost is a connection, never the permit.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from smtpconn.connection import SmtpConnection
+from smtpconn.deadline import Deadline
+from smtpconn.errors import PoolError
+from smtpconn.poolstate import Pooled, Ticket
+
+
+class Lender(Protocol):
+    """What a lease needs of a pool."""
+
+    def checkout(self, ticket: Ticket, deadline: Deadline) -> Pooled:
+        """Stand in line and get a connection that is good."""
+
+    def renew(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled:
+        """Replace a connection that turned out to be dead by a new one."""
+
+    def check_in(self, ticket: Ticket, pooled: Pooled | None, *, keep: bool) -> None:
+        """Take everything back; may be called again after it was cut off."""
+
+
+class Lease:
+    """A borrowed connection: a context manager that gives it back, however its block ends.
+
+    Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in step
+    with the server; it is closed after anything else than an ordinary exception (Ctrl-C, a killed
+    greenlet), because nobody can tell what was cut off.
+    """
+
+    def __init__(self, pool: Lender, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._ticket: Ticket | None = None
+        self._pooled: Pooled | None = None
+
+    def __enter__(self) -> SmtpConnection:
+        if self._ticket is not None:
+            raise PoolError("this lease is in use: call pool.connection() for each with block")
+        deadline = Deadline(self._timeout)
+        self._ticket = ticket = Ticket()
+        try:
+            self._pooled = self._pool.checkout(ticket, deadline)
+            return self._pooled.connection
+        except BaseException:
+            self._give_back(keep=False)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back(keep=kind is None or issubclass(kind, Exception))
+
+    def __del__(self) -> None:
+        if self._ticket is not None:
+            self._give_back(keep=False)
+
+    @property
+    def was_reused(self) -> bool:
+        """Whether the connection had been used before it was borrowed."""
+        return self._pooled is not None and self._pooled.uses > 0
+
+    def renew(self, deadline: Deadline) -> SmtpConnection:
+        """Replace the connection, which is dead, by a new one, keeping the permit."""
+        pooled, self._pooled = self._pooled, None
+        assert self._ticket is not None
+        assert pooled is not None
+        self._pooled = self._pool.renew(self._ticket, pooled, deadline)
+        return self._pooled.connection
+
+    def _give_back(self, *, keep: bool) -> None:
+        """Give everything back; again, and what is left of it, if it was cut off."""
+        ticket = self._ticket
+        if ticket is None:
+            return
+        # Whatever is cut off here costs a connection at most, never the permit.
+        pooled, self._pooled, ticket.pooled = self._pooled or ticket.pooled, None, None
+        self._pool.check_in(ticket, pooled, keep=keep)
+        self._ticket = None

@@ -1,0 +1,207 @@
+"""What a pool decides, without a lock, a clock, a thread or a socket of its own.
+
+The caller holds the pool's lock and passes the time in. The rules:
+
+Rule 1: capacity is permits, not connections. A caller has a `Ticket`; the ticket in ``permits`` is
+        the permit. A connection may be lost, closed or not made yet: the permit is given back all
+        the same, once, and giving it back twice changes nothing.
+Rule 2: one queue, first in, first out. Whoever is at its head gets the next permit, and with it an
+        idle connection (the youngest, so that the others grow old and can go) or the right to make
+        one, of which ``max_connecting`` are out at a time.
+Rule 3: any method may be cut off by an exception at any bytecode and leaves a state from which the
+        next call to `settle` goes on rightly. So every step is one operation of a list, set or
+        deque, and each step can be done again. No other containers: theirs is Python code, which
+        can be cut off half-way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from smtpconn.connection import SmtpConnection
+
+MAX_NOOPS = 8
+"""Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
+
+
+@dataclass(slots=True, eq=False)
+class Pooled:
+    """A connection of the pool and what is known of its life; times are of the monotonic clock."""
+
+    connection: SmtpConnection
+    born: float
+    lifetime: float
+    idle_since: float = 0.0
+    spoke_at: float = 0.0
+    uses: int = 0
+    noops: int = 0
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A caller's place in the queue, and then its permit.
+
+    Attributes:
+        wake: released when the caller's turn has come.
+        pooled: the idle connection it was given; None if it is to make one.
+        since: when it got its permit.
+        fresh: whether it wants no idle connection.
+    """
+
+    wake: threading.Lock = field(default_factory=_held_lock)
+    pooled: Pooled | None = None
+    since: float = 0.0
+    fresh: bool = False
+
+
+@dataclass(slots=True)
+class Limits:
+    """What the pool was told; as `smtpconn.ConnectionPool` takes them."""
+
+    max_size: int
+    max_waiting: int
+    max_idle: float
+    max_lifetime: float
+    max_messages: int
+    keepalive: float | None
+    max_connecting: int
+
+
+class PoolState:
+    """Who has a permit, who waits for one, and which connections are idle."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.permits: set[Ticket] = set()
+        self.queue: deque[Ticket] = deque()
+        self.connecting: set[Ticket] = set()
+        self.idle: list[Pooled] = []
+        self.is_closed = False
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether one more caller would be one too many."""
+        would_wait = bool(self.queue) or not self._has_room()
+        return would_wait and len(self.queue) >= self.limits.max_waiting
+
+    def enter(self, ticket: Ticket, now: float) -> bool:
+        """Take a place in the queue; whether the caller's turn has come at once."""
+        self.queue.append(ticket)
+        self.settle(now)
+        return self.is_served(ticket)
+
+    def again(self, ticket: Ticket, now: float, *, fresh: bool = False) -> None:
+        """Give a caller whose connection was no good its turn again, before all others.
+
+        With ``fresh`` it is to make one, because those that are idle may be no better.
+        """
+        ticket.pooled = None
+        ticket.fresh = fresh
+        self.queue.appendleft(ticket)
+        self.settle(now)
+
+    def connected(self, ticket: Ticket, now: float) -> None:
+        """Note that a caller has made its connection, so that the next one may make one."""
+        self.connecting.discard(ticket)
+        self.settle(now)
+
+    def leave(
+        self, ticket: Ticket, pooled: Pooled | None, now: float, *, was_used: bool = True
+    ) -> None:
+        """Give everything back: the place in the queue, the permit, and the connection if any.
+
+        One that was only kept alive goes below the other idle ones, where it was.
+        """
+        if pooled is not None and not self.is_closed:
+            self.idle.insert(len(self.idle) if was_used else 0, pooled)
+        self.connecting.discard(ticket)
+        self.permits.discard(ticket)
+        try:
+            self.queue.remove(ticket)
+        except ValueError:
+            pass  # its turn had come
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Serve the queue as far as there are permits, idle connections and rights to connect."""
+        while self.queue:
+            ticket = self.queue[0]
+            if not self.is_served(ticket) and not self._serve(ticket, now):
+                break
+            if ticket.wake.locked():
+                ticket.wake.release()
+            self.queue.popleft()
+
+    def is_served(self, ticket: Ticket) -> bool:
+        """Whether a caller's turn has come."""
+        return ticket.pooled is not None or ticket in self.connecting
+
+    def _has_room(self) -> bool:
+        return len(self.permits) < self.limits.max_size
+
+    def _serve(self, ticket: Ticket, now: float) -> bool:
+        if ticket not in self.permits:
+            if not self._has_room():
+                return False
+            ticket.since = now
+            self.permits.add(ticket)
+        if self.idle and not ticket.fresh:
+            ticket.pooled = self.idle.pop()
+        elif len(self.connecting) < self.limits.max_connecting:
+            self.connecting.add(ticket)
+        else:
+            # Nobody behind could get further either.
+            return False
+        return True
+
+    def why_not(self, pooled: Pooled, now: float) -> str | None:
+        """Why a connection should not be handed out or kept any more; None if it may."""
+        limits = self.limits
+        if self.is_closed:
+            return "pool closed"
+        if now - pooled.born >= pooled.lifetime:
+            return "max_lifetime"
+        if pooled.connection.transactions >= limits.max_messages:
+            return "max_messages"
+        if pooled.idle_since and now - pooled.idle_since >= limits.max_idle:
+            return "max_idle"
+        return None
+
+    def take_expired(self, now: float) -> list[tuple[Pooled, str]]:
+        """Remove the idle connections whose time is over, with the reasons."""
+        expired = [(p, why) for p in self.idle if (why := self.why_not(p, now)) is not None]
+        for pooled, _ in expired:
+            self.idle.remove(pooled)
+        return expired
+
+    def borrow_for_noop(self, ticket: Ticket, now: float) -> Pooled | None:
+        """Take an idle connection that needs a NOOP, and a permit with it; None if none does."""
+        for pooled in self.idle:
+            due = self.noop_due(pooled)
+            if due is not None and now >= due:
+                ticket.since = now
+                self.permits.add(ticket)
+                self.idle.remove(pooled)
+                return pooled
+        return None
+
+    def noop_due(self, pooled: Pooled) -> float | None:
+        """When an idle connection needs its next NOOP; None for never."""
+        if self.limits.keepalive is None or pooled.noops >= MAX_NOOPS:
+            return None
+        return pooled.spoke_at + self.limits.keepalive
+
+    def next_due(self) -> float | None:
+        """When the keeper of idle connections has to look again; None while nothing is idle."""
+        moments = [p.idle_since + self.limits.max_idle for p in self.idle]
+        moments += [p.born + p.lifetime for p in self.idle]
+        moments += [due for p in self.idle if (due := self.noop_due(p)) is not None]
+        return min(moments, default=None)

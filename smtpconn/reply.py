@@ -1,0 +1,198 @@
+"""What a server says: replies, and the parser that accepts nothing else (RFC 5321 4.2).
+
+Rule 1: the grammar is strict. A line is three digits, then "-" (more lines follow), " " or nothing
+(last line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
+`ParseError`, after which the parser refuses to go on: a peer that lost its place in the dialogue
+cannot be brought back in step by guessing where its next reply begins.
+
+Rule 2: everything is bounded, because the peer decides how much it sends: the octets of a line,
+the lines of a reply, the octets of a reply.
+
+Rule 3: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
+so a server that sends one byte at a time costs linear time.
+
+Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smtpconn.errors import ParseError
+
+MAX_LINE = 8 * 1024
+"""Octets in one reply line with its CRLF; RFC 5321 4.5.3.1.5 asks for 512."""
+
+MAX_LINES = 128
+"""Lines in one reply."""
+
+MAX_REPLY = 64 * 1024
+"""Octets in one reply."""
+
+MAX_CHALLENGE = 12 * 1024
+"""Octets in one 334 line, which may be longer than others (RFC 4954 4, 12288 octets)."""
+
+_CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+_HYPHEN = b"-"[0]
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedStatusCode:
+    """The machine-readable part of a reply (RFC 3463): ``str(code)`` is such as ``5.1.1``."""
+
+    class_: int
+    subject: int
+    detail: int
+
+    def __str__(self) -> str:
+        return f"{self.class_}.{self.subject}.{self.detail}"
+
+    @classmethod
+    def from_text(cls, text: str) -> EnhancedStatusCode | None:
+        """Read the code that ``text`` begins with; None if it begins with something else."""
+        numbers = text.split(maxsplit=1)[0].split(".") if text.strip() else []
+        if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+            return None
+        if numbers[0] not in ("2", "4", "5") or any(len(n) > 3 for n in numbers):
+            return None
+        return cls(*map(int, numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpResponse:
+    """One whole reply of a server (RFC 5321 4.2).
+
+    Attributes:
+        code: the three-digit code, 200 to 599.
+        lines: the text of each line after the code, as sent (an enhanced status code stays in it;
+            octets that are not UTF-8 are surrogate-escaped).
+        enhanced_status: the RFC 3463 code, or None when there is none or its class contradicts
+            the reply's.
+    """
+
+    code: int
+    lines: tuple[str, ...] = ("",)
+    enhanced_status: EnhancedStatusCode | None = None
+
+    def __str__(self) -> str:
+        text = " / ".join(line for line in self.lines if line)
+        printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        return f"{self.code} {printable}".rstrip()
+
+    @property
+    def is_success(self) -> bool:
+        """Whether this is a 2xx reply."""
+        return 200 <= self.code < 300
+
+    @property
+    def is_intermediate(self) -> bool:
+        """Whether this is a 3xx reply: the server waits for more."""
+        return 300 <= self.code < 400
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether this is a 4xx reply: a refusal that may not last."""
+        return 400 <= self.code < 500
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether this is a 5xx reply: a refusal that will last."""
+        return self.code >= 500
+
+
+def response(code: int, lines: tuple[str, ...]) -> SmtpResponse:
+    """Make a response, reading the enhanced status code if its class matches (RFC 2034 4)."""
+    status = EnhancedStatusCode.from_text(lines[0]) if code // 100 != 3 else None
+    if status is not None and status.class_ != code // 100:
+        status = None
+    return SmtpResponse(code, lines, status)
+
+
+class ReplyParser:
+    """Turns the octets of a connection into replies; one for each connection and TLS layer."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._code = b""
+        self._lines: list[str] = []
+        self._octets = 0
+        self._failed = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every octet fed in has come out as part of a whole reply."""
+        return not self._buffer and not self._lines
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        self._buffer += data
+
+    def next_reply(self) -> SmtpResponse | None:
+        """Return the next whole reply, or None if more octets are needed.
+
+        Raises:
+            ParseError: what was received is no reply, or too long for one. The parser is then
+                of no more use.
+        """
+        if self._failed:
+            raise ParseError("the reply stream was already broken")
+        try:
+            while (line := self._next_line()) is not None:
+                if self._add_line(line):
+                    return self._take_reply()
+        except ParseError:
+            self._failed = True
+            raise
+        return None
+
+    def _next_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._buffer)
+            self._check_length(self._searched)
+            return None
+        self._check_length(end + 1)
+        line = bytes(self._buffer[: end + 1])
+        del self._buffer[: end + 1]
+        self._searched = 0
+        return line
+
+    def _check_length(self, octets: int) -> None:
+        if octets > MAX_LINE and (octets > MAX_CHALLENGE or not self._buffer.startswith(b"334")):
+            raise ParseError(f"the server sent a reply line of more than {MAX_LINE} octets")
+        if self._octets + octets > MAX_REPLY:
+            raise ParseError(f"the server sent a reply of more than {MAX_REPLY} octets")
+
+    def _add_line(self, line: bytes) -> bool:
+        """Check one line and keep its text; whether it is the last of its reply."""
+        if not line.endswith(b"\r\n"):
+            raise ParseError(f"the server sent a reply line without CRLF: {_excerpt(line)}")
+        code, separator, text = line[:3], line[3], line[4:-2]
+        if not code.isdigit() or not b"200" <= code <= b"599":
+            raise ParseError(f"the server sent something that is no reply: {_excerpt(line)}")
+        if separator not in b"- " and len(line) != len(b"250\r\n"):
+            raise ParseError(f"the server sent no space after the reply code: {_excerpt(line)}")
+        if text.translate(None, _CONTROLS) != text:
+            raise ParseError(f"the server sent control characters: {_excerpt(line)}")
+        if self._lines and code != self._code:
+            raise ParseError(
+                f"the server changed the code inside a reply from "
+                f"{self._code.decode()}: {_excerpt(line)}"
+            )
+        self._code = code
+        self._lines.append(text.decode("utf-8", "surrogateescape"))
+        self._octets += len(line)
+        if separator != _HYPHEN:
+            return True
+        if len(self._lines) >= MAX_LINES:
+            raise ParseError(f"the server sent a reply of more than {MAX_LINES} lines")
+        return False
+
+    def _take_reply(self) -> SmtpResponse:
+        lines, self._lines, self._octets = tuple(self._lines), [], 0
+        return response(int(self._code), lines)
+
+
+def _excerpt(line: bytes) -> str:
+    return ascii(line[:80].decode("utf-8", "surrogateescape"))

@@ -1,0 +1,247 @@
+"""Octets in and out of one socket: TCP, TLS or UNIX, always under a deadline.
+
+The socket is non-blocking for all its life. Whoever has to wait waits in `Transport.wait`, for as
+long as the deadline allows, so a deadline holds whatever the peer does. While a write is blocked,
+what arrives is read and handed over; two peers that both insist on writing first would otherwise
+wait for each other for ever (RFC 2920 3.1), however large their buffers are.
+
+Plain `OSError`s come out of `Transport`; `as_smtp_error` is the one place that gives them names.
+Which reply belongs to what is not known here. Modules are used through their names at call time
+(``select.poll``, not ``poll``), so that gevent can replace what they hold.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import ssl
+from collections.abc import Callable
+
+from smtpconn.content import Buffer
+from smtpconn.deadline import Deadline
+from smtpconn.errors import (
+    ConnectionClosedError,
+    Phase,
+    SmtpError,
+    SmtpTimeoutError,
+    TlsError,
+    TransportError,
+)
+
+_RECEIVE = 64 * 1024
+_TLS_SEND = 16 * 1024
+"""A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
+has left be told."""
+
+_CLOSED_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+
+
+class Transport:
+    """A connected socket.
+
+    Args:
+        sock: connected; the transport owns it from now on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.settimeout(0)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_open = True
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._quick_ack = getattr(socket, "TCP_QUICKACK", None)
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            self._quick_ack = None
+
+    @property
+    def local_ip(self) -> str | None:
+        """Our own address; None on a UNIX socket."""
+        return _ip(self._sock.getsockname())
+
+    @property
+    def peer_is_local(self) -> bool:
+        """Whether the peer is this machine, so that nobody is on the way to it."""
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return True
+        ip = _ip(self._sock.getpeername())
+        return ip is not None and ipaddress.ip_address(ip).is_loopback
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The TLS socket, to ask for its version, cipher and certificate; None in clear."""
+        return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+
+    def start_tls(self, context: ssl.SSLContext, host: str, deadline: Deadline) -> None:
+        """Do the handshake (RFC 3207 4), checking the certificate against ``host``.
+
+        Raises:
+            OSError: it failed; `as_smtp_error` names it.
+        """
+        # Not the handshake on wrapping: it would block without regard to the deadline.
+        tls = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
+        self._sock, self._is_tls = tls, True
+        tls.settimeout(0)
+        while True:
+            try:
+                return tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.wait(deadline, write=False)
+            except ssl.SSLWantWriteError:
+                self.wait(deadline, read=False)
+
+    def write(
+        self,
+        data: Buffer,
+        deadline: Deadline,
+        sent: Callable[[int], None],
+        received: Callable[[bytes], None],
+    ) -> None:
+        """Send all of ``data``.
+
+        Args:
+            data: what to send.
+            deadline: by when.
+            sent: told how many octets the kernel has taken, each time it has.
+            received: given what arrives while the write is blocked, b"" for its end; may raise
+                to stop the write.
+
+        Raises:
+            OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
+        """
+        view = memoryview(data)
+        while view:
+            taken = self._send(view[:_TLS_SEND] if self._is_tls else view)
+            if taken:
+                sent(taken)
+                view = view[taken:]
+            elif (arrived := self.receive_now()) is not None:
+                received(arrived)
+            else:
+                self.wait(deadline)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """Wait for octets and return them; b"" at the end of the stream.
+
+        Raises:
+            OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
+        """
+        # A TLS record may have been read in part, which no poll would tell; so ask TLS first.
+        if self._is_tls and (data := self.receive_now()) is not None:
+            return data
+        while True:
+            if self._quick_ack is not None:
+                # Not sticky, hence each time: the peer's Nagle waits for our delayed ACK (40 ms).
+                self._sock.setsockopt(socket.IPPROTO_TCP, self._quick_ack, 1)
+            self.wait(deadline, write=False)
+            if (data := self.receive_now()) is not None:
+                return data
+
+    def receive_now(self) -> bytes | None:
+        """Return what has arrived without waiting; None for nothing, b"" for the end.
+
+        This is also the probe for a connection that was idle: only reading tells. After a TLS 1.3
+        handshake a healthy socket is readable (session tickets), so polling would not.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        try:
+            return self._sock.recv(_RECEIVE)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def wait(self, deadline: Deadline, *, read: bool = True, write: bool = True) -> None:
+        """Wait until the socket can be read or written.
+
+        Raises:
+            TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
+        """
+        if not wait_for_sockets({self._sock: (read, write)}, deadline.remaining()):
+            raise TimeoutError
+
+    def interrupt(self) -> None:
+        """Make whoever waits on this transport in another thread fail at once.
+
+        Closing the descriptor would let the kernel give its number to somebody else while that
+        thread still uses it; ``SSLSocket.shutdown`` would make it go on in clear.
+        """
+        try:
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more, which is what was wanted
+
+    def close(self) -> None:
+        """Close the descriptor: no TLS shutdown and no waiting, so that a forked child may too."""
+        self.is_open = False
+        self._sock.close()
+
+    def _send(self, view: memoryview) -> int:
+        try:
+            return self._sock.send(view)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+
+def wait_for_sockets(
+    interests: dict[socket.socket, tuple[bool, bool]], seconds: float
+) -> list[socket.socket]:
+    """Wait until one of the sockets can be read or written, as its (read, write) asks.
+
+    Returns those that can, or have failed; none if ``seconds`` have passed.
+    """
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        by_descriptor = {}
+        for sock, (read, write) in interests.items():
+            by_descriptor[sock.fileno()] = sock
+            poll.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        # Rounded up: a wait of 0 ms would spin until the deadline.
+        return [by_descriptor[fd] for fd, _ in poll.poll(int(seconds * 1000) + 1 if seconds else 0)]
+    readers = [s for s, (read, _) in interests.items() if read]
+    writers = [s for s, (_, write) in interests.items() if write]
+    ready = select.select(readers, writers, writers, seconds)
+    return list({*ready[0], *ready[1], *ready[2]})
+
+
+def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:
+    """Name an error of the socket or of TLS; the original becomes its cause where raised ``from``.
+
+    Args:
+        error: what was caught; an `SmtpError` is returned as it is.
+        phase: what was under way.
+        deadline: the operation's.
+        peer: ``host:port`` for the message.
+    """
+    if isinstance(error, SmtpError):
+        return error
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return deadline.error(phase)
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return closed_by_peer(phase, peer)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsError(
+            f"the certificate of {peer} is not to be trusted: {error.verify_message}", phase=phase
+        )
+    if isinstance(error, ssl.SSLError | ssl.CertificateError):
+        reason = getattr(error, "reason", None) or error
+        return TlsError(f"TLS with {peer} failed during {phase}: {reason}", phase=phase)
+    if isinstance(error, _CLOSED_ERRORS):
+        return closed_by_peer(phase, peer, "reset")
+    if isinstance(error, TimeoutError):
+        return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase)
+    return TransportError(
+        f"the connection to {peer} failed during {phase}: {error.strerror or error}", phase=phase
+    )
+
+
+def closed_by_peer(phase: Phase, peer: str, how: str = "closed") -> ConnectionClosedError:
+    """The error for a connection that the peer ended."""
+    return ConnectionClosedError(f"{peer} {how} the connection during {phase}", phase=phase)
+
+
+def _ip(name: object) -> str | None:
+    if isinstance(name, tuple) and name and isinstance(name[0], str):
+        return name[0].partition("%")[0] or None
+    return None
