@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.batch import Conversation
+from smtpconn.dialogue.session import Session
 from smtpconn.driver import Driver
 from smtpconn.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 
@@ -152,3 +153,12 @@ class Channel:
         # A close() that came while we were busy could not close the descriptor itself.
         if self._close_requested:
             self.close()
+
+
+class Operations:
+    """What the methods of a connection stand on: its channel and its session's memory."""
+
+    def __init__(self, channel: Channel, session: Session) -> None:
+        """Not for users: `SmtpConnection.connect` and its kin make connections."""
+        self._channel = channel
+        self._session = session

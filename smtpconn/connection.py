@@ -3,7 +3,8 @@
 Every method is one operation: it gives one conversation to the connection's `smtpconn.channel`,
 which runs it alone and under one deadline. What a conversation says is in `smtpconn.dialogue`; how
 octets move is in `smtpconn.driver`. This file is the public face and how a connection is made,
-nothing else.
+nothing else; its many ways of sending and of logging in are in `smtpconn.sending` and
+`smtpconn.logging_in`.
 
 A connection is used once: when it is closed, by whatever, it stays closed.
 """
@@ -12,35 +13,28 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.capabilities import ServerCapabilities
 from smtpconn.channel import Channel
 from smtpconn.connect import from_factory, open_socket
-from smtpconn.content import Message
-from smtpconn.credentials import PasswordCredentials, strongest
 from smtpconn.deadline import Deadline
-from smtpconn.dialogue import auth, opening, simple
+from smtpconn.dialogue import opening, simple
 from smtpconn.dialogue.session import Pipelining, Protocol, Session
-from smtpconn.dialogue.transaction import Request, make_request, transaction
 from smtpconn.driver import Driver
-from smtpconn.envelope import SendResult
 from smtpconn.errors import Phase, SmtpTimeoutError
+from smtpconn.logging_in import LoggingIn
 from smtpconn.options import (
     ConnectOptions,
     check_ehlo_domain,
     check_server,
     default_ehlo_domain,
 )
-from smtpconn.parameters import MailFromParams, RcptToParams
-from smtpconn.sasl import Login, Plain, SaslMechanism
+from smtpconn.reply import SmtpResponse
+from smtpconn.sending import Sending
 from smtpconn.tls import TlsMode, default_context
 from smtpconn.transport import Transport
-
-Recipients = str | ForwardPath | Sequence[str | ForwardPath]
 
 QUIT_PATIENCE = 2.0
 """Seconds that leaving a ``with`` block waits for the server's farewell."""
@@ -51,7 +45,7 @@ LEAVE_PATIENCE = 0.1
 _log = logging.getLogger("smtpconn.connection")
 
 
-class SmtpConnection:
+class SmtpConnection(Sending, LoggingIn):
     """One SMTP session over TCP, TLS or a UNIX socket; get one from `connect`.
 
     Every method may be called from any thread. ``timeout`` is in seconds and for the whole
@@ -60,11 +54,6 @@ class SmtpConnection:
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it can be used on.
     """
-
-    def __init__(self, channel: Channel, session: Session) -> None:
-        """Not for users: `connect` and its kin make connections."""
-        self._channel = channel
-        self._session = session
 
     @classmethod
     def connect(
@@ -118,6 +107,38 @@ class SmtpConnection:
         return cls.connect(host, port, tls_mode, timeout, tls_context=tls_config, **options)
 
     @classmethod
+    def connect_lmtp(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        timeout: float,
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        **options: Unpack[ConnectOptions],
+    ) -> Self:
+        """Connect to an LMTP server (RFC 2033); arguments and errors as for `connect`.
+
+        A ``host`` that begins with "/" is the path of a UNIX socket, and ``port`` is not used.
+        """
+        return cls._connect(
+            Protocol.LMTP, host, port, TlsMode(tls_mode), timeout, tls_context, options
+        )
+
+    @classmethod
+    def connect_lmtp_with_tls_config(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        timeout: float,
+        tls_config: ssl.SSLContext,
+        **options: Unpack[ConnectOptions],
+    ) -> Self:
+        """The same as `connect_lmtp` with ``tls_context=tls_config``."""
+        return cls.connect_lmtp(host, port, tls_mode, timeout, tls_context=tls_config, **options)
+
+    @classmethod
     def _connect(
         cls,
         protocol: Protocol,
@@ -165,85 +186,6 @@ class SmtpConnection:
             raise
         return cls(Channel(driver, peer, timeout), session)
 
-    def auth_plain(self, user: str, password: str, timeout: float | None = None) -> None:
-        """Log in with PLAIN (RFC 4616).
-
-        Raises:
-            AuthError: refused; ``is_transient`` tells a 454 from a 535.
-            UnsupportedExtensionError: not offered.
-            ProtocolError: already logged in, or not over TLS (nothing was sent).
-            ValidationError: a NUL character in an argument.
-        """
-        self._authenticate(Plain(user, password), timeout)
-
-    def auth_plain_with_authzid(
-        self, authzid: str, user: str, password: str, timeout: float | None = None
-    ) -> None:
-        """Log in with PLAIN as ``user`` to act as ``authzid``; raises as `auth_plain`."""
-        self._authenticate(Plain(user, password, authzid), timeout)
-
-    def auth_login(self, user: str, password: str, timeout: float | None = None) -> None:
-        """Log in with LOGIN, which some servers have alone; raises as `auth_plain`."""
-        self._authenticate(Login(user, password), timeout)
-
-    def authenticate(self, credentials: PasswordCredentials, timeout: float | None = None) -> None:
-        """Log in with the strongest mechanism both sides have; raises as `auth_plain`."""
-        self._authenticate(strongest(credentials, self.capabilities), timeout)
-
-    def send(
-        self,
-        sender: str | ReversePath,
-        recipients: Recipients,
-        message: Message,
-        timeout: float | None = None,
-    ) -> SendResult:
-        """Send a message with DATA (RFC 5321 3.3).
-
-        Args:
-            sender: where bounces go; "" for the null reverse-path.
-            recipients: one or more addresses.
-            message: bytes, a binary file or an iterable of bytes; line ends may be any.
-
-        Raises:
-            ValidationError: an address or message that may not be sent; nothing was.
-            UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks what it needs.
-            AllRecipientsFailedError: every recipient was refused.
-            TransientError, PermanentError: the sender or the message was refused.
-        """
-        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
-
-    def send_with_params(
-        self,
-        sender: str | ReversePath,
-        recipients: Recipients,
-        message: Message,
-        params: MailFromParams | None,
-        timeout: float | None = None,
-    ) -> SendResult:
-        """The same as `send`, with parameters for MAIL."""
-        return self.send_with_all_params(sender, recipients, message, params, None, timeout)
-
-    def send_with_all_params(
-        self,
-        sender: str | ReversePath,
-        recipients: Recipients,
-        message: Message,
-        mail_params: MailFromParams | None,
-        rcpt_params: Sequence[RcptToParams] | None,
-        timeout: float | None = None,
-    ) -> SendResult:
-        """The same as `send`, with parameters for MAIL and for each RCPT.
-
-        Raises:
-            ProtocolError: ``rcpt_params`` has another length than ``recipients``; nothing was sent.
-        """
-        request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.send_request(request, timeout)
-
-    def send_request(self, request: Request, timeout: float | None = None) -> SendResult:
-        """Send what `make_request` has checked already; `send` and the pool come here."""
-        return self._channel.operate(transaction(self._session, request), timeout, Phase.MAIL)
-
     def reset(self, timeout: float | None = None) -> None:
         """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
         self._channel.operate(simple.reset(self._session), timeout, Phase.RSET)
@@ -255,6 +197,29 @@ class SmtpConnection:
     def rehlo(self, timeout: float | None = None) -> None:
         """Ask again what the server offers, for instance after logging in (RFC 5321 4.1.4)."""
         self._channel.operate(opening.hello(self._session), timeout, Phase.EHLO)
+
+    def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
+        """Ask whether an address exists (RFC 5321 3.5); most servers answer 252: they do not say.
+
+        Raises:
+            TransientError, PermanentError: refused, or no such address.
+            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8.
+        """
+        return self._channel.operate(
+            simple.ask(self._session, Phase.VRFY, address), timeout, Phase.VRFY
+        )
+
+    def expn(self, list_name: str, timeout: float | None = None) -> SmtpResponse:
+        """Ask who is on a mailing list (RFC 5321 3.5); raises as `vrfy`."""
+        return self._channel.operate(
+            simple.ask(self._session, Phase.EXPN, list_name), timeout, Phase.EXPN
+        )
+
+    def help(self, topic: str | None = None, timeout: float | None = None) -> SmtpResponse:
+        """Ask for help, on a topic or at all (RFC 5321 4.1.1.8); raises as `vrfy`."""
+        return self._channel.operate(
+            simple.ask(self._session, Phase.HELP, topic or ""), timeout, Phase.HELP
+        )
 
     def set_ehlo_domain(self, domain: str) -> None:
         """Name ourselves ``domain`` from the next `rehlo` on.
@@ -380,6 +345,3 @@ class SmtpConnection:
                 *map(str, self.capabilities.extensions),
             )
         )
-
-    def _authenticate(self, mechanism: SaslMechanism, timeout: float | None) -> None:
-        self._channel.operate(auth.authenticate(self._session, mechanism), timeout, Phase.AUTH)

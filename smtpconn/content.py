@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias, cast
 
 from smtpconn.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
@@ -28,6 +29,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 BLOCK = 64 * 1024
 """Octets that are rewritten, or read from a file, at a time."""
+
+CHUNK = 1024 * 1024
+"""Octets of a stream that go into one BDAT."""
 
 END_OF_DATA = b".\r\n"
 """What ends DATA, behind the CRLF that ends the last line."""
@@ -75,13 +79,21 @@ class Content:
         """
         return self._as_text(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
 
-    def as_text(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
-        """The buffers to write for BDAT as text: CRLF line ends, and nothing else is changed."""
-        return self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only)
+    def text_chunks(self, *, seven_bit_only: bool = False) -> Iterator[Chunk]:
+        """The chunks to send with BDAT as text: CRLF line ends, and nothing else is changed.
 
-    def as_binary(self) -> Iterator[Buffer]:
-        """The buffers to write for BDAT with BODY=BINARYMIME: untouched."""
-        return iter((self._whole,)) if self._whole is not None else self._take_once()
+        Raises: as `as_data`.
+        """
+        buffers = self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only)
+        if self._whole is not None and self.size is not None:
+            return iter((Chunk(self.size, buffers, is_last=True),))
+        return _gather(buffers)
+
+    def binary_chunks(self) -> Iterator[Chunk]:
+        """The chunks to send with BDAT and BODY=BINARYMIME: untouched (RFC 3030 3)."""
+        if self._whole is not None:
+            return iter((Chunk(len(self._whole), (self._whole,), is_last=True),))
+        return _gather(self._take_once())
 
     def _as_text(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         whole = self._whole
@@ -123,6 +135,28 @@ class Content:
             )
         self._spent = True
         return map(bytes, self._stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What goes behind one BDAT: exactly ``octets`` in ``buffers``."""
+
+    octets: int
+    buffers: Iterable[Buffer]
+    is_last: bool
+
+
+def _gather(buffers: Iterator[Buffer]) -> Iterator[Chunk]:
+    """Put the buffers of a stream together to chunks; which one is the last shows at the end."""
+    gathered: list[Buffer] = []
+    octets = 0
+    for buffer in buffers:
+        if octets >= CHUNK:
+            yield Chunk(octets, tuple(gathered), is_last=False)
+            gathered, octets = [], 0
+        gathered.append(buffer)
+        octets += len(buffer)
+    yield Chunk(octets, tuple(gathered), is_last=True)
 
 
 class LineEncoder:

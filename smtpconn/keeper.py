@@ -15,9 +15,6 @@ from typing import Protocol
 
 _log = logging.getLogger("smtpconn.pool")
 
-LINGER = 0.5
-"""Seconds the thread waits for new work before it ends."""
-
 
 class Kept(Protocol):
     """What the keeper needs of a pool."""
@@ -47,6 +44,13 @@ class Keeper:
                 threading.Thread(target=self._run, name="smtpconn-keeper", daemon=True).start()
             elif due < self._next_look:
                 self._next_look = due
+                self._bell.set()
+
+    def ring(self) -> None:
+        """Look again now, because there is less to look after."""
+        with self._lock:
+            if self._is_running:
+                self._next_look = 0.0
                 self._bell.set()
 
     def _run(self) -> None:
@@ -84,8 +88,8 @@ class Keeper:
             if due is None and not self._pools:
                 self._is_running = False
                 return False
-            soonest = time.monotonic() + LINGER if due is None else due
-            self._next_look = min(self._next_look, soonest)
+            if due is not None:
+                self._next_look = min(self._next_look, due)
             return True
 
 

@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 from smtpconn import keeper
 from smtpconn.address import ReversePath
 from smtpconn.config import ServerConfig
-from smtpconn.connection import Recipients, SmtpConnection
+from smtpconn.connection import SmtpConnection
 from smtpconn.content import Message
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.transaction import make_request
@@ -35,12 +35,13 @@ from smtpconn.errors import (
     SmtpError,
     TransientError,
     TransportError,
-    ValidationError,
 )
 from smtpconn.forking import forget_in_child
 from smtpconn.lease import Lease
+from smtpconn.limits import Limits
 from smtpconn.parameters import MailFromParams, RcptToParams
-from smtpconn.poolstate import Limits, Pooled, PoolState, Ticket
+from smtpconn.poolstate import Pooled, PoolState, Ticket
+from smtpconn.sending import Recipients
 from smtpconn.stats import Counters, PoolStats
 
 T = TypeVar("T")
@@ -55,20 +56,6 @@ _BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Pha
 
 _log = logging.getLogger("smtpconn.pool")
 _numbers = itertools.count(1)
-
-
-class PoolOptions(TypedDict, total=False):
-    """The limits of a pool; see `ConnectionPool`."""
-
-    max_size: int
-    acquire_timeout: float
-    max_waiting: int
-    max_idle: float
-    max_lifetime: float
-    max_messages: int
-    keepalive: float | None
-    max_connecting: int
-    name: str | None
 
 
 class ConnectionPool:
@@ -108,16 +95,16 @@ class ConnectionPool:
         max_connecting: int = 2,
         name: str | None = None,
     ) -> None:
-        _check_counts(max_size=max_size, max_messages=max_messages, max_connecting=max_connecting)
-        if max_waiting < 0:
-            raise ValidationError(f"max_waiting is 0 or more, not {max_waiting}")
-        for seconds in (acquire_timeout, max_idle, max_lifetime, keepalive):
-            if seconds is not None:
-                Deadline(seconds)
         self._config = ServerConfig.from_url(config) if isinstance(config, str) else config
-        self._acquire_timeout = acquire_timeout
         self._limits = Limits(
-            max_size, max_waiting, max_idle, max_lifetime, max_messages, keepalive, max_connecting
+            max_size=max_size,
+            acquire_timeout=acquire_timeout,
+            max_waiting=max_waiting,
+            max_idle=max_idle,
+            max_lifetime=max_lifetime,
+            max_messages=max_messages,
+            keepalive=keepalive,
+            max_connecting=max_connecting,
         )
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._begin()
@@ -153,7 +140,7 @@ class ConnectionPool:
             PoolClosedError: the pool is closed.
             SmtpError: a new connection could not be made, precisely why.
         """
-        return Lease(self, self._acquire_timeout if timeout is None else timeout)
+        return Lease(self, self._limits.acquire_timeout if timeout is None else timeout)
 
     def send(
         self,
@@ -233,6 +220,7 @@ class ConnectionPool:
                 self._all_back.set()
         for pooled in idle:
             self._discard(pooled, "pool closed")
+        keeper.keeper.ring()
         if not self._all_back.wait(timeout):
             _log.warning("%s: closed while %d connections are out", self.name, self.stats().in_use)
 
@@ -301,7 +289,7 @@ class ConnectionPool:
 
     def _run(self, operation: Callable[[SmtpConnection], T], deadline: Deadline) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
-        lease = self.connection(min(self._acquire_timeout, deadline.check(Phase.POOL)))
+        lease = self.connection(min(self._limits.acquire_timeout, deadline.check(Phase.POOL)))
         with lease as connection:
             try:
                 return operation(connection)
@@ -456,12 +444,6 @@ class ConnectionPool:
             f"idle={len(state.idle)}, connecting={len(state.connecting)}, "
             f"waiting={len(state.queue)}{age}"
         )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValidationError(f"{name} is 1 or more, not {count!r}")
 
 
 def _is_stale(error: SmtpError) -> bool:

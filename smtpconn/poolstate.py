@@ -21,6 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from smtpconn.connection import SmtpConnection
+from smtpconn.limits import Limits
 
 MAX_NOOPS = 8
 """Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
@@ -60,19 +61,6 @@ class Ticket:
     pooled: Pooled | None = None
     since: float = 0.0
     fresh: bool = False
-
-
-@dataclass(slots=True)
-class Limits:
-    """What the pool was told; as `smtpconn.ConnectionPool` takes them."""
-
-    max_size: int
-    max_waiting: int
-    max_idle: float
-    max_lifetime: float
-    max_messages: int
-    keepalive: float | None
-    max_connecting: int
 
 
 class PoolState:

@@ -12,7 +12,8 @@ from typing import Unpack
 
 from smtpconn.config import ServerConfig
 from smtpconn.forking import forget_in_child
-from smtpconn.pool import ConnectionPool, PoolOptions
+from smtpconn.limits import PoolOptions
+from smtpconn.pool import ConnectionPool
 
 
 class _Registry:

@@ -1,11 +1,12 @@
-"""Conversations of one command: NOOP, RSET, QUIT (RFC 5321 4.1.1)."""
+"""Conversations of one command: NOOP, RSET, VRFY, EXPN, HELP, QUIT (RFC 5321 4.1.1)."""
 
 from __future__ import annotations
 
-from smtpconn.commands import command
+from smtpconn.commands import ascii_command, command
 from smtpconn.dialogue.batch import Batch, Conversation, single
 from smtpconn.dialogue.session import Session
 from smtpconn.errors import Phase, refusal
+from smtpconn.reply import SmtpResponse
 
 
 def noop() -> Conversation[None]:
@@ -29,6 +30,29 @@ def reset(session: Session) -> Conversation[None]:
     if reply.code != 250:
         raise refusal(reply, Phase.RSET)
     session.needs_reset = False
+
+
+def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpResponse]:
+    """Ask VRFY, EXPN or HELP and return the answer, whatever 2xx it is (RFC 5321 3.5).
+
+    An argument that is not ASCII is sent with SMTPUTF8 where that is offered (RFC 6531 3.7.4.2).
+
+    Raises:
+        TransientError, PermanentError: the server does not say.
+        SmtpUtf8RequiredError: the argument is not ASCII and the server does not offer SMTPUTF8.
+        ValidationError: the argument may not be sent.
+        ProtocolError: the answer makes no sense.
+    """
+    line = f"{phase.upper()} {argument}".rstrip()
+    if session.capabilities.supports_smtputf8 and not argument.isascii():
+        # HELP has no parameters (RFC 6531 3.7.4.2 names VRFY and EXPN).
+        line += "" if phase is Phase.HELP else " SMTPUTF8"
+        reply = yield from single(command(phase, line))
+    else:
+        reply = yield from single(ascii_command(phase, line))
+    if not reply.is_success:
+        raise refusal(reply, phase)
+    return reply
 
 
 def quit_(session: Session, *, wait: bool = True) -> Conversation[None]:

@@ -15,14 +15,14 @@ Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.commands import Command, command
 from smtpconn.content import END_OF_DATA, Content, Message
 from smtpconn.dialogue.batch import Batch, Conversation, Payload, Step, single
 from smtpconn.dialogue.session import Protocol, Session
-from smtpconn.envelope import RejectedRecipient, SendResult
+from smtpconn.envelope import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.errors import (
     AllRecipientsFailedError,
     Phase,
@@ -84,20 +84,77 @@ def make_request(
     )
 
 
-def transaction(session: Session, request: Request) -> Conversation[SendResult]:
-    """Send one message with DATA.
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """What the server said to a transaction that came to its content."""
+
+    accepted: tuple[ForwardPath, ...]
+    rejected: tuple[RejectedRecipient, ...]
+    replies: tuple[SmtpResponse, ...]
+
+
+def transaction(
+    session: Session, request: Request, *, chunking: bool = False
+) -> Conversation[SendResult]:
+    """Send one message with DATA, or with BDAT if ``chunking`` (RFC 5321 3.3, RFC 3030).
 
     Raises:
         TransientError, PermanentError: the sender, DATA or the message was refused.
         AllRecipientsFailedError: every recipient was.
         UnsupportedExtensionError, SmtpUtf8RequiredError, ValidationError: the server does not
             offer what the message needs; nothing was sent.
-        ProtocolError: a reply that makes no sense.
+        ProtocolError: this is an LMTP session, or a reply that makes no sense.
     """
-    if session.protocol is Protocol.LMTP:
+    if session.protocol is not Protocol.SMTP:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
-    envelope = _envelope(session, request)
-    envelope.append(command(Phase.DATA, "DATA"))
+    delivery = yield from _transaction(session, request, chunking=chunking)
+    reply = delivery.replies[0]
+    if not reply.is_success:
+        raise _content_refusal(reply)
+    session.needs_reset = False
+    return SendResult(reply, delivery.accepted, delivery.rejected)
+
+
+def lmtp_transaction(
+    session: Session, request: Request, *, chunking: bool = False
+) -> Conversation[LmtpSendResult]:
+    """The same for LMTP, which answers the content once per accepted recipient (RFC 2033 4.2).
+
+    Recipients given twice are sent once, because servers answer duplicates differently, and
+    reported wherever they stand. If the connection is lost after some of the answers, those are
+    reported as they are and the others as unknown (``response`` None); if before any, it raises.
+
+    Raises:
+        As `transaction`; but a refusal of the content is in the results.
+    """
+    if session.protocol is not Protocol.LMTP:
+        raise ProtocolError("this is an SMTP connection: use send", phase=Phase.MAIL)
+    distinct = dict(zip(request.recipients, request.rcpt_params, strict=True))
+    once = replace(request, recipients=tuple(distinct), rcpt_params=tuple(distinct.values()))
+    delivery = yield from _transaction(session, once, chunking=chunking)
+    session.needs_reset = not all(reply.is_success for reply in delivery.replies)
+    for reply in delivery.replies:
+        if reply.is_intermediate:
+            raise _content_refusal(reply)
+    answers = dict(zip(delivery.accepted, delivery.replies, strict=False))
+    refusals = {rejected.recipient: rejected for rejected in delivery.rejected}
+    return LmtpSendResult(
+        tuple(_result(r, answers.get(r)) for r in request.recipients if r not in refusals),
+        tuple(refusals[r] for r in request.recipients if r in refusals),
+    )
+
+
+def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResult:
+    return RecipientResult(recipient, reply, reply is not None and reply.is_success)
+
+
+def _transaction(
+    session: Session, request: Request, *, chunking: bool
+) -> Generator[Step, None, _Delivery]:
+    """The one script: RSET if needed, MAIL, RCPT, the content."""
+    envelope = _envelope(session, request, chunking=chunking)
+    if not chunking:
+        envelope.append(command(Phase.DATA, "DATA"))
     if session.needs_reset:
         envelope.insert(0, command(Phase.RSET, "RSET"))
     session.needs_reset = True
@@ -107,18 +164,73 @@ def transaction(session: Session, request: Request) -> Conversation[SendResult]:
     failure = _failure(envelope, replies, accepted, rejected)
     if failure is not None:
         if _is_open_for_data(envelope, replies):
-            yield Batch((Payload((END_OF_DATA,), ends_message=False, log="."),))
+            yield from _send_lone_dot(session)
         raise failure
+    how_many = len(accepted) if session.protocol is Protocol.LMTP else 1
+    send_content = _send_chunks if chunking else _send_data
+    return _Delivery(accepted, rejected, (yield from send_content(session, request, how_many)))
+
+
+def _send_lone_dot(session: Session) -> Generator[Step, None, None]:
+    if session.protocol is Protocol.LMTP:
+        # It has one answer per accepted recipient: none to wait for, and nothing to go on with.
+        session.must_close = True
+    else:
+        yield Batch((Payload((END_OF_DATA,), ends_message=False, log="."),))
+
+
+def _send_data(
+    session: Session, request: Request, how_many: int
+) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
     seven_bit_only = not session.capabilities.supports_8bitmime
-    payload = Payload(request.content.as_data(seven_bit_only=seven_bit_only))
-    batch = Batch((payload,))
-    yield batch
-    return _result(session, batch.replies[0], accepted, rejected)
+    buffers = request.content.as_data(seven_bit_only=seven_bit_only)
+    batch = Batch((Payload(buffers, replies=how_many),))
+    return (yield from _final_replies(batch))
 
 
-def _envelope(session: Session, request: Request) -> list[Command]:
+def _send_chunks(
+    session: Session, request: Request, how_many: int
+) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
+    """One BDAT for bytes, several for a stream; each waits for its reply (RFC 3030 2)."""
+    if request.mail_params.body is BodyType.BINARYMIME:
+        chunks = request.content.binary_chunks()
+    else:
+        seven_bit_only = not session.capabilities.supports_8bitmime
+        chunks = request.content.text_chunks(seven_bit_only=seven_bit_only)
+    for chunk in chunks:
+        verb = f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}"
+        bdat = command(Phase.CONTENT, verb, replies=0)
+        payload = Payload(
+            chunk.buffers,
+            replies=how_many if chunk.is_last else 1,
+            ends_message=chunk.is_last,
+        )
+        batch = Batch((bdat, payload))
+        if chunk.is_last:
+            return (yield from _final_replies(batch))
+        yield batch
+        if not batch.replies[0].is_success:
+            raise refusal(batch.replies[0], Phase.CONTENT)
+    raise AssertionError("a message has a last chunk")
+
+
+def _final_replies(batch: Batch) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
+    """The replies to the whole message; in LMTP those that came before the connection was lost."""
+    try:
+        yield batch
+    except SmtpError:
+        if batch.expected == 1 or not batch.replies:
+            raise
+    return tuple(batch.replies)
+
+
+def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Command]:
     """MAIL and the RCPTs, held against what the server offers (rule 1)."""
     offers = session.capabilities
+    if chunking and not offers.supports_chunking:
+        raise UnsupportedExtensionError(
+            "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
+        )
     utf8 = _needs_smtputf8(request)
     if utf8 and not offers.supports_smtputf8:
         raise SmtpUtf8RequiredError(
@@ -129,7 +241,7 @@ def _envelope(session: Session, request: Request) -> list[Command]:
         request.mail_params,
         offers,
         size=request.content.size,
-        body=_body(request, offers_8bitmime=offers.supports_8bitmime),
+        body=_body(request, offers.supports_8bitmime, chunking),
         smtputf8=utf8,
     )
     mail = command(Phase.MAIL, f"MAIL FROM:<{request.sender}>{parameters}")
@@ -144,10 +256,10 @@ def _needs_smtputf8(request: Request) -> bool:
     return request.mail_params.smtputf8 or not addresses_are_ascii
 
 
-def _body(request: Request, *, offers_8bitmime: bool) -> BodyType | None:
+def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
     """The BODY to declare (RFC 6152 2)."""
     body, is_8bit = request.mail_params.body, request.content.is_8bit
-    if body is BodyType.BINARYMIME:
+    if body is BodyType.BINARYMIME and not chunking:
         raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
     if body is BodyType.SEVENBIT and is_8bit:
         raise ValidationError("the message holds octets above 127, which 7BIT does not allow")
@@ -204,41 +316,35 @@ def _failure(
     rejected: tuple[RejectedRecipient, ...],
 ) -> SmtpError | None:
     """Why no content may follow; None when it may."""
-    refused: SmtpError | None = None
-    for each, reply in zip(envelope, replies, strict=False):
-        wanted = reply.code == 354 if each.phase is Phase.DATA else reply.is_success
-        if wanted:
-            continue
-        error = refusal(reply, each.phase)
-        # A reply out of step goes before every refusal: nothing else can be believed.
+    errors = [
+        refusal(reply, each.phase)
+        for each, reply in zip(envelope, replies, strict=False)
+        if not _is_wanted(each, reply)
+    ]
+    # A reply out of step goes before every refusal: nothing else can be believed then.
+    for error in errors:
         if isinstance(error, ProtocolError):
             return error
-        if refused is None and each.phase is not Phase.RCPT:
-            # What follows a refused MAIL is refused because of it; what follows refused
-            # recipients likewise.
-            if each.phase is Phase.DATA and not accepted:
-                refused = AllRecipientsFailedError(rejected)
-            else:
-                refused = error
-    if refused is None and not accepted:
-        refused = AllRecipientsFailedError(rejected)
-    return refused
+    # Refusals in the order of their causes: what follows a refused MAIL was refused because of it.
+    for phase in (Phase.RSET, Phase.MAIL):
+        for error in errors:
+            if error.phase is phase:
+                return error
+    if not accepted:
+        return AllRecipientsFailedError(rejected)
+    return next((error for error in errors if error.phase is Phase.DATA), None)
+
+
+def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
+    return reply.code == 354 if each.phase is Phase.DATA else reply.is_success
 
 
 def _is_open_for_data(envelope: list[Command], replies: list[SmtpResponse]) -> bool:
     return len(replies) == len(envelope) and replies[-1].code == 354
 
 
-def _result(
-    session: Session,
-    reply: SmtpResponse,
-    accepted: tuple[ForwardPath, ...],
-    rejected: tuple[RejectedRecipient, ...],
-) -> SendResult:
-    if reply.is_success:
-        session.needs_reset = False
-        return SendResult(reply, accepted, rejected)
+def _content_refusal(reply: SmtpResponse) -> SmtpError:
     error = refusal(reply, Phase.CONTENT)
     # A refusal is certain; a 3xx after the whole message is anybody's guess.
     error.may_have_been_delivered = isinstance(error, ProtocolError)
-    raise error
+    return error

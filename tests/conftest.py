@@ -1,0 +1,62 @@
+"""What every test has: the fixtures of the servers, and the check that nothing is left behind.
+
+A test that leaves a thread or a descriptor is a failed test, because the library would do the same
+to its users.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.realservers.fixtures"]
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a real server."""
+    # Not at the top: pytest has to load its plugins first, to rewrite their assertions.
+    from tests.realservers.fixtures import mark_real_server_tests
+
+    mark_real_server_tests(items)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread or a descriptor behind."""
+    # Asked for here, so that what lives for the whole session is made before the count.
+    if "certificates" in request.fixturenames:
+        request.getfixturevalue("certificates")
+    threads, descriptors = set(threading.enumerate()), _descriptors()
+    yield
+    end = time.monotonic() + 2
+    while (left := _left(threads, descriptors)) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.005)  # for threads that are about to end; the condition is what counts
+    assert not left
+
+
+def _descriptors() -> set[str]:
+    # Under pytest's own capture the numbers stay, so what they are is compared as well.
+    if not _DESCRIPTORS.exists():
+        return set()
+    found = set()
+    for entry in os.listdir(_DESCRIPTORS):
+        try:
+            found.add(f"{entry} {os.readlink(_DESCRIPTORS / entry)}")
+        except OSError:
+            pass  # the directory's own, gone by now
+    return found
+
+
+def _left(threads: set[threading.Thread], descriptors: set[str]) -> list[str]:
+    new_threads = [f"thread {t.name}" for t in threading.enumerate() if t not in threads]
+    new_descriptors = [d for d in _descriptors() - descriptors if "/proc/" not in d]
+    return new_threads + [f"descriptor {d}" for d in new_descriptors]

@@ -1,0 +1,281 @@
+"""Real Postfix: what it stores is what was sent, each message once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from smtpconn import (
+    AllRecipientsFailedError,
+    AuthError,
+    ConnectionPool,
+    PasswordCredentials,
+    PermanentError,
+    ServerConfig,
+    SmtpConnection,
+    SmtpError,
+    TlsError,
+    TlsMode,
+    ValidationError,
+)
+from tests.realservers.certificates import Certificates
+from tests.realservers.fixtures import require
+from tests.realservers.postfix import Postfix
+
+SENDER = "sender@client.example"
+ALICE, BOB, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
+CREDENTIALS = PasswordCredentials("alice", "wonderland")
+
+HEADER = b"Message-ID: <%s@client.example>\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\n"
+BODIES = {
+    "plain": b"hello\r\n",
+    "dots": b".\r\n..\r\n.leading\r\nin .the. middle\r\n\r\n.",
+    "bare line feeds": b"one\ntwo\n.\nthree\n",
+    "eight bits": "gr\u00fc\u00dfe \u2603\r\n".encode(),
+    "long line": b"x" * 100_000 + b"\r\n",
+    "many lines": b"".join(b"line %d\r\n" % i for i in range(20_000)),
+    "no final line end": b"the end",
+    "empty body": b"",
+}
+
+
+def message(identity: str, body: bytes = b"hello\r\n") -> bytes:
+    """A message that can be told from all others by its Message-ID."""
+    return HEADER % identity.encode() + b"From: <sender@client.example>\r\n\r\n" + body
+
+
+def as_stored(sent: bytes) -> bytes:
+    """What Postfix's Maildir has for what was sent: local line ends, and a last line that ends."""
+    text = sent.replace(b"\r\n", b"\n")
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
+def identities(stored: list[bytes]) -> Counter[str]:
+    """How often each message was stored."""
+    return Counter(
+        found[1].decode()
+        for text in stored
+        if (found := re.search(rb"(?mi)^Message-ID: <([^@]+)@", text)) is not None
+    )
+
+
+def config(postfix: Postfix, certificates: Certificates, mode: TlsMode) -> ServerConfig:
+    """How to reach the fixture."""
+    return ServerConfig(
+        "localhost",
+        postfix.tls_port if mode is TlsMode.IMPLICIT else postfix.port,
+        mode,
+        timeout=10,
+        tls_context=certificates.client_context(),
+    )
+
+
+def run_in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run ``work(0)`` to ``work(count - 1)`` side by side; its first error is raised here."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("mode", TlsMode)
+def test_every_tls_mode_delivers_byte_for_byte(
+    postfix: Postfix, certificates: Certificates, mode: TlsMode
+) -> None:
+    """In clear, under STARTTLS and under implicit TLS, what is stored is what was sent."""
+    sent = message("one", b"a line\r\n.a dot\r\n")
+    with config(postfix, certificates, mode).connect() as connection:
+        result = connection.send(SENDER, [ALICE], sent)
+        assert (connection.tls is not None) == (mode is not TlsMode.NONE)
+    assert result.response.code == 250
+    assert "queued as" in result.response.lines[0]
+    assert str(result.response.enhanced_status) == "2.0.0"
+    (stored,) = postfix.wait_for_stored(1)
+    assert stored.endswith(as_stored(sent))
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_every_kind_of_body_is_stored_as_it_was(
+    postfix: Postfix, certificates: Certificates, body: bytes
+) -> None:
+    """Dots, bare line feeds, eight bits, long lines and missing line ends arrive unharmed."""
+    sent = message("one", body)
+    with config(postfix, certificates, TlsMode.NONE).connect() as connection:
+        connection.send(SENDER, [ALICE], sent)
+    (stored,) = postfix.wait_for_stored(1)
+    assert stored.endswith(as_stored(sent))
+
+
+def test_login_over_starttls(postfix_with_auth: Postfix, certificates: Certificates) -> None:
+    """PLAIN with and without authzid, and LOGIN, log in where Dovecot says who is who."""
+    server = config(postfix_with_auth, certificates, TlsMode.STARTTLS)
+    for log_in in (
+        lambda c: c.auth_plain("alice", "wonderland"),
+        lambda c: c.auth_plain_with_authzid("alice", "alice", "wonderland"),
+        lambda c: c.auth_login("alice", "wonderland"),
+        lambda c: c.authenticate(CREDENTIALS),
+    ):
+        with server.connect() as connection:
+            log_in(connection)
+            assert connection.is_authenticated
+            connection.send(SENDER, [ALICE], message("one"))
+
+
+def test_a_wrong_password_is_an_auth_error(
+    postfix_with_auth: Postfix, certificates: Certificates
+) -> None:
+    """A 535 is permanent, carries the whole reply, and leaves the connection usable."""
+    server = config(postfix_with_auth, certificates, TlsMode.STARTTLS)
+    with server.connect() as connection:
+        with pytest.raises(AuthError) as caught:
+            connection.auth_plain("alice", "not-her-password")
+        assert caught.value.response.code == 535
+        assert not caught.value.is_transient
+        assert "not-her-password" not in str(caught.value)
+        connection.auth_plain("alice", "wonderland")
+
+
+def test_refusals_leave_the_connection_usable(postfix: Postfix, certificates: Certificates) -> None:
+    """After refused recipients the next message is delivered, under its own sender."""
+    with config(postfix, certificates, TlsMode.NONE).connect() as connection:
+        partly = connection.send(SENDER, [NOBODY, ALICE], message("partly"))
+        assert [str(r.recipient) for r in partly.rejected_recipients] == [NOBODY]
+        with pytest.raises(AllRecipientsFailedError):
+            connection.send(SENDER, [NOBODY, "other-" + NOBODY], message("never"))
+        connection.send("", [BOB], message("after"))
+    stored = postfix.wait_for_stored(2)
+    assert identities(stored) == {"partly": 1, "after": 1}
+    after = next(text for text in stored if b"<after@" in text)
+    assert b"Return-Path: <>" in after
+
+
+@pytest.mark.realserver
+def test_a_message_too_big_for_the_server(certificates: Certificates) -> None:
+    """It is refused here if the server told its limit, else by the server; then all is well."""
+    require(Postfix)
+    with Postfix(certificates, main_cf="message_size_limit = 4096\n") as postfix:
+        big = message("big", b"x" * 60 + b"\r\n" * 3000)
+        server = config(postfix, certificates, TlsMode.NONE)
+        with server.connect() as connection:
+            with pytest.raises(ValidationError, match="at most 4096"):
+                connection.send(SENDER, [ALICE], big)
+            connection.send(SENDER, [ALICE], message("small"))
+        with server.replace(ignore_extensions=["SIZE"]).connect() as connection:
+            with pytest.raises(PermanentError) as caught:
+                connection.send(SENDER, [ALICE], big)
+            assert caught.value.response.code == 552
+            assert not caught.value.may_have_been_delivered
+            connection.send(SENDER, [BOB], message("after"))
+        assert identities(postfix.wait_for_stored(2)) == {"small": 1, "after": 1}
+
+
+def test_200_messages_from_8_threads_through_3_connections(
+    postfix_with_auth: Postfix, certificates: Certificates
+) -> None:
+    """The main job: STARTTLS, AUTH, a pool of 3; all stored, byte-exact, each once."""
+    server = config(postfix_with_auth, certificates, TlsMode.STARTTLS)
+    sent = {f"m{n}": message(f"m{n}", b".body of %d\r\n" % n) for n in range(200)}
+    with ConnectionPool(server.replace(credentials=CREDENTIALS), max_size=3) as pool:
+
+        def work(thread: int) -> None:
+            for number in range(thread, 200, 8):
+                pool.send(SENDER, [ALICE], sent[f"m{number}"])
+
+        run_in_threads(8, work)
+        stats = pool.stats()
+    stored = postfix_with_auth.wait_for_stored(200)
+    assert identities(stored) == dict.fromkeys(sent, 1)
+    for text in stored:
+        (identity,) = identities([text])
+        assert text.endswith(as_stored(sent[identity]))
+    assert stats.messages == 200
+    assert stats.connects <= 3
+
+
+def test_a_restart_loses_nothing_that_was_acknowledged(
+    postfix: Postfix, certificates: Certificates
+) -> None:
+    """Postfix restarts while 4 threads send: stored is what was acknowledged, and nothing twice."""
+    acknowledged: set[str] = set()
+    unknown: set[str] = set()
+    halfway = threading.Semaphore(0)
+
+    with ConnectionPool(config(postfix, certificates, TlsMode.STARTTLS), max_size=3) as pool:
+
+        def work(thread: int) -> None:
+            for number in range(50):
+                identity = f"t{thread}n{number}"
+                if number == 10:
+                    halfway.release()
+                while True:
+                    try:
+                        pool.send(SENDER, [ALICE], message(identity))
+                    except SmtpError as error:
+                        if error.may_have_been_delivered:
+                            unknown.add(identity)
+                            break
+                        continue  # certainly not delivered, so it may be sent again
+                    acknowledged.add(identity)
+                    break
+
+        def restart() -> None:
+            for _ in range(4):
+                halfway.acquire()
+            postfix.restart()
+
+        restarting = threading.Thread(target=restart)
+        restarting.start()
+        run_in_threads(4, work)
+        restarting.join()
+    stored = identities(postfix.wait_for_stored(len(acknowledged)))
+    postfix.wait_until_queue_empty()
+    stored = identities(postfix.stored())
+    assert acknowledged <= set(stored)
+    assert set(stored) <= acknowledged | unknown
+    assert acknowledged | unknown == {f"t{t}n{n}" for t in range(4) for n in range(50)}
+    # What Postfix was delivering when it was killed it may deliver again; nothing is sent twice.
+    assert postfix.logs().count("client=") <= 200 + len(unknown) * 2
+
+
+@pytest.mark.parametrize("mode", [TlsMode.STARTTLS, TlsMode.IMPLICIT])
+def test_an_unknown_authority_is_refused(
+    postfix: Postfix, certificates: Certificates, mode: TlsMode
+) -> None:
+    """A certificate that certifi's authorities did not sign is a TlsError, and nothing is sent."""
+    server = config(postfix, certificates, mode).replace(tls_context=None)
+    with pytest.raises(TlsError, match="not to be trusted"):
+        server.connect()
+
+
+def test_a_wrong_host_name_is_refused(postfix: Postfix, certificates: Certificates) -> None:
+    """A certificate for other names than the one connected to is a TlsError."""
+    server = config(postfix, certificates, TlsMode.STARTTLS)
+    with pytest.raises(TlsError, match=r"127\.0\.0\.2"):
+        SmtpConnection.connect(
+            "127.0.0.2",
+            server.port,
+            TlsMode.STARTTLS,
+            10,
+            tls_context=certificates.client_context(),
+            socket_factory=lambda host, port, timeout: _to_localhost(port),
+        )
+
+
+def _to_localhost(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port))
