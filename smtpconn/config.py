@@ -131,7 +131,12 @@ class ServerConfig:
                 connection is then closed.
         """
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        connection = SmtpConnection.connect(
+        connect = (
+            SmtpConnection.connect_lmtp
+            if self.protocol is Protocol.LMTP
+            else SmtpConnection.connect
+        )
+        connection = connect(
             self.host,
             self.port,
             self.tls_mode,

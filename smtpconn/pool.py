@@ -1,48 +1,39 @@
 """`ConnectionPool`: connections that are made once and used many times, by any thread.
 
-What is decided is in `smtpconn.poolstate`; this file has the lock, the waiting and the I/O, in this
-order always: decide under the lock, act outside it. Nothing slow ever happens under the lock.
-
-What a caller holds meanwhile is a `smtpconn.lease.Lease`.
+This file is the public face, and the one place that decides whether something may be sent again.
+Who gets which connection is decided in `smtpconn.poolstate`, done in `smtpconn.lending`, and held
+meanwhile as a `smtpconn.lease.Lease`.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
-import random
-import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from smtpconn import keeper
 from smtpconn.address import ReversePath
 from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
 from smtpconn.content import Message
 from smtpconn.deadline import Deadline
-from smtpconn.dialogue.transaction import make_request
-from smtpconn.envelope import SendResult
+from smtpconn.dialogue.session import Protocol
+from smtpconn.dialogue.transaction import Request, make_request
+from smtpconn.envelope import LmtpSendResult, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,
     Phase,
-    PoolClosedError,
-    PoolOverloadedError,
-    PoolTimeoutError,
     SmtpError,
     TransientError,
     TransportError,
 )
-from smtpconn.forking import forget_in_child
 from smtpconn.lease import Lease
+from smtpconn.lending import Lending
 from smtpconn.limits import Limits
-from smtpconn.parameters import MailFromParams, RcptToParams
-from smtpconn.poolstate import Pooled, PoolState, Ticket
+from smtpconn.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.sending import Recipients
-from smtpconn.stats import Counters, PoolStats
+from smtpconn.stats import PoolStats
 
 T = TypeVar("T")
 
@@ -96,7 +87,8 @@ class ConnectionPool:
         name: str | None = None,
     ) -> None:
         self._config = ServerConfig.from_url(config) if isinstance(config, str) else config
-        self._limits = Limits(
+        self._acquire_timeout = acquire_timeout
+        limits = Limits(
             max_size=max_size,
             acquire_timeout=acquire_timeout,
             max_waiting=max_waiting,
@@ -107,16 +99,7 @@ class ConnectionPool:
             max_connecting=max_connecting,
         )
         self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._begin()
-        forget_in_child(self)
-
-    def _begin(self) -> None:
-        self._lock = threading.RLock()
-        self._state = PoolState(self._limits)
-        self._leases: dict[Ticket, SmtpConnection] = {}
-        self._counters = Counters()
-        self._last_error: SmtpError | None = None
-        self._all_back = threading.Event()
+        self._lending = Lending(self._config, limits, self.name)
 
     @property
     def config(self) -> ServerConfig:
@@ -126,7 +109,7 @@ class ConnectionPool:
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
-        return self._state.is_closed
+        return self._lending.is_closed
 
     def connection(self, timeout: float | None = None) -> Lease:
         """Borrow a connection: ``with pool.connection() as c:``, where ``c`` is the connection.
@@ -140,7 +123,7 @@ class ConnectionPool:
             PoolClosedError: the pool is closed.
             SmtpError: a new connection could not be made, precisely why.
         """
-        return Lease(self, self._limits.acquire_timeout if timeout is None else timeout)
+        return Lease(self._lending, self._acquire_timeout if timeout is None else timeout)
 
     def send(
         self,
@@ -151,12 +134,12 @@ class ConnectionPool:
         mail_params: MailFromParams | None = None,
         rcpt_params: Sequence[RcptToParams] | None = None,
         timeout: float | None = None,
-    ) -> SendResult:
+    ) -> SendResult | LmtpSendResult:
         """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
 
         If a connection that was used before turns out to be dead, or says 421, before the content
         was begun, the message goes once more over a new connection. In no other case is anything
-        sent twice.
+        sent twice. Where the configuration says LMTP the result is an `LmtpSendResult`.
 
         Args:
             timeout: seconds for everything, waiting for a connection included; None for the
@@ -168,40 +151,16 @@ class ConnectionPool:
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
         deadline = Deadline(self._config.timeout if timeout is None else timeout)
         try:
-            result = self._run(
-                lambda c: c.send_request(request, deadline.check(Phase.MAIL)), deadline
-            )
+            result = self._run(lambda c: _send_over(c, request, deadline), deadline)
         except BaseException:
-            with self._lock:
-                self._counters.failed_messages += 1
+            self._lending.count("failed_messages")
             raise
-        with self._lock:
-            self._counters.messages += 1
+        self._lending.count("messages")
         return result
 
     def stats(self) -> PoolStats:
         """The pool's figures at this moment."""
-        with self._lock:
-            state, counters = self._state, self._counters
-            return PoolStats(
-                name=self.name,
-                max_size=self._limits.max_size,
-                in_use=len(state.permits),
-                idle=len(state.idle),
-                connecting=len(state.connecting),
-                waiting=len(state.queue),
-                checkouts=counters.checkouts,
-                waits=counters.waits,
-                timeouts=counters.timeouts,
-                overloads=counters.overloads,
-                connects=counters.connects,
-                connect_errors=counters.connect_errors,
-                retries=counters.retries,
-                noops=counters.noops,
-                messages=counters.messages,
-                failed_messages=counters.failed_messages,
-                discards=dict(counters.discards),
-            )
+        return self._lending.stats()
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: refuse new callers, wake waiting ones, wait for leases, say QUIT.
@@ -210,19 +169,7 @@ class ConnectionPool:
             timeout: seconds to wait for connections in use; those still out after it are closed
                 when they come back. 0 does not wait.
         """
-        with self._lock:
-            self._state.is_closed = True
-            idle, self._state.idle[:] = list(self._state.idle), []
-            for ticket in self._state.queue:
-                if ticket.wake.locked():
-                    ticket.wake.release()
-            if not self._state.permits:
-                self._all_back.set()
-        for pooled in idle:
-            self._discard(pooled, "pool closed")
-        keeper.keeper.ring()
-        if not self._all_back.wait(timeout):
-            _log.warning("%s: closed while %d connections are out", self.name, self.stats().in_use)
+        self._lending.close(timeout)
 
     def __enter__(self) -> ConnectionPool:
         return self
@@ -242,54 +189,9 @@ class ConnectionPool:
             f"waiting={stats.waiting} max_size={stats.max_size}>"
         )
 
-    def forget(self) -> None:
-        """Begin anew in a forked child: the parent's connections are closed here, and only here."""
-        inherited = [p.connection for p in self._state.idle] + list(self._leases.values())
-        self._begin()
-        for connection in inherited:
-            connection.abandon()
-
-    def look_after_idle(self) -> float | None:
-        """Close idle connections whose time is over and say NOOP on silent ones; for the keeper.
-
-        Returns when to look again (monotonic clock), None while nothing is idle.
-        """
-        with self._lock:
-            expired = self._state.take_expired(time.monotonic())
-        for pooled, why in expired:
-            self._discard(pooled, why)
-        self._keep_alive(Ticket())
-        with self._lock:
-            return self._state.next_due()
-
-    def _keep_alive(self, ticket: Ticket) -> None:
-        try:
-            while (pooled := self._borrow_for_noop(ticket)) is not None:
-                alive = self._say_noop(pooled)
-                self._leave(ticket, pooled if alive else None, was_used=False)
-        finally:
-            self._leave(ticket, None)
-
-    def _borrow_for_noop(self, ticket: Ticket) -> Pooled | None:
-        with self._lock:
-            return self._state.borrow_for_noop(ticket, time.monotonic())
-
-    def _say_noop(self, pooled: Pooled) -> bool:
-        pooled.noops += 1
-        pooled.spoke_at = time.monotonic()
-        try:
-            pooled.connection.noop(NOOP_PATIENCE)
-        except SmtpError as error:
-            _log.debug("%s: keep-alive: %s", self.name, error)
-            self._discard(pooled, "keepalive failed")
-            return False
-        with self._lock:
-            self._counters.noops += 1
-        return True
-
     def _run(self, operation: Callable[[SmtpConnection], T], deadline: Deadline) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
-        lease = self.connection(min(self._limits.acquire_timeout, deadline.check(Phase.POOL)))
+        lease = self.connection(min(self._acquire_timeout, deadline.check(Phase.POOL)))
         with lease as connection:
             try:
                 return operation(connection)
@@ -297,153 +199,19 @@ class ConnectionPool:
                 if not (lease.was_reused and _is_stale(error)):
                     raise
                 _log.info("%s: a reused connection was dead (%s): once more", self.name, error)
-            with self._lock:
-                self._counters.retries += 1
+            self._lending.count("retries")
             return operation(lease.renew(deadline))
 
-    def checkout(self, ticket: Ticket, deadline: Deadline) -> Pooled:
-        """Stand in line and get a connection that is good; for `Lease`."""
-        with self._lock:
-            if self._state.is_closed:
-                raise self._closed_error()
-            if self._state.is_overloaded:
-                self._counters.overloads += 1
-                raise PoolOverloadedError(
-                    f"{len(self._state.queue)} callers wait already for {self._config}"
-                )
-            if not self._state.enter(ticket, time.monotonic()):
-                self._counters.waits += 1
-        pooled = self._obtain(ticket, deadline)
-        with self._lock:
-            self._counters.checkouts += 1
-        return pooled
 
-    def renew(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled:
-        """Replace a connection that turned out to be dead by a new one; for `Lease`."""
-        self._discard(pooled, "dead when used")
-        with self._lock:
-            self._state.again(ticket, time.monotonic(), fresh=True)
-        return self._obtain(ticket, deadline)
-
-    def check_in(self, ticket: Ticket, pooled: Pooled | None, *, keep: bool) -> None:
-        """Take back whatever a lease has; can be called again; for `Lease`."""
-        kept = pooled
-        if pooled is not None and (why := self._why_not_kept(pooled, keep)) is not None:
-            self._discard(pooled, why)
-            kept = None
-        if kept is not None:
-            kept.idle_since = kept.spoke_at = time.monotonic()
-        self._leave(ticket, kept)
-        if kept is not None and self._limits.keepalive is not None:
-            self._have_it_looked_after(kept)
-
-    def _obtain(self, ticket: Ticket, deadline: Deadline) -> Pooled:
-        while True:
-            self._await_turn(ticket, deadline)
-            pooled = ticket.pooled
-            if pooled is None:
-                return self._connect(ticket, deadline)
-            if (why := self._why_stale(pooled)) is None:
-                pooled.uses += 1
-                self._leases[ticket] = pooled.connection
-                return pooled
-            self._discard(pooled, why)
-            with self._lock:
-                self._state.again(ticket, time.monotonic())
-
-    def _await_turn(self, ticket: Ticket, deadline: Deadline) -> None:
-        if not ticket.wake.acquire(timeout=deadline.remaining()):
-            with self._lock:
-                # It may have come in the meantime.
-                if not ticket.wake.acquire(blocking=False):
-                    self._counters.timeouts += 1
-                    raise self._timeout_error(deadline) from self._last_error
-        if self._state.is_closed:
-            raise self._closed_error()
-
-    def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled:
-        try:
-            connection = self._config.connect(
-                min(self._config.timeout, deadline.check(Phase.CONNECT))
-            )
-        except SmtpError as error:
-            with self._lock:
-                self._counters.connect_errors += 1
-                # A copy, which holds no traceback and so keeps no frame alive.
-                self._last_error = copy.copy(error)
-            raise
-        now = time.monotonic()
-        lifetime = self._limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1)
-        pooled = Pooled(connection, now, lifetime, spoke_at=now)
-        with self._lock:
-            self._counters.connects += 1
-            self._last_error = None
-            self._leases[ticket] = connection
-            ticket.pooled = pooled
-            self._state.connected(ticket, now)
-        return pooled
-
-    def _why_stale(self, pooled: Pooled) -> str | None:
-        why = self._state.why_not(pooled, time.monotonic())
-        if why is None and not pooled.connection.probe():
-            return "dead when idle"
-        return why
-
-    def _why_not_kept(self, pooled: Pooled, keep: bool) -> str | None:
-        connection = pooled.connection
-        if connection.is_shutting_down:
-            return "421"
-        if not keep:
-            return "interrupted"
-        if not connection.is_quiet:
-            return "closed in use"
-        pooled.idle_since = 0.0
-        return self._state.why_not(pooled, time.monotonic())
-
-    def _leave(self, ticket: Ticket, pooled: Pooled | None, *, was_used: bool = True) -> None:
-        with self._lock:
-            self._leases.pop(ticket, None)
-            now = time.monotonic()
-            self._state.leave(ticket, pooled, now, was_used=was_used)
-            expired = self._state.take_expired(now)
-            if self._state.is_closed and not self._state.permits:
-                self._all_back.set()
-        for old, why in expired:
-            self._discard(old, why)
-
-    def _discard(self, pooled: Pooled, why: str) -> None:
-        with self._lock:
-            self._counters.discard(why)
-        level = logging.DEBUG if why.startswith("max_") else logging.INFO
-        _log.log(level, "%s: connection given up: %s", self.name, why)
-        if pooled.connection.is_quiet:
-            pooled.connection.take_leave()
-        else:
-            pooled.connection.close()
-
-    def _have_it_looked_after(self, pooled: Pooled) -> None:
-        due = self._state.noop_due(pooled)
-        end = pooled.idle_since + self._limits.max_idle
-        keeper.keeper.watch(self, end if due is None else min(due, end))
-
-    def _closed_error(self) -> PoolClosedError:
-        return PoolClosedError(f"the pool {self.name} is closed")
-
-    def _timeout_error(self, deadline: Deadline) -> PoolTimeoutError:
-        state = self._state
-        oldest = min((t.since for t in state.permits), default=None)
-        age = (
-            ""
-            if oldest is None
-            else (f"; the oldest connection was taken {time.monotonic() - oldest:.1f} s ago")
-        )
-        _log.warning("%s: no connection became free in time", self.name)
-        return PoolTimeoutError(
-            f"no connection to {self._config} became free within {deadline.timeout:g} s: "
-            f"max_size={self._limits.max_size}, in use={len(state.permits)}, "
-            f"idle={len(state.idle)}, connecting={len(state.connecting)}, "
-            f"waiting={len(state.queue)}{age}"
-        )
+def _send_over(
+    connection: SmtpConnection, request: Request, deadline: Deadline
+) -> SendResult | LmtpSendResult:
+    """Send in the way the connection has: LMTP, BDAT for what cannot go otherwise, or DATA."""
+    seconds = deadline.check(Phase.MAIL)
+    chunking = request.mail_params.body is BodyType.BINARYMIME
+    if connection.protocol is Protocol.LMTP:
+        return connection.deliver_request(request, seconds, chunking=chunking)
+    return connection.send_request(request, seconds, chunking=chunking)
 
 
 def _is_stale(error: SmtpError) -> bool:
