@@ -21,7 +21,7 @@ from smtpconn.address import AddressLiteral, Domain, ForwardPath, Mailbox, Rever
 from smtpconn.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
 from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
-from smtpconn.credentials import PasswordCredentials
+from smtpconn.credentials import OAuthCredentials, PasswordCredentials
 from smtpconn.dialogue.session import Pipelining, Protocol
 from smtpconn.envelope import (
     Envelope,
@@ -90,6 +90,7 @@ __all__ = [
     "LmtpSendResult",
     "MailFromParams",
     "Mailbox",
+    "OAuthCredentials",
     "ParseError",
     "PasswordCredentials",
     "PermanentError",

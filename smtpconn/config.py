@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from smtpconn.connect import SocketFactory
 from smtpconn.connection import SmtpConnection
-from smtpconn.credentials import PasswordCredentials
+from smtpconn.credentials import Credentials, PasswordCredentials
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.session import Pipelining, Protocol
 from smtpconn.errors import Phase, ValidationError
@@ -54,7 +54,7 @@ class ServerConfig:
     _: KW_ONLY
     timeout: float = 60.0
     protocol: Protocol = Protocol.SMTP
-    credentials: PasswordCredentials | None = None
+    credentials: Credentials | None = None
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     ehlo_domain: str | None = None
     source_address: tuple[str, int] | None = None

@@ -26,7 +26,7 @@ ATTEMPT_DELAY = 0.25
 SocketFactory: TypeAlias = Callable[[str, int, float], socket.socket]
 """Makes a connected stream socket from host, port and the seconds left; for a proxy, say."""
 
-_Address: TypeAlias = tuple[int, int, int, tuple[object, ...]]
+_Address: TypeAlias = tuple[int, int, int, tuple[object, ...] | str]
 _IN_PROGRESS = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})
 
 
@@ -47,7 +47,7 @@ def open_socket(
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:
         if host.startswith("/"):
-            return _Race(deadline, None).run([(socket.AF_UNIX, socket.SOCK_STREAM, 0, (host,))])
+            return _Race(deadline, None).run([(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)])
         addresses = _interleave(_resolve(host, port, deadline))
         return _Race(deadline, source_address).run(addresses)
     except OSError as error:
@@ -122,7 +122,7 @@ class _Race:
 
     def _start(self, address: _Address) -> None:
         family, type_, proto, where = address
-        name = str(where[0])
+        name = where if isinstance(where, str) else str(where[0])
         try:
             sock = socket.socket(family, type_, proto)
         except OSError as error:

@@ -1,17 +1,29 @@
-"""Who we log in as, and which mechanism that is done with.
+"""Who we log in as, and which mechanisms that can be done with.
 
-Rule: the strongest mechanism both sides have (RFC 4954 4), where stronger means that less of the
-secret is shown to the server and to whoever listens.
+Rule: the strongest mechanism both sides have goes first (RFC 4954 4), where stronger means that
+less of the secret is shown to the server and to whoever listens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from smtpconn import scram
 from smtpconn.capabilities import AuthMechanism, ServerCapabilities
 from smtpconn.errors import Phase, UnsupportedExtensionError
-from smtpconn.sasl import Login, Plain, SaslMechanism, check_credential
+from smtpconn.sasl import (
+    CramMd5,
+    Login,
+    OAuthBearer,
+    Plain,
+    SaslMechanism,
+    XOAuth2,
+    check_credential,
+    check_token,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,7 @@ class PasswordCredentials:
     """A user name and a password; the password is never shown.
 
     Raises:
-        ValidationError: the user name is empty, or either holds a NUL character.
+        ValidationError: the user name is empty, or either holds a character no mechanism can send.
     """
 
     user: str
@@ -30,24 +42,74 @@ class PasswordCredentials:
         check_credential("password", self.password)
 
 
+@dataclass(frozen=True, slots=True)
+class OAuthCredentials:
+    """A user name and a bearer token, or a function that gets one; the token is never shown.
+
+    Attributes:
+        user: whose mailbox it is.
+        token: the token, or a function without arguments that returns it. The function is called
+            for each new connection, and once more with ``force_refresh=True`` if the server says
+            535 to what it returned; it may raise, and then connecting fails with its error.
+
+    Raises:
+        ValidationError: the user name is empty, or the token cannot be one.
+    """
+
+    user: str
+    token: str | Callable[..., str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_credential("user", self.user, may_be_empty=False)
+        if not callable(self.token):
+            check_token(self.token)
+
+    def current_token(self, *, force_refresh: bool = False) -> str:
+        """The token to log in with now."""
+        if not callable(self.token):
+            return self.token
+        return self.token(force_refresh=True) if force_refresh else self.token()
+
+
+Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
+
 _BY_PASSWORD: tuple[tuple[AuthMechanism, Callable[[str, str], SaslMechanism]], ...] = (
+    (AuthMechanism.CRAM_MD5, CramMd5),
     (AuthMechanism.PLAIN, Plain),
     (AuthMechanism.LOGIN, Login),
 )
-"""The mechanisms that a password serves, the strongest first."""
 
 
-def strongest(credentials: PasswordCredentials, capabilities: ServerCapabilities) -> SaslMechanism:
-    """Choose the mechanism to log in with.
+def by_password(
+    credentials: PasswordCredentials,
+    capabilities: ServerCapabilities,
+    tls: ssl.SSLSocket | None,
+) -> Iterator[SaslMechanism]:
+    """The mechanisms a password serves, the strongest first.
 
-    Raises:
-        UnsupportedExtensionError: the server offers none that these credentials serve.
+    Args:
+        credentials: whom to log in as.
+        capabilities: what the server offers.
+        tls: the TLS socket, for channel binding.
     """
+    if scram.is_installed():
+        yield from scram.candidates(credentials.user, credentials.password, capabilities, tls)
     for name, mechanism in _BY_PASSWORD:
         if capabilities.supports_auth(name):
-            return mechanism(credentials.user, credentials.password)
+            yield mechanism(credentials.user, credentials.password)
+
+
+def by_token(user: str, token: str, capabilities: ServerCapabilities) -> Iterator[SaslMechanism]:
+    """The mechanisms a token serves, the standard one first."""
+    if capabilities.supports_auth(AuthMechanism.OAUTHBEARER):
+        yield OAuthBearer(token, user)
+    if capabilities.supports_auth(AuthMechanism.XOAUTH2):
+        yield XOAuth2(user, token)
+
+
+def none_offered(what: str, capabilities: ServerCapabilities) -> UnsupportedExtensionError:
+    """The error for a server that offers nothing these credentials serve."""
     offered = " ".join(capabilities.auth_mechanisms) or "no AUTH at all"
-    known = " ".join(name for name, _ in _BY_PASSWORD)
-    raise UnsupportedExtensionError(
-        f"a password serves {known} and the server offers {offered}", phase=Phase.AUTH
+    return UnsupportedExtensionError(
+        f"{what} serves none of the mechanisms the server offers: {offered}", phase=Phase.AUTH
     )

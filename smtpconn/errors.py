@@ -151,9 +151,9 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
             knows ``smtplib``.
     """
 
-    def __init__(self, response: SmtpResponse, *, phase: Phase, subject: str = "") -> None:
-        about = f" {subject}" if subject else ""
-        super().__init__(f"the server refused {phase}{about}: {response}", phase=phase)
+    def __init__(self, response: SmtpResponse, *, phase: Phase, details: str = "") -> None:
+        more = f" ({details!a:.500})" if details else ""
+        super().__init__(f"the server refused {phase}: {response}{more}", phase=phase)
         self.response = response
         self.smtp_code = response.code
         self.smtp_error = "\n".join(response.lines).encode("utf-8", "surrogateescape")
@@ -169,7 +169,18 @@ class PermanentError(ResponseError):
 
 
 class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
-    """The server refused the credentials; ``is_transient`` is True for a 454 (RFC 4954 6)."""
+    """The server refused the credentials; ``is_transient`` is True for a 454 (RFC 4954 6).
+
+    Attributes:
+        server_error: what the server said is wrong with a token, usually JSON (RFC 7628 3.2.2);
+            "" where the mechanism has no such thing.
+    """
+
+    def __init__(
+        self, response: SmtpResponse, *, phase: Phase = Phase.AUTH, server_error: str = ""
+    ) -> None:
+        super().__init__(response, phase=phase, details=server_error)
+        self.server_error = server_error
 
 
 class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
@@ -246,14 +257,14 @@ class ValidationError(SmtpError, ValueError):
     """An address, parameter, domain or message that may not be sent; no byte of it has left."""
 
 
-def refusal(response: SmtpResponse, phase: Phase, subject: str = "") -> SmtpError:
+def refusal(response: SmtpResponse, phase: Phase) -> SmtpError:
     """The error for a reply that is not the success the RFC has for ``phase``.
 
     A reply that is neither success nor refusal (a 354 to MAIL, a 250 to STARTTLS) means that the
     dialogue is out of step, which no later reply can mend: that is a `ProtocolError`.
     """
     if response.is_transient:
-        return TransientError(response, phase=phase, subject=subject)
+        return TransientError(response, phase=phase)
     if response.is_permanent:
-        return PermanentError(response, phase=phase, subject=subject)
+        return PermanentError(response, phase=phase)
     return ProtocolError(f"a reply that makes no sense for {phase}: {response}", phase=phase)

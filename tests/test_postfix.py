@@ -23,6 +23,7 @@ from smtpconn import (
     TlsMode,
     ValidationError,
 )
+from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.fixtures import require
 from tests.realservers.postfix import Postfix
@@ -60,7 +61,7 @@ def identities(stored: list[bytes]) -> Counter[str]:
     return Counter(
         found[1].decode()
         for text in stored
-        if (found := re.search(rb"(?mi)^Message-ID: <([^@]+)@", text)) is not None
+        if (found := re.search(rb"(?mi)message-id[:=] ?<([^@]+)@", text)) is not None
     )
 
 
@@ -243,14 +244,13 @@ def test_a_restart_loses_nothing_that_was_acknowledged(
         restarting.start()
         run_in_threads(4, work)
         restarting.join()
-    stored = identities(postfix.wait_for_stored(len(acknowledged)))
-    postfix.wait_until_queue_empty()
-    stored = identities(postfix.stored())
-    assert acknowledged <= set(stored)
-    assert set(stored) <= acknowledged | unknown
     assert acknowledged | unknown == {f"t{t}n{n}" for t in range(4) for n in range(50)}
-    # What Postfix was delivering when it was killed it may deliver again; nothing is sent twice.
-    assert postfix.logs().count("client=") <= 200 + len(unknown) * 2
+    # The queue does not become empty: what was cut off before its end stays in it for hours.
+    assert wait_until(lambda: acknowledged <= set(identities(postfix.stored())), 10)
+    assert set(identities(postfix.stored())) <= acknowledged | unknown
+    # Postfix itself may deliver twice what it was delivering when it was killed; so its log has to
+    # say that each came in once.
+    assert max(identities(postfix.logs().encode().splitlines()).values()) == 1
 
 
 @pytest.mark.parametrize("mode", [TlsMode.STARTTLS, TlsMode.IMPLICIT])

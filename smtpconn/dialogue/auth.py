@@ -37,7 +37,8 @@ def authenticate(session: Session, mechanism: SaslMechanism) -> Conversation[Non
     _check(session, mechanism)
     reply = yield from _exchange(mechanism)
     if reply.code != 235:
-        raise _failure(reply)
+        raise _failure(reply, mechanism)
+    mechanism.finish()
     session.is_authenticated = True
 
 
@@ -59,19 +60,20 @@ def _check(session: Session, mechanism: SaslMechanism) -> None:
 
 
 def _exchange(mechanism: SaslMechanism) -> Generator[Step, None, SmtpResponse]:
-    first: bytes | None = mechanism.begin()
-    # An empty initial response is sent as "=" (RFC 4954 4).
-    line = f"AUTH {mechanism.name} {_base64(first or b'') or '='}"
-    if len(line) + 2 <= MAX_AUTH_COMMAND:
-        first = None
-    else:
-        line = f"AUTH {mechanism.name}"
-    log = f"AUTH {mechanism.name} <secret>" if first is None else line
-    reply = yield from single(secret_command(line, log))
+    first = mechanism.begin()
+    line = f"AUTH {mechanism.name}"
+    if first is not None:
+        # An empty initial response is sent as "=" (RFC 4954 4).
+        whole = f"{line} {_base64(first) or '='}"
+        if len(whole) + 2 <= MAX_AUTH_COMMAND:
+            line, first = whole, None
+    reply = yield from single(secret_command(line, f"AUTH {mechanism.name} <secret>"))
     for _ in range(MAX_ROUNDS):
         if reply.code != 334:
             return reply
-        answer, first = (mechanism.answer(reply.lines[0]), None) if first is None else (first, None)
+        # The first challenge asks for what had no room on the AUTH line.
+        answer = first if first is not None else mechanism.answer(reply.lines[0])
+        first = None
         if answer is None:
             return (yield from _cancel())
         reply = yield from single(secret_command(_base64(answer), "<secret>"))
@@ -87,9 +89,9 @@ def _cancel() -> Generator[Step, None, SmtpResponse]:
     return reply
 
 
-def _failure(reply: SmtpResponse) -> Exception:
+def _failure(reply: SmtpResponse, mechanism: SaslMechanism) -> Exception:
     if reply.is_transient or reply.is_permanent:
-        return AuthError(reply, phase=Phase.AUTH)
+        return AuthError(reply, phase=Phase.AUTH, server_error=mechanism.server_error)
     return refusal(reply, Phase.AUTH)
 
 
