@@ -16,7 +16,7 @@ import re
 import unicodedata
 from dataclasses import InitVar, dataclass, field
 
-from smtpconn.errors import ValidationError
+from smtpconn.errors import SmtpUtf8RequiredError, ValidationError
 
 MAX_LOCAL_PART = 64
 """Octets in a local part (RFC 5321 4.5.3.1.1)."""
@@ -67,6 +67,27 @@ class Domain:
         """Whether it can be sent without SMTPUTF8."""
         return self.name.isascii()
 
+    def to_ascii(self) -> Domain:
+        """The same domain in A-labels (RFC 5890 2.3.2.1); needs the extra ``idna`` if it is not.
+
+        Raises:
+            SmtpUtf8RequiredError: the extra is missing.
+            ValidationError: IDNA 2008 does not allow the name.
+        """
+        if self.name.isascii():
+            return self
+        try:
+            import idna
+        except ImportError:
+            raise SmtpUtf8RequiredError(
+                f"{_shown(self.name)} needs SMTPUTF8, which the server does not offer, or the "
+                f"package idna: pip install 'smtpconn[idna]'"
+            ) from None
+        try:
+            return Domain(idna.encode(self.name).decode("ascii"))
+        except idna.IDNAError as error:
+            raise ValidationError(f"{_shown(self.name)} is no domain name: {error}") from None
+
 
 @dataclass(frozen=True, slots=True)
 class AddressLiteral:
@@ -93,6 +114,10 @@ class AddressLiteral:
     def is_ascii(self) -> bool:
         """Always True: a literal has no UTF-8 form."""
         return True
+
+    def to_ascii(self) -> AddressLiteral:
+        """Itself."""
+        return self
 
     @classmethod
     def from_ip(cls, ip: str) -> AddressLiteral:
@@ -148,6 +173,14 @@ class Mailbox:
         """Whether it can be sent without SMTPUTF8."""
         return self.local_part.isascii() and self.domain.is_ascii
 
+    def to_ascii(self) -> Mailbox:
+        """The same mailbox with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return (
+            self
+            if self.is_ascii
+            else Mailbox(f"{_quoted_if_needed(self.local_part)}@{self.domain.to_ascii()}")
+        )
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ReversePath:
@@ -183,6 +216,10 @@ class ReversePath:
         """Whether it can be sent without SMTPUTF8."""
         return self.mailbox is None or self.mailbox.is_ascii
 
+    def to_ascii(self) -> ReversePath:
+        """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return self if self.mailbox is None else ReversePath(str(self.mailbox.to_ascii()))
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ForwardPath:
@@ -215,6 +252,10 @@ class ForwardPath:
     def is_ascii(self) -> bool:
         """Whether it can be sent without SMTPUTF8."""
         return self.mailbox is None or self.mailbox.is_ascii
+
+    def to_ascii(self) -> ForwardPath:
+        """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return self if self.mailbox is None else ForwardPath(str(self.mailbox.to_ascii()))
 
 
 def _shown(text: str) -> str:

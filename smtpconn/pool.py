@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from email.message import EmailMessage
 from types import TracebackType
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from smtpconn.lease import Lease
 from smtpconn.lending import Lending
 from smtpconn.limits import Limits
 from smtpconn.parameters import BodyType, MailFromParams, RcptToParams
-from smtpconn.sending import Recipients
+from smtpconn.sending import Recipients, message_request
 from smtpconn.stats import PoolStats
 
 T = TypeVar("T")
@@ -149,9 +150,30 @@ class ConnectionPool:
             SmtpError: as `connection` and `SmtpConnection.send_with_all_params`.
         """
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self._send(lambda _: request, timeout)
+
+    def send_message(
+        self,
+        message: EmailMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> SendResult | LmtpSendResult:
+        """Send a message of the email package; arguments as `SmtpConnection.send_message`.
+
+        Safe against dead connections, with ``timeout`` and errors, as `send`.
+        """
+        return self._send(
+            lambda c: message_request(message, sender, recipients, c.capabilities), timeout
+        )
+
+    def _send(
+        self, make: Callable[[SmtpConnection], Request], timeout: float | None
+    ) -> SendResult | LmtpSendResult:
         deadline = Deadline(self._config.timeout if timeout is None else timeout)
         try:
-            result = self._run(lambda c: _send_over(c, request, deadline), deadline)
+            result = self._run(lambda c: _send_over(c, make(c), deadline), deadline)
         except BaseException:
             self._lending.count("failed_messages")
             raise

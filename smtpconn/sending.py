@@ -7,14 +7,18 @@ Rule: all of them come down to `send_request` or `deliver_request`, which run th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.message import EmailMessage
 from typing import TypeAlias
 
 from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.capabilities import ServerCapabilities
 from smtpconn.channel import Operations
 from smtpconn.content import Message
+from smtpconn.dialogue.session import Protocol
 from smtpconn.dialogue.transaction import Request, lmtp_transaction, make_request, transaction
 from smtpconn.envelope import LmtpSendResult, SendResult
-from smtpconn.errors import Phase
+from smtpconn.errors import Phase, ValidationError
+from smtpconn.message import as_octets, needs_smtputf8, recipients_of, sender_of
 from smtpconn.parameters import MailFromParams, RcptToParams
 
 Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
@@ -163,6 +167,31 @@ class Sending(Operations):
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
         return self.deliver_request(request, timeout, chunking=True)
 
+    def send_message(
+        self,
+        message: EmailMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        timeout: float | None = None,
+    ) -> SendResult | LmtpSendResult:
+        """Send a message of the email package, over SMTP or LMTP, whichever is spoken.
+
+        Args:
+            message: stays as it is. Bcc does not leave; eight bits are re-encoded to seven where
+                the server does not offer 8BITMIME.
+            sender, recipients: None for those the headers name (Sender or From; To, Cc and Bcc; or
+                their Resent- forms).
+
+        Raises:
+            ValidationError: the headers name none, or one that may not be sent.
+            SmtpUtf8RequiredError: an address is not ASCII and the server does not offer SMTPUTF8.
+            SmtpError: as `send`.
+        """
+        request = message_request(message, sender, recipients, self._session.capabilities)
+        if self._session.protocol is Protocol.LMTP:
+            return self.deliver_request(request, timeout)
+        return self.send_request(request, timeout)
+
     def send_request(
         self, request: Request, timeout: float | None = None, *, chunking: bool = False
     ) -> SendResult:
@@ -176,3 +205,29 @@ class Sending(Operations):
         """The same over LMTP."""
         conversation = lmtp_transaction(self._session, request, chunking=chunking)
         return self._channel.operate(conversation, timeout, Phase.MAIL)
+
+
+def message_request(
+    message: EmailMessage,
+    sender: str | ReversePath | None,
+    recipients: Recipients | None,
+    capabilities: ServerCapabilities,
+) -> Request:
+    """Turn a message of the email package into a request for a server that offers this.
+
+    Raises:
+        ValidationError: as `Sending.send_message`.
+    """
+    if not hasattr(message, "get_all"):
+        raise ValidationError(
+            f"send_message takes an email.message.EmailMessage, not {type(message).__name__}; "
+            f"send takes bytes"
+        )
+    paths = make_request(
+        sender_of(message) if sender is None else sender,
+        recipients_of(message) if recipients is None else recipients,
+        b"",
+    )
+    utf8 = needs_smtputf8(paths.sender, paths.recipients) and capabilities.supports_smtputf8
+    octets = as_octets(message, capabilities, smtputf8=utf8)
+    return make_request(paths.sender, paths.recipients, octets)

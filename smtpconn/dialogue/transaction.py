@@ -231,6 +231,8 @@ def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Com
         raise UnsupportedExtensionError(
             "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
         )
+    if not offers.supports_smtputf8:
+        request = _without_utf8_domains(request)
     utf8 = _needs_smtputf8(request)
     if utf8 and not offers.supports_smtputf8:
         raise SmtpUtf8RequiredError(
@@ -254,6 +256,23 @@ def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Com
 def _needs_smtputf8(request: Request) -> bool:
     addresses_are_ascii = request.sender.is_ascii and all(r.is_ascii for r in request.recipients)
     return request.mail_params.smtputf8 or not addresses_are_ascii
+
+
+def _without_utf8_domains(request: Request) -> Request:
+    """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
+
+    A local part that is not ASCII has no other form; such an address stays as it is.
+    """
+
+    def needs_it(path: ReversePath | ForwardPath) -> bool:
+        mailbox = path.mailbox
+        return mailbox is not None and mailbox.local_part.isascii() and not mailbox.domain.is_ascii
+
+    if not needs_it(request.sender) and not any(map(needs_it, request.recipients)):
+        return request
+    sender = request.sender.to_ascii() if needs_it(request.sender) else request.sender
+    recipients = tuple(r.to_ascii() if needs_it(r) else r for r in request.recipients)
+    return replace(request, sender=sender, recipients=recipients)
 
 
 def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
