@@ -1,0 +1,17 @@
+"""An SMTP server for tests: `SmtpServer`, in a thread, scriptable, recording everything.
+
+It drives smtpconn's own tests and the quick start, and is there for tests of your mail code.
+Nothing of it is used by the client and it uses nothing of the client, so that it is an independent
+witness:
+
+    server    SmtpServer: listening, threads, records, waiting for things to happen
+    session   one connection's dialogue, by the RFCs
+    link      the server's end of one connection: lines in, replies out, TLS
+    faults    what goes wrong on demand
+    records   what was received
+"""
+
+from smtpconn.testing.records import ReceivedMessage, ServerConnection
+from smtpconn.testing.server import SmtpServer
+
+__all__ = ["ReceivedMessage", "ServerConnection", "SmtpServer"]

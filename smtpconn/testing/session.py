@@ -1,0 +1,420 @@
+"""One connection's dialogue on the server's side, strict by the RFCs.
+
+The RFCs are 5321, 2033, 3030, 3207 and 4954. Each command makes an `Answer`: the reply, and what happens if it is given. Between the two stand
+the faults, which may put another reply in its place; then the effect happens only if that reply
+says the same kind of thing. So a test can refuse a recipient without the server remembering it, or
+accept it in odd words.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ssl
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from smtpconn.testing.faults import Fault, Faults
+from smtpconn.testing.link import Gone, Link
+from smtpconn.testing.records import ReceivedMessage, ServerConnection
+
+SaslExchange: TypeAlias = Callable[[], Generator[bytes, bytes, str | None]]
+"""Makes a generator that yields challenges, is sent the answers, and returns the user or None."""
+
+_NOTHING: Callable[[], None] = lambda: None  # noqa: E731
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server was told; as `SmtpServer` takes it."""
+
+    protocol: str
+    hostname: str
+    extensions: tuple[str, ...]
+    ehlo: bool
+    users: Mapping[str, str]
+    tls_context: ssl.SSLContext | None
+    implicit_tls: bool
+    require_auth: bool
+    size_limit: int | None
+    mechanisms: Mapping[str, SaslExchange]
+    recipient_known: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and what happens if it is given."""
+
+    reply: str
+    then: Callable[[], None] = _NOTHING
+
+
+@dataclass(slots=True)
+class _Transaction:
+    sender: str
+    parameters: tuple[str, ...]
+    recipients: list[str] = field(default_factory=list)
+    recipient_parameters: list[tuple[str, ...]] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
+
+
+class Session:
+    """The dialogue.
+
+    Args:
+        settings, faults: the server's.
+        link: the connection.
+        record: what to write down.
+        changed: called after each change to ``record``.
+        deliver: called with each message before its acceptance is told.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        faults: Faults,
+        link: Link,
+        record: ServerConnection,
+        changed: Callable[[], None],
+        deliver: Callable[[ReceivedMessage], None],
+    ) -> None:
+        self._settings = settings
+        self._faults = faults
+        self._link = link
+        self._record = record
+        self._changed = changed
+        self._deliver = deliver
+        self._greeted = False
+        self._transaction: _Transaction | None = None
+        self._awaits_data = False
+        self._over = False
+        self._commands: dict[str, Callable[[str], Answer | None]] = {
+            "EHLO": self._ehlo,
+            "LHLO": self._ehlo,
+            "HELO": self._helo,
+            "STARTTLS": self._starttls,
+            "AUTH": self._auth,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "DATA": self._data,
+            "BDAT": self._bdat,
+            "RSET": self._rset,
+            "NOOP": lambda _: Answer("250 2.0.0 Ok"),
+            "VRFY": lambda argument: Answer(f"252 2.0.0 {argument}"),
+            "EXPN": lambda argument: Answer(f"250 2.0.0 <{argument}@{settings.hostname}>"),
+            "HELP": lambda _: Answer("214 2.0.0 See RFC 5321"),
+            "QUIT": lambda _: Answer("221 2.0.0 Bye", self._finish),
+        }
+
+    def run(self) -> None:
+        """Talk until one side has had enough.
+
+        Raises:
+            Gone: the connection ended.
+        """
+        if self._settings.implicit_tls:
+            self._handshake()
+        self._say("CONNECT", "", Answer(f"220 {self._settings.hostname} ESMTP"))
+        while not self._over:
+            line = self._read_line()
+            verb, _, argument = line.partition(" ")
+            step = verb.upper()
+            make = self._commands.get(step)
+            if make is None:
+                self._say("*", line, Answer("500 5.5.2 Unknown command"))
+            elif (answer := make(argument)) is not None:
+                self._say(step, line, answer)
+            if self._awaits_data:
+                self._receive_data()
+        self._link.flush()
+
+    def _read_line(self) -> str:
+        line = self._link.read_line().decode("utf-8", "surrogateescape")
+        self._record.commands.append(line)
+        self._changed()
+        return line
+
+    def _say(self, step: str, line: str, answer: Answer) -> None:
+        """Give an answer, or what a fault makes of it."""
+        fault = self._faults.take(step, line)
+        reply = b"".join(text.encode() + b"\r\n" for text in answer.reply.split("\n"))
+        if fault is None:
+            answer.then()
+            self._link.send(reply)
+        else:
+            self._say_with(fault, reply, answer)
+
+    def _say_with(self, fault: Fault, reply: bytes, answer: Answer) -> None:
+        if fault.delay:
+            self._link.flush()
+            time.sleep(fault.delay)
+        if fault.hang:
+            self._link.hang()
+        if fault.hangs_up_unanswered:
+            self._hang_up(fault)
+        octets = fault.octets(reply)
+        if fault.reply is None or octets[:1] == reply[:1]:
+            answer.then()
+        if fault.split:
+            self._link.send_split(octets, fault.split)
+        else:
+            self._link.send(octets)
+        if fault.close or fault.reset:
+            self._hang_up(fault)
+
+    def _hang_up(self, fault: Fault) -> None:
+        self._link.flush()
+        if fault.reset:
+            self._link.reset_on_close()
+        raise Gone
+
+    def _handshake(self) -> None:
+        fault = self._faults.take("HANDSHAKE")
+        if fault is not None and fault.hang:
+            self._link.hang()
+        if fault is not None:
+            self._hang_up(fault)
+        assert self._settings.tls_context is not None
+        self._link.flush()
+        self._link.start_tls(self._settings.tls_context)
+        self._record.tls = True
+        self._record.user = None
+        self._greeted = False
+        self._transaction = None
+        self._changed()
+
+    def _finish(self) -> None:
+        self._over = True
+
+    def _ehlo(self, argument: str) -> Answer:
+        if not self._settings.ehlo:
+            return Answer("502 5.5.1 Command not implemented")
+        lines = [f"{self._settings.hostname} greets {argument}", *self._offers()]
+        marks = ["-"] * (len(lines) - 1) + [" "]
+        return Answer(
+            "\n".join(f"250{mark}{line}" for mark, line in zip(marks, lines, strict=True)),
+            self._begin,
+        )
+
+    def _helo(self, argument: str) -> Answer:
+        return Answer(f"250 {self._settings.hostname}", self._begin)
+
+    def _begin(self) -> None:
+        self._greeted = True
+        self._transaction = None
+
+    def _offers(self) -> Sequence[str]:
+        offers = list(self._settings.extensions)
+        if self._settings.tls_context is not None and not self._record.tls:
+            offers.append("STARTTLS")
+        if self._settings.mechanisms:
+            offers.append("AUTH " + " ".join(self._settings.mechanisms))
+        return offers
+
+    def _starttls(self, argument: str) -> Answer | None:
+        if argument:
+            return Answer("501 5.5.4 STARTTLS has no argument")
+        if self._settings.tls_context is None or self._record.tls:
+            return Answer("503 5.5.1 TLS is not available")
+        accepted = False
+
+        def accept() -> None:
+            nonlocal accepted
+            accepted = True
+
+        self._say("STARTTLS", "STARTTLS", Answer("220 2.0.0 Ready to start TLS", accept))
+        if accepted:
+            self._handshake()
+        return None
+
+    def _auth(self, argument: str) -> Answer | None:
+        name, _, initial = argument.partition(" ")
+        exchange = self._settings.mechanisms.get(name.upper())
+        if self._record.user is not None or self._transaction is not None:
+            return Answer("503 5.5.1 Not now")
+        if exchange is None:
+            return Answer("504 5.5.4 Unknown mechanism")
+        user = self._exchange(exchange(), initial)
+        if isinstance(user, Answer):
+            return user
+        if user is None:
+            return Answer("535 5.7.8 Authentication failed")
+        return Answer("235 2.7.0 Authentication successful", lambda: self._log_in(user))
+
+    def _log_in(self, user: str) -> None:
+        self._record.user = user
+
+    def _exchange(
+        self, exchange: Generator[bytes, bytes, str | None], initial: str
+    ) -> str | Answer | None:
+        """Play one SASL exchange; an `Answer` if it is broken off."""
+        try:
+            challenge = next(exchange)
+            response = initial
+            while True:
+                if not response:
+                    encoded = base64.b64encode(challenge).decode()
+                    self._say("CHALLENGE", "", Answer(f"334 {encoded}"))
+                    response = self._read_line()
+                    if response == "*":
+                        return Answer("501 5.7.0 Authentication cancelled")
+                decoded = b"" if response == "=" else base64.b64decode(response, validate=True)
+                response = ""
+                challenge = exchange.send(decoded)
+        except StopIteration as stop:
+            user: str | None = stop.value
+            return user
+        except (binascii.Error, ValueError):
+            return Answer("501 5.5.2 Not base64")
+
+    def _mail(self, argument: str) -> Answer:
+        path, parameters = _path(argument, "FROM:")
+        if not self._greeted:
+            return Answer("503 5.5.1 Say EHLO first")
+        if self._settings.require_auth and self._record.user is None:
+            return Answer("530 5.7.0 Authentication required")
+        if self._transaction is not None:
+            return Answer("503 5.5.1 Nested MAIL")
+        if path is None:
+            return Answer("501 5.5.4 Syntax: MAIL FROM:<address>")
+        if self._is_too_big(parameters):
+            return Answer("552 5.3.4 Message too big")
+        return Answer("250 2.1.0 Ok", lambda: self._begin_transaction(path, parameters))
+
+    def _begin_transaction(self, sender: str, parameters: tuple[str, ...]) -> None:
+        self._transaction = _Transaction(sender, parameters)
+
+    def _is_too_big(self, parameters: tuple[str, ...]) -> bool:
+        limit = self._settings.size_limit
+        sizes = [p[5:] for p in parameters if p.upper().startswith("SIZE=")]
+        return limit is not None and any(s.isdigit() and int(s) > limit for s in sizes)
+
+    def _rcpt(self, argument: str) -> Answer:
+        path, parameters = _path(argument, "TO:")
+        transaction = self._transaction
+        if transaction is None:
+            return Answer("503 5.5.1 Say MAIL first")
+        if not path:
+            return Answer("501 5.5.4 Syntax: RCPT TO:<address>")
+        if not self._settings.recipient_known(path):
+            return Answer(f"550 5.1.1 <{path}> User unknown")
+
+        def accept() -> None:
+            transaction.recipients.append(path)
+            transaction.recipient_parameters.append(parameters)
+
+        return Answer("250 2.1.5 Ok", accept)
+
+    def _data(self, argument: str) -> Answer:
+        if self._transaction is None:
+            return Answer("503 5.5.1 Say MAIL first")
+        if not self._transaction.recipients:
+            return Answer("554 5.5.1 No valid recipients")
+
+        def accept() -> None:
+            self._awaits_data = True
+
+        return Answer("354 End data with <CR><LF>.<CR><LF>", accept)
+
+    def _receive_data(self) -> None:
+        self._awaits_data = False
+        content = self._link.read_data()
+        self._accept_content(content, "DATA")
+
+    def _bdat(self, argument: str) -> Answer | None:
+        words = argument.upper().split()
+        if not words or not words[0].isdigit() or words[1:] not in ([], ["LAST"]):
+            return Answer("501 5.5.4 Syntax: BDAT size [LAST]")
+        chunk = self._link.read_exactly(int(words[0]))
+        transaction = self._transaction
+        if transaction is None or not transaction.recipients:
+            return Answer("503 5.5.1 No valid recipients")
+        transaction.chunks.append(chunk)
+        if words[1:] == ["LAST"]:
+            self._accept_content(b"".join(transaction.chunks), "BDAT")
+            return None
+        return Answer(f"250 2.0.0 {words[0]} octets received")
+
+    def _accept_content(self, content: bytes, via: str) -> None:
+        transaction, self._transaction = self._transaction, None
+        if self._settings.size_limit is not None and len(content) > self._settings.size_limit:
+            return self._say("CONTENT", "", Answer("552 5.3.4 Message too big"))
+        # A fault at DATA may have let content in that nobody is to get.
+        if transaction is None or not transaction.recipients:
+            return self._say("CONTENT", "", Answer("554 5.5.1 No valid recipients"))
+        if self._settings.protocol != "LMTP":
+            everybody = list(range(len(transaction.recipients)))
+            return self._say_content(transaction, everybody, content, via)
+        for index in range(len(transaction.recipients)):
+            self._say_content(transaction, [index], content, via)
+        return None
+
+    def _say_content(
+        self, transaction: _Transaction, indexes: list[int], content: bytes, via: str
+    ) -> None:
+        message = ReceivedMessage(
+            transaction.sender,
+            tuple(transaction.recipients[i] for i in indexes),
+            content,
+            transaction.parameters,
+            tuple(transaction.recipient_parameters[i] for i in indexes),
+            self._record.user,
+            self._record.tls,
+            self._record.number,
+            via,
+        )
+        self._say(
+            "CONTENT",
+            " ".join(message.recipients),
+            Answer("250 2.0.0 Ok: queued", lambda: self._deliver(message)),
+        )
+
+    def _rset(self, argument: str) -> Answer:
+        def forget() -> None:
+            self._transaction = None
+
+        return Answer("250 2.0.0 Ok", forget)
+
+
+def _path(argument: str, keyword: str) -> tuple[str | None, tuple[str, ...]]:
+    """The path without its brackets, and the parameters; None for what is none."""
+    if argument[: len(keyword)].upper() != keyword:
+        return None, ()
+    rest = argument[len(keyword) :].lstrip()
+    end = _end_of_path(rest)
+    if not rest.startswith("<") or end < 0:
+        return None, ()
+    return rest[1:end], tuple(rest[end + 1 :].split())
+
+
+def _end_of_path(text: str) -> int:
+    """Where the closing bracket is: outside quotes."""
+    quoted = False
+    for position, char in enumerate(text):
+        if char == '"' and text[position - 1 : position] != "\\":
+            quoted = not quoted
+        elif char == ">" and not quoted:
+            return position
+    return -1
+
+
+def plain(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:
+    """PLAIN (RFC 4616)."""
+    response = yield b""
+    _, user, password = [*response.split(b"\0"), b"", b""][:3]
+    return _checked(users, user, password)
+
+
+def login(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:
+    """LOGIN."""
+    user = yield b"Username:"
+    password = yield b"Password:"
+    return _checked(users, user, password)
+
+
+def _checked(users: Mapping[str, str], user: bytes, password: bytes) -> str | None:
+    name = user.decode("utf-8", "replace")
+    known = users.get(name)
+    return name if known is not None and known.encode() == password else None
