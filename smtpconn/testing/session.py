@@ -1,6 +1,6 @@
-"""One connection's dialogue on the server's side, strict by the RFCs.
+"""One connection's dialogue on the server's side, strict by RFC 5321, 2033, 3030, 3207 and 4954.
 
-The RFCs are 5321, 2033, 3030, 3207 and 4954. Each command makes an `Answer`: the reply, and what happens if it is given. Between the two stand
+Each command makes an `Answer`: the reply, and what happens if it is given. Between the two stand
 the faults, which may put another reply in its place; then the effect happens only if that reply
 says the same kind of thing. So a test can refuse a recipient without the server remembering it, or
 accept it in odd words.
