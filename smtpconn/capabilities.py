@@ -138,10 +138,17 @@ class ServerCapabilities:
     @property
     def size_limit(self) -> int | None:
         """The largest message in octets the server takes; None if it named no limit (RFC 1870)."""
-        for parameter in self.parameters("SIZE")[:1]:
-            if parameter.isascii() and parameter.isdigit() and len(parameter) <= 20:
-                return int(parameter) or None
-        return None
+        return next((_count(parameter) for parameter in self.parameters("SIZE")), None)
+
+    @property
+    def max_recipients(self) -> int | None:
+        """The most RCPTs in a transaction (RFC 9422 5.2); None if the server named no limit."""
+        return self._limit("RCPTMAX")
+
+    @property
+    def max_transactions(self) -> int | None:
+        """The most MAILs on a connection (RFC 9422 5.1); None if the server named no limit."""
+        return self._limit("MAILMAX")
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:
@@ -151,6 +158,13 @@ class ServerCapabilities:
     def supports_auth(self, mechanism: AuthMechanism | str) -> bool:
         """Whether a SASL mechanism is offered; its name in any case."""
         return mechanism.upper() in self.auth_mechanisms
+
+    def _limit(self, name: str) -> int | None:
+        for parameter in self.parameters("LIMITS"):
+            key, _, value = parameter.partition("=")
+            if key.upper() == name:
+                return _count(value)
+        return None
 
     @classmethod
     def from_ehlo(
@@ -173,6 +187,11 @@ class ServerCapabilities:
     def from_helo(cls, reply: SmtpResponse) -> ServerCapabilities:
         """Read a positive HELO reply: a name, and no extension whatever it says."""
         return cls(greeting_name(reply))
+
+
+def _count(text: str) -> int | None:
+    """A limit as a server writes it; None for 0 and for what is no number: no limit."""
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def greeting_name(reply: SmtpResponse) -> str:

@@ -163,13 +163,18 @@ class Lending:
 
     def _await_turn(self, ticket: Ticket, deadline: Deadline) -> None:
         if not ticket.wake.acquire(timeout=deadline.remaining()):
-            with self._lock:
-                # It may have come in the meantime.
-                if not ticket.wake.acquire(blocking=False):
-                    self._counters.timeouts += 1
-                    raise self._timeout_error(deadline) from self._last_error
+            self._give_up_unless_served(ticket, deadline)
         if self._state.is_closed:
             raise self._closed_error()
+
+    def _give_up_unless_served(self, ticket: Ticket, deadline: Deadline) -> None:
+        with self._lock:
+            if ticket.wake.acquire(blocking=False):
+                return  # its turn came in the meantime
+            self._counters.timeouts += 1
+            error, cause = self._timeout_error(deadline), self._last_error
+        _log.warning("%s: %s", self.name, error)
+        raise error from cause
 
     def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled:
         try:
@@ -242,23 +247,20 @@ class Lending:
     def _timeout_error(self, deadline: Deadline) -> PoolTimeoutError:
         state = self._state
         oldest = min((t.since for t in state.permits), default=None)
-        age = (
-            ""
-            if oldest is None
-            else (f"; the oldest connection was taken {time.monotonic() - oldest:.1f} s ago")
-        )
-        _log.warning("%s: no connection became free in time", self.name)
+        age = 0.0 if oldest is None else time.monotonic() - oldest
         return PoolTimeoutError(
             f"no connection to {self._config} became free within {deadline.timeout:g} s: "
             f"max_size={self._limits.max_size}, in use={len(state.permits)}, "
             f"idle={len(state.idle)}, connecting={len(state.connecting)}, "
-            f"waiting={len(state.queue)}{age}"
+            f"waiting={len(state.queue)}; the oldest lease is {age:.1f} s old"
         )
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's connections are closed here, and only here."""
         inherited = [p.connection for p in self._state.idle] + list(self._leases.values())
+        was_closed = self._state.is_closed
         self._begin()
+        self._state.is_closed = was_closed
         for connection in inherited:
             connection.abandon()
 

@@ -106,9 +106,10 @@ class PoolState:
     ) -> None:
         """Give everything back: the place in the queue, the permit, and the connection if any.
 
-        One that was only kept alive goes below the other idle ones, where it was.
+        One that was only kept alive goes below the other idle ones, where it was. `take_expired`
+        removes one that should not have come back.
         """
-        if pooled is not None and not self.is_closed:
+        if pooled is not None:
             self.idle.insert(len(self.idle) if was_used else 0, pooled)
         self.connecting.discard(ticket)
         self.permits.discard(ticket)
@@ -157,7 +158,8 @@ class PoolState:
             return "pool closed"
         if now - pooled.born >= pooled.lifetime:
             return "max_lifetime"
-        if pooled.connection.transactions >= limits.max_messages:
+        most = pooled.connection.capabilities.max_transactions or limits.max_messages
+        if pooled.connection.transactions >= min(most, limits.max_messages):
             return "max_messages"
         if pooled.idle_since and now - pooled.idle_since >= limits.max_idle:
             return "max_idle"

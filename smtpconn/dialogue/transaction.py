@@ -231,6 +231,7 @@ def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Com
         raise UnsupportedExtensionError(
             "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
         )
+    _check_limits(session, request)
     if not offers.supports_smtputf8:
         request = _without_utf8_domains(request)
     utf8 = _needs_smtputf8(request)
@@ -251,6 +252,23 @@ def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Com
         command(Phase.RCPT, f"RCPT TO:<{path}>{rcpt_parameters(p, offers, smtputf8=utf8)}")
         for path, p in zip(request.recipients, request.rcpt_params, strict=True)
     ]
+
+
+def _check_limits(session: Session, request: Request) -> None:
+    """Keep within what the server said it takes (RFC 9422)."""
+    recipients = session.capabilities.max_recipients
+    if recipients is not None and len(request.recipients) > recipients:
+        raise ValidationError(
+            f"there are {len(request.recipients)} recipients and the server takes {recipients} "
+            f"per message: send to them in groups",
+            phase=Phase.RCPT,
+        )
+    transactions = session.capabilities.max_transactions
+    if transactions is not None and session.transactions >= transactions:
+        raise ProtocolError(
+            f"the server takes {transactions} messages on a connection: connect anew",
+            phase=Phase.MAIL,
+        )
 
 
 def _needs_smtputf8(request: Request) -> bool:
