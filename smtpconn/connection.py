@@ -12,6 +12,7 @@ A connection is used once: when it is closed, by whatever, it stays closed.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from types import TracebackType
 from typing import Self, Unpack
@@ -29,12 +30,13 @@ from smtpconn.options import (
     ConnectOptions,
     check_ehlo_domain,
     check_server,
+    check_tls_mode,
     default_ehlo_domain,
 )
 from smtpconn.reply import SmtpResponse
 from smtpconn.sending import Sending
 from smtpconn.tls import TlsMode, default_context
-from smtpconn.transport import Transport
+from smtpconn.transport import Transport, as_smtp_error
 
 QUIT_PATIENCE = 2.0
 """Seconds that leaving a ``with`` block waits for the server's farewell."""
@@ -90,7 +92,7 @@ class SmtpConnection(Sending, LoggingIn):
             TransientError, PermanentError, ProtocolError: the server does not want us, or is none.
         """
         return cls._connect(
-            Protocol.SMTP, host, port, TlsMode(tls_mode), timeout, tls_context, options
+            Protocol.SMTP, host, port, check_tls_mode(tls_mode), timeout, tls_context, options
         )
 
     @classmethod
@@ -122,7 +124,7 @@ class SmtpConnection(Sending, LoggingIn):
         A ``host`` that begins with "/" is the path of a UNIX socket, and ``port`` is not used.
         """
         return cls._connect(
-            Protocol.LMTP, host, port, TlsMode(tls_mode), timeout, tls_context, options
+            Protocol.LMTP, host, port, check_tls_mode(tls_mode), timeout, tls_context, options
         )
 
     @classmethod
@@ -151,38 +153,37 @@ class SmtpConnection(Sending, LoggingIn):
     ) -> Self:
         deadline = Deadline(timeout)
         check_server(host, port)
-        ehlo_domain = options.get("ehlo_domain")
-        if ehlo_domain is not None:
-            check_ehlo_domain(ehlo_domain)
-        session = Session(
-            protocol=protocol,
-            pipelining=options.get("pipelining", Pipelining.AUTO),
-            ignore_extensions=frozenset(k.upper() for k in options.get("ignore_extensions", ())),
-        )
-        if tls_mode is not TlsMode.NONE and context is None:
-            context = default_context()
+        session = _new_session(protocol, options)
         factory = options.get("socket_factory")
-        sock = (
-            open_socket(host, port, deadline, options.get("source_address"))
-            if factory is None
-            else from_factory(factory, host, port, deadline)
-        )
+        if factory is None:
+            sock = open_socket(host, port, deadline, options.get("source_address"))
+        else:
+            sock = from_factory(factory, host, port, deadline)
         peer = host if host.startswith("/") else f"{host}:{port}"
-        driver = Driver(Transport(sock), session, host.rstrip("."), peer, context)
+        open_end: socket.socket | Transport = sock
         try:
-            _log.debug("#%d %s: connected", driver.number, peer)
-            session.ehlo_domain = ehlo_domain or default_ehlo_domain(driver.transport.local_ip)
+            # TLS puts another socket in the place of this one; the transport knows which.
+            open_end = transport = Transport(sock)
+            session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
             # Behind a caller's own socket there may be a proxy, so its peer says nothing.
             session.is_private = (
                 tls_mode is TlsMode.IMPLICIT
+                or transport.tls is not None
                 or options.get("allow_cleartext_auth", False)
-                or (factory is None and driver.transport.peer_is_local)
+                or (factory is None and transport.peer_is_local)
             )
+            if tls_mode is not TlsMode.NONE and context is None:
+                context = default_context()
+            driver = Driver(transport, session, host.rstrip("."), peer, context)
+            _log.debug("#%d %s: connected", driver.number, peer)
             if tls_mode is TlsMode.IMPLICIT:
                 driver.start_tls(deadline)
             driver.run(opening.opening(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
-        except BaseException as error:
-            driver.close(f"connecting failed: {type(error).__name__}")
+        except OSError as error:
+            open_end.close()
+            raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error.__cause__
+        except BaseException:
+            open_end.close()
             raise
         return cls(Channel(driver, peer, timeout), session)
 
@@ -345,3 +346,16 @@ class SmtpConnection(Sending, LoggingIn):
                 *map(str, self.capabilities.extensions),
             )
         )
+
+
+def _new_session(protocol: Protocol, options: ConnectOptions) -> Session:
+    """The memory of a session that is about to begin; "" for a name that is not known yet."""
+    ehlo_domain = options.get("ehlo_domain")
+    if ehlo_domain is not None:
+        check_ehlo_domain(ehlo_domain)
+    return Session(
+        protocol=protocol,
+        pipelining=options.get("pipelining", Pipelining.AUTO),
+        ignore_extensions=frozenset(k.upper() for k in options.get("ignore_extensions", ())),
+        ehlo_domain=ehlo_domain or "",
+    )

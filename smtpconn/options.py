@@ -13,6 +13,7 @@ from smtpconn.address import AddressLiteral, Domain
 from smtpconn.connect import SocketFactory
 from smtpconn.dialogue.session import Pipelining
 from smtpconn.errors import ValidationError
+from smtpconn.tls import TlsMode
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -37,6 +38,20 @@ def check_server(host: str, port: int) -> None:
     is_port = isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535
     if not is_port and not host.startswith("/"):
         raise ValidationError(f"a port is 1 to 65535, not {port!r:.20}")
+
+
+def check_tls_mode(mode: TlsMode) -> TlsMode:
+    """Check a mode, which may be given by its name.
+
+    Raises:
+        ValidationError: there is no such mode.
+    """
+    try:
+        return TlsMode(mode)
+    except ValueError:
+        raise ValidationError(
+            f"tls_mode is one of {', '.join(TlsMode)}, not {mode!r:.40}"
+        ) from None
 
 
 def check_ehlo_domain(domain: str) -> None:
