@@ -7,12 +7,14 @@
 
 The layers, from the top; each uses only those below it:
 
-    pool       pool, lease, registry -> poolstate (pure decisions), keeper, forking, stats
-    session    connection, channel (the lock), driver (runs conversations), config, options
+    pool       pool, lease, registry -> lending (lock and I/O) -> poolstate, servers, pacing
+               (pure decisions), fanout, keeper, forking, limits, events, stats
+    session    connection, sending, logging_in -> channel (the lock) -> driver (runs conversations)
+               config, options
     I/O        transport, connect (racing addresses), tls, deadline
     dialogue   dialogue/: opening, auth, transaction, simple; pairing (whose reply is it)
-    words      reply, commands, address, parameters, capabilities, content, envelope, sasl,
-               credentials, errors
+    words      reply, commands, address, parameters, capabilities, content, message, envelope,
+               sasl, scram, credentials, errors
 
 `smtpconn.testing` has an SMTP server for tests. Everything named below is public and stays.
 """
@@ -54,6 +56,7 @@ from smtpconn.errors import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.events import Action, PoolEvent, Stage
 from smtpconn.parameters import (
     BodyType,
     DeliverBy,
@@ -66,12 +69,14 @@ from smtpconn.parameters import (
 from smtpconn.pool import ConnectionPool
 from smtpconn.registry import get_pool
 from smtpconn.reply import EnhancedStatusCode, SmtpResponse
+from smtpconn.servers import ServerStats
 from smtpconn.stats import PoolStats
 from smtpconn.tls import TlsMode
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Action",
     "AddressLiteral",
     "AllRecipientsFailedError",
     "AuthError",
@@ -98,6 +103,7 @@ __all__ = [
     "Pipelining",
     "PoolClosedError",
     "PoolError",
+    "PoolEvent",
     "PoolOverloadedError",
     "PoolStats",
     "PoolTimeoutError",
@@ -112,12 +118,14 @@ __all__ = [
     "SendResult",
     "ServerCapabilities",
     "ServerConfig",
+    "ServerStats",
     "SmtpConnection",
     "SmtpError",
     "SmtpExtension",
     "SmtpResponse",
     "SmtpTimeoutError",
     "SmtpUtf8RequiredError",
+    "Stage",
     "StartTlsUnavailableError",
     "TlsError",
     "TlsMode",

@@ -120,11 +120,14 @@ class ServerConfig:
     def __str__(self) -> str:
         return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
 
-    def connect(self, timeout: float | None = None) -> SmtpConnection:
+    def connect(
+        self, timeout: float | None = None, *, tls_session: ssl.SSLSession | None = None
+    ) -> SmtpConnection:
         """Connect and log in, within one timeout.
 
         Args:
             timeout: seconds; None for the configuration's.
+            tls_session: as `SmtpConnection.connect` takes it.
 
         Raises:
             SmtpError: as `SmtpConnection.connect` and `SmtpConnection.authenticate`; the
@@ -148,6 +151,7 @@ class ServerConfig:
             ignore_extensions=self.ignore_extensions,
             allow_cleartext_auth=self.allow_cleartext_auth,
             socket_factory=self.socket_factory,
+            tls_session=tls_session,
         )
         try:
             if self.credentials is not None:

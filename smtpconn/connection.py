@@ -84,6 +84,8 @@ class SmtpConnection(Sending, LoggingIn):
             allow_cleartext_auth: let passwords travel without TLS to other machines.
             socket_factory: called with host, port and the seconds left instead of connecting,
                 for a proxy; returns a connected socket.
+            tls_session: the `ssl.SSLSession` of an earlier connection with the same settings
+                (``connection.tls.session``); resumed if the server will, which saves time.
 
         Raises:
             ValidationError: an argument that cannot be; nothing was sent.
@@ -174,7 +176,9 @@ class SmtpConnection(Sending, LoggingIn):
             )
             if tls_mode is not TlsMode.NONE and context is None:
                 context = default_context()
-            driver = Driver(transport, session, host.rstrip("."), peer, context)
+            driver = Driver(
+                transport, session, host.rstrip("."), peer, context, options.get("tls_session")
+            )
             _log.debug("#%d %s: connected", driver.number, peer)
             if tls_mode is TlsMode.IMPLICIT:
                 driver.start_tls(deadline)

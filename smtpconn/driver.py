@@ -63,6 +63,7 @@ class Driver:
         host: the name to check a certificate against.
         peer: ``host:port`` for messages and logs.
         context: the TLS settings for `StartTls`.
+        tls_session: an earlier connection's TLS session, to resume.
 
     Attributes:
         number: of this connection in this process, for logs.
@@ -76,6 +77,7 @@ class Driver:
         host: str,
         peer: str,
         context: ssl.SSLContext | None,
+        tls_session: ssl.SSLSession | None = None,
     ) -> None:
         self.transport = transport
         self.number = next(_numbers)
@@ -84,6 +86,7 @@ class Driver:
         self._host = host
         self._peer = peer
         self._context = context
+        self._tls_session = tls_session
         self._pairing = Pairing()
         self._shows_wire = False
         self._interrupted = False
@@ -152,7 +155,7 @@ class Driver:
         if self._context is None:
             raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
         try:
-            self.transport.start_tls(self._context, self._host, deadline)
+            self.transport.start_tls(self._context, self._host, deadline, self._tls_session)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error

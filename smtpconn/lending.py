@@ -6,11 +6,14 @@ lock, act outside it. Nothing slow happens under the lock: no I/O, no waiting, n
 
 from __future__ import annotations
 
-import copy
 import logging
 import random
+import ssl
+import sys
 import threading
 import time
+import traceback
+from collections.abc import Sequence
 
 from smtpconn import keeper
 from smtpconn.config import ServerConfig
@@ -22,10 +25,13 @@ from smtpconn.errors import (
     PoolOverloadedError,
     PoolTimeoutError,
     SmtpError,
+    TransientError,
 )
+from smtpconn.events import Action, Hook, PoolEvent, Stage, tell
 from smtpconn.forking import forget_in_child
 from smtpconn.limits import Limits
 from smtpconn.poolstate import Pooled, PoolState, Ticket
+from smtpconn.servers import Servers
 from smtpconn.stats import Counters, PoolStats
 
 NOOP_PATIENCE = 5.0
@@ -41,14 +47,19 @@ class Lending:
     """The inside of a pool.
 
     Args:
-        config: the server.
+        configs: the servers, the preferred one first.
         limits: the pool's.
         name: the pool's, for logs and messages.
+        hook: who is told of events.
     """
 
-    def __init__(self, config: ServerConfig, limits: Limits, name: str) -> None:
+    def __init__(
+        self, configs: Sequence[ServerConfig], limits: Limits, name: str, hook: Hook | None
+    ) -> None:
         self.name = name
-        self._config = config
+        self.hook = hook
+        self._configs = configs
+        self._config = configs[0]
         self._limits = limits
         self._begin()
         forget_in_child(self)
@@ -58,7 +69,8 @@ class Lending:
         self._state = PoolState(self._limits)
         self._leases: dict[Ticket, SmtpConnection] = {}
         self._counters = Counters()
-        self._last_error: SmtpError | None = None
+        self._servers = Servers(self._configs)
+        self._tls_sessions: dict[int, ssl.SSLSession] = {}
         self._all_back = threading.Event()
 
     @property
@@ -66,10 +78,46 @@ class Lending:
         """Whether `close` was called."""
         return self._state.is_closed
 
-    def count(self, what: str) -> None:
-        """Add one to a counter of `Counters`."""
+    def count(self, **what: float) -> None:
+        """Add to counters of `Counters`."""
         with self._lock:
-            setattr(self._counters, what, getattr(self._counters, what) + 1)
+            for name, amount in what.items():
+                setattr(self._counters, name, getattr(self._counters, name) + amount)
+
+    def tell(
+        self,
+        action: Action,
+        stage: Stage,
+        *,
+        server: str = "",
+        since: float | None = None,
+        error: BaseException | None = None,
+        reason: str = "",
+    ) -> None:
+        """Tell the hook, if there is one; ``since`` is when it began."""
+        if self.hook is not None:
+            seconds = None if since is None else time.monotonic() - since
+            smtp_error = error if isinstance(error, SmtpError) else None
+            event = PoolEvent(self.name, action, stage, server, seconds, smtp_error, reason)
+            tell(self.hook, event)
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones now, those in use when they come back."""
+        with self._lock:
+            self._state.drain()
+            drained = self._state.take_expired(time.monotonic())
+        for pooled, why in drained:
+            self._discard(pooled, why)
+
+    def leaks(self) -> list[tuple[float, str]]:
+        """The leases older than ``leak_after``: their age, and the stack of their checkout."""
+        with self._lock:
+            now = time.monotonic()
+            return [(now - t.since, t.stack) for t in self._state.permits if self._is_old(t, now)]
+
+    def _is_old(self, ticket: Ticket, now: float) -> bool:
+        limit = self._limits.leak_after
+        return limit is not None and bool(ticket.stack) and now - ticket.since > limit
 
     def stats(self) -> PoolStats:
         """The figures at this moment."""
@@ -92,7 +140,15 @@ class Lending:
                 noops=counters.noops,
                 messages=counters.messages,
                 failed_messages=counters.failed_messages,
+                unknown_messages=counters.unknown_messages,
+                accepted_recipients=counters.accepted_recipients,
+                rejected_recipients=counters.rejected_recipients,
+                wait_seconds=counters.wait_seconds,
+                use_seconds=counters.use_seconds,
+                connect_seconds=counters.connect_seconds,
                 discards=dict(counters.discards),
+                effective_size=state.effective_size(time.monotonic()),
+                servers=self._servers.stats(),
             )
 
     def close(self, timeout: float) -> None:
@@ -113,6 +169,7 @@ class Lending:
 
     def checkout(self, ticket: Ticket, deadline: Deadline) -> Pooled:
         """Stand in line and get a connection that is good; for `Lease`."""
+        begun = time.monotonic()
         with self._lock:
             if self._state.is_closed:
                 raise self._closed_error()
@@ -124,8 +181,11 @@ class Lending:
             if not self._state.enter(ticket, time.monotonic()):
                 self._counters.waits += 1
         pooled = self._obtain(ticket, deadline)
-        with self._lock:
-            self._counters.checkouts += 1
+        self.count(checkouts=1, wait_seconds=time.monotonic() - begun)
+        server = str(self._servers.config(pooled.server))
+        self.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
+        if self._limits.leak_after is not None:
+            ticket.stack = "".join(traceback.format_stack(sys._getframe(2)))
         return pooled
 
     def renew(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled:
@@ -138,6 +198,8 @@ class Lending:
     def check_in(self, ticket: Ticket, pooled: Pooled | None, *, keep: bool) -> None:
         """Take back whatever a lease has; can be called again; for `Lease`."""
         kept = pooled
+        if pooled is not None and pooled.uses == 0:
+            self._keep_tls_session(pooled)
         if pooled is not None and (why := self._why_not_kept(pooled, keep)) is not None:
             self._discard(pooled, why)
             kept = None
@@ -152,7 +214,9 @@ class Lending:
             self._await_turn(ticket, deadline)
             pooled = ticket.pooled
             if pooled is None:
-                return self._connect(ticket, deadline)
+                if (made := self._connect(ticket, deadline)) is not None:
+                    return made
+                continue
             if (why := self._why_stale(pooled)) is None:
                 pooled.uses += 1
                 self._leases[ticket] = pooled.connection
@@ -172,34 +236,81 @@ class Lending:
             if ticket.wake.acquire(blocking=False):
                 return  # its turn came in the meantime
             self._counters.timeouts += 1
-            error, cause = self._timeout_error(deadline), self._last_error
+            error, cause = self._timeout_error(deadline), self._servers.last_error()
         _log.warning("%s: %s", self.name, error)
         raise error from cause
 
-    def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled:
+    def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled | None:
+        """Connect to the first server that can be had; None if a connection is to be waited for."""
+        with self._lock:
+            order = self._servers.to_try(time.monotonic())
+        for position, index in enumerate(order):
+            # Each gets its share of the time, or a silent one would leave nothing to the others.
+            share = deadline.check(Phase.CONNECT) / (len(order) - position)
+            try:
+                return self._connect_to(index, ticket, share)
+            except SmtpError as error:
+                if _is_too_many(error) and self._step_back(ticket, error):
+                    return None
+                if position == len(order) - 1:
+                    raise
+                _log.info("%s: moving on from %s: %s", self.name, self._configs[index], error)
+        raise AssertionError("there is at least one server")
+
+    def _connect_to(self, index: int, ticket: Ticket, seconds: float) -> Pooled:
+        begun = time.monotonic()
+        config = self._configs[index]
+        self.tell(Action.CONNECT, Stage.STARTED, server=str(config))
         try:
-            connection = self._config.connect(
-                min(self._config.timeout, deadline.check(Phase.CONNECT))
-            )
-        except SmtpError as error:
-            with self._lock:
-                self._counters.connect_errors += 1
-                # A copy, which holds no traceback and so keeps no frame alive.
-                self._last_error = copy.copy(error)
+            connection = self._make_connection(index, min(config.timeout, seconds))
+        except BaseException as error:
+            self.tell(Action.CONNECT, Stage.FAILED, server=str(config), since=begun, error=error)
             raise
         now = time.monotonic()
         lifetime = self._limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1)
-        pooled = Pooled(connection, now, lifetime, spoke_at=now)
         with self._lock:
+            pooled = Pooled(
+                connection, now, lifetime,
+                spoke_at=now, server=index, generation=self._state.generation,
+            )  # fmt: skip
             self._counters.connects += 1
-            self._last_error = None
+            self._counters.connect_seconds += now - begun
+            self._servers.succeeded(index)
             self._leases[ticket] = connection
             ticket.pooled = pooled
             self._state.connected(ticket, now)
+        self.tell(Action.CONNECT, Stage.DONE, server=str(config), since=begun)
         return pooled
 
+    def _make_connection(self, index: int, seconds: float) -> SmtpConnection:
+        with self._lock:
+            refusal = self._servers.login_refusal(index, time.monotonic())
+        if refusal is not None:
+            raise refusal
+        try:
+            return self._configs[index].connect(seconds, tls_session=self._tls_sessions.get(index))
+        except SmtpError as error:
+            with self._lock:
+                self._counters.connect_errors += 1
+                self._servers.failed(index, error, time.monotonic())
+            raise
+
+    def _step_back(self, ticket: Ticket, error: SmtpError) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            waits = self._state.step_back(ticket, now)
+            size = self._state.effective_size(now)
+        if waits:
+            _log.warning("%s: down to %d connections for a while: %s", self.name, size, error)
+        return waits
+
     def _why_stale(self, pooled: Pooled) -> str | None:
-        why = self._state.why_not(pooled, time.monotonic())
+        now = time.monotonic()
+        why = self._state.why_not(pooled, now)
+        if why is None and pooled.server > 0:
+            with self._lock:
+                if self._servers.preferred(now) < pooled.server:
+                    return "a better server may be back"
         if why is None and not pooled.connection.probe():
             return "dead when idle"
         return why
@@ -215,22 +326,46 @@ class Lending:
         pooled.idle_since = 0.0
         return self._state.why_not(pooled, time.monotonic())
 
+    def _keep_tls_session(self, pooled: Pooled) -> None:
+        """Keep what the next connection to this server can resume; once per connection.
+
+        With TLS 1.3 it comes some time after the handshake, so it is looked for only now.
+        """
+        tls = pooled.connection.tls
+        if tls is not None and tls.session is not None:
+            self._tls_sessions[pooled.server] = tls.session
+
+    def _report_leaks(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            old = [t for t in self._state.permits if self._is_old(t, now)]
+            found = [(now - t.since, t.stack) for t in old]
+            for ticket in old:
+                ticket.stack = ""
+        for age, stack in found:
+            _log.warning("%s: a connection has been out for %.1f s:\n%s", self.name, age, stack)
+
     def _leave(self, ticket: Ticket, pooled: Pooled | None, *, was_used: bool = True) -> None:
         with self._lock:
-            self._leases.pop(ticket, None)
             now = time.monotonic()
+            if self._leases.pop(ticket, None) is not None and was_used:
+                self._counters.use_seconds += now - ticket.since
             self._state.leave(ticket, pooled, now, was_used=was_used)
             expired = self._state.take_expired(now)
             if self._state.is_closed and not self._state.permits:
                 self._all_back.set()
         for old, why in expired:
             self._discard(old, why)
+        if self._limits.leak_after is not None:
+            self._report_leaks()
 
     def _discard(self, pooled: Pooled, why: str) -> None:
         with self._lock:
             self._counters.discard(why)
         level = logging.DEBUG if why.startswith("max_") else logging.INFO
         _log.log(level, "%s: connection given up: %s", self.name, why)
+        server = str(self._configs[pooled.server])
+        self.tell(Action.DISCARD, Stage.DONE, server=server, reason=why)
         if pooled.connection.is_quiet:
             pooled.connection.take_leave()
         else:
@@ -291,13 +426,20 @@ class Lending:
 
     def _say_noop(self, pooled: Pooled) -> bool:
         pooled.noops += 1
-        pooled.spoke_at = time.monotonic()
+        pooled.spoke_at = begun = time.monotonic()
+        server = str(self._configs[pooled.server])
         try:
             pooled.connection.noop(NOOP_PATIENCE)
         except SmtpError as error:
             _log.debug("%s: keep-alive: %s", self.name, error)
+            self.tell(Action.NOOP, Stage.FAILED, server=server, since=begun, error=error)
             self._discard(pooled, "keepalive failed")
             return False
-        with self._lock:
-            self._counters.noops += 1
+        self.count(noops=1)
+        self.tell(Action.NOOP, Stage.DONE, server=server, since=begun)
         return True
+
+
+def _is_too_many(error: SmtpError) -> bool:
+    """Whether a refusal at connecting may mean that there are too many connections already."""
+    return isinstance(error, TransientError) and error.response.code in (421, 432, 451)

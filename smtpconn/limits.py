@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from smtpconn.deadline import Deadline
 from smtpconn.errors import ValidationError
+from smtpconn.events import Hook
 
 
 class PoolOptions(TypedDict, total=False):
@@ -20,6 +21,10 @@ class PoolOptions(TypedDict, total=False):
     max_messages: int
     keepalive: float | None
     max_connecting: int
+    max_rate: float | None
+    burst: int
+    leak_after: float | None
+    on_event: Hook | None
     name: str | None
 
 
@@ -39,12 +44,19 @@ class Limits:
     max_messages: int = 100
     keepalive: float | None = 20.0
     max_connecting: int = 2
+    leak_after: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_size", "max_messages", "max_connecting"):
             _check_count(name, getattr(self, name), 1)
         _check_count("max_waiting", self.max_waiting, 0)
-        for seconds in (self.acquire_timeout, self.max_idle, self.max_lifetime, self.keepalive):
+        for seconds in (
+            self.acquire_timeout,
+            self.max_idle,
+            self.max_lifetime,
+            self.keepalive,
+            self.leak_after,
+        ):
             if seconds is not None:
                 Deadline(seconds)
 

@@ -6,6 +6,7 @@ Also how we name ourselves to a server when nobody said (RFC 5321 4.1.4).
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterable
 from typing import TypedDict
 
@@ -25,6 +26,7 @@ class ConnectOptions(TypedDict, total=False):
     ignore_extensions: Iterable[str]
     allow_cleartext_auth: bool
     socket_factory: SocketFactory | None
+    tls_session: ssl.SSLSession | None
 
 
 def check_server(host: str, port: int) -> None:

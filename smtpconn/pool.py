@@ -7,9 +7,11 @@ meanwhile as a `smtpconn.lease.Lease`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.message import EmailMessage
 from types import TracebackType
 from typing import TypeVar
@@ -21,17 +23,21 @@ from smtpconn.content import Message
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.session import Protocol
 from smtpconn.dialogue.transaction import Request, make_request
-from smtpconn.envelope import LmtpSendResult, SendResult
+from smtpconn.envelope import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,
     Phase,
     SmtpError,
     TransientError,
     TransportError,
+    ValidationError,
 )
+from smtpconn.events import Action, Hook, Stage
+from smtpconn.fanout import fan_out
 from smtpconn.lease import Lease
 from smtpconn.lending import Lending
 from smtpconn.limits import Limits
+from smtpconn.pacing import Pace
 from smtpconn.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.sending import Recipients, message_request
 from smtpconn.stats import PoolStats
@@ -54,7 +60,8 @@ class ConnectionPool:
     """A pool of connections to one server.
 
     Args:
-        config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it.
+        config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it; or a sequence of
+            them, of which the first healthy one is used.
         max_size: connections at most, those in use included. A hard limit.
         acquire_timeout: seconds a caller waits for a connection by default.
         max_waiting: callers that may wait; one more gets `PoolOverloadedError` at once.
@@ -64,6 +71,11 @@ class ConnectionPool:
         keepalive: seconds of silence after which an idle connection gets a NOOP (8 in its life
             at most); None for no NOOPs and no background thread.
         max_connecting: connections made at the same time.
+        max_rate: messages per second that `send` and its kin let go; None for no limit.
+        burst: how many of them may go at once after a silence.
+        leak_after: seconds after which a lease is reported in the log with the stack of its
+            checkout; None not to watch. Watching costs some microseconds per checkout.
+        on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
         name: for logs and figures; None for a number.
 
     A pool is safe to use from any thread, and in a forked child, which begins with no connection
@@ -75,7 +87,7 @@ class ConnectionPool:
 
     def __init__(
         self,
-        config: ServerConfig | str,
+        config: ServerConfig | str | Sequence[ServerConfig | str],
         *,
         max_size: int = 5,
         acquire_timeout: float = 10.0,
@@ -85,9 +97,14 @@ class ConnectionPool:
         max_messages: int = 100,
         keepalive: float | None = 20.0,
         max_connecting: int = 2,
+        max_rate: float | None = None,
+        burst: int = 1,
+        leak_after: float | None = None,
+        on_event: Hook | None = None,
         name: str | None = None,
     ) -> None:
-        self._config = ServerConfig.from_url(config) if isinstance(config, str) else config
+        configs = _configs(config)
+        self._config = configs[0]
         self._acquire_timeout = acquire_timeout
         limits = Limits(
             max_size=max_size,
@@ -98,13 +115,15 @@ class ConnectionPool:
             max_messages=max_messages,
             keepalive=keepalive,
             max_connecting=max_connecting,
+            leak_after=leak_after,
         )
+        self._pace = Pace(max_rate, burst) if max_rate is not None else None
         self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._lending = Lending(self._config, limits, self.name)
+        self._lending = Lending(configs, limits, self.name, on_event)
 
     @property
     def config(self) -> ServerConfig:
-        """The server this pool connects to."""
+        """The server this pool prefers."""
         return self._config
 
     @property
@@ -172,13 +191,77 @@ class ConnectionPool:
         self, make: Callable[[SmtpConnection], Request], timeout: float | None
     ) -> SendResult | LmtpSendResult:
         deadline = Deadline(self._config.timeout if timeout is None else timeout)
+        begun = time.monotonic()
+        self._lending.tell(Action.SEND, Stage.STARTED)
         try:
+            if self._pace is not None:
+                self._pace.wait(deadline)
             result = self._run(lambda c: _send_over(c, make(c), deadline), deadline)
-        except BaseException:
-            self._lending.count("failed_messages")
+        except BaseException as error:
+            unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
+            self._lending.count(failed_messages=1, unknown_messages=unknown)
+            self._lending.tell(Action.SEND, Stage.FAILED, since=begun, error=error)
             raise
-        self._lending.count("messages")
+        self._lending.count(messages=1, **_recipient_counts(result))
+        self._lending.tell(Action.SEND, Stage.DONE, since=begun)
         return result
+
+    def send_many(
+        self, envelopes: Iterable[Envelope], *, timeout: float | None = None
+    ) -> Iterator[SendOutcome]:
+        """Send many messages over all the pool's connections, going on after failures.
+
+        Envelopes are taken one by one as connections become free, and memory stays bounded however
+        many there are. Nothing is sent twice.
+
+        Args:
+            envelopes: what to send; may be a generator.
+            timeout: seconds for each message, as in `send`.
+
+        Yields:
+            An outcome per envelope, as they come, which is not the order of the envelopes.
+
+        Raises:
+            BaseException: what ``envelopes`` itself raised, after the outcomes of what was begun.
+        """
+        return fan_out(
+            lambda envelope: self._outcome(envelope, timeout), envelopes, self.stats().max_size
+        )
+
+    def _outcome(self, envelope: Envelope, timeout: float | None) -> SendOutcome:
+        try:
+            result = self.send(
+                envelope.sender,
+                envelope.recipients,
+                envelope.message,
+                mail_params=envelope.mail_params,
+                rcpt_params=envelope.rcpt_params,
+                timeout=timeout,
+            )
+        except SmtpError as error:
+            return SendOutcome(envelope, None, error)
+        except Exception as error:
+            # The message's own file or iterable; its connection is closed, nothing was delivered.
+            return SendOutcome(envelope, None, _unreadable(error))
+        return SendOutcome(envelope, result, None)
+
+    def warm(self, count: int) -> None:
+        """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
+
+        Raises:
+            SmtpError: as `connection`.
+        """
+        with contextlib.ExitStack() as stack:
+            for _ in range(min(count, self.stats().max_size)):
+                stack.enter_context(self.connection())
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones now, those in use when they come back."""
+        self._lending.drain()
+
+    def leaks(self) -> list[tuple[float, str]]:
+        """The leases older than ``leak_after``: age in seconds, and the stack of their checkout."""
+        return self._lending.leaks()
 
     def stats(self) -> PoolStats:
         """The pool's figures at this moment."""
@@ -221,8 +304,33 @@ class ConnectionPool:
                 if not (lease.was_reused and _is_stale(error)):
                     raise
                 _log.info("%s: a reused connection was dead (%s): once more", self.name, error)
-            self._lending.count("retries")
+            self._lending.count(retries=1)
             return operation(lease.renew(deadline))
+
+
+def _configs(
+    config: ServerConfig | str | Sequence[ServerConfig | str],
+) -> tuple[ServerConfig, ...]:
+    given = (config,) if isinstance(config, (ServerConfig, str)) else tuple(config)
+    if not given:
+        raise ValidationError("a pool needs a server")
+    return tuple(ServerConfig.from_url(c) if isinstance(c, str) else c for c in given)
+
+
+def _recipient_counts(result: SendResult | LmtpSendResult) -> dict[str, int]:
+    if isinstance(result, SendResult):
+        accepted, refused = len(result.accepted_recipients), 0
+    else:
+        accepted = sum(each.delivered for each in result.results)
+        refused = len(result.results) - accepted
+    rejected = refused + len(result.rejected_recipients)
+    return {"accepted_recipients": accepted, "rejected_recipients": rejected}
+
+
+def _unreadable(error: Exception) -> SmtpError:
+    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def _send_over(

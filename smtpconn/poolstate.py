@@ -27,6 +27,10 @@ MAX_NOOPS = 8
 """Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
 
 
+LOWERED_FOR = 60.0
+"""Seconds for which a server's "too many connections" lowers the effective size."""
+
+
 @dataclass(slots=True, eq=False)
 class Pooled:
     """A connection of the pool and what is known of its life; times are of the monotonic clock."""
@@ -36,6 +40,8 @@ class Pooled:
     lifetime: float
     idle_since: float = 0.0
     spoke_at: float = 0.0
+    server: int = 0
+    generation: int = 0
     uses: int = 0
     noops: int = 0
 
@@ -55,12 +61,14 @@ class Ticket:
         pooled: the idle connection it was given; None if it is to make one.
         since: when it got its permit.
         fresh: whether it wants no idle connection.
+        stack: where the caller stands, if leases are watched; "" once it was reported.
     """
 
     wake: threading.Lock = field(default_factory=_held_lock)
     pooled: Pooled | None = None
     since: float = 0.0
     fresh: bool = False
+    stack: str = ""
 
 
 class PoolState:
@@ -73,11 +81,14 @@ class PoolState:
         self.connecting: set[Ticket] = set()
         self.idle: list[Pooled] = []
         self.is_closed = False
+        self.generation = 0
+        self._ceiling = limits.max_size
+        self._ceiling_until = 0.0
 
     @property
     def is_overloaded(self) -> bool:
         """Whether one more caller would be one too many."""
-        would_wait = bool(self.queue) or not self._has_room()
+        would_wait = bool(self.queue) or not len(self.permits) < self.limits.max_size
         return would_wait and len(self.queue) >= self.limits.max_waiting
 
     def enter(self, ticket: Ticket, now: float) -> bool:
@@ -95,6 +106,30 @@ class PoolState:
         ticket.fresh = fresh
         self.queue.appendleft(ticket)
         self.settle(now)
+
+    def step_back(self, ticket: Ticket, now: float) -> bool:
+        """The server takes no more connections: wait for one to come back, if any are out.
+
+        The pool's effective size is lowered to those it has, for a while. Returns False if there
+        is none to wait for.
+        """
+        others = len(self.permits) - 1
+        if others < 1:
+            return False
+        self._ceiling, self._ceiling_until = others, now + LOWERED_FOR
+        self.queue.appendleft(ticket)
+        self.connecting.discard(ticket)
+        self.permits.discard(ticket)
+        self.settle(now)
+        return True
+
+    def effective_size(self, now: float) -> int:
+        """How many connections there may be now: ``max_size``, or fewer if the server said so."""
+        return self._ceiling if now < self._ceiling_until else self.limits.max_size
+
+    def drain(self) -> None:
+        """Have every connection that exists closed when it is next looked at."""
+        self.generation += 1
 
     def connected(self, ticket: Ticket, now: float) -> None:
         """Note that a caller has made its connection, so that the next one may make one."""
@@ -133,12 +168,12 @@ class PoolState:
         """Whether a caller's turn has come."""
         return ticket.pooled is not None or ticket in self.connecting
 
-    def _has_room(self) -> bool:
-        return len(self.permits) < self.limits.max_size
+    def _has_room(self, now: float) -> bool:
+        return len(self.permits) < self.effective_size(now)
 
     def _serve(self, ticket: Ticket, now: float) -> bool:
         if ticket not in self.permits:
-            if not self._has_room():
+            if not self._has_room(now):
                 return False
             ticket.since = now
             self.permits.add(ticket)
@@ -156,6 +191,8 @@ class PoolState:
         limits = self.limits
         if self.is_closed:
             return "pool closed"
+        if pooled.generation != self.generation:
+            return "drained"
         if now - pooled.born >= pooled.lifetime:
             return "max_lifetime"
         most = pooled.connection.capabilities.max_transactions or limits.max_messages

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from smtpconn.servers import ServerStats
+
 
 @dataclass(slots=True)
 class Counters:
@@ -23,6 +25,12 @@ class Counters:
     noops: int = 0
     messages: int = 0
     failed_messages: int = 0
+    unknown_messages: int = 0
+    accepted_recipients: int = 0
+    rejected_recipients: int = 0
+    wait_seconds: float = 0.0
+    use_seconds: float = 0.0
+    connect_seconds: float = 0.0
     discards: dict[str, int] = field(default_factory=dict)
 
     def discard(self, reason: str) -> None:
@@ -47,8 +55,15 @@ class PoolStats:
         connects, connect_errors: connections made, and attempts that failed.
         retries: messages sent again because a reused connection was dead before content was spent.
         noops: keep-alive NOOPs.
-        messages, failed_messages: what `ConnectionPool.send` did.
+        messages, failed_messages: what `ConnectionPool.send` and its kin did.
+        unknown_messages: those of the failed ones that may have been delivered.
+        accepted_recipients, rejected_recipients: of the messages that were sent.
+        wait_seconds, use_seconds, connect_seconds: spent by all callers together on waiting for a
+            connection (connecting included), on holding one, and on connecting.
         discards: connections given up, by reason.
+        effective_size: ``max_size``, or less for a while after the server said that there are too
+            many connections.
+        servers: how each server stands, in the order given.
     """
 
     name: str
@@ -67,4 +82,12 @@ class PoolStats:
     noops: int
     messages: int
     failed_messages: int
+    unknown_messages: int
+    accepted_recipients: int
+    rejected_recipients: int
+    wait_seconds: float
+    use_seconds: float
+    connect_seconds: float
     discards: Mapping[str, int]
+    effective_size: int
+    servers: tuple[ServerStats, ...]

@@ -73,14 +73,26 @@ class Transport:
         """The TLS socket, to ask for its version, cipher and certificate; None in clear."""
         return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
 
-    def start_tls(self, context: ssl.SSLContext, host: str, deadline: Deadline) -> None:
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        host: str,
+        deadline: Deadline,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
         """Do the handshake (RFC 3207 4), checking the certificate against ``host``.
+
+        Args:
+            context, host, deadline: the settings, the name, and by when.
+            session: of an earlier connection with the same settings, to resume if the server will.
 
         Raises:
             OSError: it failed; `as_smtp_error` names it.
         """
         # Not the handshake on wrapping: it would block without regard to the deadline.
-        tls = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
+        tls = context.wrap_socket(
+            self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
+        )
         self._sock, self._is_tls = tls, True
         tls.settimeout(0)
         while True:
