@@ -16,6 +16,7 @@ Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from smtpconn.errors import ParseError
@@ -50,12 +51,19 @@ class EnhancedStatusCode:
     @classmethod
     def from_text(cls, text: str) -> EnhancedStatusCode | None:
         """Read the code that ``text`` begins with; None if it begins with something else."""
-        numbers = text.split(maxsplit=1)[0].split(".") if text.strip() else []
-        if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
-            return None
-        if numbers[0] not in ("2", "4", "5") or any(len(n) > 3 for n in numbers):
-            return None
-        return cls(*map(int, numbers))
+        word = text.partition(" ")[0]
+        # Most replies end here, at no cost: "Ok", "2.1.0", "End data with ...".
+        return _status_code(word) if word[1:2] == "." and len(word) <= len("5.999.999") else None
+
+
+@functools.lru_cache(maxsize=256)
+def _status_code(word: str) -> EnhancedStatusCode | None:
+    numbers = word.split(".")
+    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+        return None
+    if numbers[0] not in ("2", "4", "5") or any(len(n) > 3 for n in numbers):
+        return None
+    return EnhancedStatusCode(*map(int, numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class Transport:
         self.is_open = True
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Waiting to read is what is done most: made once, for the descriptor, which TLS keeps.
+        self._read_poll = select.poll() if hasattr(select, "poll") else None
+        if self._read_poll is not None:
+            self._read_poll.register(sock, select.POLLIN)
         self._quick_ack = getattr(socket, "TCP_QUICKACK", None)
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             self._quick_ack = None
@@ -170,7 +174,11 @@ class Transport:
         Raises:
             TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
         """
-        if not wait_for_sockets({self._sock: (read, write)}, deadline.remaining()):
+        if read and not write and self._read_poll is not None:
+            ready = bool(self._read_poll.poll(_milliseconds(deadline.remaining())))
+        else:
+            ready = bool(wait_for_sockets({self._sock: (read, write)}, deadline.remaining()))
+        if not ready:
             raise TimeoutError
 
     def interrupt(self) -> None:
@@ -209,12 +217,16 @@ def wait_for_sockets(
         for sock, (read, write) in interests.items():
             by_descriptor[sock.fileno()] = sock
             poll.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
-        # Rounded up: a wait of 0 ms would spin until the deadline.
-        return [by_descriptor[fd] for fd, _ in poll.poll(int(seconds * 1000) + 1 if seconds else 0)]
+        return [by_descriptor[fd] for fd, _ in poll.poll(_milliseconds(seconds))]
     readers = [s for s, (read, _) in interests.items() if read]
     writers = [s for s, (_, write) in interests.items() if write]
     ready = select.select(readers, writers, writers, seconds)
     return list({*ready[0], *ready[1], *ready[2]})
+
+
+def _milliseconds(seconds: float) -> int:
+    # Rounded up: waits of 0 ms would spin until the deadline.
+    return int(seconds * 1000) + 1 if seconds else 0
 
 
 def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:

@@ -14,8 +14,10 @@ Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.commands import Command, command
@@ -41,6 +43,12 @@ from smtpconn.parameters import (
     rcpt_parameters,
 )
 from smtpconn.reply import SmtpResponse
+
+# Applications send from few addresses and often to the same ones.
+_reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
+_forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
+
+Path = TypeVar("Path")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +84,8 @@ def make_request(
             phase=Phase.INPUT,
         )
     return Request(
-        sender if isinstance(sender, ReversePath) else ReversePath(sender),
-        tuple(r if isinstance(r, ForwardPath) else ForwardPath(r) for r in given),
+        _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
+        tuple(_forward_path(r) if isinstance(r, str) else _checked(r, ForwardPath) for r in given),
         message if isinstance(message, Content) else Content(message),
         mail_params if mail_params is not None else MailFromParams(),
         tuple(rcpt_params) if rcpt_params is not None else (RcptToParams(),) * len(given),
@@ -91,6 +99,12 @@ class _Delivery:
     accepted: tuple[ForwardPath, ...]
     rejected: tuple[RejectedRecipient, ...]
     replies: tuple[SmtpResponse, ...]
+
+
+def _checked(path: Path, kind: type[Path]) -> Path:
+    if not isinstance(path, kind):
+        raise ValidationError(f"an address is a str or a {kind.__name__}: {path!r:.80}")
+    return path
 
 
 def transaction(
