@@ -23,6 +23,7 @@ from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.commands import Command, command
 from smtpconn.content import END_OF_DATA, Content, Message
 from smtpconn.dialogue.batch import Batch, Conversation, Payload, Step, single
+from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.session import Protocol, Session
 from smtpconn.envelope import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.errors import (
@@ -31,6 +32,7 @@ from smtpconn.errors import (
     ProtocolError,
     SmtpError,
     SmtpUtf8RequiredError,
+    TransientError,
     UnsupportedExtensionError,
     ValidationError,
     refusal,
@@ -372,9 +374,10 @@ def _failure(
         for each, reply in zip(envelope, replies, strict=False)
         if not _is_wanted(each, reply)
     ]
-    # A reply out of step goes before every refusal: nothing else can be believed then.
+    # A reply out of step goes before every refusal, because nothing else can be believed then;
+    # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
     for error in errors:
-        if isinstance(error, ProtocolError):
+        if isinstance(error, ProtocolError) or _is_farewell(error):
             return error
     # Refusals in the order of their causes: what follows a refused MAIL was refused because of it.
     for phase in (Phase.RSET, Phase.MAIL):
@@ -384,6 +387,10 @@ def _failure(
     if not accepted:
         return AllRecipientsFailedError(rejected)
     return next((error for error in errors if error.phase is Phase.DATA), None)
+
+
+def _is_farewell(error: SmtpError) -> bool:
+    return isinstance(error, TransientError) and error.response.code == SHUTTING_DOWN
 
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
