@@ -1,0 +1,341 @@
+"""`SmtpServer` by itself: it speaks SMTP and LMTP by the RFCs, records, and fails on demand."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from smtpconn.testing import ReceivedMessage, SmtpServer
+from tests.realservers.certificates import Certificates
+
+MESSAGE = b"Subject: one\r\n\r\n.dot\r\n"
+
+
+class Peer:
+    """A client that says exactly what it is told."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._file = sock.makefile("rb")
+
+    def say(self, text: bytes) -> None:
+        """Send octets."""
+        self.sock.sendall(text)
+
+    def reply(self) -> list[str]:
+        """The lines of the next reply; none if the connection is over."""
+        lines = []
+        while line := self._file.readline():
+            lines.append(line.decode().rstrip("\r\n"))
+            if line[3:4] != b"-":
+                break
+        return lines
+
+    def ask(self, text: bytes) -> str:
+        """Send a line and return the last line of the reply."""
+        self.say(text + b"\r\n")
+        return self.reply()[-1]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self.sock.close()
+
+
+@contextmanager
+def connected(server: SmtpServer) -> Iterator[Peer]:
+    """A peer that has heard the greeting and said EHLO."""
+    peer = Peer(socket.create_connection((server.host, server.port), 10))
+    try:
+        assert peer.reply()[-1].startswith("220 ")
+        assert peer.ask(b"EHLO client.example").startswith("250 ")
+        yield peer
+    finally:
+        peer.close()
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server with everything it can do by default."""
+    with SmtpServer() as running:
+        yield running
+
+
+def test_a_message_is_recorded_as_it_came(server: SmtpServer) -> None:
+    """Sender, recipients, parameters and the unstuffed content are there once 250 was said."""
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail("a@b.example", ["c@d.example", "e@d.example"], MESSAGE, ["BODY=8BITMIME"])
+    assert server.messages == [
+        ReceivedMessage(
+            "a@b.example",
+            ("c@d.example", "e@d.example"),
+            MESSAGE,
+            (f"size={len(MESSAGE)}", "BODY=8BITMIME"),
+            ((), ()),
+            connection=1,
+        )
+    ]
+    server.wait_for(lambda: server.connections[0].closed)
+    assert server.connections[0].commands[-1].upper() == "QUIT"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([b"RCPT TO:<c@d.example>"], "503"),
+        ([b"DATA"], "503"),
+        ([b"MAIL FROM:<a@b.example>", b"DATA"], "554"),
+        ([b"MAIL FROM:<a@b.example>", b"MAIL FROM:<a@b.example>"], "503"),
+        ([b"MAIL FROM:<a@b.example> SIZE=99999999999"], "552"),
+        ([b"MAIL FROM:a@b.example"], "501"),
+        ([b"MAIL FROM:<>", b'RCPT TO:<"a>b"@d.example>'], "250"),
+        ([b"BDAT x"], "501"),
+        ([b"BDAT 0 LAST"], "503"),
+        ([b"STARTTLS"], "503"),
+        ([b"AUTH PLAIN AAAA"], "504"),
+        ([b"VRFY someone"], "252"),
+        ([b"HELP"], "214"),
+        ([b"NONSENSE"], "500"),
+        ([b"noop"], "250"),
+        ([b"QUIT"], "221"),
+    ],
+)
+def test_commands_are_answered_by_the_rfc(
+    server: SmtpServer, said: list[bytes], expected: str
+) -> None:
+    """What is out of order, unknown or wrong is refused with the right code."""
+    with connected(server) as peer:
+        *before, last = said
+        for line in before:
+            assert peer.ask(line).startswith("250 ")
+        assert peer.ask(last).startswith(expected)
+
+
+def test_pipelined_commands_are_answered_in_one_write(server: SmtpServer) -> None:
+    """A group of commands is one turn (RFC 2920)."""
+    with connected(server) as peer:
+        turns = server.connections[0].turns
+        peer.say(b"MAIL FROM:<>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n")
+        assert [peer.reply()[0][:3] for _ in range(3)] == ["250", "250", "354"]
+        assert server.connections[0].turns == turns + 1
+
+
+def test_pauses_count_turns() -> None:
+    """With a pause, commands that come in pieces without waiting are one turn all the same."""
+    with SmtpServer(answer_after_pause=0.05) as server, connected(server) as peer:
+        turns = server.connections[0].turns
+        for piece in (b"MAIL FR", b"OM:<>\r\nRCPT TO:<c", b"@d.example>\r\n"):
+            peer.say(piece)
+        assert [peer.reply()[0][:3] for _ in range(2)] == ["250", "250"]
+        assert server.connections[0].turns == turns + 1
+
+
+def test_chunks_are_swallowed_whatever_comes_of_them(server: SmtpServer) -> None:
+    """BDAT takes its octets even when refused, and joins chunks otherwise (RFC 3030)."""
+    with connected(server) as peer:
+        assert peer.ask(b"BDAT 6 LAST\r\nQUIT").startswith("503")
+        assert peer.ask(b"MAIL FROM:<>").startswith("250")
+        assert peer.ask(b"RCPT TO:<c@d.example>").startswith("250")
+        peer.say(b"BDAT 3\r\nabc")
+        assert peer.reply()[0].startswith("250")
+        peer.say(b"BDAT 3 LAST\r\ndef")
+        assert peer.reply()[0].startswith("250")
+    assert [(m.content, m.via) for m in server.messages] == [(b"abcdef", "BDAT")]
+
+
+def test_lmtp_answers_once_per_recipient() -> None:
+    """Each accepted recipient has its own answer and its own message (RFC 2033 4.2)."""
+    known = {"c@d.example", "e@d.example"}
+    with SmtpServer(protocol="LMTP", recipient_known=known.__contains__) as server:
+        server.fault("CONTENT", reply="452 4.2.2 full", match="e@d.example")
+        with connected(server) as peer:
+            peer.ask(b"MAIL FROM:<>")
+            for recipient in (b"c@d.example", b"nobody@d.example", b"e@d.example"):
+                peer.ask(b"RCPT TO:<%s>" % recipient)
+            assert peer.ask(b"DATA").startswith("354")
+            peer.say(b"hello\r\n.\r\n")
+            assert [peer.reply()[0][:3] for _ in range(2)] == ["250", "452"]
+        assert [m.recipients for m in server.messages] == [("c@d.example",)]
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_tls(certificates: Certificates, implicit: bool) -> None:
+    """TLS from the first octet or by STARTTLS; what was said in clear is forgotten."""
+    context, trusting = certificates.server_context(), certificates.client_context()
+    with SmtpServer(tls_context=context, implicit_tls=implicit) as server:
+        client: smtplib.SMTP
+        if implicit:
+            client = smtplib.SMTP_SSL("localhost", server.port, context=trusting)
+        else:
+            client = smtplib.SMTP("localhost", server.port)
+            client.starttls(context=trusting)
+        with client:
+            client.sendmail("a@b.example", "c@d.example", MESSAGE)
+        assert server.messages[0].tls
+        assert server.url.startswith("smtps://" if implicit else "smtp+starttls://")
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_logins(mechanism: str, at_once: bool) -> None:
+    """PLAIN and LOGIN, with the initial response at once or asked for; a wrong password is 535."""
+    with SmtpServer(users={"user": "right"}, require_auth=True) as server:
+        with smtplib.SMTP(server.host, server.port) as client:
+            client.ehlo()
+            with pytest.raises(smtplib.SMTPSenderRefused):
+                client.sendmail("a@b.example", "c@d.example", MESSAGE)
+            client.user, client.password = "user", "wrong"
+            function = client.auth_plain if mechanism == "PLAIN" else client.auth_login
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                client.auth(mechanism, function, initial_response_ok=at_once)
+            client.password = "right"
+            client.auth(mechanism, function, initial_response_ok=at_once)
+            client.sendmail("a@b.example", "c@d.example", MESSAGE)
+        assert server.messages[0].user == "user"
+
+
+def test_a_server_without_ehlo() -> None:
+    """It knows HELO."""
+    with SmtpServer(ehlo=False) as server, smtplib.SMTP(server.host, server.port) as client:
+        assert client.ehlo()[0] == 502
+        assert client.helo()[0] == 250
+
+
+def test_faults_replace_a_reply_and_its_effect(server: SmtpServer) -> None:
+    """A refusal at RCPT is not remembered as a recipient; the next time it is."""
+    server.fault("RCPT", reply=["450 4.2.0 later", "ignored"][0], match="c@d")
+    with connected(server) as peer:
+        peer.ask(b"MAIL FROM:<>")
+        assert peer.ask(b"RCPT TO:<c@d.example>") == "450 4.2.0 later"
+        assert peer.ask(b"DATA").startswith("554")
+        assert peer.ask(b"RCPT TO:<c@d.example>").startswith("250")
+        assert peer.ask(b"DATA").startswith("354")
+
+
+def test_faults_can_be_skipped_repeated_and_glued(server: SmtpServer) -> None:
+    """``skip`` lets some pass, ``times`` repeats, ``after`` stands in the same write."""
+    server.fault("NOOP", skip=1, times=2, after=b"421 4.3.2 bye\r\n", split=3)
+    with connected(server) as peer:
+        assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
+        for _ in range(2):
+            assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
+            assert peer.reply() == ["421 4.3.2 bye"]
+        peer.say(b"NOOP\r\nQUIT\r\n")
+        assert [peer.reply()[0][:3] for _ in range(2)] == ["250", "221"]
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_faults_hang_up(server: SmtpServer, how: str) -> None:
+    """Closing ends the stream, resetting breaks it; other connections stay."""
+    if how == "close":
+        server.fault("MAIL", close=True)
+    else:
+        server.fault("MAIL", reset=True)
+    with connected(server) as other, connected(server) as peer:
+        peer.say(b"MAIL FROM:<>\r\n")
+        if how == "close":
+            assert peer.reply() == []
+        else:
+            with pytest.raises(ConnectionResetError):
+                peer.reply()
+        assert other.ask(b"NOOP").startswith("250")
+
+
+def test_a_hanging_connection_ends_with_the_server() -> None:
+    """``hang`` says nothing more; stopping the server ends it."""
+    with SmtpServer() as server:
+        server.fault("NOOP", hang=True)
+        with connected(server) as peer:
+            peer.say(b"NOOP\r\n")
+            server.wait_for(lambda: server.connections[0].commands[-1:] == ["NOOP"])
+            peer.sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                peer.sock.recv(1)
+            server.stop()
+
+
+def test_an_unknown_step_is_refused(server: SmtpServer) -> None:
+    """A misspelt step would be a fault that never strikes."""
+    with pytest.raises(ValueError, match="RCTP"):
+        server.fault("RCTP", reply="550 no")
+
+
+def test_killing_and_restarting(server: SmtpServer) -> None:
+    """Open connections are reset; the port and the messages stay."""
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail("a@b.example", "c@d.example", MESSAGE)
+    port = server.port
+    with connected(server) as peer:
+        server.kill()
+        with pytest.raises(ConnectionResetError):
+            peer.reply()
+    server.restart()
+    assert server.port == port
+    with connected(server):
+        assert len(server.messages) == 1
+
+
+def test_silent_connections_are_told_to_go(server: SmtpServer) -> None:
+    """``close_idle`` says its line and hangs up."""
+    with connected(server) as peer:
+        server.close_idle()
+        assert peer.reply() == ["421 4.3.2 Shutting down"]
+        assert peer.reply() == []
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """It listens where it was told, says so in its URL, and leaves nothing."""
+    path = tmp_path / "lmtp"
+    with SmtpServer(protocol="LMTP", unix_path=str(path)) as server:
+        assert server.url == f"lmtp+unix://{path}"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            assert sock.recv(100).startswith(b"220 ")
+    assert not path.exists()
+
+
+def test_waiting_in_vain_says_what_was_missing(server: SmtpServer) -> None:
+    """A message that does not come is a TimeoutError with the count."""
+    with pytest.raises(TimeoutError, match="0 of 1 messages"):
+        server.wait_for_messages(1, timeout=0.01)
+
+
+def test_clear_forgets(server: SmtpServer) -> None:
+    """Messages, finished connections and faults are gone."""
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail("a@b.example", "c@d.example", MESSAGE)
+    server.wait_for(lambda: server.connections[0].closed)
+    server.fault("NOOP", reply="500 no")
+    server.clear()
+    assert (server.messages, server.connections) == ([], [])
+    with connected(server) as peer:
+        assert peer.ask(b"NOOP").startswith("250")
+
+
+def test_a_broken_server_is_not_silent() -> None:
+    """An error in a connection's thread that is the server's own fault comes out of stop()."""
+
+    def broken(path: str) -> bool:
+        raise ZeroDivisionError(path)
+
+    server = SmtpServer(recipient_known=broken).start()
+    with connected(server) as peer:
+        peer.ask(b"MAIL FROM:<>")
+        peer.say(b"RCPT TO:<c@d.example>\r\n")
+        assert peer.reply() == []
+    with pytest.raises(ZeroDivisionError):
+        server.stop()
+
+
+def test_the_context_of_a_client_is_not_trusted_by_default(certificates: Certificates) -> None:
+    """A failed handshake is the peer's doing and no error of the server."""
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            smtplib.SMTP_SSL("localhost", server.port, context=ssl.create_default_context())
+        server.wait_for(lambda: server.connections[0].closed)
