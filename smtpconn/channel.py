@@ -98,12 +98,19 @@ class Channel:
         else:
             self.driver.interrupt()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open and no operation is under way."""
+        return self.is_open and not self._lock.locked()
+
     def probe(self) -> bool:
         """Whether the channel is good as far as can be told without a round trip."""
-        is_good = self.unless_busy(
-            lambda: self.driver.transport.is_open and self.driver.probe() is None
-        )
-        return is_good is not False
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            return self.is_open and self.driver.probe() is None
+        finally:
+            self._lock.release()
 
     def abandon(self) -> None:
         """Close the descriptor and nothing else: for a forked child, whose parent goes on."""

@@ -106,12 +106,18 @@ class ServerConfig:
             )
         protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
         host, port = _where(parts, default_port)
-        settings: dict[str, Any] = {"protocol": protocol, **_query(parts.query)}
-        if parts.username:
+        settings: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "tls_mode": tls_mode,
+            "protocol": protocol,
+            **_query(parts.query),
+        }
+        if parts.username is not None:
             settings["credentials"] = PasswordCredentials(
                 unquote(parts.username), unquote(parts.password or "")
             )
-        return cls(host, port, tls_mode, **(settings | options))
+        return cls(**(settings | options))
 
     def replace(self, **changes: Any) -> Self:
         """The same configuration with some attributes changed."""
@@ -164,10 +170,12 @@ class ServerConfig:
 
 
 def _split(url: str) -> SplitResult:
+    if not isinstance(url, str):
+        raise ValidationError(f"a URL is a str, not {type(url).__name__}")
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except (ValueError, AttributeError, TypeError):
+    except ValueError:
         raise ValidationError("the server's URL cannot be read; is its port a number?") from None
     if any(c <= " " or c == "\x7f" for c in url):
         raise ValidationError("the server's URL holds a space or a control character")
@@ -191,9 +199,10 @@ def _query(query: str) -> dict[str, Any]:
             try:
                 known[name] = float(value)
             except ValueError:
-                raise ValidationError(f"timeout is a number of seconds: {value!r:.40}") from None
+                raise ValidationError("?timeout= is a number of seconds") from None
         elif name == "ehlo_domain":
             known[name] = value
         else:
-            raise ValidationError(f"a server's URL has no {name!r:.40}; use keyword arguments")
+            # Not quoted: a "?" that was not encoded may have put a password here.
+            raise ValidationError("behind the ? of a URL may stand timeout= and ehlo_domain=")
     return known

@@ -291,7 +291,7 @@ class SmtpConnection(Sending, LoggingIn):
     @property
     def is_quiet(self) -> bool:
         """Whether it is open and no operation is under way, in this or another thread."""
-        return self._channel.unless_busy(lambda: self._channel.is_open) or False
+        return self._channel.is_quiet
 
     @property
     def transactions(self) -> int:

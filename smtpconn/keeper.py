@@ -29,14 +29,14 @@ class Keeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bell = threading.Event()
-        self._pools: dict[int, weakref.ref[Kept]] = {}
+        self._pools: dict[int, tuple[weakref.ref[Kept]]] = {}
         self._next_look = 0.0
         self._is_running = False
 
     def watch(self, pool: Kept, due: float) -> None:
         """See to it that ``pool`` is looked after by ``due`` (monotonic)."""
         with self._lock:
-            self._pools[id(pool)] = weakref.ref(pool)
+            self._pools[id(pool)] = (weakref.ref(pool),)
             if not self._is_running:
                 self._is_running = True
                 self._next_look = due
@@ -64,13 +64,13 @@ class Keeper:
                 # Until the round is over, whoever comes is to ring.
                 self._next_look = float("inf")
             moments = [
-                due for key, ref in pools.items() if (due := self._look(key, ref)) is not None
+                due for key, entry in pools.items() if (due := self._look(key, entry)) is not None
             ]
             if not self._goes_on(min(moments, default=None)):
                 return
 
-    def _look(self, key: int, ref: weakref.ref[Kept]) -> float | None:
-        pool = ref()
+    def _look(self, key: int, entry: tuple[weakref.ref[Kept]]) -> float | None:
+        pool = entry[0]()
         due = None
         if pool is not None:
             try:
@@ -79,7 +79,8 @@ class Keeper:
                 _log.exception("looking after idle connections failed")
         if due is None:
             with self._lock:
-                if self._pools.get(key) is ref:
+                # Unless it came again meanwhile, in an entry of its own.
+                if self._pools.get(key) is entry:
                     del self._pools[key]
         return due
 

@@ -13,19 +13,19 @@ from typing import Protocol
 from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Deadline
 from smtpconn.errors import PoolError
-from smtpconn.poolstate import Pooled, Ticket
+from smtpconn.poolstate import Ticket
 
 
 class Lender(Protocol):
     """What a lease needs of a pool."""
 
-    def checkout(self, ticket: Ticket, deadline: Deadline) -> Pooled:
-        """Stand in line and get a connection that is good."""
+    def checkout(self, ticket: Ticket, timeout: float) -> SmtpConnection:
+        """Get a connection that is good, standing in line if need be."""
 
-    def renew(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled:
+    def renew(self, ticket: Ticket, deadline: Deadline) -> SmtpConnection:
         """Replace a connection that turned out to be dead by a new one."""
 
-    def check_in(self, ticket: Ticket, pooled: Pooled | None, *, keep: bool) -> None:
+    def check_in(self, ticket: Ticket, *, keep: bool) -> None:
         """Take everything back; may be called again after it was cut off."""
 
 
@@ -37,20 +37,19 @@ class Lease:
     greenlet), because nobody can tell what was cut off.
     """
 
+    __slots__ = ("_pool", "_ticket", "_timeout")
+
     def __init__(self, pool: Lender, timeout: float) -> None:
+        self._ticket: Ticket | None = None
         self._pool = pool
         self._timeout = timeout
-        self._ticket: Ticket | None = None
-        self._pooled: Pooled | None = None
 
     def __enter__(self) -> SmtpConnection:
         if self._ticket is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
-        deadline = Deadline(self._timeout)
         self._ticket = ticket = Ticket()
         try:
-            self._pooled = self._pool.checkout(ticket, deadline)
-            return self._pooled.connection
+            return self._pool.checkout(ticket, self._timeout)
         except BaseException:
             self._give_back(keep=False)
             raise
@@ -70,22 +69,18 @@ class Lease:
     @property
     def was_reused(self) -> bool:
         """Whether the connection had been used before it was borrowed."""
-        return self._pooled is not None and self._pooled.uses > 0
+        ticket = self._ticket
+        return ticket is not None and ticket.pooled is not None and ticket.pooled.uses > 0
 
     def renew(self, deadline: Deadline) -> SmtpConnection:
         """Replace the connection, which is dead, by a new one, keeping the permit."""
-        pooled, self._pooled = self._pooled, None
-        assert self._ticket is not None
-        assert pooled is not None
-        self._pooled = self._pool.renew(self._ticket, pooled, deadline)
-        return self._pooled.connection
+        if self._ticket is None:
+            raise PoolError("this lease is not in use")
+        return self._pool.renew(self._ticket, deadline)
 
     def _give_back(self, *, keep: bool) -> None:
         """Give everything back; again, and what is left of it, if it was cut off."""
         ticket = self._ticket
-        if ticket is None:
-            return
-        # Whatever is cut off here costs a connection at most, never the permit.
-        pooled, self._pooled, ticket.pooled = self._pooled or ticket.pooled, None, None
-        self._pool.check_in(ticket, pooled, keep=keep)
-        self._ticket = None
+        if ticket is not None:
+            self._pool.check_in(ticket, keep=keep)
+            self._ticket = None

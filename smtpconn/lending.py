@@ -7,6 +7,7 @@ lock, act outside it. Nothing slow happens under the lock: no I/O, no waiting, n
 from __future__ import annotations
 
 import logging
+import math
 import random
 import ssl
 import sys
@@ -58,6 +59,7 @@ class Lending:
     ) -> None:
         self.name = name
         self.hook = hook
+        self._watches = hook is not None or limits.leak_after is not None
         self._configs = configs
         self._config = configs[0]
         self._limits = limits
@@ -67,10 +69,10 @@ class Lending:
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._state = PoolState(self._limits)
-        self._leases: dict[Ticket, SmtpConnection] = {}
         self._counters = Counters()
         self._servers = Servers(self._configs)
         self._tls_sessions: dict[int, ssl.SSLSession] = {}
+        self._looked_after_at: float | None = None
         self._all_back = threading.Event()
 
     @property
@@ -167,47 +169,73 @@ class Lending:
         if not self._all_back.wait(timeout):
             _log.warning("%s: closed while %d connections are out", self.name, self.stats().in_use)
 
-    def checkout(self, ticket: Ticket, deadline: Deadline) -> Pooled:
-        """Stand in line and get a connection that is good; for `Lease`."""
+    def checkout(self, ticket: Ticket, timeout: float) -> SmtpConnection:
+        """Get a connection that is good, standing in line if need be; for `Lease`."""
         begun = time.monotonic()
+        with self._lock:
+            pooled = self._state.take_now(ticket, begun)
+            self._counters.checkouts += pooled is not None
+        if pooled is not None and (why := self._why_stale(pooled, begun)) is not None:
+            self._discard(pooled, why)
+            pooled = None
+        if pooled is not None:
+            pooled.uses += 1
+        else:
+            pooled = self._stand_in_line(ticket, Deadline(timeout), begun)
+        if self._watches:
+            self._watch(ticket, pooled, begun)
+        return pooled.connection
+
+    def renew(self, ticket: Ticket, deadline: Deadline) -> SmtpConnection:
+        """Replace a connection that turned out to be dead by a new one; for `Lease`."""
+        if ticket.pooled is not None:
+            self._discard(ticket.pooled, "dead when used")
+        with self._lock:
+            self._state.again(ticket, time.monotonic(), fresh=True)
+        return self._obtain(ticket, deadline).connection
+
+    def check_in(self, ticket: Ticket, *, keep: bool) -> None:
+        """Take back whatever a lease has; can be called again; for `Lease`."""
+        now = time.monotonic()
+        pooled = ticket.pooled
+        if pooled is not None:
+            if pooled.uses == 0:
+                self._keep_tls_session(pooled)
+            if (why := self._why_not_kept(pooled, keep, now)) is not None:
+                self._discard(pooled, why)
+                pooled = None
+            else:
+                pooled.idle_since = pooled.spoke_at = now
+        self._leave(ticket, pooled, now)
+
+    def _stand_in_line(self, ticket: Ticket, deadline: Deadline, begun: float) -> Pooled:
         with self._lock:
             if self._state.is_closed:
                 raise self._closed_error()
-            if self._state.is_overloaded:
+            if ticket.pooled is not None:
+                # It had its turn, and got what was no good.
+                self._counters.checkouts -= 1
+                self._state.again(ticket, begun)
+            elif self._state.is_overloaded:
                 self._counters.overloads += 1
                 raise PoolOverloadedError(
                     f"{len(self._state.queue)} callers wait already for {self._config}"
                 )
-            if not self._state.enter(ticket, time.monotonic()):
+            elif not self._state.enter(ticket, begun):
                 self._counters.waits += 1
         pooled = self._obtain(ticket, deadline)
-        self.count(checkouts=1, wait_seconds=time.monotonic() - begun)
-        server = str(self._servers.config(pooled.server))
-        self.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
-        if self._limits.leak_after is not None:
-            ticket.stack = "".join(traceback.format_stack(sys._getframe(2)))
+        with self._lock:
+            self._counters.checkouts += 1
+            self._counters.wait_seconds += time.monotonic() - begun
         return pooled
 
-    def renew(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled:
-        """Replace a connection that turned out to be dead by a new one; for `Lease`."""
-        self._discard(pooled, "dead when used")
-        with self._lock:
-            self._state.again(ticket, time.monotonic(), fresh=True)
-        return self._obtain(ticket, deadline)
-
-    def check_in(self, ticket: Ticket, pooled: Pooled | None, *, keep: bool) -> None:
-        """Take back whatever a lease has; can be called again; for `Lease`."""
-        kept = pooled
-        if pooled is not None and pooled.uses == 0:
-            self._keep_tls_session(pooled)
-        if pooled is not None and (why := self._why_not_kept(pooled, keep)) is not None:
-            self._discard(pooled, why)
-            kept = None
-        if kept is not None:
-            kept.idle_since = kept.spoke_at = time.monotonic()
-        self._leave(ticket, kept)
-        if kept is not None and self._limits.keepalive is not None:
-            self._have_it_looked_after(kept)
+    def _watch(self, ticket: Ticket, pooled: Pooled, begun: float) -> None:
+        """What only those who ask for it pay for: the hook, and the stack for the leak report."""
+        server = str(self._configs[pooled.server])
+        self.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
+        if self._limits.leak_after is not None:
+            # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
+            ticket.stack = "".join(traceback.format_stack(sys._getframe(3)))
 
     def _obtain(self, ticket: Ticket, deadline: Deadline) -> Pooled:
         while True:
@@ -217,9 +245,8 @@ class Lending:
                 if (made := self._connect(ticket, deadline)) is not None:
                     return made
                 continue
-            if (why := self._why_stale(pooled)) is None:
+            if (why := self._why_stale(pooled, time.monotonic())) is None:
                 pooled.uses += 1
-                self._leases[ticket] = pooled.connection
                 return pooled
             self._discard(pooled, why)
             with self._lock:
@@ -272,11 +299,11 @@ class Lending:
             pooled = Pooled(
                 connection, now, lifetime,
                 spoke_at=now, server=index, generation=self._state.generation,
+                most_messages=connection.capabilities.max_transactions or math.inf,
             )  # fmt: skip
             self._counters.connects += 1
             self._counters.connect_seconds += now - begun
             self._servers.succeeded(index)
-            self._leases[ticket] = connection
             ticket.pooled = pooled
             self._state.connected(ticket, now)
         self.tell(Action.CONNECT, Stage.DONE, server=str(config), since=begun)
@@ -304,8 +331,7 @@ class Lending:
             _log.warning("%s: down to %d connections for a while: %s", self.name, size, error)
         return waits
 
-    def _why_stale(self, pooled: Pooled) -> str | None:
-        now = time.monotonic()
+    def _why_stale(self, pooled: Pooled, now: float) -> str | None:
         why = self._state.why_not(pooled, now)
         if why is None and pooled.server > 0:
             with self._lock:
@@ -315,16 +341,14 @@ class Lending:
             return "dead when idle"
         return why
 
-    def _why_not_kept(self, pooled: Pooled, keep: bool) -> str | None:
+    def _why_not_kept(self, pooled: Pooled, keep: bool, now: float) -> str | None:
         connection = pooled.connection
-        if connection.is_shutting_down:
-            return "421"
         if not keep:
             return "interrupted"
         if not connection.is_quiet:
-            return "closed in use"
+            return "421" if connection.is_shutting_down else "closed in use"
         pooled.idle_since = 0.0
-        return self._state.why_not(pooled, time.monotonic())
+        return self._state.why_not(pooled, now)
 
     def _keep_tls_session(self, pooled: Pooled) -> None:
         """Keep what the next connection to this server can resume; once per connection.
@@ -345,19 +369,36 @@ class Lending:
         for age, stack in found:
             _log.warning("%s: a connection has been out for %.1f s:\n%s", self.name, age, stack)
 
-    def _leave(self, ticket: Ticket, pooled: Pooled | None, *, was_used: bool = True) -> None:
+    def _leave(
+        self, ticket: Ticket, pooled: Pooled | None, now: float, *, was_used: bool = True
+    ) -> None:
         with self._lock:
-            now = time.monotonic()
-            if self._leases.pop(ticket, None) is not None and was_used:
+            if was_used and ticket.since and ticket in self._state.permits:
                 self._counters.use_seconds += now - ticket.since
             self._state.leave(ticket, pooled, now, was_used=was_used)
             expired = self._state.take_expired(now)
             if self._state.is_closed and not self._state.permits:
                 self._all_back.set()
+            due = None if pooled is None else self._when_to_look_after(pooled)
         for old, why in expired:
             self._discard(old, why)
+        if due is not None:
+            keeper.keeper.watch(self, due)
         if self._limits.leak_after is not None:
             self._report_leaks()
+
+    def _when_to_look_after(self, pooled: Pooled) -> float | None:
+        """When the keeper has to look at this connection; None if it comes early enough anyhow."""
+        if self._limits.keepalive is None:
+            return None
+        due = pooled.idle_since + self._limits.max_idle
+        noop_due = self._state.noop_due(pooled)
+        if noop_due is not None:
+            due = min(due, noop_due)
+        if self._looked_after_at is not None and self._looked_after_at <= due:
+            return None
+        self._looked_after_at = due
+        return due
 
     def _discard(self, pooled: Pooled, why: str) -> None:
         with self._lock:
@@ -370,11 +411,6 @@ class Lending:
             pooled.connection.take_leave()
         else:
             pooled.connection.close()
-
-    def _have_it_looked_after(self, pooled: Pooled) -> None:
-        due = self._state.noop_due(pooled)
-        end = pooled.idle_since + self._limits.max_idle
-        keeper.keeper.watch(self, end if due is None else min(due, end))
 
     def _closed_error(self) -> PoolClosedError:
         return PoolClosedError(f"the pool {self.name} is closed")
@@ -392,7 +428,9 @@ class Lending:
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's connections are closed here, and only here."""
-        inherited = [p.connection for p in self._state.idle] + list(self._leases.values())
+        state = self._state
+        out = [ticket.pooled for ticket in state.permits if ticket.pooled is not None]
+        inherited = [pooled.connection for pooled in state.idle + out]
         was_closed = self._state.is_closed
         self._begin()
         self._state.is_closed = was_closed
@@ -410,15 +448,17 @@ class Lending:
             self._discard(pooled, why)
         self._keep_alive(Ticket())
         with self._lock:
-            return self._state.next_due()
+            self._looked_after_at = self._state.next_due()
+            return self._looked_after_at
 
     def _keep_alive(self, ticket: Ticket) -> None:
         try:
             while (pooled := self._borrow_for_noop(ticket)) is not None:
                 alive = self._say_noop(pooled)
-                self._leave(ticket, pooled if alive else None, was_used=False)
+                kept = pooled if alive else None
+                self._leave(ticket, kept, time.monotonic(), was_used=False)
         finally:
-            self._leave(ticket, None)
+            self._leave(ticket, None, time.monotonic(), was_used=False)
 
     def _borrow_for_noop(self, ticket: Ticket) -> Pooled | None:
         with self._lock:

@@ -50,15 +50,11 @@ class Limits:
         for name in ("max_size", "max_messages", "max_connecting"):
             _check_count(name, getattr(self, name), 1)
         _check_count("max_waiting", self.max_waiting, 0)
-        for seconds in (
-            self.acquire_timeout,
-            self.max_idle,
-            self.max_lifetime,
-            self.keepalive,
-            self.leak_after,
-        ):
-            if seconds is not None:
-                Deadline(seconds)
+        for seconds in (self.acquire_timeout, self.max_idle, self.max_lifetime):
+            Deadline(seconds)
+        for switchable in (self.keepalive, self.leak_after):
+            if switchable is not None:
+                Deadline(switchable)
 
 
 def _check_count(name: str, count: object, least: int) -> None:

@@ -143,7 +143,9 @@ class ConnectionPool:
             PoolClosedError: the pool is closed.
             SmtpError: a new connection could not be made, precisely why.
         """
-        return Lease(self._lending, self._acquire_timeout if timeout is None else timeout)
+        if timeout is None:
+            return Lease(self._lending, self._acquire_timeout)
+        return Lease(self._lending, Deadline(timeout).timeout)
 
     def send(
         self,

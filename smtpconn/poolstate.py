@@ -16,6 +16,7 @@ Rule 3: any method may be cut off by an exception at any bytecode and leaves a s
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Pooled:
     spoke_at: float = 0.0
     server: int = 0
     generation: int = 0
+    most_messages: float = math.inf
     uses: int = 0
     noops: int = 0
 
@@ -90,6 +92,21 @@ class PoolState:
         """Whether one more caller would be one too many."""
         would_wait = bool(self.queue) or not len(self.permits) < self.limits.max_size
         return would_wait and len(self.queue) >= self.limits.max_waiting
+
+    def take_now(self, ticket: Ticket, now: float) -> Pooled | None:
+        """Serve a caller who need not stand in line: the common case, and nothing else."""
+        if (
+            not self.idle
+            or self.queue
+            or self.is_closed
+            or len(self.permits) >= self.limits.max_size
+            or now < self._ceiling_until
+        ):
+            return None
+        ticket.since = now
+        self.permits.add(ticket)
+        ticket.pooled = pooled = self.idle.pop()
+        return pooled
 
     def enter(self, ticket: Ticket, now: float) -> bool:
         """Take a place in the queue; whether the caller's turn has come at once."""
@@ -144,15 +161,18 @@ class PoolState:
         One that was only kept alive goes below the other idle ones, where it was. `take_expired`
         removes one that should not have come back.
         """
+        ticket.pooled = None
         if pooled is not None:
             self.idle.insert(len(self.idle) if was_used else 0, pooled)
-        self.connecting.discard(ticket)
         self.permits.discard(ticket)
-        try:
-            self.queue.remove(ticket)
-        except ValueError:
-            pass  # its turn had come
-        self.settle(now)
+        if self.connecting:
+            self.connecting.discard(ticket)
+        if self.queue:
+            try:
+                self.queue.remove(ticket)
+            except ValueError:
+                pass  # its turn had come
+            self.settle(now)
 
     def settle(self, now: float) -> None:
         """Serve the queue as far as there are permits, idle connections and rights to connect."""
@@ -195,8 +215,7 @@ class PoolState:
             return "drained"
         if now - pooled.born >= pooled.lifetime:
             return "max_lifetime"
-        most = pooled.connection.capabilities.max_transactions or limits.max_messages
-        if pooled.connection.transactions >= min(most, limits.max_messages):
+        if pooled.connection.transactions >= min(pooled.most_messages, limits.max_messages):
             return "max_messages"
         if pooled.idle_since and now - pooled.idle_since >= limits.max_idle:
             return "max_idle"
