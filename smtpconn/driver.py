@@ -134,6 +134,8 @@ class Driver:
         """
         error: SmtpError | None = None
         try:
+            if self.transport.is_silent():
+                return None
             while error is None and (data := self.transport.receive_now()) is not None:
                 if data:
                     self._pair(data)

@@ -159,8 +159,7 @@ class Lending:
             self._state.is_closed = True
             idle, self._state.idle[:] = list(self._state.idle), []
             for ticket in self._state.queue:
-                if ticket.wake.locked():
-                    ticket.wake.release()
+                ticket.call()
             if not self._state.permits:
                 self._all_back.set()
         for pooled in idle:
@@ -253,14 +252,15 @@ class Lending:
                 self._state.again(ticket, time.monotonic())
 
     def _await_turn(self, ticket: Ticket, deadline: Deadline) -> None:
-        if not ticket.wake.acquire(timeout=deadline.remaining()):
+        wake = ticket.wake
+        if wake is None or not wake.acquire(timeout=deadline.remaining()):
             self._give_up_unless_served(ticket, deadline)
         if self._state.is_closed:
             raise self._closed_error()
 
     def _give_up_unless_served(self, ticket: Ticket, deadline: Deadline) -> None:
         with self._lock:
-            if ticket.wake.acquire(blocking=False):
+            if self._state.is_served(ticket):
                 return  # its turn came in the meantime
             self._counters.timeouts += 1
             error, cause = self._timeout_error(deadline), self._servers.last_error()
@@ -299,7 +299,9 @@ class Lending:
             pooled = Pooled(
                 connection, now, lifetime,
                 spoke_at=now, server=index, generation=self._state.generation,
-                most_messages=connection.capabilities.max_transactions or math.inf,
+                most_messages=min(
+                    self._limits.max_messages, connection.capabilities.max_transactions or math.inf
+                ),
             )  # fmt: skip
             self._counters.connects += 1
             self._counters.connect_seconds += now - begun
@@ -376,7 +378,9 @@ class Lending:
             if was_used and ticket.since and ticket in self._state.permits:
                 self._counters.use_seconds += now - ticket.since
             self._state.leave(ticket, pooled, now, was_used=was_used)
-            expired = self._state.take_expired(now)
+            # What came back just now was looked at just now.
+            others = self._state.is_closed or len(self._state.idle) > 1
+            expired = self._state.take_expired(now) if others else ()
             if self._state.is_closed and not self._state.permits:
                 self._all_back.set()
             due = None if pooled is None else self._when_to_look_after(pooled)

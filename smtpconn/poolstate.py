@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from smtpconn.connection import SmtpConnection
 from smtpconn.limits import Limits
@@ -59,18 +59,23 @@ class Ticket:
     """A caller's place in the queue, and then its permit.
 
     Attributes:
-        wake: released when the caller's turn has come.
+        wake: released when the caller's turn has come; None for one that never stood in line.
         pooled: the idle connection it was given; None if it is to make one.
         since: when it got its permit.
         fresh: whether it wants no idle connection.
         stack: where the caller stands, if leases are watched; "" once it was reported.
     """
 
-    wake: threading.Lock = field(default_factory=_held_lock)
+    wake: threading.Lock | None = None
     pooled: Pooled | None = None
     since: float = 0.0
     fresh: bool = False
     stack: str = ""
+
+    def call(self) -> None:
+        """Tell the caller that it is its turn; again does no harm."""
+        if self.wake is not None and self.wake.locked():
+            self.wake.release()
 
 
 class PoolState:
@@ -110,6 +115,7 @@ class PoolState:
 
     def enter(self, ticket: Ticket, now: float) -> bool:
         """Take a place in the queue; whether the caller's turn has come at once."""
+        ticket.wake = _held_lock()
         self.queue.append(ticket)
         self.settle(now)
         return self.is_served(ticket)
@@ -121,6 +127,7 @@ class PoolState:
         """
         ticket.pooled = None
         ticket.fresh = fresh
+        ticket.wake = _held_lock()
         self.queue.appendleft(ticket)
         self.settle(now)
 
@@ -134,6 +141,7 @@ class PoolState:
         if others < 1:
             return False
         self._ceiling, self._ceiling_until = others, now + LOWERED_FOR
+        ticket.wake = _held_lock()
         self.queue.appendleft(ticket)
         self.connecting.discard(ticket)
         self.permits.discard(ticket)
@@ -180,8 +188,7 @@ class PoolState:
             ticket = self.queue[0]
             if not self.is_served(ticket) and not self._serve(ticket, now):
                 break
-            if ticket.wake.locked():
-                ticket.wake.release()
+            ticket.call()
             self.queue.popleft()
 
     def is_served(self, ticket: Ticket) -> bool:
@@ -208,16 +215,15 @@ class PoolState:
 
     def why_not(self, pooled: Pooled, now: float) -> str | None:
         """Why a connection should not be handed out or kept any more; None if it may."""
-        limits = self.limits
         if self.is_closed:
             return "pool closed"
         if pooled.generation != self.generation:
             return "drained"
         if now - pooled.born >= pooled.lifetime:
             return "max_lifetime"
-        if pooled.connection.transactions >= min(pooled.most_messages, limits.max_messages):
+        if pooled.connection.transactions >= pooled.most_messages:
             return "max_messages"
-        if pooled.idle_since and now - pooled.idle_since >= limits.max_idle:
+        if pooled.idle_since and now - pooled.idle_since >= self.limits.max_idle:
             return "max_idle"
         return None
 

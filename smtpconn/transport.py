@@ -154,11 +154,18 @@ class Transport:
             if (data := self.receive_now()) is not None:
                 return data
 
+    def is_silent(self) -> bool:
+        """Whether certainly nothing has arrived, neither octets nor the end of the stream.
+
+        The cheap half of a probe. False says nothing yet: after a TLS 1.3 handshake a healthy
+        socket is readable (session tickets); only `receive_now` tells.
+        """
+        if self._read_poll is None or (self._is_tls and self._has_pending()):
+            return False
+        return not self._read_poll.poll(0)
+
     def receive_now(self) -> bytes | None:
         """Return what has arrived without waiting; None for nothing, b"" for the end.
-
-        This is also the probe for a connection that was idle: only reading tells. After a TLS 1.3
-        handshake a healthy socket is readable (session tickets), so polling would not.
 
         Raises:
             OSError: the connection failed.
@@ -196,6 +203,9 @@ class Transport:
         """Close the descriptor: no TLS shutdown and no waiting, so that a forked child may too."""
         self.is_open = False
         self._sock.close()
+
+    def _has_pending(self) -> bool:
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def _send(self, view: memoryview) -> int:
         try:
