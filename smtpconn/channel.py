@@ -131,7 +131,7 @@ class Channel:
             self.driver.run(farewell, deadline)
         except SmtpError as error:
             # Nothing depends on the answer; above all it cannot undo what was acknowledged.
-            _log.debug("#%d %s: QUIT: %s", self.driver.number, self.peer, error)
+            _log.debug("#%d %s: QUIT: %s", self.driver.number, self.peer, str(error))
         finally:
             self.driver.close("QUIT was sent")
 

@@ -264,8 +264,12 @@ class Lending:
                 return  # its turn came in the meantime
             self._counters.timeouts += 1
             error, cause = self._timeout_error(deadline), self._servers.last_error()
-        _log.warning("%s: %s", self.name, error)
-        raise error from cause
+        # As text: a record that is kept (by Sentry, by a queue) must not keep this frame alive.
+        _log.warning("%s: %s", self.name, str(error))
+        try:
+            raise error from cause
+        finally:
+            del error, cause
 
     def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled | None:
         """Connect to the first server that can be had; None if a connection is to be waited for."""
@@ -281,7 +285,7 @@ class Lending:
                     return None
                 if position == len(order) - 1:
                     raise
-                _log.info("%s: moving on from %s: %s", self.name, self._configs[index], error)
+                _log.info("%s: moving on from %s: %s", self.name, self._configs[index], str(error))
         raise AssertionError("there is at least one server")
 
     def _connect_to(self, index: int, ticket: Ticket, seconds: float) -> Pooled:
@@ -330,7 +334,7 @@ class Lending:
             waits = self._state.step_back(ticket, now)
             size = self._state.effective_size(now)
         if waits:
-            _log.warning("%s: down to %d connections for a while: %s", self.name, size, error)
+            _log.warning("%s: down to %d connections for a while: %s", self.name, size, str(error))
         return waits
 
     def _why_stale(self, pooled: Pooled, now: float) -> str | None:
@@ -475,7 +479,7 @@ class Lending:
         try:
             pooled.connection.noop(NOOP_PATIENCE)
         except SmtpError as error:
-            _log.debug("%s: keep-alive: %s", self.name, error)
+            _log.debug("%s: keep-alive: %s", self.name, str(error))
             self.tell(Action.NOOP, Stage.FAILED, server=server, since=begun, error=error)
             self._discard(pooled, "keepalive failed")
             return False

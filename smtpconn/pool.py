@@ -305,7 +305,7 @@ class ConnectionPool:
             except SmtpError as error:
                 if not (lease.was_reused and _is_stale(error)):
                     raise
-                _log.info("%s: a reused connection was dead (%s): once more", self.name, error)
+                _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
             self._lending.count(retries=1)
             return operation(lease.renew(deadline))
 

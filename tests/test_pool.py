@@ -1,0 +1,988 @@
+"""The pool as its users meet it: who gets which connection, what is sent again, what is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from email.message import EmailMessage
+from functools import partial
+from typing import TypedDict
+
+import pytest
+
+from smtpconn import (
+    AllRecipientsFailedError,
+    AuthError,
+    BodyType,
+    ConnectionPool,
+    DsnNotify,
+    LmtpSendResult,
+    MailFromParams,
+    PasswordCredentials,
+    PermanentError,
+    PoolClosedError,
+    PoolOverloadedError,
+    PoolTimeoutError,
+    RcptToParams,
+    SendResult,
+    ServerConfig,
+    SmtpConnection,
+    SmtpError,
+    SmtpTimeoutError,
+    TransientError,
+    TransportError,
+    ValidationError,
+)
+from smtpconn.testing import SmtpServer
+
+SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
+MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
+
+Kill = Callable[[SmtpServer], None]
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server that can do everything and knows everybody."""
+    with SmtpServer() as running:
+        yield running
+
+
+class Clock:
+    """The monotonic clock, which can be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._offset = 0.0
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self._offset)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._offset += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock to put forward between operations."""
+    return Clock(monkeypatch)
+
+
+class Background:
+    """A call in a thread, and what came of it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> BaseException | None:
+        """Wait for its end, and return what it raised."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.error
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something nobody tells us of."""
+    patience = threading.Event()
+    for _ in range(5000):
+        if condition():
+            return
+        patience.wait(0.001)
+    raise AssertionError("what was waited for did not happen")
+
+
+def use(pool: ConnectionPool, times: int = 1) -> None:
+    """Have ``times`` connections in use at once, and give them back."""
+    with ExitStack() as stack:
+        for _ in range(times):
+            stack.enter_context(pool.connection())
+
+
+def take(pool: ConnectionPool, timeout: float | None = None) -> None:
+    """Take a connection and give it back."""
+    with pool.connection(timeout):
+        pass
+
+
+def config_with_factory(
+    server: SmtpServer, factory: Callable[[str, int, float], socket.socket]
+) -> ServerConfig:
+    """A configuration whose sockets come from ``factory``."""
+    return ServerConfig.from_url(server.url, socket_factory=factory)
+
+
+def noops(server: SmtpServer, connection: int) -> int:
+    """How many NOOPs the server saw on a connection, counted from 0."""
+    if connection >= len(server.connections):
+        return 0
+    return server.connections[connection].commands.count("NOOP")
+
+
+def keeper_threads() -> list[str]:
+    """The keeper's thread, if it lives."""
+    return [t.name for t in threading.enumerate() if t.name == "smtpconn-keeper"]
+
+
+def all_closed(server: SmtpServer) -> bool:
+    """Whether no connection is open on the server's side."""
+    return all(c.closed for c in server.connections)
+
+
+# Who gets which connection
+
+
+def test_a_connection_is_given_and_taken_back(server: SmtpServer) -> None:
+    """The block has a connection that works, and the next block has the same one."""
+    with ConnectionPool(server.url) as pool:
+        with pool.connection() as first:
+            assert isinstance(first, SmtpConnection)
+            first.noop()
+            assert pool.stats().in_use == 1
+        assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+        with pool.connection() as second:
+            assert second is first
+    assert len(server.connections) == 1
+
+
+def test_the_youngest_idle_connection_goes_first(server: SmtpServer) -> None:
+    """Idle connections are handed out last in, first out, so that the others can grow old."""
+    with ConnectionPool(server.url) as pool:
+        a, b = pool.connection(), pool.connection()
+        first, second = a.__enter__(), b.__enter__()
+        b.__exit__(None, None, None)
+        a.__exit__(None, None, None)
+        with pool.connection() as again:
+            assert again is first
+            with pool.connection() as other:
+                assert other is second
+
+
+def test_a_failed_block_keeps_the_connection(server: SmtpServer) -> None:
+    """An ordinary exception in the block is passed on and costs no connection."""
+    with ConnectionPool(server.url) as pool:
+        with pytest.raises(ZeroDivisionError), pool.connection():
+            raise ZeroDivisionError
+        assert pool.stats().idle == 1
+
+
+class CountedSocket(socket.socket):
+    """A socket that counts how many of its kind are open."""
+
+    lock = threading.Lock()
+    open_now = 0
+    most = 0
+
+    @classmethod
+    def connect_to(cls, host: str, port: int, timeout: float) -> CountedSocket:
+        """Connect, counted before anything is done."""
+        with cls.lock:
+            cls.open_now += 1
+            cls.most = max(cls.most, cls.open_now)
+        sock = cls()
+        sock.settimeout(timeout)
+        sock.connect((host, port))
+        return sock
+
+    def close(self) -> None:
+        """Close, counted when it is done."""
+        was_open = self.fileno() >= 0
+        super().close()
+        if was_open:
+            with self.lock:
+                CountedSocket.open_now -= 1
+
+
+def test_max_size_is_hard(server: SmtpServer) -> None:
+    """Twenty threads that wear connections out have never more than max_size of them open."""
+    CountedSocket.open_now = CountedSocket.most = 0
+    config = config_with_factory(server, CountedSocket.connect_to)
+    barrier = threading.Barrier(20)
+    with ConnectionPool(config, max_size=4, max_messages=3, max_connecting=4) as pool:
+
+        def work() -> None:
+            barrier.wait(10)
+            for _ in range(6):
+                pool.send(SENDER, RECIPIENTS, MESSAGE)
+
+        for worker in [Background(work) for _ in range(20)]:
+            assert worker.join() is None
+        assert pool.stats().messages == 120
+    assert CountedSocket.most == 4
+    assert CountedSocket.open_now == 0
+    assert len(server.messages) == 120
+    assert max(Counter(m.connection for m in server.messages).values()) == 3
+
+
+def test_waiters_are_served_in_order(server: SmtpServer) -> None:
+    """Who waited first is served first."""
+    order: list[int] = []
+    with ConnectionPool(server.url, max_size=1) as pool:
+
+        def wait(number: int) -> None:
+            with pool.connection():
+                order.append(number)
+
+        waiters: list[Background] = []
+        with pool.connection():
+            for number in range(8):
+                waiters.append(Background(partial(wait, number)))
+                wait_until(lambda: pool.stats().waiting == len(waiters))
+        for waiter in waiters:
+            assert waiter.join() is None
+    assert order == list(range(8))
+
+
+def test_connections_are_handed_over_fairly(server: SmtpServer) -> None:
+    """Twenty threads that always want one of two connections get the same number of turns."""
+    turns, over, holders = [0] * 20, threading.Event(), threading.Barrier(2)
+    with ConnectionPool(server.url, max_size=2) as pool:
+
+        def work(number: int) -> None:
+            while not over.is_set():
+                with pool.connection():
+                    turns[number] += 1
+                    # All others want one, and both holders give back, so that nobody is late
+                    # because its thread was not running.
+                    wait_until(lambda: over.is_set() or pool.stats().waiting == 18)
+                    try:
+                        holders.wait(10)
+                    except threading.BrokenBarrierError:
+                        assert over.is_set()
+                if sum(turns) > 500:
+                    over.set()
+                    holders.abort()
+
+        with pool.connection(), pool.connection():
+            workers = [Background(partial(work, number)) for number in range(20)]
+            wait_until(lambda: pool.stats().waiting == 20)
+        for worker in workers:
+            assert worker.join() is None
+    assert max(turns) <= 1.1 * min(turns), turns
+    assert len(server.connections) == 2
+
+
+def test_a_timeout_says_who_has_the_connections(server: SmtpServer) -> None:
+    """`PoolTimeoutError` names the limit, the figures and the age of the oldest lease."""
+    with ConnectionPool(server.url, max_size=2, acquire_timeout=0.02) as pool:
+        with pool.connection(), pool.connection(), pytest.raises(PoolTimeoutError) as caught:
+            take(pool)
+        text = str(caught.value)
+        for part in ("max_size=2", "in use=2", "idle=0", "waiting=1", "0.02 s", str(pool.config)):
+            assert part in text
+        assert re.search(r"oldest lease is \d+\.\d s old", text)
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.is_transient
+        assert caught.value.__cause__ is None
+        stats = pool.stats()
+        assert (stats.timeouts, stats.waiting, stats.in_use) == (1, 0, 0)
+
+
+def test_a_timeout_chains_the_last_connect_error(server: SmtpServer) -> None:
+    """Who waits in vain while connecting fails learns why it fails."""
+    server.fault("CONNECT", reply="554 5.3.2 Not today", close=True)
+    server.fault("CONNECT", hang=True)
+    with ConnectionPool(server.url, max_size=1) as pool:
+        with pytest.raises(PermanentError):
+            take(pool)
+        other = Background(lambda: take(pool))
+        wait_until(lambda: pool.stats().connecting == 1)
+        with pytest.raises(PoolTimeoutError) as caught:
+            take(pool, 0.02)
+        assert isinstance(caught.value.__cause__, PermanentError)
+        assert "Not today" in str(caught.value.__cause__)
+        server.kill()
+        assert isinstance(other.join(), SmtpError)
+
+
+@pytest.mark.parametrize("max_waiting", [0, 2])
+def test_too_many_waiters_are_refused_at_once(server: SmtpServer, max_waiting: int) -> None:
+    """One caller more than max_waiting gets `PoolOverloadedError`, the others their turn."""
+    with ConnectionPool(server.url, max_size=1, max_waiting=max_waiting) as pool:
+        with pool.connection():
+            waiters = [Background(lambda: take(pool)) for _ in range(max_waiting)]
+            wait_until(lambda: pool.stats().waiting == max_waiting)
+            with pytest.raises(PoolOverloadedError) as caught:
+                take(pool)
+        assert caught.value.is_transient
+        assert [w.join() for w in waiters] == [None] * max_waiting
+        assert pool.stats().overloads == 1
+        take(pool)
+
+
+def test_a_failed_connect_wakes_the_next_waiter(server: SmtpServer) -> None:
+    """The caller gets the real error, and who waits behind connects at once."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def factory(host: str, port: int, timeout: float) -> socket.socket:
+        if not entered.is_set():
+            entered.set()
+            go_on.wait(10)
+            raise ConnectionRefusedError("no such luck")
+        return socket.create_connection((host, port), timeout)
+
+    with ConnectionPool(config_with_factory(server, factory), max_size=1) as pool:
+        unlucky = Background(lambda: take(pool))
+        assert entered.wait(10)
+        lucky = Background(lambda: take(pool))
+        wait_until(lambda: pool.stats().waiting == 1)
+        go_on.set()
+        error = unlucky.join()
+        assert isinstance(error, TransportError)
+        assert "no such luck" in str(error)
+        assert lucky.join() is None
+        stats = pool.stats()
+        assert (stats.connect_errors, stats.connects, stats.in_use) == (1, 1, 0)
+
+
+def test_no_more_than_max_connecting_connect_at_once(server: SmtpServer) -> None:
+    """Six callers at once make connections two at a time."""
+    go_on, lock, entered = threading.Event(), threading.Lock(), 0
+
+    def factory(host: str, port: int, timeout: float) -> socket.socket:
+        nonlocal entered
+        with lock:
+            entered += 1
+        go_on.wait(10)
+        return socket.create_connection((host, port), timeout)
+
+    all_there = threading.Barrier(6)
+    config = config_with_factory(server, factory)
+    with ConnectionPool(config, max_size=6, max_connecting=2) as pool:
+
+        def work() -> None:
+            with pool.connection():
+                all_there.wait(10)
+
+        workers = [Background(work) for _ in range(6)]
+        wait_until(lambda: pool.stats().waiting == 4 and entered == 2)
+        assert pool.stats().connecting == 2
+        go_on.set()
+        assert [w.join() for w in workers] == [None] * 6
+        assert entered == 6
+
+
+def test_a_refused_login_is_told_and_keeps_capacity() -> None:
+    """`AuthError` goes to the caller, and the permit and the descriptor are given back."""
+    with SmtpServer(users={"user": "right"}) as server:
+        config = ServerConfig.from_url(
+            server.url, credentials=PasswordCredentials("user", "wrong-secret")
+        )
+        with ConnectionPool(config, max_size=1) as pool:
+            for _ in range(3):
+                with pytest.raises(AuthError) as caught:
+                    take(pool)
+                assert caught.value.response.code == 535
+                assert "wrong-secret" not in f"{caught.value!r} {caught.value} {pool!r}"
+            stats = pool.stats()
+            assert (stats.in_use, stats.idle, stats.connecting, stats.waiting) == (0, 0, 0, 0)
+            assert stats.connect_errors >= 1
+            assert stats.connects == 0
+        server.wait_for(lambda: all_closed(server))
+
+
+# Connections that died
+
+
+def _kill(server: SmtpServer) -> None:
+    server.kill()
+
+
+def _restart(server: SmtpServer) -> None:
+    server.restart()
+
+
+def _say_421(server: SmtpServer) -> None:
+    server.close_idle()
+    server.wait_for(lambda: all_closed(server))
+
+
+def _hang_up(server: SmtpServer) -> None:
+    server.close_idle(None)
+    server.wait_for(lambda: all_closed(server))
+
+
+@pytest.mark.parametrize("kill", [_kill, _restart, _say_421, _hang_up])
+def test_a_connection_that_died_while_idle_is_replaced(server: SmtpServer, kill: Kill) -> None:
+    """The next caller notices nothing of what happened to an idle connection."""
+    with ConnectionPool(server.url) as pool:
+        take(pool)
+        kill(server)
+        with pool.connection() as connection:
+            connection.noop()
+        stats = pool.stats()
+        assert stats.discards == {"dead when idle": 1}
+        assert stats.connects == 2
+        assert stats.connect_errors == 0
+
+
+def test_ten_dead_connections_cost_one_connect(server: SmtpServer) -> None:
+    """When all idle connections are dead, the next caller drops them all and connects once."""
+    with ConnectionPool(server.url, max_size=10) as pool:
+        use(pool, 10)
+        assert pool.stats().idle == 10
+        server.kill()
+        take(pool)
+        assert len(server.connections) == 11
+        assert pool.stats().discards == {"dead when idle": 10}
+        assert pool.stats().idle == 1
+
+
+def test_a_421_in_use_retires_the_connection(server: SmtpServer) -> None:
+    """A connection that said 421 in the block is not handed out again."""
+    with ConnectionPool(server.url) as pool:
+        with pool.connection() as connection:
+            server.fault("NOOP", reply="421 4.3.2 Going down")
+            with pytest.raises(SmtpError):
+                connection.noop()
+        assert pool.stats().discards == {"421": 1}
+        with pool.connection() as another:
+            assert another is not connection
+
+
+def test_a_connection_closed_in_the_block_is_not_kept(server: SmtpServer) -> None:
+    """Whatever the block did to the connection, the next one has a good one."""
+    with ConnectionPool(server.url) as pool:
+        with pool.connection() as connection:
+            connection.quit()
+        assert pool.stats().idle == 0
+        with pool.connection() as another:
+            another.noop()
+
+
+def test_a_connection_is_closed_after_max_messages(server: SmtpServer) -> None:
+    """After max_messages messages the next one goes over a new connection."""
+    with ConnectionPool(server.url, max_messages=2) as pool:
+        for _ in range(5):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert [m.connection for m in server.messages] == [1, 1, 2, 2, 3]
+        assert pool.stats().discards == {"max_messages": 2}
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "reason"),
+    [
+        ({"max_lifetime": 30.0}, 31.0, "max_lifetime"),
+        ({"max_idle": 30.0}, 31.0, "max_idle"),
+        ({"max_idle": 30.0}, 29.0, None),
+        ({"max_lifetime": 30.0}, 26.0, None),
+    ],
+)
+def test_a_connection_grows_old(
+    server: SmtpServer,
+    clock: Clock,
+    limits: dict[str, float],
+    seconds: float,
+    reason: str | None,
+) -> None:
+    """An idle connection is replaced at the next checkout when its time is over, not before."""
+    options = {"max_idle": 3600.0, "max_lifetime": 3600.0, **limits}
+    with ConnectionPool(
+        server.url,
+        keepalive=None,
+        max_idle=options["max_idle"],
+        max_lifetime=options["max_lifetime"],
+    ) as pool:
+        take(pool)
+        clock.advance(seconds)
+        take(pool)
+        assert pool.stats().discards == ({} if reason is None else {reason: 1})
+        assert len(server.connections) == (1 if reason is None else 2)
+
+
+def test_max_lifetime_is_looked_at_when_a_connection_comes_back(
+    server: SmtpServer, clock: Clock
+) -> None:
+    """A connection whose time ended in use is closed when it comes back."""
+    with ConnectionPool(server.url, keepalive=None, max_lifetime=30.0) as pool:
+        with pool.connection():
+            clock.advance(31)
+        assert pool.stats().idle == 0
+        assert pool.stats().discards == {"max_lifetime": 1}
+        server.wait_for(lambda: all_closed(server))
+        assert server.connections[0].commands[-1] == "QUIT"
+
+
+def test_time_in_use_does_not_count_as_idle(server: SmtpServer, clock: Clock) -> None:
+    """A long block does not make its connection too old for max_idle."""
+    with ConnectionPool(server.url, keepalive=None, max_idle=30.0) as pool:
+        take(pool)
+        with pool.connection():
+            clock.advance(100)
+        take(pool)
+        assert len(server.connections) == 1
+
+
+# Safe retry
+
+
+class Ending(TypedDict, total=False):
+    """How a connection ends, as `SmtpServer.fault` takes it."""
+
+    reply: str
+    close: bool
+    reset: bool
+
+
+STALE: dict[str, Ending] = {
+    "hung up": {"close": True},
+    "reset": {"reset": True},
+    "421": {"reply": "421 4.3.2 Going down"},
+    "421 and hung up": {"reply": "421 4.3.2 Going down", "close": True},
+}
+
+
+def strike(server: SmtpServer, step: str, how: str, skip: int = 0) -> None:
+    """Have the next connection that comes to ``step`` end."""
+    server.fault(step, skip=skip, **STALE[how])
+
+
+@pytest.mark.parametrize("how", list(STALE))
+@pytest.mark.parametrize("step", ["RSET", "MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "plain"])
+def test_a_reused_connection_that_ends_before_content_is_replaced(
+    step: str, how: str, extensions: list[str]
+) -> None:
+    """The message goes once more, over a new connection, and arrives exactly once."""
+    with (
+        SmtpServer(
+            extensions=extensions, recipient_known=lambda path: "nobody" not in path
+        ) as server,
+        ConnectionPool(server.url) as pool,
+    ):
+        # A transaction that did not succeed, so that the next begins with RSET.
+        with pytest.raises(AllRecipientsFailedError):
+            pool.send(SENDER, ["nobody@example.com"], MESSAGE)
+        strike(server, step, how)
+        result = pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert isinstance(result, SendResult)
+        assert [m.content for m in server.messages] == [MESSAGE]
+        assert server.messages[0].connection == 2
+        stats = pool.stats()
+        assert (stats.retries, stats.messages, stats.failed_messages) == (1, 1, 1)
+        assert (stats.in_use, stats.idle) == (0, 1)
+
+
+@pytest.mark.parametrize("how", list(STALE))
+@pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "plain"])
+def test_a_reused_connection_that_ends_between_recipients_is_replaced(
+    how: str, extensions: list[str]
+) -> None:
+    """A server that goes down after one recipient has not refused the others."""
+    everybody = ["you@example.com", "she@example.com"]
+    with SmtpServer(extensions=extensions) as server, ConnectionPool(server.url) as pool:
+        take(pool)
+        strike(server, "RCPT", how, skip=1)
+        result = pool.send(SENDER, everybody, MESSAGE)
+        assert isinstance(result, SendResult)
+        assert result.rejected_recipients == ()
+        assert [m.recipients for m in server.messages] == [tuple(everybody)]
+        assert pool.stats().retries == 1
+
+
+@pytest.mark.parametrize("how", list(STALE))
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+def test_a_fresh_connection_that_ends_is_not_replaced(
+    server: SmtpServer, step: str, how: str
+) -> None:
+    """On a connection that was just made the failure is the server's answer, and is told."""
+    strike(server, step, how)
+    with ConnectionPool(server.url) as pool:
+        with pytest.raises(SmtpError) as caught:
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert not caught.value.may_have_been_delivered
+        assert caught.value.is_transient
+        assert server.messages == []
+        assert len(server.connections) == 1
+        assert pool.stats().retries == 0
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+
+
+def test_a_message_is_sent_again_only_once(server: SmtpServer) -> None:
+    """If the new connection dies as well, the caller is told."""
+    with ConnectionPool(server.url) as pool:
+        take(pool)
+        server.fault("MAIL", close=True, times=2)
+        with pytest.raises(SmtpError):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert len(server.connections) == 2
+        assert pool.stats().retries == 1
+        assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("reused", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "may_have_been_delivered"),
+    [
+        ({"close": True}, True),
+        ({"reset": True}, True),
+        ({"hang": True}, True),
+        ({"reply": b"what?\r\n"}, True),
+        ({"reply": "421 4.3.2 Going down"}, False),
+        ({"reply": "451 4.3.0 Later"}, False),
+        ({"reply": "554 5.6.0 Never"}, False),
+    ],
+)
+def test_what_fails_after_content_is_never_sent_again(
+    server: SmtpServer, fault: dict[str, object], may_have_been_delivered: bool, reused: bool
+) -> None:
+    """Nothing is sent twice once content was spent, and the error says whether it may be there."""
+    with ConnectionPool(server.url) as pool:
+        if reused:
+            take(pool)
+        server.fault("CONTENT", **fault)  # type: ignore[arg-type]
+        with pytest.raises(SmtpError) as caught:
+            pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.2 if "hang" in fault else None)
+        assert caught.value.may_have_been_delivered is may_have_been_delivered
+        assert isinstance(caught.value, SmtpTimeoutError) == ("hang" in fault)
+        assert server.messages == []
+        assert len(server.connections) == 1
+        assert pool.stats().retries == 0
+        assert pool.stats().failed_messages == 1
+
+
+@pytest.mark.parametrize("reply", ["451 4.3.0 Later", "550 5.7.1 Never"])
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+def test_a_refusal_is_not_sent_again(server: SmtpServer, step: str, reply: str) -> None:
+    """A 4xx or 5xx is an answer: it is told, and the connection is kept."""
+    with ConnectionPool(server.url) as pool:
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        server.fault(step, reply=reply)
+        with pytest.raises((TransientError, PermanentError, AllRecipientsFailedError)) as caught:
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert caught.value.is_transient is reply.startswith("4")
+        assert not caught.value.may_have_been_delivered
+        assert pool.stats().retries == 0
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        assert len(server.connections) == 1
+        assert len(server.messages) == 2
+
+
+def test_the_pool_waits_for_a_connection_within_the_timeout(server: SmtpServer) -> None:
+    """``timeout`` of `send` bounds the wait for a connection as well."""
+    with (
+        ConnectionPool(server.url, max_size=1) as pool,
+        pool.connection(),
+        pytest.raises(PoolTimeoutError),
+    ):
+        pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.02)
+
+
+# Idle connections are looked after
+
+
+def test_idle_connections_are_kept_alive(server: SmtpServer) -> None:
+    """An idle connection gets NOOPs, and is as good as before."""
+    with ConnectionPool(server.url, keepalive=0.02) as pool:
+        use(pool, 2)
+        wait_until(lambda: pool.stats().noops >= 6)
+        assert noops(server, 0) >= 2
+        assert noops(server, 1) >= 2
+        wait_until(lambda: pool.stats().idle == 2)
+        take(pool)
+        assert pool.stats().discards == {}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"reply": "421 4.3.2 Going down"}, {"reply": "500 5.5.1 What?"}, {"close": True}],
+)
+def test_a_failed_noop_retires_the_connection(server: SmtpServer, fault: dict[str, object]) -> None:
+    """A connection whose NOOP is answered with anything but success is closed."""
+    server.fault("NOOP", **fault)  # type: ignore[arg-type]
+    with ConnectionPool(server.url, keepalive=0.02) as pool:
+        take(pool)
+        server.wait_for(lambda: all_closed(server))
+        wait_until(lambda: pool.stats().in_use == 0)
+        stats = pool.stats()
+        assert stats.idle == 0
+        assert stats.discards == {"keepalive failed": 1}
+        take(pool)
+
+
+def test_a_connection_gets_eight_noops_at_most(server: SmtpServer) -> None:
+    """A connection that had eight NOOPs gets no more, while another one gets its own."""
+    with ConnectionPool(server.url, keepalive=0.01) as pool:
+        take(pool)
+        server.wait_for(lambda: noops(server, 0) == 8)
+        wait_until(lambda: pool.stats().idle == 1)
+        use(pool, 2)
+        server.wait_for(lambda: noops(server, 1) == 8)
+        assert noops(server, 0) == 8
+
+
+def test_the_keeper_closes_what_was_idle_for_too_long(server: SmtpServer) -> None:
+    """A connection that nobody wants is closed after max_idle, with a QUIT."""
+    with ConnectionPool(server.url, max_idle=0.03) as pool:
+        use(pool, 3)
+        server.wait_for(lambda: len(server.connections) == 3 and all_closed(server))
+        assert [c.commands[-1] for c in server.connections] == ["QUIT"] * 3
+        wait_until(lambda: pool.stats().discards == {"max_idle": 3})
+        assert pool.stats().idle == 0
+
+
+def test_without_keepalive_there_is_no_thread(server: SmtpServer) -> None:
+    """``keepalive=None`` starts no thread."""
+    with ConnectionPool(server.url, keepalive=None, max_idle=0.01) as pool:
+        use(pool, 2)
+        assert keeper_threads() == []
+
+
+def test_the_keeper_ends_with_the_last_idle_connection(server: SmtpServer) -> None:
+    """One thread looks after all pools, and ends when all are closed."""
+    with ConnectionPool(server.url) as one, ConnectionPool(server.url) as other:
+        take(one)
+        take(other)
+        assert len(keeper_threads()) == 1
+    wait_until(lambda: keeper_threads() == [])
+
+
+# Closing
+
+
+def test_a_closed_pool_refuses_callers(server: SmtpServer) -> None:
+    """After `close` every way of using the pool raises `PoolClosedError`; closing again is fine."""
+    pool = ConnectionPool(server.url)
+    take(pool)
+    pool.close()
+    pool.close()
+    assert pool.is_closed
+    with pytest.raises(PoolClosedError):
+        take(pool)
+    with pytest.raises(PoolClosedError):
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+    server.wait_for(lambda: all_closed(server))
+    assert server.connections[0].commands[-1] == "QUIT"
+
+
+def test_closing_wakes_those_who_wait(server: SmtpServer) -> None:
+    """Callers that stand in line get `PoolClosedError` at once."""
+    with ConnectionPool(server.url, max_size=1) as pool:
+        with pool.connection():
+            waiters = [Background(lambda: take(pool)) for _ in range(3)]
+            wait_until(lambda: pool.stats().waiting == 3)
+            pool.close(0)
+            assert [type(w.join()) for w in waiters] == [PoolClosedError] * 3
+        assert pool.stats().waiting == 0
+
+
+def test_closing_waits_for_leases(server: SmtpServer) -> None:
+    """`close` returns when the last connection is back, and that one is closed."""
+    pool = ConnectionPool(server.url)
+    with pool.connection() as connection:
+        closing = Background(pool.close)
+        wait_until(lambda: pool.is_closed)
+        connection.noop()
+    assert closing.join() is None
+    assert pool.stats().in_use == 0
+    server.wait_for(lambda: all_closed(server))
+
+
+def test_a_lease_that_outlives_its_pool(server: SmtpServer) -> None:
+    """A connection that `close` did not wait for works on, and is closed when it comes back."""
+    pool = ConnectionPool(server.url)
+    with pool.connection() as connection:
+        pool.close(0.01)
+        assert pool.stats().in_use == 1
+        connection.send(SENDER, RECIPIENTS, MESSAGE)
+    assert not connection.is_open
+    stats = pool.stats()
+    assert (stats.in_use, stats.idle) == (0, 0)
+    assert stats.discards == {"pool closed": 1}
+    server.wait_for(lambda: all_closed(server))
+
+
+# Sending
+
+
+def test_send_over_smtp(server: SmtpServer) -> None:
+    """`send` hands everything to the connection and returns what it returns."""
+    with ConnectionPool(server.url) as pool:
+        result = pool.send(
+            SENDER,
+            RECIPIENTS,
+            MESSAGE,
+            mail_params=MailFromParams(envid="abc"),
+            rcpt_params=[RcptToParams(notify=DsnNotify.NEVER)],
+        )
+    assert isinstance(result, SendResult)
+    assert [str(r) for r in result.accepted_recipients] == RECIPIENTS
+    assert result.response.code == 250
+    (message,) = server.messages
+    assert (message.sender, message.recipients, message.via) == (SENDER, (*RECIPIENTS,), "DATA")
+    assert "ENVID=abc" in message.mail_parameters
+    assert message.recipient_parameters == (("NOTIFY=NEVER",),)
+
+
+def test_send_binary_goes_by_bdat(server: SmtpServer) -> None:
+    """What cannot go by DATA goes by BDAT."""
+    content = b"Subject: x\r\n\r\n\0\n\r"
+    with ConnectionPool(server.url) as pool:
+        pool.send(SENDER, RECIPIENTS, content, mail_params=MailFromParams(body=BodyType.BINARYMIME))
+    (message,) = server.messages
+    assert (message.via, message.content) == ("BDAT", content)
+
+
+def test_send_with_some_recipients_refused() -> None:
+    """Those refused are in the result, and the others get the message."""
+    with (
+        SmtpServer(recipient_known=lambda path: path.startswith("you")) as server,
+        ConnectionPool(server.url) as pool,
+    ):
+        result = pool.send(SENDER, ["you@example.com", "she@example.com"], MESSAGE)
+        assert isinstance(result, SendResult)
+        assert [str(r.recipient) for r in result.rejected_recipients] == ["she@example.com"]
+        with pytest.raises(AllRecipientsFailedError):
+            pool.send(SENDER, ["she@example.com"], MESSAGE)
+        stats = pool.stats()
+        assert (stats.messages, stats.failed_messages, stats.retries) == (1, 1, 0)
+        assert len(server.messages) == 1
+
+
+def test_send_over_lmtp() -> None:
+    """Where the configuration says LMTP, each recipient has a result of its own."""
+    with SmtpServer(protocol="LMTP") as server, ConnectionPool(server.url) as pool:
+        server.fault("CONTENT", reply="552 5.2.2 Full", match="she@")
+        result = pool.send(SENDER, ["you@example.com", "she@example.com"], MESSAGE)
+        assert isinstance(result, LmtpSendResult)
+        assert [r.delivered for r in result.results] == [True, False]
+        assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
+def test_send_message(protocol: str) -> None:
+    """A message of the email package goes to those it names."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Bcc"] = SENDER, "you@example.com", "she@example.com"
+    message["Subject"] = "hello"
+    message.set_content("Hello!\n")
+    with SmtpServer(protocol=protocol) as server, ConnectionPool(server.url) as pool:
+        result = pool.send_message(message)
+        received = server.messages
+    assert isinstance(result, LmtpSendResult if protocol == "LMTP" else SendResult)
+    assert sorted(r for m in received for r in m.recipients) == [
+        "she@example.com",
+        "you@example.com",
+    ]
+    assert all(b"Bcc" not in m.content and m.sender == SENDER for m in received)
+
+
+def test_a_wrong_argument_costs_nothing(server: SmtpServer) -> None:
+    """What may not be sent is refused before a connection is taken."""
+    with ConnectionPool(server.url) as pool:
+        with pytest.raises(ValidationError):
+            pool.send("me@example.com\r\nRSET", RECIPIENTS, MESSAGE)
+        assert pool.stats().checkouts == 0
+    assert server.connections == []
+
+
+# Figures
+
+
+def test_stats_after_a_known_day(server: SmtpServer) -> None:
+    """Every figure is what happened."""
+    with ConnectionPool(server.url, max_size=2, keepalive=None, name="day") as pool:
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        server.fault("MAIL", close=True)
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        server.fault("CONTENT", reply="554 5.6.0 Never")
+        with pytest.raises(PermanentError):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        server.fault("CONTENT", close=True)
+        with pytest.raises(SmtpError):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        server.fault("CONNECT", reply="554 5.3.2 Not today", close=True)
+        with pytest.raises(PermanentError):
+            take(pool)
+        with pool.connection():
+            with pool.connection(), pytest.raises(PoolTimeoutError):
+                take(pool, 0.01)
+            stats = pool.stats()
+        figures = dataclasses.asdict(stats)
+        for spent in ("wait_seconds", "use_seconds", "connect_seconds"):
+            assert 0.0 < figures.pop(spent) < 10.0
+        (standing,) = figures.pop("servers")
+        assert (standing["server"], standing["is_healthy"]) == (str(pool.config), True)
+        assert figures == {
+            "name": "day",
+            "max_size": 2,
+            "effective_size": 2,
+            "in_use": 1,
+            "idle": 1,
+            "connecting": 0,
+            "waiting": 0,
+            "checkouts": 7,
+            "waits": 1,
+            "timeouts": 1,
+            "overloads": 0,
+            "connects": 4,
+            "connect_errors": 1,
+            "retries": 1,
+            "noops": 0,
+            "messages": 3,
+            "failed_messages": 2,
+            "unknown_messages": 1,
+            "accepted_recipients": 3,
+            "rejected_recipients": 0,
+            "discards": {"dead when used": 1, "closed in use": 1},
+        }
+
+
+def test_stats_do_not_change(server: SmtpServer) -> None:
+    """The figures are those of the moment they were asked for, and equal ones are equal."""
+    with ConnectionPool(server.url, keepalive=None) as pool:
+        before = pool.stats()
+        assert before == pool.stats()
+        take(pool)
+        assert before.checkouts == 0
+        assert before != pool.stats()
+
+
+def test_repr_says_what_matters_and_no_secret(server: SmtpServer) -> None:
+    """``repr`` names the pool, the server and the figures, and never the password."""
+    url = server.url.replace("://", "://user:topsecret@")
+    pool = ConnectionPool(url, name="mail", max_size=3)
+    text = repr(pool)
+    for part in ("mail", f"127.0.0.1:{server.port}", "in_use=0", "idle=0", "max_size=3"):
+        assert part in text
+    assert "topsecret" not in text
+    pool.close()
+
+
+def test_pools_are_named_by_number_if_not_otherwise(server: SmtpServer) -> None:
+    """Two pools without a name have different ones."""
+    with ConnectionPool(server.url) as one, ConnectionPool(server.url) as other:
+        assert one.name != other.name
+        assert one.stats().name == one.name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_size": 0},
+        {"max_waiting": -1},
+        {"max_messages": 0},
+        {"max_connecting": 0},
+        {"acquire_timeout": 0},
+        {"max_idle": -1},
+        {"keepalive": 0},
+    ],
+)
+def test_limits_that_cannot_be_are_refused(options: dict[str, float]) -> None:
+    """A pool with a limit that cannot be is not made."""
+    with pytest.raises(ValidationError):
+        ConnectionPool("smtp://mx.example.com", **options)  # type: ignore[arg-type]
