@@ -8,16 +8,19 @@ each checkout is a real one too.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import smtpconn
 from smtpconn.testing import SmtpServer
+
+TakeAndGive: TypeAlias = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,15 @@ def peers() -> list[Peer]:
     """Those that are installed, smtpconn first."""
     found = [Peer("smtpconn", _directory(smtpconn), _smtpconn)]
     if importlib.util.find_spec("psycopg_pool") is not None:
-        import psycopg_pool
-
-        found.append(Peer("psycopg_pool", _directory(psycopg_pool), _psycopg_pool))
+        found.append(Peer("psycopg_pool", _directory(_module("psycopg_pool")), _psycopg_pool))
     if importlib.util.find_spec("sqlalchemy") is not None:
-        import sqlalchemy.pool
-        import sqlalchemy.util
-
-        found.append(Peer("SQLAlchemy", _directory(sqlalchemy), _sqlalchemy))
+        found.append(Peer("SQLAlchemy", _directory(_module("sqlalchemy")), _sqlalchemy))
     return found
+
+
+def _module(name: str) -> Any:
+    """A peer's module, untyped: whether it is installed must not matter to the type checker."""
+    return importlib.import_module(name)
 
 
 def _directory(module: ModuleType) -> str:
@@ -56,7 +59,7 @@ def _directory(module: ModuleType) -> str:
 
 
 @contextmanager
-def _smtpconn(size: int, timeout: float) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+def _smtpconn(size: int, timeout: float) -> Iterator[TakeAndGive]:
     leases: dict[int, Any] = {}
 
     with SmtpServer() as server:
@@ -80,11 +83,7 @@ def _smtpconn(size: int, timeout: float) -> Iterator[tuple[Callable[[], Any], Ca
 
 
 @contextmanager
-def _psycopg_pool(
-    size: int, timeout: float
-) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    import psycopg_pool
-
+def _psycopg_pool(size: int, timeout: float) -> Iterator[TakeAndGive]:
     class Connection:
         """As much of a connection as the pool looks at."""
 
@@ -103,9 +102,9 @@ def _psycopg_pool(
         def _close(self) -> None:
             self.closed = True
 
-    pool: Any = psycopg_pool.ConnectionPool(
+    pool = _module("psycopg_pool").ConnectionPool(
         "",
-        connection_class=Connection,  # type: ignore[type-var]
+        connection_class=Connection,
         min_size=size,
         max_size=size,
         timeout=timeout,
@@ -119,11 +118,7 @@ def _psycopg_pool(
 
 
 @contextmanager
-def _sqlalchemy(
-    size: int, timeout: float
-) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    from sqlalchemy.pool import QueuePool
-
+def _sqlalchemy(size: int, timeout: float) -> Iterator[TakeAndGive]:
     class Connection:
         """As much of a connection as the pool looks at."""
 
@@ -133,7 +128,9 @@ def _sqlalchemy(
         def close(self) -> None:
             """Nothing was opened."""
 
-    pool: Any = QueuePool(Connection, pool_size=size, max_overflow=0, timeout=timeout)
+    pool = _module("sqlalchemy.pool").QueuePool(
+        Connection, pool_size=size, max_overflow=0, timeout=timeout
+    )
     try:
         yield pool.connect, lambda connection: connection.close()
     finally:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -27,9 +27,8 @@ from smtpconn import poolstate as poolstate_module
 from smtpconn.lease import Lease
 from smtpconn.testing import SmtpServer
 
-_FILES = frozenset(
-    str(module.__file__) for module in (lease_module, lending_module, pool_module, poolstate_module)
-)
+_MODULES = (lease_module, lending_module, pool_module, poolstate_module)
+_FILES = frozenset(str(module.__file__) for module in _MODULES)
 
 
 class Struck(BaseException):
@@ -48,16 +47,46 @@ class Lightning:
     def __init__(self, point: int, on_call: Callable[[str], None]) -> None:
         self._point = point
         self._on_call = on_call
+        self._thread = threading.get_ident()
         self.seen = 0
         self.where = ""
 
     def __enter__(self) -> Lightning:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
+        if sys.version_info >= (3, 12):
+            self._monitor(self._at_start, self._at_instruction, on=True)
+        else:
+            self._before = sys.gettrace()
+            sys.settrace(self._trace)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        sys.settrace(self._before)
+        if sys.version_info >= (3, 12):
+            self._monitor(None, None, on=False)
+        else:
+            sys.settrace(self._before)
+
+    def _monitor(self, start: object, instruction: object, *, on: bool) -> None:
+        """From 3.12 on tracing opcodes misses many; monitoring (PEP 669) does not."""
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        tool, events = monitoring.DEBUGGER_ID, monitoring.events
+        if on:
+            monitoring.use_tool_id(tool, "lightning")
+        monitoring.register_callback(tool, events.PY_START, start)
+        monitoring.register_callback(tool, events.INSTRUCTION, instruction)
+        for code in _CODES:
+            monitoring.set_local_events(
+                tool, code, events.PY_START | events.INSTRUCTION if on else 0
+            )
+        if not on:
+            monitoring.free_tool_id(tool)
+
+    def _at_start(self, code: CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._on_call(code.co_name)
+
+    def _at_instruction(self, code: CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._arrive(code, offset)
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code.co_filename not in _FILES:
@@ -67,27 +96,49 @@ class Lightning:
             frame.f_trace_lines = False
             self._on_call(frame.f_code.co_name)
         elif event == "opcode":
-            if self.seen >= self._point and not self.where and not _is_safe(frame):
-                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno} +{frame.f_lasti}"
-                raise Struck(self.where)
-            self.seen += 1
+            self._arrive(frame.f_code, frame.f_lasti)
         return self._trace
 
+    def _arrive(self, code: CodeType, offset: int) -> None:
+        if self.seen >= self._point and not self.where and not _is_safe(code, offset):
+            self.where = f"{code.co_qualname} +{offset}"
+            raise Struck(self.where)
+        self.seen += 1
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _codes_of(module: ModuleType) -> Iterator[CodeType]:
+    """The code of every function and method the module defines."""
+    for owner in (module, *(c for c in vars(module).values() if isinstance(c, type))):
+        for value in vars(owner).values():
+            function = value.fget if isinstance(value, property) else value
+            code = getattr(function, "__code__", None)
+            if code is not None and code.co_filename == module.__file__:
+                yield from _codes(code)
+
+
+_CODES = [code for module in _MODULES for code in _codes_of(module)]
 
 _HANDLING = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START", "POP_EXCEPT", "RERAISE"})
 _safe: dict[CodeType, frozenset[int]] = {}
 
 
-def _is_safe(frame: FrameType) -> bool:
-    """Whether nothing can strike where the frame stands.
+def _is_safe(code: CodeType, offset: int) -> bool:
+    """Whether nothing can strike at this bytecode.
 
     The interpreter looks for signals behind calls and jumps only. So nothing comes between the end
     of a ``with`` body and the call of ``__exit__``, nor into the bookkeeping of an exception; the
     compiler relies on it and leaves these bytecodes without protection.
     """
-    if frame.f_code not in _safe:
-        _safe[frame.f_code] = frozenset(_find_safe(frame.f_code))
-    return frame.f_lasti in _safe[frame.f_code]
+    if code not in _safe:
+        _safe[code] = frozenset(_find_safe(code))
+    return offset in _safe[code]
 
 
 def _find_safe(code: CodeType) -> Iterator[int]:

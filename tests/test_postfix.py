@@ -126,12 +126,13 @@ def test_every_kind_of_body_is_stored_as_it_was(
 def test_login_over_starttls(postfix_with_auth: Postfix, certificates: Certificates) -> None:
     """PLAIN with and without authzid, and LOGIN, log in where Dovecot says who is who."""
     server = config(postfix_with_auth, certificates, TlsMode.STARTTLS)
-    for log_in in (
+    ways: tuple[Callable[[SmtpConnection], None], ...] = (
         lambda c: c.auth_plain("alice", "wonderland"),
         lambda c: c.auth_plain_with_authzid("alice", "alice", "wonderland"),
         lambda c: c.auth_login("alice", "wonderland"),
         lambda c: c.authenticate(CREDENTIALS),
-    ):
+    )
+    for log_in in ways:
         with server.connect() as connection:
             log_in(connection)
             assert connection.is_authenticated
