@@ -280,9 +280,10 @@ class SmtpServer:
                 continue
             sock.settimeout(None)
             thread = _thread(self._serve, sock)
+            thread.start()
+            # Only now: who ends connections joins what is in the list.
             with self._changed:
                 self._threads.append(thread)
-            thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         with self._changed:
