@@ -12,6 +12,7 @@ whether UTF-8 or a bare domain may be sent is decided where the command is made.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import unicodedata
 from dataclasses import InitVar, dataclass, field
@@ -30,12 +31,14 @@ MAX_PATH = 256
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010FFFF]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 _ASCII_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\Z")
-_TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-Z^-~]+\Z")
+# dcontent without the angle brackets, which a careless server takes for the end of the path.
+_TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-;=?-Z^-~]+\Z")
 
 # Letters, marks and digits of any script, and the few marks IDNA 2008 allows in context
 # (RFC 5892 A). Other characters are the tricks: other dots, other hyphens, formatting.
 _LABEL_EXTRAS = frozenset("-\u00b7\u0375\u05f3\u05f4\u30fb\u200c\u200d")
 _LABEL_CATEGORIES = frozenset("LMN")
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Domain:
     name: str
 
     def __post_init__(self) -> None:
+        _check_str(self.name, "a domain")
         _check_encodable(self.name, "domain")
         if not self.name or len(self.name.encode()) > MAX_DOMAIN:
             raise ValidationError(f"a domain has 1 to {MAX_DOMAIN} octets: {_shown(self.name)}")
@@ -84,7 +88,7 @@ class Domain:
                 f"package idna: pip install 'smtpconn[idna]'"
             ) from None
         try:
-            return Domain(idna.encode(self.name).decode("ascii"))
+            return Domain(idna.encode(self.name, uts46=True).decode("ascii"))
         except idna.IDNAError as error:
             raise ValidationError(f"{_shown(self.name)} is no domain name: {error}") from None
 
@@ -102,6 +106,7 @@ class AddressLiteral:
     text: str
 
     def __post_init__(self) -> None:
+        _check_str(self.text, "an address literal")
         inner = self.text[1:-1]
         bracketed = self.text.startswith("[") and self.text.endswith("]")
         if not (bracketed and len(self.text) <= MAX_DOMAIN and _is_literal(inner)):
@@ -149,8 +154,7 @@ class Mailbox:
     domain: Domain | AddressLiteral = field(init=False)
 
     def __post_init__(self, address: str) -> None:
-        if not isinstance(address, str):
-            raise ValidationError(f"an address is a str, not {type(address).__name__}")
+        _check_str(address, "an address")
         _check_encodable(address, "address")
         local_part, rest = _split_local_part(address)
         if not local_part and not address.startswith('"'):
@@ -262,6 +266,11 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
+def _check_str(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise ValidationError(f"{what} is a str, not {type(value).__name__}")
+
+
 def _check_encodable(text: str, what: str) -> None:
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise ValidationError(f"the {what} holds a lone surrogate: {_shown(text)}")
@@ -275,16 +284,25 @@ def _check_path(path: str) -> None:
 def _is_label(label: str) -> bool:
     if label.isascii():
         return len(label) <= 63 and _ASCII_LABEL.match(label) is not None
-    return not label.startswith("-") and not label.endswith("-") and all(map(_in_label, label))
+    if label.startswith("-") or label.endswith("-") or not all(map(_in_label, label)):
+        return False
+    # A joiner joins letters of scripts that join (RFC 5892 A.1, A.2); between others it only hides.
+    if any(c in _JOINERS and b.isascii() for b, c in itertools.pairwise("-" + label)):
+        return False
+    return len("xn--") + len(label.encode("punycode")) <= 63
 
 
 def _in_label(char: str) -> bool:
     if char in _LABEL_EXTRAS:
         return True
-    # A compatibility form of ASCII ("full-width a") reads as another domain once normalised.
-    if not char.isascii() and unicodedata.normalize("NFKC", char).isascii():
-        return False
-    return unicodedata.category(char)[0] in _LABEL_CATEGORIES
+    if char.isascii():
+        return char.isalnum()
+    # A compatibility form that has ASCII in it ("full-width a", "one half", "(1)") reads as
+    # another domain once normalised.
+    return all(
+        not c.isascii() and unicodedata.category(c)[0] in _LABEL_CATEGORIES
+        for c in unicodedata.normalize("NFKC", char)
+    )
 
 
 def _is_literal(inner: str) -> bool:
@@ -304,15 +322,14 @@ def _domain(text: str) -> Domain | AddressLiteral:
 
 
 def _without_brackets(address: str) -> str:
-    if not isinstance(address, str):
-        raise ValidationError(f"an address is a str, not {type(address).__name__}")
+    _check_str(address, "an address")
     text = address
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]
     # A-d-l = At-domain *( "," At-domain ), followed by ":" and the mailbox (RFC 5321 4.1.2).
     if text.startswith("@"):
         route, colon, text = text.partition(":")
-        if not colon:
+        if not colon or not text:
             raise ValidationError(f"a source route without an address: {_shown(address)}")
         for hop in route.split(","):
             if not hop.startswith("@"):
@@ -328,7 +345,7 @@ def _split_local_part(address: str) -> tuple[str, str]:
         if address[end : end + 1] != "@":
             raise ValidationError(f"there is no @ behind the quoted part: {_shown(address)}")
         return local_part, address[end + 1 :]
-    local_part, at, domain = address.rpartition("@")
+    local_part, at, domain = address.partition("@")
     if not at:
         raise ValidationError(f"there is no @ in the address: {_shown(address)}")
     if local_part and not _is_dot_string(local_part):

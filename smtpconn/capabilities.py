@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from smtpconn.reply import SmtpResponse
 
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
+_MECHANISM = re.compile(r"[A-Za-z0-9\-_]+\Z")
 
 
 class AuthMechanism(enum.StrEnum):
@@ -63,7 +64,7 @@ class ServerCapabilities:
 
     def supports(self, keyword: str) -> bool:
         """Whether an extension was advertised; ``keyword`` in any case."""
-        return keyword.upper() in self._by_keyword
+        return keyword.isascii() and keyword.upper() in self._by_keyword
 
     def parameters(self, keyword: str) -> tuple[str, ...]:
         """The parameters of an extension as sent; empty if it has none or is not offered."""
@@ -153,11 +154,11 @@ class ServerCapabilities:
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:
         """The SASL mechanisms offered, in capitals and in the server's order (RFC 4954 3)."""
-        return tuple(p.upper() for p in self.parameters("AUTH"))
+        return tuple(p.upper() for p in self.parameters("AUTH") if _MECHANISM.match(p))
 
     def supports_auth(self, mechanism: AuthMechanism | str) -> bool:
         """Whether a SASL mechanism is offered; its name in any case."""
-        return mechanism.upper() in self.auth_mechanisms
+        return mechanism.isascii() and mechanism.upper() in self.auth_mechanisms
 
     def _limit(self, name: str) -> int | None:
         for parameter in self.parameters("LIMITS"):
@@ -173,9 +174,9 @@ class ServerCapabilities:
         """Read a positive EHLO or LHLO reply, leaving out the keywords in ``ignore_extensions``."""
         found: dict[str, SmtpExtension] = {}
         for line in reply.lines[1:]:
-            keyword, *parameters = line.split() or [""]
-            keyword = keyword.upper()
-            if not _KEYWORD.match(keyword) or keyword in ignore_extensions:
+            word, *parameters = _words(line) or [""]
+            # Matched before it is put in capitals: there are letters whose capital is ASCII.
+            if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
                 continue
             # Some servers spread AUTH over several lines: the lists belong together.
             known = found[keyword].parameters if keyword == "AUTH" and keyword in found else ()
@@ -194,7 +195,12 @@ def _count(text: str) -> int | None:
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
+def _words(line: str) -> list[str]:
+    """The words of a line, between spaces and nothing else that Unicode calls a space."""
+    return [word for word in line.replace("\t", " ").split(" ") if word]
+
+
 def greeting_name(reply: SmtpResponse) -> str:
     """The name a server gives itself: the first word of its reply."""
-    words = reply.lines[0].split(maxsplit=1)
+    words = _words(reply.lines[0])
     return words[0] if words else ""

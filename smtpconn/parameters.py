@@ -67,6 +67,7 @@ class DeliverBy:
 
     def __post_init__(self) -> None:
         _check_int("seconds", self.seconds, -999_999_999, 999_999_999)
+        _check_type("mode", self.mode, DeliverByMode)
         if self.mode is DeliverByMode.RETURN and self.seconds <= 0:
             raise ValidationError("DeliverBy: RETURN needs a time above 0 (RFC 2852 4)")
 
@@ -107,6 +108,16 @@ class MailFromParams:
     require_tls: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("body", BodyType),
+            ("ret", DsnRet),
+            ("envid", str),
+            ("auth", str),
+            ("deliver_by", DeliverBy),
+            ("hold_until", datetime),
+        ):
+            if getattr(self, name) is not None:
+                _check_type(name, getattr(self, name), kind)
         if self.size is not None:
             _check_int("size", self.size, 0, 10**20 - 1)
         if self.envid is not None:
@@ -139,6 +150,10 @@ class RcptToParams:
     orcpt: str | None = None
 
     def __post_init__(self) -> None:
+        if self.notify is not None:
+            _check_type("notify", self.notify, DsnNotify)
+        if self.orcpt is not None:
+            _check_type("orcpt", self.orcpt, str)
         if self.notify is not None and not self.notify:
             raise ValidationError("notify holds no flag; leave it out, or use NEVER")
         if self.notify and DsnNotify.NEVER in self.notify and self.notify != DsnNotify.NEVER:
@@ -327,6 +342,11 @@ def _check_orcpt(orcpt: str) -> None:
 def _check_printable(name: str, text: str, limit: int) -> None:
     if not 1 <= len(text) <= limit or not all("!" <= c <= "~" or c == " " for c in text):
         raise ValidationError(f"{name} has 1 to {limit} printable ASCII characters: {text!a:.80}")
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ValidationError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
 
 
 def _check_int(name: str, value: int, least: int, most: int) -> None:

@@ -176,9 +176,10 @@ class ReplyParser:
         """Check one line and keep its text; whether it is the last of its reply."""
         if not line.endswith(b"\r\n"):
             raise ParseError(f"the server sent a reply line without CRLF: {_excerpt(line)}")
-        code, separator, text = line[:3], line[3], line[4:-2]
+        code, text = line[:3], line[4:-2]
         if not code.isdigit() or not b"200" <= code <= b"599":
             raise ParseError(f"the server sent something that is no reply: {_excerpt(line)}")
+        separator = line[3]
         if separator not in b"- " and len(line) != len(b"250\r\n"):
             raise ParseError(f"the server sent no space after the reply code: {_excerpt(line)}")
         if text.translate(None, _CONTROLS) != text:
