@@ -179,8 +179,8 @@ class ServerCapabilities:
             if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
                 continue
             # Some servers spread AUTH over several lines: the lists belong together.
-            known = found[keyword].parameters if keyword == "AUTH" and keyword in found else ()
-            if keyword not in found or known:
+            known = found[keyword].parameters if keyword in found else ()
+            if keyword == "AUTH" or keyword not in found:
                 found[keyword] = SmtpExtension(keyword, known + tuple(parameters))
         return cls(greeting_name(reply), tuple(found.values()))
 

@@ -55,6 +55,7 @@ class Content:
         self._whole: bytes | bytearray | None = None
         self._stream: Iterator[bytes] = iter(())
         self._spent = False
+        _refuse_text(message)
         if isinstance(message, (bytes, bytearray, memoryview)):
             self._take_bytes(message)
         elif hasattr(message, "read"):
@@ -119,13 +120,8 @@ class Content:
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
         # The first block is read now: a text file must be refused before a command is sent.
-        first = next(stream, b"")
-        if not isinstance(first, (bytes, bytearray, memoryview)):
-            raise ValidationError(
-                f"a message is bytes, this one yields {type(first).__name__}: encode a str, open a "
-                f"file in binary mode"
-            )
-        self._stream = itertools.chain((bytes(first),), stream)
+        first = _octets(next(stream, b""))
+        self._stream = itertools.chain((first,), map(_octets, stream))
 
     def _take_once(self) -> Iterator[bytes]:
         if self._spent:
@@ -134,7 +130,7 @@ class Content:
                 phase=Phase.CONTENT,
             )
         self._spent = True
-        return map(bytes, self._stream)
+        return self._stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +200,27 @@ def text_size(text: bytes | bytearray) -> int:
     return len(text) + bare + (2 if unended else 0)
 
 
+def _refuse_text(message: object) -> None:
+    """Refuse what is an iterable, or has what one needs, but no message of ours."""
+    if isinstance(message, str) or hasattr(message, "get_payload"):
+        raise ValidationError(
+            f"a message is bytes, not {type(message).__name__}: encode a str, and give an "
+            f"email.message.EmailMessage to send_message"
+        )
+
+
+def _octets(block: object) -> bytes:
+    """A block of a stream as bytes. Not ``bytes(block)`` alone: of 5 that makes five NULs."""
+    if isinstance(block, bytes):
+        return block
+    if isinstance(block, (bytearray, memoryview)):
+        return bytes(block)
+    raise ValidationError(
+        f"a message is bytes, this one yields {type(block).__name__}: open a file in binary mode",
+        phase=Phase.CONTENT,
+    )
+
+
 def _has_dot(text: bytes | bytearray) -> bool:
     return text.startswith(b".") or b"\n." in text
 
@@ -228,6 +245,6 @@ def _remaining(file: BinaryIO) -> int | None:
         here = file.tell()
         end = file.seek(0, io.SEEK_END)
         file.seek(here)
-    except (OSError, AttributeError, ValueError):
+        return max(0, end - here)
+    except (OSError, AttributeError, TypeError, ValueError):
         return None
-    return end - here

@@ -156,7 +156,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         super().__init__(f"the server refused {phase}: {response}{more}", phase=phase)
         self.response = response
         self.smtp_code = response.code
-        self.smtp_error = "\n".join(response.lines).encode("utf-8", "surrogateescape")
+        self.smtp_error = _text(response)
         self.is_transient = response.is_transient
 
 
@@ -200,10 +200,7 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
             message = f"the only recipient was refused: {first}"
         super().__init__(message, phase=Phase.RCPT)
         self.rejected_recipients = rejected
-        self.recipients = {
-            str(r.recipient): (r.response.code, "\n".join(r.response.lines).encode())
-            for r in rejected
-        }
+        self.recipients = {str(r.recipient): (r.response.code, _text(r.response)) for r in rejected}
         self.is_transient = all(r.response.is_transient for r in rejected)
 
     @property
@@ -255,6 +252,11 @@ class PoolClosedError(PoolError):
 
 class ValidationError(SmtpError, ValueError):
     """An address, parameter, domain or message that may not be sent; no byte of it has left."""
+
+
+def _text(response: SmtpResponse) -> bytes:
+    """A reply's text as smtplib has it: the octets the server sent."""
+    return "\n".join(response.lines).encode("utf-8", "surrogateescape")
 
 
 def refusal(response: SmtpResponse, phase: Phase) -> SmtpError:
