@@ -1,0 +1,1 @@
+"""Conversations without sockets: scripts of what is said and answered."""
