@@ -12,9 +12,9 @@ whether UTF-8 or a bare domain may be sent is decided where the command is made.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.errors import SmtpUtf8RequiredError, ValidationError
@@ -39,6 +39,8 @@ _TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-;=?-Z^-~]+\Z")
 _LABEL_EXTRAS = frozenset("-\u00b7\u0375\u05f3\u05f4\u30fb\u200c\u200d")
 _LABEL_CATEGORIES = frozenset("LMN")
 _JOINERS = "\u200c\u200d"
+_VIRAMA = 9
+"""The combining class of the sign that makes one letter of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +288,24 @@ def _is_label(label: str) -> bool:
         return len(label) <= 63 and _ASCII_LABEL.match(label) is not None
     if label.startswith("-") or label.endswith("-") or not all(map(_in_label, label)):
         return False
-    # A joiner joins letters of scripts that join (RFC 5892 A.1, A.2); between others it only hides.
-    if any(c in _JOINERS and b.isascii() for b, c in itertools.pairwise("-" + label)):
+    if any(c in _JOINERS and not _joins(label, at) for at, c in enumerate(label)):
         return False
     return len("xn--") + len(label.encode("punycode")) <= 63
+
+
+def _joins(label: str, at: int) -> bool:
+    """Whether a joiner has something to join (RFC 5892 A.1, A.2); elsewhere it only hides."""
+    before, after = label[:at], label[at + 1 :]
+    if before and unicodedata.combining(before[-1]) == _VIRAMA:
+        return True
+    sides = [_first_letter(reversed(before)), _first_letter(after)]
+    return label[at] == "\u200c" and all(
+        letter and unicodedata.bidirectional(letter) == "AL" for letter in sides
+    )
+
+
+def _first_letter(text: Iterable[str]) -> str:
+    return next((c for c in text if not unicodedata.category(c).startswith("M")), "")
 
 
 def _in_label(char: str) -> bool:
@@ -312,9 +328,19 @@ def _is_literal(inner: str) -> bool:
             return ipaddress.IPv4Address(inner).version == 4
         if tag.lower() == "ipv6":
             return "%" not in rest and ipaddress.IPv6Address(rest).version == 6
+        # Grammatical, with the tag "2001"; but what was meant is an address without its tag.
+        if _is_ipv6(inner):
+            return False
     except ValueError:
         return False
     return _TAGGED_LITERAL.match(inner) is not None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _domain(text: str) -> Domain | AddressLiteral:

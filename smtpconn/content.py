@@ -43,6 +43,7 @@ class Content:
     Attributes:
         size: octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870
             3); None when it cannot be known without reading a stream to its end.
+        binary_size: the same for BODY=BINARYMIME: the octets as they are.
         is_8bit: whether any octet is above 127; None when that cannot be known.
 
     Raises:
@@ -51,6 +52,7 @@ class Content:
 
     def __init__(self, message: Message) -> None:
         self.size: int | None = None
+        self.binary_size: int | None = None
         self.is_8bit: bool | None = None
         self._whole: bytes | bytearray | None = None
         self._stream: Iterator[bytes] = iter(())
@@ -110,13 +112,13 @@ class Content:
         whole = message if isinstance(message, (bytes, bytearray)) else bytes(message)
         self._whole = whole
         self.is_8bit = not whole.isascii()
-        self.size = text_size(whole)
+        self.size, self.binary_size = text_size(whole), len(whole)
 
     def _take_file(self, file: BinaryIO) -> None:
         remaining = _remaining(file)
         self._take_stream(iter(lambda: file.read(BLOCK), b""))
         # A file's own line ends may change its size on the way; SIZE is an estimate (RFC 1870 6.1).
-        self.size = remaining
+        self.size = self.binary_size = remaining
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
         # The first block is read now: a text file must be refused before a command is sent.

@@ -6,7 +6,7 @@ an operation, and waiting for a lock, a pool or a name server counts like any ot
 
 from __future__ import annotations
 
-import math
+import threading
 import time
 
 from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
@@ -16,7 +16,7 @@ class Deadline:
     """The moment by which an operation has to be over.
 
     Args:
-        timeout: seconds from now, above 0.
+        timeout: seconds from now, above 0 and no longer than a lock can wait (centuries).
 
     Raises:
         ValidationError: ``timeout`` is no positive, finite number.
@@ -25,8 +25,12 @@ class Deadline:
     __slots__ = ("_end", "timeout")
 
     def __init__(self, timeout: float) -> None:
-        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-            raise ValidationError(f"a timeout is a number of seconds above 0, not {timeout!r}")
+        is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        if not is_number or not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValidationError(
+                f"a timeout is a number of seconds above 0, at most {threading.TIMEOUT_MAX:g}, "
+                f"not {timeout!r:.40}"
+            )
         self.timeout = timeout
         self._end = time.monotonic() + timeout
 

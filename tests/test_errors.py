@@ -40,6 +40,7 @@ from smtpconn.reply import SmtpResponse
 
 BUSY = SmtpResponse(451, ("4.3.0 try", "later"))
 NO = SmtpResponse(550, ("5.1.1 gr\udcfcn",))
+GONE = SmtpResponse(550, ("5.1.1 gone",))
 LATER = SmtpResponse(450, ("4.2.0 grün",))
 
 
@@ -96,8 +97,8 @@ ERRORS: list[SmtpError] = [
     PermanentError(NO, phase=Phase.RCPT),
     AuthError(SmtpResponse(535, ("5.7.8 no",))),
     AuthError(SmtpResponse(454, ("4.7.0 later",)), server_error='{"status":"401"}'),
-    refused(NO),
-    refused(NO, BUSY),
+    refused(GONE),
+    refused(GONE, BUSY),
     refused(BUSY, LATER),
     refused(),
 ]
@@ -294,7 +295,7 @@ def test_refused_text_that_is_no_utf8() -> None:
     ],
 )
 def test_refusal(code: int, kind: type[SmtpError]) -> None:
-    """A reply that is no success is the error for its class; one that is no refusal is misplaced."""
+    """A refusal is the error for its class; a reply that is none stands in the wrong place."""
     error = refusal(SmtpResponse(code, ("text",)), Phase.DATA)
     assert type(error) is kind
     assert error.phase is Phase.DATA

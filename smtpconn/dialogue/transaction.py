@@ -256,10 +256,12 @@ def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Com
             "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
             phase=Phase.MAIL,
         )
+    content = request.content
+    is_binary = request.mail_params.body is BodyType.BINARYMIME
     parameters = mail_parameters(
         request.mail_params,
         offers,
-        size=request.content.size,
+        size=content.binary_size if is_binary else content.size,
         body=_body(request, offers.supports_8bitmime, chunking),
         smtputf8=utf8,
     )

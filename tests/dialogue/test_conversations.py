@@ -188,7 +188,7 @@ def test_the_longest_line_has_512_octets(octets: int, in_one_step: bool) -> None
     response = b64(f"\0u\0{password}")
     assert (len(f"AUTH PLAIN {response}\r\n") <= 512) == in_one_step
     made = session(OFFERS)
-    script = (
+    script: Script = (
         [(f"AUTH PLAIN {response}\n", "235 ok\n")]
         if in_one_step
         else [("AUTH PLAIN\n", "334 \n"), (f"{response}\n", "235 ok\n")]
@@ -270,7 +270,8 @@ def test_endless_challenges_end() -> None:
         def answer(self, challenge: str) -> bytes:
             return b"x"
 
-    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 \n")] + [("eA==\n", "334 \n")] * 10
+    rounds: Script = [("eA==\n", "334 \n")] * 10
+    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 \n"), *rounds]
     error = fails(lambda: auth.authenticate(session(OFFERS), Patient("u", "p")), script)
     assert isinstance(error, ProtocolError)
 

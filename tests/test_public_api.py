@@ -1,0 +1,294 @@
+"""The public API: its names, its documentation, and what importing it brings along."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import enum
+import inspect
+import json
+import pickle
+import smtplib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import smtpconn
+from smtpconn import (
+    AllRecipientsFailedError,
+    AuthError,
+    ForwardPath,
+    Phase,
+    RejectedRecipient,
+    ResponseError,
+    SmtpError,
+    SmtpResponse,
+)
+
+ROOT = Path(smtpconn.__file__).parent.parent
+
+NAMES = [
+    "Action",
+    "AddressLiteral",
+    "AllRecipientsFailedError",
+    "AuthError",
+    "AuthMechanism",
+    "BodyType",
+    "ConnectionClosedError",
+    "ConnectionPool",
+    "DeliverBy",
+    "DeliverByMode",
+    "Domain",
+    "DsnNotify",
+    "DsnRet",
+    "EnhancedStatusCode",
+    "Envelope",
+    "ForwardPath",
+    "LmtpSendResult",
+    "MailFromParams",
+    "Mailbox",
+    "OAuthCredentials",
+    "ParseError",
+    "PasswordCredentials",
+    "PermanentError",
+    "Phase",
+    "Pipelining",
+    "PoolClosedError",
+    "PoolError",
+    "PoolEvent",
+    "PoolOverloadedError",
+    "PoolStats",
+    "PoolTimeoutError",
+    "Protocol",
+    "ProtocolError",
+    "RcptToParams",
+    "RecipientResult",
+    "RejectedRecipient",
+    "ResponseError",
+    "ReversePath",
+    "SendOutcome",
+    "SendResult",
+    "ServerCapabilities",
+    "ServerConfig",
+    "ServerStats",
+    "SmtpConnection",
+    "SmtpError",
+    "SmtpExtension",
+    "SmtpResponse",
+    "SmtpTimeoutError",
+    "SmtpUtf8RequiredError",
+    "Stage",
+    "StartTlsUnavailableError",
+    "TlsError",
+    "TlsMode",
+    "TransientError",
+    "TransportError",
+    "UnsupportedExtensionError",
+    "ValidationError",
+    "get_pool",
+]
+
+CAUGHT_AS: dict[str, tuple[type[BaseException], ...]] = {
+    "SmtpError": (smtplib.SMTPException,),
+    "TransportError": (ConnectionError, OSError),
+    "TlsError": (smtpconn.TransportError, ConnectionError),
+    "ConnectionClosedError": (smtplib.SMTPServerDisconnected, ConnectionError),
+    "SmtpTimeoutError": (TimeoutError,),
+    "ProtocolError": (smtplib.SMTPException,),
+    "ParseError": (smtpconn.ProtocolError,),
+    "ResponseError": (smtplib.SMTPResponseException,),
+    "TransientError": (smtpconn.ResponseError, smtplib.SMTPResponseException),
+    "PermanentError": (smtpconn.ResponseError, smtplib.SMTPResponseException),
+    "AuthError": (smtpconn.ResponseError, smtplib.SMTPAuthenticationError),
+    "AllRecipientsFailedError": (smtplib.SMTPRecipientsRefused,),
+    "StartTlsUnavailableError": (smtplib.SMTPNotSupportedError,),
+    "SmtpUtf8RequiredError": (smtplib.SMTPNotSupportedError,),
+    "UnsupportedExtensionError": (smtplib.SMTPNotSupportedError,),
+    "PoolError": (smtplib.SMTPException,),
+    "PoolTimeoutError": (smtpconn.PoolError, TimeoutError),
+    "PoolOverloadedError": (smtpconn.PoolError,),
+    "PoolClosedError": (smtpconn.PoolError,),
+    "ValidationError": (ValueError,),
+}
+
+IMPORT_SCRIPT = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+before = set(sys.modules)
+import smtpconn
+after = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(after - set(sys.stdlib_module_names))))
+"""
+
+
+def an_error(kind: type[SmtpError]) -> SmtpError:
+    """One error of a class, with everything it can tell."""
+    response = SmtpResponse(454, ("4.7.0 no", "more"))
+    if issubclass(kind, AuthError):
+        return kind(response, server_error="{}")
+    if issubclass(kind, ResponseError):
+        return kind(response, phase=Phase.RCPT)
+    if issubclass(kind, AllRecipientsFailedError):
+        return kind([RejectedRecipient(ForwardPath("u@example.com"), response)])
+    return kind("what happened", phase=Phase.CONTENT, may_have_been_delivered=True)
+
+
+def public_members() -> Iterator[tuple[str, object]]:
+    """Every public class and function, and each public method and property of a class."""
+    for name in smtpconn.__all__:
+        value = getattr(smtpconn, name)
+        yield name, value
+        if not inspect.isclass(value):
+            continue
+        for member, found in vars(value).items():
+            found = getattr(found, "__func__", found)  # of a classmethod
+            if not member.startswith("_") and (
+                inspect.isroutine(found) or isinstance(found, property)
+            ):
+                yield f"{name}.{member}", found
+
+
+MEMBERS = dict(public_members())
+
+
+def test_the_names() -> None:
+    """The public names are these; a change here is a change for every user."""
+    assert smtpconn.__all__ == NAMES
+    assert sorted(set(NAMES)) == NAMES
+    for name in NAMES:
+        assert getattr(smtpconn, name).__name__ == name
+
+
+def test_nothing_else_looks_public() -> None:
+    """What can be imported from the package is a listed name or one of its modules."""
+    others = {
+        name
+        for name, value in vars(smtpconn).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert others == set(NAMES)
+
+
+def test_star_import() -> None:
+    """A star import brings the listed names and nothing else."""
+    namespace: dict[str, object] = {}
+    exec("from smtpconn import *", namespace)
+    assert sorted(set(namespace) - {"__builtins__"}) == NAMES
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_everything_public_is_documented(name: str) -> None:
+    """Every public class, function, method and property has a docstring that someone wrote."""
+    doc = getattr(MEMBERS[name], "__doc__", None)
+    assert doc
+    assert doc.strip()
+    # A dataclass without a docstring gets its signature for one; an enum gets a stock sentence.
+    assert not doc.startswith(f"{name}(")
+    assert doc not in (enum.Enum.__doc__, enum.StrEnum.__doc__, enum.Flag.__doc__)
+
+
+@pytest.mark.parametrize("name", [n for n, v in MEMBERS.items() if inspect.isroutine(v)])
+def test_every_argument_is_typed(name: str) -> None:
+    """Every argument and every result has a type."""
+    function = MEMBERS[name]
+    assert callable(function)
+    signature = inspect.signature(function)
+    for parameter in list(signature.parameters.values()):
+        if parameter.name not in ("self", "cls"):
+            assert parameter.annotation is not parameter.empty
+    assert signature.return_annotation is not signature.empty
+
+
+def test_the_list_of_errors() -> None:
+    """Every public error is in the table above."""
+    found = {
+        name
+        for name in NAMES
+        if inspect.isclass(getattr(smtpconn, name))
+        and issubclass(getattr(smtpconn, name), BaseException)
+    }
+    assert found == set(CAUGHT_AS)
+
+
+@pytest.mark.parametrize("name", CAUGHT_AS)
+def test_each_error_is_caught_as_before(name: str) -> None:
+    """Code that catches smtplib's and the built-in classes catches these errors as well."""
+    kind: type[SmtpError] = getattr(smtpconn, name)
+    for base in (SmtpError, smtplib.SMTPException, *CAUGHT_AS[name]):
+        with pytest.raises(base):
+            raise an_error(kind)
+
+
+@pytest.mark.parametrize("name", CAUGHT_AS)
+def test_each_error_pickles(name: str) -> None:
+    """An error arrives in another process as the same class with all its attributes."""
+    error = an_error(getattr(smtpconn, name))
+    same = pickle.loads(pickle.dumps(error))
+    assert type(same) is type(error)
+    assert str(same) == str(error)
+    assert same.args == error.args
+    assert vars(same) == vars(error)
+    for attribute in ("phase", "is_transient", "may_have_been_delivered"):
+        assert getattr(same, attribute) == getattr(error, attribute)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in NAMES if dataclasses.is_dataclass(getattr(smtpconn, n))],
+)
+def test_values_are_frozen_and_slotted(name: str) -> None:
+    """Values cannot be changed and have no room for anything but their fields."""
+    kind = getattr(smtpconn, name)
+    assert kind.__dataclass_params__.frozen
+    assert "__slots__" in vars(kind)
+
+
+def test_importing_needs_certifi_only() -> None:
+    """In a bare interpreter the package imports nothing but the standard library and certifi."""
+    certifi = sys.modules.get("certifi")
+    assert certifi is not None
+    assert certifi.__file__ is not None
+    path = [str(ROOT), str(Path(certifi.__file__).parent.parent)]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", IMPORT_SCRIPT, json.dumps(path)],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == ["certifi", "smtpconn"]
+
+
+def test_importing_is_quiet() -> None:
+    """Importing starts no thread, opens nothing, writes nothing and adds no log handler."""
+    script = (
+        "import sys, json, threading, logging; sys.path[:0] = json.loads(sys.argv[1]);"
+        "import smtpconn; assert threading.active_count() == 1;"
+        "assert not logging.getLogger().handlers;"
+        "assert all(isinstance(h, logging.NullHandler)"
+        " for h in logging.getLogger('smtpconn').handlers)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, json.dumps([str(ROOT)])],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_one_version() -> None:
+    """The version in the package is the one it is distributed as."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert config["metadata"]["version"] == smtpconn.__version__
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers are told to read the package's own types."""
+    assert (ROOT / "smtpconn" / "py.typed").exists()
