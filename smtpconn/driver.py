@@ -293,5 +293,7 @@ class Driver:
         failure = self._pairing.failure
         if failure is not None:
             self.close(str(failure))
-        elif self._session.must_close or not self._pairing.is_reusable:
-            self.close(str(error) if error is not None else "the dialogue has ended")
+        elif self._session.must_close:
+            self.close(self._session.must_close)
+        elif not self._pairing.is_reusable:
+            self.close(str(error) if error is not None else "the dialogue is out of step")

@@ -44,7 +44,7 @@ class Session:
         is_authenticated: whether an AUTH succeeded.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
-        must_close: whether the dialogue cannot go on after this operation.
+        must_close: why the dialogue cannot go on after this operation; "" if it can.
         transactions: how many were begun.
     """
 
@@ -56,7 +56,7 @@ class Session:
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
     is_authenticated: bool = False
     needs_reset: bool = False
-    must_close: bool = False
+    must_close: str = ""
     transactions: int = 0
 
     @property

@@ -190,7 +190,7 @@ def _transaction(
 def _send_lone_dot(session: Session) -> Generator[Step, None, None]:
     if session.protocol is Protocol.LMTP:
         # It has one answer per accepted recipient: none to wait for, and nothing to go on with.
-        session.must_close = True
+        session.must_close = "the server waits for content that nobody is to get"
     else:
         yield Batch((Payload((END_OF_DATA,), ends_message=False, log="."),))
 
