@@ -50,6 +50,8 @@ def open_socket(
             return _Race(deadline, None).run([(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)])
         addresses = _interleave(_resolve(host, port, deadline))
         return _Race(deadline, source_address).run(addresses)
+    except SmtpError:
+        raise
     except OSError as error:
         raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
 

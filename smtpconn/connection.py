@@ -24,7 +24,7 @@ from smtpconn.deadline import Deadline
 from smtpconn.dialogue import opening, simple
 from smtpconn.dialogue.session import Pipelining, Protocol, Session
 from smtpconn.driver import Driver
-from smtpconn.errors import Phase, SmtpTimeoutError
+from smtpconn.errors import Phase, SmtpError, SmtpTimeoutError
 from smtpconn.logging_in import LoggingIn
 from smtpconn.options import (
     ConnectOptions,
@@ -183,11 +183,10 @@ class SmtpConnection(Sending, LoggingIn):
             if tls_mode is TlsMode.IMPLICIT:
                 driver.start_tls(deadline)
             driver.run(opening.opening(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
-        except OSError as error:
+        except BaseException as error:
             open_end.close()
-            raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error.__cause__
-        except BaseException:
-            open_end.close()
+            if isinstance(error, OSError) and not isinstance(error, SmtpError):
+                raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
             raise
         return cls(Channel(driver, peer, timeout), session)
 

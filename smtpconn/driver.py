@@ -203,7 +203,12 @@ class Driver:
 
     def _change_to_tls(self, deadline: Deadline) -> None:
         # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
-        data = self.transport.receive_now()
+        try:
+            data = self.transport.receive_now()
+        except OSError as error:
+            raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+        if data == b"":
+            raise closed_by_peer(Phase.TLS, self._peer)
         if data is not None or not self._pairing.is_reusable:
             raise ProtocolError(
                 "the server sent something between its answer to STARTTLS and the TLS handshake: "
