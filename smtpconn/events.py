@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -61,11 +62,41 @@ class PoolEvent:
 Hook: TypeAlias = Callable[[PoolEvent], None]
 
 
-def tell(hook: Hook | None, event: PoolEvent) -> None:
-    """Call a hook; what it raises is logged."""
-    if hook is None:
-        return
-    try:
-        hook(event)
-    except Exception:
-        _log.exception("the hook of %s failed", event.pool)
+class Teller:
+    """Tells a hook, if there is one.
+
+    Args:
+        pool: the pool's name.
+        hook: whom to tell; what it raises is logged.
+    """
+
+    def __init__(self, pool: str, hook: Hook | None) -> None:
+        self.pool = pool
+        self.hook = hook
+
+    def tell(
+        self,
+        action: Action,
+        stage: Stage,
+        *,
+        server: object = "",
+        since: float | None = None,
+        error: BaseException | None = None,
+        reason: str = "",
+    ) -> None:
+        """Make an event and call the hook; ``since`` is when it began (monotonic clock)."""
+        if self.hook is None:
+            return
+        event = PoolEvent(
+            self.pool,
+            action,
+            stage,
+            str(server),
+            None if since is None else time.monotonic() - since,
+            error if isinstance(error, SmtpError) else None,
+            reason,
+        )
+        try:
+            self.hook(event)
+        except Exception:
+            _log.exception("the hook of %s failed", self.pool)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import ssl
 import sys
 import threading
 import time
@@ -19,20 +18,18 @@ from collections.abc import Sequence
 from smtpconn import keeper
 from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
+from smtpconn.connector import Connector
 from smtpconn.deadline import Deadline
 from smtpconn.errors import (
-    Phase,
     PoolClosedError,
     PoolOverloadedError,
     PoolTimeoutError,
     SmtpError,
-    TransientError,
 )
-from smtpconn.events import Action, Hook, PoolEvent, Stage, tell
+from smtpconn.events import Action, Hook, Stage, Teller
 from smtpconn.forking import forget_in_child
 from smtpconn.limits import Limits
 from smtpconn.poolstate import Pooled, PoolState, Ticket
-from smtpconn.servers import Servers
 from smtpconn.stats import Counters, PoolStats
 
 NOOP_PATIENCE = 5.0
@@ -58,7 +55,7 @@ class Lending:
         self, configs: Sequence[ServerConfig], limits: Limits, name: str, hook: Hook | None
     ) -> None:
         self.name = name
-        self.hook = hook
+        self.teller = Teller(name, hook)
         self._watches = hook is not None or limits.leak_after is not None
         self._configs = configs
         self._config = configs[0]
@@ -70,8 +67,7 @@ class Lending:
         self._lock = threading.RLock()
         self._state = PoolState(self._limits)
         self._counters = Counters()
-        self._servers = Servers(self._configs)
-        self._tls_sessions: dict[int, ssl.SSLSession] = {}
+        self._connector = Connector(self._configs, self._lock, self.teller)
         self._looked_after_at: float | None = None
         self._all_back = threading.Event()
 
@@ -85,23 +81,6 @@ class Lending:
         with self._lock:
             for name, amount in what.items():
                 setattr(self._counters, name, getattr(self._counters, name) + amount)
-
-    def tell(
-        self,
-        action: Action,
-        stage: Stage,
-        *,
-        server: str = "",
-        since: float | None = None,
-        error: BaseException | None = None,
-        reason: str = "",
-    ) -> None:
-        """Tell the hook, if there is one; ``since`` is when it began."""
-        if self.hook is not None:
-            seconds = None if since is None else time.monotonic() - since
-            smtp_error = error if isinstance(error, SmtpError) else None
-            event = PoolEvent(self.name, action, stage, server, seconds, smtp_error, reason)
-            tell(self.hook, event)
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, those in use when they come back."""
@@ -136,8 +115,8 @@ class Lending:
                 waits=counters.waits,
                 timeouts=counters.timeouts,
                 overloads=counters.overloads,
-                connects=counters.connects,
-                connect_errors=counters.connect_errors,
+                connects=self._connector.connects,
+                connect_errors=self._connector.errors,
                 retries=counters.retries,
                 noops=counters.noops,
                 messages=counters.messages,
@@ -147,10 +126,10 @@ class Lending:
                 rejected_recipients=counters.rejected_recipients,
                 wait_seconds=counters.wait_seconds,
                 use_seconds=counters.use_seconds,
-                connect_seconds=counters.connect_seconds,
+                connect_seconds=self._connector.seconds,
                 discards=dict(counters.discards),
                 effective_size=state.effective_size(time.monotonic()),
-                servers=self._servers.stats(),
+                servers=self._connector.stats(),
             )
 
     def close(self, timeout: float) -> None:
@@ -199,7 +178,7 @@ class Lending:
         pooled = ticket.pooled
         if pooled is not None:
             if pooled.uses == 0:
-                self._keep_tls_session(pooled)
+                self._connector.keep_tls_session(pooled.connection, pooled.server)
             if (why := self._why_not_kept(pooled, keep, now)) is not None:
                 self._discard(pooled, why)
                 pooled = None
@@ -230,8 +209,8 @@ class Lending:
 
     def _watch(self, ticket: Ticket, pooled: Pooled, begun: float) -> None:
         """What only those who ask for it pay for: the hook, and the stack for the leak report."""
-        server = str(self._configs[pooled.server])
-        self.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
+        server = self._configs[pooled.server]
+        self.teller.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
         if self._limits.leak_after is not None:
             # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
             ticket.stack = "".join(traceback.format_stack(sys._getframe(3)))
@@ -263,7 +242,7 @@ class Lending:
             if self._state.is_served(ticket):
                 return  # its turn came in the meantime
             self._counters.timeouts += 1
-            error, cause = self._timeout_error(deadline), self._servers.last_error()
+            error, cause = self._timeout_error(deadline), self._connector.last_error()
         # As text: a record that is kept (by Sentry, by a queue) must not keep this frame alive.
         _log.warning("%s: %s", self.name, str(error))
         try:
@@ -272,61 +251,27 @@ class Lending:
             del error, cause
 
     def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled | None:
-        """Connect to the first server that can be had; None if a connection is to be waited for."""
-        with self._lock:
-            order = self._servers.to_try(time.monotonic())
-        for position, index in enumerate(order):
-            # Each gets its share of the time, or a silent one would leave nothing to the others.
-            share = deadline.check(Phase.CONNECT) / (len(order) - position)
-            try:
-                return self._connect_to(index, ticket, share)
-            except SmtpError as error:
-                if _is_too_many(error) and self._step_back(ticket, error):
-                    return None
-                if position == len(order) - 1:
-                    raise
-                _log.info("%s: moving on from %s: %s", self.name, self._configs[index], str(error))
-        raise AssertionError("there is at least one server")
-
-    def _connect_to(self, index: int, ticket: Ticket, seconds: float) -> Pooled:
-        begun = time.monotonic()
-        config = self._configs[index]
-        self.tell(Action.CONNECT, Stage.STARTED, server=str(config))
-        try:
-            connection = self._make_connection(index, min(config.timeout, seconds))
-        except BaseException as error:
-            self.tell(Action.CONNECT, Stage.FAILED, server=str(config), since=begun, error=error)
-            raise
+        """Make a connection; None if one is to be waited for instead."""
+        made = self._connector.connect(deadline, lambda error: self._step_back(ticket, error))
+        if made is None:
+            return None
+        connection, server = made
         now = time.monotonic()
-        lifetime = self._limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1)
+        limits = self._limits
         with self._lock:
-            pooled = Pooled(
-                connection, now, lifetime,
-                spoke_at=now, server=index, generation=self._state.generation,
+            ticket.pooled = pooled = Pooled(
+                connection,
+                born=now,
+                lifetime=limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1),
+                spoke_at=now,
+                server=server,
+                generation=self._state.generation,
                 most_messages=min(
-                    self._limits.max_messages, connection.capabilities.max_transactions or math.inf
+                    limits.max_messages, connection.capabilities.max_transactions or math.inf
                 ),
-            )  # fmt: skip
-            self._counters.connects += 1
-            self._counters.connect_seconds += now - begun
-            self._servers.succeeded(index)
-            ticket.pooled = pooled
+            )
             self._state.connected(ticket, now)
-        self.tell(Action.CONNECT, Stage.DONE, server=str(config), since=begun)
         return pooled
-
-    def _make_connection(self, index: int, seconds: float) -> SmtpConnection:
-        with self._lock:
-            refusal = self._servers.login_refusal(index, time.monotonic())
-        if refusal is not None:
-            raise refusal
-        try:
-            return self._configs[index].connect(seconds, tls_session=self._tls_sessions.get(index))
-        except SmtpError as error:
-            with self._lock:
-                self._counters.connect_errors += 1
-                self._servers.failed(index, error, time.monotonic())
-            raise
 
     def _step_back(self, ticket: Ticket, error: SmtpError) -> bool:
         with self._lock:
@@ -339,10 +284,8 @@ class Lending:
 
     def _why_stale(self, pooled: Pooled, now: float) -> str | None:
         why = self._state.why_not(pooled, now)
-        if why is None and pooled.server > 0:
-            with self._lock:
-                if self._servers.preferred(now) < pooled.server:
-                    return "a better server may be back"
+        if why is None and pooled.server > 0 and self._connector.has_better(pooled.server, now):
+            return "a better server may be back"
         if why is None and not pooled.connection.probe():
             return "dead when idle"
         return why
@@ -355,15 +298,6 @@ class Lending:
             return "421" if connection.is_shutting_down else "closed in use"
         pooled.idle_since = 0.0
         return self._state.why_not(pooled, now)
-
-    def _keep_tls_session(self, pooled: Pooled) -> None:
-        """Keep what the next connection to this server can resume; once per connection.
-
-        With TLS 1.3 it comes some time after the handshake, so it is looked for only now.
-        """
-        tls = pooled.connection.tls
-        if tls is not None and tls.session is not None:
-            self._tls_sessions[pooled.server] = tls.session
 
     def _report_leaks(self) -> None:
         with self._lock:
@@ -413,8 +347,8 @@ class Lending:
             self._counters.discard(why)
         level = logging.DEBUG if why.startswith("max_") else logging.INFO
         _log.log(level, "%s: connection given up: %s", self.name, why)
-        server = str(self._configs[pooled.server])
-        self.tell(Action.DISCARD, Stage.DONE, server=server, reason=why)
+        server = self._configs[pooled.server]
+        self.teller.tell(Action.DISCARD, Stage.DONE, server=server, reason=why)
         if pooled.connection.is_quiet:
             pooled.connection.take_leave()
         else:
@@ -475,19 +409,14 @@ class Lending:
     def _say_noop(self, pooled: Pooled) -> bool:
         pooled.noops += 1
         pooled.spoke_at = begun = time.monotonic()
-        server = str(self._configs[pooled.server])
+        server = self._configs[pooled.server]
         try:
             pooled.connection.noop(NOOP_PATIENCE)
         except SmtpError as error:
             _log.debug("%s: keep-alive: %s", self.name, str(error))
-            self.tell(Action.NOOP, Stage.FAILED, server=server, since=begun, error=error)
+            self.teller.tell(Action.NOOP, Stage.FAILED, server=server, since=begun, error=error)
             self._discard(pooled, "keepalive failed")
             return False
         self.count(noops=1)
-        self.tell(Action.NOOP, Stage.DONE, server=server, since=begun)
+        self.teller.tell(Action.NOOP, Stage.DONE, server=server, since=begun)
         return True
-
-
-def _is_too_many(error: SmtpError) -> bool:
-    """Whether a refusal at connecting may mean that there are too many connections already."""
-    return isinstance(error, TransientError) and error.response.code in (421, 432, 451)

@@ -194,7 +194,7 @@ class ConnectionPool:
     ) -> SendResult | LmtpSendResult:
         deadline = Deadline(self._config.timeout if timeout is None else timeout)
         begun = time.monotonic()
-        self._lending.tell(Action.SEND, Stage.STARTED)
+        self._lending.teller.tell(Action.SEND, Stage.STARTED)
         try:
             if self._pace is not None:
                 self._pace.wait(deadline)
@@ -202,10 +202,10 @@ class ConnectionPool:
         except BaseException as error:
             unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
             self._lending.count(failed_messages=1, unknown_messages=unknown)
-            self._lending.tell(Action.SEND, Stage.FAILED, since=begun, error=error)
+            self._lending.teller.tell(Action.SEND, Stage.FAILED, since=begun, error=error)
             raise
         self._lending.count(messages=1, **_recipient_counts(result))
-        self._lending.tell(Action.SEND, Stage.DONE, since=begun)
+        self._lending.teller.tell(Action.SEND, Stage.DONE, since=begun)
         return result
 
     def send_many(

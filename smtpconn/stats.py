@@ -19,8 +19,6 @@ class Counters:
     waits: int = 0
     timeouts: int = 0
     overloads: int = 0
-    connects: int = 0
-    connect_errors: int = 0
     retries: int = 0
     noops: int = 0
     messages: int = 0
@@ -30,7 +28,6 @@ class Counters:
     rejected_recipients: int = 0
     wait_seconds: float = 0.0
     use_seconds: float = 0.0
-    connect_seconds: float = 0.0
     discards: dict[str, int] = field(default_factory=dict)
 
     def discard(self, reason: str) -> None:
