@@ -8,16 +8,16 @@ at every bytecode on these too, by other means: tests/test_lease.py.)
 
 from __future__ import annotations
 
-import dis
 import gc
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
+from benchmarks.bytecodes import is_safe
 from benchmarks.peers import Peer, peers
 from smtpconn import ConnectionPool, SmtpError, TransportError
 from smtpconn.testing import SmtpServer
@@ -72,44 +72,11 @@ class _Lightning:
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode" and not self.struck:
-            if self._left <= 0 and not _is_safe(frame):
+            if self._left <= 0 and not is_safe(frame.f_code, frame.f_lasti):
                 self.struck = True
                 raise Struck
             self._left -= 1
         return self.trace
-
-
-_HANDLING = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START", "POP_EXCEPT", "RERAISE"})
-_safe: dict[CodeType, frozenset[int]] = {}
-
-
-def _is_safe(frame: FrameType) -> bool:
-    """Whether nothing can strike here, in anybody's code.
-
-    The interpreter looks for signals behind calls and jumps only, and the compiler relies on it:
-    what lies between the end of a ``with`` body and its ``__exit__`` is not protected.
-    """
-    code = frame.f_code
-    if code not in _safe:
-        _safe[code] = frozenset(_find_safe(code))
-    return frame.f_lasti in _safe[code]
-
-
-def _find_safe(code: CodeType) -> Iterator[int]:
-    leaving: list[int] = []
-    previous = 0
-    for instruction in dis.get_instructions(code):
-        name, offset = instruction.opname, instruction.offset
-        if name in _HANDLING:
-            yield from (previous, offset)
-        is_none = name == "LOAD_CONST" and instruction.argval is None
-        if is_none or name in ("NOP", "SWAP", "PRECALL"):
-            leaving.append(offset)
-        else:
-            if name == "CALL" and len(leaving) >= 3:
-                yield from (*leaving, offset)
-            leaving = []
-        previous = offset
 
 
 def _in_time(call: Callable[[], object], seconds: float) -> bool:

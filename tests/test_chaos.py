@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from benchmarks.chaos import run
-from smtpconn import ConnectionPool, SmtpError, TlsMode
+from smtpconn import ConnectionPool, TlsMode
 from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
-from tests.test_postfix import ALICE, SENDER, config, identities, message, run_in_threads
+from tests.test_postfix import config, identities, run_in_threads, send_until_known
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -36,16 +36,7 @@ def test_postfix_killed_three_times_while_16_threads_send(
         def work(thread: int) -> None:
             for number in range(20):
                 identity = f"t{thread}n{number}"
-                while True:
-                    try:
-                        pool.send(SENDER, [ALICE], message(identity))
-                    except SmtpError as error:
-                        if error.may_have_been_delivered:
-                            unknown.add(identity)
-                            break
-                    else:
-                        acknowledged.add(identity)
-                        break
+                send_until_known(pool, identity, acknowledged, unknown)
                 done.release()
 
         def kill() -> None:

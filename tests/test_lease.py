@@ -6,7 +6,6 @@ bytecode in the pool's code, then at its second, and so on until the scenario co
 
 from __future__ import annotations
 
-import dis
 import gc
 import logging
 import socket
@@ -19,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bytecodes import is_safe
 from smtpconn import ConnectionPool, PoolError, PoolTimeoutError, ServerConfig, TransportError
+from smtpconn import connector as connector_module
 from smtpconn import lease as lease_module
 from smtpconn import lending as lending_module
 from smtpconn import pool as pool_module
@@ -27,7 +28,7 @@ from smtpconn import poolstate as poolstate_module
 from smtpconn.lease import Lease
 from smtpconn.testing import SmtpServer
 
-_MODULES = (lease_module, lending_module, pool_module, poolstate_module)
+_MODULES = (lease_module, lending_module, connector_module, pool_module, poolstate_module)
 _FILES = frozenset(str(module.__file__) for module in _MODULES)
 
 
@@ -100,7 +101,7 @@ class Lightning:
         return self._trace
 
     def _arrive(self, code: CodeType, offset: int) -> None:
-        if self.seen >= self._point and not self.where and not _is_safe(code, offset):
+        if self.seen >= self._point and not self.where and not is_safe(code, offset):
             self.where = f"{code.co_qualname} +{offset}"
             raise Struck(self.where)
         self.seen += 1
@@ -124,38 +125,6 @@ def _codes_of(module: ModuleType) -> Iterator[CodeType]:
 
 
 _CODES = [code for module in _MODULES for code in _codes_of(module)]
-
-_HANDLING = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START", "POP_EXCEPT", "RERAISE"})
-_safe: dict[CodeType, frozenset[int]] = {}
-
-
-def _is_safe(code: CodeType, offset: int) -> bool:
-    """Whether nothing can strike at this bytecode.
-
-    The interpreter looks for signals behind calls and jumps only. So nothing comes between the end
-    of a ``with`` body and the call of ``__exit__``, nor into the bookkeeping of an exception; the
-    compiler relies on it and leaves these bytecodes without protection.
-    """
-    if code not in _safe:
-        _safe[code] = frozenset(_find_safe(code))
-    return offset in _safe[code]
-
-
-def _find_safe(code: CodeType) -> Iterator[int]:
-    leaving: list[int] = []
-    previous = 0
-    for instruction in dis.get_instructions(code):
-        name, offset = instruction.opname, instruction.offset
-        if name in _HANDLING:
-            yield from (previous, offset)
-        is_none = name == "LOAD_CONST" and instruction.argval is None
-        if is_none or name in ("NOP", "SWAP", "PRECALL"):
-            leaving.append(offset)
-        else:
-            if name == "CALL" and len(leaving) >= 3:
-                yield from (*leaving, offset)
-            leaving = []
-        previous = offset
 
 
 @pytest.fixture

@@ -95,6 +95,22 @@ def run_in_threads(count: int, work: Callable[[int], None]) -> None:
         raise errors[0]
 
 
+def send_until_known(
+    pool: ConnectionPool, identity: str, acknowledged: set[str], unknown: set[str]
+) -> None:
+    """Send a message again while it was certainly not delivered; note what became of it."""
+    while True:
+        try:
+            pool.send(SENDER, [ALICE], message(identity))
+        except SmtpError as error:
+            if error.may_have_been_delivered:
+                unknown.add(identity)
+                return
+        else:
+            acknowledged.add(identity)
+            return
+
+
 @pytest.mark.parametrize("mode", TlsMode)
 def test_every_tls_mode_delivers_byte_for_byte(
     postfix: Postfix, certificates: Certificates, mode: TlsMode
@@ -225,16 +241,7 @@ def test_a_restart_loses_nothing_that_was_acknowledged(
                 identity = f"t{thread}n{number}"
                 if number == 10:
                     halfway.release()
-                while True:
-                    try:
-                        pool.send(SENDER, [ALICE], message(identity))
-                    except SmtpError as error:
-                        if error.may_have_been_delivered:
-                            unknown.add(identity)
-                            break
-                        continue  # certainly not delivered, so it may be sent again
-                    acknowledged.add(identity)
-                    break
+                send_until_known(pool, identity, acknowledged, unknown)
 
         def restart() -> None:
             for _ in range(4):
