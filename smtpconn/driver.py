@@ -142,6 +142,8 @@ class Driver:
                     error = self._pairing.failure
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
+            if error is None and not self._pairing.is_reusable:
+                error = ProtocolError("the server began to say something that nothing asked for")
         except OSError as os_error:
             error = as_smtp_error(os_error, Phase.IDLE, Deadline(1), self._peer)
         if error is not None:

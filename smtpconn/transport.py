@@ -12,6 +12,7 @@ Which reply belongs to what is not known here. Modules are used through their na
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import select
 import socket
@@ -267,7 +268,7 @@ def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
         reason = getattr(error, "reason", None) or error
         return TlsError(f"TLS with {peer} failed during {phase}: {reason}", phase=phase)
-    if isinstance(error, _CLOSED_ERRORS):
+    if isinstance(error, _CLOSED_ERRORS) or error.errno in (errno.ENOTCONN, errno.ESHUTDOWN):
         return closed_by_peer(phase, peer, "reset")
     if isinstance(error, TimeoutError):
         return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase)
