@@ -92,7 +92,8 @@ class Servers:
     def failed(self, index: int, error: SmtpError, now: float) -> None:
         """Note that none could be made."""
         server = self._servers[index]
-        rest = min(LONGEST_REST, FIRST_REST * 2**server.failures)
+        # Not 2 to the power of weeks of failures: that would be too large a number for a float.
+        rest = min(LONGEST_REST, FIRST_REST * 2 ** min(server.failures, 32))
         server.failures += 1
         server.rests_until = now + rest
         # A copy, which holds no traceback and so keeps no frame alive.

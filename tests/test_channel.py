@@ -1,0 +1,368 @@
+"""Several threads and one connection: each gets its own replies, and closing never waits."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SmtpConnection,
+    SmtpTimeoutError,
+    TlsMode,
+    ValidationError,
+)
+from smtpconn.testing import SmtpServer
+from tests.realservers.certificates import Certificates
+
+ME = "me@example.com"
+YOU = "you@example.com"
+MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
+PATIENCE = 5.0
+SHORT = 0.1
+
+Call = Callable[[SmtpConnection], object]
+
+
+def connect(server: SmtpServer) -> SmtpConnection:
+    """Connect in clear."""
+    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE)
+
+
+@contextmanager
+def busy(server: SmtpServer, connection: SmtpConnection) -> Iterator[Future[None]]:
+    """Another thread is in a NOOP that the server does not answer; it is closed at the end."""
+    server.fault("NOOP", hang=True)
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(connection.noop)
+        try:
+            server.wait_for(lambda: "NOOP" in server.connections[-1].commands)
+            yield future
+        finally:
+            connection.close()
+
+
+# --- Sharing --------------------------------------------------------------------------------------
+
+
+def test_each_thread_gets_its_own_replies() -> None:
+    """Eight threads mix operations; every reply reaches its caller and every message arrives."""
+    threads, rounds = 8, 12
+    start = threading.Barrier(threads)
+
+    def work(connection: SmtpConnection, number: int) -> None:
+        start.wait(PATIENCE)
+        for turn in range(rounds):
+            name = f"n{number}-{turn}"
+            assert connection.vrfy(name).lines[-1].endswith(name)
+            message = f"Subject: {name}\r\n\r\n{name}\r\n".encode()
+            result = connection.send(ME, f"{name}@example.com", message)
+            assert [str(r) for r in result.accepted_recipients] == [f"{name}@example.com"]
+            (connection.noop, connection.rehlo, connection.reset)[turn % 3]()
+
+    with (
+        SmtpServer() as server,
+        connect(server) as connection,
+        ThreadPoolExecutor(threads) as executor,
+    ):
+        futures = [executor.submit(work, connection, number) for number in range(threads)]
+        for future in futures:
+            future.result()
+        assert connection.is_open
+        assert len(server.connections) == 1
+        received = {message.recipients[0]: message.content for message in server.messages}
+        assert len(server.messages) == len(received) == threads * rounds
+        for recipient, content in received.items():
+            name = recipient.partition("@")[0]
+            assert content == f"Subject: {name}\r\n\r\n{name}\r\n".encode()
+
+
+def test_refusals_reach_their_own_callers() -> None:
+    """Of threads whose recipients are refused or accepted, each hears about its own."""
+    threads = 8
+
+    def work(connection: SmtpConnection, number: int) -> list[str]:
+        refused = []
+        for turn in range(10):
+            recipients = [f"{kind}{number}-{turn}@example.com" for kind in ("good", "bad")]
+            result = connection.send(ME, recipients, MESSAGE)
+            refused += [str(r.recipient) for r in result.rejected_recipients]
+        return refused
+
+    with (
+        SmtpServer(recipient_known=lambda path: path.startswith("good")) as server,
+        connect(server) as connection,
+        ThreadPoolExecutor(threads) as executor,
+    ):
+        futures = [executor.submit(work, connection, number) for number in range(threads)]
+        for number, future in enumerate(futures):
+            assert future.result() == [f"bad{number}-{turn}@example.com" for turn in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("call", "phase"),
+    [
+        (lambda c: c.send(ME, YOU, MESSAGE, SHORT), Phase.MAIL),
+        (lambda c: c.noop(SHORT), Phase.NOOP),
+        (lambda c: c.rehlo(SHORT), Phase.EHLO),
+        (lambda c: c.quit(SHORT), Phase.QUIT),
+    ],
+)
+def test_waiting_for_another_thread_counts(call: Call, phase: Phase) -> None:
+    """Who cannot begin in time gets a timeout, has sent nothing, and has broken nothing."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def message() -> Iterator[bytes]:
+        yield b"one\r\n"
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        yield b"two\r\n"
+
+    with (
+        SmtpServer() as server,
+        connect(server) as connection,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        sending = executor.submit(connection.send, ME, YOU, message())
+        assert inside.wait(PATIENCE)
+        start = time.monotonic()
+        with pytest.raises(SmtpTimeoutError, match="another thread") as caught:
+            call(connection)
+        assert SHORT <= time.monotonic() - start < SHORT + 0.5
+        assert caught.value.phase is phase
+        assert not caught.value.may_have_been_delivered
+        assert connection.is_open
+        go_on.set()
+        sending.result()
+        commands = list(server.connections[0].commands)
+        assert [c[:4] for c in commands] == ["EHLO", "MAIL", "RCPT", "DATA"]
+        connection.send(ME, YOU, MESSAGE)
+        assert [m.content for m in server.messages] == [b"one\r\ntwo\r\n", MESSAGE]
+
+
+# --- Closing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", list(TlsMode))
+def test_closing_ends_another_threads_operation(certificates: Certificates, mode: TlsMode) -> None:
+    """``close`` makes a hanging operation fail at once, and the descriptor is closed."""
+    context = None if mode is TlsMode.NONE else certificates.server_context()
+    made: list[socket.socket] = []
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        made.append(socket.create_connection((host, port), seconds))
+        return made[0]
+
+    with SmtpServer(tls_context=context, implicit_tls=mode is TlsMode.IMPLICIT) as server:
+        connection = SmtpConnection.connect(
+            "localhost",
+            server.port,
+            mode,
+            PATIENCE,
+            tls_context=certificates.client_context(),
+            socket_factory=factory,
+        )
+        tls = connection.tls
+        with busy(server, connection) as operation:
+            start = time.monotonic()
+            connection.close()
+            assert not connection.is_open
+            with pytest.raises(ConnectionClosedError, match="close") as caught:
+                operation.result(PATIENCE)
+            assert time.monotonic() - start < 1
+            assert caught.value.phase is Phase.NOOP
+        assert (made[0] if tls is None else tls).fileno() == -1
+        assert "closed: close() was called" in repr(connection)
+
+
+def test_closing_while_content_is_written() -> None:
+    """``close`` from another thread ends a message half-way; it was certainly not delivered."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def message() -> Iterator[bytes]:
+        yield b"one\r\n"
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        yield b"two\r\n" * 100_000
+
+    with SmtpServer() as server, ThreadPoolExecutor(1) as executor:
+        connection = connect(server)
+        sending = executor.submit(connection.send, ME, YOU, message())
+        assert inside.wait(PATIENCE)
+        connection.close()
+        go_on.set()
+        with pytest.raises(ConnectionClosedError) as caught:
+            sending.result()
+        assert not caught.value.may_have_been_delivered
+        assert not connection.is_open
+        server.wait_for(lambda: server.connections[0].closed)
+        assert server.messages == []
+
+
+def test_those_that_wait_are_told_too() -> None:
+    """Threads that wait for their turn hear of the closing as well, and send nothing."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        with ThreadPoolExecutor(3) as executor, busy(server, connection) as operation:
+            waiting = [executor.submit(connection.send, ME, YOU, MESSAGE) for _ in range(3)]
+            connection.close()
+            with pytest.raises(ConnectionClosedError):
+                operation.result(PATIENCE)
+            for future in waiting:
+                with pytest.raises(ConnectionClosedError):
+                    future.result(PATIENCE)
+        assert server.connections[0].commands[1:] == ["NOOP"]
+
+
+def test_taking_leave_of_a_busy_connection() -> None:
+    """``take_leave`` hardly waits for another thread: it closes instead."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        with busy(server, connection) as operation:
+            start = time.monotonic()
+            connection.take_leave()
+            assert time.monotonic() - start < 1
+            with pytest.raises(ConnectionClosedError):
+                operation.result(PATIENCE)
+        assert not connection.is_open
+
+
+def test_leaving_the_block_while_another_thread_is_busy() -> None:
+    """The end of the ``with`` block waits for a busy thread only so long, and then closes."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        with busy(server, connection) as operation:
+            connection.timeout = SHORT
+            start = time.monotonic()
+            with connection:
+                pass
+            assert time.monotonic() - start < SHORT + 0.5
+            assert not connection.is_open
+            with pytest.raises(ConnectionClosedError):
+                operation.result(PATIENCE)
+
+
+def test_many_threads_may_close() -> None:
+    """Closing from many threads at once is one closing, and no error."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        start = threading.Barrier(8)
+
+        def close() -> None:
+            start.wait(PATIENCE)
+            connection.close()
+
+        with ThreadPoolExecutor(8) as executor:
+            for future in [executor.submit(close) for _ in range(8)]:
+                future.result()
+        assert not connection.is_open
+
+
+# --- The caller's own code inside an operation ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("again", "phase"),
+    [
+        (SmtpConnection.noop, Phase.NOOP),
+        (SmtpConnection.quit, Phase.QUIT),
+        (lambda c: c.send(ME, YOU, MESSAGE), Phase.MAIL),
+    ],
+)
+def test_calling_a_connection_from_inside_itself(again: Call, phase: Phase) -> None:
+    """A message's iterable that calls its own connection is misuse, not a deadlock."""
+    with SmtpServer() as server:
+        connection = connect(server)
+
+        def message() -> Iterator[bytes]:
+            yield b"one\r\n"
+            again(connection)
+
+        start = time.monotonic()
+        with pytest.raises(ProtocolError, match="from inside") as caught:
+            connection.send(ME, YOU, message())
+        assert time.monotonic() - start < 1
+        assert caught.value.phase is phase
+        assert not connection.is_open
+        assert server.messages == []
+
+
+def test_what_may_be_asked_from_inside() -> None:
+    """Properties and ``repr`` never wait, so a message's iterable may ask them."""
+    with SmtpServer() as server, connect(server) as connection:
+        seen: list[object] = []
+
+        def message() -> Iterator[bytes]:
+            yield b"X-First: piece\r\n"
+            seen.extend([repr(connection), connection.is_open, connection.is_quiet])
+            seen.append(connection.capabilities.supports_pipelining)
+            yield MESSAGE
+
+        connection.send(ME, YOU, message())
+        assert "<locked>" in str(seen[0])
+        assert seen[1:] == [True, False, True]
+        assert len(server.messages) == 1
+
+
+def test_closing_from_inside() -> None:
+    """A message's iterable that closes its own connection ends the operation, undelivered."""
+    with SmtpServer() as server:
+        connection = connect(server)
+
+        def message() -> Iterator[bytes]:
+            yield b"one\r\n"
+            connection.close()
+            yield b"two\r\n" * 100_000
+
+        with pytest.raises(ConnectionClosedError) as caught:
+            connection.send(ME, YOU, message())
+        assert not caught.value.may_have_been_delivered
+        assert not connection.is_open
+        assert server.messages == []
+
+
+@pytest.mark.parametrize(
+    "kind", [KeyboardInterrupt, SystemExit, ValueError, OSError, StopAsyncIteration]
+)
+@pytest.mark.parametrize("verb", ["send", "send_bdat"])
+def test_an_exception_inside_the_message(verb: str, kind: type[BaseException]) -> None:
+    """What a message's iterable raises is propagated, and the connection closed, not half-used."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        error = kind("from inside")
+
+        def message() -> Iterator[bytes]:
+            yield b"one\r\n"
+            raise error
+
+        with pytest.raises(kind, match="from inside") as caught:
+            getattr(connection, verb)(ME, YOU, message())
+        assert caught.value is error
+        assert not connection.is_open
+        assert not connection.probe()
+        with pytest.raises(ConnectionClosedError, match=kind.__name__):
+            connection.noop()
+        server.wait_for(lambda: server.connections[0].closed)
+        assert server.messages == []
+
+
+NOT_OCTETS: Any = "a str"
+
+
+def test_a_piece_that_is_no_octets() -> None:
+    """A message's iterable that yields a str is found out before it is sent as anything."""
+    with SmtpServer() as server:
+        connection = connect(server)
+        with pytest.raises(ValidationError):
+            connection.send(ME, YOU, iter([b"one\r\n", NOT_OCTETS]))
+        assert not connection.is_open
+        assert server.messages == []
