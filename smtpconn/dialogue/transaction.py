@@ -234,8 +234,9 @@ def _final_replies(batch: Batch) -> Generator[Step, None, tuple[SmtpResponse, ..
     """The replies to the whole message; in LMTP those that came before the connection was lost."""
     try:
         yield batch
-    except SmtpError:
-        if batch.expected == 1 or not batch.replies:
+    except SmtpError as error:
+        # Not if the content did not even leave whole: then nobody has it, and that is certain.
+        if batch.expected == 1 or not batch.replies or not error.may_have_been_delivered:
             raise
     return tuple(batch.replies)
 
