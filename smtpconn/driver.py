@@ -143,7 +143,9 @@ class Driver:
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
             if error is None and not self._pairing.is_reusable:
-                error = ProtocolError("the server began to say something that nothing asked for")
+                error = ProtocolError(
+                    "the server began to say something that nothing asked for", phase=Phase.IDLE
+                )
         except OSError as os_error:
             error = as_smtp_error(os_error, Phase.IDLE, Deadline(1), self._peer)
         if error is not None:

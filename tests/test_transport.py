@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -319,6 +320,21 @@ def test_a_handshake_with_nobody(certificates: Certificates) -> None:
         peer.close()
         with pytest.raises(OSError) as caught:  # noqa: PT011
             transport.start_tls(certificates.client_context(), "localhost", Deadline(PATIENCE))
+        named = as_smtp_error(caught.value, Phase.TLS, Deadline(PATIENCE), "peer")
+        assert type(named) is ConnectionClosedError
+
+
+def test_a_connection_that_is_reset_before_the_handshake(certificates: Certificates) -> None:
+    """A reset before the handshake is an OSError, and closing leaves no descriptor behind."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport = Transport(socket.create_connection(listener.getsockname(), PATIENCE))
+        peer, _ = listener.accept()
+        with peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.wait(Deadline(PATIENCE), write=False)
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            transport.start_tls(certificates.client_context(), "localhost", Deadline(PATIENCE))
+        transport.close()
         named = as_smtp_error(caught.value, Phase.TLS, Deadline(PATIENCE), "peer")
         assert type(named) is ConnectionClosedError
 
