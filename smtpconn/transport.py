@@ -96,7 +96,12 @@ class Transport:
 
         Raises:
             OSError: it failed; `as_smtp_error` names it.
+            ValueError: ``host`` is no name a certificate can have.
         """
+        # What wrapping would stumble over is asked first, because when it stumbles it has taken the
+        # descriptor already and does not close it: a connection that was reset, a name that is none.
+        self._sock.getpeername()
+        host.encode("idna")
         # Not the handshake on wrapping: it would block without regard to the deadline.
         tls = context.wrap_socket(
             self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
