@@ -98,8 +98,8 @@ class Transport:
             OSError: it failed; `as_smtp_error` names it.
             ValueError: ``host`` is no name a certificate can have.
         """
-        # What wrapping would stumble over is asked first, because when it stumbles it has taken the
-        # descriptor already and does not close it: a connection that was reset, a name that is none.
+        # What wrapping would stumble over is asked first, because when it stumbles it has taken
+        # the descriptor already and does not close it: a reset connection, a name that is none.
         self._sock.getpeername()
         host.encode("idna")
         # Not the handshake on wrapping: it would block without regard to the deadline.
