@@ -33,10 +33,11 @@ class _FanOut(Generic[Item, Outcome]):
         ]
 
     def outcomes(self) -> Iterator[Outcome]:
-        for thread in self._threads:
-            thread.start()
-        running, error = len(self._threads), None
+        running, error = 0, None
         try:
+            for thread in self._threads:
+                thread.start()
+                running += 1
             while running:
                 outcome = self._outcomes.get()
                 if outcome is None:
@@ -50,14 +51,18 @@ class _FanOut(Generic[Item, Outcome]):
             while running:
                 running -= self._outcomes.get() is None
             for thread in self._threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
         if error is not None:
             raise error
 
     def _run(self) -> None:
         try:
-            while not self._is_over:
+            while True:
                 with self._lock:
+                    # Asked here and not before: who waits for the lock may have waited long.
+                    if self._is_over:
+                        return
                     item = next(self._items)
                 self._outcomes.put(self._work(item))
         except StopIteration:

@@ -1,0 +1,111 @@
+"""Exiting without `close`: a process that forgets its pool ends at once and in silence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpconn.testing import SmtpServer
+
+ROOT = Path(__file__).parent.parent
+
+SCRIPT = """
+import sys, threading, time
+from smtpconn import ConnectionPool, get_pool
+
+SENDER, RECIPIENTS, MESSAGE = "me@example.com", ["you@example.com"], b"Subject: hello\\r\\n\\r\\nHello!"
+url, how = sys.argv[1:]
+pool = ConnectionPool(url, max_size=4, keepalive=None if how == "no keep-alive" else 0.01)
+pool.warm(4)
+pool.send(SENDER, RECIPIENTS, MESSAGE)
+if how == "shared pool":
+    shared = get_pool(url)
+    shared.send(SENDER, RECIPIENTS, MESSAGE)
+elif how == "lease out":
+    lease = pool.connection()
+    lease.__enter__()
+elif how == "in a cycle":
+    cycle = [pool]
+    cycle.append(cycle)
+    del pool
+elif how == "many":
+    outcomes = pool.send_many([])
+elif how == "waiting daemon":
+    leases = [pool.connection() for _ in range(4)]
+    for lease in leases:
+        lease.__enter__()
+    thread = threading.Thread(target=lambda: pool.connection(60).__enter__(), daemon=True)
+    thread.start()
+    while not pool.stats().waiting:
+        time.sleep(0.001)
+print(time.time(), flush=True)
+"""
+
+ENDINGS = [
+    "idle",
+    "no keep-alive",
+    "shared pool",
+    "lease out",
+    "in a cycle",
+    "many",
+    "waiting daemon",
+]
+
+
+def run(server: SmtpServer, how: str, *options: str) -> tuple[float, str]:
+    """Run the script; how many seconds it took to end, and what it said on stderr."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", SCRIPT, server.url, how],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        cwd=ROOT,
+        check=False,
+    )
+    ended = time.time()
+    assert done.returncode == 0, done.stderr
+    return ended - float(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_exiting_without_close(how: str) -> None:
+    """The interpreter ends within half a second, with success and without a word."""
+    with SmtpServer() as server:
+        seconds, said = run(server, how)
+        print(f"{how}: {seconds * 1000:.0f} ms from the last statement to the end")
+        assert said == ""
+        assert seconds < 0.5
+        assert len(server.messages) == 1 + (how == "shared pool")
+        # The system closed what the process left open.
+        server.wait_for(lambda: all(c.closed for c in server.connections))
+
+
+@pytest.mark.parametrize("how", ["idle", "lease out"])
+def test_warnings_are_only_of_resources(how: str) -> None:
+    """Whoever asks for them is warned of sockets that were not closed, and of nothing else."""
+    with SmtpServer() as server:
+        _, said = run(server, how, "-W", "always::ResourceWarning")
+    warnings = [line for line in said.splitlines() if "Warning" in line]
+    assert all("ResourceWarning" in line for line in warnings)
+    for word in ("Traceback", "Error", "Exception ignored", "Fatal"):
+        assert word not in said
+
+
+def test_an_exit_by_an_exception() -> None:
+    """A script that dies while it has a connection shows its own traceback and nothing else."""
+    script = SCRIPT + "\nwith pool.connection():\n    raise SystemExit(3)\n"
+    with SmtpServer() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", script, server.url, "idle"],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            cwd=ROOT,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr == ""
