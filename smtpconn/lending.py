@@ -194,7 +194,7 @@ class Lending:
                 # It had its turn, and got what was no good.
                 self._counters.checkouts -= 1
                 self._state.again(ticket, begun)
-            elif self._state.is_overloaded:
+            elif self._state.is_overloaded(begun):
                 self._counters.overloads += 1
                 raise PoolOverloadedError(
                     f"{len(self._state.queue)} callers wait already for {self._config}"
@@ -302,10 +302,11 @@ class Lending:
     def _report_leaks(self) -> None:
         with self._lock:
             now = time.monotonic()
-            old = [t for t in self._state.permits if self._is_old(t, now)]
+            permits = self._state.permits
+            old = [t for t in permits if self._is_old(t, now) and not t.is_reported]
             found = [(now - t.since, t.stack) for t in old]
             for ticket in old:
-                ticket.stack = ""
+                ticket.is_reported = True
         for age, stack in found:
             _log.warning("%s: a connection has been out for %.1f s:\n%s", self.name, age, stack)
 

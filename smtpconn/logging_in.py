@@ -94,7 +94,9 @@ class LoggingIn(Operations):
         try:
             self._log_in_with_token(credentials, deadline, force_refresh=False)
         except AuthError as error:
-            if error.response.code != 535 or not callable(credentials.token):
+            # XOAUTH2's refusal is a challenge, and the reply to cancelling that is 501.
+            is_refused = error.response.code == 535 or bool(error.server_error)
+            if not (is_refused and callable(credentials.token)):
                 raise
             self._log_in_with_token(credentials, deadline, force_refresh=True)
 

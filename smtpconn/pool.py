@@ -253,8 +253,9 @@ class ConnectionPool:
         Raises:
             SmtpError: as `connection`.
         """
+        stats = self.stats()
         with contextlib.ExitStack() as stack:
-            for _ in range(min(count, self.stats().max_size)):
+            for _ in range(min(count, stats.max_size) - stats.in_use):
                 stack.enter_context(self.connection())
 
     def drain(self) -> None:

@@ -63,7 +63,8 @@ class Ticket:
         pooled: the idle connection it was given; None if it is to make one.
         since: when it got its permit.
         fresh: whether it wants no idle connection.
-        stack: where the caller stands, if leases are watched; "" once it was reported.
+        stack: where the caller stands, if leases are watched.
+        is_reported: whether it was reported as a leak.
     """
 
     wake: threading.Lock | None = None
@@ -71,6 +72,7 @@ class Ticket:
     since: float = 0.0
     fresh: bool = False
     stack: str = ""
+    is_reported: bool = False
 
     def call(self) -> None:
         """Tell the caller that it is its turn; again does no harm."""
@@ -92,10 +94,9 @@ class PoolState:
         self._ceiling = limits.max_size
         self._ceiling_until = 0.0
 
-    @property
-    def is_overloaded(self) -> bool:
+    def is_overloaded(self, now: float) -> bool:
         """Whether one more caller would be one too many."""
-        would_wait = bool(self.queue) or not len(self.permits) < self.limits.max_size
+        would_wait = bool(self.queue) or not self._has_room(now)
         return would_wait and len(self.queue) >= self.limits.max_waiting
 
     def take_now(self, ticket: Ticket, now: float) -> Pooled | None:

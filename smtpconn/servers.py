@@ -100,6 +100,8 @@ class Servers:
         server.last_error = copy.copy(error)
         if isinstance(error, AuthError) and not error.is_transient:
             server.login_rests_until = now + LOGIN_REST
+            # Nor is mail moved back to it before.
+            server.rests_until = max(server.rests_until, server.login_rests_until)
 
     def last_error(self) -> SmtpError | None:
         """The most recent thing that went wrong with the most preferred server that has trouble."""

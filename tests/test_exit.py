@@ -17,7 +17,8 @@ SCRIPT = """
 import sys, threading, time
 from smtpconn import ConnectionPool, get_pool
 
-SENDER, RECIPIENTS, MESSAGE = "me@example.com", ["you@example.com"], b"Subject: hello\\r\\n\\r\\nHello!"
+SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
+MESSAGE = b"Subject: hello\\r\\n\\r\\nHello!"
 url, how = sys.argv[1:]
 pool = ConnectionPool(url, max_size=4, keepalive=None if how == "no keep-alive" else 0.01)
 pool.warm(4)
