@@ -216,7 +216,7 @@ def test_a_stream_can_be_sent_once(
         io.StringIO(""),
         {"a": b"b"},
         EmailMessage(),
-        array.array("u", "text"),
+        array.array("f", [1.0]),
     ],
     ids=repr,
 )

@@ -133,8 +133,9 @@ def test_all_connections_are_used() -> None:
     together, size = threading.Barrier(4), 4
 
     def content(number: int) -> Iterator[bytes]:
-        together.wait(10)
         yield body(number)
+        # Only here is a connection in use: the first piece is read before one is taken.
+        together.wait(10)
 
     envelopes = (Envelope(SENDER, ["you@example.com"], content(n)) for n in range(8))
     with SmtpServer() as server, ConnectionPool(server.url, max_size=size) as pool:
