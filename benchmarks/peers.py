@@ -60,8 +60,6 @@ def _directory(module: ModuleType) -> str:
 
 @contextmanager
 def _smtpconn(size: int, timeout: float) -> Iterator[TakeAndGive]:
-    leases: dict[int, Any] = {}
-
     with SmtpServer() as server:
         pool = smtpconn.ConnectionPool(
             server.url, max_size=size, acquire_timeout=timeout, keepalive=None
@@ -69,12 +67,11 @@ def _smtpconn(size: int, timeout: float) -> Iterator[TakeAndGive]:
 
         def take() -> Any:
             lease = pool.connection()
-            connection = lease.__enter__()
-            leases[id(connection)] = lease
-            return connection
+            lease.__enter__()
+            return lease
 
-        def give(connection: Any) -> None:
-            leases.pop(id(connection)).__exit__(None, None, None)
+        def give(lease: Any) -> None:
+            lease.__exit__(None, None, None)
 
         try:
             yield take, give

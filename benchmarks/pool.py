@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import select
+import socket
 import sys
 import threading
 import time
+import timeit
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -129,6 +132,16 @@ def speed(peer: Peer) -> str:
     return f"{best * 1e6:.1f} us"
 
 
+def probing() -> str:
+    """Of that, the call that asks whether it died: the peers ask nothing."""
+    one, other = socket.socketpair()
+    with one, other:
+        poll = select.poll()
+        poll.register(one, select.POLLIN)
+        best = min(timeit.repeat(lambda: poll.poll(0), number=2000, repeat=5)) / 2000
+    return f"{best * 1e6:.1f} us"
+
+
 def dead_idle() -> str:
     """10 idle connections, all dead: how long the next checkout takes beside a plain connect."""
     with SmtpServer() as server, ConnectionPool(server.url, max_size=10) as pool:
@@ -194,7 +207,7 @@ def main() -> None:
         title = str(measure.__doc__).partition(":")[0].partition(";")[0].rstrip(".")[:50]
         cells = "".join(f"{measure(peer):>22}" for peer in compared)
         print(f"{title:52}{cells}", flush=True)
-    for alone in (dead_idle, freed_capacity, threads_started, refused_connect):
+    for alone in (probing, dead_idle, freed_capacity, threads_started, refused_connect):
         title = str(alone.__doc__).partition(":")[0].rstrip(".")[:50]
         print(f"{title:52}{alone():>22}", flush=True)
 

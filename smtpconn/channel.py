@@ -101,14 +101,19 @@ class Channel:
     @property
     def is_quiet(self) -> bool:
         """Whether it is open and no operation is under way."""
-        return self.is_open and not self._lock.locked()
+        return (
+            self.driver.transport.is_open and not self._close_requested and not self._lock.locked()
+        )
 
     def probe(self) -> bool:
         """Whether the channel is good as far as can be told without a round trip."""
         if not self._lock.acquire(blocking=False):
             return True
         try:
-            return self.is_open and self.driver.probe() is None
+            transport = self.driver.transport
+            is_open = transport.is_open and not self._close_requested
+            # Asked in this order because it is silent nearly always.
+            return is_open and (transport.is_silent() or self.driver.probe() is None)
         finally:
             self._lock.release()
 

@@ -16,9 +16,13 @@ from collections.abc import Callable, Sequence
 from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Deadline
-from smtpconn.errors import Phase, SmtpError, TransientError
+from smtpconn.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
 from smtpconn.events import Action, Stage, Teller
 from smtpconn.servers import Servers, ServerStats
+
+FAIR_TRIAL = 1.0
+"""Seconds that a server has to have had before it rests for its silence: a caller in a hurry must
+not take it from all others."""
 
 _log = logging.getLogger("smtpconn.pool")
 
@@ -126,7 +130,8 @@ class Connector:
         except SmtpError as error:
             with self._lock:
                 self.errors += 1
-                self._servers.failed(index, error, time.monotonic())
+                was_fair = seconds >= FAIR_TRIAL or not isinstance(error, SmtpTimeoutError)
+                self._servers.failed(index, error, time.monotonic(), rests=was_fair)
             raise
 
 

@@ -25,8 +25,11 @@ class Lender(Protocol):
     def renew(self, ticket: Ticket, deadline: Deadline) -> SmtpConnection:
         """Replace a connection that turned out to be dead by a new one."""
 
-    def check_in(self, ticket: Ticket, *, keep: bool) -> None:
+    def check_in(self, ticket: Ticket, keep: bool) -> None:
         """Take everything back; may be called again after it was cut off."""
+
+    def orphan(self, ticket: Ticket) -> None:
+        """Take everything back from a destructor, which may do next to nothing."""
 
 
 class Lease:
@@ -51,7 +54,7 @@ class Lease:
         try:
             return self._pool.checkout(ticket, self._timeout)
         except BaseException:
-            self._give_back(keep=False)
+            self.__exit__(BaseException, None, None)
             raise
 
     def __exit__(
@@ -60,11 +63,14 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._give_back(keep=kind is None or issubclass(kind, Exception))
+        # Again, and what is left of it, if it is cut off.
+        if (ticket := self._ticket) is not None:
+            self._pool.check_in(ticket, kind is None or issubclass(kind, Exception))
+            self._ticket = None
 
     def __del__(self) -> None:
         if self._ticket is not None:
-            self._give_back(keep=False)
+            self._pool.orphan(self._ticket)
 
     @property
     def was_reused(self) -> bool:
@@ -77,10 +83,3 @@ class Lease:
         if self._ticket is None:
             raise PoolError("this lease is not in use")
         return self._pool.renew(self._ticket, deadline)
-
-    def _give_back(self, *, keep: bool) -> None:
-        """Give everything back; again, and what is left of it, if it was cut off."""
-        ticket = self._ticket
-        if ticket is not None:
-            self._pool.check_in(ticket, keep=keep)
-            self._ticket = None

@@ -11,6 +11,7 @@ import time
 
 from smtpconn.deadline import Deadline
 from smtpconn.errors import Phase, PoolTimeoutError, ValidationError
+from smtpconn.forking import forget_in_child
 
 
 class Pace:
@@ -31,8 +32,13 @@ class Pace:
             raise ValidationError(f"burst is 1 or more, not {burst!r:.40}")
         self._interval = 1 / rate
         self._allowance = (burst - 1) * self._interval
-        self._lock = threading.Lock()
         self._next = 0.0
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Begin with a new lock in a forked child."""
+        self._lock = threading.Lock()
 
     def wait(self, deadline: Deadline) -> None:
         """Wait until a message may go.

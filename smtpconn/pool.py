@@ -44,12 +44,6 @@ from smtpconn.stats import PoolStats
 
 T = TypeVar("T")
 
-NOOP_PATIENCE = 5.0
-"""Seconds a keep-alive NOOP may take."""
-
-LIFETIME_JITTER = 0.1
-"""Part by which lifetimes differ, so that connections made together do not end together."""
-
 _BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
 
 _log = logging.getLogger("smtpconn.pool")

@@ -34,12 +34,17 @@ LOWERED_FOR = 60.0
 
 @dataclass(slots=True, eq=False)
 class Pooled:
-    """A connection of the pool and what is known of its life; times are of the monotonic clock."""
+    """A connection of the pool and what is known of its life; times are of the monotonic clock.
+
+    ``good_until`` is when an idle one expires, known when it comes back, so that handing it out
+    again takes one comparison.
+    """
 
     connection: SmtpConnection
     born: float
     lifetime: float
     idle_since: float = 0.0
+    good_until: float = 0.0
     spoke_at: float = 0.0
     server: int = 0
     generation: int = 0
@@ -54,25 +59,22 @@ def _held_lock() -> threading.Lock:
     return lock
 
 
-@dataclass(slots=True, eq=False)
 class Ticket:
     """A caller's place in the queue, and then its permit.
+
+    Its attributes begin as the class has them: one is made for every checkout, which needs but two.
 
     Attributes:
         wake: released when the caller's turn has come; None for one that never stood in line.
         pooled: the idle connection it was given; None if it is to make one.
         since: when it got its permit.
         fresh: whether it wants no idle connection.
-        stack: where the caller stands, if leases are watched.
-        is_reported: whether it was reported as a leak.
     """
 
     wake: threading.Lock | None = None
     pooled: Pooled | None = None
     since: float = 0.0
     fresh: bool = False
-    stack: str = ""
-    is_reported: bool = False
 
     def call(self) -> None:
         """Tell the caller that it is its turn; again does no harm."""
@@ -88,7 +90,7 @@ class PoolState:
         self.permits: set[Ticket] = set()
         self.queue: deque[Ticket] = deque()
         self.connecting: set[Ticket] = set()
-        self.idle: list[Pooled] = []
+        self.idle: deque[Pooled] = deque()
         self.is_closed = False
         self.generation = 0
         self._ceiling = limits.max_size
@@ -113,6 +115,30 @@ class PoolState:
         self.permits.add(ticket)
         ticket.pooled = pooled = self.idle.pop()
         return pooled
+
+    def give_now(self, ticket: Ticket, pooled: Pooled, now: float) -> bool:
+        """Take back what is good from a caller while nobody waits: the common case.
+
+        False if it is not that; nothing has changed then.
+        """
+        end = pooled.born + pooled.lifetime
+        idle = self.idle
+        if (
+            self.queue
+            or self.is_closed
+            or now >= end
+            or pooled.generation != self.generation
+            or pooled.connection.transactions >= pooled.most_messages
+            or (idle and now >= idle[0].good_until)
+        ):
+            return False
+        idle_end = now + self.limits.max_idle
+        pooled.idle_since = pooled.spoke_at = now
+        pooled.good_until = end if end < idle_end else idle_end
+        ticket.pooled = None
+        idle.append(pooled)
+        self.permits.discard(ticket)
+        return True
 
     def enter(self, ticket: Ticket, now: float) -> bool:
         """Take a place in the queue; whether the caller's turn has come at once."""
@@ -153,6 +179,10 @@ class PoolState:
         """How many connections there may be now: ``max_size``, or fewer if the server said so."""
         return self._ceiling if now < self._ceiling_until else self.limits.max_size
 
+    def more_room_in(self, now: float) -> float:
+        """Seconds until a lowered effective size is over; infinity if it is not lowered."""
+        return self._ceiling_until - now if now < self._ceiling_until else math.inf
+
     def drain(self) -> None:
         """Have every connection that exists closed when it is next looked at."""
         self.generation += 1
@@ -167,20 +197,22 @@ class PoolState:
     ) -> None:
         """Give everything back: the place in the queue, the permit, and the connection if any.
 
-        One that was only kept alive goes below the other idle ones, where it was. `take_expired`
-        removes one that should not have come back.
+        One that was only kept alive goes below the other idle ones, where it was.
         """
+        # Looking for a place in the queue takes time; who had its turn has none any more.
+        may_stand_in_line = not self.is_served(ticket)
         ticket.pooled = None
         if pooled is not None:
-            self.idle.insert(len(self.idle) if was_used else 0, pooled)
+            if was_used:
+                self.idle.append(pooled)
+            else:
+                self.idle.appendleft(pooled)
         self.permits.discard(ticket)
         if self.connecting:
             self.connecting.discard(ticket)
         if self.queue:
-            try:
-                self.queue.remove(ticket)
-            except ValueError:
-                pass  # its turn had come
+            if may_stand_in_line or self.queue[0] is ticket:
+                self._remove_from_queue(ticket)
             self.settle(now)
 
     def settle(self, now: float) -> None:
@@ -195,6 +227,12 @@ class PoolState:
     def is_served(self, ticket: Ticket) -> bool:
         """Whether a caller's turn has come."""
         return ticket.pooled is not None or ticket in self.connecting
+
+    def _remove_from_queue(self, ticket: Ticket) -> None:
+        try:
+            self.queue.remove(ticket)
+        except ValueError:
+            pass  # its turn had come
 
     def _has_room(self, now: float) -> bool:
         return len(self.permits) < self.effective_size(now)
@@ -214,26 +252,45 @@ class PoolState:
             return False
         return True
 
-    def why_not(self, pooled: Pooled, now: float) -> str | None:
-        """Why a connection should not be handed out or kept any more; None if it may."""
+    def why_not_keep(self, pooled: Pooled, now: float) -> str | None:
+        """Why a connection that comes back should not become idle; None if it may, from ``now``."""
         if self.is_closed:
             return "pool closed"
         if pooled.generation != self.generation:
             return "drained"
-        if now - pooled.born >= pooled.lifetime:
+        end = pooled.born + pooled.lifetime
+        if now >= end:
             return "max_lifetime"
         if pooled.connection.transactions >= pooled.most_messages:
             return "max_messages"
-        if pooled.idle_since and now - pooled.idle_since >= self.limits.max_idle:
-            return "max_idle"
+        idle_end = now + self.limits.max_idle
+        pooled.idle_since = pooled.spoke_at = now
+        pooled.good_until = end if end < idle_end else idle_end
         return None
+
+    def why_expired(self, pooled: Pooled, now: float) -> str | None:
+        """Why an idle connection should not be handed out or kept any more; None if it may."""
+        if pooled.generation != self.generation:
+            return "drained"
+        if now < pooled.good_until:
+            return None
+        return "max_lifetime" if now - pooled.born >= pooled.lifetime else "max_idle"
 
     def take_expired(self, now: float) -> list[tuple[Pooled, str]]:
         """Remove the idle connections whose time is over, with the reasons."""
-        expired = [(p, why) for p in self.idle if (why := self.why_not(p, now)) is not None]
+        expired = [(p, why) for p in self.idle if (why := self.why_expired(p, now)) is not None]
         for pooled, _ in expired:
             self.idle.remove(pooled)
         return expired
+
+    def take_oldest_expired(self, now: float) -> tuple[Pooled, str] | None:
+        """Remove the connection that has been idle for longest, if its time is over.
+
+        What every return can afford to ask, however many are idle.
+        """
+        if not self.idle or (why := self.why_expired(self.idle[0], now)) is None:
+            return None
+        return self.idle.popleft(), why
 
     def borrow_for_noop(self, ticket: Ticket, now: float) -> Pooled | None:
         """Take an idle connection that needs a NOOP, and a permit with it; None if none does."""
@@ -254,7 +311,6 @@ class PoolState:
 
     def next_due(self) -> float | None:
         """When the keeper of idle connections has to look again; None while nothing is idle."""
-        moments = [p.idle_since + self.limits.max_idle for p in self.idle]
-        moments += [p.born + p.lifetime for p in self.idle]
+        moments = [p.good_until for p in self.idle]
         moments += [due for p in self.idle if (due := self.noop_due(p)) is not None]
         return min(moments, default=None)

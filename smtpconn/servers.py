@@ -50,6 +50,7 @@ class ServerStats:
 class _Server:
     config: ServerConfig
     failures: int = 0
+    rests: int = 0
     rests_until: float = 0.0
     login_rests_until: float = 0.0
     last_error: SmtpError | None = None
@@ -86,16 +87,20 @@ class Servers:
     def succeeded(self, index: int) -> None:
         """Note that a connection was made."""
         server = self._servers[index]
-        server.failures, server.rests_until, server.login_rests_until = 0, 0.0, 0.0
+        server.failures = server.rests = 0
+        server.rests_until = server.login_rests_until = 0.0
         server.last_error = None
 
-    def failed(self, index: int, error: SmtpError, now: float) -> None:
-        """Note that none could be made."""
+    def failed(self, index: int, error: SmtpError, now: float, *, rests: bool = True) -> None:
+        """Note that none could be made, and unless told otherwise let the server rest."""
         server = self._servers[index]
-        # Not 2 to the power of weeks of failures: that would be too large a number for a float.
-        rest = min(LONGEST_REST, FIRST_REST * 2 ** min(server.failures, 32))
         server.failures += 1
-        server.rests_until = now + rest
+        # What fails while it rests was begun before, or because there is no other server: ten
+        # callers that meet one failure together are no ten failures.
+        if rests and now >= server.rests_until:
+            # Not 2 to the power of weeks of failures: that would be too large for a float.
+            server.rests_until = now + min(LONGEST_REST, FIRST_REST * 2 ** min(server.rests, 32))
+            server.rests += 1
         # A copy, which holds no traceback and so keeps no frame alive.
         server.last_error = copy.copy(error)
         if isinstance(error, AuthError) and not error.is_transient:

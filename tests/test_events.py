@@ -25,8 +25,10 @@ from smtpconn.testing import SmtpServer
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 
-CONNECTED = [("connect", "started", ""), ("connect", "done", ""), ("checkout", "done", "")]
-TAKEN = [("checkout", "done", "")]
+ASKED, TAKEN_OVER, IN_VAIN = (("checkout", stage, "") for stage in ("started", "done", "failed"))
+MADE = [("connect", "started", ""), ("connect", "done", "")]
+CONNECTED = [ASKED, *MADE, TAKEN_OVER]
+TAKEN = [ASKED, TAKEN_OVER]
 BEGUN, SENT, FAILED = ("send", "started", ""), ("send", "done", ""), ("send", "failed", "")
 
 
@@ -97,11 +99,11 @@ def test_a_day_of_events(server: SmtpServer) -> None:
         assert ear.heard == [BEGUN, *CONNECTED, FAILED]
         server.fault("MAIL", close=True)
         send(pool)
-        retried = [BEGUN, *TAKEN, discarded("dead when used"), *CONNECTED[:2], SENT]
+        retried = [BEGUN, *TAKEN, discarded("dead when used"), *MADE, SENT]
         assert ear.heard == retried
         server.kill()
         take(pool)
-        assert ear.heard == [discarded("dead when idle"), *CONNECTED]
+        assert ear.heard == [ASKED, discarded("dead when idle"), *MADE, TAKEN_OVER]
         pool.drain()
         assert ear.heard == [discarded("drained")]
         take(pool)
@@ -166,21 +168,22 @@ def test_connections_whose_time_is_over(
 @pytest.mark.parametrize("reply", ["250 2.0.0 Ok", "421 4.3.2 Bye"])
 def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
     """A NOOP is told with its outcome; one that failed costs the connection, which is told too."""
-    ear = Ear()
+    ear, asked = Ear(), ("noop", "started", "")
     server.fault("NOOP", reply=reply)
     with ConnectionPool(server.url, keepalive=0.01, on_event=ear) as pool:
         take(pool)
         wait_until(lambda: any(e.action is Action.NOOP for e in ear.events))
         if reply.startswith("421"):
-            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 2)
-            event = ear.events[3]
+            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 3)
+            event = ear.events[5]
             assert isinstance(event.error, SmtpError)
-            expected = [("noop", "failed", ""), discarded("keepalive failed")]
-            assert ear.heard[3:] == expected
+            expected = [asked, ("noop", "failed", ""), discarded("keepalive failed")]
+            assert ear.heard[4:] == expected
         else:
-            event = ear.events[3]
+            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 2)
+            event = ear.events[5]
             assert event.error is None
-            assert ear.heard[3] == ("noop", "done", "")
+            assert ear.heard[4:6] == [asked, ("noop", "done", "")]
         assert event.server == str(pool.config)
         assert event.seconds is not None
 
@@ -189,7 +192,7 @@ def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
 def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> None:
     """A message that fails before it has a connection is told as failed, with the error."""
     ear = Ear()
-    failed = [BEGUN, ("connect", "started", ""), ("connect", "failed", ""), FAILED]
+    failed = [BEGUN, ASKED, MADE[0], ("connect", "failed", ""), IN_VAIN, FAILED]
     pool = ConnectionPool(
         server.url, max_size=1, acquire_timeout=0.02, keepalive=None, on_event=ear
     )
@@ -206,12 +209,12 @@ def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> Non
             ear.events.clear()
             with pytest.raises(PoolTimeoutError):
                 send(pool)
-        failed = [BEGUN, FAILED]
+        failed = [BEGUN, ASKED, IN_VAIN, FAILED]
     else:
         pool.close()
         with pytest.raises(PoolClosedError):
             send(pool)
-        failed = [BEGUN, FAILED]
+        failed = [BEGUN, ASKED, IN_VAIN, FAILED]
     last = ear.events[-1]
     assert isinstance(last.error, SmtpError)
     assert ear.heard == failed
@@ -242,7 +245,11 @@ def test_the_fields_of_an_event(server: SmtpServer) -> None:
         has_ended = event.stage is not Stage.STARTED and event.action is not Action.DISCARD
         assert (event.seconds is not None) == has_ended
         assert event.seconds is None or 0 <= event.seconds < 10
-        assert event.server == ("" if event.action is Action.SEND else name)
+        knows_server = event.action is not Action.SEND and (event.action, event.stage) != (
+            Action.CHECKOUT,
+            Stage.STARTED,
+        )
+        assert event.server == (name if knows_server else "")
         assert (event.reason != "") == (event.action is Action.DISCARD)
         assert event.error is None
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -330,7 +337,7 @@ def test_the_hook_is_never_called_under_the_lock(server: SmtpServer) -> None:
         pool.drain()
         take(pool)
     assert blocked == []
-    assert len(actions) == 10  # all there are
+    assert len(actions) == 13  # all there are
 
 
 def test_the_hook_runs_where_the_thing_happens(server: SmtpServer) -> None:

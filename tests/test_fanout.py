@@ -152,7 +152,7 @@ def test_an_input_that_raises(threads: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("error", [BadItem, KeyboardInterrupt], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("error", [BadItem, KeyboardInterrupt], ids=lambda e: str(e.__name__))
 def test_work_that_raises(threads: int, error: type[BaseException]) -> None:
     """Its error comes out behind what was begun, and the input is not read on."""
     source, finished = Source(), list[int]()
@@ -167,6 +167,38 @@ def test_work_that_raises(threads: int, error: type[BaseException]) -> None:
     # Everything taken was finished, but for the one that broke.
     assert sorted(finished) == [n for n in range(source.taken) if n != 10]
     assert senders() == []
+
+
+def test_work_that_raises_stop_iteration() -> None:
+    """That is an error like any other, not the end of the input."""
+
+    def work(number: int) -> int:
+        raise StopIteration(number)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(fan_out(work, Source(), 2))
+    assert senders() == []
+
+
+def test_threads_end_although_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C, while the first one's waiting is under way, leaves no thread behind."""
+    struck = threading.Event()
+
+    def work(number: int) -> int:
+        struck.wait(10)
+        return number
+
+    def interrupted(_: threading.Thread) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
+    next(outcomes)
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        close(outcomes)
+    struck.set()
+    wait_until(lambda: senders() == [])
 
 
 @pytest.mark.parametrize("received", [1, 5])

@@ -257,6 +257,16 @@ def test_get_pool_works_in_the_child() -> None:
         pool.close()
 
 
+def test_the_pace_of_a_child_has_a_lock_of_its_own() -> None:
+    """A child that is forked while another thread reserves its moment can send all the same."""
+    with SmtpServer() as server:
+        pool = ConnectionPool(server.url, max_rate=1000, keepalive=None)
+        assert pool._pace is not None
+        with pool._pace._lock:
+            assert in_child(lambda: pool.send(SENDER, RECIPIENTS, MESSAGE)).startswith("SendResult")
+        pool.close()
+
+
 def test_a_child_of_a_child() -> None:
     """A process that was forked can fork."""
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=None) as pool:

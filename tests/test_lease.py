@@ -375,6 +375,37 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
         take(pool, 1.0)
 
 
+def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:
+    """A destructor that runs in the middle of one of the pool's own steps changes nothing there.
+
+    What it has to give back is taken back with the next thing the pool does.
+    """
+    with ConnectionPool(server.url, max_size=1) as pool:
+        lease = pool.connection()
+        lease.__enter__()
+        lending = pool._lending
+        with lending._lock:
+            del lease
+            gc.collect()
+            assert len(lending._state.permits) == 1
+        take(pool, 1.0)
+        assert pool.stats().discards == {"lost by its holder": 1}
+
+
+def test_a_lease_that_is_collected_tells_nobody(server: SmtpServer) -> None:
+    """The hook may need a lock that is held where the destructor runs; it is told later."""
+    heard: list[str] = []
+    with ConnectionPool(server.url, max_size=1, on_event=lambda e: heard.append(e.action)) as pool:
+        lease = pool.connection()
+        lease.__enter__()
+        heard.clear()
+        del lease
+        gc.collect()
+        assert heard == []
+        assert pool.stats().in_use == 0
+        assert heard == ["discard"]
+
+
 def test_a_lease_given_back_twice_counts_once(server: SmtpServer) -> None:
     """Leaving the block again changes nothing, whoever has the connection then."""
     with ConnectionPool(server.url, max_size=2) as pool:

@@ -286,6 +286,17 @@ def test_the_size_comes_back(server: SmtpServer, clock: Clock) -> None:
                 stack.enter_context(pool.connection(1))
 
 
+def test_who_waits_goes_on_when_the_size_comes_back(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller in the line makes its connection when the minute is over; nobody need give back."""
+    monkeypatch.setattr("smtpconn.poolstate.LOWERED_FOR", 0.05)
+    with ConnectionPool(server.url, max_size=2) as pool, pool.connection():
+        server.fault("CONNECT", reply=TOO_MANY, close=True)
+        take(pool, 10)
+        assert pool.stats().connects == 2
+
+
 def test_too_many_connections_with_none_out(server: SmtpServer) -> None:
     """With nothing to wait for, the caller is told what the server said."""
     server.fault("CONNECT", reply=TOO_MANY, close=True)

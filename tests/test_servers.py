@@ -80,9 +80,28 @@ def test_rests_double_up_to_the_limit() -> None:
 def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
     """However often a server fails, its rest stays the longest one."""
     group = servers(2)
+    now = NOW
     for _ in range(5000):
+        now += LONGEST_REST
+        group.failed(0, DOWN, now)
+    assert rest(group, now) == LONGEST_REST
+
+
+def test_failures_during_a_rest_do_not_lengthen_it() -> None:
+    """Ten callers that meet one failure together are one failure to the server's rest."""
+    group = servers(2)
+    for _ in range(10):
         group.failed(0, DOWN, NOW)
-    assert rest(group, NOW) == LONGEST_REST
+    assert rest(group, NOW) == FIRST_REST
+    assert group.stats()[0].failures == 10
+
+
+def test_a_failure_that_says_little_costs_no_rest() -> None:
+    """A failure that is not to count is in the figures, and the server is tried all the same."""
+    group = servers(2)
+    group.failed(0, DOWN, NOW, rests=False)
+    assert group.preferred(NOW) == 0
+    assert group.stats()[0].last_error is not None
 
 
 def test_a_success_resets_everything() -> None:
