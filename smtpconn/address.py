@@ -194,33 +194,38 @@ class ReversePath:
 
     Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
 
+    Attributes:
+        mailbox: where; None for the null path.
+        is_ascii: whether it can be sent without SMTPUTF8.
+
     Raises:
         ValidationError: it is no reverse-path.
     """
 
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
+    is_ascii: bool = field(init=False, compare=False)
+    _text: str = field(init=False, compare=False)
 
     def __post_init__(self, address: str) -> None:
         text = _without_brackets(address)
-        object.__setattr__(self, "mailbox", Mailbox(text) if text else None)
-        _check_path(str(self))
+        mailbox = Mailbox(text) if text else None
+        object.__setattr__(self, "mailbox", mailbox)
+        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        # Written once here, sent many times.
+        object.__setattr__(self, "_text", "" if mailbox is None else str(mailbox))
+        _check_path(self._text)
 
     def __repr__(self) -> str:
-        return f"ReversePath({str(self)!r})"
+        return f"ReversePath({self._text!r})"
 
     def __str__(self) -> str:
-        return "" if self.mailbox is None else str(self.mailbox)
+        return self._text
 
     @property
     def is_null(self) -> bool:
         """Whether it is ``<>``, the reverse-path of a bounce."""
         return self.mailbox is None
-
-    @property
-    def is_ascii(self) -> bool:
-        """Whether it can be sent without SMTPUTF8."""
-        return self.mailbox is None or self.mailbox.is_ascii
 
     def to_ascii(self) -> ReversePath:
         """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
@@ -233,31 +238,33 @@ class ForwardPath:
 
     Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
 
+    Attributes:
+        mailbox: whose; None for ``postmaster``.
+        is_ascii: whether it can be sent without SMTPUTF8.
+
     Raises:
         ValidationError: it is no forward-path.
     """
 
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
-    _postmaster: str = field(init=False)
+    is_ascii: bool = field(init=False, compare=False)
+    _text: str = field(init=False)
 
     def __post_init__(self, address: str) -> None:
         text = _without_brackets(address)
-        is_postmaster = text.lower() == "postmaster"
-        object.__setattr__(self, "mailbox", None if is_postmaster else Mailbox(text))
-        object.__setattr__(self, "_postmaster", text if is_postmaster else "")
-        _check_path(str(self))
+        mailbox = None if text.lower() == "postmaster" else Mailbox(text)
+        object.__setattr__(self, "mailbox", mailbox)
+        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        # Written once here, sent many times.
+        object.__setattr__(self, "_text", text if mailbox is None else str(mailbox))
+        _check_path(self._text)
 
     def __repr__(self) -> str:
-        return f"ForwardPath({str(self)!r})"
+        return f"ForwardPath({self._text!r})"
 
     def __str__(self) -> str:
-        return self._postmaster if self.mailbox is None else str(self.mailbox)
-
-    @property
-    def is_ascii(self) -> bool:
-        """Whether it can be sent without SMTPUTF8."""
-        return self.mailbox is None or self.mailbox.is_ascii
+        return self._text
 
     def to_ascii(self) -> ForwardPath:
         """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""

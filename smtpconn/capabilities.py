@@ -58,9 +58,18 @@ class ServerCapabilities:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
+    # Asked for every message, so read once.
+    _size_limit: int | None = field(init=False, repr=False, compare=False)
+    _max_recipients: int | None = field(init=False, repr=False, compare=False)
+    _max_transactions: int | None = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         for extension in self.extensions:
             self._by_keyword.setdefault(extension.keyword, extension)
+        size_limit = next((_count(parameter) for parameter in self.parameters("SIZE")), None)
+        object.__setattr__(self, "_size_limit", size_limit)
+        object.__setattr__(self, "_max_recipients", self._limit("RCPTMAX"))
+        object.__setattr__(self, "_max_transactions", self._limit("MAILMAX"))
 
     def supports(self, keyword: str) -> bool:
         """Whether an extension was advertised; ``keyword`` in any case."""
@@ -139,17 +148,17 @@ class ServerCapabilities:
     @property
     def size_limit(self) -> int | None:
         """The largest message in octets the server takes; None if it named no limit (RFC 1870)."""
-        return next((_count(parameter) for parameter in self.parameters("SIZE")), None)
+        return self._size_limit
 
     @property
     def max_recipients(self) -> int | None:
         """The most RCPTs in a transaction (RFC 9422 5.2); None if the server named no limit."""
-        return self._limit("RCPTMAX")
+        return self._max_recipients
 
     @property
     def max_transactions(self) -> int | None:
         """The most MAILs on a connection (RFC 9422 5.1); None if the server named no limit."""
-        return self._limit("MAILMAX")
+        return self._max_transactions
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from smtpconn.deadline import Deadline
-from smtpconn.dialogue.batch import Conversation
+from smtpconn.deadline import Deadline, StreamDeadline
+from smtpconn.dialogue.batch import Conversation, Step
 from smtpconn.dialogue.session import Session
 from smtpconn.driver import Driver
 from smtpconn.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 _log = logging.getLogger("smtpconn.connection")
 
@@ -63,14 +64,40 @@ class Channel:
         self._refuse_reentry(phase)
         try:
             self._acquire(deadline, phase)
-            if not self.driver.transport.is_open:
-                raise self.driver.closed_error(phase)
-            # Before anything is spent on it: has the server hung up, or said 421, meanwhile?
-            if (error := self.driver.probe()) is not None:
-                raise error
+            self._check_good(phase)
             return self.driver.run(conversation, deadline)
         finally:
             self._release()
+
+    def stream(
+        self,
+        conversation: Generator[Step | Item, None, None],
+        deadline: StreamDeadline,
+        phase: Phase,
+    ) -> Generator[Item, None, None]:
+        """Run one conversation that has results on its way, as the only one from first to last.
+
+        Args:
+            conversation: not yet begun.
+            deadline: of the messages.
+            phase: what to name in an error if it does not come to begin.
+
+        Raises:
+            As `operate`.
+        """
+        self._refuse_reentry(phase)
+        self._acquire(deadline, phase)
+        try:
+            self._check_good(phase)
+            for item in self.driver.stream(conversation, deadline):
+                deadline.end_message()
+                deadline.pause()
+                yield item
+                deadline.go_on()
+        finally:
+            # Perhaps in another thread than the one it was begun in.
+            self._owner = 0
+            self._give_up_lock()
 
     def quit(self, farewell: Conversation[None], timeout: float | None) -> None:
         """Run the last conversation, if the channel is open, and close whatever comes of it.
@@ -131,6 +158,13 @@ class Channel:
         finally:
             self._lock.release()
 
+    def _check_good(self, phase: Phase) -> None:
+        if not self.driver.transport.is_open:
+            raise self.driver.closed_error(phase)
+        # Before anything is spent on it: has the server hung up, or said 421, meanwhile?
+        if (error := self.driver.probe()) is not None:
+            raise error
+
     def _take_leave(self, farewell: Conversation[None], deadline: Deadline) -> None:
         try:
             self.driver.run(farewell, deadline)
@@ -144,7 +178,7 @@ class Channel:
         if self._owner == threading.get_ident():
             raise ProtocolError(
                 "this connection was called from inside one of its own operations "
-                "(from the iterable that yields the message?)",
+                "(from the iterable that yields the message, or the loop over send_many?)",
                 phase=phase,
             )
 
@@ -161,6 +195,9 @@ class Channel:
         if self._owner != threading.get_ident():
             return  # not acquired
         self._owner = 0
+        self._give_up_lock()
+
+    def _give_up_lock(self) -> None:
         self._lock.release()
         # A close() that came while we were busy could not close the descriptor itself.
         if self._close_requested:

@@ -80,6 +80,9 @@ def secret_command(text: str, log: str) -> Command:
 
 
 def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> bytes:
+    # Nearly every command is printable ASCII, and that is soon seen.
+    if text.isascii() and text.isprintable() and len(text) + 2 <= limit:
+        return text.encode("ascii") + b"\r\n"
     shown = ascii(text if log is None else log)[:200]
     # Asked, not tried: the error of trying would hold the text, which may be a secret.
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):

@@ -37,6 +37,9 @@ END_OF_DATA = b".\r\n"
 """What ends DATA, behind the CRLF that ends the last line."""
 
 
+_NOTHING: Iterator[bytes] = iter(())
+
+
 class Content:
     """A message that is about to be sent: where its bytes come from and what is known of them.
 
@@ -55,12 +58,13 @@ class Content:
         self.binary_size: int | None = None
         self.is_8bit: bool | None = None
         self._whole: bytes | bytearray | None = None
-        self._stream: Iterator[bytes] = iter(())
+        self._stream: Iterator[bytes] = _NOTHING
         self._spent = False
-        _refuse_text(message)
         if isinstance(message, (bytes, bytearray, memoryview)):
             self._take_bytes(message)
-        elif hasattr(message, "read"):
+            return
+        _refuse_text(message)
+        if hasattr(message, "read"):
             self._take_file(cast(BinaryIO, message))
         elif isinstance(message, Iterable):
             self._take_stream(iter(message))
@@ -69,6 +73,11 @@ class Content:
                 f"a message is bytes, a binary file or an iterable of bytes, "
                 f"not {type(message).__name__}"
             )
+
+    @property
+    def whole_size(self) -> int | None:
+        """Octets as they will be sent, if all of them are here; None for a stream."""
+        return None if self._whole is None else self.size
 
     def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
         """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.

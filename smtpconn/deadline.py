@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 
 from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
 
@@ -34,9 +35,13 @@ class Deadline:
         self.timeout = timeout
         self._end = time.monotonic() + timeout
 
+    def begin_message(self) -> None:
+        """A message begins; of interest to `StreamDeadline` alone."""
+
     def remaining(self) -> float:
         """Seconds left; 0.0 when it has passed."""
-        return max(0.0, self._end - time.monotonic())
+        remaining = self._end - time.monotonic()
+        return remaining if remaining > 0 else 0.0
 
     def check(self, phase: Phase) -> float:
         """Return the seconds left, more than 0.
@@ -54,3 +59,42 @@ class Deadline:
         return SmtpTimeoutError(
             f"the timeout of {self.timeout:g} seconds has passed during {phase}", phase=phase
         )
+
+
+class StreamDeadline(Deadline):
+    """The deadline of many messages under way at once: that of the oldest.
+
+    Each has ``timeout`` seconds from its first octet to its final reply. The time that passes in
+    the caller's own code, which makes the messages and takes the results, is not counted.
+    """
+
+    __slots__ = ("_ends", "_paused", "_paused_at")
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        # In time without pauses, so that a pause moves all of them at once.
+        self._ends: deque[float] = deque()
+        self._paused = 0.0
+        self._paused_at = 0.0
+
+    def begin_message(self) -> None:
+        """A message's first octet is about to leave."""
+        self._ends.append(time.monotonic() - self._paused + self.timeout)
+        self._end = self._ends[0] + self._paused
+
+    def end_message(self) -> None:
+        """The oldest message has its final reply."""
+        if self._ends:
+            self._ends.popleft()
+        oldest = self._ends[0] if self._ends else time.monotonic() - self._paused + self.timeout
+        self._end = oldest + self._paused
+
+    def pause(self) -> None:
+        """The caller's code begins to run."""
+        self._paused_at = time.monotonic()
+
+    def go_on(self) -> None:
+        """It has ended."""
+        seconds = time.monotonic() - self._paused_at
+        self._paused += seconds
+        self._end += seconds

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import ssl
+import time
+from collections.abc import Generator
 from typing import TypeVar
 
 from smtpconn.commands import Command
 from smtpconn.content import Buffer
 from smtpconn.deadline import Deadline
-from smtpconn.dialogue.batch import Batch, Conversation, StartTls, Step
+from smtpconn.dialogue.batch import STEPS, Await, Batch, Conversation, Payload, Step
 from smtpconn.dialogue.pairing import Pairing
-from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.session import Pipelining, Session
 from smtpconn.errors import (
     AllRecipientsFailedError,
     ConnectionClosedError,
@@ -36,9 +39,13 @@ from smtpconn.reply import SmtpResponse
 from smtpconn.transport import Transport, as_smtp_error, closed_by_peer
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 COALESCE = 64 * 1024
 """Octets up to which pieces are copied together, so that a turn is one write."""
+
+IDLE_SPELL = 1.0
+"""Seconds of silence after which a connection has to prove itself alive before it is trusted."""
 
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
@@ -88,6 +95,8 @@ class Driver:
         self._context = context
         self._tls_session = tls_session
         self._pairing = Pairing()
+        self._unsent = bytearray()
+        self._spoke_at = 0.0
         self._shows_wire = False
         self._interrupted = False
 
@@ -103,15 +112,36 @@ class Driver:
             SmtpError: what the conversation or the connection failed with. The transport is closed
                 unless both sides still agree where they are.
         """
+        try:
+            next(self.stream(conversation, deadline))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        raise AssertionError("this conversation has nothing to say but its result")
+
+    def stream(
+        self, conversation: Generator[Step | Item, None, T], deadline: Deadline
+    ) -> Generator[Item, None, T]:
+        """Run a conversation that yields more than steps, and yield what is none.
+
+        Raises:
+            As `run`.
+        """
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
+        if self._session.pipelining is Pipelining.EAGER:
+            self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
         has_begun = False
         try:
             step = next(conversation)
             while True:
+                if not isinstance(step, STEPS):
+                    yield step
+                    step = next(conversation)
+                    continue
                 has_begun = True
                 try:
                     self._perform(step, deadline)
-                except SmtpError as error:
+                except Exception as error:
                     step = conversation.throw(error)
                 else:
                     step = next(conversation)
@@ -122,10 +152,18 @@ class Driver:
         except _IN_STEP as error:
             self._close_unless_in_step(error)
             raise
+        except GeneratorExit:
+            # Nobody wants to know how it goes on.
+            conversation.close()
+            self._close_unless_in_step()
+            raise
         except BaseException as error:
             if has_begun or not isinstance(error, ProtocolError):
                 self.close(f"after {type(error).__name__}")
             raise
+        finally:
+            if self._session.pipelining is Pipelining.EAGER:
+                self._spoke_at = time.monotonic()
 
     def probe(self) -> SmtpError | None:
         """Look, without waiting, whether the connection is still good between operations.
@@ -187,23 +225,28 @@ class Driver:
         )
 
     def _perform(self, step: Step, deadline: Deadline) -> None:
+        if not self.transport.is_open:
+            raise self.closed_error(Phase.IDLE)
         try:
-            self._check_can_go_on()
-            if isinstance(step, StartTls):
-                self._change_to_tls(deadline)
+            if self._pairing.failure is not None:
+                raise self._pairing.failure
+            if isinstance(step, Batch):
+                self._write_batch(step, deadline)
+                if step.waits:
+                    self._await(step, deadline)
+            elif isinstance(step, Await):
+                self._flush(deadline)
+                self._await(step.batch, deadline)
             else:
-                self._exchange(step, deadline)
+                self._change_to_tls(deadline)
         except SmtpError as error:
-            if self._pairing.may_have_been_delivered:
+            if self._pairing.tell_unanswered():
                 error.may_have_been_delivered = True
             self.close(str(error))
             raise
-
-    def _check_can_go_on(self) -> None:
-        if self._pairing.failure is not None:
-            raise self._pairing.failure
-        if not self.transport.is_open:
-            raise self.closed_error(Phase.IDLE)
+        except BaseException as error:
+            self.close(f"after {type(error).__name__}")
+            raise
 
     def _change_to_tls(self, deadline: Deadline) -> None:
         # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
@@ -221,36 +264,48 @@ class Driver:
             )
         self.start_tls(deadline)
 
-    def _exchange(self, batch: Batch, deadline: Deadline) -> None:
-        self._write_batch(batch, deadline)
-        expected = batch.expected
-        while len(batch.replies) < expected:
+    def _await(self, batch: Batch, deadline: Deadline) -> None:
+        while batch.missing:
             if self._pairing.failure is not None:
                 raise self._pairing.failure
-            self._received(self._receive(deadline))
-
-    def _receive(self, deadline: Deadline) -> bytes:
-        try:
-            return self.transport.receive(deadline)
-        except OSError as error:
-            raise self._named(error, deadline) from error
+            try:
+                data = self.transport.receive(deadline)
+            except OSError as error:
+                raise self._named(error, deadline) from error
+            self._received(data)
 
     def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
-        buffered = bytearray()
+        """Write a batch together with those before it that did not wait."""
+        if batch.begins_message:
+            deadline.begin_message()
+        unsent, pairing = self._unsent, self._pairing
+        pairing.expect(batch)
         for piece in batch.pieces:
             if self._shows_wire:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
-            awaited = self._pairing.expect(batch, piece)
-            for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
-                if len(buffered) + len(buffer) > COALESCE:
-                    self._write(buffered, deadline)
-                    buffered = bytearray()
-                if len(buffer) > COALESCE:
-                    self._write(buffer, deadline)
-                else:
-                    buffered += buffer
-            self._pairing.ends_here(awaited, len(buffered))
-        self._write(buffered, deadline)
+            if isinstance(piece, Command):
+                unsent += piece.wire
+                pairing.ends_at(piece, len(unsent))
+            else:
+                self._write_payload(piece, deadline)
+        if batch.waits or len(unsent) > COALESCE:
+            self._flush(deadline)
+
+    def _write_payload(self, payload: Payload, deadline: Deadline) -> None:
+        unsent = self._unsent
+        self._pairing.ends_at(payload, math.inf)
+        for buffer in payload.buffers:
+            if len(unsent) + len(buffer) > COALESCE:
+                self._flush(deadline)
+            if len(buffer) > COALESCE:
+                self._write(buffer, deadline)
+            else:
+                unsent += buffer
+        self._pairing.ends_here(payload, len(unsent))
+
+    def _flush(self, deadline: Deadline) -> None:
+        self._write(self._unsent, deadline)
+        self._unsent.clear()
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
         if not data:

@@ -210,7 +210,7 @@ def mail_parameters(
         _add(words, f"MT-PRIORITY={params.mt_priority}", "MT-PRIORITY", capabilities)
     if params.require_tls:
         _add(words, "REQUIRETLS", "REQUIRETLS", capabilities)
-    return "".join(f" {word}" for word in words)
+    return " " + " ".join(words) if words else ""
 
 
 def rcpt_parameters(
@@ -233,7 +233,7 @@ def rcpt_parameters(
         _add(words, f"NOTIFY={names}", "DSN", capabilities, Phase.RCPT)
     if params.orcpt is not None:
         _add(words, f"ORCPT={_orcpt(params.orcpt, smtputf8)}", "DSN", capabilities, Phase.RCPT)
-    return "".join(f" {word}" for word in words)
+    return " " + " ".join(words) if words else ""
 
 
 def xtext(text: str) -> str:

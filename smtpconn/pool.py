@@ -21,8 +21,8 @@ from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
 from smtpconn.content import Message
 from smtpconn.deadline import Deadline
+from smtpconn.dialogue.request import Request, make_request
 from smtpconn.dialogue.session import Protocol
-from smtpconn.dialogue.transaction import Request, make_request
 from smtpconn.envelope import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,

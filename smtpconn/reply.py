@@ -9,7 +9,8 @@ Rule 2: everything is bounded, because the peer decides how much it sends: the o
 the lines of a reply, the octets of a reply.
 
 Rule 3: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
-so a server that sends one byte at a time costs linear time.
+so a server that sends one byte at a time costs linear time. Most replies are one line, and one of
+the same few lines: those are parsed once and remembered.
 
 Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
 """
@@ -17,6 +18,7 @@ Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from smtpconn.errors import ParseError
@@ -119,11 +121,28 @@ def response(code: int, lines: tuple[str, ...]) -> SmtpResponse:
     return SmtpResponse(code, lines, status)
 
 
+@functools.lru_cache(maxsize=256)
+def _simple_reply(line: bytes) -> SmtpResponse | None:
+    """The reply that a line without its CRLF is; None if it is none, or part of one, or odd."""
+    code, text = line[:3], line[4:]
+    is_simple = (
+        line[3:4] == b" "
+        and len(line) <= 128
+        and code.isdigit()
+        and b"200" <= code <= b"599"
+        and text.isascii()
+    )
+    if not is_simple or not (decoded := text.decode("ascii")).isprintable():
+        return None
+    return response(int(code), (decoded,))
+
+
 class ReplyParser:
     """Turns the octets of a connection into replies; one for each connection and TLS layer."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._start = 0
         self._searched = 0
         self._code = b""
         self._lines: list[str] = []
@@ -133,10 +152,33 @@ class ReplyParser:
     @property
     def is_empty(self) -> bool:
         """Whether every octet fed in has come out as part of a whole reply."""
-        return not self._failed and not self._buffer and not self._lines
+        return not self._failed and self._start == len(self._buffer) and not self._lines
+
+    def replies_in(self, data: bytes) -> Iterator[SmtpResponse]:
+        """The whole replies there are once ``data`` was received too.
+
+        Raises:
+            ParseError: as `next_reply`, behind the replies that came before.
+        """
+        start = 0
+        if self.is_empty:
+            while (end := data.find(b"\r\n", start)) >= 0:
+                if (reply := _simple_reply(data[start:end])) is None:
+                    break
+                start = end + 2
+                yield reply
+            if start == len(data):
+                return
+        self.feed(data[start:])
+        while (reply := self.next_reply()) is not None:
+            yield reply
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._searched -= self._start
+            self._start = 0
         self._buffer += data
 
     def next_reply(self) -> SmtpResponse | None:
@@ -158,19 +200,20 @@ class ReplyParser:
         return None
 
     def _next_line(self) -> bytes | None:
+        start = self._start
         end = self._buffer.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(self._buffer)
-            self._check_length(self._searched)
+            self._check_length(self._searched - start)
             return None
-        self._check_length(end + 1)
-        line = bytes(self._buffer[: end + 1])
-        del self._buffer[: end + 1]
-        self._searched = 0
-        return line
+        self._check_length(end + 1 - start)
+        self._start = self._searched = end + 1
+        return bytes(self._buffer[start : end + 1])
 
     def _check_length(self, octets: int) -> None:
-        if octets > MAX_LINE and (octets > MAX_CHALLENGE or not self._buffer.startswith(b"334")):
+        if octets > MAX_LINE and (
+            octets > MAX_CHALLENGE or not self._buffer.startswith(b"334", self._start)
+        ):
             raise ParseError(f"the server sent a reply line of more than {MAX_LINE} octets")
         if self._octets + octets > MAX_REPLY:
             raise ParseError(f"the server sent a reply of more than {MAX_REPLY} octets")

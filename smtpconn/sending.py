@@ -6,7 +6,8 @@ Rule: all of them come down to `send_request` or `deliver_request`, which run th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from email.message import EmailMessage
 from typing import TypeAlias
 
@@ -14,10 +15,13 @@ from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.capabilities import ServerCapabilities
 from smtpconn.channel import Operations
 from smtpconn.content import Message
+from smtpconn.deadline import StreamDeadline
+from smtpconn.dialogue import streaming
+from smtpconn.dialogue.request import Request, make_request
 from smtpconn.dialogue.session import Protocol
-from smtpconn.dialogue.transaction import Request, lmtp_transaction, make_request, transaction
-from smtpconn.envelope import LmtpSendResult, SendResult
-from smtpconn.errors import Phase, ValidationError
+from smtpconn.dialogue.transaction import lmtp_transaction, transaction
+from smtpconn.envelope import Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.errors import Phase, SmtpError, ValidationError
 from smtpconn.message import as_octets, needs_smtputf8, recipients_of, sender_of
 from smtpconn.parameters import MailFromParams, RcptToParams
 
@@ -192,6 +196,43 @@ class Sending(Operations):
             return self.deliver_request(request, timeout)
         return self.send_request(request, timeout)
 
+    def send_many(
+        self, envelopes: Iterable[Envelope], timeout: float | None = None
+    ) -> Iterator[SendOutcome]:
+        """Send many messages with as few turns as the server allows, going on after failures.
+
+        With PIPELINING one turn per message (RFC 2920 3.1); with `Pipelining.EAGER` and CHUNKING
+        far fewer. Works over LMTP too. The connection is this call's alone until its iterator ends;
+        an iterator that is closed early closes the connection if the server was waiting for more.
+
+        Args:
+            envelopes: what to send; may be a generator. It is read ahead of the outcomes, and what
+                was taken from it may wait there for more, so it should give what is ready.
+            timeout: seconds for each message from its first octet to its final reply, not counting
+                the time spent in ``envelopes`` and by who takes the outcomes.
+
+        Yields:
+            An outcome for every envelope, in their order. After the connection was lost each
+            further one has a `ConnectionClosedError`.
+
+        Raises:
+            SmtpError: the connection could not be used at all; nothing was sent.
+            Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
+        """
+        deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
+        source = _Source(envelopes, deadline)
+        conversation = streaming.stream(self._session, source.requests())
+        items: Iterator[streaming.Outcome]
+        items = self._channel.stream(conversation, deadline, Phase.MAIL)
+        for item in items:
+            envelope = source.taken.popleft()
+            if isinstance(item, SmtpError):
+                yield SendOutcome(envelope, None, item)
+            else:
+                yield SendOutcome(envelope, item, None)
+        if source.error is not None:
+            raise source.error
+
     def send_request(
         self, request: Request, timeout: float | None = None, *, chunking: bool = False
     ) -> SendResult:
@@ -205,6 +246,46 @@ class Sending(Operations):
         """The same over LMTP."""
         conversation = lmtp_transaction(self._session, request, chunking=chunking)
         return self._channel.operate(conversation, timeout, Phase.MAIL)
+
+
+class _Source:
+    """The envelopes on their way in, each checked as it is taken."""
+
+    def __init__(self, envelopes: Iterable[Envelope], deadline: StreamDeadline) -> None:
+        self.taken: deque[Envelope] = deque()
+        self.error: Exception | None = None
+        self._envelopes = envelopes
+        self._deadline = deadline
+
+    def requests(self) -> Iterator[Request | SmtpError]:
+        self._deadline.pause()
+        try:
+            for envelope in self._envelopes:
+                request = self._request(envelope)
+                self.taken.append(envelope)
+                self._deadline.go_on()
+                yield request
+                self._deadline.pause()
+        except Exception as error:
+            # Whoever is under way is to end first.
+            self.error = error
+        self._deadline.go_on()
+
+    def _request(self, envelope: Envelope) -> Request | SmtpError:
+        if not isinstance(envelope, Envelope):
+            raise ValidationError(f"send_many takes Envelopes, not {type(envelope).__name__}")
+        try:
+            return make_request(
+                envelope.sender,
+                envelope.recipients,
+                envelope.message,
+                envelope.mail_params,
+                envelope.rcpt_params,
+            )
+        except SmtpError as error:
+            return error
+        except Exception as error:
+            return streaming.unreadable(error)
 
 
 def message_request(

@@ -1,9 +1,12 @@
 """Octets in and out of one socket: TCP, TLS or UNIX, always under a deadline.
 
-The socket is non-blocking for all its life. Whoever has to wait waits in `Transport.wait`, for as
-long as the deadline allows, so a deadline holds whatever the peer does. While a write is blocked,
-what arrives is read and handed over; two peers that both insist on writing first would otherwise
-wait for each other for ever (RFC 2920 3.1), however large their buffers are.
+Nothing here waits longer than the deadline allows, whatever the peer does. While a write is
+blocked, what arrives is read and handed over; two peers that both insist on writing first would
+otherwise wait for each other for ever (RFC 2920 3.1), however large their buffers are.
+
+There are two ways to wait for octets. The general one is a non-blocking socket and
+`Transport.wait`. Where the kernel can bound a blocking read by itself (a plain socket on Linux),
+the read is the wait: one system call where there would be two, for what is done most.
 
 Plain `OSError`s come out of `Transport`; `as_smtp_error` is the one place that gives them names.
 Which reply belongs to what is not known here. Modules are used through their names at call time
@@ -14,9 +17,12 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import select
 import socket
 import ssl
+import struct
+import sys
 from collections.abc import Callable
 
 from smtpconn.content import Buffer
@@ -35,6 +41,10 @@ _TLS_SEND = 16 * 1024
 """A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
 has left be told."""
 
+LONGEST_READ = 1.0
+"""Seconds that one blocking read may take. The deadline is looked at in between; so the kernel has
+to be told another number only when less than this is left."""
+
 LONGEST_WAIT = 1_000_000.0
 """Seconds one wait may take; the kernel counts milliseconds in an int, which is 24 days."""
 
@@ -50,18 +60,22 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._sock.settimeout(0)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self.is_open = True
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._reads_block = _can_bound_reads(sock)
+        self._read_bound = 0.0
+        # Flags of a call that must not block although the socket does.
+        self._now = socket.MSG_DONTWAIT if self._reads_block else 0
+        sock.settimeout(None if self._reads_block else 0)
+        is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Waiting to read is what is done most: made once, for the descriptor, which TLS keeps.
         self._read_poll = select.poll() if hasattr(select, "poll") else None
         if self._read_poll is not None:
             self._read_poll.register(sock, select.POLLIN)
-        self._quick_ack = getattr(socket, "TCP_QUICKACK", None)
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            self._quick_ack = None
+        self._quick_ack = getattr(socket, "TCP_QUICKACK", None) if is_tcp else None
+        self._owes_ack = False
 
     @property
     def local_ip(self) -> str | None:
@@ -107,6 +121,7 @@ class Transport:
             self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
         )
         self._sock, self._is_tls = tls, True
+        self._reads_block, self._now = False, 0
         tls.settimeout(0)
         while True:
             try:
@@ -156,11 +171,18 @@ class Transport:
         if self._is_tls and (data := self.receive_now()) is not None:
             return data
         while True:
-            if self._quick_ack is not None:
-                # Not sticky, hence each time: the peer's Nagle waits for our delayed ACK (40 ms).
+            if self._owes_ack and self._quick_ack is not None:
+                # What came so far is not acknowledged yet, and nothing of ours is under way that
+                # would do it; a peer with Nagle's algorithm keeps the rest back until then (40 ms).
                 self._sock.setsockopt(socket.IPPROTO_TCP, self._quick_ack, 1)
-            self.wait(deadline, write=False)
-            if (data := self.receive_now()) is not None:
+            if self._reads_block:
+                data = self._read(deadline.remaining())
+            else:
+                self.wait(deadline, write=False)
+                data = self.receive_now()
+                # In TLS something may have come that is not for us, such as a session ticket.
+                self._owes_ack = True
+            if data is not None:
                 return data
 
     def is_silent(self) -> bool:
@@ -180,9 +202,26 @@ class Transport:
             OSError: the connection failed.
         """
         try:
-            return self._sock.recv(_RECEIVE)
+            data = self._sock.recv(_RECEIVE, self._now)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
+        self._owes_ack = True
+        return data
+
+    def _read(self, seconds: float) -> bytes | None:
+        """Read as `receive_now`, but wait for it, at most so long and at most `LONGEST_READ`."""
+        if not seconds:
+            raise TimeoutError
+        bound = seconds if seconds < LONGEST_READ else LONGEST_READ
+        if bound != self._read_bound:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(bound))
+            self._read_bound = bound
+        try:
+            data = self._sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return None
+        self._owes_ack = True
+        return data
 
     def wait(self, deadline: Deadline, *, read: bool = True, write: bool = True) -> None:
         """Wait until the socket can be read or written.
@@ -221,9 +260,27 @@ class Transport:
 
     def _send(self, view: memoryview) -> int:
         try:
-            return self._sock.send(view)
+            taken = self._sock.send(view, self._now)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
+        self._owes_ack = False
+        return taken
+
+
+def _can_bound_reads(sock: socket.socket) -> bool:
+    """Whether the kernel can be told how long a blocking read of this socket may take.
+
+    Not where the class was replaced (gevent's socket never blocks the thread, and so knows nothing
+    of the kernel's bound), nor with TLS (OpenSSL would go on reading).
+    """
+    is_plain = type(sock) is socket.socket and socket.socket.__module__ == "socket"
+    return is_plain and sys.platform == "linux"
+
+
+def _timeval(seconds: float) -> bytes:
+    # Not 0, which would be for ever.
+    microseconds = max(1, math.ceil(seconds * 1e6))
+    return struct.pack("ll", *divmod(microseconds, 1_000_000))
 
 
 def wait_for_sockets(

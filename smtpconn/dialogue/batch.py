@@ -2,12 +2,14 @@
 
 A `Batch` is written at once, and its replies are counted against it in order (RFC 2920 3.1: by
 counting, never by what a reply says). The driver fills `Batch.replies` as they arrive, so after a
-failure the conversation still sees those that came.
+failure the conversation still sees those that came. A batch that does not wait may be written
+later, with others; `Await` waits for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
@@ -48,16 +50,42 @@ class Batch:
 
     Attributes:
         pieces: commands and payloads in order.
-        replies: filled by the driver; ``expected`` of them when the conversation goes on.
+        waits: whether the conversation goes on only when every reply has come.
+        begins_message: whether a message's MAIL is in it.
+        replies: filled by the driver.
+        missing: how many replies have not come yet.
+        may_have_been_delivered: told when the connection is lost: whether a message in it had left
+            to its last octet and had no final reply.
     """
 
     pieces: tuple[Piece, ...]
+    waits: bool = True
+    begins_message: bool = False
     replies: list[SmtpResponse] = field(default_factory=list)
+    missing: int = field(init=False)
+    may_have_been_delivered: bool = False
+
+    def __post_init__(self) -> None:
+        self.missing = 0
+        for piece in self.pieces:
+            self.missing += piece.replies
+
+    def unanswered(self) -> Iterator[Piece]:
+        """For each reply that is missing the piece it belongs to."""
+        each = (piece for piece in self.pieces for _ in range(piece.replies))
+        return itertools.islice(each, len(self.replies), None)
 
     @property
-    def expected(self) -> int:
-        """How many replies belong to this batch."""
-        return sum(piece.replies for piece in self.pieces)
+    def awaited_piece(self) -> Piece:
+        """The piece whose reply is missing first."""
+        return next(self.unanswered())
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until every reply to a batch has come that did not wait."""
+
+    batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +93,8 @@ class StartTls:
     """Put TLS on the connection. Whatever was received and not asked for is an error."""
 
 
-Step: TypeAlias = Batch | StartTls
+Step: TypeAlias = Batch | Await | StartTls
+STEPS = (Batch, Await, StartTls)
 T = TypeVar("T")
 Conversation: TypeAlias = Generator[Step, None, T]
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from smtpconn.dialogue.batch import Batch, Piece
 from smtpconn.errors import (
@@ -38,16 +37,6 @@ from smtpconn.reply import ReplyParser, SmtpResponse
 SHUTTING_DOWN = 421
 
 
-@dataclass(slots=True, eq=False)
-class Awaited:
-    """A piece whose replies have not all come; ``end`` is where it ends in the stream."""
-
-    batch: Batch
-    piece: Piece
-    left: int
-    end: float = math.inf
-
-
 class Pairing:
     """The state of one connection's dialogue.
 
@@ -60,7 +49,9 @@ class Pairing:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
-        self._awaited: deque[Awaited] = deque()
+        # Batches that lack replies; `_ends` has, for each reply they lack, where its piece ends.
+        self._awaited: deque[Batch] = deque()
+        self._ends: deque[float] = deque()
         self._queued = 0
         self._sent = 0
 
@@ -72,27 +63,45 @@ class Pairing:
     @property
     def phase(self) -> Phase:
         """What the reply awaited next belongs to."""
-        return self._awaited[0].piece.phase if self._awaited else Phase.IDLE
+        return self._awaited[0].awaited_piece.phase if self._awaited else Phase.IDLE
 
-    @property
-    def may_have_been_delivered(self) -> bool:
-        """Whether a message has left to its last octet and its final reply is missing."""
-        return any(a.piece.ends_message and a.end <= self._sent for a in self._awaited)
+    def tell_unanswered(self) -> bool:
+        """Mark the batches of messages that have left whole and lack a final reply; if any do."""
+        ends = iter(self._ends)
+        is_any = False
+        for batch in self._awaited:
+            for piece in batch.unanswered():
+                # What was not written has no end yet.
+                if next(ends, math.inf) <= self._sent and piece.ends_message:
+                    batch.may_have_been_delivered = is_any = True
+        return is_any
 
-    def expect(self, batch: Batch, piece: Piece) -> Awaited:
-        """Note that ``piece`` is about to be written; its end is told by `ends_here`."""
-        awaited = Awaited(batch, piece, piece.replies)
-        if piece.replies:
-            self._awaited.append(awaited)
-        return awaited
+    def expect(self, batch: Batch) -> None:
+        """Note that a batch is about to be written, piece by piece."""
+        if batch.missing:
+            self._awaited.append(batch)
+
+    def ends_at(self, piece: Piece, behind: float) -> None:
+        """Note that the next piece of it will end so many octets behind those queued so far.
+
+        Args:
+            piece: the piece.
+            behind: the octets; infinity while it is not known, until `ends_here` tells.
+        """
+        replies = piece.replies
+        if replies == 1:
+            self._ends.append(self._queued + behind)
+        elif replies:
+            self._ends.extend([self._queued + behind] * replies)
+
+    def ends_here(self, piece: Piece, behind: int = 0) -> None:
+        """Tell where the piece ends whose end was not known."""
+        for n in range(1, piece.replies + 1):
+            self._ends[-n] = self._queued + behind
 
     def queued(self, octets: int) -> None:
         """Note octets that will be handed to the transport."""
         self._queued += octets
-
-    def ends_here(self, awaited: Awaited, behind: int = 0) -> None:
-        """Note that a piece ends ``behind`` octets after those queued so far."""
-        awaited.end = self._queued + behind
 
     def sent(self, octets: int) -> None:
         """Note octets the transport has taken."""
@@ -101,26 +110,28 @@ class Pairing:
     def received(self, data: bytes) -> None:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
-            return
-        self._parser.feed(data)
+            return None
+        ends = self._ends
         try:
-            while self.failure is None and (reply := self._parser.next_reply()) is not None:
-                self._pair(reply)
+            for reply in self._parser.replies_in(data):
+                if not ends or ends[0] > self._sent or reply.code == SHUTTING_DOWN:
+                    return self._fail_with(reply)
+                self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase
             self.failure = error
+        return None
 
-    def _pair(self, reply: SmtpResponse) -> None:
+    def _fail_with(self, reply: SmtpResponse) -> None:
+        """A reply after which nothing is paired any more."""
         if reply.code == SHUTTING_DOWN:
             self._shut_down(reply)
         elif not self._awaited:
             self.failure = ProtocolError(
                 f"the server sent a reply that nothing asked for: {reply}", phase=Phase.IDLE
             )
-        elif self._awaited[0].end > self._sent:
-            self._answered_early(reply)
         else:
-            self._hand_over(reply)
+            self._answered_early(reply)
 
     def _shut_down(self, reply: SmtpResponse) -> None:
         self.shutdown_reply = reply
@@ -142,8 +153,9 @@ class Pairing:
             )
 
     def _hand_over(self, reply: SmtpResponse) -> None:
-        awaited = self._awaited[0]
-        awaited.batch.replies.append(reply)
-        awaited.left -= 1
-        if not awaited.left:
+        batch = self._awaited[0]
+        batch.replies.append(reply)
+        batch.missing -= 1
+        self._ends.popleft()
+        if not batch.missing:
             self._awaited.popleft()

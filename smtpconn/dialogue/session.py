@@ -46,6 +46,10 @@ class Session:
             needs a RSET before it.
         must_close: why the dialogue cannot go on after this operation; "" if it can.
         transactions: how many were begun.
+        is_proven: whether the server has spoken so lately that content may be spent on it before
+            it answers (`Pipelining.EAGER`).
+        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
+            3.1 allows; not so Haraka, which answers them 503.
     """
 
     protocol: Protocol = Protocol.SMTP
@@ -58,11 +62,28 @@ class Session:
     needs_reset: bool = False
     must_close: str = ""
     transactions: int = 0
+    is_proven: bool = False
+    is_streamable: bool = True
 
     @property
     def may_pipeline(self) -> bool:
         """Whether commands may be sent in groups."""
         return self.pipelining is not Pipelining.OFF and self.capabilities.supports_pipelining
+
+    @property
+    def may_send_eagerly(self) -> bool:
+        """Whether content may leave before the recipients' replies have come.
+
+        Never in LMTP: there a BDAT without an accepted recipient has no reply at all from some
+        servers (RFC 2033 4.3), and the count of replies would be lost.
+        """
+        return (
+            self.pipelining is Pipelining.EAGER
+            and self.is_proven
+            and self.protocol is Protocol.SMTP
+            and self.capabilities.supports_pipelining
+            and self.capabilities.supports_chunking
+        )
 
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""

@@ -1,11 +1,13 @@
 """One mail transaction: MAIL, RCPT, the content, and what became of it (RFC 5321 3.3).
 
 One generator serves DATA and BDAT, SMTP and LMTP, with and without PIPELINING; the choices are
-made by what it is given, never by copies of it.
+made by what it is given, never by copies of it. Its parts (`begin`, `judge`, `content_of`,
+`conclude`) serve many transactions in a row too, which are `smtpconn.dialogue.streaming`'s.
 
 Rule 1: everything that can be found wrong without the server is found before the first octet.
 Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
-        command by command, and not further than makes sense.
+        command by command, and not further than makes sense. Only where `Session.may_send_eagerly`
+        does a short message leave with its envelope, by BDAT.
 Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
         in the same group. Servers differ in what a refused transaction leaves behind: Exim
         delivers the next message under the refused one's sender, Postfix goes on answering 552.
@@ -14,16 +16,16 @@ Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import cast
 
-from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.address import ForwardPath
 from smtpconn.commands import Command, command
-from smtpconn.content import END_OF_DATA, Content, Message
-from smtpconn.dialogue.batch import Batch, Conversation, Payload, Step, single
+from smtpconn.content import END_OF_DATA, Chunk
+from smtpconn.dialogue.batch import Batch, Conversation, Payload, Piece, Step
 from smtpconn.dialogue.pairing import SHUTTING_DOWN
+from smtpconn.dialogue.request import Request, envelope_commands
 from smtpconn.dialogue.session import Protocol, Session
 from smtpconn.envelope import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.errors import (
@@ -31,82 +33,38 @@ from smtpconn.errors import (
     Phase,
     ProtocolError,
     SmtpError,
-    SmtpUtf8RequiredError,
     TransientError,
-    UnsupportedExtensionError,
-    ValidationError,
     refusal,
 )
-from smtpconn.parameters import (
-    BodyType,
-    MailFromParams,
-    RcptToParams,
-    mail_parameters,
-    rcpt_parameters,
-)
+from smtpconn.parameters import BodyType
 from smtpconn.reply import SmtpResponse
 
-# Applications send from few addresses and often to the same ones.
-_reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
-_forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
+EAGER_CAP = 256 * 1024
+"""Octets of a message above which its content waits for the recipients' replies: spending it on
+nobody would cost more than the round trip."""
 
-Path = TypeVar("Path")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """What a caller wants sent: valid in itself, not yet held against a server's offers."""
-
-    sender: ReversePath
-    recipients: tuple[ForwardPath, ...]
-    content: Content
-    mail_params: MailFromParams
-    rcpt_params: tuple[RcptToParams, ...]
+DATA = command(Phase.DATA, "DATA")
+RSET = command(Phase.RSET, "RSET")
+LONE_DOT = Payload((END_OF_DATA,), ends_message=False, log=".")
 
 
-def make_request(
-    sender: str | ReversePath,
-    recipients: str | ForwardPath | Sequence[str | ForwardPath],
-    message: Message | Content,
-    mail_params: MailFromParams | None = None,
-    rcpt_params: Sequence[RcptToParams] | None = None,
-) -> Request:
-    """Check what a caller gave.
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """A transaction under way.
 
-    Raises:
-        ValidationError: an address that may not be sent, no recipient, a message that is no bytes.
-        ProtocolError: ``rcpt_params`` has another length than ``recipients``.
+    Attributes:
+        request: what is to be sent.
+        sent_to: whom RCPT was said for: in LMTP every recipient once.
+        commands: its envelope, and DATA unless it is sent in chunks.
+        accepted, rejected: what the server said of the recipients, once `judge` has been told.
     """
-    given = (recipients,) if isinstance(recipients, (str, ForwardPath)) else tuple(recipients)
-    if not given:
-        raise ValidationError("there is no recipient")
-    if rcpt_params is not None and len(rcpt_params) != len(given):
-        raise ProtocolError(
-            f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
-            phase=Phase.INPUT,
-        )
-    return Request(
-        _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
-        tuple(_forward_path(r) if isinstance(r, str) else _checked(r, ForwardPath) for r in given),
-        message if isinstance(message, Content) else Content(message),
-        mail_params if mail_params is not None else MailFromParams(),
-        tuple(rcpt_params) if rcpt_params is not None else (RcptToParams(),) * len(given),
-    )
 
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """What the server said to a transaction that came to its content."""
-
-    accepted: tuple[ForwardPath, ...]
-    rejected: tuple[RejectedRecipient, ...]
-    replies: tuple[SmtpResponse, ...]
-
-
-def _checked(path: Path, kind: type[Path]) -> Path:
-    if not isinstance(path, kind):
-        raise ValidationError(f"an address is a str or a {kind.__name__}: {path!r:.80}")
-    return path
+    request: Request
+    sent_to: tuple[ForwardPath, ...]
+    commands: list[Command]
+    chunking: bool
+    accepted: tuple[ForwardPath, ...] = ()
+    rejected: tuple[RejectedRecipient, ...] = ()
 
 
 def transaction(
@@ -123,12 +81,7 @@ def transaction(
     """
     if session.protocol is not Protocol.SMTP:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
-    delivery = yield from _transaction(session, request, chunking=chunking)
-    reply = delivery.replies[0]
-    if not reply.is_success:
-        raise _content_refusal(reply)
-    session.needs_reset = False
-    return SendResult(reply, delivery.accepted, delivery.rejected)
+    return cast("Conversation[SendResult]", transact(session, request, chunking=chunking))
 
 
 def lmtp_transaction(
@@ -145,18 +98,125 @@ def lmtp_transaction(
     """
     if session.protocol is not Protocol.LMTP:
         raise ProtocolError("this is an SMTP connection: use send", phase=Phase.MAIL)
-    distinct = dict(zip(request.recipients, request.rcpt_params, strict=True))
-    once = replace(request, recipients=tuple(distinct), rcpt_params=tuple(distinct.values()))
-    delivery = yield from _transaction(session, once, chunking=chunking)
-    session.needs_reset = not all(reply.is_success for reply in delivery.replies)
-    for reply in delivery.replies:
+    return cast("Conversation[LmtpSendResult]", transact(session, request, chunking=chunking))
+
+
+def transact(
+    session: Session, request: Request, *, chunking: bool = False, is_first_try: bool = True
+) -> Conversation[SendResult | LmtpSendResult]:
+    """The one script: RSET if needed, MAIL, RCPT, the content, and what came of it.
+
+    With ``is_first_try=False`` the time of the message does not begin anew.
+    """
+    this = begin(session, request, chunking=chunking)
+    if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
+        return (yield from _send_at_once(session, this))
+    replies = yield from _send_envelope(
+        this.commands, in_one_group=session.may_pipeline, begins_message=is_first_try
+    )
+    failure = judge(this, replies)
+    if failure is not None:
+        if wants_content(this, replies):
+            yield from _send_lone_dot(session)
+        raise failure
+    send_content = _send_chunks if chunking else _send_data
+    return conclude(session, this, (yield from send_content(session, this)))
+
+
+def begin(
+    session: Session, request: Request, *, chunking: bool, reset: bool = False
+) -> Transaction:
+    """Hold a request against what the server offers, and note that its transaction begins.
+
+    Args:
+        session: what it is to be sent in.
+        request: what is to be sent.
+        chunking: whether with BDAT.
+        reset: whether RSET goes before it even if nothing seems to need it.
+
+    Raises:
+        As `envelope_commands`; nothing is noted then.
+    """
+    sent_to = request.recipients
+    if session.protocol is Protocol.LMTP and len(sent_to) > 1:
+        distinct = dict(zip(request.recipients, request.rcpt_params, strict=True))
+        sent_to = tuple(distinct)
+        once = replace(request, recipients=sent_to, rcpt_params=tuple(distinct.values()))
+        commands = envelope_commands(session, once, chunking=chunking)
+    else:
+        commands = envelope_commands(session, request, chunking=chunking)
+    if not chunking:
+        commands.append(DATA)
+    if session.needs_reset or reset:
+        commands.insert(0, RSET)
+    session.needs_reset = True
+    session.transactions += 1
+    return Transaction(request, sent_to, commands, chunking)
+
+
+def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
+    """Note what the server said of the envelope; why no content may follow, None when it may."""
+    if len(replies) == len(this.commands) and all(map(_is_wanted, this.commands, replies)):
+        this.accepted = this.sent_to
+        return None
+    this.accepted, this.rejected = _sort_recipients(this.sent_to, this.commands, replies)
+    return _failure(this.commands, replies, this.accepted, this.rejected)
+
+
+def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
+    """Whether the server waits for content now, whatever became of the recipients."""
+    return len(replies) == len(this.commands) and replies[-1].code == 354
+
+
+def content_of(session: Session, this: Transaction) -> Payload:
+    """The content as DATA has it."""
+    buffers = this.request.content.as_data(seven_bit_only=_takes_seven_bits(session))
+    return Payload(buffers, replies=_final_replies_of(session, this))
+
+
+def may_leave_with_envelope(request: Request) -> bool:
+    """Whether a message is short enough to be spent on recipients that may all be refused."""
+    size = request.content.whole_size
+    return size is not None and size <= EAGER_CAP
+
+
+def whole_chunk(session: Session, this: Transaction) -> Payload:
+    """The content as one BDAT with its command."""
+    chunk = next(_chunks(session, this))
+    return Payload((_bdat(chunk).wire, *chunk.buffers), log=f"BDAT {chunk.octets} LAST <content>")
+
+
+def conclude(
+    session: Session, this: Transaction, replies: Sequence[SmtpResponse]
+) -> SendResult | LmtpSendResult:
+    """What became of a message, by the final replies.
+
+    Raises:
+        TransientError, PermanentError, ProtocolError: it was refused (not in LMTP, where each
+            recipient has a reply), or the reply makes no sense.
+    """
+    if session.protocol is Protocol.LMTP:
+        return _conclude_lmtp(session, this, replies)
+    reply = replies[0]
+    if not reply.is_success:
+        raise _content_refusal(reply)
+    session.needs_reset = False
+    return SendResult(reply, this.accepted, this.rejected)
+
+
+def _conclude_lmtp(
+    session: Session, this: Transaction, replies: Sequence[SmtpResponse]
+) -> LmtpSendResult:
+    session.needs_reset = not all(reply.is_success for reply in replies)
+    for reply in replies:
         if reply.is_intermediate:
             raise _content_refusal(reply)
-    answers = dict(zip(delivery.accepted, delivery.replies, strict=False))
-    refusals = {rejected.recipient: rejected for rejected in delivery.rejected}
+    answers = dict(zip(this.accepted, replies, strict=False))
+    refusals = {rejected.recipient: rejected for rejected in this.rejected}
+    recipients = this.request.recipients
     return LmtpSendResult(
-        tuple(_result(r, answers.get(r)) for r in request.recipients if r not in refusals),
-        tuple(refusals[r] for r in request.recipients if r in refusals),
+        tuple(_result(r, answers.get(r)) for r in recipients if r not in refusals),
+        tuple(refusals[r] for r in recipients if r in refusals),
     )
 
 
@@ -164,181 +224,37 @@ def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResu
     return RecipientResult(recipient, reply, reply is not None and reply.is_success)
 
 
-def _transaction(
-    session: Session, request: Request, *, chunking: bool
-) -> Generator[Step, None, _Delivery]:
-    """The one script: RSET if needed, MAIL, RCPT, the content."""
-    envelope = _envelope(session, request, chunking=chunking)
-    if not chunking:
-        envelope.append(command(Phase.DATA, "DATA"))
-    if session.needs_reset:
-        envelope.insert(0, command(Phase.RSET, "RSET"))
-    session.needs_reset = True
-    session.transactions += 1
-    replies = yield from _send_envelope(envelope, in_one_group=session.may_pipeline)
-    accepted, rejected = _sort_recipients(request.recipients, envelope, replies)
-    failure = _failure(envelope, replies, accepted, rejected)
-    if failure is not None:
-        if _is_open_for_data(envelope, replies):
-            yield from _send_lone_dot(session)
-        raise failure
-    how_many = len(accepted) if session.protocol is Protocol.LMTP else 1
-    send_content = _send_chunks if chunking else _send_data
-    return _Delivery(accepted, rejected, (yield from send_content(session, request, how_many)))
+def _send_at_once(
+    session: Session, this: Transaction
+) -> Generator[Step, None, SendResult | LmtpSendResult]:
+    batch = Batch((*this.commands, whole_chunk(session, this)), begins_message=True)
+    yield batch
+    return conclude_eager(session, this, batch)
 
 
-def _send_lone_dot(session: Session) -> Generator[Step, None, None]:
-    if session.protocol is Protocol.LMTP:
-        # It has one answer per accepted recipient: none to wait for, and nothing to go on with.
-        session.must_close = "the server waits for content that nobody is to get"
-    else:
-        yield Batch((Payload((END_OF_DATA,), ends_message=False, log="."),))
+def conclude_eager(
+    session: Session, this: Transaction, batch: Batch
+) -> SendResult | LmtpSendResult:
+    """What became of a message that left with its envelope, by all its replies.
 
-
-def _send_data(
-    session: Session, request: Request, how_many: int
-) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
-    seven_bit_only = not session.capabilities.supports_8bitmime
-    buffers = request.content.as_data(seven_bit_only=seven_bit_only)
-    batch = Batch((Payload(buffers, replies=how_many),))
-    return (yield from _final_replies(batch))
-
-
-def _send_chunks(
-    session: Session, request: Request, how_many: int
-) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
-    """One BDAT for bytes, several for a stream; each waits for its reply (RFC 3030 2)."""
-    if request.mail_params.body is BodyType.BINARYMIME:
-        chunks = request.content.binary_chunks()
-    else:
-        seven_bit_only = not session.capabilities.supports_8bitmime
-        chunks = request.content.text_chunks(seven_bit_only=seven_bit_only)
-    for chunk in chunks:
-        verb = f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}"
-        bdat = command(Phase.CONTENT, verb, replies=0)
-        payload = Payload(
-            chunk.buffers,
-            replies=how_many if chunk.is_last else 1,
-            ends_message=chunk.is_last,
-        )
-        batch = Batch((bdat, payload))
-        if chunk.is_last:
-            return (yield from _final_replies(batch))
-        yield batch
-        if not batch.replies[0].is_success:
-            raise refusal(batch.replies[0], Phase.CONTENT)
-    raise AssertionError("a message has a last chunk")
-
-
-def _final_replies(batch: Batch) -> Generator[Step, None, tuple[SmtpResponse, ...]]:
-    """The replies to the whole message; in LMTP those that came before the connection was lost."""
-    try:
-        yield batch
-    except SmtpError as error:
-        # Not if the content did not even leave whole: then nobody has it, and that is certain.
-        if batch.expected == 1 or not batch.replies or not error.may_have_been_delivered:
-            raise
-    return tuple(batch.replies)
-
-
-def _envelope(session: Session, request: Request, *, chunking: bool) -> list[Command]:
-    """MAIL and the RCPTs, held against what the server offers (rule 1)."""
-    offers = session.capabilities
-    if chunking and not offers.supports_chunking:
-        raise UnsupportedExtensionError(
-            "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
-        )
-    _check_limits(session, request)
-    if not offers.supports_smtputf8:
-        request = _without_utf8_domains(request)
-    utf8 = _needs_smtputf8(request)
-    if utf8 and not offers.supports_smtputf8:
-        raise SmtpUtf8RequiredError(
-            "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
-            phase=Phase.MAIL,
-        )
-    content = request.content
-    is_binary = request.mail_params.body is BodyType.BINARYMIME
-    parameters = mail_parameters(
-        request.mail_params,
-        offers,
-        size=content.binary_size if is_binary else content.size,
-        body=_body(request, offers.supports_8bitmime, chunking),
-        smtputf8=utf8,
-    )
-    mail = command(Phase.MAIL, f"MAIL FROM:<{request.sender}>{parameters}")
-    return [mail] + [
-        command(Phase.RCPT, f"RCPT TO:<{path}>{rcpt_parameters(p, offers, smtputf8=utf8)}")
-        for path, p in zip(request.recipients, request.rcpt_params, strict=True)
-    ]
-
-
-def _check_limits(session: Session, request: Request) -> None:
-    """Keep within what the server said it takes (RFC 9422)."""
-    recipients = session.capabilities.max_recipients
-    if recipients is not None and len(request.recipients) > recipients:
-        raise ValidationError(
-            f"there are {len(request.recipients)} recipients and the server takes {recipients} "
-            f"per message: send to them in groups",
-            phase=Phase.RCPT,
-        )
-    transactions = session.capabilities.max_transactions
-    if transactions is not None and session.transactions >= transactions:
-        raise ProtocolError(
-            f"the server takes {transactions} messages on a connection: connect anew",
-            phase=Phase.MAIL,
-        )
-
-
-def _needs_smtputf8(request: Request) -> bool:
-    addresses_are_ascii = request.sender.is_ascii and all(r.is_ascii for r in request.recipients)
-    return request.mail_params.smtputf8 or not addresses_are_ascii
-
-
-def _without_utf8_domains(request: Request) -> Request:
-    """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
-
-    A local part that is not ASCII has no other form; such an address stays as it is.
+    Raises:
+        As `transaction`.
     """
-
-    def needs_it(path: ReversePath | ForwardPath) -> bool:
-        mailbox = path.mailbox
-        return mailbox is not None and mailbox.local_part.isascii() and not mailbox.domain.is_ascii
-
-    if not needs_it(request.sender) and not any(map(needs_it, request.recipients)):
-        return request
-    sender = request.sender.to_ascii() if needs_it(request.sender) else request.sender
-    recipients = tuple(r.to_ascii() if needs_it(r) else r for r in request.recipients)
-    return replace(request, sender=sender, recipients=recipients)
-
-
-def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
-    """The BODY to declare (RFC 6152 2)."""
-    body, is_8bit = request.mail_params.body, request.content.is_8bit
-    if body is BodyType.BINARYMIME and not chunking:
-        raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
-    if body is BodyType.SEVENBIT and is_8bit:
-        raise ValidationError("the message holds octets above 127, which 7BIT does not allow")
-    if body is not None or is_8bit is False:
-        return body
-    if offers_8bitmime:
-        # Also for a stream: declaring 8BITMIME for a message that turns out to be ASCII is legal.
-        return BodyType.EIGHTBITMIME
-    if is_8bit:
-        raise UnsupportedExtensionError(
-            "the message holds octets above 127 and the server does not offer 8BITMIME: "
-            "encode it as quoted-printable or base64",
-            phase=Phase.MAIL,
-        )
-    return None
+    *replies, final = batch.replies
+    failure = judge(this, replies)
+    if failure is None:
+        return conclude(session, this, (final,))
+    if final.is_success:
+        session.must_close = "the server took a message that it had refused"
+    raise failure
 
 
 def _send_envelope(
-    envelope: list[Command], *, in_one_group: bool
-) -> Generator[Step, None, list[SmtpResponse]]:
+    envelope: list[Command], *, in_one_group: bool, begins_message: bool
+) -> Generator[Step, None, Sequence[SmtpResponse]]:
     """Send the commands and return the replies, fewer than commands if the rest made no sense."""
     if in_one_group:
-        batch = Batch(tuple(envelope))
+        batch = Batch(tuple(envelope), begins_message=begins_message)
         yield batch
         return batch.replies
     replies: list[SmtpResponse] = []
@@ -346,7 +262,9 @@ def _send_envelope(
     for each in envelope:
         if each.phase is Phase.DATA and not any_accepted:
             break
-        reply = yield from single(each)
+        batch = Batch((each,), begins_message=begins_message and each.phase is Phase.MAIL)
+        yield batch
+        reply = batch.replies[0]
         replies.append(reply)
         if each.phase is Phase.RCPT:
             any_accepted = any_accepted or reply.is_success
@@ -355,8 +273,76 @@ def _send_envelope(
     return replies
 
 
+def _send_lone_dot(session: Session) -> Generator[Step, None, None]:
+    if session.protocol is Protocol.LMTP:
+        # It has one answer per accepted recipient: none to wait for, and nothing to go on with.
+        session.must_close = "the server waits for content that nobody is to get"
+    else:
+        yield Batch((LONE_DOT,))
+
+
+def _send_data(
+    session: Session, this: Transaction
+) -> Generator[Step, None, Sequence[SmtpResponse]]:
+    return (yield from final_replies(Batch((content_of(session, this),))))
+
+
+def _send_chunks(
+    session: Session, this: Transaction
+) -> Generator[Step, None, Sequence[SmtpResponse]]:
+    """One BDAT for bytes, several for a stream (RFC 3030 2)."""
+    for chunk in _chunks(session, this):
+        payload = Payload(
+            chunk.buffers,
+            replies=_final_replies_of(session, this) if chunk.is_last else 1,
+            ends_message=chunk.is_last,
+        )
+        batch = Batch((_bdat(chunk), payload))
+        if chunk.is_last:
+            return (yield from final_replies(batch))
+        yield batch
+        if not batch.replies[0].is_success:
+            raise refusal(batch.replies[0], Phase.CONTENT)
+    raise AssertionError("a message has a last chunk")
+
+
+def _chunks(session: Session, this: Transaction) -> Iterator[Chunk]:
+    if this.request.mail_params.body is BodyType.BINARYMIME:
+        return this.request.content.binary_chunks()
+    return this.request.content.text_chunks(seven_bit_only=_takes_seven_bits(session))
+
+
+def _bdat(chunk: Chunk) -> Command:
+    verb = f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}"
+    return command(Phase.CONTENT, verb, replies=0)
+
+
+def _takes_seven_bits(session: Session) -> bool:
+    return not session.capabilities.supports_8bitmime
+
+
+def _final_replies_of(session: Session, this: Transaction) -> int:
+    return len(this.accepted) if session.protocol is Protocol.LMTP else 1
+
+
+def final_replies(batch: Batch) -> Generator[Step, None, Sequence[SmtpResponse]]:
+    """The replies to the whole message; in LMTP those that came before the connection was lost."""
+    try:
+        yield batch
+    except SmtpError as error:
+        if not tells_something(batch.pieces[-1], batch.replies, error):
+            raise
+    return batch.replies
+
+
+def tells_something(payload: Piece, replies: Sequence[SmtpResponse], error: SmtpError) -> bool:
+    """Whether the final replies that came before the connection was lost are worth reporting."""
+    # Not if the content did not even leave whole: then nobody has it, and that is certain.
+    return payload.replies > 1 and bool(replies) and error.may_have_been_delivered
+
+
 def _sort_recipients(
-    recipients: Sequence[ForwardPath], envelope: list[Command], replies: list[SmtpResponse]
+    recipients: Sequence[ForwardPath], envelope: list[Command], replies: Sequence[SmtpResponse]
 ) -> tuple[tuple[ForwardPath, ...], tuple[RejectedRecipient, ...]]:
     rcpt_replies = [r for c, r in zip(envelope, replies, strict=False) if c.phase is Phase.RCPT]
     answered = list(zip(recipients, rcpt_replies, strict=False))
@@ -367,7 +353,7 @@ def _sort_recipients(
 
 def _failure(
     envelope: list[Command],
-    replies: list[SmtpResponse],
+    replies: Sequence[SmtpResponse],
     accepted: tuple[ForwardPath, ...],
     rejected: tuple[RejectedRecipient, ...],
 ) -> SmtpError | None:
@@ -397,11 +383,7 @@ def _is_farewell(error: SmtpError) -> bool:
 
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
-    return reply.code == 354 if each.phase is Phase.DATA else reply.is_success
-
-
-def _is_open_for_data(envelope: list[Command], replies: list[SmtpResponse]) -> bool:
-    return len(replies) == len(envelope) and replies[-1].code == 354
+    return reply.code == 354 if each.phase is Phase.DATA else 200 <= reply.code < 300
 
 
 def _content_refusal(reply: SmtpResponse) -> SmtpError:

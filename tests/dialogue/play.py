@@ -8,6 +8,7 @@ cannot be used again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -64,6 +65,7 @@ def _play(
                 assert expected == TLS
                 assert pairing.is_reusable
             else:
+                assert isinstance(step, Batch)
                 _exchange(pairing, step, expected, answer + ("" if turns else trailing), size)
             step = next(conversation)
     except StopIteration as stop:
@@ -74,18 +76,19 @@ def _play(
 
 def _exchange(pairing: Pairing, batch: Batch, expected: Said, answer: str, size: int) -> None:
     said = bytearray()
+    pairing.expect(batch)
     for piece in batch.pieces:
-        awaited = pairing.expect(batch, piece)
+        pairing.ends_at(piece, math.inf)
         for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
             said += buffer
             pairing.queued(len(buffer))
-        pairing.ends_here(awaited)
+        pairing.ends_here(piece)
     assert bytes(said) == _crlf(expected)
     pairing.sent(len(said))
     octets = _crlf(answer)
     for start in range(0, len(octets), size):
         pairing.received(octets[start : start + size])
-    if len(batch.replies) < batch.expected:
+    if batch.missing:
         assert pairing.failure is not None, "the script's answer is too short"
         raise pairing.failure
 

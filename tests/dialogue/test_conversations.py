@@ -26,13 +26,9 @@ from smtpconn import (
 )
 from smtpconn.capabilities import SmtpExtension
 from smtpconn.dialogue import auth, opening, simple
+from smtpconn.dialogue.request import Request, make_request
 from smtpconn.dialogue.session import Session
-from smtpconn.dialogue.transaction import (
-    Request,
-    lmtp_transaction,
-    make_request,
-    transaction,
-)
+from smtpconn.dialogue.transaction import lmtp_transaction, transaction
 from smtpconn.sasl import CramMd5, Login, OAuthBearer, Plain, XOAuth2
 from tests.dialogue.play import TLS, Script, fails, play
 

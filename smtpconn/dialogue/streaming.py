@@ -1,0 +1,314 @@
+"""Many transactions in a row over one session, with as few turns as the server allows.
+
+Rule 1: the content of one message and the envelope of the next leave together, which makes one turn
+        a message (RFC 2920 3.1). Where `Session.may_send_eagerly`, whole transactions leave one
+        behind the other through a window, and their replies are read while others are written.
+Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
+        under the sender of one that was refused, and Dovecot's submission server breaks down.
+Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
+Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
+        lost, each message that was under way gets what is true of it: its final reply if that came,
+        else whether it may have been delivered; those that come later were certainly not sent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from smtpconn.dialogue.batch import Await, Batch, Piece, Step
+from smtpconn.dialogue.request import Request
+from smtpconn.dialogue.session import Protocol, Session
+from smtpconn.dialogue.transaction import (
+    LONE_DOT,
+    Transaction,
+    begin,
+    conclude,
+    conclude_eager,
+    content_of,
+    judge,
+    may_leave_with_envelope,
+    tells_something,
+    transact,
+    wants_content,
+    whole_chunk,
+)
+from smtpconn.envelope import LmtpSendResult, SendResult
+from smtpconn.errors import ConnectionClosedError, Phase, SmtpError, ValidationError
+from smtpconn.parameters import BodyType
+from smtpconn.reply import SmtpResponse
+
+WINDOW = 256 * 1024
+"""Octets of messages that may be under way without a final reply."""
+
+MOST_UNDER_WAY = 256
+"""Messages that may be."""
+
+_BAD_SEQUENCE = 503
+
+Outcome: TypeAlias = SendResult | LmtpSendResult | SmtpError
+Stream: TypeAlias = Generator[Step | Outcome, None, None]
+
+
+def stream(session: Session, requests: Iterator[Request | SmtpError]) -> Stream:
+    """Send each request and yield its outcome, in order.
+
+    Args:
+        session: of a connection nobody else uses meanwhile.
+        requests: what to send; an error is passed on in its place.
+    """
+    return _Streaming(session).run(requests)
+
+
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """A transaction that left whole, and its replies."""
+
+    this: Transaction
+    batch: Batch
+    octets: int
+
+
+class _Streaming:
+    """One run, and what is under way in it.
+
+    At any moment the server waits for the content of one transaction, or for a lone dot, or it has
+    whole transactions in the window, or none of these.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open: Transaction | None = None
+        self._owes_dot = False
+        self._window: deque[_UnderWay] = deque()
+        self._octets = 0
+        self._lost: Exception | None = None
+
+    def run(self, requests: Iterator[Request | SmtpError]) -> Stream:
+        for request in requests:
+            if isinstance(request, SmtpError):
+                yield from self._finish()
+                yield request
+            elif self._lost is not None:
+                yield _not_sent(self._lost)
+            elif self._session.may_send_eagerly and may_leave_with_envelope(request):
+                yield from self._send_eagerly(request)
+            elif self._can_stream(request):
+                yield from self._send_behind(request)
+            else:
+                yield from self._finish()
+                yield (yield from self._send_plainly(request))
+        yield from self._finish()
+
+    def _can_stream(self, request: Request) -> bool:
+        return (
+            self._session.may_pipeline
+            and self._session.is_streamable
+            and request.mail_params.body is not BodyType.BINARYMIME
+        )
+
+    def _finish(self) -> Stream:
+        """End what is under way."""
+        while self._window:
+            yield from self._take_oldest()
+        if self._open is not None or self._owes_dot:
+            yield from self._turn(None)
+
+    def _send_plainly(
+        self, request: Request, *, is_first_try: bool = True
+    ) -> Generator[Step, None, Outcome]:
+        if self._lost is not None:
+            return _not_sent(self._lost)
+        chunking = request.mail_params.body is BodyType.BINARYMIME
+        try:
+            return (
+                yield from transact(
+                    self._session, request, chunking=chunking, is_first_try=is_first_try
+                )
+            )
+        except SmtpError as error:
+            # If it cost the connection, the next one will be told.
+            return error
+        except Exception as error:
+            self._lost = error
+            return unreadable(error)
+
+    # The content of one and the envelope of the next.
+
+    def _send_behind(self, request: Request) -> Stream:
+        while self._window:
+            yield from self._take_oldest()
+        is_behind = self._open is not None or self._owes_dot
+        try:
+            following = begin(self._session, request, chunking=False, reset=is_behind)
+        except SmtpError as error:
+            yield from self._finish()
+            yield error
+            return
+        yield from self._turn(following)
+        if not self._session.is_streamable:
+            # Nothing of it was looked at.
+            yield (yield from self._send_plainly(request, is_first_try=False))
+
+    def _turn(self, following: Transaction | None) -> Stream:
+        """One turn; yields what became of the message whose content was sent in it, if any, and
+        of the next one if it was refused."""
+        this, self._open = self._open, None
+        pieces: list[Piece] = []
+        if this is not None:
+            pieces.append(content_of(self._session, this))
+        elif self._owes_dot:
+            pieces.append(LONE_DOT)
+        self._owes_dot = False
+        behind = pieces[0].replies if pieces else 0
+        if following is not None:
+            pieces += following.commands
+        batch = Batch(tuple(pieces), begins_message=following is not None)
+        try:
+            yield batch
+        except Exception as error:
+            self._lost = error
+            if this is not None:
+                yield self._conclude_lost(this, pieces[0], batch.replies[:behind], error)
+            if following is not None:
+                yield _not_sent(error)
+            return
+        outcome = None if this is None else self._conclude(this, batch.replies[:behind])
+        refused = None
+        if following is not None:
+            refused = self._judge(following, batch.replies[behind:], is_first=not behind)
+        self._note_what_is_owed()
+        if outcome is not None:
+            yield outcome
+        if refused is not None:
+            yield refused
+
+    def _judge(
+        self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
+    ) -> SmtpError | None:
+        """Go by what the server said of an envelope; why it was refused, if it was."""
+        self._session.needs_reset = True
+        if not is_first and all(reply.code == _BAD_SEQUENCE for reply in replies):
+            self._session.is_streamable = False
+            self._session.transactions -= 1
+            return None
+        failure = judge(following, replies)
+        if failure is None:
+            self._open = following
+        elif wants_content(following, replies):
+            if self._session.protocol is Protocol.LMTP:
+                # As in a single transaction: nothing to go on with.
+                self._lost = failure
+                self._session.must_close = "the server waits for content that nobody is to get"
+            else:
+                self._owes_dot = True
+        return failure
+
+    def _note_what_is_owed(self) -> None:
+        """Whoever ends the run now must not leave the server waiting for content."""
+        if self._lost is None:
+            is_owed = self._open is not None or self._owes_dot
+            self._session.must_close = "a message was begun and not sent" if is_owed else ""
+
+    def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
+        try:
+            return conclude(self._session, this, replies)
+        except SmtpError as error:
+            self._session.needs_reset = True
+            return error
+
+    def _conclude_lost(
+        self, this: Transaction, payload: Piece, replies: list[SmtpResponse], error: Exception
+    ) -> Outcome:
+        if not isinstance(error, SmtpError):
+            return unreadable(error)
+        if len(replies) == payload.replies or tells_something(payload, replies, error):
+            return self._conclude(this, replies)
+        return error
+
+    # Whole transactions through a window.
+
+    def _send_eagerly(self, request: Request) -> Stream:
+        if self._open is not None or self._owes_dot:
+            yield from self._finish()
+        try:
+            this = begin(self._session, request, chunking=True, reset=bool(self._window))
+        except SmtpError as error:
+            yield from self._finish()
+            yield error
+            return
+        payload = whole_chunk(self._session, this)
+        batch = Batch((*this.commands, payload), waits=False, begins_message=True)
+        octets = request.content.size or 0
+        self._window.append(_UnderWay(this, batch, octets))
+        self._octets += octets
+        try:
+            yield batch
+        except Exception as error:
+            yield from self._report_lost(error)
+            return
+        yield from self._take_what_is_answered()
+
+    def _take_what_is_answered(self) -> Stream:
+        while self._window and not self._window[0].batch.missing:
+            yield from self._take_oldest()
+        if self._octets > WINDOW or len(self._window) > MOST_UNDER_WAY:
+            # By half, so that it is not filled and emptied message by message.
+            while self._octets > WINDOW // 2 or len(self._window) > MOST_UNDER_WAY // 2:
+                yield from self._take_oldest()
+
+    def _take_oldest(self) -> Stream:
+        oldest = self._window[0]
+        if oldest.batch.missing:
+            try:
+                yield Await(oldest.batch)
+            except Exception as error:
+                yield from self._report_lost(error)
+                return
+        self._window.popleft()
+        self._octets -= oldest.octets
+        outcome = self._conclude_eagerly(oldest)
+        self._session.needs_reset = isinstance(outcome, SmtpError)
+        yield outcome
+
+    def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
+        try:
+            return conclude_eager(self._session, sent.this, sent.batch)
+        except SmtpError as error:
+            return error
+
+    def _report_lost(self, error: Exception) -> Stream:
+        self._lost = error
+        window, self._window = self._window, deque()
+        self._octets = 0
+        for sent in window:
+            if not sent.batch.missing:
+                yield self._conclude_eagerly(sent)
+            elif sent.batch.may_have_been_delivered and isinstance(error, SmtpError):
+                unknown = copy.copy(error)
+                unknown.may_have_been_delivered = True
+                yield unknown
+            else:
+                yield _not_sent(error)
+
+
+def unreadable(error: Exception) -> SmtpError:
+    """The outcome of a message whose own file or iterable failed while it was read.
+
+    Certainly not delivered: its end never left.
+    """
+    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def _not_sent(error: Exception) -> SmtpError:
+    """The outcome of a message that came when the connection was lost already."""
+    lost = ConnectionClosedError(
+        f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL
+    )
+    lost.__cause__ = error
+    return lost
