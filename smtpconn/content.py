@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias, cast
@@ -32,6 +33,9 @@ BLOCK = 64 * 1024
 
 CHUNK = 1024 * 1024
 """Octets of a stream that go into one BDAT."""
+
+_bare_cr = re.compile(rb"\r(?!\n)").search
+_dot = re.compile(rb"\n(?=\.)").search
 
 END_OF_DATA = b".\r\n"
 """What ends DATA, behind the CRLF that ends the last line."""
@@ -199,14 +203,16 @@ class LineEncoder:
 
 def has_bare_line_end(text: bytes | bytearray) -> bool:
     """Whether a CR or LF stands without the other."""
-    pairs = text.count(b"\r\n")
-    return text.count(b"\n") != pairs or text.count(b"\r") != pairs
+    # Where every CR has its LF and there are no more of these, every LF has its CR. This search
+    # takes a third of the time in which CRLFs are counted.
+    return _bare_cr(text) is not None or text.count(b"\n") != text.count(b"\r")
 
 
 def text_size(text: bytes | bytearray) -> int:
     """The octets of ``text`` once its line ends are CRLF and its last line is ended."""
-    pairs = text.count(b"\r\n")
-    bare = text.count(b"\n") + text.count(b"\r") - 2 * pairs
+    bare = 0
+    if has_bare_line_end(text):
+        bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
     unended = bool(text) and not text.endswith((b"\n", b"\r"))
     return len(text) + bare + (2 if unended else 0)
 
@@ -233,7 +239,7 @@ def _octets(block: object) -> bytes:
 
 
 def _has_dot(text: bytes | bytearray) -> bool:
-    return text.startswith(b".") or b"\n." in text
+    return text.startswith(b".") or _dot(text) is not None
 
 
 def _blocks(whole: bytes | bytearray) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ from typing import cast
 from smtpconn.address import ForwardPath
 from smtpconn.commands import Command, command
 from smtpconn.content import END_OF_DATA, Chunk
-from smtpconn.dialogue.batch import Batch, Conversation, Payload, Piece, Step
+from smtpconn.dialogue.batch import Await, Batch, Conversation, Payload, Piece, Step
 from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.request import Request, envelope_commands
 from smtpconn.dialogue.session import Protocol, Session
@@ -290,20 +290,38 @@ def _send_data(
 def _send_chunks(
     session: Session, this: Transaction
 ) -> Generator[Step, None, Sequence[SmtpResponse]]:
-    """One BDAT for bytes, several for a stream (RFC 3030 2)."""
+    """One BDAT for bytes, several for a stream (RFC 3030 2).
+
+    With PIPELINING a chunk leaves before the reply to the one before it has come. Not so the last
+    one: what it ends is to be known to have arrived.
+    """
+    behind: Batch | None = None
     for chunk in _chunks(session, this):
+        if behind is not None and (chunk.is_last or not session.may_pipeline):
+            yield from _check_chunk(behind)
+            behind = None
         payload = Payload(
             chunk.buffers,
             replies=_final_replies_of(session, this) if chunk.is_last else 1,
             ends_message=chunk.is_last,
         )
-        batch = Batch((_bdat(chunk), payload))
+        batch = Batch((_bdat(chunk), payload), waits=chunk.is_last)
         if chunk.is_last:
             return (yield from final_replies(batch))
         yield batch
-        if not batch.replies[0].is_success:
-            raise refusal(batch.replies[0], Phase.CONTENT)
+        if behind is not None:
+            yield from _check_chunk(behind, batch)
+        behind = batch
     raise AssertionError("a message has a last chunk")
+
+
+def _check_chunk(batch: Batch, following: Batch | None = None) -> Generator[Step, None, None]:
+    """Raise the refusal of a chunk, once the one behind it was answered too."""
+    yield Await(batch)
+    if not batch.replies[0].is_success:
+        if following is not None:
+            yield Await(following)
+        raise refusal(batch.replies[0], Phase.CONTENT)
 
 
 def _chunks(session: Session, this: Transaction) -> Iterator[Chunk]:
