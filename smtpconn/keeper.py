@@ -41,10 +41,20 @@ class Keeper:
                 self._is_running = True
                 self._next_look = due
                 self._bell.clear()
-                threading.Thread(target=self._run, name="smtpconn-keeper", daemon=True).start()
+                self._start()
             elif due < self._next_look:
                 self._next_look = due
                 self._bell.set()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="smtpconn-keeper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # No thread is to be had, or no more of them because the interpreter ends. Whoever gives
+            # a connection back is not to fail for it: their message may be delivered.
+            self._is_running = False
+            _log.info("idle connections are not looked after: %s", error)
 
     def ring(self) -> None:
         """Look again now, because there is less to look after."""
