@@ -106,12 +106,10 @@ class Desk:
         return ticket in self.state.connecting and ticket.pooled is None
 
     def is_waiting(self, ticket: Ticket) -> bool:
-        """Whether a caller stands in line, asleep."""
+        """Whether a caller stands in line, asleep; otherwise it is served, and was called."""
         is_asleep = ticket.wake is not None and ticket.wake.locked()
-        waits = ticket in self.state.queue
-        assert waits is not self.state.is_served(ticket)
-        assert is_asleep or not waits
-        return waits
+        assert is_asleep is (ticket in self.state.queue) is not self.state.is_served(ticket)
+        return is_asleep
 
     def is_gone(self, ticket: Ticket) -> bool:
         """Whether nothing of the pool is a caller's any more."""

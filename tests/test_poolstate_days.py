@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -315,4 +315,11 @@ def _pick(things: Collection[Ticket], which: int) -> Ticket:
 
 
 TestDays = Days.TestCase
-TestDays.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+TestDays.settings = settings(
+    deadline=None,
+    max_examples=150,
+    stateful_step_count=40,
+    # To explain a failure takes longer than a test may.
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
+)

@@ -127,6 +127,7 @@ def test_a_silent_connection_is_borrowed_for_a_noop() -> None:
     assert pool.state.idle == [pooled]
     assert pool.state.borrow_for_noop(ticket, NOON + 20) is pooled
     assert set(pool.state.permits) == {ticket}
+    assert ticket.since == NOON + 20
     assert not pool.state.idle
 
 
@@ -156,7 +157,7 @@ def test_eight_noops_in_a_life() -> None:
     """A connection gets no more, however long it is silent and however often it is used."""
     pool = desk(keepalive=20, max_idle=1000)
     [pooled] = pool.fill(1)
-    for number in range(MAX_NOOPS):
+    for number in range(8):
         pool.now += 20
         assert pool.keep_alive() is pooled
         if number == 3:

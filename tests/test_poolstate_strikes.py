@@ -46,6 +46,10 @@ class Scene:
     def end(self) -> None:
         """Who was struck leaves, and then everybody is served and leaves."""
         self.desk.give_back(self.struck)
+        for ticket in self.people:
+            # Which fails for one that is half served.
+            if not self.desk.is_gone(ticket):
+                self.desk.is_waiting(ticket)
         for _ in self.people:
             for ticket in self.people:
                 if self.desk.is_to_connect(ticket):
