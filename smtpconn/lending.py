@@ -180,22 +180,22 @@ class Lending(Stock):
         return False
 
     def _await_turn(self, ticket: Ticket, deadline: Deadline) -> None:
-        while not self._has_turn(ticket, deadline.remaining()):
-            if not deadline.remaining():
+        if self._orphans:
+            self._adopt_orphans()
+        has_turn = False
+        while not has_turn:
+            with self._lock:
+                now = time.monotonic()
+                self._state.settle(now)
+                # Then there is room although nobody has given anything back.
+                more_room_in = self._state.more_room_in(now)
+            left = deadline.remaining()
+            has_turn = ticket.wait(min(left, more_room_in))
+            if not has_turn and left <= more_room_in:
                 self._give_up_unless_served(ticket, deadline)
                 break
         if self._state.is_closed:
             raise self._closed_error()
-
-    def _has_turn(self, ticket: Ticket, seconds: float) -> bool:
-        """Wait for a caller's turn, not longer than until there may be room without a return."""
-        if self._orphans:
-            self._adopt_orphans()
-        with self._lock:
-            now = time.monotonic()
-            self._state.settle(now)
-            seconds = min(seconds, self._state.more_room_in(now))
-        return ticket.wake is not None and ticket.wake.acquire(timeout=seconds)
 
     def _give_up_unless_served(self, ticket: Ticket, deadline: Deadline) -> None:
         with self._lock:

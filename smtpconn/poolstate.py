@@ -76,6 +76,10 @@ class Ticket:
     since: float = 0.0
     fresh: bool = False
 
+    def wait(self, seconds: float) -> bool:
+        """Wait to be called, at most so long; whether it was."""
+        return self.wake is not None and self.wake.acquire(timeout=seconds)
+
     def call(self) -> None:
         """Tell the caller that it is its turn; again does no harm."""
         if self.wake is not None and self.wake.locked():
@@ -98,7 +102,8 @@ class PoolState:
 
     def is_overloaded(self, now: float) -> bool:
         """Whether one more caller would be one too many."""
-        would_wait = bool(self.queue) or not self._has_room(now)
+        may_connect = len(self.connecting) < self.limits.max_connecting
+        would_wait = bool(self.queue) or not self._has_room(now) or not (self.idle or may_connect)
         return would_wait and len(self.queue) >= self.limits.max_waiting
 
     def take_now(self, ticket: Ticket, now: float) -> Pooled | None:
@@ -159,19 +164,24 @@ class PoolState:
         self.settle(now)
 
     def step_back(self, ticket: Ticket, now: float) -> bool:
-        """The server takes no more connections: wait for one to come back, if any are out.
+        """The server takes no more connections: wait for one to come back, if there are any.
 
         The pool's effective size is lowered to those it has, for a while. Returns False if there
         is none to wait for.
         """
-        others = len(self.permits) - 1
-        if others < 1:
+        # Connections and not permits: who only connects or waits may never have one to give.
+        lent = sum(other.pooled is not None for other in self.permits)
+        if not lent + len(self.idle):
             return False
-        self._ceiling, self._ceiling_until = others, now + LOWERED_FOR
+        self._ceiling, self._ceiling_until = lent + len(self.idle), now + LOWERED_FOR
+        ticket.fresh = False
         ticket.wake = _held_lock()
         self.queue.appendleft(ticket)
         self.connecting.discard(ticket)
         self.permits.discard(ticket)
+        # Who waits behind it with a permit (for the right to connect) would keep it from the one
+        # in front, and wait for that one.
+        self.permits.difference_update(self.queue)
         self.settle(now)
         return True
 

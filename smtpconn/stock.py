@@ -213,7 +213,9 @@ class Stock:
         noop_due = self._state.noop_due(pooled)
         if noop_due is not None:
             due = min(due, noop_due)
-        if self._looked_after_at is not None and self._looked_after_at <= due:
+        # One that is past was missed, so that the keeper has to be told again.
+        looks_at = self._looked_after_at
+        if looks_at is not None and pooled.idle_since < looks_at <= due:
             return None
         self._looked_after_at = due
         return due

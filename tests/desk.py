@@ -75,9 +75,9 @@ class Desk:
     def give_back(self, ticket: Ticket) -> None:
         """A caller leaves, with a good connection if it has one, in whatever state it is."""
         pooled = ticket.pooled
-        if pooled is not None:
-            pooled.idle_since = pooled.spoke_at = self.now
-        self.state.leave(ticket, pooled, self.now)
+        if pooled is None or not self.state.give_now(ticket, pooled, self.now):
+            is_kept = pooled is not None and self.state.why_not_keep(pooled, self.now) is None
+            self.state.leave(ticket, pooled if is_kept else None, self.now)
 
     def lose(self, ticket: Ticket) -> None:
         """A caller leaves without a connection: it was lost, or could not be made."""

@@ -403,7 +403,6 @@ def test_a_noop_that_is_interrupted_costs_no_permit(world: World) -> None:
     assert use(pool) == [world.made[1]]
 
 
-@pytest.mark.xfail(strict=True, reason="the moment that has passed is taken for one to come")
 def test_a_keeper_that_failed_is_told_again(world: World) -> None:
     """If the keeper did not look when it was due, the next one to give back tells it again."""
     pool = lending(keepalive=20)

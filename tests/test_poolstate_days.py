@@ -86,7 +86,7 @@ class Days(RuleBasedStateMachine):
     def be_one_too_many(self, which: int) -> None:
         """The server takes no more connections: the caller waits, if there is one to wait for."""
         ticket = _pick(self._connecting(), which)
-        others = len(self.alive) + len(self._connecting()) - 1
+        others = len(self.alive)
         self.line.insert(0, ticket)
         self.served.remove(ticket)
         waits = self.desk.state.step_back(ticket, self.desk.now)
@@ -148,7 +148,7 @@ class Days(RuleBasedStateMachine):
         ticket = Ticket()
         pooled = self.desk.state.borrow_for_noop(ticket, self.desk.now)
         if pooled is not None:
-            assert self.desk.state.why_not(pooled, self.desk.now) is None
+            assert self.desk.state.why_expired(pooled, self.desk.now) is None
             pooled.noops += 1
             pooled.spoke_at = self.desk.now
             self.noops[pooled] = self.noops.get(pooled, 0) + 1
@@ -271,13 +271,7 @@ class Days(RuleBasedStateMachine):
         return [t for t in self.served if t.pooled is not None]
 
     def _can_step_back(self) -> bool:
-        # Other refusals are decided wrongly so far: see what is expected to fail in
-        # `tests.test_poolstate_refused`.
-        are_plain = not any(ticket.fresh for ticket in self._connecting())
-        none_waits_with_permit = not any(t in self.desk.state.permits for t in self.line)
-        return bool(self._connecting() and are_plain and none_waits_with_permit) and not (
-            self.desk.state.idle
-        )
+        return bool(self._connecting())
 
     def _leave(self, ticket: Ticket, *, lost: bool) -> None:
         pooled = ticket.pooled
@@ -294,8 +288,7 @@ class Days(RuleBasedStateMachine):
         self._expire()
 
     def _why_not_kept(self, pooled: Pooled) -> str | None:
-        pooled.idle_since = 0.0
-        return self.desk.state.why_not(pooled, self.desk.now)
+        return self.desk.state.why_not_keep(pooled, self.desk.now)
 
     def _expire(self) -> None:
         for pooled, _ in self.desk.state.take_expired(self.desk.now):

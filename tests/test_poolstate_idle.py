@@ -23,9 +23,8 @@ def draining(pool: Desk, pooled: Pooled) -> None:
 
 
 def grown_old(pool: Desk, pooled: Pooled) -> None:
-    """The connection's time is over, though it was in use just now."""
+    """The connection's time is over."""
     pool.now = NOON + LIFETIME
-    pooled.idle_since = 0.0
 
 
 def worn_out(pool: Desk, pooled: Pooled) -> None:
@@ -38,36 +37,65 @@ def unwanted(pool: Desk, pooled: Pooled) -> None:
     pool.now = NOON + 60
 
 
-REASONS: list[tuple[Callable[[Desk, Pooled], None], str]] = [
+Happening = Callable[[Desk, Pooled], None]
+REASONS_IN_USE: list[tuple[Happening, str]] = [
     (closing, "pool closed"),
     (draining, "drained"),
     (grown_old, "max_lifetime"),
     (worn_out, "max_messages"),
+]
+REASONS_IDLE: list[tuple[Happening, str]] = [
+    (draining, "drained"),
+    (grown_old, "max_lifetime"),
     (unwanted, "max_idle"),
 ]
 
 
-@pytest.mark.parametrize(("happen", "reason"), REASONS, ids=[r for _, r in REASONS])
-def test_why_a_connection_is_not_kept(happen: Callable[[Desk, Pooled], None], reason: str) -> None:
-    """A good connection has no reason to go, and each thing that may happen is one."""
+@pytest.mark.parametrize(("happen", "reason"), REASONS_IN_USE, ids=[r for _, r in REASONS_IN_USE])
+def test_why_a_connection_does_not_become_idle(happen: Happening, reason: str) -> None:
+    """A good connection has no reason to go, and each thing that may happen in use is one."""
+    pool = desk(max_idle=60)
+    ticket, pooled = pool.hold()
+    assert pool.state.why_not_keep(pooled, pool.now) is None
+    happen(pool, pooled)
+    assert not pool.state.give_now(ticket, pooled, pool.now)
+    assert ticket.pooled is pooled
+    assert pool.state.why_not_keep(pooled, pool.now) == reason
+
+
+@pytest.mark.parametrize(("happen", "reason"), REASONS_IDLE, ids=[r for _, r in REASONS_IDLE])
+def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> None:
+    """An idle connection is taken away for each thing that may happen meanwhile."""
     pool = desk(max_idle=60)
     [pooled] = pool.fill(1)
-    assert pool.state.why_not(pooled, pool.now) is None
+    assert pool.state.why_expired(pooled, pool.now) is None
     happen(pool, pooled)
-    assert pool.state.why_not(pooled, pool.now) == reason
+    assert pool.state.why_expired(pooled, pool.now) == reason
     assert pool.state.take_expired(pool.now) == [(pooled, reason)]
     assert not pool.state.idle
+
+
+def test_a_return_takes_the_oldest_away_if_its_time_is_over() -> None:
+    """Whoever gives a connection back need not look at all of them."""
+    pool = desk(max_idle=60)
+    first, second = pool.fill(2, pause=10)
+    pool.now = NOON + 59.999
+    assert pool.state.take_oldest_expired(pool.now) is None
+    pool.now = NOON + 60
+    assert pool.state.take_oldest_expired(pool.now) == (first, "max_idle")
+    assert pool.state.take_oldest_expired(pool.now) is None
+    assert list(pool.state.idle) == [second]
 
 
 def test_the_moments_are_exact() -> None:
     """A connection is good until the very moment its time is over."""
     pool = desk(max_idle=60)
     [pooled] = pool.fill(1)
-    assert pool.state.why_not(pooled, NOON + 59.999) is None
-    assert pool.state.why_not(pooled, NOON + 60) == "max_idle"
-    pooled.idle_since = NOON + LIFETIME - 30
-    assert pool.state.why_not(pooled, NOON + LIFETIME - 0.001) is None
-    assert pool.state.why_not(pooled, NOON + LIFETIME) == "max_lifetime"
+    assert pool.state.why_expired(pooled, NOON + 59.999) is None
+    assert pool.state.why_expired(pooled, NOON + 60) == "max_idle"
+    assert pool.state.why_not_keep(pooled, NOON + LIFETIME - 30) is None
+    assert pool.state.why_expired(pooled, NOON + LIFETIME - 0.001) is None
+    assert pool.state.why_expired(pooled, NOON + LIFETIME) == "max_lifetime"
 
 
 @pytest.mark.parametrize(
@@ -76,14 +104,14 @@ def test_the_moments_are_exact() -> None:
 def test_messages_are_counted(messages: int, reason: str | None) -> None:
     """A connection is good for max_messages messages."""
     pool = desk(max_messages=3)
-    assert pool.state.why_not(pool.make(messages=messages), pool.now) == reason
+    assert pool.state.why_not_keep(pool.make(messages=messages), pool.now) == reason
 
 
 def test_a_connection_in_use_is_not_idle() -> None:
     """However long it is in use, that is no reason of max_idle."""
     pool = desk(max_idle=60)
     _, pooled = pool.hold()
-    assert pool.state.why_not(pooled, pool.now + 600) is None
+    assert pool.state.why_not_keep(pooled, pool.now + 600) is None
 
 
 def test_draining_is_for_those_that_exist() -> None:
@@ -95,12 +123,12 @@ def test_draining_is_for_those_that_exist() -> None:
     pool.fill(1)
     pool.state.drain()
     assert [why for _, why in pool.state.take_expired(pool.now)] == ["drained"]
-    assert pool.state.why_not(used, pool.now) == "drained"
+    assert pool.state.why_not_keep(used, pool.now) == "drained"
     pool.lose(holder)
     _, new = pool.hold()
-    assert pool.state.why_not(new, pool.now) is None
+    assert pool.state.why_not_keep(new, pool.now) is None
     pool.state.drain()
-    assert pool.state.why_not(new, pool.now) == "drained"
+    assert pool.state.why_not_keep(new, pool.now) == "drained"
 
 
 def test_only_the_expired_are_taken_away() -> None:
@@ -108,10 +136,10 @@ def test_only_the_expired_are_taken_away() -> None:
     pool = desk(max_idle=60)
     first, second, third, fourth = pool.fill(4, pause=10)
     assert pool.state.take_expired(pool.now) == []
-    second.most_messages = 0
+    second.good_until = NOON + 60
     pool.now = NOON + 60
-    assert pool.state.take_expired(pool.now) == [(first, "max_idle"), (second, "max_messages")]
-    assert pool.state.idle == [third, fourth]
+    assert pool.state.take_expired(pool.now) == [(first, "max_idle"), (second, "max_idle")]
+    assert list(pool.state.idle) == [third, fourth]
 
 
 # Keeping alive
@@ -124,7 +152,7 @@ def test_a_silent_connection_is_borrowed_for_a_noop() -> None:
     ticket = Ticket()
     assert pool.state.borrow_for_noop(ticket, NOON + 19.999) is None
     assert pool.is_gone(ticket)
-    assert pool.state.idle == [pooled]
+    assert list(pool.state.idle) == [pooled]
     assert pool.state.borrow_for_noop(ticket, NOON + 20) is pooled
     assert set(pool.state.permits) == {ticket}
     assert ticket.since == NOON + 20
@@ -224,7 +252,7 @@ def test_the_first_of_all_moments_is_due() -> None:
     assert pool.state.next_due() == second.spoke_at + 20 == NOON + 25
     second.noops = MAX_NOOPS
     assert pool.state.next_due() == NOON + 60
-    second.lifetime = 50
+    second.good_until = NOON + 50
     assert pool.state.next_due() == NOON + 50
 
 

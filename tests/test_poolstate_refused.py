@@ -101,10 +101,6 @@ def test_a_lowered_size_lends_what_there_is() -> None:
     assert pool.is_waiting(pool.arrive())
 
 
-# Wrong so far; `smtpconn.poolstate.PoolState.step_back` counts permits instead of connections.
-
-
-@pytest.mark.xfail(strict=True, reason="a caller in line that has a permit counts as one to come")
 @pytest.mark.parametrize("most", [1, 2])
 def test_nobody_waits_for_those_who_wait(most: int) -> None:
     """When all who connect are refused and nobody has a connection, the next in line tries."""
@@ -116,7 +112,6 @@ def test_nobody_waits_for_those_who_wait(most: int) -> None:
     assert any(pool.is_to_connect(caller) for caller in callers)
 
 
-@pytest.mark.xfail(strict=True, reason="idle connections are not counted")
 def test_who_is_refused_takes_an_idle_connection() -> None:
     """One that came back while the caller was connecting is its own at once."""
     pool = desk()
@@ -127,7 +122,6 @@ def test_who_is_refused_takes_an_idle_connection() -> None:
     assert ticket.pooled is pooled
 
 
-@pytest.mark.xfail(strict=True, reason="idle connections are not counted")
 def test_the_size_is_lowered_to_all_there_are() -> None:
     """Those that are idle at that moment count like those that are out."""
     pool = desk(max_size=5)
@@ -138,7 +132,6 @@ def test_the_size_is_lowered_to_all_there_are() -> None:
     assert pool.state.effective_size(pool.now) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="it goes on wanting a new one")
 def test_who_is_refused_a_new_one_takes_what_comes_back() -> None:
     """A caller that was to make a new connection is content with another's when it may not."""
     pool = desk(max_size=2)
