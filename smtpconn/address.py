@@ -20,7 +20,8 @@ from dataclasses import InitVar, dataclass, field
 from smtpconn.errors import SmtpUtf8RequiredError, ValidationError
 
 MAX_LOCAL_PART = 64
-"""Octets in a local part (RFC 5321 4.5.3.1.1)."""
+"""Octets in a local part as it is sent, quoting included: `Local-part` is what the grammar calls
+the whole of it (RFC 5321 4.5.3.1.1, 4.1.2)."""
 
 MAX_DOMAIN = 255
 """Octets in a domain (RFC 5321 4.5.3.1.2)."""
@@ -31,8 +32,9 @@ MAX_PATH = 256
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010FFFF]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 _ASCII_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\Z")
-# dcontent without the angle brackets, which a careless server takes for the end of the path.
-_TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-;=?-Z^-~]+\Z")
+# dcontent without the angle brackets, which a careless server takes for the end of the path, and
+# without the quotation mark, behind which it might look for a quoted string's end.
+_TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!#-;=?-Z^-~]+\Z")
 
 # Letters, marks and digits of any script, and the few marks IDNA 2008 allows in context
 # (RFC 5892 A). Other characters are the tricks: other dots, other hyphens, formatting.
@@ -161,7 +163,7 @@ class Mailbox:
         local_part, rest = _split_local_part(address)
         if not local_part and not address.startswith('"'):
             raise ValidationError(f"there is nothing before the @: {_shown(address)}")
-        if len(local_part.encode()) > MAX_LOCAL_PART:
+        if len(_quoted_if_needed(local_part).encode()) > MAX_LOCAL_PART:
             raise ValidationError(
                 f"the part before the @ has more than {MAX_LOCAL_PART} octets: {_shown(address)}"
             )

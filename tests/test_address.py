@@ -296,6 +296,7 @@ BAD_LITERALS = [
     "[x:a b]",
     "[x:a[b]",
     "[x:a]b]",
+    '[x:a"b]',
     "[x:a\\b]",
     "[x:a\tb]",
     "[x:a\x7fb]",
@@ -538,7 +539,20 @@ def test_a_path_has_256_octets(
 def test_quoting_counts_for_the_path() -> None:
     """The length of a path is that of what is sent, escapes included."""
     with pytest.raises(ValidationError, match="256"):
-        ForwardPath('"' + '\\"' * 64 + f'"@{DOMAIN189[:130]}')
+        ForwardPath('"' + '\\"' * 31 + f'"@{DOMAIN189[:187]}.d.e')
+
+
+@pytest.mark.parametrize("content", [" " * 62, '\\"' * 31, " " * 60 + "ä"])
+def test_quoting_counts_for_the_local_part(content: str) -> None:
+    """A local part has 64 octets as it is sent, quotes and escapes included (RFC 5321 4.1.2)."""
+    assert str(Mailbox(f'"{content}"@example.com')) == f'"{content}"@example.com'
+    with pytest.raises(ValidationError, match="64"):
+        Mailbox(f'"{content}x"@example.com')
+
+
+def test_needless_quoting_does_not_count() -> None:
+    """What leaves without quotes is measured without them."""
+    assert str(Mailbox(f'"{"a" * 64}"@example.com')) == f"{'a' * 64}@example.com"
 
 
 @pytest.mark.parametrize(
