@@ -11,6 +11,7 @@ oversight: who makes a command with a secret in it has to say how it reads witho
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,6 +25,9 @@ MAX_AUTH_LINE = 12 * 1024
 """Octets in a SASL line with its CRLF (RFC 4954 4)."""
 
 _FORBIDDEN = bytes([*range(0x20), 0x7F])
+# UTF8-non-ascii has them all (RFC 6531 3.3), but no command means them: the C1 controls (of which
+# U+0085 is a line end) and the separators that end a line for whoever splits text the Unicode way.
+_FORBIDDEN_TEXT = re.compile("[\x80-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> byt
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise ValidationError(f"{shown} holds a lone surrogate", phase=phase)
     line = text.encode("utf-8")
-    if line.translate(None, _FORBIDDEN) != line:
+    if line.translate(None, _FORBIDDEN) != line or _FORBIDDEN_TEXT.search(text):
         raise ValidationError(f"a control character may not be sent: {shown}", phase=phase)
     if len(line) + 2 > limit:
         raise ValidationError(

@@ -36,7 +36,7 @@ def _secret(text: str) -> Command:
 
 
 CONSTRUCTORS: dict[str, Constructor] = {"command": _plain, "ascii": _ascii, "secret": _secret}
-CONTROLS = [*map(chr, range(0x20)), "\x7f"]
+CONTROLS = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u2029"]
 UNSENDABLE = [*CONTROLS, "\r\n", "\ud800", "\udbff", "\udc00", "\udc0d", "\udc0a", "\udfff"]
 
 constructors = pytest.mark.parametrize("make", CONSTRUCTORS.values(), ids=CONSTRUCTORS)
@@ -149,3 +149,4 @@ def test_any_text_is_one_line_or_refused(text: str, name: str) -> None:
         return
     assert wire == text.encode() + b"\r\n"
     assert not any(octet < 0x20 or octet == 0x7F for octet in wire[:-2])
+    assert len(text.splitlines()) <= 1
