@@ -20,6 +20,10 @@ from smtpconn.sasl import SaslMechanism, check_credential, decode_challenge
 if TYPE_CHECKING:
     from scramp import ScramClient
 
+MAX_ITERATIONS = 2_000_000
+"""Rounds of hashing a server may ask for: about a second's work, which no deadline can interrupt.
+Servers ask for 4096 to some 10,000; the strictest advice for stored passwords is 1,300,000."""
+
 _PLUS = (AuthMechanism.SCRAM_SHA_256_PLUS, AuthMechanism.SCRAM_SHA_1_PLUS)
 _BARE = (AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1)
 
@@ -77,6 +81,7 @@ class Scram(SaslMechanism):
     def _prove(self, message: str) -> bytes:
         from scramp import ScramException
 
+        _check_cost(message)
         try:
             self._client.set_server_first(message)
             return str(self._client.get_client_final()).encode()
@@ -95,6 +100,23 @@ class Scram(SaslMechanism):
                 f"the server could not prove that it knows the password: {error}", phase=Phase.AUTH
             ) from None
         self._has_proven = True
+
+
+def _check_cost(message: str) -> None:
+    """Refuse a server's first message that would keep this machine busy.
+
+    Raises:
+        ProtocolError: it asks for more than `MAX_ITERATIONS`.
+    """
+    for attribute in message.split(","):
+        # Not int() of whatever it is: that takes its own time for a number of any length.
+        if attribute.startswith("i=") and attribute[2:].isdecimal():
+            count = attribute[2:].lstrip("0")
+            if len(count) > len(str(MAX_ITERATIONS)) or int(count or 0) > MAX_ITERATIONS:
+                raise ProtocolError(
+                    f"the server asks for more than {MAX_ITERATIONS} rounds of hashing",
+                    phase=Phase.AUTH,
+                )
 
 
 def is_installed() -> bool:

@@ -131,6 +131,15 @@ def test_scram_with_a_bad_first_message(challenge: bytes | str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("count", ["2000001", "9999999", "99999999999", "1" + "0" * 5000])
+def test_scram_with_a_server_that_makes_us_work(count: str) -> None:
+    """A server cannot have us compute beyond every deadline by an endless count of rounds."""
+    mechanism = scram_with(SECRET)
+    nonce = (mechanism.begin() or b"").decode().rpartition("r=")[2]
+    with pytest.raises(ProtocolError, match="rounds of hashing"):
+        mechanism.answer(encoded(f"r={nonce}server,s=W22ZaJ0SNY7soEsUEjb6gQ==,i={count}"))
+
+
 @pytest.mark.parametrize("final", ["v=AAAA", "v=", "e=other-error", "", "x", b"\xff"])
 def test_scram_with_a_server_that_does_not_know_the_password(final: bytes | str) -> None:
     """A server that cannot prove itself is found out."""
