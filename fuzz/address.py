@@ -67,5 +67,8 @@ def _check(value: Address) -> None:
     if isinstance(value, (ReversePath, ForwardPath, Mailbox)):
         _ = command(Phase.RCPT, f"RCPT TO:<{printed}>")
         assert _ARGUMENT.match(f"<{printed}>"), printed
-        local_part = printed.rpartition("@")[0]
-        assert len(local_part.encode()) <= 64
+        mailbox = value if isinstance(value, Mailbox) else value.mailbox
+        if mailbox is not None:
+            local_part = printed.removesuffix(f"@{mailbox.domain}")
+            assert local_part != printed
+            assert len(local_part.encode()) <= 64
