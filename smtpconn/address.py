@@ -133,9 +133,12 @@ class AddressLiteral:
         """The literal for an IP address such as ``192.0.2.1`` or ``2001:db8::1``.
 
         Raises:
-            ValueError: it is no IP address.
+            ValidationError: it is no IP address.
         """
-        address = ipaddress.ip_address(ip.partition("%")[0])
+        try:
+            address = ipaddress.ip_address(ip.partition("%")[0])
+        except ValueError:
+            raise ValidationError(f"not an IP address: {_shown(ip)}") from None
         return cls(f"[IPv6:{address}]" if address.version == 6 else f"[{address}]")
 
 
