@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterable, Sequence
+from email.errors import MessageError
 from email.generator import BytesGenerator
 from email.message import Message
 from email.utils import getaddresses
@@ -25,6 +26,12 @@ from smtpconn.capabilities import ServerCapabilities
 from smtpconn.errors import ValidationError
 
 AnyMessage: TypeAlias = "Message[Any, Any]"
+
+# What the email package raises over headers and bodies it cannot make sense of: it has no list, and
+# its parsers call themselves for each bracket of a nested comment.
+_NONSENSE = (
+    MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 def sender_of(message: AnyMessage) -> ReversePath:
@@ -87,15 +94,15 @@ def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
     octets = io.BytesIO()
     try:
         BytesGenerator(octets, policy=policy).flatten(outgoing)
-    except (UnicodeError, LookupError, TypeError, ValueError) as error:
+    except _NONSENSE as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
     return octets.getvalue()
 
 
 def _prefix(message: AnyMessage) -> str:
     """ "Resent-" for a message that was resent, as far as one can say who it goes to now."""
-    resent = message.get_all("Resent-Date")
-    if resent is None:
+    resent = _fields(message, "Resent-Date")
+    if not resent:
         return ""
     if len(resent) > 1:
         raise ValidationError(
@@ -105,5 +112,16 @@ def _prefix(message: AnyMessage) -> str:
 
 
 def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
-    fields = [str(field) for name in names for field in message.get_all(name, [])]
-    return [address for _, address in getaddresses(fields) if address]
+    fields = [field for name in names for field in _fields(message, name)]
+    try:
+        return [address for _, address in getaddresses(fields) if address]
+    except _NONSENSE as error:
+        raise ValidationError(f"an address field cannot be read: {error!a:.200}") from error
+
+
+def _fields(message: AnyMessage, name: str) -> list[str]:
+    try:
+        # Here the email package parses them, and finds a line end in an encoded word, say.
+        return [str(field) for field in message.get_all(name, [])]
+    except _NONSENSE as error:
+        raise ValidationError(f"the message's {name} cannot be read: {error!a:.200}") from error
