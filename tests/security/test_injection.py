@@ -195,7 +195,7 @@ def test_parameters_of_free_text_leave_as_one_word() -> None:
     ["=?utf-8?q?=0D=0ABcc:x?= <a@example.com>", "=?utf-8?q?a=0Ab?=@example.com", "=?x?q?=0A?="],
 )
 def test_a_header_that_cannot_be_read(name: str, text: str) -> None:
-    """A line end in an encoded word of a parsed message is refused in an `SmtpError`, or harmless."""
+    """A line end in an encoded word of a parsed message is refused, in an `SmtpError`, or gone."""
     octets = f"{name}: {text}\r\nFrom: {ME}\r\nTo: {YOU}\r\n\r\nHello!\r\n".encode()
     message = message_from_bytes(octets, policy=policy.default)
     with recorded() as (recorder, connection):

@@ -28,7 +28,7 @@ EXTENSIONS = (
     "AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256 XOAUTH2 OAUTHBEARER EXTERNAL",
 )  # fmt: skip
 
-_CHALLENGE = "334 " + base64.b64encode(b"<1896.697170952@mx.example.com>").decode()
+_CHALLENGE = b"334 " + base64.b64encode(b"<1896.697170952@mx.example.com>") + b"\r\n"
 
 
 @contextmanager
@@ -101,6 +101,32 @@ class Reader:
         self._buffer += received
 
 
+class Script:
+    """A server that says one thing after the other, whatever it hears, and then nothing any more.
+
+    Args:
+        replies: the greeting, and what each line is answered with.
+
+    Attributes:
+        raw: every octet it heard.
+    """
+
+    def __init__(self, *replies: bytes) -> None:
+        self.raw = bytearray()
+        self._replies = replies
+
+    def serve(self, sock: socket.socket) -> None:
+        """Serve one connection; for `peer`."""
+        reader = Reader(sock)
+        self.raw = reader.raw
+        for number, reply in enumerate(self._replies):
+            if number:
+                reader.until(b"\r\n")
+            sock.sendall(reply)
+        while True:
+            reader.exactly(len(reader.raw) + 1)
+
+
 class Recorder:
     """A server that says yes to everything and reads by the book: lines end in CRLF alone.
 
@@ -108,13 +134,20 @@ class Recorder:
         commands: the lines, without their CRLF, whatever else is in them.
         contents: what followed each DATA, with its dots, or each BDAT.
         raw: every octet.
+
+    Args:
+        extensions: what it offers.
+        auth: the answer to a login; nothing: it hangs up instead.
     """
 
-    def __init__(self, extensions: tuple[str, ...] = EXTENSIONS) -> None:
+    def __init__(
+        self, extensions: tuple[str, ...] = EXTENSIONS, auth: bytes = b"235 2.7.0 welcome\r\n"
+    ) -> None:
         self.commands: list[bytes] = []
         self.contents: list[bytes] = []
         self.raw = bytearray()
         self._extensions = extensions
+        self._auth = auth
         self._recipients = 0
         self._is_lmtp = False
         self._answers_challenge = False
@@ -139,7 +172,7 @@ class Recorder:
     def _answer(self, line: bytes, reader: Reader, sock: socket.socket) -> bytes:
         if self._answers_challenge:
             self._answers_challenge = False
-            return b"235 2.7.0 welcome\r\n"
+            return self._welcome()
         verb, _, argument = line.upper().partition(b" ")
         if verb in (b"EHLO", b"LHLO"):
             self._is_lmtp = verb == b"LHLO"
@@ -150,7 +183,7 @@ class Recorder:
             )
         if verb == b"AUTH":
             self._answers_challenge = b" " not in argument or argument.startswith(b"LOGIN")
-            return _CHALLENGE.encode() + b"\r\n" if self._answers_challenge else b"235 2.7.0 hi\r\n"
+            return _CHALLENGE if self._answers_challenge else self._welcome()
         if verb == b"MAIL":
             self._recipients = 0
         elif verb == b"RCPT":
@@ -164,6 +197,11 @@ class Recorder:
             self.contents.append(reader.exactly(int(size)))
             return self._taken() if last else b"250 2.0.0 chunk\r\n"
         return b"221 2.0.0 bye\r\n" if verb == b"QUIT" else b"250 2.0.0 ok\r\n"
+
+    def _welcome(self) -> bytes:
+        if not self._auth:
+            raise EOFError
+        return self._auth
 
     def _taken(self) -> bytes:
         return b"250 2.0.0 taken\r\n" * (self._recipients if self._is_lmtp else 1)
