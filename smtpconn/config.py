@@ -172,11 +172,16 @@ class ServerConfig:
 def _split(url: str) -> SplitResult:
     if not isinstance(url, str):
         raise ValidationError(f"a URL is a str, not {type(url).__name__}")
+    parts: SplitResult | None = None
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ValidationError("the server's URL cannot be read; is its port a number?") from None
+        parts = None
+    if parts is None:
+        # Not in the except clause: that error quotes what may be the password, and "from None"
+        # only hides it from those who print tracebacks the usual way.
+        raise ValidationError("the server's URL cannot be read; is its port a number?")
     if any(c <= " " or c == "\x7f" for c in url):
         raise ValidationError("the server's URL holds a space or a control character")
     return parts
