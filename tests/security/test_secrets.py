@@ -1,0 +1,350 @@
+"""Secrets: they are in no log, error or repr, go to nobody in clear, and log in nobody else.
+
+Rows 15 to 17 of the record: transcripts with passwords, logins talked down to a weaker one,
+connections used again with other credentials or weaker settings.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+import pickle
+import queue
+import ssl
+import traceback
+from collections.abc import Callable, Iterator
+from logging.handlers import QueueHandler
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from smtpconn import (
+    ConnectionPool,
+    OAuthCredentials,
+    PasswordCredentials,
+    Pipelining,
+    PoolEvent,
+    Protocol,
+    ProtocolError,
+    ServerConfig,
+    SmtpError,
+    TlsMode,
+    UnsupportedExtensionError,
+    ValidationError,
+    get_pool,
+)
+from tests.security.wire import PATIENCE, Recorder, connect, peer, recorded
+
+SECRET = "correct-horse-battery"
+CALLS: dict[str, Callable[[Any, str], object]] = {
+    "plain": lambda c, s: c.auth_plain("user", s),
+    "plain with authzid": lambda c, s: c.auth_plain_with_authzid("other", "user", s),
+    "login": lambda c, s: c.auth_login("user", s),
+    "cram-md5": lambda c, s: c.auth_cram_md5("user", s),
+    "scram": lambda c, s: c.auth_scram("user", s),
+    "xoauth2": lambda c, s: c.auth_xoauth2("user", s),
+    "oauthbearer": lambda c, s: c.auth_oauthbearer(s),
+    "authenticate": lambda c, s: c.authenticate(PasswordCredentials("user", s)),
+    "authenticate with a token": lambda c, s: c.authenticate(OAuthCredentials("user", s)),
+    "authenticate with a function": lambda c, s: c.authenticate(
+        OAuthCredentials("user", lambda force_refresh=False: s)
+    ),
+}
+ANSWERS = {
+    "yes": b"235 2.7.0 welcome\r\n",
+    "no": b"535 5.7.8 no\r\n",
+    "later": b"454 4.7.0 later\r\n",
+    "bye": b"421 4.3.2 bye\r\n",
+    "nonsense": b"354 go on\r\n",
+    "garbage": b"\0\xff\r\n",
+    "a challenge": b"334 VXNlcm5hbWU6\r\n",
+    "hanging up": b"",
+}
+BAD = {
+    "NUL": SECRET + "\0",
+    "Ctrl-A": SECRET + "\x01",
+    "a surrogate": SECRET + "\ud800",
+    "no end": SECRET * 1000,
+    "a space": SECRET + " ",
+    "a control character": SECRET + "\x07\x85",
+    "no character of Unicode": SECRET + "\ufffe\ue000",
+}
+
+
+def forms(secret: str) -> list[str]:
+    """The ways a secret may be read in a text: itself, in hexadecimal, in a URL, in base64."""
+    octets = secret.encode()
+    found = [secret, octets.hex(), quote(secret), repr(secret)[1:-1]]
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + octets).decode()
+        # Less the ends, which depend on what stands beside it.
+        found.append(encoded[4 if before else 0 : -4])
+    return found
+
+
+FORMS = forms(SECRET)
+
+
+def shows(*texts: object) -> list[str]:
+    """The texts that show the secret."""
+    return [text for text in map(str, texts) if any(form in text for form in FORMS)]
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that a report of it shows as causes, and those it would not show, too."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def check_error(error: BaseException) -> None:
+    """Nothing of an error shows the secret: text, arguments, attributes, report or pickle."""
+    for each in chain(error):
+        assert not shows(each, repr(each), each.args, vars(each))
+        assert not shows(*traceback.format_exception(each))
+    assert not shows(pickle.dumps(error), pickle.dumps(error).decode("latin-1"))
+
+
+@pytest.fixture
+def logs() -> Iterator[None]:
+    """Log everything there is, and fail if any of it shows the secret."""
+    log, records = logging.getLogger("smtpconn"), queue.SimpleQueue[logging.LogRecord]()
+    handler, level = QueueHandler(records), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    kept = [records.get() for _ in range(records.qsize())]
+    assert any(record.name == "smtpconn.wire" for record in kept)
+    for record in kept:
+        assert not shows(record.getMessage(), record.args, vars(record))
+
+
+def test_the_forms_are_found() -> None:
+    """The test of these tests: each way of showing the secret is noticed."""
+    assert shows(f"x{SECRET}")
+    for before in ("", "a", "ab", "\0user\0", "n,,\x01auth=Bearer "):
+        assert shows(base64.b64encode(f"{before}{SECRET}\x01".encode()).decode())
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.usefixtures("logs")
+def test_no_login_shows_its_secret(call: str, answer: str) -> None:
+    """However a login ends: not in the transcript, the error, its causes, its pickle, or a repr."""
+    recorder = Recorder(auth=ANSWERS[answer])
+    error: SmtpError | None = None
+    with peer(recorder.serve) as factory, connect(factory) as connection:
+        try:
+            CALLS[call](connection, SECRET)
+        except SmtpError as caught:
+            error = caught
+        assert not shows(repr(connection), str(connection), connection.capabilities)
+        assert connection.is_authenticated is (error is None)
+    if error is not None:
+        check_error(error)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.usefixtures("logs")
+def test_no_secret_is_quoted_for_being_bad(call: str, bad: str) -> None:
+    """A secret that cannot be sent is refused without being shown, and nothing of it is sent."""
+    error: SmtpError | None = None
+    with recorded() as (_, connection):
+        try:
+            CALLS[call](connection, BAD[bad])
+        except SmtpError as caught:
+            error = caught
+        connection.close()
+    if error is not None:
+        check_error(error)
+    else:
+        assert bad in ("a space", "a control character", "no character of Unicode", "no end")
+
+
+@pytest.mark.usefixtures("logs")
+def test_no_pool_shows_its_secret() -> None:
+    """Neither do a pool, its figures, its events, its errors and the errors behind those."""
+    events: list[PoolEvent] = []
+    recorder = Recorder(auth=ANSWERS["no"])
+    with peer(recorder.serve) as factory:
+        config = ServerConfig(
+            "mx.example.com",
+            25,
+            TlsMode.NONE,
+            credentials=PasswordCredentials("user", SECRET),
+            socket_factory=factory,
+            allow_cleartext_auth=True,
+            timeout=PATIENCE,
+        )
+        with ConnectionPool(config, on_event=events.append, keepalive=None) as pool:
+            for _ in range(2):
+                with pytest.raises(SmtpError) as caught, pool.connection():
+                    pass
+                check_error(caught.value)
+            assert not shows(pool, repr(pool), pool.stats(), pool.config, pool.leaks())
+    assert events
+    assert not shows(*events)
+    assert not shows(config, repr(config), str(config), repr(config.credentials))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"smtp://user:{SECRET}@",
+        f"smtp://user:{SECRET}",
+        f"smtp://user:{SECRET}@mx.example.com:x",
+        f"smtp://user:{SECRET}@mx.example.com:99999",
+        f"smtp://user:{SECRET}/@mx.example.com",
+        f"smtp://user:/{SECRET}@mx.example.com",
+        f"smtp://user:?{SECRET}@mx.example.com",
+        f"smtp://user:#{SECRET}@mx.example.com",
+        f"smtp://user:[{SECRET}@mx.example.com",
+        f"smtp://user:]{SECRET}@mx.example.com",
+        f"smtp://user:{SECRET}@mx.example.com?timeout=x",
+        f"smtp://user:{SECRET}@mx.example.com?timeout=0",
+        f"smtp://user:{SECRET}@mx.example.com?ehlo_domain=a_b",
+        f"smtp://user:{SECRET}@mx.example.com?unknown=1",
+        f"smtp://user:{SECRET}@mx example.com",
+        f"smtp://user:{SECRET} @mx.example.com",
+        f"smtp://user:{SECRET}\n@mx.example.com",
+        f"smtp://user:{SECRET}\uff0f@mx.example.com",
+        f"smtp://user:{SECRET}@mx\uff03example.com",
+        f"smtp://user:{SECRET}%00@mx.example.com",
+        f"smtp://user:{SECRET}@mx.example.com/path",
+        f"smtp://:{SECRET}@mx.example.com",
+        f"lmtp+unix://user:{SECRET}@/run/lmtp",
+        f"http://user:{SECRET}@mx.example.com",
+        f"user:{SECRET}@mx.example.com",
+        f"smtp:user:{SECRET}@mx.example.com",
+    ],
+)
+def test_no_url_is_quoted(url: str) -> None:
+    """A URL that cannot be read is not quoted, wherever in it the password came to stand."""
+    with pytest.raises(ValidationError) as caught:
+        ServerConfig.from_url(url)
+    check_error(caught.value)
+
+
+# --- Weaker logins --------------------------------------------------------------------------------
+
+SHOWS_SECRET = ["plain", "plain with authzid", "login", "xoauth2", "oauthbearer"]
+
+
+@pytest.mark.parametrize("call", SHOWS_SECRET)
+def test_no_secret_goes_in_clear(call: str) -> None:
+    """A mechanism that shows the secret is not used in clear unless that is allowed in words."""
+    with recorded(allow_cleartext_auth=False) as (recorder, connection):
+        with pytest.raises(ProtocolError, match="TLS"):
+            CALLS[call](connection, SECRET)
+        connection.noop()
+        assert recorder.verbs == [b"EHLO", b"NOOP"]
+
+
+@pytest.mark.parametrize("offered", ["PLAIN", "LOGIN", "LOGIN PLAIN", "XOAUTH2", "OAUTHBEARER"])
+def test_no_offer_talks_a_secret_out(offered: str) -> None:
+    """A list from which somebody took the strong mechanisms is no reason to show the secret."""
+    with recorded((f"AUTH {offered}",), allow_cleartext_auth=False) as (recorder, connection):
+        for credentials in (PasswordCredentials("u", SECRET), OAuthCredentials("u", SECRET)):
+            with pytest.raises((ProtocolError, UnsupportedExtensionError)):
+                connection.authenticate(credentials)
+        connection.noop()
+        assert recorder.verbs == [b"EHLO", b"NOOP"]
+
+
+@pytest.mark.parametrize("answer", ["no", "later", "bye", "nonsense", "garbage", "hanging up"])
+@pytest.mark.parametrize("offered", ["PLAIN CRAM-MD5 LOGIN", "LOGIN PLAIN", "LOGIN CRAM-MD5"])
+def test_a_refusal_is_not_answered_with_less(offered: str, answer: str) -> None:
+    """The strongest mechanism goes first, and after a refusal no weaker one is tried."""
+    strongest = b"CRAM-MD5" if "CRAM" in offered else b"PLAIN"
+    recorder = Recorder((f"AUTH {offered}",), auth=ANSWERS[answer])
+    with peer(recorder.serve) as factory, connect(factory) as connection:
+        with pytest.raises(SmtpError):
+            connection.authenticate(PasswordCredentials("user", SECRET))
+        connection.close()
+    logins = [line for line in recorder.commands if line.startswith(b"AUTH")]
+    assert [line.split(b" ")[1] for line in logins] == [strongest]
+
+
+def test_a_server_that_knows_nothing_is_not_believed() -> None:
+    """With SCRAM the server has to prove that it knows the password; a mere yes is no login."""
+    pytest.importorskip("scramp")
+    with recorded(("AUTH SCRAM-SHA-256",)) as (_, connection):
+        with pytest.raises(ProtocolError):
+            connection.auth_scram("user", SECRET)
+        assert not connection.is_authenticated
+
+
+def test_a_second_login_is_refused() -> None:
+    """A connection that somebody has logged in on is nobody else's (RFC 4954 4)."""
+    with recorded() as (recorder, connection):
+        connection.auth_plain("user", SECRET)
+        with pytest.raises(ProtocolError, match="already"):
+            connection.auth_plain("other", SECRET)
+        connection.noop()
+        assert recorder.verbs == [b"EHLO", b"AUTH", b"NOOP"]
+
+
+# --- Other people's connections -------------------------------------------------------------------
+
+CONFIG = ServerConfig("mx.example.com", 25, TlsMode.NONE)
+CHANGES: dict[str, Any] = {
+    "host": "mx.example.net",
+    "port": 26,
+    "tls_mode": TlsMode.STARTTLS,
+    "timeout": 61.0,
+    "protocol": Protocol.LMTP,
+    "credentials": PasswordCredentials("user", SECRET),
+    "tls_context": ssl.create_default_context(),
+    "ehlo_domain": "client.example.com",
+    "source_address": ("127.0.0.1", 0),
+    "pipelining": Pipelining.OFF,
+    "ignore_extensions": ["CHUNKING"],
+    "allow_cleartext_auth": True,
+    "socket_factory": lambda host, port, timeout: None,
+}
+
+
+def test_every_setting_is_part_of_the_key() -> None:
+    """A new field of `ServerConfig` is put into the table above by who adds it."""
+    assert {each.name for each in dataclasses.fields(ServerConfig)} == CHANGES.keys()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_no_pool_is_shared_across_settings(name: str) -> None:
+    """Whatever setting differs, the pool and so its connections are others."""
+    pools = {get_pool(CONFIG), get_pool(CONFIG.replace(**{name: CHANGES[name]}))}
+    assert len(pools) == 2
+    for pool in pools:
+        pool.close(0)
+
+
+def test_no_pool_is_shared_across_credentials() -> None:
+    """Not a password, a user, nor a function for tokens is taken for another."""
+    credentials = [
+        None,
+        PasswordCredentials("user", "one"),
+        PasswordCredentials("user", "two"),
+        PasswordCredentials("other", "one"),
+        OAuthCredentials("user", "one"),
+        OAuthCredentials("user", "two"),
+        OAuthCredentials("user", lambda: "one"),
+        OAuthCredentials("user", lambda: "one"),
+    ]
+    pools = [get_pool(CONFIG.replace(credentials=each)) for each in credentials]
+    assert len(set(pools)) == len(credentials)
+    assert [pool.config.credentials for pool in pools] == credentials
+    for pool in pools:
+        pool.close(0)
+
+
+def test_a_configuration_cannot_be_changed_under_a_pool() -> None:
+    """A configuration is frozen: what a pool was found by is what it connects with."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.credentials = PasswordCredentials("user", SECRET)  # type: ignore[misc]
