@@ -33,7 +33,7 @@ from smtpconn.options import (
     check_tls_mode,
     default_ehlo_domain,
 )
-from smtpconn.reply import SmtpResponse
+from smtpconn.reply import SmtpResponse, printable
 from smtpconn.sending import Sending
 from smtpconn.tls import TlsMode, default_context
 from smtpconn.transport import Transport, as_smtp_error
@@ -346,7 +346,7 @@ class SmtpConnection(Sending, LoggingIn):
             (
                 (tls.version() or "TLS") if tls is not None else "clear",
                 "authenticated" if self.is_authenticated else "anonymous",
-                *map(str, self.capabilities.extensions),
+                *(printable(str(extension)) for extension in self.capabilities.extensions),
             )
         )
 

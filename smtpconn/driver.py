@@ -35,7 +35,7 @@ from smtpconn.errors import (
     UnsupportedExtensionError,
     ValidationError,
 )
-from smtpconn.reply import SmtpResponse
+from smtpconn.reply import SmtpResponse, printable
 from smtpconn.transport import Transport, as_smtp_error, closed_by_peer
 
 T = TypeVar("T")
@@ -334,7 +334,7 @@ class Driver:
     def _pair(self, data: bytes) -> None:
         if self._shows_wire:
             for line in data.decode("utf-8", "backslashreplace").splitlines():
-                _wire_log.debug("#%d <- %s", self.number, line)
+                _wire_log.debug("#%d <- %s", self.number, printable(line))
         self._pairing.received(data)
 
     def _named(self, error: OSError, deadline: Deadline) -> SmtpError:

@@ -88,9 +88,7 @@ class SmtpResponse:
 
     def __str__(self) -> str:
         text = " / ".join(line for line in self.lines if line)
-        # It goes to terminals and logs: no escape sequence of a server's may come through.
-        printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        return f"{self.code} {printable}".rstrip()
+        return f"{self.code} {printable(text)}".rstrip()
 
     @property
     def is_success(self) -> bool:
@@ -111,6 +109,15 @@ class SmtpResponse:
     def is_permanent(self) -> bool:
         """Whether this is a 5xx reply: a refusal that will last."""
         return self.code >= 500
+
+
+def printable(text: str) -> str:
+    """A server's words for terminals and logs: no escape sequence of its may come through."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else ascii(char)[1:-1]
 
 
 def response(code: int, lines: tuple[str, ...]) -> SmtpResponse:

@@ -427,6 +427,21 @@ def test_the_wire_log(
     assert all(record.levelno <= logging.DEBUG for record in caplog.records)
 
 
+def test_no_escape_sequence_comes_through(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in the wire log nor in a repr can a server's words move a reader's cursor."""
+    caplog.set_level(logging.DEBUG, "smtpconn")
+    with SmtpServer() as server:
+        server.fault("EHLO", reply="250-mx\n250-X \x9b2J\u202e\u2028\n250 SIZE")
+        server.fault("NOOP", reply="250 \x1b[2J\x07\x7f")
+        with SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE) as connection:
+            assert repr(connection).isprintable()
+            with pytest.raises(ParseError):
+                connection.noop()
+    assert len(caplog.records) > 5
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert "<- 250 \\x1b[2J" in caplog.text
+
+
 def test_no_wire_log_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     """At the usual level nothing is logged."""
     caplog.set_level(logging.INFO, "smtpconn")
