@@ -1,0 +1,274 @@
+"""A session with an arbitrary server: whatever it does, in whatever order things are asked of it.
+
+hypothesis draws what the server does with each command (`tests.adversary`): right replies and wrong
+ones, in pieces, too many of them, garbage, 421, hanging up, silence. What has to hold then:
+
+* nothing but an `SmtpError` comes out, in time;
+* a reply belongs to the command it is given to, and always to the operation that is under way;
+* what is said to be delivered is stored, what is said not to be is not, and everything else is said
+  to be unknown;
+* after anything but a refusal the connection is closed, and a server that is well is understood.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from smtpconn import (
+    AllRecipientsFailedError,
+    LmtpSendResult,
+    RejectedRecipient,
+    ResponseError,
+    SendResult,
+    SmtpConnection,
+    SmtpError,
+    SmtpResponse,
+    SmtpUtf8RequiredError,
+    TlsMode,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from tests.adversary import PIPELINED, Act, Adversary
+
+PATIENCE = 5.0
+"""Seconds for an operation with a server that answers, however badly."""
+
+SHORT = 0.05
+"""Seconds for an operation with a server that may never answer."""
+
+SLACK = 2.0
+
+T = TypeVar("T")
+
+REFUSALS = [450, 451, 452, 500, 502, 504, 535, 550, 552, 554]
+NONSENSE = [200, 220, 235, 250, 251, 334, 354, 399, 599]
+GARBAGE = [
+    b"\r\n", b"\n", b"25", b"250", b"250-", b"250-more\r\n", b"hello\r\n", b"2500 x\r\n",
+    b"250 x\n", b"250-a\r\n251 b\r\n", b"999 x\r\n", b"250 \0\r\n", b"250-x\r\n" * 200,
+    b"250 " + b"x" * 9000,
+]  # fmt: skip
+UNASKED = [b"250 #-1 NOBODY\r\n", b"550 #-1 NOBODY\r\n", b"354 #-1 NOBODY\r\n", b"421 #-1 bye\r\n"]
+
+_IN_STEP = (
+    AllRecipientsFailedError, ValidationError, UnsupportedExtensionError, SmtpUtf8RequiredError,
+)  # fmt: skip
+_TAG = re.compile(r"#(-?\d+) ([A-Z]+) ?(.*)")
+
+splits = st.lists(st.integers(1, 9), max_size=4).map(tuple)
+right = st.builds(Act, sizes=splits)
+garbage = st.sampled_from(GARBAGE) | st.binary(max_size=30)
+bad = st.one_of(
+    st.builds(Act, code=st.sampled_from(REFUSALS), sizes=splits),
+    st.builds(Act, code=st.sampled_from(NONSENSE), sizes=splits),
+    st.builds(Act, behind=st.sampled_from(UNASKED) | garbage.filter(bool)),
+    st.builds(Act, instead=garbage, keeps=st.booleans()),
+    st.builds(Act, code=st.just(421)),
+    st.builds(Act, ends=st.just(True), keeps=st.booleans()),
+    st.builds(Act, hangs=st.just(True), keeps=st.booleans()),
+    st.builds(Act, code=st.sampled_from([354, 250]), behind=st.just(b"552 #-1 EARLY\r\n")),
+)
+act = right | right | bad
+acts = st.lists(act, max_size=7)
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """One client, and one server after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: SmtpConnection | None = None
+        self.server = Adversary(is_lmtp=False)
+        self.servers = [self.server]
+        self.operation = 0
+        self.was_right = True
+
+    def teardown(self) -> None:
+        """End everything."""
+        if self.made is not None:
+            self.made.close()
+        for server in self.servers:
+            server.stop()
+
+    @property
+    def connection(self) -> SmtpConnection:
+        """The connection; a new one, to a server that is well, if it has been closed."""
+        # Not by preconditions of the rules: what is drawn must not depend on what happened.
+        if self.made is None or not self.made.is_open:
+            self._connect([], self.server.is_lmtp, self.server.extensions)
+        assert self.made is not None
+        return self.made
+
+    @initialize(is_lmtp=st.booleans(), offered=st.sampled_from([PIPELINED, PIPELINED[1:]]))
+    def begin(self, is_lmtp: bool, offered: tuple[str, ...]) -> None:
+        """Begin with a server that greets well."""
+        self._connect([], is_lmtp, offered)
+
+    @rule(
+        planned=st.lists(act, max_size=3),
+        is_lmtp=st.booleans(),
+        offered=st.sampled_from([PIPELINED, PIPELINED[1:]]),
+    )
+    def connect(self, planned: list[Act], is_lmtp: bool, offered: tuple[str, ...]) -> None:
+        """Connect to another server."""
+        self._connect(planned, is_lmtp, offered)
+
+    @rule(planned=acts, recipients=st.integers(1, 3), with_bdat=st.booleans())
+    def send(self, planned: list[Act], recipients: int, with_bdat: bool) -> None:
+        """Send a message; compare what we are told with what the server has."""
+        connection = self.connection
+        identity = f"message-{self.operation}"
+        everyone = [f"r{n}@op{self.operation}.example" for n in range(recipients)]
+        name = "send_lmtp" if self.server.is_lmtp else "send"
+        way: Callable[..., SendResult | LmtpSendResult] = getattr(
+            connection, f"{name}_bdat" if with_bdat else name
+        )
+        content = f"{identity}\r\n\r\nHello!\r\n".encode()
+        outcome = self._operate(
+            planned, lambda timeout: way("me@example.com", everyone, content, timeout=timeout)
+        )
+        stored = [r for i, r in self.server.stored if i == identity.encode()]
+        if isinstance(outcome, SmtpError):
+            assert outcome.may_have_been_delivered or not stored
+            if isinstance(outcome, AllRecipientsFailedError):
+                self._check_rejected(outcome.rejected_recipients)
+        elif isinstance(outcome, SendResult):
+            self._check_reply(outcome.response, "CONTENT")
+            self._check_rejected(outcome.rejected_recipients)
+            assert stored == [",".join(map(str, outcome.accepted_recipients))]
+        else:
+            self._check_rejected(outcome.rejected_recipients)
+            for result in outcome.results:
+                if result.response is not None:
+                    self._check_reply(result.response, "CONTENT", str(result.recipient))
+                    assert result.delivered == (str(result.recipient) in stored)
+                assert not result.delivered or result.response is not None
+
+    @rule(planned=st.lists(act, max_size=2), name=st.sampled_from(["noop", "reset", "rehlo"]))
+    def ask(self, planned: list[Act], name: str) -> None:
+        """Say a command that has no result."""
+        connection = self.connection
+        outcome = self._operate(planned, getattr(connection, name))
+        if name == "rehlo" and outcome is None and self.was_right:
+            assert connection.capabilities.parameters("X-TAG") == (str(self.operation - 1),)
+
+    @rule(planned=st.lists(act, max_size=1))
+    def verify(self, planned: list[Act]) -> None:
+        """Ask something that has an answer."""
+        connection, name = self.connection, f"somebody-{self.operation}"
+        outcome = self._operate(planned, lambda timeout: connection.vrfy(name, timeout))
+        if isinstance(outcome, SmtpResponse):
+            self._check_reply(outcome, "VRFY", name)
+
+    @rule(planned=st.lists(act, max_size=1))
+    def log_in(self, planned: list[Act]) -> None:
+        """Log in; who is logged in already, or is not offered to be, is told so at once."""
+        connection = self.connection
+        may = not connection.is_authenticated and connection.capabilities.supports_auth("PLAIN")
+        if may:
+            outcome = self._operate(planned, lambda t: connection.auth_plain("user", "secret", t))
+            assert connection.is_authenticated == (outcome is None)
+
+    @rule(octets=st.sampled_from([*UNASKED, *GARBAGE]))
+    def interject(self, octets: bytes) -> None:
+        """The server says something that nobody asked for; the next operation finds it."""
+        connection = self.connection
+        self.server.interject(octets)
+        outcome = self._operate([], connection.noop)
+        assert isinstance(outcome, SmtpError)
+        assert not outcome.may_have_been_delivered
+        assert not connection.is_open
+
+    @rule(planned=st.lists(act, max_size=1))
+    def leave(self, planned: list[Act]) -> None:
+        """Say QUIT, which never fails."""
+        connection = self.connection
+        assert self._operate(planned, connection.quit) is None
+        assert not connection.is_open
+
+    def _connect(self, planned: list[Act], is_lmtp: bool, offered: tuple[str, ...]) -> None:
+        if self.made is not None:
+            self.made.close()
+        self.made = None
+        server = self.server = Adversary(is_lmtp, offered)
+        self.servers.append(server)
+        make = SmtpConnection.connect_lmtp if is_lmtp else SmtpConnection.connect
+
+        def connect(timeout: float) -> SmtpConnection:
+            server.start()
+            return make(
+                "mx.example.com",
+                25,
+                TlsMode.NONE,
+                timeout,
+                socket_factory=lambda host, port, timeout: server.client_end,
+                allow_cleartext_auth=True,
+                ehlo_domain="client.example.com",
+            )
+
+        outcome = self._operate(planned, connect)
+        if isinstance(outcome, SmtpConnection):
+            self.made = outcome
+
+    def _operate(self, planned: Iterable[Act], call: Callable[[float], T]) -> T | SmtpError:
+        """Run one operation, and check what has to hold after any."""
+        planned = list(planned)
+        was_well = self.server.is_well
+        self.was_right = was_well and all(act.is_right for act in planned)
+        self.server.plan(self.operation, planned)
+        outcome: T | SmtpError
+        timeout = PATIENCE if all(each.is_answer for each in planned) else SHORT
+        begin = time.monotonic()
+        try:
+            outcome = call(timeout)
+        except SmtpError as error:
+            outcome = error
+        assert time.monotonic() - begin < timeout + SLACK
+        closed = self.made is None or not self.made.is_open
+        if isinstance(outcome, SmtpError):
+            self._check_error(outcome, closed)
+        assert closed or was_well, "what the server said too much was not found"
+        self.operation += 1
+        return outcome
+
+    def _check_error(self, error: SmtpError, closed: bool) -> None:
+        if isinstance(error, ResponseError):
+            if error.response.code != 421:
+                self._check_reply(error.response, error.phase.upper())
+            else:
+                assert closed
+        elif not isinstance(error, _IN_STEP):
+            assert closed
+            assert not self.was_right, error
+
+    def _check_reply(self, reply: SmtpResponse, verb: str, argument: str | None = None) -> None:
+        """Whether a reply is this operation's and, if the server keeps count, this command's."""
+        match = _TAG.fullmatch(reply.lines[0])
+        if not self.server.is_well:
+            assert match is None or match[1] in (str(self.operation), str(self.operation - 1), "-1")
+            return
+        assert match is not None
+        assert match[2] == verb or (verb == "EHLO" and match[2] in ("LHLO", "HELO"))
+        assert argument is None or match[3] == argument
+
+    def _check_rejected(self, rejected: Iterable[RejectedRecipient]) -> None:
+        for each in rejected:
+            self._check_reply(each.response, "RCPT", str(each.recipient))
+
+
+def test_a_session_with_an_arbitrary_server() -> None:
+    """Whatever the server does, the promises of this file's head hold."""
+    run_state_machine_as_test(
+        SessionMachine, settings=settings(max_examples=80, stateful_step_count=15, deadline=None)
+    )
