@@ -74,6 +74,7 @@ class Adversary:
     is_well: bool = True
     error: BaseException | None = None
     _acts: deque[Act] = field(default_factory=deque)
+    _acts_of_content: deque[Act] = field(default_factory=deque)
     _recipients: list[str] = field(default_factory=list)
     _has_sender: bool = False
     _buffer: bytes = b""
@@ -86,10 +87,16 @@ class Adversary:
         """Begin with the greeting."""
         self._thread.start()
 
-    def plan(self, operation: int, acts: Iterable[Act]) -> None:
-        """What to do in the client's next operation; when that is over, the right thing."""
+    def plan(self, operation: int, acts: Iterable[Act], content: Iterable[Act] = ()) -> None:
+        """What to do in the client's next operation; when that is over, the right thing.
+
+        Args:
+            operation: its number.
+            acts: for each command in turn.
+            content: for each answer to content in turn.
+        """
         self.operation = operation
-        self._acts = deque(acts)
+        self._acts, self._acts_of_content = deque(acts), deque(content)
 
     def interject(self, octets: bytes) -> None:
         """Say something while nothing is asked."""
@@ -194,7 +201,8 @@ class Adversary:
         store: tuple[bytes, str] | None = None,
     ) -> int:
         """Do what is planned; return the code that was said, 0 for none."""
-        act = self._acts.popleft() if self._acts else RIGHT
+        acts = self._acts_of_content if verb == "CONTENT" else self._acts
+        act = acts.popleft() if acts else RIGHT
         code = right if act.code is None else act.code
         says = act.instead is None and not act.hangs and not (act.ends and act.code is None)
         if store is not None and (act.keeps or (says and code // 100 == 2)):
