@@ -1,0 +1,1 @@
+"""Exhaustive fault injection: every octet is cut at, every reply is replaced."""

@@ -1,0 +1,362 @@
+"""A server that stops at a given octet: the test server's dialogue over a wire that can be cut.
+
+    wire    the socket, or TLS over it; each layer has a `Meter`, which counts and cuts
+    link    `smtpconn.testing`'s end of a connection, over such a wire
+    witness what the server has really done: messages stored, replies that left wholly
+
+Rule: the server is in one thread and works in lockstep with its client, so that the same cut always
+strikes at the same place. It knows nothing of what the client should make of it.
+
+A cut on the side of the replies strikes when that many octets were written. A cut on the side
+of the commands strikes when the server has read that many, has done everything they ask for, and
+would now answer: so a message can be stored without a word about it.
+"""
+
+from __future__ import annotations
+
+import enum
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from smtpconn.testing import ReceivedMessage, ServerConnection
+from smtpconn.testing.faults import Fault, Faults
+from smtpconn.testing.link import Gone, Link
+from smtpconn.testing.session import Session, Settings
+
+T = TypeVar("T")
+
+_PATIENCE = 30_000
+"""Milliseconds that a stalled server waits for its client to go away."""
+
+_RECEIVE = 65536
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+class How(enum.StrEnum):
+    """What a cut is.
+
+    CLOSE: the descriptor is closed. FAREWELL: the same after TLS's own close_notify. RESET: the
+    same with RST. STALL: nothing is read or written any more. SILENCE: everything is read, and
+    acted upon, but nothing is written any more.
+    """
+
+    CLOSE = "close"
+    FAREWELL = "farewell"
+    RESET = "reset"
+    STALL = "stall"
+    SILENCE = "silence"
+
+
+class Side(enum.StrEnum):
+    """Whose octets are counted."""
+
+    REPLIES = "replies"
+    COMMANDS = "commands"
+
+
+class Layer(enum.StrEnum):
+    """Which octets are counted: SMTP's, or those of the socket, which under TLS are others."""
+
+    DIALOGUE = "dialogue"
+    SOCKET = "socket"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where it is cut: after the ``octet``-th octet of a side."""
+
+    how: How
+    side: Side
+    octet: int
+    layer: Layer = Layer.DIALOGUE
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply of the server: to what, and where in the stream of replies it ends."""
+
+    step: str
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message the server has, complete; where in each stream it, and its answer, end."""
+
+    message: ReceivedMessage
+    content_end: int
+    answer_end: int
+
+
+@dataclass(slots=True)
+class Witness:
+    """What a server has done.
+
+    Attributes:
+        stored: the messages it saw the whole content of; in LMTP one per recipient.
+        replies: all it said, whether or not it left.
+        written, read: octets of the dialogue that left and were read.
+        struck: whether it came to the cut.
+    """
+
+    stored: list[Stored] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    written: int = 0
+    read: int = 0
+    socket_written: int = 0
+    socket_read: int = 0
+    struck: bool = False
+
+    @property
+    def acknowledged(self) -> list[ReceivedMessage]:
+        """The messages whose final replies left wholly."""
+        return [s.message for s in self.stored if s.answer_end <= self.written]
+
+
+class Stream(Protocol):
+    """What a layer has below it."""
+
+    def recv(self, octets: int, /) -> bytes:
+        """Some octets, b"" at the end."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write them all."""
+
+
+class Meter:
+    """One layer of the wire: counts what passes, and strikes."""
+
+    def __init__(self, below: Stream, cut: Cut | None, strike: Callable[[], None]) -> None:
+        self.below = below
+        self.read = 0
+        self.written = 0
+        self._cut = cut
+        self._strike = strike
+        self._is_mute = False
+
+    def strike_if_read(self) -> None:
+        """Strike if the last octet to be read was read."""
+        if self._room(Side.COMMANDS, self.read) == 0:
+            self._strikes()
+
+    def recv(self, octets: int, /) -> bytes:
+        """Read, but not beyond the cut."""
+        self.strike_if_read()
+        if self._room(Side.REPLIES, self.written) == 0:
+            self._strikes()
+        room = self._room(Side.COMMANDS, self.read)
+        data = self.below.recv(octets if room is None else min(octets, room))
+        self.read += len(data)
+        return data
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write, but not beyond the cut."""
+        room = self._room(Side.REPLIES, self.written)
+        whole, data = len(data), data[:room]
+        if data and not self._is_mute:
+            self.below.sendall(data)
+            # The layer below may have fallen silent in its midst.
+            if not self._is_mute:
+                self.written += len(data)
+        # Not yet if all of it left: then what is above has to note that first.
+        if len(data) < whole:
+            self._strikes()
+
+    def mute(self) -> None:
+        """Write nothing any more."""
+        self._is_mute = True
+
+    def _strikes(self) -> None:
+        self._cut = None
+        self._strike()
+
+    def _room(self, side: Side, passed: int) -> int | None:
+        return self._cut.octet - passed if self._cut is not None and self._cut.side is side else None
+
+
+class TlsStream:
+    """TLS over a layer, without a socket of its own, so that every octet goes through the layer."""
+
+    def __init__(self, below: Stream, context: ssl.SSLContext) -> None:
+        self._below = below
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._run(self._tls.do_handshake)
+
+    def recv(self, octets: int, /) -> bytes:
+        """Some octets, b"" at the end."""
+        return self._run(lambda: self._tls.read(octets))
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write them all."""
+        self._run(lambda: self._tls.write(data))
+
+    def say_farewell(self) -> None:
+        """Send close_notify (RFC 8446 6.1)."""
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # it wants to read the other's, which nobody waits for
+        self._flush()
+
+    def _run(self, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                result = call()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._below.recv(_RECEIVE)
+                if not data:
+                    raise Gone from None
+                self._incoming.write(data)
+            except ssl.SSLError as error:
+                raise Gone from error
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        if data := self._outgoing.read():
+            self._below.sendall(data)
+
+
+class NotingFaults(Faults):
+    """Faults that remember what was last asked about: what the next reply is an answer to."""
+
+    step = ""
+
+    def take(self, step: str, line: str = "") -> Fault | None:
+        """The fault that strikes at this step."""
+        self.step = step
+        return super().take(step, line)
+
+
+class CuttingLink(Link):
+    """The server's end of a connection that is cut."""
+
+    def __init__(self, sock: socket.socket, cut: Cut | None, faults: NotingFaults) -> None:
+        super().__init__(sock, 0, ServerConnection(1))
+        self.witness = Witness()
+        self._cut = cut
+        self._faults = faults
+        outer = cut if cut is not None and cut.layer is Layer.SOCKET else None
+        inner = cut if cut is not None and cut.layer is Layer.DIALOGUE else None
+        self._outer = Meter(sock, outer, self._strike)
+        self._inner = Meter(self._outer, inner, self._strike)
+        self._tls: TlsStream | None = None
+        self._said = 0
+        self._unanswered: list[tuple[ReceivedMessage, int]] = []
+
+    def stores(self, message: ReceivedMessage) -> None:
+        """Note a message, before its answer."""
+        self._unanswered.append((message, self._inner.read - len(self._input)))
+
+    def send(self, data: bytes) -> None:
+        """Note a reply and put it into the next write."""
+        self._said += len(data)
+        self.witness.replies.append(Reply(self._faults.step, self._said))
+        for message, content_end in self._unanswered:
+            self.witness.stored.append(Stored(message, content_end, self._said))
+        self._unanswered.clear()
+        super().send(data)
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Do the handshake, octet by octet through the outer layer."""
+        self._input.clear()
+        self._tls = self._guarded(lambda: TlsStream(self._outer, context))
+        self._inner.below = self._tls
+
+    def close(self) -> None:
+        """Close the descriptor and complete the witness."""
+        witness = self.witness
+        witness.read, witness.written = self._inner.read, self._inner.written
+        witness.socket_read, witness.socket_written = self._outer.read, self._outer.written
+        super().close()
+
+    def _fill(self) -> None:
+        self._inner.strike_if_read()
+        self.flush()
+        data = self._guarded(lambda: self._inner.recv(_RECEIVE))
+        if not data:
+            raise Gone
+        self._input += data
+
+    def _send_now(self, data: bytes) -> None:
+        self._guarded(lambda: self._inner.sendall(data))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except OSError as error:
+            raise Gone from error
+
+    def _strike(self) -> None:
+        assert self._cut is not None
+        self.witness.struck = True
+        how = self._cut.how
+        if how is How.SILENCE:
+            self._inner.mute()
+            self._outer.mute()
+            return
+        if how is How.STALL:
+            _wait_until_gone(self._sock)
+        if how is How.FAREWELL and self._tls is not None:
+            self._tls.say_farewell()
+        if how is How.RESET:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        raise Gone
+
+
+def serve(
+    sock: socket.socket, settings: Settings, cut: Cut | None, faults: NotingFaults | None = None
+) -> Witness:
+    """Serve one connection until its end or the cut; for a thread of its own."""
+    faults = faults if faults is not None else NotingFaults()
+    link = CuttingLink(sock, cut, faults)
+    record = ServerConnection(1)
+    session = Session(settings, faults, link, record, lambda: None, link.stores)
+    try:
+        session.run()
+    except Gone:
+        pass
+    finally:
+        link.close()
+    return link.witness
+
+
+def socket_pair(*, tcp: bool, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets; TCP ones can be reset. ``buffer``: octets of each socket's buffers."""
+    if not tcp:
+        pair = socket.socketpair()
+        for sock in pair:
+            _shrink(sock, buffer)
+        return pair
+    with socket.socket() as listener, socket.socket() as near:
+        for sock in (listener, near):
+            _shrink(sock, buffer)
+            if buffer is not None:
+                # A segment that is larger than the window would wait for a timer of the kernel's.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 512)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        near.connect(listener.getsockname())
+        far = listener.accept()[0]
+        return socket.socket(fileno=near.detach()), far
+
+
+def _shrink(sock: socket.socket, buffer: int | None) -> None:
+    if buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+
+
+def _wait_until_gone(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    if not poll.poll(_PATIENCE):
+        raise AssertionError("the client never went away")

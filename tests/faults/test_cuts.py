@@ -1,0 +1,159 @@
+"""Whole sessions against a server that stops at octet n, for every n.
+
+What is cut, and what has to come of it, is told in `tests.faults.cutting` and
+`tests.faults.visits`; here is only what is run: all octets of the dialogue, on both sides, in every
+way of stopping, in clear and inside TLS; and of the octets of TLS itself every third for what ends
+a connection, and fewer for what only the deadline tells of (`STRIDES`).
+
+Those run many at a time, because each takes as long as its deadline. A machine that is busy can
+make a client late, or have it give up before the server came to the cut; such a point is run again
+alone, and counts then. It has to be on time then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+
+from smtpconn import content
+from tests.faults.conftest import Count
+from tests.faults.cutting import Cut, How, Layer, Side
+from tests.faults.visits import (
+    LARGE,
+    LARGE_VISITS,
+    SILENT,
+    SLACK,
+    TLS_VISITS,
+    VISITS,
+    Contexts,
+    Fate,
+    Record,
+    Visit,
+    overshoot,
+    play,
+    shortfalls,
+)
+from tests.realservers.certificates import Certificates
+
+CROWD = 64
+"""Visits that wait for their deadlines at the same time."""
+
+STRIDES = {How.CLOSE: 3, How.RESET: 3, How.STALL: 19, How.SILENCE: 19}
+"""Every how many octets of TLS itself it is cut. Of a record's header, which has five octets, each
+place is met, because the records begin at all distances from a multiple."""
+
+each_side = pytest.mark.parametrize("side", list(Side))
+
+
+@pytest.fixture(scope="module")
+def contexts(certificates: Certificates) -> Contexts:
+    """The TLS settings of both sides."""
+    return Contexts(certificates.client_context(), certificates.server_context())
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams go out in several BDATs although they are short."""
+    monkeypatch.setattr(content, "CHUNK", 3)
+
+
+@pytest.fixture
+def servers() -> Iterator[Executor]:
+    """Threads for the servers."""
+    with ThreadPoolExecutor(CROWD) as executor:
+        yield executor
+
+
+def reference(visit: Visit, servers: Executor, contexts: Contexts) -> Record:
+    """The visit uncut, in which everything is delivered."""
+    record = play(visit, None, servers, contexts)
+    assert record.error is None
+    assert record.fates == [Fate.DELIVERED] * len(record.witness.stored)
+    assert record.taken == record.witness.read
+    return record
+
+
+def run(visit: Visit, cuts: list[Cut], servers: Executor, contexts: Contexts) -> Record:
+    """Run a visit once for each cut; nothing may be wrong with any."""
+    uncut = reference(visit, servers, contexts)
+    if cuts[0].how in SILENT:
+        with ThreadPoolExecutor(CROWD) as clients:
+            found = clients.map(lambda cut: problems(visit, cut, uncut, servers, contexts), cuts)
+            again = [cut for cut, wrong in zip(cuts, found, strict=True) if wrong]
+    else:
+        again = cuts
+    wrong = {cut: found for cut in again if (found := problems(visit, cut, uncut, servers, contexts))}
+    assert not wrong
+    return uncut
+
+
+def problems(
+    visit: Visit, cut: Cut, uncut: Record, servers: Executor, contexts: Contexts
+) -> list[str]:
+    """What is wrong when a visit is cut there."""
+    record = play(visit, cut, servers, contexts)
+    found = list(shortfalls(uncut, record, cut))
+    if (late := overshoot(record, cut)) > SLACK:
+        found.append(f"{late:.2f} s late")
+    return found
+
+
+def everywhere(uncut: Record, side: Side, how: How) -> list[Cut]:
+    """A cut after each octet of the dialogue."""
+    last = uncut.witness.written if side is Side.REPLIES else uncut.witness.read
+    return [Cut(how, side, octet) for octet in range(last + 1)]
+
+
+@each_side
+@pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
+@pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
+def test_a_cut_at_every_octet(
+    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+) -> None:
+    """Each message is said to be what it is, in time, and the connection is closed."""
+    cuts = everywhere(reference(visit, servers, contexts), side, how)
+    run(visit, cuts, servers, contexts)
+    count("cut points in clear", len(cuts))
+
+
+@each_side
+@pytest.mark.parametrize("how", list(How))
+@pytest.mark.parametrize("visit", TLS_VISITS, ids=lambda v: v.name)
+def test_a_cut_at_every_octet_inside_tls(
+    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+) -> None:
+    """The same with TLS, cut between what TLS transports."""
+    cuts = everywhere(reference(visit, servers, contexts), side, how)
+    run(visit, cuts, servers, contexts)
+    count("cut points inside TLS", len(cuts))
+
+
+@each_side
+@pytest.mark.parametrize("how", list(STRIDES))
+@pytest.mark.parametrize("visit", [TLS_VISITS[0], TLS_VISITS[-1]], ids=lambda v: v.name)
+def test_a_cut_of_tls_itself(
+    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+) -> None:
+    """The same, cut in the handshake and in the midst of records."""
+    witness = reference(visit, servers, contexts).witness
+    last = witness.socket_written if side is Side.REPLIES else witness.socket_read
+    octets = range(0, last + 1, STRIDES[how])
+    cuts = [Cut(how, side, octet, Layer.SOCKET) for octet in octets]
+    run(visit, cuts, servers, contexts)
+    count("cut points of TLS itself", len(cuts))
+
+
+@pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
+@pytest.mark.parametrize("visit", LARGE_VISITS, ids=lambda v: v.name)
+def test_a_cut_while_the_client_is_writing(
+    visit: Visit, how: How, servers: Executor, contexts: Contexts, count: Count
+) -> None:
+    """The same with a content that does not fit into the sockets' buffers."""
+    content_end = reference(visit, servers, contexts).witness.stored[0].content_end
+    begin = content_end - len(LARGE) * 1000 - 3
+    inside = range(begin, content_end, 4999)
+    cuts = [Cut(how, Side.COMMANDS, n) for n in (*inside, *range(content_end - 8, content_end + 1))]
+    run(visit, cuts, servers, contexts)
+    count("cut points while writing", len(cuts))
