@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from smtpconn.dialogue.batch import Await, Batch, Piece, Step
 from smtpconn.dialogue.request import Request
-from smtpconn.dialogue.session import Protocol, Session
+from smtpconn.dialogue.session import Session
 from smtpconn.dialogue.transaction import (
     LONE_DOT,
     Transaction,
@@ -30,6 +30,7 @@ from smtpconn.dialogue.transaction import (
     conclude_eager,
     content_of,
     judge,
+    may_decline,
     may_leave_with_envelope,
     tells_something,
     transact,
@@ -199,12 +200,9 @@ class _Streaming:
         if failure is None:
             self._open = following
         elif wants_content(following, replies):
-            if self._session.protocol is Protocol.LMTP:
-                # As in a single transaction: nothing to go on with.
+            self._owes_dot = may_decline(self._session, following)
+            if not self._owes_dot:
                 self._lost = failure
-                self._session.must_close = "the server waits for content that nobody is to get"
-            else:
-                self._owes_dot = True
         return failure
 
     def _note_what_is_owed(self) -> None:

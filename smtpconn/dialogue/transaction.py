@@ -11,11 +11,14 @@ Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 
 Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
         in the same group. Servers differ in what a refused transaction leaves behind: Exim
         delivers the next message under the refused one's sender, Postfix goes on answering 552.
-Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC 2920 3.1).
+Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC 2920 3.1); but
+        where a recipient was accepted the connection is closed, or the dot would deliver nothing
+        at all to somebody.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -117,7 +120,7 @@ def transact(
     failure = judge(this, replies)
     if failure is not None:
         if wants_content(this, replies):
-            yield from _send_lone_dot(session)
+            yield from _decline_to_send(session, this)
         raise failure
     send_content = _send_chunks if chunking else _send_data
     return conclude(session, this, (yield from send_content(session, this)))
@@ -208,10 +211,13 @@ def _conclude_lmtp(
     session: Session, this: Transaction, replies: Sequence[SmtpResponse]
 ) -> LmtpSendResult:
     session.needs_reset = not all(reply.is_success for reply in replies)
-    for reply in replies:
-        if reply.is_intermediate:
-            raise _content_refusal(reply)
-    answers = dict(zip(this.accepted, replies, strict=False))
+    # From a 3xx on nothing can be believed; what came before it stands.
+    credible = list(itertools.takewhile(lambda reply: not reply.is_intermediate, replies))
+    if not credible:
+        raise _content_refusal(replies[0])
+    if len(credible) < len(replies):
+        session.must_close = f"the content was answered with {replies[len(credible)]}"
+    answers = dict(zip(this.accepted, credible, strict=False))
     refusals = {rejected.recipient: rejected for rejected in this.rejected}
     recipients = this.request.recipients
     return LmtpSendResult(
@@ -273,11 +279,18 @@ def _send_envelope(
     return replies
 
 
-def _send_lone_dot(session: Session) -> Generator[Step, None, None]:
-    if session.protocol is Protocol.LMTP:
-        # It has one answer per accepted recipient: none to wait for, and nothing to go on with.
+def may_decline(session: Session, this: Transaction) -> bool:
+    """Whether a lone dot may answer the 354; noted for the end of the session if not."""
+    if this.accepted or session.protocol is Protocol.LMTP:
+        # A dot would deliver an empty message. And LMTP answers it once per accepted recipient:
+        # with none there is nothing to wait for, and nothing to go on with.
         session.must_close = "the server waits for content that nobody is to get"
-    else:
+        return False
+    return True
+
+
+def _decline_to_send(session: Session, this: Transaction) -> Generator[Step, None, None]:
+    if may_decline(session, this):
         yield Batch((LONE_DOT,))
 
 
