@@ -47,6 +47,12 @@ def test_421_among_the_answers(server: SmtpServer) -> None:
     assert deliver(server) == [(250, True), (421, False), (None, False)]
 
 
+def test_an_answer_that_is_none(server: SmtpServer) -> None:
+    """A 3xx among them: the answers before it stand, nothing behind it can be believed."""
+    server.fault("CONTENT", reply="354 go on", match="two@")
+    assert deliver(server) == [(250, True), (None, False), (None, False)]
+
+
 @pytest.mark.parametrize(
     ("hang", "kind"), [(True, SmtpTimeoutError), (False, ConnectionClosedError)]
 )
