@@ -60,6 +60,10 @@ class _Transaction:
     chunks: list[bytes] = field(default_factory=list)
 
 
+class _NotAsked(Exception):
+    """A fault has refused the login instead of asking."""
+
+
 class Session:
     """The dialogue.
 
@@ -236,7 +240,10 @@ class Session:
             return Answer("503 5.5.1 Not now")
         if exchange is None:
             return Answer("504 5.5.4 Unknown mechanism")
-        user = self._exchange(exchange(), initial)
+        try:
+            user = self._exchange(exchange(), initial)
+        except _NotAsked:
+            return None
         if isinstance(user, Answer):
             return user
         if user is None:
@@ -255,9 +262,7 @@ class Session:
             response = initial
             while True:
                 if not response:
-                    encoded = base64.b64encode(challenge).decode()
-                    self._say("CHALLENGE", "", Answer(f"334 {encoded}"))
-                    response = self._read_line()
+                    response = self._ask(challenge)
                     if response == "*":
                         return Answer("501 5.7.0 Authentication cancelled")
                 decoded = b"" if response == "=" else base64.b64decode(response, validate=True)
@@ -268,6 +273,19 @@ class Session:
             return user
         except (binascii.Error, ValueError):
             return Answer("501 5.5.2 Not base64")
+
+    def _ask(self, challenge: bytes) -> str:
+        was_asked = False
+
+        def ask() -> None:
+            nonlocal was_asked
+            was_asked = True
+
+        encoded = base64.b64encode(challenge).decode()
+        self._say("CHALLENGE", "", Answer(f"334 {encoded}", ask))
+        if not was_asked:
+            raise _NotAsked
+        return self._read_line()
 
     def _mail(self, argument: str) -> Answer:
         path, parameters = _path(argument, "FROM:")

@@ -339,3 +339,11 @@ def test_the_context_of_a_client_is_not_trusted_by_default(certificates: Certifi
         with pytest.raises(ssl.SSLCertVerificationError):
             smtplib.SMTP_SSL("localhost", server.port, context=ssl.create_default_context())
         server.wait_for(lambda: server.connections[0].closed)
+
+
+def test_a_refusal_instead_of_a_challenge_ends_the_login() -> None:
+    """What follows it is a command again, not an answer to a challenge that was never given."""
+    with SmtpServer(users={"user": "secret"}) as server, connected(server) as peer:
+        server.fault("CHALLENGE", reply="454 4.7.0 later")
+        assert peer.ask(b"AUTH LOGIN") == "454 4.7.0 later"
+        assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
