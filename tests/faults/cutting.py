@@ -176,7 +176,9 @@ class Meter:
         self._strike()
 
     def _room(self, side: Side, passed: int) -> int | None:
-        return self._cut.octet - passed if self._cut is not None and self._cut.side is side else None
+        return (
+            self._cut.octet - passed if self._cut is not None and self._cut.side is side else None
+        )
 
 
 class TlsStream:

@@ -2,26 +2,22 @@
 
 What is cut, and what has to come of it, is told in `tests.faults.cutting` and
 `tests.faults.visits`; here is only what is run: all octets of the dialogue, on both sides, in every
-way of stopping, in clear and inside TLS; and of the octets of TLS itself every third for what ends
+way of stopping, in clear and inside TLS; and of the octets of TLS itself every fourth for what ends
 a connection, and fewer for what only the deadline tells of (`STRIDES`).
-
-Those run many at a time, because each takes as long as its deadline. A machine that is busy can
-make a client late, or have it give up before the server came to the cut; such a point is run again
-alone, and counts then. It has to be on time then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
 from smtpconn import content
 from tests.faults.conftest import Count
+from tests.faults.crowd import CROWD, run_all
 from tests.faults.cutting import Cut, How, Layer, Side
 from tests.faults.visits import (
-    LARGE,
     LARGE_VISITS,
     SILENT,
     SLACK,
@@ -37,10 +33,7 @@ from tests.faults.visits import (
 )
 from tests.realservers.certificates import Certificates
 
-CROWD = 64
-"""Visits that wait for their deadlines at the same time."""
-
-STRIDES = {How.CLOSE: 3, How.RESET: 3, How.STALL: 19, How.SILENCE: 19}
+STRIDES = {How.CLOSE: 4, How.RESET: 4, How.STALL: 19, How.SILENCE: 19}
 """Every how many octets of TLS itself it is cut. Of a record's header, which has five octets, each
 place is met, because the records begin at all distances from a multiple."""
 
@@ -75,18 +68,14 @@ def reference(visit: Visit, servers: Executor, contexts: Contexts) -> Record:
     return record
 
 
-def run(visit: Visit, cuts: list[Cut], servers: Executor, contexts: Contexts) -> Record:
-    """Run a visit once for each cut; nothing may be wrong with any."""
+def run(visit: Visit, cuts: Sequence[Cut], servers: Executor, contexts: Contexts) -> None:
+    """Run a visit once for each cut."""
     uncut = reference(visit, servers, contexts)
-    if cuts[0].how in SILENT:
-        with ThreadPoolExecutor(CROWD) as clients:
-            found = clients.map(lambda cut: problems(visit, cut, uncut, servers, contexts), cuts)
-            again = [cut for cut, wrong in zip(cuts, found, strict=True) if wrong]
-    else:
-        again = cuts
-    wrong = {cut: found for cut in again if (found := problems(visit, cut, uncut, servers, contexts))}
-    assert not wrong
-    return uncut
+    run_all(
+        cuts,
+        lambda cut: problems(visit, cut, uncut, servers, contexts),
+        in_a_crowd=cuts[0].how in SILENT,
+    )
 
 
 def problems(
@@ -119,7 +108,7 @@ def test_a_cut_at_every_octet(
 
 
 @each_side
-@pytest.mark.parametrize("how", list(How))
+@pytest.mark.parametrize("how", [How.CLOSE, How.FAREWELL, How.RESET, How.SILENCE])
 @pytest.mark.parametrize("visit", TLS_VISITS, ids=lambda v: v.name)
 def test_a_cut_at_every_octet_inside_tls(
     visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
@@ -151,9 +140,8 @@ def test_a_cut_while_the_client_is_writing(
     visit: Visit, how: How, servers: Executor, contexts: Contexts, count: Count
 ) -> None:
     """The same with a content that does not fit into the sockets' buffers."""
-    content_end = reference(visit, servers, contexts).witness.stored[0].content_end
-    begin = content_end - len(LARGE) * 1000 - 3
-    inside = range(begin, content_end, 4999)
-    cuts = [Cut(how, Side.COMMANDS, n) for n in (*inside, *range(content_end - 8, content_end + 1))]
-    run(visit, cuts, servers, contexts)
-    count("cut points while writing", len(cuts))
+    stored = reference(visit, servers, contexts).witness.stored[0]
+    begin, end = stored.content_end - len(stored.message.content), stored.content_end
+    octets = (*range(begin, end, 4999), *range(end - 8, end + 1))
+    run(visit, [Cut(how, Side.COMMANDS, octet) for octet in octets], servers, contexts)
+    count("cut points while writing", len(octets))

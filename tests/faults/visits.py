@@ -24,6 +24,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from smtpconn import (
     ConnectionClosedError,
     LmtpSendResult,
@@ -240,12 +242,9 @@ def _operate(visit: Visit, connection: SmtpConnection, record: Record) -> None:
 def _check_is_over(connection: SmtpConnection) -> None:
     """Whether it ended well or badly, a connection that is over cannot be used."""
     assert not connection.is_open
-    try:
+    with pytest.raises(ConnectionClosedError) as caught:
         connection.noop()
-    except ConnectionClosedError as error:
-        assert not error.may_have_been_delivered
-    else:
-        raise AssertionError("a closed connection was used")
+    assert not caught.value.may_have_been_delivered
 
 
 class _timed:
@@ -339,8 +338,8 @@ def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
 
 
 def overshoot(record: Record, cut: Cut) -> float:
-    """Seconds by which the slowest step was later than its deadline; for the others, than now."""
-    return max(record.seconds) - (SHORT_TIMEOUT if cut.how in SILENT else 0)
+    """Seconds by which the slowest step was later than its deadline."""
+    return max(record.seconds) - (SHORT_TIMEOUT if cut.how in SILENT else LONG_TIMEOUT)
 
 
 # --- The visits -----------------------------------------------------------------------------------
@@ -399,11 +398,16 @@ TLS_VISITS = [
     Visit("lmtp, tls", BY_LMTP, "LMTP", TlsMode.IMPLICIT),
 ]
 
-LARGE = b"x" * 98 + b"\r\n"
 
+def _large(octets: int) -> bytes:
+    return b"x" * (octets - 2) + b"\r\n"
+
+
+# As many octets as leave in one write of the driver's, and more; the sockets' buffers hold few.
 LARGE_VISITS = [
-    Visit("large data", (_send(LARGE * 1000), QUIT), buffer=4096),
-    Visit("large bdat", (_send_bdat(LARGE * 1000), QUIT), buffer=4096),
-    Visit("large lmtp", (_send_lmtp(LARGE * 1000), QUIT), "LMTP", buffer=4096),
-    Visit("large data, tls", (_send(LARGE * 1000), QUIT), "SMTP", TlsMode.IMPLICIT, buffer=4096),
+    Visit("48 KB", (_send(_large(48_000)), QUIT), buffer=4096),
+    Visit("100 KB", (_send(_large(100_000)), QUIT), buffer=4096),
+    Visit("100 KB, bdat", (_send_bdat(_large(100_000)), QUIT), buffer=4096),
+    Visit("48 KB, lmtp", (_send_lmtp(_large(48_000)), QUIT), "LMTP", buffer=4096),
+    Visit("100 KB, tls", (_send(_large(100_000)), QUIT), "SMTP", TlsMode.IMPLICIT, buffer=4096),
 ]

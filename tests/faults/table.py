@@ -1,0 +1,352 @@
+"""Which reply may be replaced by what, and what has to come of it: the rules, without a socket.
+
+A `Conversation` is one operation and its replies, in turns: the replies of a turn answer what
+leaves in one write. With PIPELINING a turn is a group of commands, without it one command; the
+answers of LMTP to a content are one turn in any case.
+
+`outcome` says what has to come of each cell. It follows from these rules, and names the exceptions:
+
+1. 421 refuses what it answers, whatever that is, and ends the connection (RFC 5321 3.8).
+2. 4xx and 5xx refuse what they answer, and nothing else; the connection stays (RFC 5321 4.2.1).
+   A recipient's refusal is its own, the message goes to the others (RFC 5321 3.3).
+3. Another 2xx than usual is a success (RFC 5321 4.3.2), but not where something begins with it or
+   where it is asked for to be sure of being in step: those have one code (`Place.is_exact`).
+4. A 3xx where none belongs means that both sides are out of step: a ProtocolError, and the end.
+5. What is no reply is a ParseError, and the end.
+6. A reply that nothing asked for ends the connection: the operation it is found in is failed by it,
+   behind the answer to STARTTLS above all (RFC 3207 4.1); one that is complete already is not
+   undone. In the midst of a group it moves all that follow, so it shows at DATA.
+7. A message is delivered by a 2xx for it; it is unknown if its content has left and what came is
+   none of 2xx, 4xx and 5xx; else certainly not delivered. In LMTP this holds for each recipient.
+8. QUIT never fails.
+9. A refused RSET refuses the transaction in its group. If the server wants the content all the
+   same, from a group in which recipients were accepted, nothing but closing keeps an empty message
+   from them (RFC 2920 3.1).
+
+To add a way of sending (`send_many`, EAGER): one more `Conversation` with its turns. A reply that
+belongs to another message than the first needs a rule of its own here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from smtpconn import (
+    AuthError,
+    ConnectionClosedError,
+    ParseError,
+    PermanentError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    StartTlsUnavailableError,
+    TransientError,
+)
+from tests.faults.visits import Fate, phase_of
+
+
+class Kind(enum.StrEnum):
+    """What a reply is replaced by."""
+
+    SHUTTING_DOWN = "421"
+    TRANSIENT = "4xx"
+    PERMANENT = "5xx"
+    UNKNOWN_COMMAND = "502"
+    OTHER_SUCCESS = "2xx"
+    OTHER_INTERMEDIATE = "3xx"
+    OTHER_CODE_INSIDE = "another code inside"
+    EMPTY_LINE = "an empty line"
+    GARBAGE = "binary garbage"
+    ENDLESS_LINE = "an endless line"
+    ENDLESS_REPLY = "an endless reply"
+    TWICE = "twice"
+    EARLY = "before the command"
+
+
+_NO_REPLY = frozenset(
+    {
+        Kind.OTHER_CODE_INSIDE,
+        Kind.EMPTY_LINE,
+        Kind.GARBAGE,
+        Kind.ENDLESS_LINE,
+        Kind.ENDLESS_REPLY,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One reply of a conversation.
+
+    Attributes:
+        step: of the test server, see `smtpconn.testing.SmtpServer.fault`.
+        code: the usual one.
+        nth: how many replies to this step came before.
+        is_exact: whether no other code of its kind will do.
+    """
+
+    step: str
+    code: int
+    nth: int = 0
+    is_exact: bool = True
+
+
+Turns = tuple[tuple[Place, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One operation and the replies to it.
+
+    Attributes:
+        name: for the tests' names; `tests.faults.test_codes` knows what is called.
+        turns: the replies with PIPELINING.
+        before: the last reply of what precedes the operation on its connection; None if it is
+            connecting itself.
+        begins_in: the phase an error names if the operation finds the connection closed.
+        protocol: "SMTP" or "LMTP".
+        answers: final replies to the content.
+    """
+
+    name: str
+    turns: Turns
+    before: Place | None
+    begins_in: Phase
+    protocol: str = "SMTP"
+    answers: int = 0
+
+    def in_turns(self, *, pipelining: bool) -> Turns:
+        """The replies as they come."""
+        if pipelining:
+            return self.turns
+        apart = (
+            (turn,) if turn[0].step == "CONTENT" else ((p,) for p in turn) for turn in self.turns
+        )
+        return tuple(turn for turns in apart for turn in turns)
+
+
+def _apart(turn: tuple[Place, ...]) -> Turns:
+    return (turn,) if turn[0].step == "CONTENT" else tuple((place,) for place in turn)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A reply of a conversation, and what it is replaced by."""
+
+    conversation: Conversation
+    place: Place
+    kind: Kind
+    pipelining: bool
+
+    def __str__(self) -> str:
+        how = "pipelined" if self.pipelining else "one by one"
+        place = f"{self.place.step} {self.place.nth}"
+        return f"{self.conversation.name}, {how}, {place}: {self.kind}"
+
+    @property
+    def turns(self) -> Turns:
+        """The replies as they come."""
+        return self.conversation.in_turns(pipelining=self.pipelining)
+
+    @property
+    def turn(self) -> tuple[Place, ...]:
+        """The place's turn."""
+        return next(turn for turn in self.turns if self.place in turn)
+
+    @property
+    def previous(self) -> Place | None:
+        """The reply before this one, that of an earlier operation included."""
+        places = [p for turn in self.turns for p in turn]
+        index = places.index(self.place)
+        return places[index - 1] if index else self.conversation.before
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What has to come of a cell.
+
+    Attributes:
+        error: its class; None if the operation succeeds.
+        phase: of the error.
+        fates: what it says of each final reply to come; () for operations that send nothing.
+        is_usable: whether another message can be sent over the connection.
+        rejected: recipients refused at RCPT.
+    """
+
+    error: type[SmtpError] | None
+    phase: Phase | None
+    fates: tuple[Fate, ...]
+    is_usable: bool
+    rejected: int = 0
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the error says that it may be otherwise later."""
+        return self.error in (TransientError, ConnectionClosedError)
+
+
+def outcome(cell: Cell) -> Outcome:
+    """What has to come of a cell, by the rules above."""
+    kind, place = cell.kind, cell.place
+    if place.step == "QUIT":
+        return _success(cell, is_usable=False)
+    if kind is Kind.SHUTTING_DOWN:
+        return _refused(cell, TransientError, is_usable=False)
+    if kind is Kind.TRANSIENT:
+        return _refused(cell, TransientError, is_usable=True)
+    if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND):
+        return _refused(cell, PermanentError, is_usable=True)
+    if kind is Kind.OTHER_SUCCESS:
+        return _broken(cell, ProtocolError) if place.is_exact else _success(cell)
+    if kind is Kind.OTHER_INTERMEDIATE:
+        return _broken(cell, ProtocolError)
+    if kind in _NO_REPLY:
+        return _broken(cell, ParseError)
+    return _twice(cell) if kind is Kind.TWICE else _early(cell)
+
+
+def _success(cell: Cell, *, is_usable: bool = True) -> Outcome:
+    return Outcome(None, None, (Fate.DELIVERED,) * cell.conversation.answers, is_usable)
+
+
+def _failure(cell: Cell, error: type[SmtpError], phase: Phase, *, is_usable: bool) -> Outcome:
+    fates = (Fate.NOT_DELIVERED,) * cell.conversation.answers
+    return Outcome(error, phase, fates, is_usable)
+
+
+def _refused(cell: Cell, error: type[SmtpError], *, is_usable: bool) -> Outcome:
+    place, is_421 = cell.place, cell.kind is Kind.SHUTTING_DOWN
+    if place.step == "RCPT" and not is_421:
+        delivered = (Fate.DELIVERED,) * (cell.conversation.answers if not _is_lmtp(cell) else 1)
+        return Outcome(None, None, delivered, is_usable, rejected=1)
+    if place.step == "CONTENT" and _is_lmtp(cell):
+        # Nobody answers for those behind a 421.
+        behind = Fate.UNKNOWN if is_421 else Fate.DELIVERED
+        return Outcome(None, None, _fates(cell, Fate.NOT_DELIVERED, behind), is_usable)
+    if place.step == "EHLO" and cell.kind is Kind.UNKNOWN_COMMAND:
+        # A server without ESMTP is greeted with HELO, and offers nothing (RFC 5321 3.2).
+        if any(p.step == "STARTTLS" for turn in cell.turns for p in turn) and not place.nth:
+            return _failure(cell, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
+        return _success(cell)
+    if place.step in ("AUTH", "CHALLENGE"):
+        error = AuthError
+    if place.step == "RSET" and cell.turn[-1].step == "DATA":
+        is_usable = False
+    return _failure(cell, error, phase_of(place.step), is_usable=is_usable)
+
+
+def _broken(cell: Cell, error: type[SmtpError]) -> Outcome:
+    """Out of step: nothing that comes later can be believed."""
+    phase = phase_of(cell.place.step)
+    if cell.place.step != "CONTENT":
+        return _failure(cell, error, phase, is_usable=False)
+    fates = _fates(cell, Fate.UNKNOWN, Fate.UNKNOWN)
+    if Fate.DELIVERED in fates:
+        return Outcome(None, None, fates, is_usable=False)
+    return Outcome(error, phase, fates, is_usable=False)
+
+
+def _twice(cell: Cell) -> Outcome:
+    place, turn, last = cell.place, cell.turn, cell.turns[-1]
+    if turn == last:
+        return _success(cell, is_usable=False)
+    if turn[-1].step == "DATA" and place != turn[-1]:
+        return _failure(cell, ProtocolError, Phase.DATA, is_usable=False)
+    return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
+
+
+def _early(cell: Cell) -> Outcome:
+    if cell.previous == cell.conversation.before:
+        begins_in = cell.conversation.begins_in
+        return _failure(cell, ConnectionClosedError, begins_in, is_usable=False)
+    return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
+
+
+def _is_lmtp(cell: Cell) -> bool:
+    return cell.conversation.protocol == "LMTP"
+
+
+def _fates(cell: Cell, here: Fate, behind: Fate) -> tuple[Fate, ...]:
+    """The answers to a content: those before the place are in order."""
+    index = cell.turn.index(cell.place)
+    after = cell.conversation.answers - index - 1
+    return (Fate.DELIVERED,) * index + (here,) + (behind,) * after
+
+
+# --- The conversations ----------------------------------------------------------------------------
+
+GREETING, EHLO, EHLO_AGAIN = Place("CONNECT", 220), Place("EHLO", 250), Place("EHLO", 250, 1)
+LHLO, HELO, STARTTLS = Place("LHLO", 250), Place("HELO", 250), Place("STARTTLS", 220)
+CHALLENGE, LOGGED_IN = Place("CHALLENGE", 334), Place("AUTH", 235)
+RSET, NOOP = Place("RSET", 250), Place("NOOP", 250)
+
+
+def _mail(transaction: int = 0) -> tuple[Place, ...]:
+    mail = Place("MAIL", 250, transaction, is_exact=False)
+    return mail, *(Place("RCPT", 250, 2 * transaction + i, is_exact=False) for i in (0, 1))
+
+
+def _data(transaction: int = 0) -> tuple[Place, ...]:
+    return *_mail(transaction), Place("DATA", 354, transaction)
+
+
+def _content(nth: int = 0) -> Place:
+    return Place("CONTENT", 250, nth, is_exact=False)
+
+
+BDAT = Place("BDAT", 250, is_exact=False)
+RSET_FIRST = Place("RSET", 250, is_exact=False)
+"""In a transaction, where its reply is one of many."""
+
+CONVERSATIONS = [
+    Conversation("connect", ((GREETING,), (EHLO,)), None, Phase.GREETING),
+    Conversation(
+        "connect, helo", ((GREETING,), (Place("EHLO", 502),), (HELO,)), None, Phase.GREETING
+    ),
+    Conversation(
+        "connect, starttls", ((GREETING,), (EHLO,), (STARTTLS,), (EHLO_AGAIN,)), None, Phase.TLS
+    ),
+    Conversation("connect, lmtp", ((GREETING,), (LHLO,)), None, Phase.GREETING, "LMTP"),
+    Conversation("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Conversation("auth login", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Conversation("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Conversation("auth xoauth2", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Conversation("send", (_data(), (_content(),)), EHLO, Phase.MAIL, answers=1),
+    # After a message whose content was refused.
+    Conversation(
+        "send again",
+        ((RSET_FIRST, *_data(1)), (_content(1),)),
+        _content(),
+        Phase.MAIL,
+        answers=1,
+    ),
+    Conversation("send bdat", (_mail(), (BDAT,), (_content(),)), EHLO, Phase.MAIL, answers=1),
+    Conversation("send lmtp", (_data(), (_content(), _content(1))), LHLO, Phase.MAIL, "LMTP", 2),
+    Conversation(
+        "send lmtp bdat", (_mail(), (_content(), _content(1))), LHLO, Phase.MAIL, "LMTP", 2
+    ),
+    Conversation("rehlo", ((EHLO_AGAIN,),), EHLO, Phase.EHLO),
+    Conversation("reset", ((RSET,),), EHLO, Phase.RSET),
+    Conversation("noop", ((NOOP,),), EHLO, Phase.NOOP),
+    Conversation("vrfy", ((Place("VRFY", 252, is_exact=False),),), EHLO, Phase.VRFY),
+    Conversation("expn", ((Place("EXPN", 250, is_exact=False),),), EHLO, Phase.EXPN),
+    Conversation("help", ((Place("HELP", 214, is_exact=False),),), EHLO, Phase.HELP),
+    Conversation("quit", ((Place("QUIT", 221),),), EHLO, Phase.QUIT),
+]
+
+
+def cells(conversation: Conversation, *, pipelining: bool) -> Iterator[Cell]:
+    """Every reply replaced by everything it can be."""
+    for turn in conversation.in_turns(pipelining=pipelining):
+        for place in turn:
+            for kind in Kind:
+                cell = Cell(conversation, place, kind, pipelining)
+                if kind is not Kind.EARLY or _can_be_early(cell):
+                    yield cell
+
+
+def _can_be_early(cell: Cell) -> bool:
+    """Nothing is before the greeting; and within a turn a reply has no moment of its own."""
+    return cell.previous is not None and cell.place is cell.turn[0]

@@ -1,0 +1,320 @@
+"""Every reply of every conversation, replaced by everything a server could say instead.
+
+What has to come of it is in `tests.faults.table`; here each cell is played by the public API
+against the test server, over a pair of sockets. Besides the outcome, what the server has stored has
+to agree with it, and a connection that is said to be usable has to deliver the next message.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import socket
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, TlsMode, content
+from smtpconn.testing.faults import Fault
+from smtpconn.testing.session import Settings, login, plain
+from tests.faults.conftest import Count
+from tests.faults.crowd import run_all
+from tests.faults.cutting import NotingFaults, Witness, serve, socket_pair
+from tests.faults.table import (
+    CONVERSATIONS,
+    Cell,
+    Conversation,
+    Kind,
+    Outcome,
+    Place,
+    cells,
+    outcome,
+)
+from tests.faults.visits import LONG_TIMEOUT, ME, TWO, USERS, Contexts, Fate, fates_of
+from tests.realservers.certificates import Certificates
+
+Call = Callable[[SmtpConnection], object]
+
+ENDLESS = 1024 * 1024
+"""Octets of what does not end; more than sockets hold, so the server writes until we close."""
+
+MESSAGE, NEXT = b"hello\r\n", b"next\r\n"
+
+
+def _send_lmtp_or_not(connection: SmtpConnection) -> object:
+    if connection.protocol == "LMTP":
+        return connection.send_lmtp(ME, TWO, NEXT)
+    return connection.send(ME, TWO, NEXT)
+
+
+def _send_again(connection: SmtpConnection) -> object:
+    with pytest.raises(SmtpError, match="not this time"):
+        connection.send(ME, TWO, b"refused\r\n")
+    return connection.send(ME, TWO, MESSAGE)
+
+
+CALLS: dict[str, Call] = {
+    "auth plain": lambda c: c.auth_plain("u", "p"),
+    "auth login": lambda c: c.auth_login("u", "p"),
+    "auth cram-md5": lambda c: c.auth_cram_md5("u", "p"),
+    "auth xoauth2": lambda c: c.auth_xoauth2("u", "p"),
+    "send": lambda c: c.send(ME, TWO, MESSAGE),
+    "send again": _send_again,
+    "send bdat": lambda c: c.send_bdat(ME, TWO, iter([MESSAGE])),
+    "send lmtp": lambda c: c.send_lmtp(ME, TWO, MESSAGE),
+    "send lmtp bdat": lambda c: c.send_lmtp_bdat(ME, TWO, MESSAGE),
+    "rehlo": SmtpConnection.rehlo,
+    "reset": SmtpConnection.reset,
+    "noop": SmtpConnection.noop,
+    "vrfy": lambda c: c.vrfy("someone"),
+    "expn": lambda c: c.expn("list"),
+    "help": lambda c: c.help(),
+    "quit": SmtpConnection.quit,
+}
+"""What is called for each conversation that is not connecting."""
+
+
+@pytest.fixture(scope="module")
+def contexts(certificates: Certificates) -> Contexts:
+    """The TLS settings of both sides."""
+    return Contexts(certificates.client_context(), certificates.server_context())
+
+
+@pytest.fixture(autouse=True)
+def two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of the message's length goes out in two BDATs."""
+    monkeypatch.setattr(content, "CHUNK", 4)
+
+
+@pytest.fixture
+def servers() -> Iterator[Executor]:
+    """A thread for the server."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+# --- What the server says instead -----------------------------------------------------------------
+
+
+def usual(place: Place) -> bytes:
+    """A reply that belongs there."""
+    return f"{place.code} again\r\n".encode() if place.code != 334 else b"334 YWdhaW4=\r\n"
+
+
+def instead(cell: Cell) -> bytes:
+    """The octets that replace the reply."""
+    code = cell.place.code
+    return {
+        Kind.SHUTTING_DOWN: b"421 4.3.2 bye\r\n",
+        Kind.TRANSIENT: b"454 4.7.0 later\r\n",
+        Kind.PERMANENT: b"554 5.7.1 no\r\n",
+        Kind.UNKNOWN_COMMAND: b"502 5.5.1 what?\r\n",
+        Kind.OTHER_SUCCESS: b"251 2.1.5 as you like\r\n",
+        Kind.OTHER_INTERMEDIATE: b"334 \r\n" if code == 354 else b"354 go on\r\n",
+        Kind.OTHER_CODE_INSIDE: f"{code}-one\r\n{code + 1} two\r\n".encode(),
+        Kind.EMPTY_LINE: b"\r\n",
+        Kind.GARBAGE: bytes(range(256)) + b"\r\n",
+        Kind.ENDLESS_LINE: f"{code} ".encode() + b"x" * ENDLESS,
+        Kind.ENDLESS_REPLY: f"{code}-more\r\n".encode() * (ENDLESS // 10),
+    }[cell.kind]
+
+
+def fault(place: Place, *, reply: bytes | None = None, after: bytes = b"") -> Fault:
+    """A fault that strikes at one reply."""
+    return Fault(
+        place.step, reply, 0, False, False, False, 0, b"", after, 1, place.nth, None
+    )  # fmt: skip
+
+
+def faults(cell: Cell) -> NotingFaults:
+    """What goes wrong in a cell."""
+    found = NotingFaults()
+    if cell.kind is Kind.TWICE:
+        found.add(fault(cell.place, after=usual(cell.place)))
+    elif cell.kind is Kind.EARLY:
+        assert cell.previous is not None
+        refused = cell.conversation.name == "send again" and cell.previous.step == "CONTENT"
+        reply = b"450 4.2.0 not this time\r\n" if refused else None
+        found.add(fault(cell.previous, reply=reply, after=usual(cell.place)))
+    else:
+        found.add(fault(cell.place, reply=instead(cell)))
+    if cell.conversation.name == "send again":
+        found.add(fault(Place("CONTENT", 250), reply=b"450 4.2.0 not this time\r\n"))
+    return found
+
+
+def cram_md5() -> Generator[bytes, bytes, str | None]:
+    """CRAM-MD5 (RFC 2195)."""
+    challenge = b"<1@mx>"
+    digest = hmac.new(b"p", challenge, hashlib.md5).hexdigest()
+    return "u" if (yield challenge) == f"u {digest}".encode() else None
+
+
+def xoauth2() -> Generator[bytes, bytes, str | None]:
+    """XOAUTH2 with the token that is expected."""
+    return "u" if b"auth=Bearer p" in (yield b"") else None
+
+
+def settings(cell: Cell, contexts: Contexts) -> Settings:
+    """What the server is told."""
+    return Settings(
+        protocol=cell.conversation.protocol,
+        hostname="mx",
+        extensions=("CHUNKING", "PIPELINING") if cell.pipelining else ("CHUNKING",),
+        ehlo=cell.conversation.name != "connect, helo",
+        users=USERS,
+        tls_context=contexts.server if "starttls" in cell.conversation.name else None,
+        implicit_tls=False,
+        require_auth=False,
+        size_limit=None,
+        mechanisms={
+            "PLAIN": functools.partial(plain, USERS),
+            "LOGIN": functools.partial(login, USERS),
+            "CRAM-MD5": cram_md5,
+            "XOAUTH2": xoauth2,
+        },
+        recipient_known=lambda path: True,
+    )
+
+
+# --- Playing a cell -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Record:
+    """What came of a cell.
+
+    Attributes:
+        error: what the operation ended with.
+        fates: what it says of each final reply.
+        rejected: recipients refused.
+        is_usable: whether the connection is open afterwards.
+        after: what the next message came to; None if there was no connection for it.
+        is_shutting_down: whether a 421 was seen.
+        witness: the server's side.
+    """
+
+    error: SmtpError | None = None
+    fates: tuple[Fate, ...] = ()
+    rejected: int = 0
+    is_usable: bool = False
+    is_shutting_down: bool = False
+    after: list[Fate] | None = None
+    witness: Witness = field(default_factory=Witness)
+
+
+def play(cell: Cell, servers: Executor, contexts: Contexts) -> Record:
+    """Play a cell, and send one more message if that is possible."""
+    near, far = socket_pair(tcp=False)
+    server = servers.submit(serve, far, settings(cell, contexts), None, faults(cell))
+    record = Record()
+    connection: SmtpConnection | None = None
+    try:
+        connection = _connect(cell, near, contexts)
+        _operate(cell, connection, record)
+    except SmtpError as error:
+        record.error = error
+        record.fates = tuple(fates_of(error, cell.conversation.answers))
+    if connection is not None:
+        record.is_usable = connection.is_open
+        record.is_shutting_down = connection.is_shutting_down
+        _use_again(connection, record)
+        connection.close()
+    record.witness = server.result(LONG_TIMEOUT)
+    return record
+
+
+def _connect(cell: Cell, sock: socket.socket, contexts: Contexts) -> SmtpConnection:
+    is_lmtp = cell.conversation.protocol == "LMTP"
+    connect = SmtpConnection.connect_lmtp if is_lmtp else SmtpConnection.connect
+    return connect(
+        "localhost",
+        25,
+        TlsMode.STARTTLS if "starttls" in cell.conversation.name else TlsMode.NONE,
+        LONG_TIMEOUT,
+        tls_context=contexts.client,
+        ehlo_domain="c",
+        socket_factory=lambda host, port, seconds: sock,
+        allow_cleartext_auth=True,
+    )
+
+
+def _operate(cell: Cell, connection: SmtpConnection, record: Record) -> None:
+    call = CALLS.get(cell.conversation.name)
+    if call is not None:
+        result = call(connection)
+        record.fates = tuple(fates_of(result, cell.conversation.answers))
+        record.rejected = len(getattr(result, "rejected_recipients", ()))
+
+
+def _use_again(connection: SmtpConnection, record: Record) -> None:
+    if not connection.is_open:
+        with pytest.raises(ConnectionClosedError):
+            connection.noop()
+        return
+    try:
+        record.after = fates_of(_send_lmtp_or_not(connection), 1)
+    except SmtpError as error:
+        record.after = fates_of(error, 1)
+
+
+def problems(cell: Cell, servers: Executor, contexts: Contexts) -> list[str]:
+    """What is not as it has to be."""
+    due, record = outcome(cell), play(cell, servers, contexts)
+    return [*_wrong_outcome(due, record, cell), *_wrong_truth(due, record, cell)]
+
+
+def _wrong_outcome(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
+    error = record.error
+    if (type(error) if error is not None else None) is not due.error:
+        yield f"{error!r} instead of {due.error}"
+    elif error is not None:
+        if error.phase is not due.phase:
+            yield f"phase {error.phase} instead of {due.phase}"
+        is_transient = due.is_transient or cell.kind in (Kind.TRANSIENT, Kind.SHUTTING_DOWN)
+        if error.is_transient is not is_transient:
+            yield f"is_transient is {error.is_transient}"
+    if record.fates != due.fates:
+        yield f"says {record.fates}, has to say {due.fates}"
+    if record.rejected != due.rejected:
+        yield f"{record.rejected} recipients were rejected"
+    is_connected = error is None or not _is_connecting(cell.conversation)
+    if record.is_usable is not (due.is_usable and is_connected):
+        yield f"usable: {record.is_usable}"
+    if record.is_shutting_down and cell.kind is not Kind.SHUTTING_DOWN:
+        yield "says that the server is shutting down"
+
+
+def _wrong_truth(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
+    stored = [s.message.content for s in record.witness.stored]
+    delivered, unknown = (due.fates.count(f) for f in (Fate.DELIVERED, Fate.UNKNOWN))
+    if not delivered <= stored.count(MESSAGE) <= delivered + unknown:
+        yield f"stored {stored.count(MESSAGE)} times"
+    if strange := set(stored) - {MESSAGE, NEXT}:
+        yield f"stored {strange}, which nobody sent"
+    if record.is_usable:
+        answers = 2 if cell.conversation.protocol == "LMTP" else 1
+        if record.after != [Fate.DELIVERED] * answers or stored.count(NEXT) != answers:
+            yield f"the next message: {record.after}, stored {stored.count(NEXT)} times"
+
+
+def _is_connecting(conversation: Conversation) -> bool:
+    return conversation.name not in CALLS
+
+
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda c: c.name)
+def test_every_reply_is_replaced_by_everything(
+    conversation: Conversation,
+    pipelining: bool,
+    servers: Executor,
+    contexts: Contexts,
+    count: Count,
+) -> None:
+    """Each cell has the outcome the rules give it, and the server's storage agrees."""
+    every = list(cells(conversation, pipelining=pipelining))
+    run_all(every, lambda cell: problems(cell, servers, contexts), in_a_crowd=False)
+    count("reply cells", len(every))

@@ -1,0 +1,254 @@
+"""A pool whose servers stop at octet n: at most one silent retry, nothing twice, no permit lost.
+
+The pool has room for one connection, so that a permit that is lost would block the next message.
+The first message goes over an unharmed connection; the cut strikes while that is used again.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    ConnectionPool,
+    Protocol,
+    ServerConfig,
+    SmtpError,
+    SmtpTimeoutError,
+    TlsMode,
+)
+from tests.faults.conftest import Count
+from tests.faults.crowd import CROWD, run_all
+from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
+from tests.faults.visits import (
+    FIRST,
+    LONG_TIMEOUT,
+    ME,
+    SECOND,
+    SHORT_TIMEOUT,
+    SILENT,
+    SLACK,
+    TWO,
+    CountedSocket,
+    Fate,
+    Visit,
+    fates_of,
+    settings,
+)
+
+THIRD = b"three\r\n"
+HOWS = [How.CLOSE, How.RESET, How.STALL]
+
+# The operations are the pool's own.
+VISITS = [
+    Visit("data", ()),
+    Visit("data, one by one", (), extensions=()),
+    Visit("lmtp", (), "LMTP"),
+]
+
+each_visit = pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
+
+
+@dataclass(slots=True)
+class Servers:
+    """What a pool connects to: servers of which the first ones are cut.
+
+    Attributes:
+        cuts: one for each connection; those beyond are not cut.
+        sockets: the client's ends, in order.
+    """
+
+    visit: Visit
+    executor: Executor
+    cuts: list[Cut]
+    sockets: list[CountedSocket] = field(default_factory=list)
+    running: list[Future[Witness]] = field(default_factory=list)
+
+    def connect(self, host: str, port: int, seconds: float) -> socket.socket:
+        """Connect to the next server; the pool's socket factory."""
+        number = len(self.sockets)
+        cut = self.cuts[number] if number < len(self.cuts) else None
+        near, far = socket_pair(tcp=cut is not None and cut.how is How.RESET)
+        self.sockets.append(CountedSocket(fileno=near.detach()))
+        self.running.append(self.executor.submit(serve, far, settings(self.visit, None), cut))
+        return self.sockets[-1]
+
+
+@dataclass(slots=True)
+class Record:
+    """What came of three messages: what was said of each, and what the servers have done.
+
+    Attributes:
+        connections: how many were made when each message was over.
+    """
+
+    fates: list[list[Fate]] = field(default_factory=list)
+    errors: list[SmtpError | None] = field(default_factory=list)
+    connections: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    retries: int = 0
+    in_use: int = 0
+    taken: int = 0
+    witnesses: list[Witness] = field(default_factory=list)
+
+    def stored(self, content: bytes) -> list[Stored]:
+        """The times a content was stored, over all connections."""
+        everything = [s for w in self.witnesses for s in w.stored]
+        return [s for s in everything if s.message.content == content]
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    """Threads for the servers."""
+    with ThreadPoolExecutor(2 * CROWD) as running:
+        yield running
+
+
+def play(visit: Visit, cuts: list[Cut], executor: Executor) -> Record:
+    """Send three messages through a pool."""
+    is_silent = any(cut.how in SILENT for cut in cuts)
+    servers, record = Servers(visit, executor, cuts), Record()
+    config = ServerConfig(
+        "localhost",
+        25,
+        TlsMode.NONE,
+        timeout=SHORT_TIMEOUT if is_silent else LONG_TIMEOUT,
+        protocol=Protocol(visit.protocol),
+        ehlo_domain="c",
+        socket_factory=servers.connect,
+    )
+    with ConnectionPool(config, max_size=1, keepalive=None) as pool:
+        for content in (FIRST, SECOND, THIRD):
+            _send(pool, visit, content, record)
+            record.connections.append(len(servers.sockets))
+        stats = pool.stats()
+        record.retries, record.in_use = stats.retries, stats.in_use
+    record.taken = servers.sockets[0].taken
+    record.witnesses = [server.result(LONG_TIMEOUT) for server in servers.running]
+    return record
+
+
+def _send(pool: ConnectionPool, visit: Visit, content: bytes, record: Record) -> None:
+    begun = time.monotonic()
+    outcome: object
+    try:
+        outcome = pool.send(ME, TWO, content)
+    except SmtpError as error:
+        outcome = error
+    record.seconds.append(time.monotonic() - begun)
+    record.fates.append(fates_of(outcome, 2 if visit.protocol == "LMTP" else 1))
+    record.errors.append(outcome if isinstance(outcome, SmtpError) else None)
+
+
+def problems(visit: Visit, cuts: list[Cut], uncut: Record, executor: Executor) -> list[str]:
+    """What is wrong when the pool's connections are cut there."""
+    record = play(visit, cuts, executor)
+    found = list(_shortfalls(record))
+    if len(cuts) == 1:
+        found += _unexpected(uncut, record, cuts[0])
+    limit = (SHORT_TIMEOUT if cuts[-1].how in SILENT else LONG_TIMEOUT) + SLACK
+    if max(record.seconds) > limit:
+        found.append(f"took {record.seconds}")
+    return found
+
+
+def _shortfalls(record: Record) -> Iterator[str]:
+    """What may not be, wherever it was cut."""
+    first, second, third = record.fates
+    if {*first, *third} != {Fate.DELIVERED}:
+        yield f"the messages before and after: {first}, {third}"
+    if record.in_use:
+        yield f"{record.in_use} permits are missing"
+    if record.retries > 1 or record.connections[1] > 2:
+        yield f"{record.retries} retries, {record.connections} connections"
+    stored = record.stored(SECOND)
+    acknowledged = [m for w in record.witnesses for m in w.acknowledged if m.content == SECOND]
+    if len(stored) > len(second):
+        yield f"stored {len(stored)} times: {second}"
+    if second.count(Fate.DELIVERED) > len(acknowledged):
+        yield f"{len(acknowledged)} acknowledged: {second}"
+    if Fate.NOT_DELIVERED in second and stored:
+        yield f"stored: {second}"
+
+
+def _unexpected(uncut: Record, record: Record, cut: Cut) -> Iterator[str]:
+    """What may not be when only the first connection was cut."""
+    written, said = record.witnesses[0].written, uncut.witnesses[0]
+    again = [s for s in said.stored if s.message.content == SECOND]
+    # The last thing said before the content was that it may come.
+    invited = max(r.end for r in said.replies if r.step == "DATA" and r.end < again[0].answer_end)
+    due = [
+        Fate.DELIVERED
+        if s.answer_end <= written
+        else Fate.UNKNOWN
+        if s.content_end <= record.taken
+        else Fate.NOT_DELIVERED
+        for s in again
+    ]
+    is_retried = written < invited and cut.how not in SILENT
+    if is_retried:
+        due = [Fate.DELIVERED] * len(due)
+    if record.fates[1] != due:
+        yield f"says {record.fates[1]}, has to say {due}"
+    if record.connections[1] != 1 + is_retried:
+        yield f"{record.connections} connections"
+    error, kind = record.errors[1], SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
+    if error is not None and type(error) is not kind:
+        yield f"{type(error).__name__} instead of {kind.__name__}"
+
+
+def run(visit: Visit, cells: Sequence[list[Cut]], uncut: Record, executor: Executor) -> None:
+    """Send the messages once for each cell, the cuts of the first connections."""
+    run_all(
+        cells,
+        lambda cuts: problems(visit, cuts, uncut, executor),
+        in_a_crowd=cells[0][-1].how in SILENT,
+    )
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("how", HOWS)
+@each_visit
+def test_a_reused_connection_is_cut_at_every_octet(
+    visit: Visit, how: How, side: Side, executor: Executor, count: Count
+) -> None:
+    """The message goes once more over a new connection if its content was not begun."""
+    uncut = play(visit, [], executor)
+    (witness,) = uncut.witnesses
+    assert record_is_clean(uncut)
+    first, second = uncut.stored(FIRST)[-1], uncut.stored(SECOND)[-1]
+    # The answer to the first is out; that to the second, whole, would leave the cut to the third.
+    octets = {
+        Side.REPLIES: range(first.answer_end, second.answer_end),
+        Side.COMMANDS: range(first.content_end + 1, second.content_end + 1),
+    }[side]
+    run(visit, [[Cut(how, side, octet)] for octet in octets], uncut, executor)
+    assert witness.written >= second.answer_end
+    count("cut points of pools", len(octets))
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("how", [How.CLOSE, How.STALL])
+@each_visit
+def test_the_new_connection_is_cut_too(
+    visit: Visit, how: How, side: Side, executor: Executor, count: Count
+) -> None:
+    """There is no second retry, whatever octet the second connection is cut at."""
+    uncut = play(visit, [], executor)
+    first = uncut.stored(FIRST)[-1]
+    before = Cut(How.CLOSE, Side.COMMANDS, first.content_end + 1)
+    last = first.answer_end if side is Side.REPLIES else first.content_end + 1
+    cells = [[before, Cut(how, side, octet)] for octet in range(last)]
+    run(visit, cells, uncut, executor)
+    count("cut points of pools", len(cells))
+
+
+def record_is_clean(record: Record) -> bool:
+    """Whether everything was delivered over one connection."""
+    return not any(record.errors) and record.connections == [1, 1, 1] and not record.retries
