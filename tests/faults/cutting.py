@@ -42,7 +42,8 @@ class How(enum.StrEnum):
 
     CLOSE: the descriptor is closed. FAREWELL: the same after TLS's own close_notify. RESET: the
     same with RST. STALL: nothing is read or written any more. SILENCE: everything is read, and
-    acted upon, but nothing is written any more.
+    acted upon, but nothing is written any more. REPLY: no cut, but something is said there and
+    then, and nothing is read any more.
     """
 
     CLOSE = "close"
@@ -50,6 +51,7 @@ class How(enum.StrEnum):
     RESET = "reset"
     STALL = "stall"
     SILENCE = "silence"
+    REPLY = "reply"
 
 
 class Side(enum.StrEnum):
@@ -68,12 +70,13 @@ class Layer(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where it is cut: after the ``octet``-th octet of a side."""
+    """Where it is cut: after the ``octet``-th octet of a side; and what a REPLY says."""
 
     how: How
     side: Side
     octet: int
     layer: Layer = Layer.DIALOGUE
+    reply: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +308,9 @@ class CuttingLink(Link):
             self._inner.mute()
             self._outer.mute()
             return
-        if how is How.STALL:
+        if how is How.REPLY:
+            self._sock.sendall(self._cut.reply)
+        if how in (How.STALL, How.REPLY):
             _wait_until_gone(self._sock)
         if how is How.FAREWELL and self._tls is not None:
             self._tls.say_farewell()

@@ -19,9 +19,10 @@ answers of LMTP to a content are one turn in any case.
 7. A message is delivered by a 2xx for it; it is unknown if its content has left and what came is
    none of 2xx, 4xx and 5xx; else certainly not delivered. In LMTP this holds for each recipient.
 8. QUIT never fails.
-9. A refused RSET refuses the transaction in its group. If the server wants the content all the
-   same, from a group in which recipients were accepted, nothing but closing keeps an empty message
-   from them (RFC 2920 3.1).
+9. A challenge too many is cancelled, and the answer to that is the refusal (RFC 4954 4).
+10. A refused RSET refuses the transaction in its group. If the server wants the content all the
+    same, from a group in which recipients were accepted, nothing but closing keeps an empty message
+    from them (RFC 2920 3.1).
 
 To add a way of sending (`send_many`, EAGER): one more `Conversation` with its turns. A reply that
 belongs to another message than the first needs a rule of its own here.
@@ -61,6 +62,7 @@ class Kind(enum.StrEnum):
     GARBAGE = "binary garbage"
     ENDLESS_LINE = "an endless line"
     ENDLESS_REPLY = "an endless reply"
+    ANOTHER_CHALLENGE = "334"
     TWICE = "twice"
     EARLY = "before the command"
 
@@ -202,6 +204,8 @@ def outcome(cell: Cell) -> Outcome:
         return _broken(cell, ProtocolError) if place.is_exact else _success(cell)
     if kind is Kind.OTHER_INTERMEDIATE:
         return _broken(cell, ProtocolError)
+    if kind is Kind.ANOTHER_CHALLENGE:
+        return _failure(cell, AuthError, Phase.AUTH, is_usable=True)
     if kind in _NO_REPLY:
         return _broken(cell, ParseError)
     return _twice(cell) if kind is Kind.TWICE else _early(cell)
@@ -343,10 +347,13 @@ def cells(conversation: Conversation, *, pipelining: bool) -> Iterator[Cell]:
         for place in turn:
             for kind in Kind:
                 cell = Cell(conversation, place, kind, pipelining)
-                if kind is not Kind.EARLY or _can_be_early(cell):
+                if _can_be(cell):
                     yield cell
 
 
-def _can_be_early(cell: Cell) -> bool:
-    """Nothing is before the greeting; and within a turn a reply has no moment of its own."""
-    return cell.previous is not None and cell.place is cell.turn[0]
+def _can_be(cell: Cell) -> bool:
+    if cell.kind is Kind.ANOTHER_CHALLENGE:
+        return cell.place is LOGGED_IN
+    # Nothing is before the greeting, and within a turn a reply has no moment of its own.
+    is_first = cell.previous is not None and cell.place is cell.turn[0]
+    return cell.kind is not Kind.EARLY or is_first

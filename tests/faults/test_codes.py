@@ -114,6 +114,7 @@ def instead(cell: Cell) -> bytes:
         Kind.UNKNOWN_COMMAND: b"502 5.5.1 what?\r\n",
         Kind.OTHER_SUCCESS: b"251 2.1.5 as you like\r\n",
         Kind.OTHER_INTERMEDIATE: b"334 \r\n" if code == 354 else b"354 go on\r\n",
+        Kind.ANOTHER_CHALLENGE: b"334 YWdhaW4=\r\n",
         Kind.OTHER_CODE_INSIDE: f"{code}-one\r\n{code + 1} two\r\n".encode(),
         Kind.EMPTY_LINE: b"\r\n",
         Kind.GARBAGE: bytes(range(256)) + b"\r\n",

@@ -1,0 +1,73 @@
+"""A server that answers a content which is still on its way, at every place in it.
+
+The content does not fit into the sockets' buffers, and the server stops reading when it has spoken:
+only a client that reads while it writes hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+
+from smtpconn import (
+    ParseError,
+    PermanentError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    TlsMode,
+    TransientError,
+)
+from tests.faults.conftest import Count
+from tests.faults.crowd import run_all
+from tests.faults.cutting import Cut, How, Side
+from tests.faults.visits import LARGE_VISITS, Fate, Visit, play
+
+REPLIES: list[tuple[bytes, type[SmtpError]]] = [
+    (b"421 4.3.2 bye\r\n", TransientError),
+    (b"452 4.3.1 full\r\n", TransientError),
+    (b"552 5.3.4 too big\r\n", PermanentError),
+    (b"250 2.0.0 Ok\r\n", ProtocolError),
+    (b"354 go on\r\n", ProtocolError),
+    (b"\x16\x03\x01\r\n", ParseError),
+    (b"552-5.3.4 too big\r\n250 2.0.0 Ok\r\n", ParseError),
+]
+
+
+@pytest.fixture
+def servers() -> Iterator[Executor]:
+    """A thread for the server."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize(
+    "visit", [v for v in LARGE_VISITS if v.tls_mode is TlsMode.NONE], ids=lambda v: v.name
+)
+@pytest.mark.parametrize(("reply", "kind"), REPLIES, ids=[ascii(r[:9]) for r, _ in REPLIES])
+def test_an_answer_before_the_end_of_the_content(
+    visit: Visit, reply: bytes, kind: type[SmtpError], servers: Executor, count: Count
+) -> None:
+    """A refusal is this message's answer, anything else an error; nothing was delivered."""
+    stored = play(visit, None, servers).witness.stored[0]
+    begin, end = stored.content_end - len(stored.message.content), stored.content_end
+    # As long as more is missing than all buffers hold.
+    octets = range(begin, end - 32_000, 1999)
+
+    def problems(cut: Cut) -> list[str]:
+        record = play(visit, cut, servers)
+        error = record.error
+        found = {
+            "class": type(error) is not kind,
+            "phase": error is not None and error.phase is not Phase.CONTENT,
+            "fates": set(record.fates) != {Fate.NOT_DELIVERED},
+            "stored": bool(record.witness.stored),
+            "not closed": not record.is_closed,
+        }
+        return [what for what, wrong in found.items() if wrong]
+
+    cuts = [Cut(How.REPLY, Side.COMMANDS, octet, reply=reply) for octet in octets]
+    run_all(cuts, problems, in_a_crowd=False)
+    count("replies while writing", len(cuts))
