@@ -47,7 +47,7 @@ def check(source: Source) -> None:
         step = next(conversation)
         while True:
             assert isinstance(step, Batch)
-            assert step.expected == 1
+            assert step.missing == 1
             assert session.is_private or not mechanism.shows_secret
             _check_line(step, secret)
             step.replies.append(replies[sent] if sent < len(replies) else _reply(b"334"))

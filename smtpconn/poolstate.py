@@ -179,9 +179,6 @@ class PoolState:
         self.queue.appendleft(ticket)
         self.connecting.discard(ticket)
         self.permits.discard(ticket)
-        # Who waits behind it with a permit (for the right to connect) would keep it from the one
-        # in front, and wait for that one.
-        self.permits.difference_update(self.queue)
         self.settle(now)
         return True
 
@@ -248,18 +245,19 @@ class PoolState:
         return len(self.permits) < self.effective_size(now)
 
     def _serve(self, ticket: Ticket, now: float) -> bool:
+        takes_idle = bool(self.idle) and not ticket.fresh
+        if not takes_idle and len(self.connecting) >= self.limits.max_connecting:
+            return False
+        # Only now: who waits holds no permit, or it might wait for itself.
         if ticket not in self.permits:
             if not self._has_room(now):
                 return False
             ticket.since = now
             self.permits.add(ticket)
-        if self.idle and not ticket.fresh:
+        if takes_idle:
             ticket.pooled = self.idle.pop()
-        elif len(self.connecting) < self.limits.max_connecting:
-            self.connecting.add(ticket)
         else:
-            # Nobody behind could get further either.
-            return False
+            self.connecting.add(ticket)
         return True
 
     def why_not_keep(self, pooled: Pooled, now: float) -> str | None:

@@ -38,7 +38,13 @@ from smtpconn.dialogue.transaction import (
     whole_chunk,
 )
 from smtpconn.envelope import LmtpSendResult, SendResult
-from smtpconn.errors import ConnectionClosedError, Phase, SmtpError, ValidationError
+from smtpconn.errors import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    ValidationError,
+)
 from smtpconn.parameters import BodyType
 from smtpconn.reply import SmtpResponse
 
@@ -94,6 +100,7 @@ class _Streaming:
                 yield from self._finish()
                 yield request
             elif self._lost is not None:
+                yield from self._finish()
                 yield _not_sent(self._lost)
             elif self._session.may_send_eagerly and may_leave_with_envelope(request):
                 yield from self._send_eagerly(request)
@@ -124,18 +131,19 @@ class _Streaming:
         if self._lost is not None:
             return _not_sent(self._lost)
         chunking = request.mail_params.body is BodyType.BINARYMIME
+        outcome: Outcome
         try:
-            return (
-                yield from transact(
-                    self._session, request, chunking=chunking, is_first_try=is_first_try
-                )
+            outcome = yield from transact(
+                self._session, request, chunking=chunking, is_first_try=is_first_try
             )
         except SmtpError as error:
             # If it cost the connection, the next one will be told.
-            return error
+            outcome = error
         except Exception as error:
             self._lost = error
             return unreadable(error)
+        self._is_over()
+        return outcome
 
     # The content of one and the envelope of the next.
 
@@ -157,7 +165,7 @@ class _Streaming:
     def _turn(self, following: Transaction | None) -> Stream:
         """One turn; yields what became of the message whose content was sent in it, if any, and
         of the next one if it was refused."""
-        this, self._open = self._open, None
+        this = self._take_open()
         pieces: list[Piece] = []
         if this is not None:
             pieces.append(content_of(self._session, this))
@@ -168,6 +176,7 @@ class _Streaming:
         if following is not None:
             pieces += following.commands
         batch = Batch(tuple(pieces), begins_message=following is not None)
+        self._session.must_close = ""
         try:
             yield batch
         except Exception as error:
@@ -181,7 +190,11 @@ class _Streaming:
         refused = None
         if following is not None:
             refused = self._judge(following, batch.replies[behind:], is_first=not behind)
-        self._note_what_is_owed()
+        if self._is_over() and self._open is not None:
+            self._open, refused = None, _not_sent(self._lost)
+        elif self._open is not None or self._owes_dot:
+            # Whoever ends the run now must not leave the server waiting for content.
+            self._session.must_close = "a message was begun and not sent"
         if outcome is not None:
             yield outcome
         if refused is not None:
@@ -205,11 +218,15 @@ class _Streaming:
                 self._lost = failure
         return failure
 
-    def _note_what_is_owed(self) -> None:
-        """Whoever ends the run now must not leave the server waiting for content."""
-        if self._lost is None:
-            is_owed = self._open is not None or self._owes_dot
-            self._session.must_close = "a message was begun and not sent" if is_owed else ""
+    def _take_open(self) -> Transaction | None:
+        this, self._open = self._open, None
+        return this
+
+    def _is_over(self) -> bool:
+        """Whether the last answers were such that nothing more can be sent."""
+        if self._lost is None and self._session.must_close:
+            self._lost = ProtocolError(self._session.must_close, phase=Phase.CONTENT)
+        return self._lost is not None
 
     def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
@@ -270,6 +287,7 @@ class _Streaming:
         self._octets -= oldest.octets
         outcome = self._conclude_eagerly(oldest)
         self._session.needs_reset = isinstance(outcome, SmtpError)
+        self._is_over()
         yield outcome
 
     def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
@@ -303,7 +321,7 @@ def unreadable(error: Exception) -> SmtpError:
     return named
 
 
-def _not_sent(error: Exception) -> SmtpError:
+def _not_sent(error: Exception | None) -> SmtpError:
     """The outcome of a message that came when the connection was lost already."""
     lost = ConnectionClosedError(
         f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL

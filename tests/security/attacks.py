@@ -28,7 +28,7 @@ from smtpconn import (
     SmtpConnection,
     TlsMode,
 )
-from smtpconn.dialogue.transaction import make_request
+from smtpconn.dialogue.request import make_request
 from smtpconn.limits import PoolOptions
 from smtpconn.options import ConnectOptions
 from tests.security.wire import ME, MESSAGE, YOU, Recorder, connect, peer
@@ -274,10 +274,11 @@ def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     if given.get("message") == MESSAGE and "send_message" in str(function):
         given["message"] = _message(ME)
     result = function(**given)
-    for outcome in result if isinstance(result, Iterator) else ():
-        if outcome.error is not None:
-            raise outcome.error
-    return result
+    if not isinstance(result, Iterator):
+        return result
+    for error in [outcome.error for outcome in result if outcome.error is not None]:
+        raise error
+    return None
 
 
 def _on_config(target: Target, function: str, given: dict[str, Any]) -> None:
