@@ -161,6 +161,7 @@ class PoolState:
         ticket.fresh = fresh
         ticket.wake = _held_lock()
         self.queue.appendleft(ticket)
+        self.permits.discard(ticket)
         self.settle(now)
 
     def step_back(self, ticket: Ticket, now: float) -> bool:

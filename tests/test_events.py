@@ -319,7 +319,7 @@ def test_the_hook_is_never_called_under_the_lock(server: SmtpServer) -> None:
             blocked.append(f"{event.action} {event.stage} {event.reason}")
         asking.now = False
 
-    pool = ConnectionPool(server.url, max_size=2, max_messages=3, keepalive=0.01, on_event=ask)
+    pool = ConnectionPool(server.url, max_size=1, max_messages=3, keepalive=0.01, on_event=ask)
     server.fault("CONNECT", reply="554 5.3.2 No", close=True)
     with pool:
         with pytest.raises(PermanentError):
