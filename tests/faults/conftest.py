@@ -12,13 +12,16 @@ from collections.abc import Callable
 import pytest
 
 Count = Callable[[str, int], None]
+WasLate = Callable[[float], None]
 
 _COUNTS = pytest.StashKey[Counter[str]]()
+_LATE = pytest.StashKey[list[float]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin at nothing."""
     config.stash[_COUNTS] = Counter()
+    config.stash[_LATE] = []
 
 
 @pytest.fixture
@@ -33,6 +36,12 @@ def count(request: pytest.FixtureRequest) -> Count:
     return add
 
 
+@pytest.fixture
+def was_late(request: pytest.FixtureRequest) -> WasLate:
+    """Notes by how many seconds something overshot its deadline."""
+    return request.config.stash[_LATE].append
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -42,3 +51,6 @@ def pytest_terminal_summary(
         terminalreporter.section("faults injected")
         for what, how_many in sorted(counts.items()):
             terminalreporter.write_line(f"{how_many:7d} {what}")
+    if late := config.stash[_LATE]:
+        # Among it what a busy machine made late in a crowd, and what was then on time alone.
+        terminalreporter.write_line(f"{max(late):7.3f} s past its deadline at the latest")

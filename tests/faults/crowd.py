@@ -2,8 +2,8 @@
 
 What only a deadline ends runs many at a time, because each takes as long as its deadline. A machine
 that is busy can make a client late, or have it give up before the server came to the cut; so what
-went wrong in the crowd is run again in a smaller one, and at last alone, and that counts. All else
-runs one by one, at once.
+went wrong in the crowd is run again in a smaller one, and at last twice alone: what a client does
+wrong it does each time. All else runs one by one, at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Cell = TypeVar("Cell")
 CROWD = 64
 """Cells that wait for their deadlines at the same time."""
 
-_CROWDS = (CROWD, 8, 1)
+_CROWDS = (CROWD, 8, 1, 1)
 
 
 def run_all(

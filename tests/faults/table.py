@@ -24,8 +24,9 @@ answers of LMTP to a content are one turn in any case.
     same, from a group in which recipients were accepted, nothing but closing keeps an empty message
     from them (RFC 2920 3.1).
 
-To add a way of sending (`send_many`, EAGER): one more `Conversation` with its turns. A reply that
-belongs to another message than the first needs a rule of its own here.
+To add a way of sending: one more `Conversation` with its turns, and what is called for it in
+`tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
+messages are in one turn, the fates of each place need a rule of their own.
 """
 
 from __future__ import annotations

@@ -2,19 +2,20 @@
 
 What is cut, and what has to come of it, is told in `tests.faults.cutting` and
 `tests.faults.visits`; here is only what is run: all octets of the dialogue, on both sides, in every
-way of stopping, in clear and inside TLS; and of the octets of TLS itself every fourth for what ends
-a connection, and fewer for what only the deadline tells of (`STRIDES`).
+way of stopping, in clear and inside TLS; and of the octets of TLS itself every seventh for what
+ends a connection, and fewer for what only the deadline tells of (`STRIDES`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
 from smtpconn import content
-from tests.faults.conftest import Count
+from tests.faults.conftest import Count, WasLate
 from tests.faults.crowd import CROWD, run_all
 from tests.faults.cutting import Cut, How, Layer, Side
 from tests.faults.visits import (
@@ -33,9 +34,8 @@ from tests.faults.visits import (
 )
 from tests.realservers.certificates import Certificates
 
-STRIDES = {How.CLOSE: 4, How.RESET: 4, How.STALL: 19, How.SILENCE: 19}
-"""Every how many octets of TLS itself it is cut. Of a record's header, which has five octets, each
-place is met, because the records begin at all distances from a multiple."""
+STRIDES = {How.CLOSE: 7, How.RESET: 7, How.STALL: 19, How.SILENCE: 19}
+"""Every how many octets of TLS itself it is cut; primes, so that each record is cut elsewhere."""
 
 each_side = pytest.mark.parametrize("side", list(Side))
 
@@ -52,39 +52,48 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "CHUNK", 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What visits are played on, and who is told how late they were."""
+
+    servers: Executor
+    contexts: Contexts
+    was_late: WasLate
+
+
 @pytest.fixture
-def servers() -> Iterator[Executor]:
-    """Threads for the servers."""
-    with ThreadPoolExecutor(CROWD) as executor:
-        yield executor
+def bench(contexts: Contexts, was_late: WasLate) -> Iterator[Bench]:
+    """With threads for the servers of a crowd."""
+    with ThreadPoolExecutor(CROWD) as servers:
+        yield Bench(servers, contexts, was_late)
 
 
-def reference(visit: Visit, servers: Executor, contexts: Contexts) -> Record:
+def reference(visit: Visit, bench: Bench) -> Record:
     """The visit uncut, in which everything is delivered."""
-    record = play(visit, None, servers, contexts)
+    record = play(visit, None, bench.servers, bench.contexts)
     assert record.error is None
     assert record.fates == [Fate.DELIVERED] * len(record.witness.stored)
     assert record.taken == record.witness.read
     return record
 
 
-def run(visit: Visit, cuts: Sequence[Cut], servers: Executor, contexts: Contexts) -> None:
+def run(visit: Visit, cuts: Sequence[Cut], bench: Bench) -> None:
     """Run a visit once for each cut."""
-    uncut = reference(visit, servers, contexts)
+    uncut = reference(visit, bench)
     run_all(
         cuts,
-        lambda cut: problems(visit, cut, uncut, servers, contexts),
+        lambda cut: problems(visit, cut, uncut, bench),
         in_a_crowd=cuts[0].how in SILENT,
     )
 
 
-def problems(
-    visit: Visit, cut: Cut, uncut: Record, servers: Executor, contexts: Contexts
-) -> list[str]:
+def problems(visit: Visit, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
     """What is wrong when a visit is cut there."""
-    record = play(visit, cut, servers, contexts)
+    record = play(visit, cut, bench.servers, bench.contexts)
     found = list(shortfalls(uncut, record, cut))
-    if (late := overshoot(record, cut)) > SLACK:
+    late = overshoot(record, cut)
+    bench.was_late(late)
+    if late > SLACK:
         found.append(f"{late:.2f} s late")
     return found
 
@@ -99,11 +108,11 @@ def everywhere(uncut: Record, side: Side, how: How) -> list[Cut]:
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
 @pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
 def test_a_cut_at_every_octet(
-    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+    visit: Visit, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """Each message is said to be what it is, in time, and the connection is closed."""
-    cuts = everywhere(reference(visit, servers, contexts), side, how)
-    run(visit, cuts, servers, contexts)
+    cuts = everywhere(reference(visit, bench), side, how)
+    run(visit, cuts, bench)
     count("cut points in clear", len(cuts))
 
 
@@ -111,11 +120,11 @@ def test_a_cut_at_every_octet(
 @pytest.mark.parametrize("how", [How.CLOSE, How.FAREWELL, How.RESET, How.SILENCE])
 @pytest.mark.parametrize("visit", TLS_VISITS, ids=lambda v: v.name)
 def test_a_cut_at_every_octet_inside_tls(
-    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+    visit: Visit, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same with TLS, cut between what TLS transports."""
-    cuts = everywhere(reference(visit, servers, contexts), side, how)
-    run(visit, cuts, servers, contexts)
+    cuts = everywhere(reference(visit, bench), side, how)
+    run(visit, cuts, bench)
     count("cut points inside TLS", len(cuts))
 
 
@@ -123,25 +132,25 @@ def test_a_cut_at_every_octet_inside_tls(
 @pytest.mark.parametrize("how", list(STRIDES))
 @pytest.mark.parametrize("visit", [TLS_VISITS[0], TLS_VISITS[-1]], ids=lambda v: v.name)
 def test_a_cut_of_tls_itself(
-    visit: Visit, how: How, side: Side, servers: Executor, contexts: Contexts, count: Count
+    visit: Visit, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same, cut in the handshake and in the midst of records."""
-    witness = reference(visit, servers, contexts).witness
+    witness = reference(visit, bench).witness
     last = witness.socket_written if side is Side.REPLIES else witness.socket_read
     octets = range(0, last + 1, STRIDES[how])
     cuts = [Cut(how, side, octet, Layer.SOCKET) for octet in octets]
-    run(visit, cuts, servers, contexts)
+    run(visit, cuts, bench)
     count("cut points of TLS itself", len(cuts))
 
 
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
 @pytest.mark.parametrize("visit", LARGE_VISITS, ids=lambda v: v.name)
 def test_a_cut_while_the_client_is_writing(
-    visit: Visit, how: How, servers: Executor, contexts: Contexts, count: Count
+    visit: Visit, how: How, bench: Bench, count: Count
 ) -> None:
     """The same with a content that does not fit into the sockets' buffers."""
-    stored = reference(visit, servers, contexts).witness.stored[0]
+    stored = reference(visit, bench).witness.stored[0]
     begin, end = stored.content_end - len(stored.message.content), stored.content_end
     octets = (*range(begin, end, 4999), *range(end - 8, end + 1))
-    run(visit, [Cut(how, Side.COMMANDS, octet) for octet in octets], servers, contexts)
+    run(visit, [Cut(how, Side.COMMANDS, octet) for octet in octets], bench)
     count("cut points while writing", len(octets))

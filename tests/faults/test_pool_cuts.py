@@ -235,7 +235,7 @@ def test_a_reused_connection_is_cut_at_every_octet(
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("how", [How.CLOSE, How.STALL])
-@each_visit
+@pytest.mark.parametrize("visit", [VISITS[0], VISITS[-1]], ids=lambda v: v.name)
 def test_the_new_connection_is_cut_too(
     visit: Visit, how: How, side: Side, executor: Executor, count: Count
 ) -> None:
