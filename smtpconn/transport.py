@@ -171,17 +171,16 @@ class Transport:
         if self._is_tls and (data := self.receive_now()) is not None:
             return data
         while True:
-            if self._owes_ack and self._quick_ack is not None:
+            if (self._owes_ack or self._is_tls) and self._quick_ack is not None:
                 # What came so far is not acknowledged yet, and nothing of ours is under way that
                 # would do it; a peer with Nagle's algorithm keeps the rest back until then (40 ms).
+                # In TLS something may have come that we never see, such as a session ticket.
                 self._sock.setsockopt(socket.IPPROTO_TCP, self._quick_ack, 1)
             if self._reads_block:
                 data = self._read(deadline.remaining())
             else:
                 self.wait(deadline, write=False)
                 data = self.receive_now()
-                # In TLS something may have come that is not for us, such as a session ticket.
-                self._owes_ack = True
             if data is not None:
                 return data
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,31 @@ def plain_ends() -> Iterator[Ends]:
             transport.close()
 
 
+class OtherSocket(socket.socket):
+    """A socket of another class than the standard one, which the kernel is not told to bound.
+
+    Remembers the options it was given.
+    """
+
+    options: tuple[tuple[int, int], ...] = ()
+
+    def setsockopt(self, *given: Any) -> None:
+        """Set it, and remember that."""
+        self.options += (given[:2],)
+        super().setsockopt(*given)
+
+
+@contextmanager
+def other_ends() -> Iterator[Ends]:
+    """A transport whose socket is of another class, and its peer."""
+    with small_pair() as (left, right):
+        transport = Transport(OtherSocket(fileno=left.detach()))
+        try:
+            yield transport, right
+        finally:
+            transport.close()
+
+
 @contextmanager
 def tls_ends(certificates: Certificates) -> Iterator[Ends]:
     """A transport and its peer, under TLS."""
@@ -70,11 +96,50 @@ def tls_ends(certificates: Certificates) -> Iterator[Ends]:
                 transport.close()
 
 
-@pytest.fixture(params=["clear", "tls"])
+@pytest.fixture(params=["clear", "other", "tls"])
 def ends(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Ends]:
-    """A transport and its peer, in clear and under TLS."""
-    with plain_ends() if request.param == "clear" else tls_ends(certificates) as made:
+    """A transport and its peer, in clear by both ways of waiting, and under TLS."""
+    if request.param == "tls":
+        kind = tls_ends(certificates)
+    else:
+        kind = plain_ends() if request.param == "clear" else other_ends()
+    with kind as made:
         yield made
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system has no TCP_QUICKACK")
+def test_the_rest_of_an_answer_is_not_held_up() -> None:
+    """Waiting for more, with nothing sent since the last octets came, acknowledges these at once.
+
+    A peer with Nagle's algorithm would keep the rest back for 40 ms.
+    """
+    acknowledged = (socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+    with socket.create_server(("127.0.0.1", 0)) as listener, OtherSocket() as sock:
+        sock.connect(listener.getsockname())
+        peer, _ = listener.accept()
+        transport = Transport(sock)
+        with peer:
+            for _ in range(2):
+                transport.write(b"MAIL\r\n", Deadline(PATIENCE), ignore, ignore)
+                peer.sendall(b"250 o")
+                assert transport.receive(Deadline(PATIENCE)) == b"250 o"
+                assert acknowledged not in sock.options
+                peer.sendall(b"k\r\n")
+                assert transport.receive(Deadline(PATIENCE)) == b"k\r\n"
+                assert acknowledged in sock.options
+                sock.options = ()
+
+
+def test_a_silent_peer_costs_one_system_call_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded read that ended without octets goes on until the deadline, and not beyond."""
+    monkeypatch.setattr("smtpconn.transport.LONGEST_READ", 0.01)
+    with plain_ends() as (transport, peer):
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            transport.receive(Deadline(SHORT))
+        assert time.monotonic() - begun >= SHORT
+        peer.sendall(b"x")
+        assert transport.receive(Deadline(PATIENCE)) == b"x"
 
 
 def ignore(_: object) -> None:
