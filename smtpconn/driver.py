@@ -31,6 +31,7 @@ from smtpconn.errors import (
     ProtocolError,
     ResponseError,
     SmtpError,
+    SmtpTimeoutError,
     SmtpUtf8RequiredError,
     UnsupportedExtensionError,
     ValidationError,
@@ -271,7 +272,14 @@ class Driver:
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
-                raise self._named(error, deadline) from error
+                named = self._named(error, deadline)
+                if batch.missing:
+                    raise named from error
+                # It came at the last moment. Not to believe it would call a message that was
+                # acknowledged one that was certainly not delivered.
+                if not isinstance(named, SmtpTimeoutError):
+                    self.close(str(named))
+                return
             self._received(data)
 
     def _write_batch(self, batch: Batch, deadline: Deadline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -110,6 +111,22 @@ def test_a_batch_is_one_write_and_its_replies_are_counted(ends: Ends) -> None:
         assert served.result() == b"NOOP\r\n" * 3
     assert driver.transport.is_open
     assert driver.closed_because == ""
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(errno.ECONNRESET, "gone")])
+def test_an_answer_at_the_last_moment_counts(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """A final reply that came with the end of the time, or of the connection, is the outcome."""
+    driver, peer = ends
+
+    def receive(_: Deadline) -> bytes:
+        peer.sendall(OK)
+        raise error
+
+    monkeypatch.setattr(driver.transport, "receive", receive)
+    assert run(driver, content(b"hello\r\n.\r\n")) == 250
+    assert driver.transport.is_open is isinstance(error, TimeoutError)
 
 
 def test_full_duplex(ends: Ends) -> None:

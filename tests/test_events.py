@@ -205,7 +205,7 @@ def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> Non
         with pytest.raises(ConnectionClosedError):
             send(pool)
     elif where == "timeout":
-        with pool.connection():
+        with pool.connection(timeout=10):
             ear.events.clear()
             with pytest.raises(PoolTimeoutError):
                 send(pool)
