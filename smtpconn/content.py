@@ -48,9 +48,8 @@ class Content:
     """A message that is about to be sent: where its bytes come from and what is known of them.
 
     Attributes:
-        size: octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870
-            3); None when it cannot be known without reading a stream to its end.
-        binary_size: the same for BODY=BINARYMIME: the octets as they are.
+        binary_size: the octets as they are, as SIZE declares them for BODY=BINARYMIME; None when
+            that cannot be known without reading a stream to its end.
         is_8bit: whether any octet is above 127; None when that cannot be known.
 
     Raises:
@@ -58,7 +57,7 @@ class Content:
     """
 
     def __init__(self, message: Message) -> None:
-        self.size: int | None = None
+        self._size: int | None = None
         self.binary_size: int | None = None
         self.is_8bit: bool | None = None
         self._whole: bytes | bytearray | None = None
@@ -77,6 +76,17 @@ class Content:
                 f"a message is bytes, a binary file or an iterable of bytes, "
                 f"not {type(message).__name__}"
             )
+
+    @property
+    def size(self) -> int | None:
+        """Octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870 3).
+
+        None when it cannot be known without reading a stream to its end. Bytes are looked through
+        for it once, when it is first asked for, which for BINARYMIME is never.
+        """
+        if self._size is None and self._whole is not None:
+            self._size = text_size(self._whole)
+        return self._size
 
     @property
     def whole_size(self) -> int | None:
@@ -125,13 +135,13 @@ class Content:
         whole = message if isinstance(message, (bytes, bytearray)) else bytes(message)
         self._whole = whole
         self.is_8bit = not whole.isascii()
-        self.size, self.binary_size = text_size(whole), len(whole)
+        self.binary_size = len(whole)
 
     def _take_file(self, file: BinaryIO) -> None:
         remaining = _remaining(file)
         self._take_stream(iter(lambda: file.read(BLOCK), b""))
         # A file's own line ends may change its size on the way; SIZE is an estimate (RFC 1870 6.1).
-        self.size = self.binary_size = remaining
+        self._size = self.binary_size = remaining
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
         # The first block is read now: a text file must be refused before a command is sent.

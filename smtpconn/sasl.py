@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -122,6 +121,9 @@ class CramMd5(SaslMechanism):
         if self._asked:
             return None
         self._asked = True
+        # Imported only for those who use it.
+        import hmac
+
         digest = hmac.digest(self.password.encode(), decode_challenge(challenge), "md5")
         return f"{self.user} {digest.hex()}".encode()
 

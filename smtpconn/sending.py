@@ -274,11 +274,13 @@ class _Source:
     def _request(self, envelope: Envelope) -> Request | SmtpError:
         if not isinstance(envelope, Envelope):
             raise ValidationError(f"send_many takes Envelopes, not {type(envelope).__name__}")
+        message = envelope.message
         try:
             return make_request(
                 envelope.sender,
                 envelope.recipients,
-                envelope.message,
+                # It may be filled anew for the next envelope, which is taken before this one left.
+                bytes(message) if isinstance(message, bytearray) else message,
                 envelope.mail_params,
                 envelope.rcpt_params,
             )

@@ -10,8 +10,6 @@ import enum
 import functools
 import ssl
 
-import certifi
-
 
 class TlsMode(enum.StrEnum):
     """How a connection is protected.
@@ -31,6 +29,9 @@ def default_context() -> ssl.SSLContext:
 
     Made once per process, because reading the authorities takes longer than most connections.
     """
+    # Here and not above: it takes as long to import as half of smtpconn, and has no other use.
+    import certifi
+
     context = ssl.create_default_context(cafile=certifi.where())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -1,0 +1,70 @@
+"""What smtpconn costs in memory and at import, measured in fresh processes.
+
+python -m benchmarks.footprint memory PORT OCTETS      (prints KiB above an idle connection)
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.sink import Sink
+
+ROOT = Path(__file__).parent.parent
+
+IMPORTS = {"smtplib + ssl": "import smtplib, ssl", "smtpconn": "import smtpconn"}
+
+
+def streaming_memory(octets: int) -> float:
+    """MiB that streaming a file of so many octets takes above an idle connection."""
+    with Sink() as sink:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.footprint", "memory", str(sink.port), str(octets)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+    return float(done.stdout) / 1024
+
+
+def import_seconds(rounds: int) -> dict[str, float]:
+    """Seconds of CPU that importing takes, the interpreter's own start taken off."""
+    found: dict[str, list[float]] = {name: [] for name in ("nothing", *IMPORTS)}
+    for _ in range(rounds):
+        for name in found:
+            found[name].append(_cpu_of(IMPORTS.get(name, "pass")))
+    nothing = statistics.median(found.pop("nothing"))
+    return {name: statistics.median(all_) - nothing for name, all_ in found.items()}
+
+
+def _cpu_of(program: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _measure_memory(port: int, octets: int) -> None:
+    from smtpconn import SmtpConnection, TlsMode
+
+    with (
+        tempfile.TemporaryFile() as file,
+        SmtpConnection.connect("127.0.0.1", port, TlsMode.NONE, 120) as connection,
+    ):
+        # Sparse, so it costs no disk; but it is read like any other.
+        file.truncate(octets)
+        connection.send("me@example.com", "you@example.com", b"Subject: first\r\n\r\n")
+        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for send in (connection.send, connection.send_bdat):
+            file.seek(0)
+            send("me@example.com", "you@example.com", file)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle)
+
+
+if __name__ == "__main__":
+    _measure_memory(int(sys.argv[2]), int(sys.argv[3]))
