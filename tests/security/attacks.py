@@ -274,11 +274,11 @@ def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     if given.get("message") == MESSAGE and "send_message" in str(function):
         given["message"] = _message(ME)
     result = function(**given)
-    if not isinstance(result, Iterator):
-        return result
-    for error in [outcome.error for outcome in result if outcome.error is not None]:
-        raise error
-    return None
+    # To its end, and only then looked at: an abandoned iterator would end in a garbage collection.
+    for outcome in list(result) if isinstance(result, Iterator) else ():
+        if outcome.error is not None:
+            raise outcome.error
+    return result
 
 
 def _on_config(target: Target, function: str, given: dict[str, Any]) -> None:
