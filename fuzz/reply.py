@@ -10,7 +10,7 @@ from smtpconn.errors import ParseError
 from smtpconn.reply import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, ReplyParser, SmtpResponse
 
 LONGEST = 16 * 1024
-SHORT = 1024
+SHORT = 256
 
 _SIZES = bytes(range(17, 33, 2))
 """In how many pieces a seed arrives; see `Source.pieces`."""

@@ -68,7 +68,8 @@ _TAG = re.compile(r"#(-?\d+) ([A-Z]+) ?(.*)")
 
 splits = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 right = st.builds(Act, sizes=splits)
-garbage = st.sampled_from(GARBAGE) | st.binary(max_size=30)
+# Any octets but a reply: hypothesis finds those, too.
+garbage = st.sampled_from(GARBAGE) | st.binary(max_size=30).map(lambda octets: b"\0" + octets)
 bad = st.one_of(
     st.builds(Act, code=st.sampled_from(REFUSALS), sizes=splits),
     st.builds(Act, code=st.sampled_from(NONSENSE), sizes=splits),
@@ -160,10 +161,12 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             self._check_rejected(outcome.rejected_recipients)
             for result in outcome.results:
+                assert not result.delivered or result.response is not None
                 if result.response is not None:
                     self._check_reply(result.response, "CONTENT", str(result.recipient))
+                # One answer too many among several is known when the last has come, not before.
+                if result.response is not None and self.server.is_well:
                     assert result.delivered == (str(result.recipient) in stored)
-                assert not result.delivered or result.response is not None
 
     @rule(planned=st.lists(act, max_size=2), name=st.sampled_from(["noop", "reset", "rehlo"]))
     def ask(self, planned: list[Act], name: str) -> None:
@@ -281,5 +284,5 @@ class SessionMachine(RuleBasedStateMachine):
 def test_a_session_with_an_arbitrary_server() -> None:
     """Whatever the server does, the promises of this file's head hold."""
     run_state_machine_as_test(
-        SessionMachine, settings=settings(max_examples=80, stateful_step_count=15, deadline=None)
+        SessionMachine, settings=settings(max_examples=60, stateful_step_count=15, deadline=None)
     )
