@@ -246,6 +246,7 @@ class Driver:
             self.close(str(error))
             raise
         except BaseException as error:
+            self._pairing.tell_unanswered()
             self.close(f"after {type(error).__name__}")
             raise
 

@@ -9,6 +9,7 @@ Rule 3: what cannot be streamed goes the plain way, between the others and in it
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
         lost, each message that was under way gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
+Rule 5: replies out of step end it: none of those that follow is believed, and nothing more is said.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from smtpconn.dialogue.request import Request
 from smtpconn.dialogue.session import Session
 from smtpconn.dialogue.transaction import (
     LONE_DOT,
+    NOBODY,
     Transaction,
     begin,
     conclude,
     conclude_eager,
     content_of,
     judge,
-    may_decline,
     may_leave_with_envelope,
+    may_send_lone_dot,
+    refused_for_certain,
     tells_something,
     transact,
     wants_content,
@@ -90,6 +93,7 @@ class _Streaming:
         self._session = session
         self._open: Transaction | None = None
         self._owes_dot = False
+        self._is_to_go_again = False
         self._window: deque[_UnderWay] = deque()
         self._octets = 0
         self._lost: Exception | None = None
@@ -100,7 +104,6 @@ class _Streaming:
                 yield from self._finish()
                 yield request
             elif self._lost is not None:
-                yield from self._finish()
                 yield _not_sent(self._lost)
             elif self._session.may_send_eagerly and may_leave_with_envelope(request):
                 yield from self._send_eagerly(request)
@@ -131,19 +134,21 @@ class _Streaming:
         if self._lost is not None:
             return _not_sent(self._lost)
         chunking = request.mail_params.body is BodyType.BINARYMIME
-        outcome: Outcome
+        begun = self._session.transactions
         try:
-            outcome = yield from transact(
-                self._session, request, chunking=chunking, is_first_try=is_first_try
+            return (
+                yield from transact(
+                    self._session, request, chunking=chunking, is_first_try=is_first_try
+                )
             )
         except SmtpError as error:
             # If it cost the connection, the next one will be told.
-            outcome = error
+            if self._session.transactions > begun:
+                self._look_for_the_end(error)
+            return error
         except Exception as error:
             self._lost = error
             return unreadable(error)
-        self._is_over()
-        return outcome
 
     # The content of one and the envelope of the next.
 
@@ -158,14 +163,14 @@ class _Streaming:
             yield error
             return
         yield from self._turn(following)
-        if not self._session.is_streamable:
-            # Nothing of it was looked at.
+        if self._is_to_go_again:
+            self._is_to_go_again = False
             yield (yield from self._send_plainly(request, is_first_try=False))
 
     def _turn(self, following: Transaction | None) -> Stream:
         """One turn; yields what became of the message whose content was sent in it, if any, and
         of the next one if it was refused."""
-        this = self._take_open()
+        this, self._open = self._open, None
         pieces: list[Piece] = []
         if this is not None:
             pieces.append(content_of(self._session, this))
@@ -176,25 +181,22 @@ class _Streaming:
         if following is not None:
             pieces += following.commands
         batch = Batch(tuple(pieces), begins_message=following is not None)
-        self._session.must_close = ""
         try:
             yield batch
         except Exception as error:
             self._lost = error
             if this is not None:
-                yield self._conclude_lost(this, pieces[0], batch.replies[:behind], error)
+                yield self._conclude_lost(this, batch, error)
             if following is not None:
                 yield _not_sent(error)
             return
+        self._session.must_close = ""
         outcome = None if this is None else self._conclude(this, batch.replies[:behind])
+        self._look_for_the_end(outcome)
         refused = None
         if following is not None:
             refused = self._judge(following, batch.replies[behind:], is_first=not behind)
-        if self._is_over() and self._open is not None:
-            self._open, refused = None, _not_sent(self._lost)
-        elif self._open is not None or self._owes_dot:
-            # Whoever ends the run now must not leave the server waiting for content.
-            self._session.must_close = "a message was begun and not sent"
+        self._note_what_is_owed()
         if outcome is not None:
             yield outcome
         if refused is not None:
@@ -204,29 +206,40 @@ class _Streaming:
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
     ) -> SmtpError | None:
         """Go by what the server said of an envelope; why it was refused, if it was."""
+        if self._lost is not None:
+            return _not_sent(self._lost)
         self._session.needs_reset = True
-        if not is_first and all(reply.code == _BAD_SEQUENCE for reply in replies):
+        if not is_first and replies[0].code == _BAD_SEQUENCE:
             self._session.is_streamable = False
-            self._session.transactions -= 1
-            return None
+            if all(reply.code == _BAD_SEQUENCE for reply in replies):
+                self._session.transactions -= 1
+                self._is_to_go_again = True
+                return None
+            # The server had looked at the content before it saw MAIL; so RSET was not needed.
+            del following.commands[0]
+            replies = replies[1:]
         failure = judge(following, replies)
         if failure is None:
             self._open = following
         elif wants_content(following, replies):
-            self._owes_dot = may_decline(self._session, following)
+            self._owes_dot = may_send_lone_dot(self._session, following, failure)
             if not self._owes_dot:
-                self._lost = failure
+                self._session.must_close = NOBODY
+        self._look_for_the_end(failure)
         return failure
 
-    def _take_open(self) -> Transaction | None:
-        this, self._open = self._open, None
-        return this
+    def _look_for_the_end(self, outcome: Outcome | None) -> None:
+        """Say nothing more after replies out of step, or when the dialogue cannot go on."""
+        if isinstance(outcome, ProtocolError):
+            self._session.must_close = str(outcome)
+        if self._session.must_close and self._lost is None:
+            self._lost = ProtocolError(self._session.must_close, phase=Phase.IDLE)
 
-    def _is_over(self) -> bool:
-        """Whether the last answers were such that nothing more can be sent."""
-        if self._lost is None and self._session.must_close:
-            self._lost = ProtocolError(self._session.must_close, phase=Phase.CONTENT)
-        return self._lost is not None
+    def _note_what_is_owed(self) -> None:
+        """Whoever ends the run now must not leave the server waiting for content."""
+        if self._lost is None:
+            is_owed = self._open is not None or self._owes_dot
+            self._session.must_close = "a message was begun and not sent" if is_owed else ""
 
     def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
@@ -235,11 +248,11 @@ class _Streaming:
             self._session.needs_reset = True
             return error
 
-    def _conclude_lost(
-        self, this: Transaction, payload: Piece, replies: list[SmtpResponse], error: Exception
-    ) -> Outcome:
+    def _conclude_lost(self, this: Transaction, batch: Batch, error: Exception) -> Outcome:
+        payload = batch.pieces[0]
+        replies = batch.replies[: payload.replies]
         if not isinstance(error, SmtpError):
-            return unreadable(error)
+            return _unknown(error) if batch.may_have_been_delivered else unreadable(error)
         if len(replies) == payload.replies or tells_something(payload, replies, error):
             return self._conclude(this, replies)
         return error
@@ -287,8 +300,10 @@ class _Streaming:
         self._octets -= oldest.octets
         outcome = self._conclude_eagerly(oldest)
         self._session.needs_reset = isinstance(outcome, SmtpError)
-        self._is_over()
+        self._look_for_the_end(outcome)
         yield outcome
+        if self._lost is not None:
+            yield from self._report_lost(self._lost, believes_replies=False)
 
     def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
         try:
@@ -296,17 +311,17 @@ class _Streaming:
         except SmtpError as error:
             return error
 
-    def _report_lost(self, error: Exception) -> Stream:
+    def _report_lost(self, error: Exception, *, believes_replies: bool = True) -> Stream:
         self._lost = error
         window, self._window = self._window, deque()
         self._octets = 0
         for sent in window:
-            if not sent.batch.missing:
+            if not believes_replies:
+                yield _unknown(error)
+            elif not sent.batch.missing:
                 yield self._conclude_eagerly(sent)
-            elif sent.batch.may_have_been_delivered and isinstance(error, SmtpError):
-                unknown = copy.copy(error)
-                unknown.may_have_been_delivered = True
-                yield unknown
+            elif sent.batch.may_have_been_delivered:
+                yield refused_for_certain(sent.this, sent.batch) or _unknown(error)
             else:
                 yield _not_sent(error)
 
@@ -321,7 +336,14 @@ def unreadable(error: Exception) -> SmtpError:
     return named
 
 
-def _not_sent(error: Exception | None) -> SmtpError:
+def _unknown(error: Exception) -> SmtpError:
+    """The outcome of a message that had left when the connection was lost."""
+    unknown = copy.copy(error) if isinstance(error, SmtpError) else _not_sent(error)
+    unknown.may_have_been_delivered = True
+    return unknown
+
+
+def _not_sent(error: Exception) -> SmtpError:
     """The outcome of a message that came when the connection was lost already."""
     lost = ConnectionClosedError(
         f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL

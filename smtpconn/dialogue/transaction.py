@@ -11,9 +11,8 @@ Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 
 Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
         in the same group. Servers differ in what a refused transaction leaves behind: Exim
         delivers the next message under the refused one's sender, Postfix goes on answering 552.
-Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC 2920 3.1); but
-        where a recipient was accepted the connection is closed, or the dot would deliver nothing
-        at all to somebody.
+Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC 2920 3.1), but only
+        where every recipient was refused: to any other it would be an empty message.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ nobody would cost more than the round trip."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
+NOBODY = "the server waits for content that nobody is to get"
 LONE_DOT = Payload((END_OF_DATA,), ends_message=False, log=".")
 
 
@@ -120,7 +120,10 @@ def transact(
     failure = judge(this, replies)
     if failure is not None:
         if wants_content(this, replies):
-            yield from _decline_to_send(session, this)
+            if may_send_lone_dot(session, this, failure):
+                yield Batch((LONE_DOT,))
+            else:
+                session.must_close = NOBODY
         raise failure
     send_content = _send_chunks if chunking else _send_data
     return conclude(session, this, (yield from send_content(session, this)))
@@ -169,6 +172,16 @@ def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | Non
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     """Whether the server waits for content now, whatever became of the recipients."""
     return len(replies) == len(this.commands) and replies[-1].code == 354
+
+
+def may_send_lone_dot(session: Session, this: Transaction, failure: SmtpError) -> bool:
+    """Whether that 354 may be answered with a lone dot; if not, the dialogue cannot go on.
+
+    In LMTP the dot has one answer per accepted recipient: none to wait for. And whom the server
+    accepted, in spite of the failure or behind a reply out of step, would get an empty message.
+    """
+    is_for_nobody = not this.accepted and not isinstance(failure, ProtocolError)
+    return is_for_nobody and session.protocol is Protocol.SMTP
 
 
 def content_of(session: Session, this: Transaction) -> Payload:
@@ -234,8 +247,28 @@ def _send_at_once(
     session: Session, this: Transaction
 ) -> Generator[Step, None, SendResult | LmtpSendResult]:
     batch = Batch((*this.commands, whole_chunk(session, this)), begins_message=True)
-    yield batch
+    try:
+        yield batch
+    except SmtpError:
+        failure = refused_for_certain(this, batch)
+        if failure is not None:
+            raise failure from None
+        raise
     return conclude_eager(session, this, batch)
+
+
+def refused_for_certain(this: Transaction, batch: Batch) -> SmtpError | None:
+    """Why a message that left with its envelope was not delivered, though its own reply never came.
+
+    None unless the replies that did come leave no doubt: its recipients were all refused, or the
+    server said 421 before it accepted one.
+    """
+    replies = batch.replies
+    has_left = bool(replies) and replies[-1].code == SHUTTING_DOWN
+    if len(replies) < len(this.commands) and not has_left:
+        return None
+    failure = judge(this, replies)
+    return None if this.accepted or isinstance(failure, ProtocolError) else failure
 
 
 def conclude_eager(
@@ -252,6 +285,8 @@ def conclude_eager(
         return conclude(session, this, (final,))
     if final.is_success:
         session.must_close = "the server took a message that it had refused"
+    # The content has left; what became of it such replies do not tell.
+    failure.may_have_been_delivered = final.is_success or isinstance(failure, ProtocolError)
     raise failure
 
 
@@ -277,21 +312,6 @@ def _send_envelope(
         elif not reply.is_success:
             break
     return replies
-
-
-def may_decline(session: Session, this: Transaction) -> bool:
-    """Whether a lone dot may answer the 354; noted for the end of the session if not."""
-    if this.accepted or session.protocol is Protocol.LMTP:
-        # A dot would deliver an empty message. And LMTP answers it once per accepted recipient:
-        # with none there is nothing to wait for, and nothing to go on with.
-        session.must_close = "the server waits for content that nobody is to get"
-        return False
-    return True
-
-
-def _decline_to_send(session: Session, this: Transaction) -> Generator[Step, None, None]:
-    if may_decline(session, this):
-        yield Batch((LONE_DOT,))
 
 
 def _send_data(

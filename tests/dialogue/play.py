@@ -4,17 +4,30 @@ A script is what happens in turn: what the client is to send in one go, and the 
 answers to that. It is played three times: each answer whole, octet by octet, and with something
 behind the last answer that nobody asked for, which must change nothing but that the connection
 cannot be used again.
+
+A conversation that has outcomes on its way is played by the real driver over a `Wire`, which stands
+where the socket would be: what the driver waits for and what it writes together is its own matter.
+A turn is over when the client waits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from smtpconn.commands import Command
+from smtpconn.content import Buffer
+from smtpconn.deadline import Deadline, StreamDeadline
 from smtpconn.dialogue.batch import Batch, Conversation, StartTls
 from smtpconn.dialogue.pairing import Pairing
+from smtpconn.dialogue.request import Request
+from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.streaming import Outcome, stream
+from smtpconn.driver import Driver
+from smtpconn.errors import SmtpError
+from smtpconn.transport import Transport
 
 T = TypeVar("T")
 Said = str | bytes
@@ -97,3 +110,173 @@ def _crlf(text: Said) -> bytes:
     if isinstance(text, bytes):
         return text
     return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
+
+
+class OffScript(BaseException):
+    """The client said what it should not. No Exception, so that no conversation can live on it."""
+
+
+class Wire(Transport):
+    """In the place of a socket: what the client says goes to a function that answers.
+
+    Args:
+        answer: given octets of the client's; returns those the server says to them.
+        size: octets the client receives at a time.
+        blocks: octets after which a write is blocked until the server has read them, and what it
+            says meanwhile is received.
+        takes: octets of the client's that arrive before the connection is reset.
+        gives: octets of the server's that arrive before it is closed.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[bytes], bytes],
+        *,
+        size: int = 1_000_000,
+        blocks: int = 1_000_000,
+        takes: float = math.inf,
+        gives: float = math.inf,
+    ) -> None:
+        self.is_open = True
+        self.turns = 0
+        self._answer = answer
+        self._size, self._blocks, self._takes, self._gives = size, blocks, takes, gives
+        self._said = bytearray()
+        self._incoming = bytearray()
+
+    def write(
+        self,
+        data: Buffer,
+        deadline: Deadline,
+        sent: Callable[[int], None],
+        received: Callable[[bytes], None],
+    ) -> None:
+        """Take what the connection takes, and receive where the write would be blocked."""
+        view = memoryview(data)
+        while view:
+            if not self._takes:
+                self._hear()
+                raise ConnectionResetError
+            taken = min(len(view), self._blocks - len(self._said), int(min(self._takes, 1e9)))
+            self._said += view[:taken]
+            self._takes -= taken
+            sent(taken)
+            view = view[taken:]
+            if len(self._said) >= self._blocks:
+                self._hear()
+                if (arrived := self.receive_now()) is not None:
+                    received(arrived)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """What the server says next; the client has nothing more to say now."""
+        if self._said:
+            self.turns += 1
+            self._hear()
+        arrived = self.receive_now()
+        if arrived is None:
+            raise OffScript("the client waits for what the server never says")
+        return arrived
+
+    def receive_now(self) -> bytes | None:
+        """What the server has said."""
+        if not self._gives or (not self._takes and not self._incoming):
+            return b""
+        if not self._incoming:
+            return None
+        size = int(min(self._size, self._gives))
+        arrived = bytes(self._incoming[:size])
+        del self._incoming[:size]
+        self._gives -= len(arrived)
+        return arrived
+
+    def is_silent(self) -> bool:
+        """Whether the server has said nothing more."""
+        return not self._incoming
+
+    def close(self) -> None:
+        """It is over."""
+        self.is_open = False
+
+    def _hear(self) -> None:
+        said, self._said = bytes(self._said), bytearray()
+        self._incoming += self._answer(said)
+
+
+@dataclass
+class Run:
+    """What came of sending many."""
+
+    outcomes: list[Outcome]
+    driver: Driver
+
+
+def run_many(
+    session: Session,
+    requests: Iterable[Request | SmtpError],
+    wire: Wire,
+    *,
+    is_fresh: bool = True,
+    take: int | None = None,
+) -> Run:
+    """Send many requests over a wire.
+
+    Args:
+        session: of the wire's connection.
+        requests: what to send.
+        wire: the connection.
+        is_fresh: whether the server has spoken just now.
+        take: outcomes after which nobody wants to know more.
+    """
+    driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
+    if is_fresh:
+        driver._spoke_at = math.inf
+    items: Generator[Outcome, None, None]
+    items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
+    run = Run([], driver)
+    try:
+        while take is None or len(run.outcomes) < take:
+            run.outcomes.append(next(items))
+    except StopIteration:
+        pass
+    finally:
+        items.close()
+    return run
+
+
+def play_many(
+    make: Callable[[], tuple[Session, list[Request | SmtpError]]], script: Script
+) -> list[Outcome]:
+    """Play a script of sending many in all three ways and return the outcomes."""
+    session, requests = make()
+    whole = run_many(session, requests, scripted(script))
+    assert whole.driver.transport.is_open, whole.driver.closed_because
+    assert whole.driver.probe() is None
+    session, requests = make()
+    assert told(run_many(session, requests, scripted(script, size=1))) == told(whole)
+    for trailing in ("250 nobody asked\r\n", "421 4.3.2 bye\r\n", "2"):
+        session, requests = make()
+        behind = [*script[:-1], (script[-1][0], script[-1][1] + trailing)]
+        trailed = run_many(session, requests, scripted(behind))
+        assert told(trailed) == told(whole)
+        assert not trailed.driver.transport.is_open
+    return whole.outcomes
+
+
+def scripted(script: Script, *, size: int = 1_000_000, gives: float = math.inf) -> Wire:
+    """A wire to a server that expects a script and says what stands there."""
+    turns = list(script)
+
+    def answer(said: bytes) -> bytes:
+        if not turns:
+            raise OffScript(f"the script is over and the client is not: {said!r}")
+        expected, reply = turns.pop(0)
+        if said != _crlf(expected):
+            raise OffScript(f"said {said!r} instead of {_crlf(expected)!r}")
+        return _crlf(reply)
+
+    return Wire(answer, size=size, gives=gives)
+
+
+def told(run: Run) -> list[str]:
+    """The outcomes as text, to compare."""
+    return [f"{type(outcome).__name__}: {outcome}" for outcome in run.outcomes]
