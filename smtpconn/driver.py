@@ -129,14 +129,14 @@ class Driver:
             As `run`.
         """
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
-        if self._session.pipelining is Pipelining.EAGER:
-            self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
+        self.note_silence()
         has_begun = False
         try:
             step = next(conversation)
             while True:
                 if not isinstance(step, STEPS):
                     yield step
+                    self.note_silence()
                     step = next(conversation)
                     continue
                 has_begun = True
@@ -145,6 +145,7 @@ class Driver:
                 except Exception as error:
                     step = conversation.throw(error)
                 else:
+                    self._note_word(step)
                     step = next(conversation)
         except StopIteration as stop:
             self._close_unless_in_step()
@@ -162,9 +163,19 @@ class Driver:
             if has_begun or not isinstance(error, ProtocolError):
                 self.close(f"after {type(error).__name__}")
             raise
-        finally:
-            if self._session.pipelining is Pipelining.EAGER:
-                self._spoke_at = time.monotonic()
+
+    def note_silence(self) -> None:
+        """Note whether the server has been silent for too long to be trusted with content."""
+        if self._session.pipelining is Pipelining.EAGER:
+            self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
+
+    def _note_word(self, step: Step) -> None:
+        """Note that it has just answered, if that was waited for."""
+        if isinstance(step, Batch) and not step.waits:
+            return
+        if self._session.pipelining is Pipelining.EAGER:
+            self._spoke_at = time.monotonic()
+            self._session.is_proven = True
 
     def probe(self) -> SmtpError | None:
         """Look, without waiting, whether the connection is still good between operations.

@@ -7,7 +7,7 @@ Rule: all of them come down to `send_request` or `deliver_request`, which run th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.message import EmailMessage
 from typing import TypeAlias
 
@@ -220,7 +220,7 @@ class Sending(Operations):
             Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
         """
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
-        source = _Source(envelopes, deadline)
+        source = _Source(envelopes, deadline, self._channel.driver.note_silence)
         conversation = streaming.stream(self._session, source.requests())
         items: Iterator[streaming.Outcome]
         items = self._channel.stream(conversation, deadline, Phase.MAIL)
@@ -251,11 +251,17 @@ class Sending(Operations):
 class _Source:
     """The envelopes on their way in, each checked as it is taken."""
 
-    def __init__(self, envelopes: Iterable[Envelope], deadline: StreamDeadline) -> None:
+    def __init__(
+        self,
+        envelopes: Iterable[Envelope],
+        deadline: StreamDeadline,
+        note_silence: Callable[[], None],
+    ) -> None:
         self.taken: deque[Envelope] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
         self._deadline = deadline
+        self._note_silence = note_silence
 
     def requests(self) -> Iterator[Request | SmtpError]:
         self._deadline.pause()
@@ -264,6 +270,7 @@ class _Source:
                 request = self._request(envelope)
                 self.taken.append(envelope)
                 self._deadline.go_on()
+                self._note_silence()
                 yield request
                 self._deadline.pause()
         except Exception as error:

@@ -217,6 +217,7 @@ def run_many(
     *,
     is_fresh: bool = True,
     take: int | None = None,
+    outcomes: list[Outcome] | None = None,
 ) -> Run:
     """Send many requests over a wire.
 
@@ -226,13 +227,14 @@ def run_many(
         wire: the connection.
         is_fresh: whether the server has spoken just now.
         take: outcomes after which nobody wants to know more.
+        outcomes: where to put them, for who wants to see them come.
     """
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
     if is_fresh:
         driver._spoke_at = math.inf
     items: Generator[Outcome, None, None]
     items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
-    run = Run([], driver)
+    run = Run([] if outcomes is None else outcomes, driver)
     try:
         while take is None or len(run.outcomes) < take:
             run.outcomes.append(next(items))
