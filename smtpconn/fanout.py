@@ -26,58 +26,102 @@ class _Failure:
     error: BaseException
 
 
-class _FanOut(Generic[Item, Outcome]):
-    """One run: the input, the threads, the outcomes on their way.
+class FanOut(Generic[Item, Outcome]):
+    """One run, and the iterator of its outcomes.
 
     Nobody ever waits for room to put something down, so that threads come to their end also when
     whoever wanted the outcomes was torn away: an item is begun only with a turn, and a turn comes
     back when an outcome is taken.
+
+    Not a generator: its end would run wherever it is collected as garbage, in one of its own
+    threads perhaps, and must not wait there. Who wants to wait calls `close`.
     """
 
     def __init__(
         self, work: Callable[[Item], Outcome], items: Iterable[Item], threads: int
     ) -> None:
+        self._run = _Run(work, iter(items), threads)
+        self._threads = [
+            threading.Thread(target=self._run.work, name=f"smtpconn-sender-{n}")
+            for n in range(threads)
+        ]
+        self._running = 0
+        self._has_begun = False
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return self
+
+    def __next__(self) -> Outcome:
+        if not self._has_begun:
+            self._begin()
+        while self._running:
+            outcome = self._run.outcomes.get()
+            if outcome is None:
+                self._running -= 1
+            elif isinstance(outcome, _Failure):
+                self._error = outcome.error
+            else:
+                self._run.give_turns(1)
+                return outcome
+        self.close()
+        error, self._error = self._error, None
+        if isinstance(error, StopIteration):
+            # It would be taken for the end, as in a generator (PEP 479).
+            raise RuntimeError("the work raised StopIteration") from error
+        raise error if error is not None else StopIteration
+
+    def close(self) -> None:
+        """Begin nothing more, and wait until what was begun is finished."""
+        self._has_begun = True
+        self._running = 0
+        self._run.end()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def __del__(self) -> None:
+        self._run.end()
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        try:
+            for thread in self._threads:
+                thread.start()
+                self._running += 1
+        except BaseException:
+            self.close()
+            raise
+
+
+class _Run(Generic[Item, Outcome]):
+    """What the threads share; it knows nothing of the iterator, which may be gone before them."""
+
+    def __init__(
+        self, work: Callable[[Item], Outcome], items: Iterator[Item], threads: int
+    ) -> None:
         self._work = work
-        self._items = iter(items)
+        self._items = items
+        self._count = threads
         self._lock = threading.Lock()
         self._is_over = False
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
         # None: a thread has ended.
-        self._outcomes: queue.SimpleQueue[Outcome | _Failure | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"smtpconn-sender-{n}") for n in range(threads)
-        ]
+        self.outcomes: queue.SimpleQueue[Outcome | _Failure | None] = queue.SimpleQueue()
+        self.give_turns(2 * threads)
 
-    def outcomes(self) -> Iterator[Outcome]:
-        running, error = 0, None
-        try:
-            self._give_turns(2 * len(self._threads))
-            for thread in self._threads:
-                thread.start()
-                running += 1
-            while running:
-                outcome = self._outcomes.get()
-                if outcome is None:
-                    running -= 1
-                elif isinstance(outcome, _Failure):
-                    error = outcome.error
-                else:
-                    self._give_turns(1)
-                    yield outcome
-        finally:
-            self._is_over = True
-            self._give_turns(len(self._threads))
-            for thread in self._threads:
-                if thread.ident is not None:
-                    thread.join()
-        if error is not None:
-            raise error
+    def end(self) -> None:
+        """Begin nothing more; never waits."""
+        self._is_over = True
+        self.give_turns(self._count)
 
-    def _give_turns(self, count: int) -> None:
+    def give_turns(self, count: int) -> None:
+        """Let so many more items be begun."""
         for _ in range(count):
             self._turns.put(None)
 
-    def _run(self) -> None:
+    def work(self) -> None:
+        """What each thread does."""
         try:
             while True:
                 self._turns.get()
@@ -88,23 +132,23 @@ class _FanOut(Generic[Item, Outcome]):
                     item = next(self._items, _END)
                 if item is _END:
                     return
-                self._outcomes.put(self._work(item))
+                self.outcomes.put(self._work(item))
         except BaseException as error:
             # The input is broken, or the work itself: nothing further is begun.
             self._is_over = True
-            self._outcomes.put(_Failure(error))
+            self.outcomes.put(_Failure(error))
         finally:
-            self._outcomes.put(None)
+            self.outcomes.put(None)
             # Whoever waits for a turn is to see that it is over.
-            self._give_turns(1)
+            self.give_turns(1)
 
 
 def fan_out(
     work: Callable[[Item], Outcome], items: Iterable[Item], threads: int
-) -> Iterator[Outcome]:
+) -> FanOut[Item, Outcome]:
     """Call ``work`` with each item in so many threads; yields the outcomes as they come.
 
     Raises:
         BaseException: what the input or ``work`` raised, after the other outcomes.
     """
-    return _FanOut(work, items, threads).outcomes()
+    return FanOut(work, items, threads)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
 
-from smtpconn.fanout import _FanOut, fan_out
+from smtpconn.fanout import FanOut, fan_out
 
 
 class BadItem(Exception):
@@ -40,7 +41,7 @@ def senders() -> list[threading.Thread]:
 
 def close(outcomes: Iterator[int]) -> None:
     """Want no more outcomes."""
-    cast("Generator[int, None, None]", outcomes).close()
+    cast("FanOut[int, int]", outcomes).close()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -220,6 +221,39 @@ def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
     assert list(outcomes) == []
 
 
+def test_who_is_collected_by_one_of_its_own_threads_does_not_wait_for_it() -> None:
+    """An abandoned iterator is garbage that any thread may collect, one of its own as well."""
+    begun, dropped, collected = (threading.Event() for _ in range(3))
+
+    def work(number: int) -> int:
+        if number == 2:
+            begun.set()
+            assert dropped.wait(10)
+            gc.collect()
+            collected.set()
+        return number
+
+    class Cycle:
+        """What keeps an iterator until the next collection."""
+
+        def __init__(self) -> None:
+            self.me = self
+            self.outcomes = fan_out(work, [1, 2, 3], 1)
+
+    def abandon() -> None:
+        assert next(Cycle().outcomes) == 1
+
+    gc.disable()
+    try:
+        abandon()
+        assert begun.wait(10)
+        dropped.set()
+        assert collected.wait(10)
+        wait_until(lambda: senders() == [])
+    finally:
+        gc.enable()
+
+
 def test_leaving_the_loop_is_abandoning_it() -> None:
     """A ``break`` leaves no thread behind, once the iterator is gone."""
     for _ in fan_out(lambda n: n, Source(), 3):
@@ -288,13 +322,13 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end() -> None:
             raise BadItem("the work broke")
         return number
 
-    run = _FanOut(work, items(), 3)
-    run._lock = cast("threading.Lock", lock)
+    run = FanOut(work, items(), 3)
+    run._run._lock = cast("threading.Lock", lock)
     errors: list[BaseException] = []
 
     def collect() -> None:
         try:
-            list(run.outcomes())
+            list(run)
         except BadItem as error:
             errors.append(error)
 
