@@ -1,0 +1,95 @@
+"""The benchmarks run and count right; how fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.charts import bars
+from benchmarks.latency import Delay
+from benchmarks.sink import Received, Sink
+from benchmarks.speed import LARGE, SMALL, compare, message
+from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
+
+ROOT = Path(__file__).parent.parent
+ME, YOU = "me@example.com", ["you@example.com"]
+AWKWARD = b"Subject: dots\r\n\r\n.\r\nends with a dot.\r\n.\r\n" + b"x" * 3000 + b".\r\n"
+
+
+@pytest.fixture(params=["compiled", "in Python"])
+def sink(request: pytest.FixtureRequest) -> Sink:
+    """A sink of each kind."""
+    made = Sink(in_python=request.param == "in Python")
+    if request.param == "compiled" and not made.is_compiled:
+        made.stop()
+        pytest.skip("there is no C compiler here")
+    return made
+
+
+def test_the_sink_counts_what_it_gets(sink: Sink) -> None:
+    """Messages and octets, by DATA and BDAT, one by one and streamed."""
+    with SmtpConnection.connect(
+        "127.0.0.1", sink.port, TlsMode.NONE, 10, pipelining=Pipelining.EAGER
+    ) as connection:
+        connection.send(ME, YOU, AWKWARD)
+        connection.send_bdat(ME, YOU, AWKWARD)
+        connection.send_bdat(ME, YOU, iter([AWKWARD] * 1000))
+        outcomes = list(connection.send_many(Envelope(ME, YOU, AWKWARD) for _ in range(50)))
+    assert all(outcome.error is None for outcome in outcomes)
+    received = sink.stop()
+    assert received.messages == 53
+    # Dots that were doubled for DATA are counted as they come.
+    doubled = received.octets - 1052 * len(AWKWARD)
+    assert doubled == 2
+
+
+def test_the_sink_counts_turns() -> None:
+    """One that waits for more before it answers is answered to in two turns for a message."""
+    with Sink(20) as sink:
+        with SmtpConnection.connect("127.0.0.1", sink.port, TlsMode.NONE, 10) as connection:
+            for _ in range(3):
+                connection.send(ME, YOU * 3, AWKWARD)
+        received = sink.stop()
+    # EHLO and QUIT have one each.
+    assert received.turns == 2 + 3 * 2
+
+
+def test_the_proxy_adds_its_delay() -> None:
+    """A round trip through it takes at least twice its delay."""
+    with Sink() as sink, Delay(sink.port, 0.02) as delay:
+        with SmtpConnection.connect("127.0.0.1", delay.port, TlsMode.NONE, 10) as connection:
+            begun = time.monotonic()
+            connection.noop()
+            assert time.monotonic() - begun >= 0.04
+        assert sink.stop() == Received(0, 0, 3)
+
+
+@pytest.mark.parametrize("ways", [SMALL, LARGE], ids=["small", "large"])
+def test_every_way_delivers(ways: dict[str, object]) -> None:
+    """Whatever is compared sends all that it is given, or the comparison fails."""
+    known = SMALL if ways is SMALL else LARGE
+    assert set(compare(known, message(2000), 3, 1)) == set(known)
+
+
+def test_charts_are_well_formed() -> None:
+    """A chart is XML, with a bar for each value, and names may hold anything."""
+    chart = ElementTree.fromstring(bars("a & b", "<unit>", [("one", 1.0), ("send", 20.0)]))
+    assert len(chart.findall("{http://www.w3.org/2000/svg}rect")) == 2
+
+
+def test_the_command_prints_a_table() -> None:
+    """`python -m benchmarks` measures a part and prints goals beside what was found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--only", "memory"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "<= 16 MiB" in done.stdout
