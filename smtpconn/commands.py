@@ -56,6 +56,9 @@ def command(phase: Phase, text: str, *, replies: int = 1) -> Command:
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_COMMAND` octets.
     """
+    # Nearly every command is printable ASCII, and that is soon seen.
+    if text.isascii() and text.isprintable() and len(text) + 2 <= MAX_COMMAND:
+        return Command(text.encode("ascii") + b"\r\n", text, phase, replies)
     return Command(_checked(text, phase, MAX_COMMAND), text, phase, replies)
 
 
@@ -84,9 +87,6 @@ def secret_command(text: str, log: str) -> Command:
 
 
 def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> bytes:
-    # Nearly every command is printable ASCII, and that is soon seen.
-    if text.isascii() and text.isprintable() and len(text) + 2 <= limit:
-        return text.encode("ascii") + b"\r\n"
     shown = ascii(text if log is None else log)[:200]
     # Asked, not tried: the error of trying would hold the text, which may be a secret.
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):

@@ -292,7 +292,10 @@ class Driver:
                 if not isinstance(named, SmtpTimeoutError):
                     self.close(str(named))
                 return
-            self._received(data)
+            if data and not self._shows_wire:
+                self._pairing.received(data)
+            else:
+                self._received(data)
 
     def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
         """Write a batch together with those before it that did not wait."""
@@ -308,8 +311,9 @@ class Driver:
                 pairing.ends_at(piece, len(unsent))
             else:
                 self._write_payload(piece, deadline)
-        if batch.waits or len(unsent) > COALESCE:
-            self._flush(deadline)
+        if unsent and (batch.waits or len(unsent) > COALESCE):
+            self._write(unsent, deadline)
+            unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> None:
         unsent = self._unsent

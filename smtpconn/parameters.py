@@ -162,6 +162,10 @@ class RcptToParams:
             _check_orcpt(self.orcpt)
 
 
+NO_MAIL_PARAMS, NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
+"""What most messages ask for."""
+
+
 def mail_parameters(
     params: MailFromParams,
     capabilities: ServerCapabilities,
@@ -195,6 +199,14 @@ def mail_parameters(
     size = size if params.size is None else params.size
     if size is not None and capabilities.supports_size:
         _add_size(words, size, capabilities)
+    if params is not NO_MAIL_PARAMS:
+        _add_what_is_asked_for(words, params, capabilities)
+    return " " + " ".join(words) if words else ""
+
+
+def _add_what_is_asked_for(
+    words: list[str], params: MailFromParams, capabilities: ServerCapabilities
+) -> None:
     if params.ret is not None:
         _add(words, f"RET={params.ret}", "DSN", capabilities)
     if params.envid is not None:
@@ -210,7 +222,6 @@ def mail_parameters(
         _add(words, f"MT-PRIORITY={params.mt_priority}", "MT-PRIORITY", capabilities)
     if params.require_tls:
         _add(words, "REQUIRETLS", "REQUIRETLS", capabilities)
-    return " " + " ".join(words) if words else ""
 
 
 def rcpt_parameters(

@@ -19,7 +19,7 @@ from smtpconn.errors import Phase
 from smtpconn.reply import SmtpResponse
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Payload:
     """Message content to write behind a command.
 
@@ -44,30 +44,40 @@ GREETING = Payload((), ends_message=False, log="<greeting>", phase=Phase.GREETIN
 """The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
 
 
-@dataclass(slots=True)
 class Batch:
     """Pieces to write without waiting in between, and the replies to them.
 
-    Attributes:
+    Args:
         pieces: commands and payloads in order.
         waits: whether the conversation goes on only when every reply has come.
         begins_message: whether a message's MAIL is in it.
+
+    Attributes:
         replies: filled by the driver.
         missing: how many replies have not come yet.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
             to its last octet and had no final reply.
     """
 
-    pieces: tuple[Piece, ...]
-    waits: bool = True
-    begins_message: bool = False
-    replies: list[SmtpResponse] = field(default_factory=list)
-    missing: int = field(init=False)
-    may_have_been_delivered: bool = False
+    __slots__ = (
+        "begins_message",
+        "may_have_been_delivered",
+        "missing",
+        "pieces",
+        "replies",
+        "waits",
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
+    ) -> None:
+        self.pieces = pieces
+        self.waits = waits
+        self.begins_message = begins_message
+        self.replies: list[SmtpResponse] = []
+        self.may_have_been_delivered = False
         self.missing = 0
-        for piece in self.pieces:
+        for piece in pieces:
             self.missing += piece.replies
 
     def unanswered(self) -> Iterator[Piece]:

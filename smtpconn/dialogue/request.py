@@ -24,6 +24,8 @@ from smtpconn.errors import (
     ValidationError,
 )
 from smtpconn.parameters import (
+    NO_MAIL_PARAMS,
+    NO_RCPT_PARAMS,
     BodyType,
     MailFromParams,
     RcptToParams,
@@ -36,8 +38,6 @@ _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
 Path = TypeVar("Path")
-
-_NO_MAIL_PARAMS, _NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
 
 
 @dataclass(slots=True, eq=False)
@@ -76,8 +76,8 @@ def make_request(
         _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
         tuple(map(_recipient, given)),
         message if isinstance(message, Content) else Content(message),
-        mail_params if mail_params is not None else _NO_MAIL_PARAMS,
-        tuple(rcpt_params) if rcpt_params is not None else (_NO_RCPT_PARAMS,) * len(given),
+        mail_params if mail_params is not None else NO_MAIL_PARAMS,
+        tuple(rcpt_params) if rcpt_params is not None else (NO_RCPT_PARAMS,) * len(given),
     )
 
 
@@ -124,7 +124,7 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
     )
     commands = [command(Phase.MAIL, f"MAIL FROM:<{request.sender}>{parameters}")]
     for path, params in zip(request.recipients, request.rcpt_params, strict=True):
-        if params is _NO_RCPT_PARAMS:
+        if params is NO_RCPT_PARAMS:
             commands.append(_plain_rcpt(str(path)))
         else:
             words = rcpt_parameters(params, offers, smtputf8=utf8)

@@ -162,11 +162,19 @@ def begin(
 
 def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
     """Note what the server said of the envelope; why no content may follow, None when it may."""
-    if len(replies) == len(this.commands) and all(map(_is_wanted, this.commands, replies)):
+    if _are_all_wanted(this, replies):
         this.accepted = this.sent_to
         return None
     this.accepted, this.rejected = _sort_recipients(this.sent_to, this.commands, replies)
     return _failure(this.commands, replies, this.accepted, this.rejected)
+
+
+def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
+    """What nearly all envelopes come to, seen without looking at each command."""
+    if len(replies) != len(this.commands) or (replies[-1].code != 354 and not this.chunking):
+        return False
+    codes = replies if this.chunking else replies[:-1]
+    return {reply.code // 100 for reply in codes} <= {2}
 
 
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
