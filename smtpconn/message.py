@@ -93,7 +93,8 @@ def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
     policy = outgoing.policy.clone(**settings)
     octets = io.BytesIO()
     try:
-        BytesGenerator(octets, policy=policy).flatten(outgoing)
+        # ">From " belongs into mailbox files (RFC 4155), not into mail; the old policy says otherwise.
+        BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(outgoing)
     except _NONSENSE as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
     return octets.getvalue()
