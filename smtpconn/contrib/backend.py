@@ -1,0 +1,181 @@
+"""`PooledBackend`: open, close and send_messages as Django and Flask-Mailman call them.
+
+Flask-Mailman is a port of Django's mail, so one class serves both. A framework makes a backend for
+every use and often shares one between threads; it therefore holds no connection. ``open`` makes
+sure that one can be had, each message borrows one from the process's pool, and ``close`` has
+nothing to close. What follows from that:
+
+* Nobody who opened a backend keeps a connection from others while composing the next message.
+* A connection that died meanwhile is replaced silently, as `ConnectionPool.send` does it.
+* Threads that share a backend do not wait for each other.
+
+Which errors are silent is the frameworks' contract: while opening `OSError`, while sending
+`smtplib.SMTPException`. An address or a setting that cannot be is never silent.
+"""
+
+from __future__ import annotations
+
+import abc
+import smtplib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.contrib.delivery import deliver, forward_paths, reverse_path
+from smtpconn.contrib.settings import COMMON_NAMES, MailSettings, read_settings
+from smtpconn.errors import Phase, SmtpError, ValidationError
+from smtpconn.pool import ConnectionPool
+
+_NO_CONNECTION = frozenset(
+    {
+        Phase.CONNECT,
+        Phase.TLS,
+        Phase.GREETING,
+        Phase.EHLO,
+        Phase.STARTTLS,
+        Phase.AUTH,
+        Phase.POOL,
+    }
+)
+
+
+class OutgoingMessage(Protocol):
+    """What is common to the messages of both frameworks."""
+
+    from_email: str
+
+    def recipients(self) -> list[str]:
+        """Everyone it goes to: to, cc and bcc."""
+
+
+M = TypeVar("M", bound=OutgoingMessage)
+
+
+class PooledBackend(abc.ABC, Generic[M]):
+    """An e-mail backend over the pool of its process.
+
+    Attributes:
+        fail_silently: whether errors of the server and the network are passed over.
+        host, port, username, password, use_tls, use_ssl, timeout, ssl_certfile, ssl_keyfile: as
+            `MailSettings` explains them. May be changed before the backend is used.
+    """
+
+    fail_silently: bool
+    host: str | None
+    port: int | str | None
+    username: str | None
+    password: str | None
+    use_tls: bool | None
+    use_ssl: bool | None
+    timeout: float | str | None
+    ssl_certfile: str | None
+    ssl_keyfile: str | None
+    _settings: MailSettings
+    _is_open = False
+
+    def take_settings(self, *sources: Mapping[str, object]) -> None:
+        """Take what `read_settings` finds, and check it.
+
+        Raises:
+            ValidationError: a setting that cannot be.
+        """
+        self._settings = read_settings(*sources)
+        self._settings.config()
+        for name in COMMON_NAMES:
+            setattr(self, name, getattr(self._settings, name))
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """The process's pool for this backend's settings.
+
+        Raises:
+            ValidationError: a setting that cannot be.
+            OSError: the client's certificate or key cannot be read.
+        """
+        now = {name: getattr(self, name) for name in COMMON_NAMES}
+        return replace(self._settings, **now).get_pool()
+
+    def open(self) -> bool | None:
+        """Make sure that a connection can be had.
+
+        Returns whether that was needed: False if the backend was open; None if it failed silently.
+
+        Raises:
+            OSError: the server cannot be reached, or not logged in to; unless silent.
+            ValidationError: a setting that cannot be.
+        """
+        if self._is_open:
+            return False
+        try:
+            with self.pool.connection():
+                pass
+        except ValidationError:
+            raise
+        except OSError:
+            if not self.fail_silently:
+                raise
+            return None
+        self._is_open = True
+        return True
+
+    def close(self) -> None:
+        """Forget that it was opened. The pool stays; nothing is raised."""
+        self._is_open = False
+
+    def send_messages(self, email_messages: Iterable[M]) -> int:
+        """Send messages one after the other.
+
+        Returns how many were sent, that is accepted for at least one recipient. A message without
+        recipients is not sent and no error. Without ``fail_silently`` the first error ends it.
+
+        Raises:
+            SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why.
+            ValueError: an address that may not be sent.
+        """
+        if not email_messages:
+            return 0
+        opened = self.open()
+        if opened is None:
+            return 0
+        pool, sent = self.pool, 0
+        try:
+            for message in email_messages:
+                try:
+                    sent += self._send(pool, message)
+                except smtplib.SMTPException as error:
+                    if not self.fail_silently:
+                        raise
+                    # The others would only wait for the same server, one timeout each.
+                    if isinstance(error, SmtpError) and error.phase in _NO_CONNECTION:
+                        break
+        finally:
+            if opened:
+                self.close()
+        return sent
+
+    @abc.abstractmethod
+    def octets(self, message: M, *, smtputf8: bool) -> bytes:
+        """The message as it leaves, without Bcc.
+
+        Args:
+            message: of the framework.
+            smtputf8: whether UTF-8 may stand in its headers, because an address needs it.
+        """
+
+    def _send(self, pool: ConnectionPool, message: M) -> bool:
+        texts = message.recipients()
+        if not texts:
+            return False
+        sender, recipients = _envelope(message.from_email, texts)
+        utf8 = not (sender.is_ascii and all(r.is_ascii for r in recipients))
+        deliver(pool, sender, recipients, self.octets(message, smtputf8=utf8))
+        return True
+
+
+def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[ForwardPath]]:
+    """The paths; a ValueError that is no OSError if they cannot be, which nothing silences."""
+    try:
+        return reverse_path(str(sender)), forward_paths(map(str, recipients))
+    except ValidationError as error:
+        raise ValueError(str(error)) from error

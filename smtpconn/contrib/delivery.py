@@ -1,0 +1,151 @@
+"""From a framework's addresses and octets to the pool, and what counts as sent.
+
+The frameworks hand over finished messages beside addresses as people write them, with display
+names and internationalised domains. Their message headers have domains in the A-labels of Python's
+own codec (IDNA 2003), so the envelope gets the same ones: a message must not go to another domain
+than the one its header names.
+"""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import logging
+import re
+from collections.abc import Iterable
+from email.headerregistry import Address
+
+from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.envelope import LmtpSendResult, RejectedRecipient, SendResult
+from smtpconn.errors import (
+    AllRecipientsFailedError,
+    ConnectionClosedError,
+    Phase,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.pool import ConnectionPool
+from smtpconn.reply import SmtpResponse
+
+_log = logging.getLogger("smtpconn.contrib")
+
+# What needs no parsing. Everything else goes through the email package, which is slow.
+_PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]+@[A-Za-z0-9.\-]+\Z")
+
+
+def bare_address(text: str) -> str:
+    """The address in ``text``, without a display name and with its domain in A-labels.
+
+    Args:
+        text: one address, such as ``Jane <jane@example.com>``.
+
+    Raises:
+        ValidationError: it is not exactly one address, or holds a line break.
+    """
+    if _PLAIN.match(text):
+        return text
+    address = _parse(text)
+    domain = address.domain
+    if not domain.isascii():
+        try:
+            domain = domain.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise ValidationError(f"{domain!a:.80} is no domain name: {error}") from None
+    return Address(username=address.username, domain=domain).addr_spec
+
+
+def _parse(text: str) -> Address:
+    # A line break is looked for here: the email package reads on behind it.
+    if "\r" in text or "\n" in text:
+        raise ValidationError(f"a line break in an address: {text!a:.80}")
+    header = email.policy.default.header_factory("To", text)
+    defects = [str(defect) for defect in header.defects if "non-ASCII" not in str(defect)]
+    if defects or len(header.addresses) != 1:
+        raise ValidationError(f"not a single address: {text!a:.80} {'; '.join(defects)}".rstrip())
+    address: Address = header.addresses[0]
+    return address
+
+
+def reverse_path(text: str) -> ReversePath:
+    """The sender a framework names; raises as `bare_address`."""
+    return ReversePath(bare_address(text))
+
+
+def forward_paths(texts: Iterable[str]) -> list[ForwardPath]:
+    """The recipients a framework names; raises as `bare_address`."""
+    return [ForwardPath(bare_address(text)) for text in texts]
+
+
+def deliver(
+    pool: ConnectionPool,
+    sender: ReversePath,
+    recipients: list[ForwardPath],
+    octets: bytes,
+    timeout: float | None = None,
+) -> SendResult | LmtpSendResult:
+    """Send a finished message; an octet above 127 is no obstacle, whatever the server offers.
+
+    Raises:
+        SmtpError: as `ConnectionPool.send`, and as `check_delivered`.
+    """
+    try:
+        result = pool.send(sender, recipients, octets, timeout=timeout)
+    except UnsupportedExtensionError as error:
+        if error.phase is not Phase.MAIL or octets.isascii():
+            raise
+        # Before anything was sent. The email package knows how to make seven bits of eight; it is
+        # asked only now because reading the message again takes time and loses signatures.
+        result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
+    check_delivered(result)
+    return result
+
+
+def _reread(octets: bytes) -> email.message.EmailMessage:
+    # The old policy leaves header fields as they stand. mypy knows no message but the new one to
+    # be sendable; it is enough that it has headers.
+    message: email.message.EmailMessage
+    message = email.message_from_bytes(octets, policy=email.policy.compat32)  # type: ignore
+    return message
+
+
+def check_delivered(result: SendResult | LmtpSendResult) -> None:
+    """Raise if nobody got the message, which over LMTP is found only in the results.
+
+    Refused recipients beside accepted ones are logged, without their addresses: the frameworks
+    have no place for them.
+
+    Raises:
+        AllRecipientsFailedError: the message was refused for every recipient.
+        ConnectionClosedError: it is not known for any recipient; ``may_have_been_delivered``.
+    """
+    refused = list(result.rejected_recipients)
+    accepted = len(result.accepted_recipients) if isinstance(result, SendResult) else 0
+    if isinstance(result, LmtpSendResult):
+        accepted = sum(each.delivered for each in result.results)
+        undelivered = [each for each in result.results if not each.delivered]
+        if not accepted and any(each.response is None for each in undelivered):
+            raise ConnectionClosedError(
+                "the connection was lost before the server said who got the message",
+                phase=Phase.CONTENT,
+                may_have_been_delivered=True,
+            )
+        refused += [
+            RejectedRecipient(each.recipient, each.response)
+            for each in undelivered
+            if each.response is not None
+        ]
+    if not accepted:
+        raise AllRecipientsFailedError(refused)
+    if refused:
+        _log.warning(
+            "%d of %d recipients were refused; the first with %s",
+            len(refused),
+            len(refused) + accepted,
+            _code(refused[0].response),
+        )
+
+
+def _code(response: SmtpResponse) -> str:
+    # Not its text, in which servers quote the address.
+    status = response.enhanced_status
+    return str(response.code) if status is None else f"{response.code} {status}"

@@ -1,0 +1,137 @@
+"""`EmailBackend`: Django's e-mail through the pool of the process.
+
+    EMAIL_BACKEND = "smtpconn.contrib.django.EmailBackend"                     # up to Django 6.0
+
+    MAILERS = {                                                                # Django 6.1
+        "default": {
+            "BACKEND": "smtpconn.contrib.django.EmailBackend",
+            "OPTIONS": {"host": "smtp.example.com", "use_tls": True, "pool": {"max_size": 5}},
+        },
+    }
+
+Settings, options and return values are those of Django's own SMTP backend. What differs, and why,
+stands in ``docs/django.md``. Only Django's names live here; what a backend does is in
+`smtpconn.contrib.backend`.
+"""
+
+from __future__ import annotations
+
+import email.policy
+from collections.abc import Mapping
+
+import django
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+
+from smtpconn.contrib.backend import PooledBackend
+from smtpconn.contrib.settings import ServerOptions
+from smtpconn.errors import ValidationError
+
+# Since 6.0 messages are those of Python's modern email API.
+_MODERN = django.VERSION >= (6, 0)
+
+_SETTINGS = {
+    "host": "EMAIL_HOST",
+    "port": "EMAIL_PORT",
+    "username": "EMAIL_HOST_USER",
+    "password": "EMAIL_HOST_PASSWORD",
+    "use_tls": "EMAIL_USE_TLS",
+    "use_ssl": "EMAIL_USE_SSL",
+    "timeout": "EMAIL_TIMEOUT",
+    "ssl_keyfile": "EMAIL_SSL_KEYFILE",
+    "ssl_certfile": "EMAIL_SSL_CERTFILE",
+}
+_OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
+
+
+class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: ignore[misc]
+    """An e-mail backend that keeps its connections.
+
+    Args:
+        host, port, username, password, use_tls, use_ssl, timeout, ssl_keyfile, ssl_certfile: as
+            Django's SMTP backend takes them. Where one is missing the ``EMAIL_*`` setting counts,
+            but for a backend of ``MAILERS``.
+        fail_silently: as Django's.
+        kwargs: ``url``, ``pool`` and the names of `smtpconn.contrib.settings.ServerOptions`; where
+            one is missing the dict ``SMTPCONN`` of the settings counts, but for a backend of
+            ``MAILERS``. What else there is goes to `BaseEmailBackend`.
+
+    Raises:
+        ValueError: settings that contradict each other, or a value that cannot be.
+        InvalidMailer: the same in ``MAILERS``; an ``ImproperlyConfigured``.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        use_tls: bool | None = None,
+        fail_silently: bool = False,
+        use_ssl: bool | None = None,
+        timeout: float | None = None,
+        ssl_keyfile: str | None = None,
+        ssl_certfile: str | None = None,
+        **kwargs: object,
+    ) -> None:
+        given: dict[str, object] = {
+            "host": host or None,
+            "port": port or None,
+            "username": username,
+            "password": password,
+            "use_tls": use_tls,
+            "use_ssl": use_ssl,
+            "timeout": timeout,
+            "ssl_keyfile": ssl_keyfile,
+            "ssl_certfile": ssl_certfile,
+        }
+        given.update((name, kwargs.pop(name)) for name in _OWN_NAMES & kwargs.keys())
+        self.alias = kwargs.get("alias")
+        super().__init__(**kwargs)
+        self.fail_silently = fail_silently
+        if self.alias is None:
+            self.take_settings(given, getattr(settings, "SMTPCONN", {}), _email_settings(given))
+            return
+        try:
+            if host is None and "url" not in given:
+                raise ValidationError("OPTIONS must define 'host' or 'url'")
+            self.take_settings(given, {})
+        except ValidationError as error:
+            raise _invalid_mailer(str(error), self.alias) from error
+
+    def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
+        """The message as Django serialises it, without Bcc.
+
+        Raises:
+            ValueError: a header field that may not be; as ``EmailMessage.message``.
+        """
+        if _MODERN:
+            policy = email.policy.SMTPUTF8 if smtputf8 else email.policy.SMTP
+            outgoing = message.message(policy=policy)
+            form = {}
+        else:
+            outgoing = message.message()
+            form = {"linesep": "\r\n"}
+        # Django 5.2 lets it through among the extra headers.
+        del outgoing["Bcc"]
+        octets: bytes = outgoing.as_bytes(**form)
+        return octets
+
+
+def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: getattr(settings, setting)
+        for name, setting in _SETTINGS.items()
+        if given[name] is None
+    }
+
+
+def _invalid_mailer(text: str, alias: object) -> ImproperlyConfigured:
+    # Not at the top: it is new in Django 6.1, as the alias is.
+    from django.core.mail import InvalidMailer
+
+    error: ImproperlyConfigured = InvalidMailer(text, alias=alias)
+    return error

@@ -1,0 +1,198 @@
+"""From a framework's settings to a `ServerConfig` and to the process's pool for it.
+
+Frameworks name one and the same thing in different ways (``EMAIL_HOST_USER``, ``MAIL_USERNAME``,
+``OPTIONS["username"]``). An adapter translates its names into those of `MailSettings` and knows
+nothing else; what the values mean is decided here, once.
+
+Rule: nothing here connects or waits, so settings may be read for every single message. The pool
+stays the same one, because equal settings make equal configurations (see `smtpconn.get_pool`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, TypeVar, cast
+
+import certifi
+
+from smtpconn.config import ServerConfig
+from smtpconn.connect import SocketFactory
+from smtpconn.credentials import Credentials, PasswordCredentials
+from smtpconn.dialogue.session import Pipelining, Protocol
+from smtpconn.errors import ValidationError
+from smtpconn.limits import PoolOptions
+from smtpconn.pool import ConnectionPool
+from smtpconn.registry import get_pool
+from smtpconn.tls import TlsMode
+
+Number = TypeVar("Number", int, float)
+
+
+class ServerOptions(TypedDict, total=False):
+    """What `ServerConfig` has beyond the settings every framework has; it explains them."""
+
+    credentials: Credentials
+    tls_context: ssl.SSLContext
+    ehlo_domain: str
+    source_address: tuple[str, int]
+    pipelining: Pipelining
+    ignore_extensions: tuple[str, ...]
+    allow_cleartext_auth: bool
+    protocol: Protocol
+    socket_factory: SocketFactory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailSettings:
+    """The settings of a framework under common names.
+
+    Attributes:
+        url: as `ServerConfig.from_url` takes it, instead of the host, the port and use_*.
+        host, port: where the server is; without a port the usual one for the kind of TLS.
+        username, password: both, to log in.
+        use_tls: STARTTLS.
+        use_ssl: TLS from the first octet.
+        timeout: seconds for an operation as a whole; None for the default of `ServerConfig`.
+        ssl_certfile, ssl_keyfile: the client's certificate and its key, files in PEM.
+        pool: limits of the pool, as `smtpconn.ConnectionPool` takes them.
+        server: further attributes of `ServerConfig`.
+
+    Raises:
+        ValidationError: settings that contradict each other, or a name nobody knows.
+    """
+
+    url: str | None = None
+    host: str | None = None
+    port: int | str | None = None
+    username: str | None = None
+    password: str | None = None
+    use_tls: bool | None = None
+    use_ssl: bool | None = None
+    timeout: float | str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    pool: PoolOptions = field(default_factory=PoolOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+    def __post_init__(self) -> None:
+        _check_names("pool", self.pool, PoolOptions.__annotations__)
+        _check_names("server", self.server, ServerOptions.__annotations__)
+        if self.use_tls and self.use_ssl:
+            raise ValidationError("of use_tls and use_ssl only one may be set")
+        if self.url is not None and (self.host or self.port or self.use_tls or self.use_ssl):
+            raise ValidationError("a url says the host, the port and the TLS: give those or a url")
+        if self.ssl_certfile and self.server.get("tls_context") is not None:
+            raise ValidationError("of ssl_certfile and tls_context only one may be set")
+
+    def config(self) -> ServerConfig:
+        """The server, without reading any file.
+
+        Raises:
+            ValidationError: a value that cannot be.
+        """
+        options: dict[str, Any] = dict(self.server)
+        if self.timeout is not None:
+            options["timeout"] = _number("timeout", self.timeout, float)
+        if self.username and self.password:
+            options.setdefault("credentials", PasswordCredentials(self.username, self.password))
+        if self.url is not None:
+            return ServerConfig.from_url(self.url, **options)
+        mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
+        port = _number("port", self.port or _USUAL_PORT[mode], int)
+        return ServerConfig(self.host or "", port, mode, **options)
+
+    def get_pool(self) -> ConnectionPool:
+        """The process's pool for this server and these limits.
+
+        Raises:
+            ValidationError: a value that cannot be.
+            OSError: the client's certificate or key cannot be read.
+        """
+        config = self.config()
+        if config.tls_mode is not TlsMode.NONE and config.tls_context is None:
+            config = config.replace(tls_context=_context(self.ssl_certfile, self.ssl_keyfile))
+        return get_pool(config, **self.pool)
+
+
+_USUAL_PORT = {TlsMode.NONE: 25, TlsMode.STARTTLS: 587, TlsMode.IMPLICIT: 465}
+
+COMMON_NAMES = tuple(
+    f.name for f in fields(MailSettings) if f.name not in ("url", "pool", "server")
+)
+"""What every framework has a setting for."""
+
+
+def read_settings(*sources: Mapping[str, object]) -> MailSettings:
+    """Settings from several sources, the first of which that has one (not None) decides.
+
+    Args:
+        sources: mappings with the names of `MailSettings`, and those of `ServerOptions` beside
+            them. The last one stands for the framework's own settings: what a ``url`` says is not
+            looked up there.
+
+    Raises:
+        ValidationError: as `MailSettings`.
+    """
+    found: dict[str, Any] = {}
+    for source in sources:
+        if source is sources[-1] and "url" in found:
+            source = {name: source[name] for name in source.keys() - _SAID_BY_A_URL}
+        for name, value in source.items():
+            if value is not None:
+                found.setdefault(name, value)
+    server = {name: found.pop(name) for name in found.keys() & ServerOptions.__annotations__.keys()}
+    _check_names("settings", found, [*COMMON_NAMES, "url", "pool"])
+    return MailSettings(**found, server=cast(ServerOptions, server))
+
+
+_SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
+
+
+def _check_names(what: str, given: object, known: Mapping[str, object] | list[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValidationError(f"{what} is a dict, not {type(given).__name__}")
+    unknown = sorted(str(name) for name in given.keys() - set(known))
+    if unknown:
+        raise ValidationError(
+            f"{what}: unknown {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )
+
+
+def _tls_mode(*, use_tls: bool, use_ssl: bool) -> TlsMode:
+    if use_ssl:
+        return TlsMode.IMPLICIT
+    return TlsMode.STARTTLS if use_tls else TlsMode.NONE
+
+
+def _number(name: str, value: object, kind: Callable[[Any], Number]) -> Number:
+    # Settings often come from the environment, where everything is a string.
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValidationError(f"{name} is a number, not {value!r:.40}") from None
+
+
+def _context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
+    """The TLS context for these files, the same one until they change."""
+    if keyfile and not certfile:
+        raise ValidationError("ssl_keyfile is of no use without ssl_certfile")
+    files = [file for file in (certfile, keyfile) if file]
+    return _make_context(certfile, keyfile, tuple(os.stat(file).st_mtime_ns for file in files))
+
+
+@functools.cache
+def _make_context(
+    certfile: str | None, keyfile: str | None, changed: tuple[int, ...]
+) -> ssl.SSLContext:
+    # The system's authorities, which are what the frameworks trust, and certifi's as everywhere
+    # else in smtpconn, for systems that have none.
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=certifi.where())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certfile:
+        context.load_cert_chain(certfile, keyfile or None)
+    return context
