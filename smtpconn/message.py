@@ -93,7 +93,7 @@ def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
     policy = outgoing.policy.clone(**settings)
     octets = io.BytesIO()
     try:
-        # ">From " belongs into mailbox files (RFC 4155), not into mail; the old policy says otherwise.
+        # ">From " belongs into mailbox files (RFC 4155 2); the old policy writes it into mail too.
         BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(outgoing)
     except _NONSENSE as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
