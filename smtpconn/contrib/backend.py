@@ -59,6 +59,8 @@ class PooledBackend(abc.ABC, Generic[M]):
         fail_silently: whether errors of the server and the network are passed over.
         host, port, username, password, use_tls, use_ssl, timeout, ssl_certfile, ssl_keyfile: as
             `MailSettings` explains them. May be changed before the backend is used.
+        connection: the pool while the backend is open, else None; code for the frameworks' own
+            backends asks whether there is one.
     """
 
     fail_silently: bool
@@ -71,8 +73,8 @@ class PooledBackend(abc.ABC, Generic[M]):
     timeout: float | str | None
     ssl_certfile: str | None
     ssl_keyfile: str | None
+    connection: ConnectionPool | None = None
     _settings: MailSettings
-    _is_open = False
 
     def take_settings(self, *sources: Mapping[str, object]) -> None:
         """Take what `read_settings` finds, and check it.
@@ -81,9 +83,12 @@ class PooledBackend(abc.ABC, Generic[M]):
             ValidationError: a setting that cannot be.
         """
         self._settings = read_settings(*sources)
-        self._settings.config()
+        config = self._settings.config()
         for name in COMMON_NAMES:
             setattr(self, name, getattr(self._settings, name))
+        self.use_tls, self.use_ssl = bool(self.use_tls), bool(self.use_ssl)
+        if self._settings.url is None:
+            self.port = config.port
 
     @property
     def pool(self) -> ConnectionPool:
@@ -105,10 +110,11 @@ class PooledBackend(abc.ABC, Generic[M]):
             OSError: the server cannot be reached, or not logged in to; unless silent.
             ValidationError: a setting that cannot be.
         """
-        if self._is_open:
+        if self.connection is not None:
             return False
         try:
-            with self.pool.connection():
+            pool = self.pool
+            with pool.connection():
                 pass
         except ValidationError:
             raise
@@ -116,12 +122,12 @@ class PooledBackend(abc.ABC, Generic[M]):
             if not self.fail_silently:
                 raise
             return None
-        self._is_open = True
+        self.connection = pool
         return True
 
     def close(self) -> None:
         """Forget that it was opened. The pool stays; nothing is raised."""
-        self._is_open = False
+        self.connection = None
 
     def send_messages(self, email_messages: Iterable[M]) -> int:
         """Send messages one after the other.
@@ -178,4 +184,4 @@ def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[For
     try:
         return reverse_path(str(sender)), forward_paths(map(str, recipients))
     except ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"Invalid address: {error}") from error

@@ -13,6 +13,7 @@ import email.policy
 import logging
 import re
 from collections.abc import Iterable
+from email.errors import HeaderParseError
 from email.headerregistry import Address
 
 from smtpconn.address import ForwardPath, ReversePath
@@ -58,7 +59,11 @@ def _parse(text: str) -> Address:
     # A line break is looked for here: the email package reads on behind it.
     if "\r" in text or "\n" in text:
         raise ValidationError(f"a line break in an address: {text!a:.80}")
-    header = email.policy.default.header_factory("To", text)
+    try:
+        header = email.policy.default.header_factory("To", text)
+    except (HeaderParseError, IndexError) as error:
+        # IndexError is what the email package says to "to@".
+        raise ValidationError(f"not a single address: {text!a:.80}") from error
     defects = [str(defect) for defect in header.defects if "non-ASCII" not in str(defect)]
     if defects or len(header.addresses) != 1:
         raise ValidationError(f"not a single address: {text!a:.80} {'; '.join(defects)}".rstrip())
