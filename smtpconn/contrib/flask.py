@@ -257,16 +257,28 @@ class Connection:
 
 def _completed(message: EmailMessage, default_sender: Person | None) -> EmailMessage:
     """The message with the header fields every message has (RFC 5322 3.6), on a copy if need be."""
-    complete = copy.copy(message)
+    missing: dict[str, str] = {}
     if "From" not in message and default_sender:
-        complete["From"] = _text(default_sender)
+        missing["From"] = _text(default_sender)
     if "Date" not in message:
-        complete["Date"] = format_datetime(datetime.now(UTC))
+        missing["Date"] = format_datetime(datetime.now(UTC))
     if "Message-ID" not in message:
-        # The sender's domain: the machine's name would have to be looked up.
-        domain = str(complete.get("From", "")).rpartition("@")[2].rstrip("> ")
-        complete["Message-ID"] = make_msgid(domain=domain if domain.isascii() else None)
+        sender = str(message.get("From", missing.get("From", "")))
+        missing["Message-ID"] = make_msgid(domain=_domain(sender))
+    if not missing:
+        return message
+    complete = copy.copy(message)
+    for name, value in missing.items():
+        # The copy shares its list of header fields; deleting, not adding, makes a new one.
+        del complete[name]
+        complete[name] = value
     return complete
+
+
+def _domain(sender: str) -> str:
+    """The sender's domain, for a Message-ID; the machine's name would have to be looked up."""
+    domain = sender.rpartition("@")[2].rstrip("> ")
+    return domain if domain and domain.isascii() else "localhost"
 
 
 def _envelope(

@@ -1,0 +1,114 @@
+"""From settings to a configuration and a pool: what decides, and what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smtpconn import PasswordCredentials, Protocol, TlsMode, ValidationError
+from smtpconn.contrib.settings import MailSettings, read_settings
+from tests.realservers.certificates import Certificates
+
+
+@pytest.mark.parametrize(
+    ("tls", "port", "mode"),
+    [
+        ({}, 25, TlsMode.NONE),
+        ({"use_tls": True}, 587, TlsMode.STARTTLS),
+        ({"use_ssl": True}, 465, TlsMode.IMPLICIT),
+    ],
+)
+def test_the_kind_of_tls_and_its_port(tls: dict[str, Any], port: int, mode: TlsMode) -> None:
+    """Without a port it is the usual one; one that is given counts, also as text."""
+    config = MailSettings(host="mx.example.com", **tls).config()
+    assert (config.host, config.port, config.tls_mode) == ("mx.example.com", port, mode)
+    assert MailSettings(host="h", port="2525", **tls).config().port == 2525
+
+
+def test_a_login_takes_a_user_name_and_a_password() -> None:
+    """Either alone is none; credentials that are given go before both."""
+    both = PasswordCredentials("user", "password")
+    other = PasswordCredentials("other", "secret")
+    assert read_settings({"host": "h", "username": "user"}).config().credentials is None
+    named = {"host": "h", "username": "user", "password": "password"}
+    assert read_settings(named).config().credentials == both
+    assert read_settings(named, {"credentials": other}).config().credentials == other
+
+
+def test_the_first_source_that_has_a_setting_decides() -> None:
+    """None is no setting; False, 0 and "" are."""
+    settings = read_settings(
+        {"host": None, "use_tls": False, "username": ""},
+        {"host": "first", "use_tls": True, "pool": {"max_size": 2}},
+        {"host": "second", "username": "user", "password": "password", "timeout": "7.5"},
+    )
+    config = settings.config()
+    assert (config.host, config.tls_mode, config.timeout) == ("first", TlsMode.NONE, 7.5)
+    assert config.credentials is None
+    assert settings.pool == {"max_size": 2}
+
+
+def test_a_url_stands_for_the_frameworks_own_server() -> None:
+    """What it says is not looked up in the last source; the rest is."""
+    url = "smtps://user:password@mx.example.com"
+    own: dict[str, Any] = {"host": "localhost", "port": 25, "use_tls": True, "username": "x"}
+    config = read_settings({"url": url}, {**own, "timeout": 3}).config()
+    assert (config.host, config.port, config.timeout) == ("mx.example.com", 465, 3)
+    assert config.credentials == PasswordCredentials("user", "password")
+    assert read_settings({}, own).config().host == "localhost"
+
+
+def test_a_password_may_come_from_elsewhere_than_the_url() -> None:
+    """User name and password beside a URL go before those in it."""
+    found = {"url": "smtps://mx.example.com", "username": "user", "password": "p@ss"}
+    assert read_settings(found).config().credentials == PasswordCredentials("user", "p@ss")
+
+
+def test_what_else_a_configuration_has() -> None:
+    """Attributes of `ServerConfig` may stand beside the settings."""
+    config = read_settings(
+        {"host": "/run/lmtp", "protocol": "LMTP", "ehlo_domain": "me.example"}
+    ).config()
+    assert (config.protocol, config.ehlo_domain) == (Protocol.LMTP, "me.example")
+
+
+def test_equal_settings_get_the_same_pool(certificates: Certificates) -> None:
+    """Also under TLS, where the context is the same one until the files change."""
+    files = {
+        "ssl_certfile": str(certificates.client_file),
+        "ssl_keyfile": str(certificates.client_key_file),
+    }
+    for more in ({}, {"use_tls": True}, {"use_ssl": True, **files}):
+        found = {"host": "mx.example.com", "pool": {"max_size": 2}, **more}
+        pool = read_settings(found).get_pool()
+        assert read_settings(found).get_pool() is pool
+        assert read_settings({**found, "pool": {"max_size": 3}}).get_pool() is not pool
+        assert (pool.config.tls_context is None) is (not more)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({"host": "h", "use_tls": True, "use_ssl": True}, "only one"),
+        ({"url": "smtp://h", "host": "h"}, "give those or a url"),
+        ({"host": "h", "ssl_certfile": "f", "tls_context": object()}, "only one"),
+        ({"host": "h", "colour": "red"}, "settings: unknown colour; there are host, "),
+        ({"host": "h", "pool": {"max_sise": 1}}, "pool: unknown max_sise; there are acquire"),
+        ({"host": "h", "pool": [1]}, "pool is a dict, not list"),
+        ({"host": "h", "port": "smtp"}, "port is a number, not 'smtp'"),
+        ({"host": "h", "timeout": "soon"}, "timeout is a number"),
+        ({"host": "h", "timeout": 0}, "timeout"),
+        ({}, "host"),
+    ],
+)
+def test_what_cannot_be(found: dict[str, Any], text: str) -> None:
+    """It is a ValidationError that names what is wrong, before anything is connected to."""
+    with pytest.raises(ValidationError, match=text):
+        read_settings(found).config()
+
+
+def test_a_key_without_a_certificate() -> None:
+    """It is of no use, which is said when it is needed."""
+    with pytest.raises(ValidationError, match="ssl_keyfile"):
+        read_settings({"host": "h", "use_tls": True, "ssl_keyfile": "key.pem"}).get_pool()
