@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import email.charset
 from collections.abc import Iterator
 
 import pytest
 
 from smtpconn.testing import SmtpServer
-
-_CHARSETS = dict(email.charset.CHARSETS)
-
-
-@pytest.fixture(autouse=True)
-def untouched_charsets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flask-Mail changes how the whole process encodes UTF-8 when it is imported; undone here."""
-    monkeypatch.setattr(email.charset, "CHARSETS", dict(_CHARSETS))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from email.message import EmailMessage
 from typing import Any
 
-import flask_mail
 import pytest
 from flask import Flask
 
@@ -22,6 +21,7 @@ from smtpconn import (
 )
 from smtpconn.contrib.flask import Mail, email_dispatched
 from smtpconn.testing import SmtpServer
+from tests.contrib.flaskmail import flask_mail
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
 from tests.test_forking import in_child
