@@ -293,6 +293,17 @@ class SmtpConnection(Sending, LoggingIn):
         return self._channel.is_quiet
 
     @property
+    def prefers_chunking(self) -> bool:
+        """Whether BDAT saves a turn here: `Pipelining.EAGER`, over SMTP, where CHUNKING is offered."""
+        session = self._session
+        return (
+            session.pipelining is Pipelining.EAGER
+            and session.protocol is Protocol.SMTP
+            and session.may_pipeline
+            and session.capabilities.supports_chunking
+        )
+
+    @property
     def transactions(self) -> int:
         """How many mail transactions were begun on it."""
         return self._session.transactions
