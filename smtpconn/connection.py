@@ -294,7 +294,7 @@ class SmtpConnection(Sending, LoggingIn):
 
     @property
     def prefers_chunking(self) -> bool:
-        """Whether BDAT saves a turn here: `Pipelining.EAGER`, over SMTP, where CHUNKING is offered."""
+        """Whether BDAT saves a turn: `Pipelining.EAGER`, over SMTP, and CHUNKING is offered."""
         session = self._session
         return (
             session.pipelining is Pipelining.EAGER

@@ -333,8 +333,11 @@ def _unreadable(error: Exception) -> SmtpError:
 def _send_over(
     connection: SmtpConnection, request: Request, deadline: Deadline
 ) -> SendResult | LmtpSendResult:
-    """Send in the way the connection has: LMTP; BDAT for what cannot go otherwise, and where it saves
-    a turn; or DATA, because an Exchange is known that never answers a correct BDAT."""
+    """Send in the way the connection has: LMTP, BDAT, or DATA.
+
+    BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
+    because an Exchange is known that never answers a correct BDAT.
+    """
     seconds = deadline.check(Phase.MAIL)
     chunking = request.mail_params.body is BodyType.BINARYMIME or connection.prefers_chunking
     if connection.protocol is Protocol.LMTP:
