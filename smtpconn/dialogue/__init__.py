@@ -2,7 +2,9 @@
 
 `batch` says what a conversation may ask for, `pairing` gives each reply to the command it belongs
 to, and the conversations are generators that read like the RFC: `opening` (greeting, EHLO,
-STARTTLS), `auth`, `transaction` (MAIL to the end of the content) and `simple` (all the rest).
+STARTTLS), `auth`, `transaction` (MAIL to the end of the content), `streaming` (many of these in a
+row) and `simple` (all the rest). `request` is what a caller wants sent, as commands; `verdict` is
+what the replies to them come to.
 
 A conversation yields a step, usually a `Batch` of commands, and is resumed when every reply to it
 has arrived; so the same script serves a server with PIPELINING (one batch of n) and one without

@@ -29,13 +29,12 @@ from smtpconn.dialogue.batch import Await, Batch, Conversation, Payload, Piece, 
 from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.request import Request, envelope_commands
 from smtpconn.dialogue.session import Protocol, Session
+from smtpconn.dialogue.verdict import sort_recipients, why_refused
 from smtpconn.envelope import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.errors import (
-    AllRecipientsFailedError,
     Phase,
     ProtocolError,
     SmtpError,
-    TransientError,
     refusal,
 )
 from smtpconn.parameters import BodyType
@@ -165,8 +164,8 @@ def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | Non
     if _are_all_wanted(this, replies):
         this.accepted = this.sent_to
         return None
-    this.accepted, this.rejected = _sort_recipients(this.sent_to, this.commands, replies)
-    return _failure(this.commands, replies, this.accepted, this.rejected)
+    this.accepted, this.rejected = sort_recipients(this.sent_to, this.commands, replies)
+    return why_refused(this.commands, replies, this.accepted, this.rejected)
 
 
 def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
@@ -398,51 +397,6 @@ def tells_something(payload: Piece, replies: Sequence[SmtpResponse], error: Smtp
     """Whether the final replies that came before the connection was lost are worth reporting."""
     # Not if the content did not even leave whole: then nobody has it, and that is certain.
     return payload.replies > 1 and bool(replies) and error.may_have_been_delivered
-
-
-def _sort_recipients(
-    recipients: Sequence[ForwardPath], envelope: list[Command], replies: Sequence[SmtpResponse]
-) -> tuple[tuple[ForwardPath, ...], tuple[RejectedRecipient, ...]]:
-    rcpt_replies = [r for c, r in zip(envelope, replies, strict=False) if c.phase is Phase.RCPT]
-    answered = list(zip(recipients, rcpt_replies, strict=False))
-    accepted = tuple(path for path, reply in answered if reply.is_success)
-    rejected = tuple(RejectedRecipient(p, reply) for p, reply in answered if not reply.is_success)
-    return accepted, rejected
-
-
-def _failure(
-    envelope: list[Command],
-    replies: Sequence[SmtpResponse],
-    accepted: tuple[ForwardPath, ...],
-    rejected: tuple[RejectedRecipient, ...],
-) -> SmtpError | None:
-    """Why no content may follow; None when it may."""
-    errors = [
-        refusal(reply, each.phase)
-        for each, reply in zip(envelope, replies, strict=False)
-        if not _is_wanted(each, reply)
-    ]
-    # A reply out of step goes before every refusal, because nothing else can be believed then;
-    # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
-    for error in errors:
-        if isinstance(error, ProtocolError) or _is_farewell(error):
-            return error
-    # Refusals in the order of their causes: what follows a refused MAIL was refused because of it.
-    for phase in (Phase.RSET, Phase.MAIL):
-        for error in errors:
-            if error.phase is phase:
-                return error
-    if not accepted:
-        return AllRecipientsFailedError(rejected)
-    return next((error for error in errors if error.phase is Phase.DATA), None)
-
-
-def _is_farewell(error: SmtpError) -> bool:
-    return isinstance(error, TransientError) and error.response.code == SHUTTING_DOWN
-
-
-def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
-    return reply.code == 354 if each.phase is Phase.DATA else 200 <= reply.code < 300
 
 
 def _content_refusal(reply: SmtpResponse) -> SmtpError:
