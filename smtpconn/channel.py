@@ -134,13 +134,15 @@ class Channel:
 
     def probe(self) -> bool:
         """Whether the channel is good as far as can be told without a round trip."""
+        # Whether something came can be asked without the lock; reading it, and TLS, need that.
+        transport = self.driver.transport
+        is_open = transport.is_open and not self._close_requested
+        if is_open and not transport.is_tls and transport.is_silent():
+            return True
         if not self._lock.acquire(blocking=False):
             return True
         try:
-            transport = self.driver.transport
-            is_open = transport.is_open and not self._close_requested
-            # Asked in this order because it is silent nearly always.
-            return is_open and (transport.is_silent() or self.driver.probe() is None)
+            return self.is_open and self.driver.probe() is None
         finally:
             self._lock.release()
 

@@ -97,7 +97,8 @@ class PoolState:
         self.idle: deque[Pooled] = deque()
         self.is_closed = False
         self.generation = 0
-        self._ceiling = limits.max_size
+        self._max_size = self._ceiling = limits.max_size
+        self._max_idle = limits.max_idle
         self._ceiling_until = 0.0
 
     def is_overloaded(self, now: float) -> bool:
@@ -112,7 +113,7 @@ class PoolState:
             not self.idle
             or self.queue
             or self.is_closed
-            or len(self.permits) >= self.limits.max_size
+            or len(self.permits) >= self._max_size
             or now < self._ceiling_until
         ):
             return None
@@ -137,7 +138,7 @@ class PoolState:
             or (idle and now >= idle[0].good_until)
         ):
             return False
-        idle_end = now + self.limits.max_idle
+        idle_end = now + self._max_idle
         pooled.idle_since = pooled.spoke_at = now
         pooled.good_until = end if end < idle_end else idle_end
         ticket.pooled = None

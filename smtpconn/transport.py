@@ -60,7 +60,7 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_tls = isinstance(sock, ssl.SSLSocket)
         self.is_open = True
         self._reads_block = _can_bound_reads(sock)
         self._read_bound = 0.0
@@ -74,6 +74,10 @@ class Transport:
         self._read_poll = select.poll() if hasattr(select, "poll") else None
         if self._read_poll is not None:
             self._read_poll.register(sock, select.POLLIN)
+        # Another one, because a poll is for one thread at a time.
+        self._probe_poll = select.poll() if hasattr(select, "poll") else None
+        if self._probe_poll is not None:
+            self._probe_poll.register(sock, select.POLLIN)
         self._quick_ack = getattr(socket, "TCP_QUICKACK", None) if is_tcp else None
         self._owes_ack = False
 
@@ -120,7 +124,7 @@ class Transport:
         tls = context.wrap_socket(
             self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
         )
-        self._sock, self._is_tls = tls, True
+        self._sock, self.is_tls = tls, True
         self._reads_block, self._now = False, 0
         tls.settimeout(0)
         while True:
@@ -152,7 +156,7 @@ class Transport:
         """
         view = memoryview(data)
         while view:
-            taken = self._send(view[:_TLS_SEND] if self._is_tls else view)
+            taken = self._send(view[:_TLS_SEND] if self.is_tls else view)
             if taken:
                 sent(taken)
                 view = view[taken:]
@@ -168,10 +172,10 @@ class Transport:
             OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
         """
         # A TLS record may have been read in part, which no poll would tell; so ask TLS first.
-        if self._is_tls and (data := self.receive_now()) is not None:
+        if self.is_tls and (data := self.receive_now()) is not None:
             return data
         while True:
-            if (self._owes_ack or self._is_tls) and self._quick_ack is not None:
+            if (self._owes_ack or self.is_tls) and self._quick_ack is not None:
                 # What came so far is not acknowledged yet, and nothing of ours is under way that
                 # would do it; a peer with Nagle's algorithm keeps the rest back until then (40 ms).
                 # In TLS something may have come that we never see, such as a session ticket.
@@ -188,11 +192,15 @@ class Transport:
         """Whether certainly nothing has arrived, neither octets nor the end of the stream.
 
         The cheap half of a probe. False says nothing yet: after a TLS 1.3 handshake a healthy
-        socket is readable (session tickets); only `receive_now` tells.
+        socket is readable (session tickets); only `receive_now` tells. In clear it may be asked
+        while another thread waits for octets.
         """
-        if self._read_poll is None or (self._is_tls and self._has_pending()):
+        if self._probe_poll is None or (self.is_tls and self._has_pending()):
             return False
-        return not self._read_poll.poll(0)
+        try:
+            return not self._probe_poll.poll(0)
+        except RuntimeError:
+            return False  # another thread is asking at this moment
 
     def receive_now(self) -> bytes | None:
         """Return what has arrived without waiting; None for nothing, b"" for the end.
