@@ -121,9 +121,14 @@ class Transport:
         self._sock.getpeername()
         host.encode("idna")
         # Not the handshake on wrapping: it would block without regard to the deadline.
-        tls = context.wrap_socket(
-            self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
-        )
+        try:
+            tls = context.wrap_socket(
+                self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
+            )
+        except BaseException as error:
+            # A connection that is reset within these microseconds makes it stumble all the same.
+            _close_half_made(error)
+            raise
         self._sock, self.is_tls = tls, True
         self._reads_block, self._now = False, 0
         tls.settimeout(0)
@@ -282,6 +287,16 @@ def _can_bound_reads(sock: socket.socket) -> bool:
     """
     is_plain = type(sock) is socket.socket and socket.socket.__module__ == "socket"
     return is_plain and sys.platform == "linux"
+
+
+def _close_half_made(error: BaseException) -> None:
+    """Close the TLS socket that was being made when an error struck; nobody else knows of it."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        for value in traceback.tb_frame.f_locals.values():
+            if isinstance(value, ssl.SSLSocket):
+                value.close()
+        traceback = traceback.tb_next
 
 
 def _timeval(seconds: float) -> bytes:

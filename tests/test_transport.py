@@ -107,6 +107,25 @@ def ends(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator
         yield made
 
 
+def test_a_reset_while_tls_is_put_on_leaves_no_descriptor(certificates: Certificates) -> None:
+    """Python's TLS socket takes the descriptor before it stumbles; it is closed nevertheless."""
+
+    class Stumbling(ssl.SSLSocket):
+        """A TLS socket whose connection is reset while it is made."""
+
+        def getpeername(self) -> Any:
+            """It was reset."""
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    context = certificates.client_context()
+    context.sslsocket_class = Stumbling
+    with small_pair() as (left, right):
+        transport = Transport(left)
+        with pytest.raises(ConnectionResetError):
+            transport.start_tls(context, "localhost", Deadline(PATIENCE))
+        assert right.recv(1) == b""
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system has no TCP_QUICKACK")
 def test_the_rest_of_an_answer_is_not_held_up() -> None:
     """Waiting for more, with nothing sent since the last octets came, acknowledges these at once.
