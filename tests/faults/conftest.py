@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin at nothing."""
     config.stash[_COUNTS] = Counter()
     config.stash[_LATE] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes a minute, so that a run may leave it out."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture
