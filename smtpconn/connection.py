@@ -24,7 +24,7 @@ from smtpconn.deadline import Deadline
 from smtpconn.dialogue import opening, simple
 from smtpconn.dialogue.session import Pipelining, Protocol, Session
 from smtpconn.driver import Driver
-from smtpconn.errors import Phase, SmtpError, SmtpTimeoutError
+from smtpconn.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 from smtpconn.logging_in import LoggingIn
 from smtpconn.options import (
     ConnectOptions,
@@ -345,8 +345,10 @@ class SmtpConnection(Sending, LoggingIn):
         if kind is None or issubclass(kind, Exception):
             try:
                 self.quit(min(QUIT_PATIENCE, self._channel.timeout))
-            except SmtpTimeoutError:
-                pass  # another thread is busy with it; closing ends that
+            except (SmtpTimeoutError, ProtocolError):
+                # Another thread is busy with it, or an iterator of send_many was left in the
+                # middle; closing ends that.
+                pass
         self.close()
 
     def _describe(self) -> str:

@@ -207,7 +207,8 @@ class Sending(Operations):
 
         Args:
             envelopes: what to send; may be a generator. It is read ahead of the outcomes, and what
-                was taken from it may wait there for more, so it should give what is ready.
+                was taken from it may wait there for more, so it should give what is ready. A
+                message that is a file or an iterable has been read when the next is asked for.
             timeout: seconds for each message from its first octet to its final reply, not counting
                 the time spent in ``envelopes`` and by who takes the outcomes.
 

@@ -166,6 +166,9 @@ class _Streaming:
         if self._is_to_go_again:
             self._is_to_go_again = False
             yield (yield from self._send_plainly(request, is_first_try=False))
+        elif request.content.whole_size is None:
+            # Its file may be closed as soon as the next message is asked for.
+            yield from self._finish()
 
     def _turn(self, following: Transaction | None) -> Stream:
         """One turn; yields what became of the message whose content was sent in it, if any, and

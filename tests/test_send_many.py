@@ -1,0 +1,86 @@
+"""`SmtpConnection.send_many` as its users meet it; its rules are tests/dialogue's concern."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
+from smtpconn.testing import SmtpServer
+
+MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server that can do everything."""
+    with SmtpServer() as running:
+        yield running
+
+
+def connect(server: SmtpServer, mode: Pipelining) -> SmtpConnection:
+    """A connection to it."""
+    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, 10, pipelining=mode)
+
+
+def letters(count: int) -> Iterator[Envelope]:
+    """Messages, each with a sender of its own."""
+    for number in range(count):
+        yield Envelope(f"{number}@b.example", ["c@d.example"], b"Subject: %d\r\n\r\n" % number)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_outcome_for_each_envelope(server: SmtpServer, mode: Pipelining) -> None:
+    """In their order, and each message is stored once under its own sender."""
+    with connect(server, mode) as connection:
+        outcomes = list(connection.send_many(letters(300)))
+        connection.noop()
+    assert [outcome.envelope.sender for outcome in outcomes] == [
+        message.sender for message in server.messages
+    ]
+    assert all(outcome.result is not None for outcome in outcomes)
+    assert len(server.messages) == 300
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_files_that_live_until_the_next_is_asked_for(server: SmtpServer, mode: Pipelining) -> None:
+    """A generator may close a message's file when it is asked for the next message."""
+
+    def from_files() -> Iterator[Envelope]:
+        for envelope in letters(4):
+            with io.BytesIO(envelope.message if isinstance(envelope.message, bytes) else b"") as f:
+                yield Envelope(envelope.sender, envelope.recipients, f)
+
+    with connect(server, mode) as connection:
+        assert all(outcome.result for outcome in connection.send_many(from_files()))
+    assert [m.content for m in server.messages] == [b"Subject: %d\r\n\r\n" % n for n in range(4)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_buffer_that_is_filled_anew(server: SmtpServer, mode: Pipelining) -> None:
+    """A generator may use one bytearray for all its messages."""
+    buffer = bytearray()
+
+    def refilled() -> Iterator[Envelope]:
+        for number in range(5):
+            buffer[:] = b"Subject: %d\r\n\r\n" % number
+            yield Envelope("a@b.example", ["c@d.example"], buffer)
+
+    with connect(server, mode) as connection:
+        assert all(outcome.result for outcome in connection.send_many(refilled()))
+    assert [m.content for m in server.messages] == [b"Subject: %d\r\n\r\n" % n for n in range(5)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_leaving_the_block_with_the_iterator_still_there(
+    server: SmtpServer, mode: Pipelining
+) -> None:
+    """Leaving the connection's block is no error, and closes it; what was reported stands."""
+    with connect(server, mode) as connection:
+        outcomes = connection.send_many(letters(10))
+        assert next(outcomes).result is not None
+    assert not connection.is_open
+    del outcomes
+    assert server.messages[0].sender == "0@b.example"
