@@ -34,6 +34,7 @@ class Echo:
     """A transport at whose other end a server answers every turn at once."""
 
     is_open = True
+    is_tls = False
 
     def __init__(self) -> None:
         self._answers = (ENVELOPE, FINAL)

@@ -13,6 +13,13 @@ from collections import deque
 from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
 
 
+_NUMBERS = (int, float)
+
+
+def _is_number(timeout: object) -> bool:
+    return isinstance(timeout, _NUMBERS) and not isinstance(timeout, bool)
+
+
 class Deadline:
     """The moment by which an operation has to be over.
 
@@ -26,7 +33,7 @@ class Deadline:
     __slots__ = ("_end", "timeout")
 
     def __init__(self, timeout: float) -> None:
-        is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        is_number = type(timeout) in _NUMBERS or _is_number(timeout)
         if not is_number or not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValidationError(
                 f"a timeout is a number of seconds above 0, at most {threading.TIMEOUT_MAX:g}, "

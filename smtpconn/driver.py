@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import ssl
 import time
 from collections.abc import Generator
@@ -99,6 +98,7 @@ class Driver:
         self._unsent = bytearray()
         self._spoke_at = 0.0
         self._shows_wire = False
+        self._has_begun = False
         self._interrupted = False
 
     @property
@@ -113,12 +113,18 @@ class Driver:
             SmtpError: what the conversation or the connection failed with. The transport is closed
                 unless both sides still agree where they are.
         """
+        self._begin()
         try:
-            next(self.stream(conversation, deadline))
+            step = next(conversation)
+            while True:
+                step = self._advance(conversation, step, deadline)
         except StopIteration as stop:
+            self._close_unless_in_step()
             result: T = stop.value
             return result
-        raise AssertionError("this conversation has nothing to say but its result")
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     def stream(
         self, conversation: Generator[Step | Item, None, T], deadline: Deadline
@@ -128,41 +134,53 @@ class Driver:
         Raises:
             As `run`.
         """
-        self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
-        self.note_silence()
-        has_begun = False
+        self._begin()
         try:
             step = next(conversation)
             while True:
-                if not isinstance(step, STEPS):
+                if isinstance(step, STEPS):
+                    step = self._advance(conversation, step, deadline)
+                else:
                     yield step
                     self.note_silence()
-                    step = next(conversation)
-                    continue
-                has_begun = True
-                try:
-                    self._perform(step, deadline)
-                except Exception as error:
-                    step = conversation.throw(error)
-                else:
-                    self._note_word(step)
                     step = next(conversation)
         except StopIteration as stop:
             self._close_unless_in_step()
             result: T = stop.value
             return result
-        except _IN_STEP as error:
-            self._close_unless_in_step(error)
-            raise
         except GeneratorExit:
             # Nobody wants to know how it goes on.
             conversation.close()
             self._close_unless_in_step()
             raise
         except BaseException as error:
-            if has_begun or not isinstance(error, ProtocolError):
-                self.close(f"after {type(error).__name__}")
+            self._fail(error)
             raise
+
+    def _begin(self) -> None:
+        self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
+        self._has_begun = False
+        self.note_silence()
+
+    def _advance(
+        self, conversation: Generator[Step | Item, None, T], step: Step, deadline: Deadline
+    ) -> Step | Item:
+        """Do one step and return what the conversation yields next."""
+        self._has_begun = True
+        try:
+            self._perform(step, deadline)
+        except Exception as error:
+            return conversation.throw(error)
+        if self._session.pipelining is Pipelining.EAGER:
+            self._note_word(step)
+        return next(conversation)
+
+    def _fail(self, error: BaseException) -> None:
+        """The conversation has ended with an error: close, unless both sides are still in step."""
+        if isinstance(error, _IN_STEP):
+            self._close_unless_in_step(error)
+        elif self._has_begun or not isinstance(error, ProtocolError):
+            self.close(f"after {type(error).__name__}")
 
     def note_silence(self) -> None:
         """Note whether the server has been silent for too long to be trusted with content."""
@@ -171,9 +189,7 @@ class Driver:
 
     def _note_word(self, step: Step) -> None:
         """Note that it has just answered, if that was waited for."""
-        if isinstance(step, Batch) and not step.waits:
-            return
-        if self._session.pipelining is Pipelining.EAGER:
+        if not isinstance(step, Batch) or step.waits:
             self._spoke_at = time.monotonic()
             self._session.is_proven = True
 
@@ -302,38 +318,39 @@ class Driver:
         if batch.begins_message:
             deadline.begin_message()
         unsent, pairing = self._unsent, self._pairing
-        pairing.expect(batch)
+        pairing.expect(batch, len(unsent))
         for piece in batch.pieces:
             if self._shows_wire:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
             if isinstance(piece, Command):
                 unsent += piece.wire
-                pairing.ends_at(piece, len(unsent))
             else:
-                self._write_payload(piece, deadline)
+                batch.payload_octets = self._write_payload(piece, deadline)
+        pairing.is_written(batch, len(unsent))
         if unsent and (batch.waits or len(unsent) > COALESCE):
-            self._write(unsent, deadline)
-            unsent.clear()
+            self._flush(deadline)
 
-    def _write_payload(self, payload: Payload, deadline: Deadline) -> None:
-        unsent = self._unsent
-        self._pairing.ends_at(payload, math.inf)
+    def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
+        """Write content, or put it beside what is to be written; its octets."""
+        unsent, octets = self._unsent, 0
         for buffer in payload.buffers:
-            if len(unsent) + len(buffer) > COALESCE:
-                self._flush(deadline)
-            if len(buffer) > COALESCE:
-                self._write(buffer, deadline)
-            else:
+            octets += len(buffer)
+            if len(unsent) + len(buffer) <= COALESCE:
                 unsent += buffer
-        self._pairing.ends_here(payload, len(unsent))
+            else:
+                self._flush(deadline)
+                if len(buffer) <= COALESCE:
+                    unsent += buffer
+                else:
+                    self._write(buffer, deadline)
+        return octets
 
     def _flush(self, deadline: Deadline) -> None:
-        self._write(self._unsent, deadline)
-        self._unsent.clear()
+        if self._unsent:
+            self._write(self._unsent, deadline)
+            self._unsent.clear()
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
-        if not data:
-            return
         self._pairing.queued(len(data))
         try:
             self.transport.write(data, deadline, self._pairing.sent, self._received_while_writing)

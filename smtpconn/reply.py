@@ -10,7 +10,7 @@ the lines of a reply, the octets of a reply.
 
 Rule 3: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
 so a server that sends one byte at a time costs linear time. Most replies are one line, and one of
-the same few lines: those are parsed once and remembered.
+the same few lines: those are parsed once and remembered (`simple_replies`).
 
 Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
 """
@@ -18,8 +18,9 @@ Who a reply belongs to is not known here; that is `smtpconn.dialogue.pairing`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from smtpconn.errors import ParseError
 
@@ -34,6 +35,9 @@ MAX_REPLY = 64 * 1024
 
 MAX_CHALLENGE = 12 * 1024
 """Octets in one 334 line, which may be longer than others (RFC 4954 4, 12288 octets)."""
+
+_REMEMBERED = 512
+"""Octets that are remembered with the replies they are, so that they are parsed once."""
 
 _CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _HYPHEN = b"-"[0]
@@ -144,6 +148,21 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
     return response(int(code), (decoded,))
 
 
+def simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
+    """The replies that ``data`` is, if it is nothing but whole replies of one usual line each."""
+    return _remembered_replies(data) if len(data) <= _REMEMBERED else _simple_replies(data)
+
+
+def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
+    *lines, rest = data.split(b"\r\n")
+    replies = tuple(map(_simple_reply, lines))
+    return cast("tuple[SmtpResponse, ...]", replies) if not rest and all(replies) else None
+
+
+# Envelopes are answered with the same few octets again and again.
+_remembered_replies = functools.lru_cache(maxsize=256)(_simple_replies)
+
+
 class ReplyParser:
     """Turns the octets of a connection into replies; one for each connection and TLS layer."""
 
@@ -159,26 +178,18 @@ class ReplyParser:
     @property
     def is_empty(self) -> bool:
         """Whether every octet fed in has come out as part of a whole reply."""
-        return not self._failed and self._start == len(self._buffer) and not self._lines
+        return self._start == len(self._buffer) and not self._lines and not self._failed
 
-    def replies_in(self, data: bytes) -> Iterator[SmtpResponse]:
+    def replies_in(self, data: bytes) -> Iterable[SmtpResponse]:
         """The whole replies there are once ``data`` was received too.
 
         Raises:
-            ParseError: as `next_reply`, behind the replies that came before.
+            ParseError: as `next_reply`, behind the replies that came before; when iterated.
         """
-        start = 0
-        if self.is_empty:
-            while (end := data.find(b"\r\n", start)) >= 0:
-                if (reply := _simple_reply(data[start:end])) is None:
-                    break
-                start = end + 2
-                yield reply
-            if start == len(data):
-                return
-        self.feed(data[start:])
-        while (reply := self.next_reply()) is not None:
-            yield reply
+        if self.is_empty and (replies := simple_replies(data)) is not None:
+            return replies
+        self.feed(data)
+        return iter(self.next_reply, None)
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""

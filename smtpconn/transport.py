@@ -159,6 +159,12 @@ class Transport:
         Raises:
             OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
         """
+        if not self.is_tls:
+            taken = self._send(data)
+            sent(taken)
+            if taken == len(data):
+                return
+            data = memoryview(data)[taken:]
         view = memoryview(data)
         while view:
             taken = self._send(view[:_TLS_SEND] if self.is_tls else view)
@@ -270,9 +276,9 @@ class Transport:
     def _has_pending(self) -> bool:
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
-    def _send(self, view: memoryview) -> int:
+    def _send(self, data: Buffer) -> int:
         try:
-            taken = self._sock.send(view, self._now)
+            taken = self._sock.send(data, self._now)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         self._owes_ack = False

@@ -8,7 +8,8 @@ later, with others; `Await` waits for one.
 
 from __future__ import annotations
 
-import itertools
+import math
+import operator
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
@@ -44,6 +45,9 @@ GREETING = Payload((), ends_message=False, log="<greeting>", phase=Phase.GREETIN
 """The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
 
 
+_replies_of = operator.attrgetter("replies")
+
+
 class Batch:
     """Pieces to write without waiting in between, and the replies to them.
 
@@ -55,14 +59,20 @@ class Batch:
     Attributes:
         replies: filled by the driver.
         missing: how many replies have not come yet.
+        begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
+            has been written to its end.
+        payload_octets: what its payload came to, once that has been written; it has one at most.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
             to its last octet and had no final reply.
     """
 
     __slots__ = (
+        "begins_at",
         "begins_message",
+        "ends_at",
         "may_have_been_delivered",
         "missing",
+        "payload_octets",
         "pieces",
         "replies",
         "waits",
@@ -76,19 +86,20 @@ class Batch:
         self.begins_message = begins_message
         self.replies: list[SmtpResponse] = []
         self.may_have_been_delivered = False
-        self.missing = 0
-        for piece in pieces:
-            self.missing += piece.replies
+        self.begins_at: float = 0
+        self.ends_at = self.payload_octets = math.inf
+        self.missing = sum(map(_replies_of, pieces))
 
-    def unanswered(self) -> Iterator[Piece]:
-        """For each reply that is missing the piece it belongs to."""
-        each = (piece for piece in self.pieces for _ in range(piece.replies))
-        return itertools.islice(each, len(self.replies), None)
-
-    @property
-    def awaited_piece(self) -> Piece:
-        """The piece whose reply is missing first."""
-        return next(self.unanswered())
+    def unanswered(self) -> Iterator[tuple[Piece, float]]:
+        """For each reply that is missing the piece it belongs to, and where that ends."""
+        answered, end = len(self.replies), self.begins_at
+        for piece in self.pieces:
+            end += len(piece.wire) if isinstance(piece, Command) else self.payload_octets
+            for _ in range(piece.replies):
+                if answered:
+                    answered -= 1
+                else:
+                    yield piece, end
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,14 @@ Rule 5: a connection may be used again only if nothing is awaited, nothing is le
         received, and none of the above has happened.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
-stream each piece ends and how many octets the transport has taken. There is no I/O here.
+stream each batch begins and how many octets the transport has taken. There is no I/O here.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
-from smtpconn.dialogue.batch import Batch, Piece
+from smtpconn.dialogue.batch import Batch
 from smtpconn.errors import (
     ConnectionClosedError,
     ParseError,
@@ -49,9 +48,8 @@ class Pairing:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
-        # Batches that lack replies; `_ends` has, for each reply they lack, where its piece ends.
+        # Batches that lack replies.
         self._awaited: deque[Batch] = deque()
-        self._ends: deque[float] = deque()
         self._queued = 0
         self._sent = 0
 
@@ -63,41 +61,34 @@ class Pairing:
     @property
     def phase(self) -> Phase:
         """What the reply awaited next belongs to."""
-        return self._awaited[0].awaited_piece.phase if self._awaited else Phase.IDLE
+        if not self._awaited:
+            return Phase.IDLE
+        piece, _ = next(self._awaited[0].unanswered())
+        return piece.phase
 
     def tell_unanswered(self) -> bool:
         """Mark the batches of messages that have left whole and lack a final reply; if any do."""
-        ends = iter(self._ends)
         is_any = False
         for batch in self._awaited:
-            for piece in batch.unanswered():
-                # What was not written has no end yet.
-                if next(ends, math.inf) <= self._sent and piece.ends_message:
+            for piece, end in batch.unanswered():
+                if piece.ends_message and end <= self._sent:
                     batch.may_have_been_delivered = is_any = True
         return is_any
 
-    def expect(self, batch: Batch) -> None:
-        """Note that a batch is about to be written, piece by piece."""
+    def expect(self, batch: Batch, behind: int) -> None:
+        """Note that a batch is about to be written.
+
+        Args:
+            batch: what its replies belong to.
+            behind: octets of those before it that wait to be handed to the transport with it.
+        """
+        batch.begins_at = self._queued + behind
         if batch.missing:
             self._awaited.append(batch)
 
-    def ends_at(self, piece: Piece, behind: float) -> None:
-        """Note that the next piece of it will end so many octets behind those queued so far.
-
-        Args:
-            piece: the piece.
-            behind: the octets; infinity while it is not known, until `ends_here` tells.
-        """
-        replies = piece.replies
-        if replies == 1:
-            self._ends.append(self._queued + behind)
-        elif replies:
-            self._ends.extend([self._queued + behind] * replies)
-
-    def ends_here(self, piece: Piece, behind: int = 0) -> None:
-        """Tell where the piece ends whose end was not known."""
-        for n in range(1, piece.replies + 1):
-            self._ends[-n] = self._queued + behind
+    def is_written(self, batch: Batch, behind: int) -> None:
+        """Note that all of a batch has been written, so many octets behind those queued."""
+        batch.ends_at = self._queued + behind
 
     def queued(self, octets: int) -> None:
         """Note octets that will be handed to the transport."""
@@ -110,17 +101,29 @@ class Pairing:
     def received(self, data: bytes) -> None:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
-            return None
-        ends = self._ends
+            return
+        awaited = self._awaited
+        batch = awaited[0] if awaited else None
         try:
             for reply in self._parser.replies_in(data):
-                if not ends or ends[0] > self._sent or reply.code == SHUTTING_DOWN:
-                    return self._fail_with(reply)
-                self._hand_over(reply)
+                if batch is None or reply.code == SHUTTING_DOWN or not self._has_left(batch):
+                    self._fail_with(reply)
+                    break
+                batch.replies.append(reply)
+                batch.missing -= 1
+                if not batch.missing:
+                    awaited.popleft()
+                    batch = awaited[0] if awaited else None
         except ParseError as error:
             error.phase = self.phase
             self.failure = error
-        return None
+
+    def _has_left(self, batch: Batch) -> bool:
+        """Whether what its next reply is awaited for has been sent whole."""
+        if batch.ends_at <= self._sent:
+            return True
+        _, end = next(batch.unanswered())
+        return end <= self._sent
 
     def _fail_with(self, reply: SmtpResponse) -> None:
         """A reply after which nothing is paired any more."""
@@ -137,7 +140,7 @@ class Pairing:
         self.shutdown_reply = reply
         if self._awaited:
             self.failure = refusal(reply, self.phase)
-            self._hand_over(reply)
+            self._hand_over_last(reply)
         else:
             self.failure = ConnectionClosedError(
                 f"the server is closing the connection: {reply}", phase=Phase.IDLE
@@ -146,16 +149,15 @@ class Pairing:
     def _answered_early(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
             self.failure = refusal(reply, self.phase)
-            self._hand_over(reply)
+            self._hand_over_last(reply)
         else:
             self.failure = ProtocolError(
                 f"the server answered before {self.phase} was sent: {reply}", phase=self.phase
             )
 
-    def _hand_over(self, reply: SmtpResponse) -> None:
+    def _hand_over_last(self, reply: SmtpResponse) -> None:
         batch = self._awaited[0]
         batch.replies.append(reply)
         batch.missing -= 1
-        self._ends.popleft()
         if not batch.missing:
             self._awaited.popleft()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from smtpconn.address import ForwardPath, ReversePath
@@ -42,13 +42,24 @@ Path = TypeVar("Path")
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What a caller wants sent: valid in itself, not yet held against a server's offers."""
+    """What a caller wants sent: valid in itself, not yet held against a server's offers.
+
+    Attributes:
+        needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
+    """
 
     sender: ReversePath
     recipients: tuple[ForwardPath, ...]
     content: Content
     mail_params: MailFromParams
     rcpt_params: tuple[RcptToParams, ...]
+    needs_smtputf8: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        needs_it = self.mail_params.smtputf8 or not self.sender.is_ascii
+        for recipient in self.recipients:
+            needs_it = needs_it or not recipient.is_ascii
+        self.needs_smtputf8 = needs_it
 
 
 def make_request(
@@ -104,10 +115,9 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
             "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
         )
     _check_limits(session, request)
-    utf8 = _needs_smtputf8(request)
-    if utf8 and not offers.supports_smtputf8:
+    if request.needs_smtputf8 and not offers.supports_smtputf8:
         request = _without_utf8_domains(request)
-        utf8 = _needs_smtputf8(request)
+    utf8 = request.needs_smtputf8
     if utf8 and not offers.supports_smtputf8:
         raise SmtpUtf8RequiredError(
             "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
@@ -152,11 +162,6 @@ def _check_limits(session: Session, request: Request) -> None:
             f"the server takes {transactions} messages on a connection: connect anew",
             phase=Phase.MAIL,
         )
-
-
-def _needs_smtputf8(request: Request) -> bool:
-    addresses_are_ascii = request.sender.is_ascii and all(r.is_ascii for r in request.recipients)
-    return request.mail_params.smtputf8 or not addresses_are_ascii
 
 
 def _without_utf8_domains(request: Request) -> Request:

@@ -113,9 +113,13 @@ def transact(
     this = begin(session, request, chunking=chunking)
     if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
         return (yield from _send_at_once(session, this))
-    replies = yield from _send_envelope(
-        this.commands, in_one_group=session.may_pipeline, begins_message=is_first_try
-    )
+    replies: Sequence[SmtpResponse]
+    if session.may_pipeline:
+        batch = Batch(tuple(this.commands), begins_message=is_first_try)
+        yield batch
+        replies = batch.replies
+    else:
+        replies = yield from _send_in_turn(this.commands, begins_message=is_first_try)
     failure = judge(this, replies)
     if failure is not None:
         if wants_content(this, replies):
@@ -124,8 +128,11 @@ def transact(
             else:
                 session.must_close = NOBODY
         raise failure
-    send_content = _send_chunks if chunking else _send_data
-    return conclude(session, this, (yield from send_content(session, this)))
+    if chunking:
+        replies = yield from _send_chunks(session, this)
+    else:
+        replies = yield from final_replies(Batch((content_of(session, this),)))
+    return conclude(session, this, replies)
 
 
 def begin(
@@ -172,8 +179,10 @@ def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     """What nearly all envelopes come to, seen without looking at each command."""
     if len(replies) != len(this.commands) or (replies[-1].code != 354 and not this.chunking):
         return False
-    codes = replies if this.chunking else replies[:-1]
-    return {reply.code // 100 for reply in codes} <= {2}
+    for reply in replies if this.chunking else replies[:-1]:
+        if not 200 <= reply.code < 300:
+            return False
+    return True
 
 
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
@@ -297,14 +306,10 @@ def conclude_eager(
     raise failure
 
 
-def _send_envelope(
-    envelope: list[Command], *, in_one_group: bool, begins_message: bool
+def _send_in_turn(
+    envelope: list[Command], *, begins_message: bool
 ) -> Generator[Step, None, Sequence[SmtpResponse]]:
-    """Send the commands and return the replies, fewer than commands if the rest made no sense."""
-    if in_one_group:
-        batch = Batch(tuple(envelope), begins_message=begins_message)
-        yield batch
-        return batch.replies
+    """Send command by command; fewer replies than commands if the rest made no sense."""
     replies: list[SmtpResponse] = []
     any_accepted = False
     for each in envelope:
@@ -319,12 +324,6 @@ def _send_envelope(
         elif not reply.is_success:
             break
     return replies
-
-
-def _send_data(
-    session: Session, this: Transaction
-) -> Generator[Step, None, Sequence[SmtpResponse]]:
-    return (yield from final_replies(Batch((content_of(session, this),))))
 
 
 def _send_chunks(

@@ -20,7 +20,7 @@ from typing import TypeVar
 from smtpconn.commands import Command
 from smtpconn.content import Buffer
 from smtpconn.deadline import Deadline, StreamDeadline
-from smtpconn.dialogue.batch import Batch, Conversation, StartTls
+from smtpconn.dialogue.batch import Batch, Conversation, Payload, StartTls
 from smtpconn.dialogue.pairing import Pairing
 from smtpconn.dialogue.request import Request
 from smtpconn.dialogue.session import Session
@@ -89,13 +89,15 @@ def _play(
 
 def _exchange(pairing: Pairing, batch: Batch, expected: Said, answer: str, size: int) -> None:
     said = bytearray()
-    pairing.expect(batch)
+    pairing.expect(batch, 0)
     for piece in batch.pieces:
-        pairing.ends_at(piece, math.inf)
+        begun = len(said)
         for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
             said += buffer
             pairing.queued(len(buffer))
-        pairing.ends_here(piece)
+        if isinstance(piece, Payload):
+            batch.payload_octets = len(said) - begun
+    pairing.is_written(batch, 0)
     assert bytes(said) == _crlf(expected)
     pairing.sent(len(said))
     octets = _crlf(answer)
