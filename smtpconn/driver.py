@@ -319,9 +319,10 @@ class Driver:
             deadline.begin_message()
         unsent, pairing = self._unsent, self._pairing
         pairing.expect(batch, len(unsent))
-        for piece in batch.pieces:
-            if self._shows_wire:
+        if self._shows_wire:
+            for piece in batch.pieces:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
+        for piece in batch.pieces:
             if isinstance(piece, Command):
                 unsent += piece.wire
             else:

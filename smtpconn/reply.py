@@ -141,6 +141,7 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
         and len(line) <= 128
         and code.isdigit()
         and b"200" <= code <= b"599"
+        and code != b"421"
         and text.isascii()
     )
     if not is_simple or not (decoded := text.decode("ascii")).isprintable():
@@ -149,7 +150,10 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
 
 
 def simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
-    """The replies that ``data`` is, if it is nothing but whole replies of one usual line each."""
+    """The replies that ``data`` is, if it is nothing but whole replies of one usual line each.
+
+    421 is not usual, so that who hands them over needs to look for it only among the others.
+    """
     return _remembered_replies(data) if len(data) <= _REMEMBERED else _simple_replies(data)
 
 
@@ -164,9 +168,14 @@ _remembered_replies = functools.lru_cache(maxsize=256)(_simple_replies)
 
 
 class ReplyParser:
-    """Turns the octets of a connection into replies; one for each connection and TLS layer."""
+    """Turns the octets of a connection into replies; one for each connection and TLS layer.
+
+    Attributes:
+        is_empty: whether every octet fed in has come out as part of a whole reply.
+    """
 
     def __init__(self) -> None:
+        self.is_empty = True
         self._buffer = bytearray()
         self._start = 0
         self._searched = 0
@@ -175,13 +184,10 @@ class ReplyParser:
         self._octets = 0
         self._failed = False
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether every octet fed in has come out as part of a whole reply."""
-        return self._start == len(self._buffer) and not self._lines and not self._failed
-
     def replies_in(self, data: bytes) -> Iterable[SmtpResponse]:
         """The whole replies there are once ``data`` was received too.
+
+        They are a tuple if ``data`` holds nothing else and none of them is 421.
 
         Raises:
             ParseError: as `next_reply`, behind the replies that came before; when iterated.
@@ -193,6 +199,7 @@ class ReplyParser:
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
+        self.is_empty = self.is_empty and not data
         if self._start:
             del self._buffer[: self._start]
             self._searched -= self._start
@@ -211,6 +218,7 @@ class ReplyParser:
         try:
             while (line := self._next_line()) is not None:
                 if self._add_line(line):
+                    self.is_empty = self._start == len(self._buffer)
                     return self._take_reply()
         except ParseError:
             self._failed = True

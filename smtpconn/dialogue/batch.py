@@ -66,17 +66,10 @@ class Batch:
             to its last octet and had no final reply.
     """
 
-    __slots__ = (
-        "begins_at",
-        "begins_message",
-        "ends_at",
-        "may_have_been_delivered",
-        "missing",
-        "payload_octets",
-        "pieces",
-        "replies",
-        "waits",
-    )
+    begins_at: float = 0
+    ends_at: float = math.inf
+    payload_octets: float = math.inf
+    may_have_been_delivered = False
 
     def __init__(
         self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
@@ -85,9 +78,6 @@ class Batch:
         self.waits = waits
         self.begins_message = begins_message
         self.replies: list[SmtpResponse] = []
-        self.may_have_been_delivered = False
-        self.begins_at: float = 0
-        self.ends_at = self.payload_octets = math.inf
         self.missing = sum(map(_replies_of, pieces))
 
     def unanswered(self) -> Iterator[tuple[Piece, float]]:

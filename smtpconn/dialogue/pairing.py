@@ -21,6 +21,7 @@ stream each batch begins and how many octets the transport has taken. There is n
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from smtpconn.dialogue.batch import Batch
 from smtpconn.errors import (
@@ -102,18 +103,28 @@ class Pairing:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
             return
+        replies = self._parser.replies_in(data)
+        batch = self._awaited[0] if self._awaited else None
+        # Nearly all answers are whole replies to what has left whole: those are counted at once.
+        if (
+            isinstance(replies, tuple)
+            and batch is not None
+            and len(replies) <= batch.missing
+            and batch.ends_at <= self._sent
+        ):
+            batch.replies += replies
+            self._note_replies(batch, len(replies))
+        else:
+            self._pair_each(replies)
+
+    def _pair_each(self, replies: Iterable[SmtpResponse]) -> None:
         awaited = self._awaited
-        batch = awaited[0] if awaited else None
         try:
-            for reply in self._parser.replies_in(data):
-                if batch is None or reply.code == SHUTTING_DOWN or not self._has_left(batch):
+            for reply in replies:
+                if not awaited or reply.code == SHUTTING_DOWN or not self._has_left(awaited[0]):
                     self._fail_with(reply)
                     break
-                batch.replies.append(reply)
-                batch.missing -= 1
-                if not batch.missing:
-                    awaited.popleft()
-                    batch = awaited[0] if awaited else None
+                self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase
             self.failure = error
@@ -140,7 +151,7 @@ class Pairing:
         self.shutdown_reply = reply
         if self._awaited:
             self.failure = refusal(reply, self.phase)
-            self._hand_over_last(reply)
+            self._hand_over(reply)
         else:
             self.failure = ConnectionClosedError(
                 f"the server is closing the connection: {reply}", phase=Phase.IDLE
@@ -149,15 +160,18 @@ class Pairing:
     def _answered_early(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
             self.failure = refusal(reply, self.phase)
-            self._hand_over_last(reply)
+            self._hand_over(reply)
         else:
             self.failure = ProtocolError(
                 f"the server answered before {self.phase} was sent: {reply}", phase=self.phase
             )
 
-    def _hand_over_last(self, reply: SmtpResponse) -> None:
+    def _hand_over(self, reply: SmtpResponse) -> None:
         batch = self._awaited[0]
         batch.replies.append(reply)
-        batch.missing -= 1
+        self._note_replies(batch, 1)
+
+    def _note_replies(self, batch: Batch, count: int) -> None:
+        batch.missing -= count
         if not batch.missing:
             self._awaited.popleft()
