@@ -151,6 +151,11 @@ class ServerCapabilities:
         return self._size_limit
 
     @property
+    def has_limits(self) -> bool:
+        """Whether the server named limits (RFC 9422)."""
+        return "LIMITS" in self._by_keyword
+
+    @property
     def max_recipients(self) -> int | None:
         """The most RCPTs in a transaction (RFC 9422 5.2); None if the server named no limit."""
         return self._max_recipients

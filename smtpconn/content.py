@@ -156,7 +156,7 @@ class Content:
         return self._stream
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Chunk:
     """What goes behind one BDAT: exactly ``octets`` in ``buffers``."""
 

@@ -104,18 +104,21 @@ class Pairing:
         if self.failure is not None:
             return
         replies = self._parser.replies_in(data)
-        batch = self._awaited[0] if self._awaited else None
-        # Nearly all answers are whole replies to what has left whole: those are counted at once.
-        if (
-            isinstance(replies, tuple)
-            and batch is not None
-            and len(replies) <= batch.missing
-            and batch.ends_at <= self._sent
-        ):
-            batch.replies += replies
-            self._note_replies(batch, len(replies))
-        else:
-            self._pair_each(replies)
+        if isinstance(replies, tuple):
+            replies = self._pair_usual(replies)
+        self._pair_each(replies)
+
+    def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
+        """Pair what nearly all answers are, replies to what has left whole; return the others."""
+        awaited, sent, taken = self._awaited, self._sent, 0
+        while taken < len(replies) and awaited and (batch := awaited[0]).ends_at <= sent:
+            its = replies[taken : taken + batch.missing]
+            batch.replies += its
+            batch.missing -= len(its)
+            if not batch.missing:
+                awaited.popleft()
+            taken += len(its)
+        return replies[taken:]
 
     def _pair_each(self, replies: Iterable[SmtpResponse]) -> None:
         awaited = self._awaited
@@ -169,9 +172,6 @@ class Pairing:
     def _hand_over(self, reply: SmtpResponse) -> None:
         batch = self._awaited[0]
         batch.replies.append(reply)
-        self._note_replies(batch, 1)
-
-    def _note_replies(self, batch: Batch, count: int) -> None:
-        batch.missing -= count
+        batch.missing -= 1
         if not batch.missing:
             self._awaited.popleft()

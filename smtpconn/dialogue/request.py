@@ -114,7 +114,8 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
         raise UnsupportedExtensionError(
             "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
         )
-    _check_limits(session, request)
+    if offers.has_limits:
+        _check_limits(session, request)
     if request.needs_smtputf8 and not offers.supports_smtputf8:
         request = _without_utf8_domains(request)
     utf8 = request.needs_smtputf8
@@ -123,10 +124,10 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
             "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
             phase=Phase.MAIL,
         )
-    content = request.content
-    is_binary = request.mail_params.body is BodyType.BINARYMIME
+    content, params = request.content, request.mail_params
+    is_binary = params.body is BodyType.BINARYMIME
     parameters = mail_parameters(
-        request.mail_params,
+        params,
         offers,
         size=content.binary_size if is_binary else content.size,
         body=_body(request, offers.supports_8bitmime, chunking),
@@ -184,6 +185,8 @@ def _without_utf8_domains(request: Request) -> Request:
 def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
     """The BODY to declare (RFC 6152 2)."""
     body, is_8bit = request.mail_params.body, request.content.is_8bit
+    if body is None and is_8bit is False:
+        return None
     if body is BodyType.BINARYMIME and not chunking:
         raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
     if body is BodyType.SEVENBIT and is_8bit:

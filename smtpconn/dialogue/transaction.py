@@ -18,6 +18,7 @@ Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -46,6 +47,7 @@ nobody would cost more than the round trip."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
+_code_of = operator.attrgetter("code")
 NOBODY = "the server waits for content that nobody is to get"
 LONE_DOT = Payload((END_OF_DATA,), ends_message=False, log=".")
 
@@ -177,12 +179,12 @@ def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | Non
 
 def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     """What nearly all envelopes come to, seen without looking at each command."""
-    if len(replies) != len(this.commands) or (replies[-1].code != 354 and not this.chunking):
+    if len(replies) != len(this.commands):
         return False
-    for reply in replies if this.chunking else replies[:-1]:
-        if not 200 <= reply.code < 300:
-            return False
-    return True
+    if this.chunking:
+        return max(map(_code_of, replies)) < 300
+    *codes, last = map(_code_of, replies)
+    return last == 354 and max(codes) < 300
 
 
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
