@@ -11,6 +11,7 @@ oversight: who makes a command with a secret in it has to say how it reads witho
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -50,8 +51,10 @@ class Command:
     replies: int = 1
 
 
-def command(phase: Phase, text: str, *, replies: int = 1) -> Command:
-    """Make a command from its text.
+# Applications send from few addresses, often to the same ones, and messages alike in size.
+@functools.lru_cache(maxsize=2048)
+def command(phase: Phase, text: str, replies: int = 1) -> Command:
+    """Make a command from its text, or remember it from the last time.
 
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_COMMAND` octets.

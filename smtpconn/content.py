@@ -109,9 +109,8 @@ class Content:
         Raises: as `as_data`.
         """
         buffers = self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only)
-        if self._whole is not None and self.size is not None:
-            return iter((Chunk(self.size, buffers, is_last=True),))
-        return _gather(buffers)
+        size = self.whole_size
+        return _gather(buffers) if size is None else iter((Chunk(size, buffers, is_last=True),))
 
     def binary_chunks(self) -> Iterator[Chunk]:
         """The chunks to send with BDAT and BODY=BINARYMIME: untouched (RFC 3030 3)."""
@@ -122,7 +121,7 @@ class Content:
     def _as_text(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         whole = self._whole
         if whole is not None and self.size == len(whole) and not (stuff_dots and _has_dot(whole)):
-            return iter((whole, end))
+            return iter((whole, end) if end else (whole,))
         encoder = LineEncoder(stuff_dots=stuff_dots)
         blocks = _blocks(whole) if whole is not None else self._take_once()
         if seven_bit_only and self.is_8bit is None:

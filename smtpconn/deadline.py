@@ -12,7 +12,6 @@ from collections import deque
 
 from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
 
-
 _NUMBERS = (int, float)
 
 

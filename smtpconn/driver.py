@@ -22,7 +22,7 @@ from smtpconn.content import Buffer
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.batch import STEPS, Await, Batch, Conversation, Payload, Step
 from smtpconn.dialogue.pairing import Pairing
-from smtpconn.dialogue.session import Pipelining, Session
+from smtpconn.dialogue.session import Session
 from smtpconn.errors import (
     AllRecipientsFailedError,
     ConnectionClosedError,
@@ -171,7 +171,7 @@ class Driver:
             self._perform(step, deadline)
         except Exception as error:
             return conversation.throw(error)
-        if self._session.pipelining is Pipelining.EAGER:
+        if self._session.is_eager:
             self._note_word(step)
         return next(conversation)
 
@@ -184,7 +184,7 @@ class Driver:
 
     def note_silence(self) -> None:
         """Note whether the server has been silent for too long to be trusted with content."""
-        if self._session.pipelining is Pipelining.EAGER:
+        if self._session.is_eager:
             self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
 
     def _note_word(self, step: Step) -> None:

@@ -18,7 +18,6 @@ from smtpconn.content import Message
 from smtpconn.deadline import StreamDeadline
 from smtpconn.dialogue import streaming
 from smtpconn.dialogue.request import Request, make_request
-from smtpconn.dialogue.session import Protocol
 from smtpconn.dialogue.transaction import lmtp_transaction, transaction
 from smtpconn.envelope import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.errors import Phase, SmtpError, ValidationError
@@ -192,7 +191,7 @@ class Sending(Operations):
             SmtpError: as `send`.
         """
         request = message_request(message, sender, recipients, self._session.capabilities)
-        if self._session.protocol is Protocol.LMTP:
+        if self._session.is_lmtp:
             return self.deliver_request(request, timeout)
         return self.send_request(request, timeout)
 

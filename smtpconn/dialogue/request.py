@@ -46,6 +46,7 @@ class Request:
 
     Attributes:
         needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
+        is_binary: whether BODY=BINARYMIME was.
     """
 
     sender: ReversePath
@@ -54,12 +55,14 @@ class Request:
     mail_params: MailFromParams
     rcpt_params: tuple[RcptToParams, ...]
     needs_smtputf8: bool = field(init=False)
+    is_binary: bool = field(init=False)
 
     def __post_init__(self) -> None:
         needs_it = self.mail_params.smtputf8 or not self.sender.is_ascii
         for recipient in self.recipients:
             needs_it = needs_it or not recipient.is_ascii
         self.needs_smtputf8 = needs_it
+        self.is_binary = self.mail_params.body is BodyType.BINARYMIME
 
 
 def make_request(
@@ -124,28 +127,22 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
             "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
             phase=Phase.MAIL,
         )
-    content, params = request.content, request.mail_params
-    is_binary = params.body is BodyType.BINARYMIME
+    content = request.content
     parameters = mail_parameters(
-        params,
+        request.mail_params,
         offers,
-        size=content.binary_size if is_binary else content.size,
+        size=content.binary_size if request.is_binary else content.size,
         body=_body(request, offers.supports_8bitmime, chunking),
         smtputf8=utf8,
     )
     commands = [command(Phase.MAIL, f"MAIL FROM:<{request.sender}>{parameters}")]
     for path, params in zip(request.recipients, request.rcpt_params, strict=True):
         if params is NO_RCPT_PARAMS:
-            commands.append(_plain_rcpt(str(path)))
+            commands.append(command(Phase.RCPT, f"RCPT TO:<{path}>"))
         else:
             words = rcpt_parameters(params, offers, smtputf8=utf8)
             commands.append(command(Phase.RCPT, f"RCPT TO:<{path}>{words}"))
     return commands
-
-
-@functools.lru_cache(maxsize=1024)
-def _plain_rcpt(path: str) -> Command:
-    return command(Phase.RCPT, f"RCPT TO:<{path}>")
 
 
 def _check_limits(session: Session, request: Request) -> None:
@@ -187,7 +184,7 @@ def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType |
     body, is_8bit = request.mail_params.body, request.content.is_8bit
     if body is None and is_8bit is False:
         return None
-    if body is BodyType.BINARYMIME and not chunking:
+    if request.is_binary and not chunking:
         raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
     if body is BodyType.SEVENBIT and is_8bit:
         raise ValidationError("the message holds octets above 127, which 7BIT does not allow")

@@ -48,6 +48,7 @@ class Session:
         transactions: how many were begun.
         is_proven: whether the server has spoken so lately that content may be spent on it before
             it answers (`Pipelining.EAGER`).
+        is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
         is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
             3.1 allows; not so Haraka, which answers them 503.
     """
@@ -64,6 +65,12 @@ class Session:
     transactions: int = 0
     is_proven: bool = False
     is_streamable: bool = True
+    is_lmtp: bool = field(init=False)
+    is_eager: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_lmtp = self.protocol is Protocol.LMTP
+        self.is_eager = self.pipelining is Pipelining.EAGER
 
     @property
     def may_pipeline(self) -> bool:
@@ -78,9 +85,9 @@ class Session:
         servers (RFC 2033 4.3), and the count of replies would be lost.
         """
         return (
-            self.pipelining is Pipelining.EAGER
+            self.is_eager
             and self.is_proven
-            and self.protocol is Protocol.SMTP
+            and not self.is_lmtp
             and self.capabilities.supports_pipelining
             and self.capabilities.supports_chunking
         )

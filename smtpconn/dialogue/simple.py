@@ -58,4 +58,4 @@ def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpRespo
 def quit_(session: Session, *, wait: bool = True) -> Conversation[None]:
     """Take leave; whatever the server answers, and whether we wait for it, it is over."""
     session.must_close = "QUIT was sent"
-    yield Batch((command(Phase.QUIT, "QUIT", replies=1 if wait else 0),))
+    yield Batch((command(Phase.QUIT, "QUIT", 1 if wait else 0),))

@@ -48,7 +48,6 @@ from smtpconn.errors import (
     SmtpError,
     ValidationError,
 )
-from smtpconn.parameters import BodyType
 from smtpconn.reply import SmtpResponse
 
 WINDOW = 256 * 1024
@@ -118,7 +117,7 @@ class _Streaming:
         return (
             self._session.may_pipeline
             and self._session.is_streamable
-            and request.mail_params.body is not BodyType.BINARYMIME
+            and not request.is_binary
         )
 
     def _finish(self) -> Stream:
@@ -133,7 +132,7 @@ class _Streaming:
     ) -> Generator[Step, None, Outcome]:
         if self._lost is not None:
             return _not_sent(self._lost)
-        chunking = request.mail_params.body is BodyType.BINARYMIME
+        chunking = request.is_binary
         begun = self._session.transactions
         try:
             return (

@@ -29,7 +29,7 @@ from smtpconn.content import END_OF_DATA, Chunk
 from smtpconn.dialogue.batch import Await, Batch, Conversation, Payload, Piece, Step
 from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.request import Request, envelope_commands
-from smtpconn.dialogue.session import Protocol, Session
+from smtpconn.dialogue.session import Session
 from smtpconn.dialogue.verdict import sort_recipients, why_refused
 from smtpconn.envelope import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.errors import (
@@ -38,7 +38,6 @@ from smtpconn.errors import (
     SmtpError,
     refusal,
 )
-from smtpconn.parameters import BodyType
 from smtpconn.reply import SmtpResponse
 
 EAGER_CAP = 256 * 1024
@@ -83,7 +82,7 @@ def transaction(
             offer what the message needs; nothing was sent.
         ProtocolError: this is an LMTP session, or a reply that makes no sense.
     """
-    if session.protocol is not Protocol.SMTP:
+    if session.is_lmtp:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
     return cast("Conversation[SendResult]", transact(session, request, chunking=chunking))
 
@@ -100,7 +99,7 @@ def lmtp_transaction(
     Raises:
         As `transaction`; but a refusal of the content is in the results.
     """
-    if session.protocol is not Protocol.LMTP:
+    if not session.is_lmtp:
         raise ProtocolError("this is an SMTP connection: use send", phase=Phase.MAIL)
     return cast("Conversation[LmtpSendResult]", transact(session, request, chunking=chunking))
 
@@ -152,7 +151,7 @@ def begin(
         As `envelope_commands`; nothing is noted then.
     """
     sent_to = request.recipients
-    if session.protocol is Protocol.LMTP and len(sent_to) > 1:
+    if session.is_lmtp and len(sent_to) > 1:
         distinct = dict(zip(request.recipients, request.rcpt_params, strict=True))
         sent_to = tuple(distinct)
         once = replace(request, recipients=sent_to, rcpt_params=tuple(distinct.values()))
@@ -181,10 +180,8 @@ def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     """What nearly all envelopes come to, seen without looking at each command."""
     if len(replies) != len(this.commands):
         return False
-    if this.chunking:
-        return max(map(_code_of, replies)) < 300
-    *codes, last = map(_code_of, replies)
-    return last == 354 and max(codes) < 300
+    codes: list[int] = list(map(_code_of, replies))
+    return (this.chunking or codes.pop() == 354) and max(codes) < 300
 
 
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
@@ -199,7 +196,7 @@ def may_send_lone_dot(session: Session, this: Transaction, failure: SmtpError) -
     accepted, in spite of the failure or behind a reply out of step, would get an empty message.
     """
     is_for_nobody = not this.accepted and not isinstance(failure, ProtocolError)
-    return is_for_nobody and session.protocol is Protocol.SMTP
+    return is_for_nobody and not session.is_lmtp
 
 
 def content_of(session: Session, this: Transaction) -> Payload:
@@ -229,7 +226,7 @@ def conclude(
         TransientError, PermanentError, ProtocolError: it was refused (not in LMTP, where each
             recipient has a reply), or the reply makes no sense.
     """
-    if session.protocol is Protocol.LMTP:
+    if session.is_lmtp:
         return _conclude_lmtp(session, this, replies)
     reply = replies[0]
     if not reply.is_success:
@@ -366,14 +363,14 @@ def _check_chunk(batch: Batch, following: Batch | None = None) -> Generator[Step
 
 
 def _chunks(session: Session, this: Transaction) -> Iterator[Chunk]:
-    if this.request.mail_params.body is BodyType.BINARYMIME:
+    if this.request.is_binary:
         return this.request.content.binary_chunks()
     return this.request.content.text_chunks(seven_bit_only=_takes_seven_bits(session))
 
 
 def _bdat(chunk: Chunk) -> Command:
     verb = f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}"
-    return command(Phase.CONTENT, verb, replies=0)
+    return command(Phase.CONTENT, verb, 0)
 
 
 def _takes_seven_bits(session: Session) -> bool:
@@ -381,7 +378,7 @@ def _takes_seven_bits(session: Session) -> bool:
 
 
 def _final_replies_of(session: Session, this: Transaction) -> int:
-    return len(this.accepted) if session.protocol is Protocol.LMTP else 1
+    return len(this.accepted) if session.is_lmtp else 1
 
 
 def final_replies(batch: Batch) -> Generator[Step, None, Sequence[SmtpResponse]]:

@@ -40,13 +40,11 @@ EHLO = "EHLO client.example\n"
 def session(extensions: str = ALL, **facts: object) -> Session:
     """A session that has said EHLO."""
     lines = [line.split() for line in extensions.split(";") if line]
-    made = Session(ehlo_domain="client.example", is_private=True)
-    made.capabilities = ServerCapabilities(
+    offers = ServerCapabilities(
         "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)
     )
-    for name, value in facts.items():
-        setattr(made, name, value)
-    return made
+    given = {"ehlo_domain": "client.example", "is_private": True, "capabilities": offers}
+    return Session(**(given | facts))  # type: ignore[arg-type]
 
 
 def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> Request:
