@@ -16,7 +16,11 @@ from benchmarks.sink import Sink
 
 ROOT = Path(__file__).parent.parent
 
-IMPORTS = {"smtplib + ssl": "import smtplib, ssl", "smtpconn": "import smtpconn"}
+IMPORTS = {
+    "smtplib + ssl": "import smtplib, ssl",
+    "smtpconn": "import smtpconn",
+    "ConnectionPool": "from smtpconn import ConnectionPool",
+}
 
 
 def streaming_memory(octets: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import dataclasses
 import enum
@@ -297,3 +298,33 @@ def test_one_version() -> None:
 def test_the_package_is_typed() -> None:
     """Type checkers are told to read the package's own types."""
     assert (ROOT / "smtpconn" / "py.typed").exists()
+
+
+def test_a_name_is_loaded_when_it_is_asked_for() -> None:
+    """Importing the package loads none of its modules; each public name brings its own."""
+    program = (
+        "import sys, smtpconn\n"
+        "assert not [name for name in sys.modules if name.startswith('smtpconn.')]\n"
+        "assert smtpconn.TlsMode.STARTTLS and smtpconn.errors.SmtpError is smtpconn.SmtpError\n"
+        "assert 'smtpconn.pool' not in sys.modules\n"
+        "assert set(smtpconn.__all__) <= set(dir(smtpconn))\n"
+        "from smtpconn import *\n"
+        "assert ConnectionPool is smtpconn.pool.ConnectionPool\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_names_that_are_loaded_are_the_public_ones() -> None:
+    """What type checkers see, what is loaded and what is listed are the same."""
+    tree = ast.parse((ROOT / "smtpconn/__init__.py").read_text())
+    imported = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smtpconn.")
+        for alias in node.names
+    }
+    homes = {name: f"smtpconn.{module}" for name, module in smtpconn._HOME.items()}
+    assert homes == imported
+    assert sorted(homes) == smtpconn.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        smtpconn.nothing  # type: ignore[attr-defined]  # noqa: B018

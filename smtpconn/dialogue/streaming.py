@@ -114,11 +114,7 @@ class _Streaming:
         yield from self._finish()
 
     def _can_stream(self, request: Request) -> bool:
-        return (
-            self._session.may_pipeline
-            and self._session.is_streamable
-            and not request.is_binary
-        )
+        return self._session.may_pipeline and self._session.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
         """End what is under way."""
