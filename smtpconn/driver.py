@@ -317,33 +317,35 @@ class Driver:
         """Write a batch together with those before it that did not wait."""
         if batch.begins_message:
             deadline.begin_message()
-        unsent, pairing = self._unsent, self._pairing
-        pairing.expect(batch, len(unsent))
         if self._shows_wire:
             for piece in batch.pieces:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
+        unsent, pairing = self._unsent, self._pairing
+        pairing.expect(batch, len(unsent))
         for piece in batch.pieces:
             if isinstance(piece, Command):
                 unsent += piece.wire
             else:
                 batch.payload_octets = self._write_payload(piece, deadline)
-        pairing.is_written(batch, len(unsent))
+        batch.ends_at = pairing.queued + len(unsent)
         if unsent and (batch.waits or len(unsent) > COALESCE):
-            self._flush(deadline)
+            self._write(unsent, deadline)
+            unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
         """Write content, or put it beside what is to be written; its octets."""
         unsent, octets = self._unsent, 0
         for buffer in payload.buffers:
-            octets += len(buffer)
-            if len(unsent) + len(buffer) <= COALESCE:
+            size = len(buffer)
+            octets += size
+            if len(unsent) + size <= COALESCE:
+                unsent += buffer
+                continue
+            self._flush(deadline)
+            if size <= COALESCE:
                 unsent += buffer
             else:
-                self._flush(deadline)
-                if len(buffer) <= COALESCE:
-                    unsent += buffer
-                else:
-                    self._write(buffer, deadline)
+                self._write(buffer, deadline)
         return octets
 
     def _flush(self, deadline: Deadline) -> None:
@@ -352,9 +354,10 @@ class Driver:
             self._unsent.clear()
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
-        self._pairing.queued(len(data))
+        pairing = self._pairing
+        pairing.queued += len(data)
         try:
-            self.transport.write(data, deadline, self._pairing.sent, self._received_while_writing)
+            self.transport.write(data, deadline, pairing.note_sent, self._received_while_writing)
         except SmtpError:
             raise
         except OSError as error:

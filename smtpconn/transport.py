@@ -159,16 +159,9 @@ class Transport:
         Raises:
             OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
         """
-        if not self.is_tls:
-            taken = self._send(data)
-            sent(taken)
-            if taken == len(data):
-                return
-            data = memoryview(data)[taken:]
         view = memoryview(data)
         while view:
-            taken = self._send(view[:_TLS_SEND] if self.is_tls else view)
-            if taken:
+            if taken := self._send(view[:_TLS_SEND] if self.is_tls else view):
                 sent(taken)
                 view = view[taken:]
             elif (arrived := self.receive_now()) is not None:

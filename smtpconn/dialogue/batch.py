@@ -8,9 +8,10 @@ later, with others; `Await` waits for one.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
@@ -80,16 +81,28 @@ class Batch:
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
 
-    def unanswered(self) -> Iterator[tuple[Piece, float]]:
-        """For each reply that is missing the piece it belongs to, and where that ends."""
-        answered, end = len(self.replies), self.begins_at
+    def unanswered(self, number: int = 0) -> tuple[Piece, float]:
+        """The piece whose reply is missing, and where in the stream it ends; the first by default.
+
+        Args:
+            number: which of those that are missing, below ``missing``.
+        """
+        piece, octets, has_payload = self._by_reply[len(self.replies) + number]
+        return piece, self.begins_at + octets + (self.payload_octets if has_payload else 0)
+
+    @functools.cached_property
+    def _by_reply(self) -> list[tuple[Piece, int, bool]]:
+        """For each reply its piece, the octets of commands up to there, and whether the payload is
+        among what comes up to there. Few batches are asked: only when something is out of order."""
+        found: list[tuple[Piece, int, bool]] = []
+        octets, has_payload = 0, False
         for piece in self.pieces:
-            end += len(piece.wire) if isinstance(piece, Command) else self.payload_octets
-            for _ in range(piece.replies):
-                if answered:
-                    answered -= 1
-                else:
-                    yield piece, end
+            if isinstance(piece, Command):
+                octets += len(piece.wire)
+            else:
+                has_payload = True
+            found += [(piece, octets, has_payload)] * piece.replies
+        return found
 
 
 @dataclass(frozen=True, slots=True)

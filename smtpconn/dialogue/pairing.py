@@ -43,6 +43,7 @@ class Pairing:
     Attributes:
         failure: why nothing more can be paired; None while all is well.
         shutdown_reply: the 421 the server sent, if it did.
+        queued: octets that have been handed to the transport.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Pairing:
         self._parser = ReplyParser()
         # Batches that lack replies.
         self._awaited: deque[Batch] = deque()
-        self._queued = 0
+        self.queued = 0
         self._sent = 0
 
     @property
@@ -64,38 +65,30 @@ class Pairing:
         """What the reply awaited next belongs to."""
         if not self._awaited:
             return Phase.IDLE
-        piece, _ = next(self._awaited[0].unanswered())
+        piece, _ = self._awaited[0].unanswered()
         return piece.phase
 
     def tell_unanswered(self) -> bool:
         """Mark the batches of messages that have left whole and lack a final reply; if any do."""
         is_any = False
         for batch in self._awaited:
-            for piece, end in batch.unanswered():
+            for piece, end in map(batch.unanswered, range(batch.missing)):
                 if piece.ends_message and end <= self._sent:
                     batch.may_have_been_delivered = is_any = True
         return is_any
 
     def expect(self, batch: Batch, behind: int) -> None:
-        """Note that a batch is about to be written.
+        """Note that a batch is about to be written; who writes it tells it where it ends.
 
         Args:
             batch: what its replies belong to.
             behind: octets of those before it that wait to be handed to the transport with it.
         """
-        batch.begins_at = self._queued + behind
+        batch.begins_at = self.queued + behind
         if batch.missing:
             self._awaited.append(batch)
 
-    def is_written(self, batch: Batch, behind: int) -> None:
-        """Note that all of a batch has been written, so many octets behind those queued."""
-        batch.ends_at = self._queued + behind
-
-    def queued(self, octets: int) -> None:
-        """Note octets that will be handed to the transport."""
-        self._queued += octets
-
-    def sent(self, octets: int) -> None:
+    def note_sent(self, octets: int) -> None:
         """Note octets the transport has taken."""
         self._sent += octets
 
@@ -106,7 +99,8 @@ class Pairing:
         replies = self._parser.replies_in(data)
         if isinstance(replies, tuple):
             replies = self._pair_usual(replies)
-        self._pair_each(replies)
+        if replies:
+            self._pair_each(replies)
 
     def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
         """Pair what nearly all answers are, replies to what has left whole; return the others."""
@@ -136,7 +130,7 @@ class Pairing:
         """Whether what its next reply is awaited for has been sent whole."""
         if batch.ends_at <= self._sent:
             return True
-        _, end = next(batch.unanswered())
+        _, end = batch.unanswered()
         return end <= self._sent
 
     def _fail_with(self, reply: SmtpResponse) -> None:

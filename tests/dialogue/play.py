@@ -94,12 +94,12 @@ def _exchange(pairing: Pairing, batch: Batch, expected: Said, answer: str, size:
         begun = len(said)
         for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
             said += buffer
-            pairing.queued(len(buffer))
+            pairing.queued += len(buffer)
         if isinstance(piece, Payload):
             batch.payload_octets = len(said) - begun
-    pairing.is_written(batch, 0)
+    batch.ends_at = pairing.queued
     assert bytes(said) == _crlf(expected)
-    pairing.sent(len(said))
+    pairing.note_sent(len(said))
     octets = _crlf(answer)
     for start in range(0, len(octets), size):
         pairing.received(octets[start : start + size])
