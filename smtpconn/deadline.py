@@ -55,8 +55,8 @@ class Deadline:
         Raises:
             SmtpTimeoutError: none are left.
         """
-        remaining = self._end - time.monotonic()
-        if remaining <= 0:
+        remaining = self.remaining()
+        if not remaining:
             raise self.error(phase)
         return remaining
 
@@ -78,22 +78,27 @@ class StreamDeadline(Deadline):
 
     def __init__(self, timeout: float) -> None:
         super().__init__(timeout)
-        # In time without pauses, so that a pause moves all of them at once.
+        # In time without pauses, so that a pause moves all of them at once; so is `_end`, which
+        # counts while no message is under way.
         self._ends: deque[float] = deque()
         self._paused = 0.0
         self._paused_at = 0.0
 
+    def remaining(self) -> float:
+        """Seconds left to the oldest message; 0.0 when they have passed."""
+        end = self._ends[0] if self._ends else self._end
+        return max(0.0, end + self._paused - time.monotonic())
+
     def begin_message(self) -> None:
         """A message's first octet is about to leave."""
         self._ends.append(time.monotonic() - self._paused + self.timeout)
-        self._end = self._ends[0] + self._paused
 
     def end_message(self) -> None:
         """The oldest message has its final reply."""
         if self._ends:
             self._ends.popleft()
-        oldest = self._ends[0] if self._ends else time.monotonic() - self._paused + self.timeout
-        self._end = oldest + self._paused
+        if not self._ends:
+            self._end = time.monotonic() - self._paused + self.timeout
 
     def pause(self) -> None:
         """The caller's code begins to run."""
@@ -101,6 +106,4 @@ class StreamDeadline(Deadline):
 
     def go_on(self) -> None:
         """It has ended."""
-        seconds = time.monotonic() - self._paused_at
-        self._paused += seconds
-        self._end += seconds
+        self._paused += time.monotonic() - self._paused_at
