@@ -35,6 +35,7 @@ def check(source: Source) -> None:
     data = b"".join(pieces)
     whole = _parse((data,))
     assert _parse(pieces) == whole
+    assert _received(pieces) == whole
     if len(data) <= SHORT:
         assert _parse(data[at : at + 1] for at in range(len(data))) == whole
     replies, broken, consumed_all = whole
@@ -53,6 +54,17 @@ def _parse(pieces: Iterable[bytes]) -> tuple[list[SmtpResponse], bool, bool]:
         try:
             while (reply := parser.next_reply()) is not None:
                 replies.append(reply)
+        except ParseError:
+            return replies, True, parser.is_empty
+    return replies, False, parser.is_empty
+
+
+def _received(pieces: Iterable[bytes]) -> tuple[list[SmtpResponse], bool, bool]:
+    """The same by the way a connection takes, where what comes again is parsed once."""
+    parser, replies = ReplyParser(), list[SmtpResponse]()
+    for piece in pieces:
+        try:
+            replies.extend(parser.replies_in(piece))
         except ParseError:
             return replies, True, parser.is_empty
     return replies, False, parser.is_empty

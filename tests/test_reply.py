@@ -453,6 +453,28 @@ def test_arbitrary_octets_give_replies_or_a_parse_error(pieces: list[bytes]) -> 
             assert all(200 <= reply.code <= 599 and reply.lines for reply in replies)
 
 
+USUAL = st.sampled_from([b"250 2.1.0 Ok\r\n", b"250 Ok\r\n354 go\r\n", b"421 bye\r\n", b"2"])
+
+
+@QUICK
+@given(st.lists(USUAL | st.binary(max_size=20), max_size=20))
+def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None:
+    """Replies that come again are the same ones; 421 is left for who looks at each."""
+    parser, remembering = ReplyParser(), ReplyParser()
+    for piece in pieces:
+        parser.feed(piece)
+        try:
+            expected = drain(parser)
+        except ParseError:
+            with pytest.raises(ParseError):
+                list(remembering.replies_in(piece))
+            return
+        found = remembering.replies_in(piece)
+        assert not isinstance(found, tuple) or all(reply.code != 421 for reply in found)
+        assert list(found) == expected
+        assert remembering.is_empty == parser.is_empty
+
+
 @QUICK
 @given(
     st.binary(max_size=60) | st.from_regex(rb"(2[0-9]{2}[ -]?[a\t\r\n]{0,3}\r\n)*", fullmatch=True)
