@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.anatomy import parts
 from benchmarks.charts import bars
 from benchmarks.latency import Delay
 from benchmarks.sink import Received, Sink
@@ -93,3 +94,10 @@ def test_the_command_prints_a_table() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "<= 16 MiB" in done.stdout
+
+
+def test_the_anatomy_of_a_send_has_all_its_parts() -> None:
+    """Each part is a piece of the whole, which sends for real."""
+    found = parts(number=3, rounds=1)
+    assert found.keys() > {"four replies parsed", "all of it"}
+    assert all(microseconds > 0 for microseconds in found.values())
