@@ -22,6 +22,7 @@ from tests.realservers.dovecot import Dovecot
 from tests.realservers.exim import Exim
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
+from tests.realservers.redis import RedisServer
 from tests.realservers.smtpsink import SmtpSink
 
 REAL_SERVER_FIXTURES = frozenset(
@@ -33,6 +34,7 @@ REAL_SERVER_FIXTURES = frozenset(
         "opensmtpd",
         "postfix",
         "postfix_with_auth",
+        "redis_server",
         "smtp_sink",
     }
 )
@@ -123,4 +125,12 @@ def smtp_sink() -> Iterator[SmtpSink]:
     """smtp-sink without faults."""
     require(SmtpSink)
     with SmtpSink() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Redis, empty, for Celery's queue."""
+    require(RedisServer)
+    with RedisServer() as server:
         yield server
