@@ -1,0 +1,140 @@
+"""Mail from Celery workers on Redis: no message lost in silence, none sent twice.
+
+    celery -A examples.celery_tasks worker --concurrency 4
+    python -m examples.celery_tasks you@example.net she@example.net
+
+`notify` is the short way: acknowledged before it runs, tried again when the server says 4xx. A
+worker that is killed takes its message with it.
+
+`deliver` is for mail that matters. It is acknowledged when it is done, so a killed worker's message
+comes back; but it comes back also if the server had taken it already. No queue can tell. So a
+ledger in Redis has one entry for each message, under an id that the caller chooses:
+
+    claimed     a worker is sending it right now, or was killed meanwhile
+    delivered   the server said 250
+    failed      it certainly was not delivered, and trying again is of no use, or has been tried
+    unknown     the connection, or a worker, was lost when it may have been delivered
+
+Who finds a message claimed does not send it. What follows, as long as Redis keeps what it is told
+(``appendonly yes``), whatever is killed and however often a task comes back:
+
+* Every message that was queued ends as delivered, failed or unknown; a claim of a worker that is
+  gone, and whose task does not come back, reads as unknown.
+* It was sent once if delivered, and not if failed. Unknown means once or not at all: only the
+  recipient can say which, so it is for a person to decide. No program can know more.
+* Queued twice under one id, it is sent once. After ``KEEP`` the id is forgotten.
+
+Connections to the server: one for each process of a worker, for it runs one task at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from celery import Celery, Task
+from celery.exceptions import Reject, Retry
+from celery.utils.time import get_exponential_backoff_interval
+from redis import Redis
+from redis.exceptions import RedisError
+
+from smtpconn import SmtpError, TransientError, get_pool
+
+SMTP_URL = os.environ.get("SMTP_URL", "smtp://localhost")
+REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+FIRST_RETRY = int(os.environ.get("FIRST_RETRY", "60"))  # seconds; doubled each time, up to:
+LAST_RETRY = 1800  # must be less than Redis's visibility_timeout, an hour unless set
+KEEP = 7 * 24 * 3600  # seconds for which an outcome is remembered
+
+app = Celery("mail", broker=REDIS_URL)
+app.conf.worker_prefetch_multiplier = 1
+
+
+class Ledger:
+    """What became of each message: a hash in Redis for each id."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def claim(self, message_id: str) -> bool:
+        """Whether nobody has begun to send it; from now on somebody has."""
+        who = f"{socket.gethostname()}:{os.getpid()}"
+        return bool(self._redis.hsetnx(f"mail:{message_id}", "claimed", who))
+
+    def release(self, message_id: str) -> None:
+        """It was certainly not sent: the next run may claim it."""
+        self._redis.delete(f"mail:{message_id}")
+
+    def settle(self, message_id: str, outcome: str, detail: str = "") -> str:
+        """What became of it, by the one who had claimed it."""
+        entry = ["outcome", outcome, "detail", detail]
+        self._redis.hset(f"mail:{message_id}", items=entry)
+        self._redis.expire(f"mail:{message_id}", KEEP)
+        return outcome
+
+    def settled(self, message_id: str) -> str:
+        """What became of it in an earlier run; unknown if that one never said."""
+        # If that one is alive after all, what it says will replace this.
+        self._redis.hsetnx(f"mail:{message_id}", "outcome", "unknown")
+        self._redis.expire(f"mail:{message_id}", KEEP)
+        return str(self._redis.hget(f"mail:{message_id}", "outcome"))
+
+
+ledger = Ledger(Redis.from_url(REDIS_URL, decode_responses=True))
+
+
+# The names are given: by itself Celery calls a task of a program that is run otherwise than one of
+# a module that is imported, and a worker throws away what it does not know.
+@app.task(name="mail.deliver", bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=8)
+def deliver(self: Task, message_id: str, sender: str, recipients: list[str], text: str) -> str:
+    """Send a message once; returns what became of it, which the ledger has too."""
+    message = text.encode()
+    try:
+        if not ledger.claim(message_id):
+            return ledger.settled(message_id)
+    except RedisError as error:
+        raise Reject(error, requeue=True) from error
+    try:
+        result = get_pool(SMTP_URL, max_size=1).send(sender, recipients, message)
+    except SmtpError as error:
+        if error.may_have_been_delivered:
+            return ledger.settle(message_id, "unknown", str(error))
+        if not error.is_transient or self.request.retries >= self.max_retries:
+            ledger.settle(message_id, "failed", str(error))
+            raise
+        ledger.release(message_id)
+        raise _again(self, error) from error
+    refused = [f"{each.recipient}: {each.response}" for each in result.rejected_recipients]
+    return ledger.settle(message_id, "delivered", "; ".join(refused))
+
+
+def _again(task: Task, error: SmtpError) -> Retry | Reject:
+    """Put it in the queue for later; returns what the task has to raise then."""
+    # With jitter, lest all that were refused together come back together.
+    retries = task.request.retries
+    pause = get_exponential_backoff_interval(FIRST_RETRY, retries, LAST_RETRY, full_jitter=True)
+    try:
+        queued: Retry = task.retry(exc=error, countdown=pause, throw=False)
+    except Reject:
+        # It could not be queued, and Celery would drop it. Let this run come back instead.
+        return Reject(error, requeue=True)
+    return queued
+
+
+@app.task(
+    name="mail.notify", autoretry_for=(TransientError,), retry_backoff=FIRST_RETRY, max_retries=8
+)
+def notify(sender: str, recipient: str, text: str) -> None:
+    """The short way. A class cannot say all that `deliver` asks the error for.
+
+    Not tried again: a connection refused, or a 4xx for the only recipient, which is greylisting and
+    an `AllRecipientsFailedError` with ``is_transient``.
+    """
+    get_pool(SMTP_URL, max_size=1).send(sender, [recipient], text.encode())
+
+
+if __name__ == "__main__":
+    for address in sys.argv[1:]:
+        words = f"From: app@example.com\r\nTo: {address}\r\nSubject: welcome\r\n\r\nHello!\r\n"
+        deliver.delay(f"welcome-{address}", "app@example.com", [address], words)

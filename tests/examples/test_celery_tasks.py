@@ -1,0 +1,255 @@
+"""examples/celery_tasks.py: real workers on a real Redis, killed where it hurts most.
+
+The books of every test: what the server took, by recipient, beside what the ledger says.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from smtpconn import AllRecipientsFailedError, PermanentError, Phase, SmtpError
+from smtpconn.testing import SmtpServer
+from tests.examples.processes import ROOT, TIMEOUT, CeleryWorker, wait_for
+from tests.realservers.redis import RedisServer
+
+pytestmark = pytest.mark.timeout(60)
+
+NOTIFY = """
+import pickle, sys
+import tests.examples.worker
+from examples.celery_tasks import notify
+
+text = "Subject: hello\\r\\n\\r\\nHello!\\r\\n"
+asked = [notify.delay("app@example.com", address, text) for address in sys.argv[1:]]
+answers = [each.get(timeout=20, propagate=False) for each in asked]
+sys.stdout.buffer.write(pickle.dumps(answers))
+"""
+
+
+class Desk:
+    """Queues messages as a web application would, and keeps the books."""
+
+    def __init__(self, smtp: SmtpServer, redis_server: RedisServer) -> None:
+        self.smtp = smtp
+        self.settings = {"SMTP_URL": smtp.url, "REDIS_URL": redis_server.url, "FIRST_RETRY": "1"}
+        self.redis = Redis.from_url(redis_server.url, decode_responses=True)
+
+    def worker(self, concurrency: int = 2) -> CeleryWorker:
+        """A worker that has not been started."""
+        return CeleryWorker("--concurrency", str(concurrency), **self.settings)
+
+    def queue(self, *addresses: str) -> None:
+        """Queue a message for each, for `deliver`."""
+        self._run("-m", "examples.celery_tasks", *addresses)
+
+    def notify(self, *addresses: str) -> list[object]:
+        """Have `notify` write to each, and return its results or errors."""
+        answers: list[object] = pickle.loads(self._run("-c", NOTIFY, *addresses))
+        return answers
+
+    def entry(self, address: str) -> dict[str, str]:
+        """The ledger's entry."""
+        entry = self.redis.hgetall(f"mail:welcome-{address}")
+        return {str(name): str(value) for name, value in entry.items()}
+
+    def outcome(self, address: str) -> str | None:
+        """What the ledger says became of it."""
+        return self.entry(address).get("outcome")
+
+    def holder(self, address: str) -> int | None:
+        """The process that is sending it now, or was killed doing so."""
+        entry = self.entry(address)
+        if "outcome" in entry or "claimed" not in entry:
+            return None
+        return int(entry["claimed"].rpartition(":")[2])
+
+    def is_done(self) -> bool:
+        """Whether nothing is queued, and nothing that was taken is unacknowledged."""
+        return not self.redis.llen("celery") and not self.redis.hlen("unacked")
+
+    def taken(self) -> Counter[str]:
+        """How often the server took a message for each recipient."""
+        return Counter(address for m in self.smtp.messages for address in m.recipients)
+
+    def _run(self, *arguments: str) -> bytes:
+        settings = os.environ | self.settings | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            timeout=TIMEOUT,
+            env=settings,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+
+class Gate:
+    """A recipient that the server does not answer to until the gate is opened."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    def knows(self, path: str) -> bool:
+        """Every recipient is known; but one has to wait."""
+        return not path.startswith("gate@") or self._open.wait(TIMEOUT)
+
+    def open(self) -> None:
+        """Let it through."""
+        self._open.set()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """A gate that is closed."""
+    return Gate()
+
+
+@pytest.fixture
+def desk(redis_server: RedisServer, gate: Gate) -> Iterator[Desk]:
+    """A desk, and at its end the server without errors of its own."""
+    with SmtpServer(recipient_known=gate.knows) as smtp:
+        made = Desk(smtp, redis_server)
+        with made.redis:
+            yield made
+        gate.open()
+
+
+def addresses(count: int) -> list[str]:
+    """So many recipients."""
+    return [f"r{number}@example.net" for number in range(count)]
+
+
+def test_what_a_task_does_with_each_error(desk: Desk) -> None:
+    """Certain and transient: again; permanent: failed; unknown: not again. One connection each."""
+    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
+    desk.smtp.fault("CONTENT", reply="452 4.3.1 full", match="full@")
+    desk.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@", times=None)
+    desk.smtp.fault("CONTENT", close=True, match="lost@", times=None)
+    usual = addresses(20)
+    good = [*usual, "grey@example.net", "full@example.net"]
+    everybody = [*good, "no@example.net", "lost@example.net"]
+    with desk.worker() as worker:
+        desk.queue(*everybody)
+        wait_for(lambda: all(map(desk.outcome, everybody)), "settled", worker)
+        wait_for(desk.is_done, "acknowledged", worker)
+        assert desk.taken() == dict.fromkeys(good, 1)
+        assert {address for address in everybody if desk.outcome(address) == "delivered"} == {*good}
+        assert desk.outcome("no@example.net") == "failed"
+        assert "550 5.1.1 no" in desk.entry("no@example.net")["detail"]
+        assert desk.outcome("lost@example.net") == "unknown"
+        # Two processes, and one new connection for the one that was closed.
+        assert len(desk.smtp.connections) <= 3
+        commands = [line for c in desk.smtp.connections for line in c.commands]
+        tried = Counter(line.partition("<")[2].partition(">")[0] for line in commands)
+        assert (tried["grey@example.net"], tried["full@example.net"]) == (3, 2)
+        assert (tried["no@example.net"], tried["lost@example.net"]) == (1, 1)
+        desk.queue(*everybody)
+        wait_for(desk.is_done, "acknowledged again", worker)
+    assert desk.taken() == dict.fromkeys(good, 1)
+
+
+def test_who_is_refused_for_too_long(desk: Desk) -> None:
+    """After its last attempt it is failed, with what the server said."""
+    desk.settings["FIRST_RETRY"] = "0"
+    desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=None)
+    with desk.worker() as worker:
+        desk.queue("you@example.net")
+        wait_for(lambda: desk.outcome("you@example.net") is not None, "settled", worker)
+        wait_for(desk.is_done, "acknowledged", worker)
+    assert desk.outcome("you@example.net") == "failed"
+    assert "450 4.2.0 later" in desk.entry("you@example.net")["detail"]
+    assert sum("RCPT" in line for c in desk.smtp.connections for line in c.commands) == 9
+
+
+def test_what_redis_refuses_for_a_while(desk: Desk) -> None:
+    """First nothing can be claimed, then no retry be queued: nothing is lost or sent twice."""
+    desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=2)
+    desk.queue(*addresses(5))
+    desk.redis.acl_setuser("default", enabled=True, commands=["-hsetnx"])
+    with desk.worker() as worker:
+        wait_for(lambda: "no permissions to run the 'hsetnx'" in worker.logs(), "refused", worker)
+        # A process that queues for the first time says so with SADD.
+        desk.redis.acl_setuser("default", enabled=True, commands=["-sadd", "+hsetnx"])
+        wait_for(lambda: all(map(desk.outcome, addresses(5))), "settled", worker)
+        wait_for(desk.is_done, "acknowledged", worker)
+        assert "Reject: (AllRecipientsFailedError" in worker.logs()
+    assert {desk.outcome(address) for address in addresses(5)} == {"delivered"}
+    assert desk.taken() == dict.fromkeys(addresses(5), 1)
+
+
+def test_the_short_way_and_errors_that_travel(desk: Desk) -> None:
+    """autoretry_for tries again after a 4xx to the message; errors come back as they were."""
+    desk.smtp.fault("CONTENT", reply="451 4.3.0 later", match="later@")
+    desk.smtp.fault("CONTENT", reply="554 5.7.1 spam", match="spam@")
+    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@")
+    desk.smtp.fault("CONTENT", close=True, match="lost@")
+    who = ["later@example.net", "spam@example.net", "grey@example.net", "lost@example.net"]
+    with desk.worker(concurrency=1):
+        later, spam, grey, lost = desk.notify(*who)
+    assert later is None
+    assert desk.taken() == {"later@example.net": 1}
+    assert isinstance(spam, PermanentError)
+    assert (spam.phase, spam.response.code, spam.smtp_error) == (Phase.CONTENT, 554, b"5.7.1 spam")
+    assert isinstance(grey, AllRecipientsFailedError)
+    assert (grey.is_transient, grey.recipients) == (True, {who[2]: (450, b"4.2.0 greylisted")})
+    assert isinstance(lost, SmtpError)
+    assert lost.may_have_been_delivered
+
+
+def test_workers_that_are_killed(desk: Desk, gate: Gate) -> None:
+    """Each of 40 messages is delivered once, or reported unknown.
+
+    One process is killed when the server has its message and the 250 is on the way; one when it has
+    claimed a message which the server will say nothing about. At last the whole worker is killed,
+    with a message that is settled in the ledger but not acknowledged: it comes back and is not
+    sent.
+    """
+    desk.smtp.fault("CONTENT", reply=b"250 2.0.0", match="cut@")
+    desk.smtp.fault("CONTENT", hang=True, match="mute@")
+    everybody = [*addresses(37), "cut@example.net", "mute@example.net", "gate@example.net"]
+    with desk.worker() as worker:
+        desk.queue("cut@example.net", *addresses(10))
+        wait_for(lambda: desk.taken()["cut@example.net"] == 1, "the server has it", worker)
+        kill(desk, "cut@example.net")
+        desk.queue("mute@example.net", *addresses(25)[10:])
+        wait_for(lambda: desk.holder("mute@example.net") is not None, "mute", worker)
+        kill(desk, "mute@example.net")
+        wait_for(lambda: len(desk.smtp.messages) >= 20, "most", worker)
+        desk.queue("gate@example.net", *addresses(37)[25:])
+        wait_for(lambda: desk.holder("gate@example.net") is not None, "gate", worker)
+        worker.send_signal(signal.SIGSTOP)
+        gate.open()
+        wait_for(lambda: desk.outcome("gate@example.net") == "delivered", "delivered", worker)
+        worker.kill()
+        assert desk.redis.hlen("unacked") >= 1
+    with desk.worker() as second:
+        wait_for(lambda: all(map(desk.outcome, everybody)), "settled", second)
+        wait_for(desk.is_done, "acknowledged", second)
+    outcomes = {address: desk.outcome(address) for address in everybody}
+    unknown = {address for address, outcome in outcomes.items() if outcome == "unknown"}
+    assert max(desk.taken().values()) == 1
+    assert all(desk.taken()[a] == 1 for a, outcome in outcomes.items() if outcome == "delivered")
+    assert set(outcomes.values()) == {"delivered", "unknown"}
+    # Two that were cut off, and at most what the two processes had in hand when the worker died.
+    assert {"cut@example.net", "mute@example.net"} <= unknown
+    assert len(unknown) <= 4
+    assert (desk.taken()["cut@example.net"], desk.taken()["mute@example.net"]) == (1, 0)
+
+
+def kill(desk: Desk, address: str) -> None:
+    """Kill the process that is sending to this recipient."""
+    holder = desk.holder(address)
+    assert holder is not None
+    os.kill(holder, signal.SIGKILL)
