@@ -191,6 +191,15 @@ class Mail:
         self._record(state.app, message)
         return result
 
+    def send_message(self, *args: object, **kwargs: object) -> Result:
+        """Send ``flask_mail.Message(*args, **kwargs)``: a shortcut that Flask-Mail has.
+
+        Raises:
+            ImportError: Flask-Mail, whose messages these are, is not installed.
+            SmtpError: as `send`.
+        """
+        return self.send(_flask_mail_message(*args, **kwargs))
+
     def connect(self) -> Connection:
         """For ``with mail.connect() as connection``, as Flask-Mail has it.
 
@@ -253,6 +262,16 @@ class Connection:
         """Send as `Mail.send` does, with Flask-Mail's name for the sender."""
         sender = None if envelope_from is None else reverse_path(_text(envelope_from))
         return self._mail.send(message, sender)
+
+    def send_message(self, *args: object, **kwargs: object) -> Result:
+        """As `Mail.send_message`."""
+        return self._mail.send_message(*args, **kwargs)
+
+
+def _flask_mail_message(*args: object, **kwargs: object) -> FlaskMailMessage:
+    from flask_mail import Message
+
+    return Message(*args, **kwargs)  # type: ignore[arg-type]
 
 
 def _completed(message: EmailMessage, default_sender: Person | None) -> EmailMessage:

@@ -9,6 +9,8 @@ Settings and return values are those of Flask-Mailman's own SMTP backend; what d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask import current_app, has_app_context
 from flask_mailman import EmailMessage
 from flask_mailman.backends.base import BaseEmailBackend
@@ -27,7 +29,8 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         mailman, fail_silently: as Flask-Mailman gives them.
         kwargs: ``host``, ``port``, ``username`` and so on as Flask-Mailman's SMTP backend takes
             them, ``url``, ``pool`` and the names of `smtpconn.contrib.settings.ServerOptions`.
-            Where one is missing the application's ``SMTPCONN`` dict counts, then ``MAIL_*``.
+            Where one is missing the application's ``SMTPCONN`` dict counts, then ``MAIL_*``, where
+            ``MAIL_URL`` stands for the server, the port and the TLS.
 
     Raises:
         ValueError: settings that contradict each other, or a value that cannot be.
@@ -42,10 +45,11 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             raise ValidationError(
                 "MAIL_SEND_OPTIONS are words for the server that nobody checks: leave them out"
             )
-        # Flask-Mailman keeps only its own settings in its state.
-        own = current_app.config.get("SMTPCONN", {}) if has_app_context() else {}
+        # An empty host or port of a caller's is none, as in Flask-Mailman.
+        given |= {name: given.get(name) or None for name in ("host", "port")}
         theirs = {name: getattr(self.mailman, name, None) for name in COMMON_NAMES}
-        self.take_settings(given, own, {**theirs, "host": self.mailman.server})
+        theirs["host"] = self.mailman.server
+        self.take_settings(given, *_own_settings(theirs), theirs)
 
     def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Flask-Mailman serialises it, without Bcc.
@@ -57,3 +61,12 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         del outgoing["Bcc"]
         octets: bytes = outgoing.as_bytes(linesep="\r\n")
         return octets
+
+
+def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """What Flask-Mailman has no place for: ``SMTPCONN``, and ``MAIL_URL`` with a login."""
+    config = current_app.config if has_app_context() else {}
+    found: list[Mapping[str, object]] = [config.get("SMTPCONN") or {}]
+    if url := config.get("MAIL_URL"):
+        found.append({"url": url} | {name: theirs[name] for name in ("username", "password")})
+    return found

@@ -19,7 +19,11 @@ from smtpconn.contrib.django import EmailBackend
 from smtpconn.testing import SmtpServer
 
 if not settings.configured:
-    settings.configure(ROOT_URLCONF="tests.contrib.test_django", ALLOWED_HOSTS=["testserver"])
+    settings.configure(
+        ROOT_URLCONF="tests.contrib.test_django",
+        ALLOWED_HOSTS=["testserver"],
+        SECRET_KEY="of no use",
+    )
     django.setup()
 
 HAS_MAILERS = django.VERSION >= (6, 1)

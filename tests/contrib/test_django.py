@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django import VERSION
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import path
+from django.utils.log import AdminEmailHandler
 
 from smtpconn import AllRecipientsFailedError, PoolTimeoutError, SmtpTimeoutError
 from smtpconn.contrib.django import EmailBackend
@@ -284,6 +286,22 @@ def test_no_connection_becomes_free(server: SmtpServer, mailing: Mailing) -> Non
         assert silent.send_messages([message(YOU)]) == 0
 
 
+def test_admins_are_told_of_errors(server: SmtpServer, mailing: Mailing) -> None:
+    """The log handler sends; by settings it is silent when the server is down, as Django's is."""
+    mailing.use(server)
+    record = logging.makeLogRecord({"levelname": "ERROR", "msg": "it broke"})
+    old, new = [("Root", "root@example.com")], ["root@example.com"]
+    with override_settings(ADMINS=old if VERSION < (6, 0) else new):
+        AdminEmailHandler().emit(record)
+        assert b"it broke" in server.messages[0].content
+        server.stop()
+        if mailing.way == "settings":
+            AdminEmailHandler().emit(record)
+        else:
+            with pytest.raises(OSError, match=r"refused|closed"):
+                AdminEmailHandler().emit(record)
+
+
 # --- Addresses ------------------------------------------------------------------------------------
 
 
@@ -411,6 +429,18 @@ def test_logging_in(mailing: Mailing) -> None:
         assert (
             mailing.use(server, username="app", password="wrong", fail_silently=True).open() is None
         )
+
+
+def test_logging_in_as_somebody_else(mailing: Mailing) -> None:
+    """auth_user and auth_password of send_mail go before what is configured."""
+    with SmtpServer(users={"app": "s3cret", "other": "secret"}) as server:
+        mailing.use(server, username="app", password="s3cret")
+        letter = ("hello", "Hello!", "me@example.com", [YOU])
+        assert mail.send_mail(*letter) == 1
+        assert mail.send_mail(*letter, auth_user="other", auth_password="secret") == 1
+        assert [m.user for m in server.messages] == ["app", "other"]
+        other = mail.get_connection(username="other", password="secret")
+        other.pool.close()
 
 
 def test_a_user_name_without_password_does_not_log_in(mailing: Mailing) -> None:
@@ -553,8 +583,6 @@ def test_what_mailers_do_not_know() -> None:
 @pytest.mark.skipif(not HAS_MAILERS, reason="MAILERS came with Django 6.1")
 def test_several_mailers(server: SmtpServer) -> None:
     """``using`` chooses; each has its own server and pool; nothing in it is deprecated."""
-    from django.test import override_settings
-
     backend = "smtpconn.contrib.django.EmailBackend"
     with SmtpServer() as other:
         mailers = {

@@ -386,6 +386,18 @@ def test_the_messages_of_flask_mail(server: SmtpServer, mail: Mail, make_app: Ma
     assert len(server.connections) == 1
 
 
+def test_send_message_makes_a_message_of_flask_mail(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """The shortcut of Flask-Mail, on the extension and on what connect returns."""
+    with make_app(MAIL_DEFAULT_SENDER=ME).app_context():
+        mail.send_message("one", recipients=[YOU], body="Hello!")
+        with mail.connect() as connection:
+            connection.send_message(subject="two", recipients=[SHE], body="Hello!")
+    assert [(m.sender, m.recipients) for m in server.messages] == [(ME, (YOU,)), (ME, (SHE,))]
+    assert b"Subject: two\r\n" in server.messages[1].content
+
+
 def test_messages_of_flask_mail_that_are_refused(
     server: SmtpServer, mail: Mail, make_app: MakeApp
 ) -> None:

@@ -119,6 +119,33 @@ def test_logging_in_as_somebody_else(make_app: MakeApp) -> None:
         assert [m.user for m in server.messages] == ["app", "other"]
 
 
+def test_a_url(make_app: MakeApp) -> None:
+    """MAIL_URL says the server, as for the extension; a login may stand beside it."""
+    with SmtpServer(users={"app": "s3cret"}, require_auth=True) as server:
+        app, mail = make_app(MAIL_URL=server.url, MAIL_USERNAME="app", MAIL_PASSWORD="s3cret")
+        with app.app_context():
+            assert mail.send_mail("hello", "", ME, [YOU]) == 1
+            mail.get_connection().pool.close()
+        assert server.messages[0].user == "app"
+
+
+def test_a_url_among_the_own_settings(make_app: MakeApp) -> None:
+    """It goes before the others, and has the login with it."""
+    with SmtpServer(users={"app": "s3cret"}, require_auth=True) as server:
+        url = f"smtp://app:s3cret@{server.host}:{server.port}"
+        app, mail = make_app(MAIL_URL="smtp://nowhere.invalid", SMTPCONN={"url": url})
+        with app.app_context():
+            assert mail.send_mail("hello", "", ME, [YOU]) == 1
+            mail.get_connection().pool.close()
+
+
+def test_an_empty_host_is_none(server: SmtpServer, make_app: MakeApp) -> None:
+    """As in Flask-Mailman, the setting counts then."""
+    app, mail = make_app()
+    with app.app_context():
+        assert mail.get_connection(host="", port=0).host == server.host
+
+
 @pytest.mark.parametrize(
     "config",
     [
