@@ -9,8 +9,10 @@ import email
 import email.policy
 import logging
 import os
+import re
 import shutil
 import smtplib
+import socket
 import ssl
 import subprocess
 import sys
@@ -450,6 +452,27 @@ def test_a_user_name_without_password_does_not_log_in(mailing: Mailing) -> None:
         assert server.messages[0].user is None
 
 
+def test_no_password_in_clear(mailing: Mailing) -> None:
+    """Django would send it to any machine; here that takes TLS, or an option that says so."""
+    with SmtpServer(users={"app": "s3cret"}) as server:
+        options: dict[str, Any] = {
+            "username": "app",
+            "password": "s3cret",
+            # Behind a socket of one's own there may be any machine.
+            "socket_factory": lambda host, port, timeout: socket.create_connection((host, port)),
+        }
+        with pytest.raises(smtplib.SMTPException, match="allow_cleartext_auth"):
+            mailing.use(server, **options).send_messages([message(YOU)])
+        backend = mailing.use(server, **options, allow_cleartext_auth=True)
+        assert backend.send_messages([message(YOU)]) == 1
+
+
+def test_the_name_in_the_greeting(server: SmtpServer, mailing: Mailing) -> None:
+    """It may be given; by itself no name is looked up."""
+    mailing.use(server, ehlo_domain="web.example.com").send_messages([message(YOU)])
+    assert server.connections[0].commands[0] == "EHLO web.example.com"
+
+
 @pytest.mark.parametrize("option", ["use_tls", "use_ssl"])
 def test_tls(mailing: Mailing, certificates: Certificates, option: str) -> None:
     """STARTTLS and implicit TLS, with a context of one's own."""
@@ -626,6 +649,24 @@ def test_over_lmtp(mailing: Mailing) -> None:
         with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
             backend.send_messages([message(YOU)])
         assert getattr(caught.value, "may_have_been_delivered", None) is True
+
+
+# --- The document ---------------------------------------------------------------------------------
+
+
+def test_every_difference_names_a_test_that_exists() -> None:
+    """Each row of the table in docs/django.md."""
+    root = Path(__file__).parent.parent.parent
+    table = (root / "docs" / "django.md").read_text().rpartition("## What differs")[2]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        names = re.findall(r"`((?:tests/\S+::)?test_\w+)`", row.rpartition(" | ")[2])
+        assert names, row
+        for name in names:
+            file, _, function = name.rpartition("::")
+            source = (root / (file or "tests/contrib/test_django.py")).read_text()
+            assert f"\ndef {function}(" in source, name
 
 
 # --- The house ------------------------------------------------------------------------------------
