@@ -114,8 +114,9 @@ class PooledBackend(abc.ABC, Generic[M]):
             return False
         try:
             pool = self.pool
-            with pool.connection():
-                pass
+            if not _is_used(pool):
+                with pool.connection():
+                    pass
         except ValidationError:
             raise
         except OSError:
@@ -177,6 +178,12 @@ class PooledBackend(abc.ABC, Generic[M]):
         utf8 = not (sender.is_ascii and all(r.is_ascii for r in recipients))
         deliver(pool, sender, recipients, self.octets(message, smtputf8=utf8))
         return True
+
+
+def _is_used(pool: ConnectionPool) -> bool:
+    """Whether somebody has a connection: the server is there, and waiting would tell no more."""
+    stats = pool.stats()
+    return stats.in_use > stats.connecting
 
 
 def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[ForwardPath]]:

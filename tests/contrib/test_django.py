@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from smtpconn import AllRecipientsFailedError, PoolTimeoutError, SmtpTimeoutErro
 from smtpconn.contrib.django import EmailBackend
 from smtpconn.testing import SmtpServer
 from tests.contrib.djangomail import HAS_MAILERS, WAYS, Mailing, connections, message
+from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
 from tests.test_forking import in_child
@@ -175,6 +177,22 @@ def test_who_has_opened_keeps_nobody_waiting(server: SmtpServer, mailing: Mailin
     with first, second:
         assert first.send_messages([message(YOU)]) == 1
         assert second.send_messages([message(YOU)]) == 1
+    assert connections(server) == 1
+
+
+def test_opening_waits_for_nobody(server: SmtpServer, mailing: Mailing) -> None:
+    """While others use all connections the server is there; a message waits, and only once."""
+    backend = mailing.use(server, pool={"max_size": 1, "acquire_timeout": 5})
+    pool = backend.pool
+    with pool.connection():
+        assert backend.open() is True
+        backend.close()
+        sending = threading.Thread(target=backend.send_messages, args=([message(YOU)],))
+        sending.start()
+        assert wait_until(lambda: pool.stats().waiting == 1, 5)
+    sending.join()
+    assert len(server.messages) == 1
+    assert pool.stats().waits == 1
     assert connections(server) == 1
 
 
