@@ -7,22 +7,14 @@
 worker that is killed takes its message with it.
 
 `deliver` is for mail that matters. It is acknowledged when it is done, so a killed worker's message
-comes back; but it comes back also if the server had taken it already. No queue can tell. So a
-ledger in Redis has one entry for each message, under an id that the caller chooses:
+comes back, and the ledger (`examples.mail_ledger`) knows whether it may still be sent. What
+follows, as long as Redis keeps what it is told (``appendonly yes``), whatever is killed and however
+often a task comes back:
 
-    claimed     a worker is sending it right now, or was killed meanwhile
-    delivered   the server said 250
-    failed      it certainly was not delivered, and trying again is of no use, or has been tried
-    unknown     the connection, or a worker, was lost when it may have been delivered
-
-Who finds a message claimed does not send it. What follows, as long as Redis keeps what it is told
-(``appendonly yes``), whatever is killed and however often a task comes back:
-
-* Every message that was queued ends as delivered, failed or unknown; a claim of a worker that is
-  gone, and whose task does not come back, reads as unknown.
+* Every message that was queued ends as delivered, failed or unknown.
 * It was sent once if delivered, and not if failed. Unknown means once or not at all: only the
   recipient can say which, so it is for a person to decide. No program can know more.
-* Queued twice under one id, it is sent once. After ``KEEP`` the id is forgotten.
+* Queued twice under one id, it is sent once, for as long as the ledger remembers the id.
 
 Connections to the server: one for each process of a worker, for it runs one task at a time.
 """
@@ -30,7 +22,6 @@ Connections to the server: one for each process of a worker, for it runs one tas
 from __future__ import annotations
 
 import os
-import socket
 import sys
 
 from celery import Celery, Task
@@ -39,48 +30,16 @@ from celery.utils.time import get_exponential_backoff_interval
 from redis import Redis
 from redis.exceptions import RedisError
 
+from examples.mail_ledger import Ledger
 from smtpconn import SmtpError, TransientError, get_pool
 
 SMTP_URL = os.environ.get("SMTP_URL", "smtp://localhost")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 FIRST_RETRY = int(os.environ.get("FIRST_RETRY", "60"))  # seconds; doubled each time, up to:
 LAST_RETRY = 1800  # must be less than Redis's visibility_timeout, an hour unless set
-KEEP = 7 * 24 * 3600  # seconds for which an outcome is remembered
 
 app = Celery("mail", broker=REDIS_URL)
 app.conf.worker_prefetch_multiplier = 1
-
-
-class Ledger:
-    """What became of each message: a hash in Redis for each id."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    def claim(self, message_id: str) -> bool:
-        """Whether nobody has begun to send it; from now on somebody has."""
-        who = f"{socket.gethostname()}:{os.getpid()}"
-        return bool(self._redis.hsetnx(f"mail:{message_id}", "claimed", who))
-
-    def release(self, message_id: str) -> None:
-        """It was certainly not sent: the next run may claim it."""
-        self._redis.delete(f"mail:{message_id}")
-
-    def settle(self, message_id: str, outcome: str, detail: str = "") -> str:
-        """What became of it, by the one who had claimed it."""
-        entry = ["outcome", outcome, "detail", detail]
-        self._redis.hset(f"mail:{message_id}", items=entry)
-        self._redis.expire(f"mail:{message_id}", KEEP)
-        return outcome
-
-    def settled(self, message_id: str) -> str:
-        """What became of it in an earlier run; unknown if that one never said."""
-        # If that one is alive after all, what it says will replace this.
-        self._redis.hsetnx(f"mail:{message_id}", "outcome", "unknown")
-        self._redis.expire(f"mail:{message_id}", KEEP)
-        return str(self._redis.hget(f"mail:{message_id}", "outcome"))
-
-
 ledger = Ledger(Redis.from_url(REDIS_URL, decode_responses=True))
 
 

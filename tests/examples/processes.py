@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.realservers.base import RealServer, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT = 20.0
+TIMEOUT = 30.0
 
 
 class Program(RealServer):

@@ -214,11 +214,14 @@ def test_workers_that_are_killed(desk: Desk, gate: Gate) -> None:
     One process is killed when the server has its message and the 250 is on the way; one when it has
     claimed a message which the server will say nothing about. At last the whole worker is killed,
     with a message that is settled in the ledger but not acknowledged: it comes back and is not
-    sent.
+    sent. One that was greylisted may wait for its retry then.
     """
+    desk.settings["FIRST_RETRY"] = "2"
+    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
     desk.smtp.fault("CONTENT", reply=b"250 2.0.0", match="cut@")
     desk.smtp.fault("CONTENT", hang=True, match="mute@")
-    everybody = [*addresses(37), "cut@example.net", "mute@example.net", "gate@example.net"]
+    special = [f"{name}@example.net" for name in ("cut", "mute", "gate", "grey")]
+    everybody = [*addresses(36), *special]
     with desk.worker() as worker:
         desk.queue("cut@example.net", *addresses(10))
         wait_for(lambda: desk.taken()["cut@example.net"] == 1, "the server has it", worker)
@@ -227,7 +230,7 @@ def test_workers_that_are_killed(desk: Desk, gate: Gate) -> None:
         wait_for(lambda: desk.holder("mute@example.net") is not None, "mute", worker)
         kill(desk, "mute@example.net")
         wait_for(lambda: len(desk.smtp.messages) >= 20, "most", worker)
-        desk.queue("gate@example.net", *addresses(37)[25:])
+        desk.queue("grey@example.net", "gate@example.net", *addresses(36)[25:])
         wait_for(lambda: desk.holder("gate@example.net") is not None, "gate", worker)
         worker.send_signal(signal.SIGSTOP)
         gate.open()
