@@ -1,4 +1,4 @@
-"""Real mail servers for the tests.
+"""Real servers for the tests: mail servers, and a queue.
 
 The embedded test server of this suite does what the client's authors believe servers do.  The
 servers here do what servers do.  Each is started from its Debian package as a child of the test
@@ -11,6 +11,7 @@ process, on loopback, as configured by a few lines in its own module:
 `Cyrus`         LMTP with AUTH; the one which offers SCRAM with channel binding
 `OpenSMTPD`     SMTP at its plainest: no pipelining, no chunking, and it minds
 `SmtpSink`      Postfix' own test server, which can be told to fail
+`RedisServer`   no mail server but the queue of Celery, for the programs in examples/
 ==============  ==================================================================================
 
 A fixture (`tests.realservers.fixtures`) gives a started server: `host` and ports to connect to,

@@ -23,6 +23,7 @@ from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
+from tests.realservers.redis import RedisServer
 from tests.realservers.smtpsink import SmtpSink
 
 SENDER = "sender@client.example.test"
@@ -304,6 +305,16 @@ def test_smtp_sink_stores_a_message(smtp_sink: SmtpSink) -> None:
     assert f"X-Rcpt-Args: <{ALICE}>".encode() in stored
 
 
+def test_redis_keeps_what_it_is_told(redis_server: RedisServer) -> None:
+    """Redis, which is asked in its own protocol, begins empty and stores."""
+    with socket.create_connection((redis_server.host, redis_server.port), timeout=10) as client:
+        answers = client.makefile("rb")
+        with answers:
+            for command, answer in (("DBSIZE", ":0"), ("SET a 1", "+OK"), ("DBSIZE", ":1")):
+                client.sendall(f"{command}\r\n".encode())
+                assert answers.readline() == f"{answer}\r\n".encode()
+
+
 @pytest.mark.realserver
 def test_smtp_sink_fails_on_demand() -> None:
     """smtp-sink hangs up where it is told to."""
@@ -328,8 +339,8 @@ def test_leaves_nothing(
 
 
 @pytest.mark.realserver
-@pytest.mark.parametrize("kind", [OpenSMTPD, SmtpSink])
-def test_leaves_nothing_without_tls(kind: type[OpenSMTPD | SmtpSink]) -> None:
+@pytest.mark.parametrize("kind", [OpenSMTPD, SmtpSink, RedisServer])
+def test_leaves_nothing_without_tls(kind: type[OpenSMTPD | SmtpSink | RedisServer]) -> None:
     """The servers without TLS leave nothing either."""
     require(kind)
     with kind() as server:
