@@ -196,7 +196,7 @@ class SmtpConnection(Sending, LoggingIn):
 
     def noop(self, timeout: float | None = None) -> None:
         """Say NOOP: is the server still there (RFC 5321 4.1.1.9)? Servers punish many of them."""
-        self._channel.operate(simple.noop(), timeout, Phase.NOOP)
+        self._channel.operate(simple.noop(self._session), timeout, Phase.NOOP)
 
     def rehlo(self, timeout: float | None = None) -> None:
         """Ask again what the server offers, for instance after logging in (RFC 5321 4.1.4)."""

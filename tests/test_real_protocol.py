@@ -390,6 +390,18 @@ def test_exim_never_mixes_senders(exim: Exim, certificates: Certificates) -> Non
     assert b"<fourth@client.example>" in senders["bdat"]
 
 
+def test_exim_hangs_up_on_nobody_for_what_others_were_refused(exim: Exim) -> None:
+    """It ends a connection at the eleventh RSET too many; a good message goes over another one."""
+    with ConnectionPool(f"smtp://{exim.host}:{exim.port}", max_size=1) as pool:
+        for _ in range(14):
+            with pytest.raises(AllRecipientsFailedError):
+                pool.send(SENDER, [NOBODY], message("never"))
+        pool.send(SENDER, [ALICE], message("one"))
+        assert pool.stats().connects == 2
+    assert identities(exim.wait_for_stored(1)) == {"one": 1}
+    assert "too many nonmail commands" not in exim.logs()
+
+
 def test_exim_without_a_certificate(exim: Exim) -> None:
     """CRAM-MD5, and the questions Exim answers."""
     with SmtpConnection.connect(exim.host, exim.port, TlsMode.NONE, 10) as connection:

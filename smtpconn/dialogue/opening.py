@@ -13,6 +13,7 @@ from smtpconn.commands import ascii_command, command
 from smtpconn.dialogue.batch import GREETING, Batch, Conversation, StartTls, Step, single
 from smtpconn.dialogue.session import Protocol, Session
 from smtpconn.errors import Phase, StartTlsUnavailableError, refusal
+from smtpconn.reply import SmtpResponse
 
 _EHLO_UNKNOWN = frozenset({500, 502, 504, 550})
 
@@ -48,6 +49,7 @@ def hello(session: Session) -> Conversation[None]:
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
     if reply.code == 250:
         session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
+        session.counts_asides = _is_exims(reply)
     elif verb == "EHLO" and reply.code in _EHLO_UNKNOWN:
         reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
         if reply.code != 250:
@@ -57,6 +59,14 @@ def hello(session: Session) -> Conversation[None]:
         raise refusal(reply, Phase.EHLO)
     # EHLO resets what was under way (RFC 5321 4.1.1.1).
     session.needs_reset = False
+
+
+def _is_exims(reply: SmtpResponse) -> bool:
+    """Whether EHLO is answered in Exim's words: "mx.example.com Hello client.example [192.0.2.1]".
+
+    Unlike its greeting they cannot be configured. Who else says it so is spared as well.
+    """
+    return " Hello " in reply.lines[0] and reply.lines[0].endswith("]")
 
 
 def _start_tls(session: Session) -> Generator[Step, None, None]:

@@ -10,6 +10,14 @@ import enum
 from dataclasses import dataclass, field
 
 from smtpconn.capabilities import ServerCapabilities
+from smtpconn.errors import ConnectionClosedError, Phase
+
+MOST_ASIDES = 8
+"""Commands besides those of messages after which a server that counts them is told no more than it
+has to be."""
+
+ASIDES_TAKEN = 10
+"""How many of them Exim takes on a connection (smtp_accept_max_nonmail): it ends with the next."""
 
 
 class Protocol(enum.StrEnum):
@@ -51,6 +59,11 @@ class Session:
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
         is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
             3.1 allows; not so Haraka, which answers them 503.
+        counts_asides: whether it counts commands besides those of messages and ends the connection
+            after some, as Exim does. NOOP is one, and RSET, but for the first behind a message: so
+            a refused transaction between two that are streamed is one.
+        asides: how many of them it has had.
+        has_reset: whether it had a RSET since the last message.
     """
 
     protocol: Protocol = Protocol.SMTP
@@ -65,6 +78,9 @@ class Session:
     transactions: int = 0
     is_proven: bool = False
     is_streamable: bool = True
+    counts_asides: bool = False
+    asides: int = 0
+    has_reset: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
 
@@ -91,6 +107,26 @@ class Session:
             and self.capabilities.supports_pipelining
             and self.capabilities.supports_chunking
         )
+
+    @property
+    def is_sparing(self) -> bool:
+        """Whether RSET is to be said only where it must be: the server has had nearly enough."""
+        return self.counts_asides and self.asides >= MOST_ASIDES
+
+    def note_reset(self) -> None:
+        """Note that the server has had a RSET."""
+        self.asides += self.has_reset
+        self.has_reset = True
+
+    def check_reset(self) -> None:
+        """Check that the server would survive another RSET.
+
+        Raises:
+            ConnectionClosedError: it would hang up, and on a message that is good.
+        """
+        if self.counts_asides and self.has_reset and self.asides >= ASIDES_TAKEN:
+            self.must_close = "so much was refused on it that the server would hang up"
+            raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""

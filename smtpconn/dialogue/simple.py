@@ -9,12 +9,13 @@ from smtpconn.errors import Phase, refusal
 from smtpconn.reply import SmtpResponse
 
 
-def noop() -> Conversation[None]:
+def noop(session: Session) -> Conversation[None]:
     """Ask for a sign of life.
 
     Raises:
         TransientError, PermanentError, ProtocolError: the answer is not 250.
     """
+    session.asides += 1
     reply = yield from single(command(Phase.NOOP, "NOOP"))
     if reply.code != 250:
         raise refusal(reply, Phase.NOOP)
@@ -26,6 +27,7 @@ def reset(session: Session) -> Conversation[None]:
     Raises:
         TransientError, PermanentError, ProtocolError: the answer is not 250.
     """
+    session.note_reset()
     reply = yield from single(command(Phase.RSET, "RSET"))
     if reply.code != 250:
         raise refusal(reply, Phase.RSET)
@@ -43,6 +45,7 @@ def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpRespo
         ValidationError: the argument may not be sent.
         ProtocolError: the answer makes no sense.
     """
+    session.asides += 1
     line = f"{phase.upper()} {argument}".rstrip()
     if session.capabilities.supports_smtputf8 and not argument.isascii():
         # HELP has no parameters (RFC 6531 3.7.4.2 names VRFY and EXPN).

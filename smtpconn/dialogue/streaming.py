@@ -4,7 +4,9 @@ Rule 1: the content of one message and the envelope of the next leave together, 
         a message (RFC 2920 3.1). Where `Session.may_send_eagerly`, whole transactions leave one
         behind the other through a window, and their replies are read while others are written.
 Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
-        under the sender of one that was refused, and Dovecot's submission server breaks down.
+        under the sender of one that was refused, and Dovecot's submission server breaks down. But
+        Exim counts them (`Session.counts_asides`): when it has had nearly enough, a message is
+        ended before the next is begun, so that RSET is needed after refusals only.
 Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
         lost, each message that was under way gets what is true of it: its final reply if that came,
@@ -22,7 +24,7 @@ from typing import TypeAlias
 
 from smtpconn.dialogue.batch import Await, Batch, Piece, Step
 from smtpconn.dialogue.request import Request
-from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.session import MOST_ASIDES, Session
 from smtpconn.dialogue.transaction import (
     LONE_DOT,
     NOBODY,
@@ -145,17 +147,31 @@ class _Streaming:
             self._lost = error
             return unreadable(error)
 
+    def _begin(
+        self, request: Request, *, chunking: bool, reset: bool
+    ) -> Generator[Step | Outcome, None, Transaction | None]:
+        """Begin a transaction; where that cannot be, yield why, behind what is under way."""
+        if self._lost is not None:
+            yield _not_sent(self._lost)
+            return None
+        try:
+            return begin(self._session, request, chunking=chunking, reset=reset)
+        except SmtpError as error:
+            yield from self._finish()
+            self._look_for_the_end(None)
+            yield error
+            return None
+
     # The content of one and the envelope of the next.
 
     def _send_behind(self, request: Request) -> Stream:
         while self._window:
             yield from self._take_oldest()
-        is_behind = self._open is not None or self._owes_dot
-        try:
-            following = begin(self._session, request, chunking=False, reset=is_behind)
-        except SmtpError as error:
+        if self._session.is_sparing:
             yield from self._finish()
-            yield error
+        is_behind = self._open is not None or self._owes_dot
+        following = yield from self._begin(request, chunking=False, reset=is_behind)
+        if following is None:
             return
         yield from self._turn(following)
         if self._is_to_go_again:
@@ -216,7 +232,7 @@ class _Streaming:
             # The server had looked at the content before it saw MAIL; so RSET was not needed.
             del following.commands[0]
             replies = replies[1:]
-        failure = judge(following, replies)
+        failure = judge(self._session, following, replies)
         if failure is None:
             self._open = following
         elif wants_content(following, replies):
@@ -258,13 +274,10 @@ class _Streaming:
     # Whole transactions through a window.
 
     def _send_eagerly(self, request: Request) -> Stream:
-        if self._open is not None or self._owes_dot:
+        if self._open is not None or self._owes_dot or self._session.is_sparing:
             yield from self._finish()
-        try:
-            this = begin(self._session, request, chunking=True, reset=bool(self._window))
-        except SmtpError as error:
-            yield from self._finish()
-            yield error
+        this = yield from self._begin(request, chunking=True, reset=bool(self._window))
+        if this is None:
             return
         payload = whole_chunk(self._session, this)
         batch = Batch((*this.commands, payload), waits=False, begins_message=True)
@@ -281,10 +294,18 @@ class _Streaming:
     def _take_what_is_answered(self) -> Stream:
         while self._window and not self._window[0].batch.missing:
             yield from self._take_oldest()
-        if self._octets > WINDOW or len(self._window) > MOST_UNDER_WAY:
+        most = self._most_under_way()
+        if self._octets > WINDOW or len(self._window) > most:
             # By half, so that it is not filled and emptied message by message.
-            while self._octets > WINDOW // 2 or len(self._window) > MOST_UNDER_WAY // 2:
+            while self._octets > WINDOW // 2 or len(self._window) > most // 2:
                 yield from self._take_oldest()
+
+    def _most_under_way(self) -> int:
+        """Messages that may be; where RSETs are counted, so few that all of them may be refused."""
+        session = self._session
+        if session.counts_asides:
+            return min(MOST_UNDER_WAY, max(0, MOST_ASIDES - session.asides))
+        return MOST_UNDER_WAY
 
     def _take_oldest(self) -> Stream:
         oldest = self._window[0]
@@ -319,7 +340,7 @@ class _Streaming:
             elif not sent.batch.missing:
                 yield self._conclude_eagerly(sent)
             elif sent.batch.may_have_been_delivered:
-                yield refused_for_certain(sent.this, sent.batch) or _unknown(error)
+                yield refused_for_certain(self._session, sent.this, sent.batch) or _unknown(error)
             else:
                 yield _not_sent(error)
 

@@ -121,7 +121,7 @@ def transact(
         replies = batch.replies
     else:
         replies = yield from _send_in_turn(this.commands, begins_message=is_first_try)
-    failure = judge(this, replies)
+    failure = judge(session, this, replies)
     if failure is not None:
         if wants_content(this, replies):
             if may_send_lone_dot(session, this, failure):
@@ -149,6 +149,7 @@ def begin(
 
     Raises:
         As `envelope_commands`; nothing is noted then.
+        ConnectionClosedError: the server would hang up on the RSET.
     """
     sent_to = request.recipients
     if session.is_lmtp and len(sent_to) > 1:
@@ -161,19 +162,26 @@ def begin(
     if not chunking:
         commands.append(DATA)
     if session.needs_reset or reset:
+        session.check_reset()
         commands.insert(0, RSET)
     session.needs_reset = True
     session.transactions += 1
     return Transaction(request, sent_to, commands, chunking)
 
 
-def judge(this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
+def judge(session: Session, this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
     """Note what the server said of the envelope; why no content may follow, None when it may."""
+    if this.commands[0] is RSET:
+        session.note_reset()
     if _are_all_wanted(this, replies):
         this.accepted = this.sent_to
-        return None
-    this.accepted, this.rejected = sort_recipients(this.sent_to, this.commands, replies)
-    return why_refused(this.commands, replies, this.accepted, this.rejected)
+        failure = None
+    else:
+        this.accepted, this.rejected = sort_recipients(this.sent_to, this.commands, replies)
+        failure = why_refused(this.commands, replies, this.accepted, this.rejected)
+    if failure is None:
+        session.has_reset = False
+    return failure
 
 
 def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
@@ -265,14 +273,14 @@ def _send_at_once(
     try:
         yield batch
     except SmtpError:
-        failure = refused_for_certain(this, batch)
+        failure = refused_for_certain(session, this, batch)
         if failure is not None:
             raise failure from None
         raise
     return conclude_eager(session, this, batch)
 
 
-def refused_for_certain(this: Transaction, batch: Batch) -> SmtpError | None:
+def refused_for_certain(session: Session, this: Transaction, batch: Batch) -> SmtpError | None:
     """Why a message that left with its envelope was not delivered, though its own reply never came.
 
     None unless the replies that did come leave no doubt: its recipients were all refused, or the
@@ -282,7 +290,7 @@ def refused_for_certain(this: Transaction, batch: Batch) -> SmtpError | None:
     has_left = bool(replies) and replies[-1].code == SHUTTING_DOWN
     if len(replies) < len(this.commands) and not has_left:
         return None
-    failure = judge(this, replies)
+    failure = judge(session, this, replies)
     return None if this.accepted or isinstance(failure, ProtocolError) else failure
 
 
@@ -295,7 +303,7 @@ def conclude_eager(
         As `transaction`.
     """
     *replies, final = batch.replies
-    failure = judge(this, replies)
+    failure = judge(session, this, replies)
     if failure is None:
         return conclude(session, this, (final,))
     if final.is_success:

@@ -549,11 +549,13 @@ def test_each_protocol_has_its_own_transaction() -> None:
 def test_noop_and_reset() -> None:
     """250 and nothing else."""
     made = session(needs_reset=True)
-    play(simple.noop, [("NOOP\n", "250 ok\n")])
+    play(lambda: simple.noop(session()), [("NOOP\n", "250 ok\n")])
     play(lambda: simple.reset(made), [("RSET\n", "250 ok\n")])
     assert not made.needs_reset
-    assert isinstance(fails(simple.noop, [("NOOP\n", "554 too many\n")]), PermanentError)
-    assert isinstance(fails(simple.noop, [("NOOP\n", "354 go\n")]), ProtocolError)
+    refused = fails(lambda: simple.noop(session()), [("NOOP\n", "554 too many\n")])
+    assert isinstance(refused, PermanentError)
+    out_of_step = fails(lambda: simple.noop(session()), [("NOOP\n", "354 go\n")])
+    assert isinstance(out_of_step, ProtocolError)
 
 
 def test_asking() -> None:

@@ -207,6 +207,16 @@ def test_what_cannot_be_streamed_goes_in_its_place(
     assert kinds([two]) == ["two"] if said else isinstance(two, ValidationError)
 
 
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+def test_one_too_many_for_the_server(pipelining: Pipelining) -> None:
+    """LIMITS (RFC 9422): each that is too many is told so, and the connection is as it was."""
+    script: Script = [(envelope(1), FIRST), (content(1), "250 one\n")]
+    offers = "PIPELINING;LIMITS MAILMAX=1"
+    one, *others = play_many(many(1, 2, 3, offers=offers, pipelining=pipelining), script)
+    assert isinstance(one, SendResult)
+    assert [type(outcome) for outcome in others] == [ProtocolError] * 2
+
+
 def test_an_owed_dot_goes_before_what_is_plain() -> None:
     """Otherwise its commands would be taken for the content."""
     binary = "RSET\nMAIL FROM:<2@b.example> BODY=BINARYMIME\nRCPT TO:<c@d.example>\n"
