@@ -6,11 +6,14 @@ each of its writes is one round trip, however the octets were cut into segments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
-from smtpconn import Pipelining, SmtpConnection, TlsMode
+from smtpconn import AllRecipientsFailedError, Envelope, Pipelining, SmtpConnection, TlsMode
+from smtpconn.content import CHUNK
+from smtpconn.dialogue.transaction import EAGER_CAP
 from smtpconn.testing import SmtpServer
 
 PAUSE = 0.03
@@ -37,6 +40,28 @@ def send_lmtp(connection: SmtpConnection) -> object:
     return connection.send_lmtp("me@example.com", THREE, MESSAGE)
 
 
+def send_lmtp_bdat(connection: SmtpConnection) -> object:
+    """With LMTP's BDAT."""
+    return connection.send_lmtp_bdat("me@example.com", THREE, MESSAGE)
+
+
+def send_a_long_one(connection: SmtpConnection) -> object:
+    """With BDAT, longer than what may be spent on recipients that are perhaps refused."""
+    return connection.send_bdat("me@example.com", THREE, b"x" * EAGER_CAP + b"\r\n")
+
+
+def after_an_idle_spell(connection: SmtpConnection) -> object:
+    """With BDAT, over a connection that has been silent for long."""
+    connection._channel.driver._spoke_at = -math.inf
+    return send_bdat(connection)
+
+
+def send_five_chunks(connection: SmtpConnection) -> object:
+    """With BDAT, in as many chunks."""
+    pieces = [b"x" * CHUNK] * 4 + [b"the end\r\n"]
+    return connection.send_bdat("me@example.com", THREE, iter(pieces))
+
+
 def turns(server: SmtpServer, connection: SmtpConnection, call: Send) -> int:
     """How many round trips a call takes."""
     before = server.connections[0].turns
@@ -52,12 +77,25 @@ def turns(server: SmtpServer, connection: SmtpConnection, call: Send) -> int:
         (EVERYTHING, Pipelining.OFF, send, 6),
         (EVERYTHING, Pipelining.AUTO, send_bdat, 2),
         (WITHOUT_PIPELINING, Pipelining.AUTO, send_bdat, 5),
+        (EVERYTHING, Pipelining.OFF, send_bdat, 5),
+        (EVERYTHING, Pipelining.EAGER, send, 2),
+        (EVERYTHING, Pipelining.EAGER, send_bdat, 1),
+        (EVERYTHING, Pipelining.EAGER, send_a_long_one, 2),
+        (EVERYTHING, Pipelining.EAGER, after_an_idle_spell, 2),
+        (WITHOUT_PIPELINING, Pipelining.EAGER, send_bdat, 5),
+        (EVERYTHING, Pipelining.AUTO, send_five_chunks, 4),
+        (EVERYTHING, Pipelining.OFF, send_five_chunks, 9),
     ],
 )
 def test_round_trips_of_a_message_to_three(
     extensions: tuple[str, ...], pipelining: Pipelining, call: Send, expected: int
 ) -> None:
-    """Two with PIPELINING; one per command and one for the content without."""
+    """Two with PIPELINING; one per command and one for the content without.
+
+    Under EAGER a short message has one, over a connection that was used just now. With PIPELINING
+    the first four of five chunks need two, because each leaves before the one before is answered;
+    the last one waits for them.
+    """
     with (
         SmtpServer(extensions=extensions, answer_after_pause=PAUSE) as server,
         SmtpConnection.connect(
@@ -68,14 +106,76 @@ def test_round_trips_of_a_message_to_three(
         assert len(server.messages) == 1
 
 
-def test_round_trips_of_a_delivery_to_three() -> None:
-    """LMTP answers three times, in one turn."""
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+@pytest.mark.parametrize("call", [send_lmtp, send_lmtp_bdat])
+def test_round_trips_of_a_delivery_to_three(call: Send, pipelining: Pipelining) -> None:
+    """LMTP answers three times, in one turn; its content waits for the recipients, always."""
     with (
         SmtpServer(protocol="LMTP", answer_after_pause=PAUSE) as server,
-        SmtpConnection.connect_lmtp(server.host, server.port, TlsMode.NONE, 10) as connection,
+        SmtpConnection.connect_lmtp(
+            server.host, server.port, TlsMode.NONE, 10, pipelining=pipelining
+        ) as connection,
     ):
-        assert turns(server, connection, send_lmtp) == 2
+        assert turns(server, connection, call) == 2
         assert len(server.messages) == 3
+
+
+def send_many(connection: SmtpConnection, count: int) -> None:
+    """So many with `send_many`, of which nobody is to get the fourth of each five."""
+    nobody = ["nobody@example.com"]
+    outcomes = connection.send_many(
+        Envelope(f"{n}@example.com", nobody if n % 5 == 3 else THREE, MESSAGE) for n in range(count)
+    )
+    errors = [type(outcome.error) for outcome in outcomes]
+    five = [type(None)] * 3 + [AllRecipientsFailedError, type(None)]
+    assert errors == five * (count // 5)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "extensions", "pipelining", "count", "expected"),
+    [
+        ("SMTP", EVERYTHING, Pipelining.AUTO, 20, 21),
+        ("SMTP", EVERYTHING, Pipelining.EAGER, 20, 1),
+        ("SMTP", EVERYTHING[:-2], Pipelining.EAGER, 20, 21),
+        ("LMTP", EVERYTHING, Pipelining.AUTO, 20, 21),
+        ("LMTP", EVERYTHING, Pipelining.EAGER, 20, 21),
+        ("SMTP", EVERYTHING, Pipelining.OFF, 5, 4 * 6 + 3),
+        ("SMTP", WITHOUT_PIPELINING, Pipelining.EAGER, 5, 4 * 6 + 3),
+    ],
+)
+def test_round_trips_of_many_messages(
+    protocol: str, extensions: tuple[str, ...], pipelining: Pipelining, count: int, expected: int
+) -> None:
+    """One for each and one more: the content of each leaves with the envelope of the next.
+
+    Under EAGER all leave together. Without PIPELINING each has what it has alone, which for one
+    that is refused is MAIL, RCPT, and the RSET before the next.
+    """
+    connect = SmtpConnection.connect if protocol == "SMTP" else SmtpConnection.connect_lmtp
+    with (
+        SmtpServer(
+            protocol=protocol,
+            extensions=extensions,
+            answer_after_pause=PAUSE,
+            recipient_known=lambda path: not path.startswith("nobody"),
+        ) as server,
+        connect(server.host, server.port, TlsMode.NONE, 10, pipelining=pipelining) as connection,
+    ):
+        assert turns(server, connection, lambda c: send_many(c, count)) == expected
+        assert len(server.messages) == count * 4 // 5 * (3 if protocol == "LMTP" else 1)
+
+
+def test_round_trips_of_two_hundred_messages_at_once() -> None:
+    """Far fewer than messages: replies to those before arrive while others leave."""
+    with (
+        SmtpServer(answer_after_pause=PAUSE) as server,
+        SmtpConnection.connect(
+            server.host, server.port, TlsMode.NONE, 10, pipelining=Pipelining.EAGER
+        ) as connection,
+    ):
+        many = [Envelope(f"{n}@example.com", THREE, b"x" * 5000 + b"\r\n") for n in range(200)]
+        assert turns(server, connection, lambda c: list(c.send_many(many))) <= 20
+        assert len(server.messages) == 200
 
 
 def test_a_reset_costs_no_round_trip() -> None:
