@@ -190,8 +190,11 @@ class Driver:
     def _note_word(self, step: Step) -> None:
         """Note that it has just answered, if that was waited for."""
         if not isinstance(step, Batch) or step.waits:
-            self._spoke_at = time.monotonic()
-            self._session.is_proven = True
+            self._note_life()
+
+    def _note_life(self) -> None:
+        self._spoke_at = time.monotonic()
+        self._session.is_proven = True
 
     def probe(self) -> SmtpError | None:
         """Look, without waiting, whether the connection is still good between operations.
@@ -367,6 +370,7 @@ class Driver:
         self._received(data)
         if self._pairing.failure is not None:
             raise self._pairing.failure
+        self._note_life()
 
     def _received(self, data: bytes) -> None:
         if data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from smtpconn import (
     ParseError,
     PermanentError,
     Phase,
+    Pipelining,
     ProtocolError,
     SmtpConnection,
     SmtpError,
@@ -150,6 +152,31 @@ def test_full_duplex(ends: Ends) -> None:
         assert run(driver, noops(count), 15) == [250] * count
         served.result()
     assert driver.transport.is_open
+
+
+def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
+    """Under EAGER it proves the connection as one that was waited for does."""
+    session = Session(pipelining=Pipelining.EAGER)
+    long = bytes(1_000_000)
+
+    def ask_and_write() -> Conversation[None]:
+        yield Batch((command(Phase.NOOP, "NOOP"), Payload((long,), replies=0)), waits=False)
+
+    with driver_and_peer(session) as (driver, peer):
+
+        def serve() -> None:
+            read_all(peer, 6)
+            peer.sendall(OK)
+            read_all(peer, len(long))
+
+        driver._spoke_at = -math.inf
+        with ThreadPoolExecutor(1) as executor:
+            served = executor.submit(serve)
+            run(driver, ask_and_write())
+            served.result()
+        assert session.is_proven
+        driver.note_silence()
+        assert session.is_proven
 
 
 @pytest.mark.parametrize("size", [0, 1, COALESCE - 1, COALESCE, COALESCE + 1, 3 * COALESCE])
