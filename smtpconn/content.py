@@ -56,7 +56,7 @@ class Content:
     binary_size: int | None = None
     is_8bit: bool | None = None
     _size: int | None = None
-    _whole: bytes | bytearray | None = None
+    _whole: Buffer | None = None
     _stream: Iterator[bytes] = iter(())
     _spent = False
 
@@ -128,10 +128,10 @@ class Content:
             blocks = map(_seven_bit, blocks)
         return itertools.chain(map(encoder.encode, blocks), encoder.finish(end))
 
-    def _take_bytes(self, message: bytes | bytearray | memoryview) -> None:
-        whole = message if isinstance(message, (bytes, bytearray)) else bytes(message)
+    def _take_bytes(self, message: Buffer) -> None:
+        whole = _octets_of(message) if isinstance(message, memoryview) else message
         self._whole = whole
-        self.is_8bit = not whole.isascii()
+        self.is_8bit = not _is_ascii(whole)
         self.binary_size = len(whole)
 
     def _take_file(self, file: BinaryIO) -> None:
@@ -223,8 +223,12 @@ def has_bare_line_end(text: bytes | bytearray) -> bool:
     return decoder.newlines not in _RIGHT_LINE_ENDS
 
 
-def text_size(text: bytes | bytearray) -> int:
+def text_size(text: Buffer) -> int:
     """The octets of ``text`` once its line ends are CRLF and its last line is ended."""
+    if isinstance(text, memoryview):
+        encoder = LineEncoder(stuff_dots=False)
+        encoded = itertools.chain(map(encoder.encode, _blocks(text)), encoder.finish(b""))
+        return sum(map(len, encoded))
     bare = 0
     if has_bare_line_end(text):
         bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
@@ -253,11 +257,24 @@ def _octets(block: object) -> bytes:
     )
 
 
-def _has_dot(text: bytes | bytearray) -> bool:
-    return text.startswith(b".") or _dot(text) is not None
+def _has_dot(text: Buffer) -> bool:
+    return text[:1] == b"." or _dot(text) is not None
 
 
-def _blocks(whole: bytes | bytearray) -> Iterator[bytes]:
+def _octets_of(view: memoryview) -> Buffer:
+    """A view of octets that lie one behind the other; a copy only of what is no such view."""
+    is_plain = view.format == "B" and view.ndim == 1 and view.c_contiguous
+    return view if is_plain else bytes(view)
+
+
+def _is_ascii(text: Buffer) -> bool:
+    # A view cannot tell, and what it looks at may be too large to copy.
+    if isinstance(text, memoryview):
+        return all(block.isascii() for block in _blocks(text))
+    return text.isascii()
+
+
+def _blocks(whole: Buffer) -> Iterator[bytes]:
     view = memoryview(whole)
     return (bytes(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
 

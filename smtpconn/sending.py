@@ -286,8 +286,7 @@ class _Source:
             return make_request(
                 envelope.sender,
                 envelope.recipients,
-                # It may be filled anew for the next envelope, which is taken before this one left.
-                bytes(message) if isinstance(message, bytearray) else message,
+                _as_it_is_now(message),
                 envelope.mail_params,
                 envelope.rcpt_params,
             )
@@ -295,6 +294,14 @@ class _Source:
             return error
         except Exception as error:
             return streaming.unreadable(error)
+
+
+def _as_it_is_now(message: Message) -> Message:
+    """A copy of what may be filled anew for the next envelope, taken before this one has left."""
+    changes = isinstance(message, bytearray) or (
+        isinstance(message, memoryview) and not isinstance(message.obj, bytes)
+    )
+    return bytes(message) if changes else message  # type: ignore[arg-type]
 
 
 def message_request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -59,14 +59,17 @@ def test_files_that_live_until_the_next_is_asked_for(server: SmtpServer, mode: P
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_buffer_that_is_filled_anew(server: SmtpServer, mode: Pipelining) -> None:
+@pytest.mark.parametrize("look", [lambda buffer: buffer, memoryview], ids=["itself", "a view"])
+def test_a_buffer_that_is_filled_anew(
+    server: SmtpServer, mode: Pipelining, look: Callable[[bytearray], bytearray | memoryview]
+) -> None:
     """A generator may use one bytearray for all its messages."""
-    buffer = bytearray()
+    buffer = bytearray(b"Subject: 0\r\n\r\n")
 
     def refilled() -> Iterator[Envelope]:
         for number in range(5):
             buffer[:] = b"Subject: %d\r\n\r\n" % number
-            yield Envelope("a@b.example", ["c@d.example"], buffer)
+            yield Envelope("a@b.example", ["c@d.example"], look(buffer))
 
     with connect(server, mode) as connection:
         assert all(outcome.result for outcome in connection.send_many(refilled()))
