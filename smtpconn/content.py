@@ -34,6 +34,9 @@ BLOCK = 64 * 1024
 CHUNK = 1024 * 1024
 """Octets of a stream that go into one BDAT."""
 
+SMALL = 4096
+"""Octets below which a piece of a stream is copied."""
+
 _RIGHT_LINE_ENDS = (None, "\r\n")
 _dot = re.compile(rb"\n(?=\.)").search
 
@@ -165,15 +168,23 @@ class Chunk:
 
 
 def _gather(buffers: Iterator[Buffer]) -> Iterator[Chunk]:
-    """Put the buffers of a stream together to chunks; which one is the last shows at the end."""
+    """Put the buffers of a stream together to chunks; which one is the last shows at the end.
+
+    Small ones are put into one, because each costs some dozen octets more than it holds.
+    """
     gathered: list[Buffer] = []
     octets = 0
     for buffer in buffers:
         if octets >= CHUNK:
             yield Chunk(octets, tuple(gathered), is_last=False)
             gathered, octets = [], 0
-        gathered.append(buffer)
         octets += len(buffer)
+        if len(buffer) >= SMALL:
+            gathered.append(buffer)
+        elif gathered and isinstance(gathered[-1], bytearray):
+            gathered[-1] += buffer
+        else:
+            gathered.append(bytearray(buffer))
     yield Chunk(octets, tuple(gathered), is_last=True)
 
 
@@ -292,8 +303,12 @@ def _remaining(file: BinaryIO) -> int | None:
     """The octets from where a file stands to its end; None for what cannot seek."""
     try:
         here = file.tell()
-        end = file.seek(0, io.SEEK_END)
+        end: int | None = file.seek(0, io.SEEK_END)
+        if end is None and (there := file.tell()) != here:
+            end = there  # a mapped file, before Python 3.13
         file.seek(here)
+        if end is None:
+            return None
         return max(0, end - here)
     except (OSError, AttributeError, TypeError, ValueError):
         return None
