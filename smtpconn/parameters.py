@@ -255,6 +255,24 @@ def xtext(text: str) -> str:
     )
 
 
+def is_too_big(size: int, capabilities: ServerCapabilities) -> bool:
+    """Whether a message of so many octets is more than the server takes (RFC 1870)."""
+    return capabilities.size_limit is not None and size > capabilities.size_limit
+
+
+def check_size(size: int, capabilities: ServerCapabilities, phase: Phase) -> None:
+    """Check that the server takes so many octets.
+
+    Raises:
+        ValidationError: it does not.
+    """
+    if is_too_big(size, capabilities):
+        raise ValidationError(
+            f"the message has {size} octets and the server takes at most {capabilities.size_limit}",
+            phase=phase,
+        )
+
+
 def _add(
     words: list[str],
     word: str,
@@ -278,12 +296,7 @@ def _add_body(words: list[str], body: BodyType, capabilities: ServerCapabilities
 
 
 def _add_size(words: list[str], size: int, capabilities: ServerCapabilities) -> None:
-    limit = capabilities.size_limit
-    if limit is not None and size > limit:
-        raise ValidationError(
-            f"the message has {size} octets and the server takes at most {limit}",
-            phase=Phase.MAIL,
-        )
+    check_size(size, capabilities, Phase.MAIL)
     words.append(f"SIZE={size}")
 
 

@@ -566,6 +566,32 @@ def test_what_may_not_be_sent_is_not(error: type[SmtpError], call: Call) -> None
         assert server.connections[0].commands[1:] == ["NOOP"]
 
 
+@pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
+@pytest.mark.parametrize("pipelining", [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER])
+def test_no_more_of_a_stream_is_sent_than_the_server_takes(
+    protocol: str, pipelining: Pipelining
+) -> None:
+    """With BDAT it ends before the chunk that is too much, and the connection goes on."""
+    piece = b"x" * 1_048_574 + b"\r\n"
+    connect = SmtpConnection.connect if protocol == "SMTP" else SmtpConnection.connect_lmtp
+    with (
+        SmtpServer(protocol=protocol, size_limit=len(piece) * 3) as server,
+        connect(server.host, server.port, TlsMode.NONE, 10, pipelining=pipelining) as connection,
+    ):
+        send = connection.send_bdat if protocol == "SMTP" else connection.send_lmtp_bdat
+        for count, is_taken in ((3, True), (4, False), (5, False), (2, True)):
+            pieces = iter([piece] * count)
+            if is_taken:
+                send("a@b.example", ["c@d.example"], pieces)
+                continue
+            with pytest.raises(ValidationError, match=r"4194304 octets .* at most 3145728") as info:
+                send("a@b.example", ["c@d.example"], pieces)
+            assert info.value.phase is Phase.CONTENT
+            assert not info.value.may_have_been_delivered
+        assert connection.is_open
+    assert [len(m.content) // len(piece) for m in server.messages] == [3, 2]
+
+
 def test_too_large_a_message_is_not_sent() -> None:
     """A message above the server's SIZE is refused here, before anything has left."""
     with SmtpServer(size_limit=100) as server, connect(server) as connection:

@@ -34,6 +34,7 @@ from smtpconn import (
     TlsMode,
     TransientError,
     UnsupportedExtensionError,
+    ValidationError,
 )
 from tests.realservers import cyrus as cyrus_module
 from tests.realservers.certificates import Certificates
@@ -388,6 +389,22 @@ def test_exim_never_mixes_senders(exim: Exim, certificates: Certificates) -> Non
     senders = {next(iter(identities([t]))): t.split(b"\n", 1)[0] for t in stored}
     assert b"<second@client.example>" in senders["data"]
     assert b"<fourth@client.example>" in senders["bdat"]
+
+
+@pytest.mark.realserver
+def test_a_stream_too_big_for_exim(certificates: Certificates) -> None:
+    """It would run what does not fit as commands: it never gets it, and the next is delivered."""
+    require(Exim)
+    body = b"x" * 70 + b"\r\nRSET\r\nMAIL FROM:<evil@client.example>\r\n"
+    with Exim(certificates, size_limit="2M") as exim:
+        with SmtpConnection.connect(exim.host, exim.port, TlsMode.NONE, 10) as connection:
+            pieces = (message("never", body * 1000) for _ in range(40))
+            with pytest.raises(ValidationError, match="at most 2097152") as caught:
+                connection.send_bdat(SENDER, [ALICE], pieces)
+            assert not caught.value.may_have_been_delivered
+            connection.send_bdat(SENDER, [ALICE], iter([message("one")]))
+        assert identities(exim.wait_for_stored(1)) == {"one": 1}
+        assert "evil" not in exim.logs()
 
 
 def test_exim_hangs_up_on_nobody_for_what_others_were_refused(exim: Exim) -> None:

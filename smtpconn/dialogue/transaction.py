@@ -38,6 +38,7 @@ from smtpconn.errors import (
     SmtpError,
     refusal,
 )
+from smtpconn.parameters import check_size, is_too_big
 from smtpconn.reply import SmtpResponse
 
 EAGER_CAP = 256 * 1024
@@ -339,13 +340,18 @@ def _send_chunks(
     """One BDAT for bytes, several for a stream (RFC 3030 2).
 
     With PIPELINING a chunk leaves before the reply to the one before it has come. Not so the last
-    one: what it ends is to be known to have arrived.
+    one: what it ends is to be known to have arrived. What is more than the server takes never
+    leaves, because Exim would run the rest of that chunk as commands.
     """
     behind: Batch | None = None
+    octets = 0
     for chunk in _chunks(session, this):
-        if behind is not None and (chunk.is_last or not session.may_pipeline):
+        octets += chunk.octets
+        is_end = chunk.is_last or is_too_big(octets, session.capabilities)
+        if behind is not None and (is_end or not session.may_pipeline):
             yield from _check_chunk(behind)
             behind = None
+        check_size(octets, session.capabilities, Phase.CONTENT)
         payload = Payload(
             chunk.buffers,
             replies=_final_replies_of(session, this) if chunk.is_last else 1,

@@ -35,7 +35,7 @@ pipelining_connect_advertise_hosts = @{pipelining_connect}
 smtputf8_advertise_hosts = *
 dsn_advertise_hosts = *
 prdr_enable = true
-message_size_limit = 50M
+message_size_limit = @{size_limit}
 deliver_drop_privilege = true
 keep_environment =
 rfc1413_query_timeout = 0s
@@ -110,13 +110,19 @@ class Exim(RealServer):
     log_files = ("output", "log/*")
 
     def __init__(
-        self, certificates: Certificates, *, pipelining_connect: bool = True, main_conf: str = ""
+        self,
+        certificates: Certificates,
+        *,
+        pipelining_connect: bool = True,
+        size_limit: str = "50M",
+        main_conf: str = "",
     ) -> None:
         """`main_conf` lines are added to the main section, where none may be set twice."""
         super().__init__()
         self.certificates = certificates
         self.tls_port = free_port()
         self.pipelining_connect = pipelining_connect
+        self.size_limit = size_limit
         self.main_conf = main_conf
 
     def ports(self) -> list[int]:
@@ -136,6 +142,7 @@ class Exim(RealServer):
             key=self.certificates.server_key_file,
             ca=self.certificates.ca_file,
             pipelining_connect="*" if self.pipelining_connect else "",
+            size_limit=self.size_limit,
         )
         sections = fill(SECTIONS, root=self.root, domain=DOMAIN, client_name=CLIENT_NAME)
         self.write("exim.conf", main_conf + self.main_conf + sections)
