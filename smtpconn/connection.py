@@ -22,7 +22,7 @@ from smtpconn.channel import Channel
 from smtpconn.connect import from_factory, open_socket
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue import opening, simple
-from smtpconn.dialogue.session import Pipelining, Protocol, Session
+from smtpconn.dialogue.session import Learnt, Pipelining, Protocol, Session
 from smtpconn.driver import Driver
 from smtpconn.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 from smtpconn.logging_in import LoggingIn
@@ -350,6 +350,10 @@ class SmtpConnection(Sending, LoggingIn):
                 # middle; closing ends that.
                 pass
         self.close()
+
+    def _share(self, learnt: Learnt) -> None:
+        """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""
+        self._session.learnt = learnt
 
     def _describe(self) -> str:
         if not self._channel.driver.transport.is_open:

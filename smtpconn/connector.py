@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from smtpconn.config import ServerConfig
 from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Deadline
+from smtpconn.dialogue.session import Learnt
 from smtpconn.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
 from smtpconn.events import Action, Stage, Teller
 from smtpconn.servers import Servers, ServerStats
@@ -51,6 +52,7 @@ class Connector:
         self._teller = teller
         self._servers = Servers(configs)
         self._tls_sessions: dict[int, ssl.SSLSession] = {}
+        self._learnt = [Learnt() for _ in configs]
 
     def connect(
         self, deadline: Deadline, is_to_wait: Callable[[SmtpError], bool]
@@ -113,6 +115,7 @@ class Connector:
         except BaseException as error:
             self._teller.tell(Action.CONNECT, Stage.FAILED, server=config, since=begun, error=error)
             raise
+        connection._share(self._learnt[index])
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun

@@ -269,3 +269,22 @@ def test_a_server_that_kills_connections() -> None:
         len(failed) + len(unknown),
         len(unknown),
     )
+
+
+def test_what_a_server_does_not_take_is_known_to_all_its_connections() -> None:
+    """One that says 503 to what follows the end of DATA is not told so again on another one."""
+    letters = [Envelope("a@b.example", ["c@d.example"], b"%d\r\n" % n) for n in range(3)]
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=2) as pool:
+        for verb in ("RSET", "MAIL", "RCPT", "DATA"):
+            skip = 0 if verb == "RSET" else 1
+            server.fault(verb, reply="503 5.5.1 pipelined after end of DATA", skip=skip)
+        with pool.connection() as first, pool.connection() as second:
+            for connection in (first, second):
+                assert [o.error for o in connection.send_many(letters)] == [None] * 3
+        pool.drain()
+        with pool.connection() as third:
+            assert [o.error for o in third.send_many(letters)] == [None] * 3
+        told = [[line[:4] for line in record.commands[1:]] for record in server.connections]
+    alone = ["MAIL", "RCPT", "DATA"]
+    assert told[0][:11] == alone + ["RSET", *alone] * 2
+    assert told[1][:9] == told[2][:9] == alone * 3

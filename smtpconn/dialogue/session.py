@@ -40,6 +40,18 @@ class Pipelining(enum.StrEnum):
 
 
 @dataclass(slots=True)
+class Learnt:
+    """What is learnt of a server and true of all sessions with it.
+
+    Attributes:
+        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
+            3.1 allows; not so Haraka, which answers them 503.
+    """
+
+    is_streamable: bool = True
+
+
+@dataclass(slots=True)
 class Session:
     """The facts of one session.
 
@@ -57,8 +69,7 @@ class Session:
         is_proven: whether the server has spoken so lately that content may be spent on it before
             it answers (`Pipelining.EAGER`).
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
-        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
-            3.1 allows; not so Haraka, which answers them 503.
+        learnt: what other sessions with the same server may know too.
         counts_asides: whether it counts commands besides those of messages and ends the connection
             after some, as Exim does. NOOP is one, and RSET, but for the first behind a message: so
             a refused transaction between two that are streamed is one.
@@ -77,7 +88,7 @@ class Session:
     must_close: str = ""
     transactions: int = 0
     is_proven: bool = False
-    is_streamable: bool = True
+    learnt: Learnt = field(default_factory=Learnt)
     counts_asides: bool = False
     asides: int = 0
     has_reset: bool = False

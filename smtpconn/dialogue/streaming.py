@@ -116,7 +116,8 @@ class _Streaming:
         yield from self._finish()
 
     def _can_stream(self, request: Request) -> bool:
-        return self._session.may_pipeline and self._session.is_streamable and not request.is_binary
+        session = self._session
+        return session.may_pipeline and session.learnt.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
         """End what is under way."""
@@ -224,7 +225,7 @@ class _Streaming:
             return _not_sent(self._lost)
         self._session.needs_reset = True
         if not is_first and replies[0].code == _BAD_SEQUENCE:
-            self._session.is_streamable = False
+            self._session.learnt.is_streamable = False
             if all(reply.code == _BAD_SEQUENCE for reply in replies):
                 self._session.transactions -= 1
                 self._is_to_go_again = True

@@ -22,7 +22,7 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.dialogue.request import Request, make_request
-from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.session import Learnt, Session
 from smtpconn.dialogue.streaming import Outcome
 from tests.dialogue.play import Script, play_many, run_many, scripted
 from tests.dialogue.test_conversations import session
@@ -271,7 +271,7 @@ def test_503_behind_the_end_of_data(dot_owed: bool) -> None:
         return made, requests
 
     assert kinds(play_many(make, script))[1:] == ["two", "three"]
-    assert all(not made.is_streamable and made.transactions == 3 for made in sessions)
+    assert all(not made.learnt.is_streamable and made.transactions == 3 for made in sessions)
 
 
 def test_503_to_what_came_before_the_content_was_looked_at() -> None:
@@ -377,7 +377,7 @@ def test_lmtp_has_an_answer_for_each() -> None:
 @pytest.mark.parametrize("is_streamable", [True, False])
 def test_lmtp_354_for_nobody(is_streamable: bool) -> None:
     """A dot there would have no answer: nothing more is said, and the connection is closed."""
-    made, requests = lmtp(1, 2, is_streamable=is_streamable)()
+    made, requests = lmtp(1, 2, learnt=Learnt(is_streamable))()
     run = run_many(made, requests, scripted([(envelope(1), "250 s\n550 c\n354 go\n")]))
     assert kinds(run.outcomes) == ["AllRecipientsFailedError", "ConnectionClosedError"]
     assert not run.driver.transport.is_open
