@@ -17,7 +17,7 @@ from smtpconn.dialogue.transaction import EAGER_CAP
 from smtpconn.testing import SmtpServer
 
 PAUSE = 0.03
-EVERYTHING = ("PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME")
+EVERYTHING = ("PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME")
 WITHOUT_PIPELINING = EVERYTHING[1:]
 THREE = ["one@example.com", "two@example.com", "three@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
