@@ -23,6 +23,7 @@ from benchmarks.charts import bars
 from benchmarks.footprint import import_seconds, streaming_memory
 from benchmarks.sink import Sink
 from benchmarks.speed import LARGE, LATE, SMALL, Measured, compare, message
+from benchmarks.turns import count_turns
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROUND_TRIP = 0.02
@@ -114,6 +115,13 @@ def late(options: argparse.Namespace) -> Iterator[Row]:
         yield Row(f"`{name}`: round trips a message", limit, f"{trips[name]:.2f}", reached)
 
 
+def turns(options: argparse.Namespace) -> Iterator[Row]:
+    """The same without a clock: a sink that answers when the client has paused counts its turns."""
+    found = count_turns(LATE, message(1024), 10 if options.quick else 100)
+    for name, counted in found.items():
+        yield Row(f"`{name}`: turns counted a message", "", f"{counted:.2f}", True)
+
+
 def memory(options: argparse.Namespace) -> Iterator[Row]:
     """A streamed file."""
     octets = 2**26 if options.quick else 2**30
@@ -159,6 +167,7 @@ PARTS: dict[str, Part] = {
     "source": smtp_source,
     "large": large,
     "late": late,
+    "turns": turns,
     "memory": memory,
     "imports": imports,
 }

@@ -14,7 +14,8 @@ from benchmarks.anatomy import parts
 from benchmarks.charts import bars
 from benchmarks.latency import Delay
 from benchmarks.sink import Received, Sink
-from benchmarks.speed import LARGE, SMALL, compare, message
+from benchmarks.speed import LARGE, LATE, SMALL, compare, message
+from benchmarks.turns import count_turns
 from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,17 @@ def test_the_sink_counts_turns() -> None:
         received = sink.stop()
     # EHLO and QUIT have one each.
     assert received.turns == 2 + 3 * 2
+
+
+def test_turns_of_each_way() -> None:
+    """Two for `send`, one for EAGER's BDAT, eleven for ten of AUTO's many, one for EAGER's."""
+    ways = {name: way for name, way in LATE.items() if name != "smtplib"}
+    assert count_turns(ways, message(1000), 10) == {
+        "send": 2.0,
+        "send_bdat EAGER": 1.0,
+        "send_many AUTO": 1.1,
+        "send_many EAGER": 0.1,
+    }
 
 
 def test_the_proxy_adds_its_delay() -> None:
