@@ -8,9 +8,11 @@ rules of `smtpconn.dialogue.streaming`), and where a client fails that pairs rep
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -28,13 +30,14 @@ from smtpconn import (
     SmtpError,
     TlsMode,
 )
+from smtpconn.dialogue import streaming
 from tests.realservers.base import PASSWORDS, RealServer, wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.postfix import Postfix
-from tests.test_postfix import ALICE, BOB, NOBODY, message
+from tests.test_postfix import ALICE, BOB, NOBODY, identities, message
 from tests.test_real_protocol import CAROL
 
 # Exim alone takes five seconds for a thousand messages, on a machine that does nothing else.
@@ -147,9 +150,14 @@ class ToPostfix(Place):
         self.store = stack.enter_context(Postfix(certificates, main_cf=POSTFIX_CF))
 
     def connect(self, pipelining: Pipelining) -> SmtpConnection:
+        return self.to(self.store, pipelining)
+
+    @staticmethod
+    def to(server: Postfix, pipelining: Pipelining) -> SmtpConnection:
+        """A connection to a Postfix."""
         return SmtpConnection.connect(
-            self.store.host,
-            self.store.port,
+            server.host,
+            server.port,
             TlsMode.NONE,
             60,
             pipelining=pipelining,
@@ -297,3 +305,39 @@ def test_a_thousand_messages(
         made.store.wait_for_stored(expected, STORED_WITHIN)
         assert wait_until(lambda: not made.has_more(), STORED_WITHIN)
         check_store(made.store, kinds)
+
+
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+@pytest.mark.parametrize("after", [1, 150, 400])
+def test_a_server_that_goes_away_in_the_middle(
+    certificates: Certificates, pipelining: Pipelining, after: int
+) -> None:
+    """What was acknowledged is stored, what was certainly not delivered is not, once at most."""
+    require(Postfix)
+    fates: dict[str, set[str]] = {"acknowledged": set(), "unknown": set(), "not delivered": set()}
+    with Postfix(certificates) as postfix, ThreadPoolExecutor(1) as executor:
+        with ToPostfix.to(postfix, pipelining) as connection:
+            envelopes = map(PLAIN.envelope, itertools.count())
+            for number, outcome in enumerate(connection.send_many(envelopes)):
+                if number == after:
+                    halting = executor.submit(postfix.halt)
+                fates[_fate(outcome)].add(f"m{number}")
+                if len(fates["not delivered"]) == 10:
+                    break
+            assert not connection.is_open
+        halting.result()
+        postfix.start()
+        acknowledged, unknown = fates["acknowledged"], fates["unknown"]
+        assert len(acknowledged) >= after
+        assert len(unknown) <= (1 if pipelining is Pipelining.AUTO else streaming.MOST_UNDER_WAY)
+        assert wait_until(lambda: acknowledged <= set(identities(postfix.stored())), STORED_WITHIN)
+        assert set(identities(postfix.stored())) <= acknowledged | unknown
+        # Postfix may deliver twice what it was delivering when it was stopped; so its log has to
+        # say that each came in once.
+        assert max(identities(postfix.logs().encode().splitlines()).values()) == 1
+
+
+def _fate(outcome: SendOutcome) -> str:
+    if outcome.error is None:
+        return "acknowledged"
+    return "unknown" if outcome.error.may_have_been_delivered else "not delivered"
