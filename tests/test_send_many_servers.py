@@ -141,7 +141,7 @@ class Place:
 
 
 class ToPostfix(Place):
-    """Postfix, which is not asked for its limit, so that it finds out for itself."""
+    """Postfix under TLS, which is not asked for its limit, so that it finds out for itself."""
 
     store: Postfix
 
@@ -156,10 +156,11 @@ class ToPostfix(Place):
     def to(server: Postfix, pipelining: Pipelining) -> SmtpConnection:
         """A connection to a Postfix."""
         return SmtpConnection.connect(
-            server.host,
+            "localhost",
             server.port,
-            TlsMode.NONE,
+            TlsMode.STARTTLS,
             60,
+            tls_context=server.certificates.client_context(),
             pipelining=pipelining,
             ignore_extensions=["SIZE"],
         )
@@ -200,7 +201,7 @@ acl_smtp_mail = ${if eq{$sender_address_domain}{refused.example}{deny}{accept}}
 
 
 class ToDovecot(Place):
-    """Dovecot's LMTP, which answers for each recipient."""
+    """Dovecot's LMTP on a UNIX socket, which answers for each recipient."""
 
     store: Dovecot
     is_lmtp = True
@@ -211,7 +212,7 @@ class ToDovecot(Place):
 
     def connect(self, pipelining: Pipelining) -> SmtpConnection:
         return SmtpConnection.connect_lmtp(
-            self.store.host, self.store.port, TlsMode.NONE, 60, pipelining=pipelining
+            str(self.store.socket_path), 0, TlsMode.NONE, 60, pipelining=pipelining
         )
 
 
