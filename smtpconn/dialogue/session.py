@@ -143,3 +143,4 @@ class Session:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
         self.capabilities = ServerCapabilities()
         self.is_authenticated = False
+        self.counts_asides = False
