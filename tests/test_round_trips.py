@@ -25,6 +25,12 @@ MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 Send = Callable[[SmtpConnection], object]
 
 
+@pytest.fixture(autouse=True)
+def no_idle_spells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a second may pass between two lines of a test."""
+    monkeypatch.setattr("smtpconn.driver.IDLE_SPELL", 60.0)
+
+
 def send(connection: SmtpConnection) -> object:
     """With DATA."""
     return connection.send("me@example.com", THREE, MESSAGE)
