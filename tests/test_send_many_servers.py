@@ -1,4 +1,6 @@
-"""A thousand messages in a row to real servers, with refusals of all kinds in between.
+"""Many messages in a row to real servers, with refusals of all kinds in between.
+
+A thousand to Postfix, Exim, Dovecot's LMTP and Dovecot's submission service.
 
 Each message has a sender of its own, and what is looked at afterwards is the servers' mailboxes: a
 message that was acknowledged lies there once for each of its recipients, under its own sender; one
@@ -36,6 +38,7 @@ from tests.realservers.certificates import Certificates
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
+from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
 from tests.test_postfix import ALICE, BOB, NOBODY, identities, message
 from tests.test_real_protocol import CAROL
@@ -94,11 +97,12 @@ PLAIN = Kind()
 DOTTED = Kind(body=b".\r\n..\r\n.dots\r\n\r\n.")
 TO_TWO = Kind((ALICE, BOB))
 STREAM = Kind((BOB,), is_stream=True)
-LONG = Kind((BOB,), body=b"x" * 70 * 4500 + b"\r\n")
+LINE = b"x" * 68 + b"\r\n"
+LONG = Kind((BOB,), body=LINE * 4500)
 PARTLY = Kind((NOBODY, BOB, "other-" + NOBODY), refused=(NOBODY, "other-" + NOBODY))
 NONE = Kind((NOBODY,), error=AllRecipientsFailedError)
 BAD_SENDER = Kind(domain="refused.example", error=PermanentError)
-TOO_BIG = Kind(body=b"x" * 70 * 6000 + b"\r\n", error=PermanentError)
+TOO_BIG = Kind(body=LINE * 6000, error=PermanentError)
 FULL = Kind((CAROL,), refused=(CAROL,))
 FULL_TOO = Kind((BOB, CAROL, BOB), refused=(CAROL,))
 
@@ -116,6 +120,7 @@ class Place:
 
     store: RealServer
     is_lmtp = False
+    count = COUNT
 
     def __init__(self, certificates: Certificates, stack: ExitStack) -> None:
         """Start it; it is stopped with ``stack``."""
@@ -131,7 +136,7 @@ class Place:
         """The kind of each message in turn."""
         kinds = [
             ONCE.get(n) or EVERY_100.get(n % 100) or EVERY_20.get(n % 20, PLAIN)
-            for n in range(COUNT)
+            for n in range(self.count)
         ]
         return [IN_LMTP.get(kind, kind) for kind in kinds] if self.is_lmtp else kinds
 
@@ -245,6 +250,20 @@ class ToSubmission(ToPostfix):
         return connection
 
 
+class ToOpenSMTPD(Place):
+    """OpenSMTPD, which hangs up on who pipelines, and takes a hundred messages on a connection."""
+
+    store: OpenSMTPD
+    count = 80
+
+    def __init__(self, certificates: Certificates, stack: ExitStack) -> None:
+        require(OpenSMTPD)
+        self.store = stack.enter_context(OpenSMTPD())
+
+    def kinds(self) -> list[Kind]:
+        return [NONE if kind in (BAD_SENDER, TOO_BIG) else kind for kind in super().kinds()]
+
+
 def check_outcome(kind: Kind, outcome: SendOutcome) -> None:
     """Hold what was reported against what was to be expected."""
     if kind.error is not None:
@@ -286,8 +305,8 @@ def check_store(store: RealServer, kinds: Iterable[Kind]) -> None:
 
 
 @pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
-@pytest.mark.parametrize("place", [ToPostfix, ToExim, ToDovecot, ToSubmission])
-def test_a_thousand_messages(
+@pytest.mark.parametrize("place", [ToPostfix, ToExim, ToDovecot, ToSubmission, ToOpenSMTPD])
+def test_many_messages(
     certificates: Certificates, place: type[Place], pipelining: Pipelining
 ) -> None:
     """Each is stored once under its own sender, however many are refused among them."""
@@ -298,7 +317,7 @@ def test_a_thousand_messages(
             envelopes = (kind.envelope(number) for number, kind in enumerate(kinds))
             outcomes = list(connection.send_many(envelopes))
             assert connection.is_open
-        assert len(outcomes) == COUNT
+        assert len(outcomes) == made.count
         for number, (kind, outcome) in enumerate(zip(kinds, outcomes, strict=True)):
             assert str(outcome.envelope.sender) == kind.sender(number)
             check_outcome(kind, outcome)
