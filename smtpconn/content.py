@@ -64,8 +64,11 @@ class Content:
     _spent = False
 
     def __init__(self, message: Message) -> None:
-        if isinstance(message, (bytes, bytearray, memoryview)):
+        if isinstance(message, (bytes, bytearray)):
             self._take_bytes(message)
+            return
+        if isinstance(message, memoryview):
+            self._take_view(message)
             return
         _refuse_text(message)
         if hasattr(message, "read"):
@@ -131,11 +134,20 @@ class Content:
             blocks = map(_seven_bit, blocks)
         return itertools.chain(map(encoder.encode, blocks), encoder.finish(end))
 
-    def _take_bytes(self, message: Buffer) -> None:
-        whole = _octets_of(message) if isinstance(message, memoryview) else message
-        self._whole = whole
-        self.is_8bit = not _is_ascii(whole)
-        self.binary_size = len(whole)
+    def _take_bytes(self, message: bytes | bytearray) -> None:
+        self._whole = message
+        self.is_8bit = not message.isascii()
+        self.binary_size = len(message)
+
+    def _take_view(self, message: memoryview) -> None:
+        if message.format != "B" or message.ndim != 1 or not message.c_contiguous:
+            # No octets one behind the other.
+            self._take_bytes(bytes(message))
+            return
+        self._whole = message
+        # A view cannot tell itself, and what it looks at may be too large to copy.
+        self.is_8bit = not all(block.isascii() for block in _blocks(message))
+        self.binary_size = len(message)
 
     def _take_file(self, file: BinaryIO) -> None:
         remaining = _remaining(file)
@@ -270,19 +282,6 @@ def _octets(block: object) -> bytes:
 
 def _has_dot(text: Buffer) -> bool:
     return text[:1] == b"." or _dot(text) is not None
-
-
-def _octets_of(view: memoryview) -> Buffer:
-    """A view of octets that lie one behind the other; a copy only of what is no such view."""
-    is_plain = view.format == "B" and view.ndim == 1 and view.c_contiguous
-    return view if is_plain else bytes(view)
-
-
-def _is_ascii(text: Buffer) -> bool:
-    # A view cannot tell, and what it looks at may be too large to copy.
-    if isinstance(text, memoryview):
-        return all(block.isascii() for block in _blocks(text))
-    return text.isascii()
 
 
 def _blocks(whole: Buffer) -> Iterator[bytes]:
