@@ -35,16 +35,20 @@ from smtpconn import (
 from smtpconn.dialogue import streaming
 from tests.realservers.base import PASSWORDS, RealServer, wait_until
 from tests.realservers.certificates import Certificates
+from tests.realservers.cyrus import Cyrus
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
-from tests.test_postfix import ALICE, BOB, NOBODY, identities, message
+from tests.test_postfix import ALICE, BOB, identities, message
 from tests.test_real_protocol import CAROL
 
 # Exim alone takes five seconds for a thousand messages, on a machine that does nothing else.
 pytestmark = [pytest.mark.realserver, pytest.mark.timeout(90)]
+
+NOBODY = "no&body@example.test"
+"""Unknown everywhere; Cyrus would make a mailbox for a better name."""
 
 COUNT = 1000
 STORED_WITHIN = 40.0
@@ -264,6 +268,26 @@ class ToOpenSMTPD(Place):
         return [NONE if kind in (BAD_SENDER, TOO_BIG) else kind for kind in super().kinds()]
 
 
+class ToCyrus(Place):
+    """Cyrus' LMTP, which has no BDAT."""
+
+    store: Cyrus
+    is_lmtp = True
+    count = 200
+
+    def __init__(self, certificates: Certificates, stack: ExitStack) -> None:
+        require(Cyrus)
+        self.store = stack.enter_context(Cyrus(certificates))
+
+    def connect(self, pipelining: Pipelining) -> SmtpConnection:
+        return SmtpConnection.connect_lmtp(
+            self.store.host, self.store.port, TlsMode.NONE, 60, pipelining=pipelining
+        )
+
+    def kinds(self) -> list[Kind]:
+        return [NONE if kind in (FULL, FULL_TOO) else kind for kind in super().kinds()]
+
+
 def check_outcome(kind: Kind, outcome: SendOutcome) -> None:
     """Hold what was reported against what was to be expected."""
     if kind.error is not None:
@@ -305,7 +329,9 @@ def check_store(store: RealServer, kinds: Iterable[Kind]) -> None:
 
 
 @pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
-@pytest.mark.parametrize("place", [ToPostfix, ToExim, ToDovecot, ToSubmission, ToOpenSMTPD])
+@pytest.mark.parametrize(
+    "place", [ToPostfix, ToExim, ToDovecot, ToSubmission, ToCyrus, ToOpenSMTPD]
+)
 def test_many_messages(
     certificates: Certificates, place: type[Place], pipelining: Pipelining
 ) -> None:
