@@ -144,6 +144,7 @@ def test_under_tls_too(certificates: Certificates) -> None:
     assert sum(octets for octets, is_his in given if not is_his) < 1000
 
 
+@pytest.mark.timeout(60)
 def test_a_file_of_a_quarter_of_a_gibibyte() -> None:
     """Sent with DATA and with BDAT it takes less than 16 MiB more than an idle connection.
 
