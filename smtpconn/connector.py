@@ -18,7 +18,7 @@ from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Deadline
 from smtpconn.dialogue.session import Learnt
 from smtpconn.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
-from smtpconn.events import Action, Stage, Teller
+from smtpconn.events import Action, Teller
 from smtpconn.servers import Servers, ServerStats
 
 FAIR_TRIAL = 1.0
@@ -109,18 +109,19 @@ class Connector:
     def _connect_to(self, index: int, seconds: float) -> SmtpConnection:
         begun = time.monotonic()
         config = self._configs[index]
-        self._teller.tell(Action.CONNECT, Stage.STARTED, server=config)
+        telling = self._teller.about(Action.CONNECT, config)
         try:
+            telling.begin()
             connection = self._try(index, min(config.timeout, seconds))
         except BaseException as error:
-            self._teller.tell(Action.CONNECT, Stage.FAILED, server=config, since=begun, error=error)
+            telling.failed(error)
             raise
         connection._share(self._learnt[index])
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun
             self._servers.succeeded(index)
-        self._teller.tell(Action.CONNECT, Stage.DONE, server=config, since=begun)
+        telling.done()
         return connection
 
     def _try(self, index: int, seconds: float) -> SmtpConnection:

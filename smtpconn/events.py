@@ -8,14 +8,18 @@ nobody: a pool without a hook makes no events.
 from __future__ import annotations
 
 import enum
+import itertools
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from smtpconn.config import ServerConfig
+from smtpconn.dialogue.session import Protocol
 from smtpconn.errors import SmtpError
 
+_numbers = itertools.count(1)
 _log = logging.getLogger("smtpconn.pool")
 
 
@@ -44,10 +48,15 @@ class PoolEvent:
     Attributes:
         pool: the pool's name.
         action, stage: what, and where it stands.
-        server: ``host:port``; "" where none is chosen yet.
+        server: ``host:port``, or the path of a UNIX socket; "" where none is chosen yet.
         seconds: how long it took; None while it has not ended.
         error: why it failed.
         reason: why a connection was given up, for `Action.DISCARD`.
+        operation: a number that an operation's begin and end have in common, and nothing else in
+            this process; 0 for what has no begin.
+        protocol: what that server speaks; None where none is chosen yet.
+        accepted, rejected: of a message that was sent, the recipients it was accepted for and
+            those who were refused.
     """
 
     pool: str
@@ -57,6 +66,10 @@ class PoolEvent:
     seconds: float | None = None
     error: SmtpError | None = None
     reason: str = ""
+    operation: int = 0
+    protocol: Protocol | None = None
+    accepted: int = 0
+    rejected: int = 0
 
 
 Hook: TypeAlias = Callable[[PoolEvent], None]
@@ -72,31 +85,105 @@ class Teller:
 
     def __init__(self, pool: str, hook: Hook | None) -> None:
         self.pool = pool
-        self.hook = hook
+        self._hook = hook
 
-    def tell(
+    def about(self, action: Action, server: ServerConfig | None = None) -> Telling:
+        """What is to be told of an operation that is about to begin, where that is known."""
+        return SILENCE if self._hook is None else _Telling(self.pool, self._hook, action, server)
+
+    def discarded(self, server: ServerConfig, reason: str) -> None:
+        """Tell that a connection is given up."""
+        if self._hook is not None:
+            _Telling(self.pool, self._hook, Action.DISCARD, server, operation=0).happened(reason)
+
+
+class Telling:
+    """An operation of which somebody is told; this one tells nobody."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """It begins now."""
+
+    def at(self, server: ServerConfig) -> None:
+        """It is done with this server."""
+
+    def done(self, accepted: int = 0, rejected: int = 0) -> None:
+        """It is done; for a message, with so many recipients."""
+
+    def failed(self, error: BaseException) -> None:
+        """It has failed."""
+
+
+SILENCE = Telling()
+"""What is told to nobody. There is but one, so that it costs nothing."""
+
+
+class _Telling(Telling):
+    """An operation of which a hook is told."""
+
+    __slots__ = ("_action", "_begun", "_hook", "_operation", "_pool", "_server")
+
+    def __init__(
         self,
+        pool: str,
+        hook: Hook,
         action: Action,
-        stage: Stage,
-        *,
-        server: object = "",
-        since: float | None = None,
-        error: BaseException | None = None,
-        reason: str = "",
+        server: ServerConfig | None,
+        operation: int | None = None,
     ) -> None:
-        """Make an event and call the hook; ``since`` is when it began (monotonic clock)."""
-        if self.hook is None:
-            return
+        self._pool = pool
+        self._hook = hook
+        self._action = action
+        self._server = server
+        self._operation = next(_numbers) if operation is None else operation
+        self._begun = time.monotonic()
+
+    def begin(self) -> None:
+        self._tell(Stage.STARTED, None)
+
+    def at(self, server: ServerConfig) -> None:
+        self._server = server
+
+    def done(self, accepted: int = 0, rejected: int = 0) -> None:
+        self._tell(Stage.DONE, self._seconds(), accepted=accepted, rejected=rejected)
+
+    def failed(self, error: BaseException) -> None:
+        known = error if isinstance(error, SmtpError) else None
+        self._tell(Stage.FAILED, self._seconds(), error=known)
+
+    def happened(self, reason: str) -> None:
+        """It has happened, in no time."""
+        self._tell(Stage.DONE, None, reason=reason)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _tell(
+        self,
+        stage: Stage,
+        seconds: float | None,
+        *,
+        error: SmtpError | None = None,
+        reason: str = "",
+        accepted: int = 0,
+        rejected: int = 0,
+    ) -> None:
+        server = self._server
         event = PoolEvent(
-            self.pool,
-            action,
+            self._pool,
+            self._action,
             stage,
-            str(server),
-            None if since is None else time.monotonic() - since,
-            error if isinstance(error, SmtpError) else None,
+            "" if server is None else str(server),
+            seconds,
+            error,
             reason,
+            self._operation,
+            None if server is None else server.protocol,
+            accepted,
+            rejected,
         )
         try:
-            self.hook(event)
+            self._hook(event)
         except Exception:
-            _log.exception("the hook of %s failed", self.pool)
+            _log.exception("the hook of %s failed", self._pool)

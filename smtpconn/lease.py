@@ -78,6 +78,12 @@ class Lease:
         ticket = self._ticket
         return ticket is not None and ticket.pooled is not None and ticket.pooled.uses > 0
 
+    @property
+    def server(self) -> int:
+        """The place of its server among those of the pool, while it is in use."""
+        ticket = self._ticket
+        return 0 if ticket is None or ticket.pooled is None else ticket.pooled.server
+
     def renew(self, deadline: Deadline) -> SmtpConnection:
         """Replace the connection, which is dead, by a new one, keeping the permit."""
         if self._ticket is None:

@@ -21,7 +21,7 @@ from smtpconn.errors import (
     PoolTimeoutError,
     SmtpError,
 )
-from smtpconn.events import Action, Stage
+from smtpconn.events import SILENCE, Action, Telling
 from smtpconn.poolstate import Pooled, Ticket
 from smtpconn.stock import Stock
 
@@ -37,8 +37,10 @@ class Lending(Stock):
     def checkout(self, ticket: Ticket, timeout: float) -> SmtpConnection:
         """Get a connection that is good, standing in line if need be; for `Lease`."""
         begun = time.monotonic()
+        telling = SILENCE
         if self._watches:
-            self.teller.tell(Action.CHECKOUT, Stage.STARTED)
+            telling = self.teller.about(Action.CHECKOUT)
+            telling.begin()
         with self._lock:
             pooled = self._state.take_now(ticket, begun)
             if pooled is not None:
@@ -46,9 +48,9 @@ class Lending(Stock):
         if pooled is not None and self._is_good(pooled, begun):
             pooled.uses += 1
         else:
-            pooled = self._stand_in_line(ticket, Deadline(timeout), begun)
+            pooled = self._stand_in_line(ticket, Deadline(timeout), begun, telling)
         if self._watches:
-            self._watch(ticket, pooled, begun)
+            self._watch(ticket, pooled, telling)
         return pooled.connection
 
     def renew(self, ticket: Ticket, deadline: Deadline) -> SmtpConnection:
@@ -117,12 +119,14 @@ class Lending(Stock):
         if not self._lock._is_owned():  # type: ignore[attr-defined]
             self._leave(ticket, time.monotonic())
 
-    def _stand_in_line(self, ticket: Ticket, deadline: Deadline, begun: float) -> Pooled:
+    def _stand_in_line(
+        self, ticket: Ticket, deadline: Deadline, begun: float, telling: Telling
+    ) -> Pooled:
         try:
             self._line_up(ticket, begun)
             pooled = self._obtain(ticket, deadline)
         except BaseException as error:
-            self.teller.tell(Action.CHECKOUT, Stage.FAILED, since=begun, error=error)
+            telling.failed(error)
             raise
         with self._lock:
             self._counters.checkouts += 1
@@ -145,10 +149,10 @@ class Lending(Stock):
             elif not self._state.enter(ticket, now):
                 self._counters.waits += 1
 
-    def _watch(self, ticket: Ticket, pooled: Pooled, begun: float) -> None:
+    def _watch(self, ticket: Ticket, pooled: Pooled, telling: Telling) -> None:
         """What only those who ask for it pay for: the hook, and the stack for the leak report."""
-        server = self._configs[pooled.server]
-        self.teller.tell(Action.CHECKOUT, Stage.DONE, server=server, since=begun)
+        telling.at(self._configs[pooled.server])
+        telling.done()
         # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
         self._leaks.watch(ticket, sys._getframe(3))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.message import EmailMessage
 from types import TracebackType
@@ -32,7 +31,7 @@ from smtpconn.errors import (
     TransportError,
     ValidationError,
 )
-from smtpconn.events import Action, Hook, Stage
+from smtpconn.events import Action, Hook, Telling
 from smtpconn.fanout import fan_out
 from smtpconn.lease import Lease
 from smtpconn.lending import Lending
@@ -98,7 +97,9 @@ class ConnectionPool:
         name: str | None = None,
     ) -> None:
         configs = _configs(config)
-        self._config = configs[0]
+        self._configs = configs
+        # Of a message it is known from the beginning where it goes only if there is no choice.
+        self._only_server = configs[0] if len(configs) == 1 else None
         self._acquire_timeout = acquire_timeout
         limits = Limits(
             max_size=max_size,
@@ -118,7 +119,7 @@ class ConnectionPool:
     @property
     def config(self) -> ServerConfig:
         """The server this pool prefers."""
-        return self._config
+        return self._configs[0]
 
     @property
     def is_closed(self) -> bool:
@@ -186,20 +187,23 @@ class ConnectionPool:
     def _send(
         self, make: Callable[[SmtpConnection], Request], timeout: float | None
     ) -> SendResult | LmtpSendResult:
-        deadline = Deadline(self._config.timeout if timeout is None else timeout)
-        begun = time.monotonic()
-        self._lending.teller.tell(Action.SEND, Stage.STARTED)
+        deadline = Deadline(self.config.timeout if timeout is None else timeout)
+        telling = self._lending.teller.about(Action.SEND, self._only_server)
         try:
+            telling.begin()
             if self._pace is not None:
                 self._pace.wait(deadline)
-            result = self._run(lambda c: _send_over(c, make(c), deadline), deadline)
+            result = self._run(lambda c: _send_over(c, make(c), deadline), deadline, telling)
         except BaseException as error:
             unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
             self._lending.count(failed_messages=1, unknown_messages=unknown)
-            self._lending.teller.tell(Action.SEND, Stage.FAILED, since=begun, error=error)
+            telling.failed(error)
             raise
-        self._lending.count(messages=1, **_recipient_counts(result))
-        self._lending.teller.tell(Action.SEND, Stage.DONE, since=begun)
+        accepted, rejected = _recipient_counts(result)
+        self._lending.count(
+            messages=1, accepted_recipients=accepted, rejected_recipients=rejected
+        )
+        telling.done(accepted, rejected)
         return result
 
     def send_many(
@@ -287,14 +291,17 @@ class ConnectionPool:
     def __repr__(self) -> str:
         stats = self.stats()
         return (
-            f"<ConnectionPool {self.name} {self._config} in_use={stats.in_use} idle={stats.idle} "
+            f"<ConnectionPool {self.name} {self.config} in_use={stats.in_use} idle={stats.idle} "
             f"waiting={stats.waiting} max_size={stats.max_size}>"
         )
 
-    def _run(self, operation: Callable[[SmtpConnection], T], deadline: Deadline) -> T:
+    def _run(
+        self, operation: Callable[[SmtpConnection], T], deadline: Deadline, telling: Telling
+    ) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
         lease = self.connection(min(self._acquire_timeout, deadline.check(Phase.POOL)))
         with lease as connection:
+            telling.at(self._configs[lease.server])
             try:
                 return operation(connection)
             except SmtpError as error:
@@ -302,7 +309,9 @@ class ConnectionPool:
                     raise
                 _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
             self._lending.count(retries=1)
-            return operation(lease.renew(deadline))
+            connection = lease.renew(deadline)
+            telling.at(self._configs[lease.server])
+            return operation(connection)
 
 
 def _configs(
@@ -314,14 +323,14 @@ def _configs(
     return tuple(ServerConfig.from_url(c) if isinstance(c, str) else c for c in given)
 
 
-def _recipient_counts(result: SendResult | LmtpSendResult) -> dict[str, int]:
+def _recipient_counts(result: SendResult | LmtpSendResult) -> tuple[int, int]:
+    """The recipients who get the message, and those who were refused."""
     if isinstance(result, SendResult):
         accepted, refused = len(result.accepted_recipients), 0
     else:
         accepted = sum(each.delivered for each in result.results)
         refused = len(result.results) - accepted
-    rejected = refused + len(result.rejected_recipients)
-    return {"accepted_recipients": accepted, "rejected_recipients": rejected}
+    return accepted, refused + len(result.rejected_recipients)
 
 
 def _unreadable(error: Exception) -> SmtpError:

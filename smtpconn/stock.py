@@ -18,7 +18,7 @@ from smtpconn import keeper
 from smtpconn.config import ServerConfig
 from smtpconn.connector import Connector
 from smtpconn.errors import SmtpError
-from smtpconn.events import Action, Hook, Stage, Teller
+from smtpconn.events import Action, Hook, Teller
 from smtpconn.forking import forget_in_child
 from smtpconn.leaks import Leaks
 from smtpconn.limits import Limits
@@ -193,18 +193,18 @@ class Stock:
 
     def _say_noop(self, pooled: Pooled) -> bool:
         pooled.noops += 1
-        pooled.spoke_at = begun = time.monotonic()
-        server = self._configs[pooled.server]
-        self.teller.tell(Action.NOOP, Stage.STARTED, server=server)
+        pooled.spoke_at = time.monotonic()
+        telling = self.teller.about(Action.NOOP, self._configs[pooled.server])
+        telling.begin()
         try:
             pooled.connection.noop(NOOP_PATIENCE)
         except SmtpError as error:
             _log.debug("%s: keep-alive: %s", self.name, str(error))
-            self.teller.tell(Action.NOOP, Stage.FAILED, server=server, since=begun, error=error)
+            telling.failed(error)
             self._discard(pooled, "keepalive failed")
             return False
         self.count(noops=1)
-        self.teller.tell(Action.NOOP, Stage.DONE, server=server, since=begun)
+        telling.done()
         return True
 
     def _when_to_look_after(self, pooled: Pooled) -> float | None:
@@ -225,8 +225,7 @@ class Stock:
             self._counters.discard(why)
         level = logging.DEBUG if why.startswith("max_") else logging.INFO
         _log.log(level, "%s: connection given up: %s", self.name, why)
-        server = self._configs[pooled.server]
-        self.teller.tell(Action.DISCARD, Stage.DONE, server=server, reason=why)
+        self.teller.discarded(self._configs[pooled.server], why)
         if pooled.connection.is_quiet:
             pooled.connection.take_leave()
         else:

@@ -16,6 +16,8 @@ from smtpconn import (
     PoolClosedError,
     PoolEvent,
     PoolTimeoutError,
+    Protocol,
+    ServerConfig,
     SmtpError,
     ValidationError,
 )
@@ -245,11 +247,9 @@ def test_the_fields_of_an_event(server: SmtpServer) -> None:
         has_ended = event.stage is not Stage.STARTED and event.action is not Action.DISCARD
         assert (event.seconds is not None) == has_ended
         assert event.seconds is None or 0 <= event.seconds < 10
-        knows_server = event.action is not Action.SEND and (event.action, event.stage) != (
-            Action.CHECKOUT,
-            Stage.STARTED,
-        )
+        knows_server = (event.action, event.stage) != (Action.CHECKOUT, Stage.STARTED)
         assert event.server == (name if knows_server else "")
+        assert event.protocol is (Protocol.SMTP if knows_server else None)
         assert (event.reason != "") == (event.action is Action.DISCARD)
         assert event.error is None
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -373,6 +373,80 @@ def test_the_hook_may_use_the_pool(server: SmtpServer) -> None:
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a hook no event is made at all."""
+    """Without a hook no event is made at all, nor anything to make one of."""
     monkeypatch.setattr("smtpconn.events.PoolEvent", None)
-    Teller("quiet", None).tell(Action.SEND, Stage.STARTED)
+    config = ServerConfig.from_url("smtp://mx.example.com")
+    quiet = Teller("quiet", None)
+    telling = quiet.about(Action.SEND, config)
+    assert telling is quiet.about(Action.NOOP)
+    telling.begin()
+    telling.at(config)
+    telling.done(accepted=1)
+    telling.failed(ValueError())
+    quiet.discarded(config, "421")
+
+
+def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> None:
+    """Whoever listens can tell which end belongs to which begin, whatever happens in between."""
+    ear = Ear()
+
+    def content() -> Iterator[bytes]:
+        send(pool)
+        yield MESSAGE
+
+    with ConnectionPool(server.url, keepalive=None, on_event=ear) as pool:
+        server.fault("MAIL", reply="550 5.7.1 No", skip=1)
+        send(pool)
+        with pytest.raises(PermanentError):
+            send(pool)
+        pool.send(SENDER, RECIPIENTS, content())  # two at a time in one thread
+    begun: dict[int, Action] = {}
+    for event in ear.events:
+        if event.action is Action.DISCARD:
+            assert event.operation == 0
+        elif event.stage is Stage.STARTED:
+            assert event.operation not in begun
+            begun[event.operation] = event.action
+        else:
+            assert begun.pop(event.operation) is event.action
+    assert begun == {}
+    assert sum(e.action is Action.SEND for e in ear.events) == 8
+
+
+def test_the_event_of_a_message_counts_recipients() -> None:
+    """Who was refused beside others is counted, in LMTP as well, and no address is in the event."""
+    recipients = ["a@example.com", "b@example.com", "c@example.com"]
+    for protocol in ("SMTP", "LMTP"):
+        ear = Ear()
+        with (
+            SmtpServer(protocol=protocol) as server,
+            ConnectionPool(server.url, on_event=ear) as pool,
+        ):
+            server.fault("RCPT", reply="550 5.1.1 No such user", match="b@example.com")
+            if protocol == "LMTP":
+                server.fault("CONTENT", reply="452 4.2.2 Full")
+            pool.send(SENDER, recipients, MESSAGE)
+            event = next(e for e in ear.events if (e.action, e.stage) == (Action.SEND, Stage.DONE))
+        assert event.protocol is Protocol(protocol)
+        assert (event.accepted, event.rejected) == ((2, 1) if protocol == "SMTP" else (1, 2))
+        assert "example.com" not in repr(ear.events)
+
+
+def test_the_event_of_a_message_names_the_server_that_had_it(server: SmtpServer) -> None:
+    """With several servers that is known only at the end; before, no server is named."""
+    ear = Ear()
+    with (
+        SmtpServer() as backup,
+        ConnectionPool([server.url, backup.url], keepalive=None, on_event=ear) as pool,
+    ):
+        send(pool)
+        server.stop()
+        send(pool)
+    told = [(e.stage, e.server) for e in ear.events if e.action is Action.SEND]
+    first, second = f"{server.host}:{server.port}", f"{backup.host}:{backup.port}"
+    assert told == [
+        (Stage.STARTED, ""),
+        (Stage.DONE, first),
+        (Stage.STARTED, ""),
+        (Stage.DONE, second),
+    ]
