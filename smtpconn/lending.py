@@ -122,6 +122,8 @@ class Lending(Stock):
     def _stand_in_line(
         self, ticket: Ticket, deadline: Deadline, begun: float, telling: Telling
     ) -> Pooled:
+        # An idle connection that turned out to be dead: a counter never takes anything back.
+        is_counted = ticket.pooled is not None
         try:
             self._line_up(ticket, begun)
             pooled = self._obtain(ticket, deadline)
@@ -129,7 +131,7 @@ class Lending(Stock):
             telling.failed(error)
             raise
         with self._lock:
-            self._counters.checkouts += 1
+            self._counters.checkouts += not is_counted
             self._counters.wait_seconds += time.monotonic() - begun
         return pooled
 
@@ -139,7 +141,6 @@ class Lending(Stock):
                 raise self._closed_error()
             if ticket.pooled is not None:
                 # It had its turn, and got what was no good.
-                self._counters.checkouts -= 1
                 self._state.again(ticket, now)
             elif self._state.is_overloaded(now):
                 self._counters.overloads += 1

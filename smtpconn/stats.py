@@ -46,7 +46,7 @@ class PoolStats:
         idle: connections waiting for work.
         connecting: connections being made.
         waiting: callers waiting for a connection.
-        checkouts: connections handed out so far.
+        checkouts: connections handed out so far; also one that was dead and could not be replaced.
         waits: callers who had to wait for one.
         timeouts, overloads: callers who got none: in time, or because too many waited.
         connects, connect_errors: connections made, and attempts that failed.

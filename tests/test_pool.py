@@ -966,6 +966,22 @@ def test_stats_do_not_change(server: SmtpServer) -> None:
         assert before != pool.stats()
 
 
+def test_what_is_counted_never_gets_less(server: SmtpServer) -> None:
+    """Who reads the figures at any moment finds counters that only grow (monitoring needs it)."""
+    seen: list[int] = []
+    with ConnectionPool(
+        server.url, keepalive=None, on_event=lambda _: seen.append(pool.stats().checkouts)
+    ) as pool:
+        take(pool)
+        server.fault("CONNECT", reply="554 5.3.2 No", close=True)
+        server.kill()
+        with pytest.raises(PermanentError):
+            take(pool)
+        take(pool)
+        assert pool.stats().checkouts == 3
+    assert seen == sorted(seen)
+
+
 def test_repr_says_what_matters_and_no_secret(server: SmtpServer) -> None:
     """``repr`` names the pool, the server and the figures, and never the password."""
     url = server.url.replace("://", "://user:topsecret@")
