@@ -7,6 +7,7 @@ no further item is begun, and what was begun is finished.
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +43,13 @@ class FanOut(Generic[Item, Outcome]):
     ) -> None:
         self._run = _Run(work, iter(items), threads)
         self._threads = [
-            threading.Thread(target=self._run.work, name=f"smtpconn-sender-{n}")
+            # Each in a copy of the caller's context (PEP 567), so that the work belongs to what the
+            # caller is doing: a trace, a request.
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(self._run.work,),
+                name=f"smtpconn-sender-{n}",
+            )
             for n in range(threads)
         ]
         self._running = 0

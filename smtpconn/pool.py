@@ -212,7 +212,8 @@ class ConnectionPool:
         """Send many messages over all the pool's connections, going on after failures.
 
         Envelopes are taken one by one as connections become free, and memory stays bounded however
-        many there are. Nothing is sent twice.
+        many there are. Nothing is sent twice. It happens in threads that see the context variables
+        of the caller.
 
         Args:
             envelopes: what to send; may be a generator.

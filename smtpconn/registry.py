@@ -37,6 +37,11 @@ class _Registry:
             return pool
 
 
+    def open_pools(self) -> list[ConnectionPool]:
+        with self._lock:
+            return [pool for pool in self._pools.values() if not pool.is_closed]
+
+
 _registry = _Registry()
 
 
@@ -52,3 +57,8 @@ def get_pool(config: ServerConfig | str, **options: Unpack[PoolOptions]) -> Conn
     """
     settings = ServerConfig.from_url(config) if isinstance(config, str) else config
     return _registry.get(settings, options)
+
+
+def open_pools() -> list[ConnectionPool]:
+    """The pools of this process that `get_pool` has made and nobody has closed; for monitoring."""
+    return _registry.open_pools()

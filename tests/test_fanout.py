@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import itertools
 import threading
@@ -52,6 +53,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         patience.wait(0.001)
     raise AssertionError("what was waited for did not happen")
+
+
+def test_the_work_sees_the_callers_context() -> None:
+    """Context variables have the caller's values in all threads, and what is set there stays."""
+    request = contextvars.ContextVar[str]("request")
+    request.set("the caller's")
+
+    def work(item: int) -> str:
+        seen = request.get()
+        request.set(seen.upper())
+        return seen.lower()
+
+    assert set(fan_out(work, range(20), 3)) == {"the caller's"}
+    assert request.get() == "the caller's"
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 32])

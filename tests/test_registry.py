@@ -18,6 +18,7 @@ from smtpconn import (
     ValidationError,
     get_pool,
 )
+from smtpconn.registry import open_pools
 from smtpconn.testing import SmtpServer
 
 URL = "smtp://user:password@mx.example.com"
@@ -111,3 +112,13 @@ def test_what_cannot_be_is_refused(url: str, options: dict[str, Any]) -> None:
     for _ in range(2):
         with pytest.raises(ValidationError):
             get_pool(url, **options)
+
+
+def test_the_open_pools() -> None:
+    """Monitoring finds every pool of the registry until it is closed, and no other."""
+    pool = get_pool("smtp://monitored.example.com")
+    with ConnectionPool("smtp://private.example.com") as other:
+        assert pool in open_pools()
+        assert other not in open_pools()
+    pool.close()
+    assert pool not in open_pools()
