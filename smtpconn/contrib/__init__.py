@@ -3,6 +3,9 @@
     django          the e-mail backend of Django
     flask           a Flask extension; moving from Flask-Mail changes one import
     flask_mailman   the same as a backend of Flask-Mailman
+    logging         log records as mail, without waiting for it (needs the standard library only)
+    opentelemetry   traces, and metrics for OpenTelemetry
+    prometheus      metrics for Prometheus
 
 Each framework is imported by its own module here and nowhere else; nothing in `smtpconn` imports
 this package. An adapter only translates. What adapters share is written once:
