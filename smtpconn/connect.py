@@ -74,7 +74,12 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[_Address]:
         finally:
             done.release()
 
-    threading.Thread(target=resolve, name="smtpconn-resolver", daemon=True).start()
+    try:
+        threading.Thread(target=resolve, name="smtpconn-resolver", daemon=True).start()
+    except RuntimeError:
+        # No thread is to be had, or no more of them because the interpreter ends, when log records
+        # are still mailed. Then the resolver's own patience has to do.
+        resolve()
     if not done.acquire(timeout=deadline.check(Phase.CONNECT)):
         raise deadline.error(Phase.CONNECT)
     if isinstance(outcome[0], Exception):

@@ -206,6 +206,20 @@ def test_a_family_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Resolving ------------------------------------------------------------------------------------
 
 
+def test_a_name_is_resolved_where_no_thread_is_to_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the interpreter ends no thread can be started (3.12), and mail may still be sent."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with live() as address:
+        resolve_to(monkeypatch, [address])
+        assert open_named()[0] == address
+
+
 def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline holds for the resolver too, which is left behind in its thread."""
     go_on = threading.Event()
