@@ -105,8 +105,8 @@ class MailSettings:
         port = _number("port", self.port or _USUAL_PORT[mode], int)
         return ServerConfig(self.host or "", port, mode, **options)
 
-    def get_pool(self) -> ConnectionPool:
-        """The process's pool for this server and these limits.
+    def config_with_tls(self) -> ServerConfig:
+        """The server, with the TLS context that frameworks expect.
 
         Raises:
             ValidationError: a value that cannot be.
@@ -115,7 +115,11 @@ class MailSettings:
         config = self.config()
         if config.tls_mode is not TlsMode.NONE and config.tls_context is None:
             config = config.replace(tls_context=_context(self.ssl_certfile, self.ssl_keyfile))
-        return get_pool(config, **self.pool)
+        return config
+
+    def get_pool(self) -> ConnectionPool:
+        """The process's pool for this server and these limits; raises as `config_with_tls`."""
+        return get_pool(self.config_with_tls(), **self.pool)
 
 
 _USUAL_PORT = {TlsMode.NONE: 25, TlsMode.STARTTLS: 587, TlsMode.IMPLICIT: 465}

@@ -1,0 +1,374 @@
+"""`PooledSmtpHandler`: log records as mail, without the application waiting for it.
+
+    handler = PooledSmtpHandler("smtps://user:password@smtp.example.com", sender, [admin], "Errors")
+
+It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted where it is logged
+and put down; one thread gathers records and mails them over a connection of its own. What it puts
+down and when it mails is decided in `smtpconn.contrib.backlog`; here are the thread, the waiting
+and the mail itself.
+
+Nothing the handler logs or causes to be logged may come back to it. So it ignores the loggers of
+smtpconn, and every record that was made in the thread that mails, whichever way it comes.
+"""
+
+from __future__ import annotations
+
+import email.policy
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from email.message import EmailMessage
+from email.utils import format_datetime, localtime, make_msgid
+
+from smtpconn.config import ServerConfig
+from smtpconn.contrib.backlog import Backlog, Batch, Entry, Rules
+from smtpconn.contrib.delivery import bare_address, deliver, forward_paths, reverse_path
+from smtpconn.contrib.settings import MailSettings
+from smtpconn.deadline import Deadline
+from smtpconn.errors import SmtpError, ValidationError
+from smtpconn.forking import forget_in_child
+from smtpconn.pool import ConnectionPool
+
+LONGEST_RECORD = 64 * 1024
+"""Characters of a record that are mailed; bounds the memory a full backlog takes."""
+
+LONGEST_SUBJECT = 200
+
+_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+
+_log = logging.getLogger("smtpconn.contrib")
+
+
+class PooledSmtpHandler(logging.Handler):
+    """A logging handler that mails records in groups, from a thread of its own.
+
+    Args:
+        mailhost: the server: a URL as `ServerConfig.from_url` takes it, a `ServerConfig`, a host
+            name or a pair of host and port as `logging.handlers.SMTPHandler` takes them; or a
+            `ConnectionPool`, which is then not closed with the handler.
+        fromaddr: the sender.
+        toaddrs: the recipient, or several.
+        subject: the mails' subject; override `getSubject` to make it from the record.
+        credentials: user name and password, with a host name or pair.
+        secure: for STARTTLS, with a host name or pair: ``()``, or the client's key file, or that
+            and its certificate file.
+        timeout: seconds for a mail as a whole. The application does not wait for it.
+        block: seconds the application may be kept waiting when the backlog is full; 0 to drop the
+            record at once.
+        capacity: records that may wait.
+        group_for: seconds a record waits for others to come into the same mail.
+        max_records: records per mail.
+        max_mails, per: so many mails in so many seconds, and no more.
+        close_timeout: seconds that `flush` and `close`, and so the end of the process, may take.
+
+    Attributes:
+        dropped: records that were not mailed, for whatever reason.
+        mailed: records in mails that the server accepted.
+        unknown: records in mails that may have been delivered; they are not sent again.
+
+    Raises:
+        ValidationError: an address, a URL or a limit that cannot be.
+        OSError: a file of ``secure`` cannot be read.
+    """
+
+    def __init__(
+        self,
+        mailhost: str | tuple[str, int] | ServerConfig | ConnectionPool,
+        fromaddr: str,
+        toaddrs: str | Sequence[str],
+        subject: str,
+        credentials: tuple[str, str] | None = None,
+        secure: tuple[()] | tuple[str] | tuple[str, str] | None = None,
+        timeout: float = 30.0,
+        *,
+        block: float = 0.0,
+        capacity: int = 1000,
+        group_for: float = 5.0,
+        max_records: int = 100,
+        max_mails: int = 10,
+        per: float = 60.0,
+        close_timeout: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.fromaddr = fromaddr
+        self.toaddrs = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
+        self.subject = subject
+        self._sender = reverse_path(fromaddr)
+        self._recipients = forward_paths(self.toaddrs)
+        if not self._recipients:
+            raise ValidationError("toaddrs is empty: nobody would get the records")
+        self._timeout = Deadline(timeout).timeout
+        self._block = _seconds("block", block)
+        self._close_timeout = _seconds("close_timeout", close_timeout)
+        self._rules = Rules(capacity, group_for, max_records, max_mails, per)
+        self._owns_pool = not isinstance(mailhost, ConnectionPool)
+        self._pool = (
+            mailhost
+            if isinstance(mailhost, ConnectionPool)
+            else _own_pool(mailhost, credentials, secure)
+        )
+        self._is_closed = False
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: what the parent has put down, the parent mails."""
+        # One that may be taken again by its holder: a destructor that logs may run anywhere.
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._progress = threading.Condition(self._lock)
+        self._backlog = Backlog(self._rules)
+        self._thread: threading.Thread | None = None
+        self._own_ident = 0
+        self._in_a_hurry = 0
+        self._gave_up = False
+        self._close_by = float("inf")
+
+    @property
+    def dropped(self) -> int:
+        """Records that were not mailed."""
+        return self._backlog.dropped
+
+    @property
+    def mailed(self) -> int:
+        """Records in mails that the server accepted."""
+        return self._backlog.mailed
+
+    @property
+    def unknown(self) -> int:
+        """Records in mails that may have been delivered."""
+        return self._backlog.unknown
+
+    def getSubject(self, record: logging.LogRecord) -> str:
+        """The subject for a record; of several in one mail, that of the most severe counts."""
+        return self.subject
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Filter a record and emit it, without the lock of `logging.Handler`.
+
+        That lock would have the application's threads wait for each other, each for as long as it
+        was told.
+        """
+        verdict: object = self.filter(record)  # from Python 3.12 on, perhaps another record
+        if isinstance(verdict, logging.LogRecord):
+            record = verdict
+        if verdict:
+            self.emit(record)
+        return bool(verdict)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a record down to be mailed; drop and count it if there is no room."""
+        try:
+            if not self._is_our_own(record):
+                text = _cut(self.format(record), LONGEST_RECORD)
+                self._put(Entry(record.levelno, self.getSubject(record), text, time.monotonic()))
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Have everything mailed now, waiting at most ``close_timeout`` seconds for it."""
+        with self._lock:
+            if self._own_ident == threading.get_ident():
+                return
+            self._in_a_hurry += 1
+            self._work.notify_all()
+            try:
+                self._gave_up = not self._progress.wait_for(
+                    lambda: self._backlog.is_empty or self._backlog.is_pausing,
+                    self._close_timeout,
+                )
+            finally:
+                self._in_a_hurry -= 1
+
+    def close(self) -> None:
+        """Mail what is left and end, within ``close_timeout`` seconds; then nothing is mailed.
+
+        `logging.shutdown` calls this when the process ends.
+        """
+        try:
+            if not self._is_closed:
+                self._finish()
+        finally:
+            super().close()
+
+    def _is_our_own(self, record: logging.LogRecord) -> bool:
+        if record.name == "smtpconn" or record.name.startswith("smtpconn."):
+            return True
+        # Through a queue it comes in another thread than the one it was made in.
+        made_here = record.process == os.getpid() and record.thread == self._own_ident
+        return made_here or threading.get_ident() == self._own_ident
+
+    def _put(self, entry: Entry) -> None:
+        with self._lock:
+            if not self._backlog.has_room and self._block and not self._is_closed:
+                self._progress.wait_for(lambda: self._backlog.has_room, self._block)
+            if self._is_closed or not self._backlog.has_room:
+                self._backlog.drop(1)
+                return
+            is_news = self._backlog.add(entry)
+            if self._thread is None:
+                self._start()
+            elif is_news:
+                self._work.notify_all()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="smtpconn-log-mail", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # No thread is to be had, or no more of them because the interpreter ends. Then `close`
+            # does its work.
+            self._thread = None
+
+    def _run(self) -> None:
+        """Mail until there is nothing more and the handler is closed."""
+        self._own_ident = threading.get_ident()
+        try:
+            while (batch := self._next()) is not None:
+                self._mail(batch)
+        finally:
+            with self._lock:
+                self._own_ident = 0
+                self._thread = None
+                self._progress.notify_all()
+
+    def _next(self) -> Batch | None:
+        """Wait until a mail is due; None when there is no more to come."""
+        with self._lock:
+            while True:
+                now = time.monotonic()
+                due = self._backlog.due_at(
+                    now, hurry=self._in_a_hurry > 0, last=self._is_closed
+                )
+                if due is not None and due <= now:
+                    return self._backlog.take(now)
+                if self._is_closed:
+                    return None
+                self._work.wait(None if due is None else due - now)
+
+    def _mail(self, batch: Batch) -> None:
+        settled = False
+        try:
+            octets = self._compose(batch)
+            seconds = min(self._timeout, max(0.001, self._close_by - time.monotonic()))
+            deliver(self._pool, self._sender, self._recipients, octets, seconds)
+            settled = True
+        except Exception as error:
+            settled = True
+            self._failed(batch, error)
+        else:
+            with self._lock:
+                self._backlog.delivered()
+                self._gave_up = False
+        finally:
+            with self._lock:
+                if not settled:
+                    # A killed greenlet: nobody knows how far it came.
+                    self._backlog.failed(0, certainly=False, may_retry=False)
+                self._progress.notify_all()
+
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        # What is no SmtpError is our own doing, and happened before anything was sent.
+        is_unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
+        is_transient = isinstance(error, SmtpError) and error.is_transient
+        with self._lock:
+            again = self._backlog.failed(
+                time.monotonic(),
+                certainly=not is_unknown,
+                may_retry=is_transient and not self._is_closed,
+            )
+        if batch.attempts == 1 or not again:
+            self.handleError(_record_of(batch))
+
+    def _compose(self, batch: Batch) -> bytes:
+        message = EmailMessage(_POLICY)
+        message["Subject"] = _one_line(batch.subject)
+        message["From"] = self.fromaddr
+        message["To"] = ", ".join(self.toaddrs)
+        message["Date"] = format_datetime(localtime())
+        message["Message-ID"] = make_msgid(domain=bare_address(self.fromaddr).rpartition("@")[2])
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies, please
+        texts = [entry.text for entry in batch.entries]
+        if batch.dropped:
+            texts.insert(0, f"({batch.dropped} records before these were dropped.)")
+        text = "\n\n".join(texts) + "\n"
+        message.set_content(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return message.as_bytes()
+
+    def _finish(self) -> None:
+        patience = 0.0 if self._gave_up else self._close_timeout
+        with self._lock:
+            self._is_closed = True
+            self._close_by = time.monotonic() + patience
+            self._work.notify_all()
+            self._progress.notify_all()
+            self._progress.wait_for(lambda: self._thread is None, patience)
+        if self._thread is None and patience:
+            self._run()
+        with self._lock:
+            left = self._backlog.abandon()
+        if self._owns_pool:
+            self._pool.close(0)
+        if left:
+            _log.warning("%d log records were not mailed", left)
+
+
+def _own_pool(
+    mailhost: str | tuple[str, int] | ServerConfig,
+    credentials: tuple[str, str] | None,
+    secure: Sequence[str] | None,
+) -> ConnectionPool:
+    """A pool of one connection, which is all the one thread needs."""
+    if isinstance(mailhost, ServerConfig):
+        config = mailhost
+    elif isinstance(mailhost, str) and "://" in mailhost:
+        config = ServerConfig.from_url(mailhost)
+    else:
+        config = _as_smtp_handler(mailhost, credentials, secure)
+    return ConnectionPool(config, max_size=1, keepalive=None, name="log-mail")
+
+
+def _as_smtp_handler(
+    mailhost: str | tuple[str, int],
+    credentials: tuple[str, str] | None,
+    secure: Sequence[str] | None,
+) -> ServerConfig:
+    """What the arguments of `logging.handlers.SMTPHandler` say."""
+    host, port = (mailhost, 0) if isinstance(mailhost, str) else mailhost
+    user, password = credentials if credentials is not None else (None, None)
+    keyfile, certfile = [*(secure or ()), None, None][:2]
+    return MailSettings(
+        host=host,
+        port=port or 25,
+        username=user,
+        password=password,
+        use_tls=secure is not None,
+        ssl_keyfile=keyfile,
+        ssl_certfile=certfile or keyfile,
+    ).config_with_tls()
+
+
+def _seconds(name: str, value: float) -> float:
+    if not value >= 0:
+        raise ValidationError(f"{name} is seconds, 0 or more, not {value!r:.40}")
+    return value
+
+
+def _cut(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    return f"{text[:length]}\n({len(text) - length} more characters were left out.)"
+
+
+def _one_line(subject: str) -> str:
+    line = "".join(c if c.isprintable() else " " for c in subject)
+    return line if len(line) <= LONGEST_SUBJECT else f"{line[: LONGEST_SUBJECT - 1]}\u2026"
+
+
+def _record_of(batch: Batch) -> logging.LogRecord:
+    """What `logging.Handler.handleError` wants: it shows the record beside the error."""
+    return logging.makeLogRecord(
+        {"msg": "%d log records to be mailed", "args": (len(batch.entries),)}
+    )
