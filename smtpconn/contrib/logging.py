@@ -194,7 +194,7 @@ class PooledSmtpHandler(logging.Handler):
             super().close()
 
     def _is_our_own(self, record: logging.LogRecord) -> bool:
-        if record.name == "smtpconn" or record.name.startswith("smtpconn."):
+        if f"{record.name}.".startswith("smtpconn."):
             return True
         # Through a queue it comes in another thread than the one it was made in.
         made_here = record.process == os.getpid() and record.thread == self._own_ident
