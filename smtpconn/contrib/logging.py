@@ -170,7 +170,7 @@ class PooledSmtpHandler(logging.Handler):
     def flush(self) -> None:
         """Have everything mailed now, waiting at most ``close_timeout`` seconds for it."""
         with self._lock:
-            if self._own_ident == threading.get_ident():
+            if self._own_ident == threading.get_ident() or not self._has_thread():
                 return
             self._in_a_hurry += 1
             self._work.notify_all()
@@ -208,10 +208,14 @@ class PooledSmtpHandler(logging.Handler):
                 self._backlog.drop(1)
                 return
             is_news = self._backlog.add(entry)
-            if self._thread is None:
-                self._start()
-            elif is_news:
+            if self._has_thread() and is_news:
                 self._work.notify_all()
+
+    def _has_thread(self) -> bool:
+        """Whether there is a thread to mail what waits; it is started if there is none."""
+        if self._thread is None and not self._backlog.is_empty:
+            self._start()
+        return self._thread is not None
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="smtpconn-log-mail", daemon=True)

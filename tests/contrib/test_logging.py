@@ -635,6 +635,30 @@ print(time.time(), flush=True)
     return time.time() - float(done.stdout), done.stderr
 
 
+def test_without_a_thread_closing_does_its_work(
+    server: SmtpServer,
+    logger: logging.Logger,
+    make: MakeHandler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the interpreter ends no thread can be started; nobody waits for one that is not."""
+    handler = make(close_timeout=5.0)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "smtpconn-log-mail":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    logger.error("one")
+    begun = time.monotonic()
+    handler.flush()
+    handler.close()
+    assert time.monotonic() - begun < 2.0
+    assert [text_of(m).strip() for m in server.messages] == ["one"]
+
+
 @pytest.mark.parametrize("how", ENDS)
 def test_what_is_logged_last_is_mailed(server: SmtpServer, how: str) -> None:
     """The end of the process does not wait for others to come, and needs no new thread.
