@@ -17,6 +17,9 @@ The layers, from the top; each uses only those below it:
                sasl, scram, credentials, errors
 
 `smtpconn.testing` has an SMTP server for tests. Everything named below is public and stays.
+
+(PYTEST_DONT_REWRITE: the distribution has a pytest plugin, for which pytest would rewrite this, and
+warn where it was imported before.)
 """
 
 import importlib

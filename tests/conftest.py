@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.realservers.fixtures"]
+pytest_plugins = ["tests.realservers.fixtures", "pytester"]
 
 _DESCRIPTORS = Path("/proc/self/fd")
 

@@ -1,6 +1,7 @@
 """An SMTP server for tests: `SmtpServer`, in a thread, scriptable, recording everything.
 
-It drives smtpconn's own tests and the quick start, and is there for tests of your mail code.
+It drives smtpconn's own tests and the quick start, and is there for tests of your mail code: with
+pytest, by the fixture ``smtp_server`` (see ``docs/testing.md``), which ``pytest_smtpconn.py`` has.
 Nothing of it is used by the client and it uses nothing of the client, so that it is an independent
 witness:
 
@@ -9,6 +10,7 @@ witness:
     link      the server's end of one connection: lines in, replies out, TLS
     faults    what goes wrong on demand
     records   what was received
+    authority certificates for servers with TLS
 """
 
 from smtpconn.testing.records import ReceivedMessage, ServerConnection

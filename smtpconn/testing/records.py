@@ -1,8 +1,11 @@
-"""What a test server has received: messages and connections. Values, no behaviour."""
+"""What a test server has received: messages and connections. Values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class ReceivedMessage:
     tls: bool = False
     connection: int = 0
     via: str = "DATA"
+
+    @property
+    def email(self) -> EmailMessage:
+        """The content as the email package reads it: headers, text and attachments."""
+        return message_from_bytes(self.content, policy=default)
 
 
 @dataclass(slots=True)

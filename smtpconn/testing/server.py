@@ -11,10 +11,14 @@ import functools
 import os
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import quote
 
+from smtpconn.testing.authority import Authority, authority
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.link import TICK, Gone, Link
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
@@ -33,8 +37,11 @@ class SmtpServer:
         extensions: the lines of its EHLO reply besides STARTTLS and AUTH; None for all it can do.
         ehlo: whether it knows EHLO at all; if not, only HELO.
         users: user names and passwords for AUTH.
-        tls_context: a server-side context; offers STARTTLS, or with ``implicit_tls`` talks TLS
-            from the first octet.
+        tls: "starttls" to offer STARTTLS, "implicit" to talk TLS from the first octet, with a
+            certificate made here; see `client_context` and `ca_file`. Needs trustme (extra
+            ``pytest``).
+        tls_context: a server-side context to do so with a certificate of your own; offers
+            STARTTLS, or with ``implicit_tls`` talks TLS from the first octet.
         require_auth: whether MAIL needs a login.
         unix_path: where to listen instead, on a UNIX socket.
         size_limit: octets of a message; None for no limit.
@@ -43,6 +50,10 @@ class SmtpServer:
         answer_after_pause: seconds of silence of the client before an answer leaves; makes
             ``ServerConnection.turns`` count round trips.
         recipient_known: says which forward-paths exist; all by default.
+
+    Raises:
+        ValueError: a kind of TLS there is not, or ``tls`` and ``tls_context`` together.
+        ImportError: ``tls`` without trustme.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class SmtpServer:
         extensions: Sequence[str] | None = None,
         ehlo: bool = True,
         users: Mapping[str, str] | None = None,
+        tls: Literal["starttls", "implicit"] | None = None,
         tls_context: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         require_auth: bool = False,
@@ -71,6 +83,12 @@ class SmtpServer:
                 "PIPELINING", size, "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES",
                 "CHUNKING", "BINARYMIME",
             )  # fmt: skip
+        self._authority: Authority | None = None
+        if tls is not None:
+            if tls not in ("starttls", "implicit") or tls_context is not None:
+                raise ValueError('tls is "starttls" or "implicit", without a tls_context')
+            self._authority = authority()
+            tls_context, implicit_tls = self._authority.server_context(), tls == "implicit"
         names = users or {}
         mechanisms: dict[str, SaslExchange] = {
             name: functools.partial(_BUILT_IN[name], names) for name in auth_mechanisms if names
@@ -91,6 +109,7 @@ class SmtpServer:
         self.host = host
         self.port = port
         self._unix_path = unix_path
+        self._ca_file: Path | None = None
         self._pause = answer_after_pause
         self._faults = Faults()
         self._changed = threading.Condition()
@@ -114,6 +133,37 @@ class SmtpServer:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
+    def url_for(self, user: str) -> str:
+        """The server's URL with the credentials of one of its users.
+
+        Raises:
+            KeyError: there is no such user.
+        """
+        password = self._settings.users[user]
+        scheme, _, place = self.url.partition("://")
+        return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{place}"
+
+    @property
+    def client_context(self) -> ssl.SSLContext:
+        """A new client-side context that trusts a server made with ``tls``.
+
+        Raises:
+            RuntimeError: it was made without.
+        """
+        return self._own_authority().client_context()
+
+    @property
+    def ca_file(self) -> str:
+        """The path of a file with the certificate to trust, in PEM; gone when the server stops.
+
+        Raises:
+            RuntimeError: the server was made without ``tls``, or is not running.
+        """
+        self._own_authority()
+        if self._ca_file is None:
+            raise RuntimeError("the server is not running")
+        return str(self._ca_file)
+
     @property
     def messages(self) -> list[ReceivedMessage]:
         """The messages accepted so far; in LMTP one per recipient."""
@@ -129,6 +179,12 @@ class SmtpServer:
     def start(self) -> Self:
         """Begin to listen."""
         self._listen()
+        if self._authority is not None:
+            with tempfile.NamedTemporaryFile(
+                prefix="smtpconn-ca-", suffix=".pem", delete=False
+            ) as file:
+                file.write(self._authority.pem)
+            self._ca_file = Path(file.name)
         return self
 
     def stop(self) -> None:
@@ -139,6 +195,9 @@ class SmtpServer:
         """
         self._stop_listening()
         self._end_connections(reset=False)
+        if self._ca_file is not None:
+            self._ca_file.unlink(missing_ok=True)
+            self._ca_file = None
         if self._errors:
             raise self._errors[0]
 
@@ -199,6 +258,29 @@ class SmtpServer:
             Fault(step, reply, delay, close, reset, hang, split, before, after, times, skip, match)
         )
 
+    def refuse_recipient(
+        self, address: str, reply: str = "550 5.1.1 User unknown", *, times: int | None = None
+    ) -> None:
+        """Refuse a recipient, always or so many times."""
+        self.fault("RCPT", reply=reply, match=f"<{address}>", times=times)
+
+    def shut_down_at(
+        self, step: str, reply: str = "421 4.3.2 Shutting down", *, times: int | None = 1
+    ) -> None:
+        """Say 421 at a step of `fault`, and close the connection (RFC 5321 3.8)."""
+        self.fault(step, reply=reply, close=True, times=times)
+
+    def drop_at(self, step: str, *, times: int | None = 1) -> None:
+        """Close the connection at a step of `fault` without a word.
+
+        At "CONTENT" that is after the whole message: a client cannot know what became of it.
+        """
+        self.fault(step, close=True, times=times)
+
+    def delay_at(self, step: str, seconds: float, *, times: int | None = 1) -> None:
+        """Answer late at a step of `fault`."""
+        self.fault(step, delay=seconds, times=times)
+
     def clear(self) -> None:
         """Forget messages, finished connections and faults."""
         self._faults.clear()
@@ -230,6 +312,11 @@ class SmtpServer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def _own_authority(self) -> Authority:
+        if self._authority is None:
+            raise RuntimeError('the server has no certificate of its own: make it with tls="..."')
+        return self._authority
 
     def _wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
         with self._changed:

@@ -8,9 +8,11 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from smtpconn import PasswordCredentials, ServerConfig, TlsError
 from smtpconn.testing import ReceivedMessage, SmtpServer
 from tests.realservers.certificates import Certificates
 
@@ -347,3 +349,68 @@ def test_a_refusal_instead_of_a_challenge_ends_the_login() -> None:
         server.fault("CHALLENGE", reply="454 4.7.0 later")
         assert peer.ask(b"AUTH LOGIN") == "454 4.7.0 later"
         assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
+
+
+# What makes tests of mail code short
+
+
+@pytest.mark.parametrize(("tls", "scheme"), [("starttls", "smtp+starttls"), ("implicit", "smtps")])
+def test_a_server_with_a_certificate_of_its_own(
+    tls: Literal["starttls", "implicit"], scheme: str
+) -> None:
+    """Who trusts its authority gets through, by name and by address; the file goes with it."""
+    with SmtpServer(tls=tls) as server:
+        assert server.url == f"{scheme}://127.0.0.1:{server.port}"
+        file = Path(server.ca_file)
+        for host in ("127.0.0.1", "localhost"):
+            config = ServerConfig.from_url(
+                server.url.replace("127.0.0.1", host), tls_context=server.client_context
+            )
+            config.connect().quit()
+        with pytest.raises(TlsError):
+            ServerConfig.from_url(server.url).connect()
+        server.restart()
+        assert file.exists()
+    assert not file.exists()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = server.ca_file
+
+
+def test_certificates_that_cannot_be() -> None:
+    """No such kind of TLS, two contexts, and a server without asked for its certificate."""
+    with pytest.raises(ValueError, match="starttls"):
+        SmtpServer(tls="STARTTLS")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="without a tls_context"):
+        SmtpServer(tls="implicit", tls_context=ssl.create_default_context())
+    with pytest.raises(RuntimeError, match="no certificate"):
+        _ = SmtpServer().client_context
+    with pytest.raises(RuntimeError, match="no certificate"):
+        _ = SmtpServer().ca_file
+
+
+def test_the_url_of_a_user() -> None:
+    """With the credentials, percent-encoded."""
+    with SmtpServer(users={"a@b": "p:/ä"}) as server:
+        config = ServerConfig.from_url(server.url_for("a@b"))
+        assert config.credentials == PasswordCredentials("a@b", "p:/ä")
+        config.connect().quit()
+        assert server.connections[0].user == "a@b"
+        with pytest.raises(KeyError):
+            server.url_for("nobody")
+
+
+def test_a_message_as_its_reader_sees_it() -> None:
+    """``email`` has headers and text."""
+    message = ReceivedMessage("", (), b"Subject: =?utf-8?q?Gr=C3=B6=C3=9Fe?=\r\n\r\nHello!\r\n")
+    assert message.email["Subject"] == "Größe"
+    assert message.email.get_content() == "Hello!\r\n"
+
+
+def test_a_refused_recipient_is_that_one_alone() -> None:
+    """Always, or so many times; another address that ends in the same way is accepted."""
+    with SmtpServer() as server, ServerConfig.from_url(server.url).connect() as client:
+        server.refuse_recipient("me@example.com", "452 4.2.2 Full", times=1)
+        result = client.send("", ["me@example.com", "not.me@example.com"], MESSAGE)
+        assert [r.response.code for r in result.rejected_recipients] == [452]
+        assert len(result.accepted_recipients) == 1
+        assert len(client.send("", ["me@example.com"], MESSAGE).accepted_recipients) == 1

@@ -1,0 +1,54 @@
+"""Certificates for test servers: an authority of this process alone, and what trusts it.
+
+Made by trustme (extra ``pytest``), which is imported when TLS is asked for and not before.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trustme
+
+NAMES = ("localhost", "127.0.0.1", "::1", "mx.example.test")
+"""Whom the certificates of servers are for."""
+
+
+class Authority:
+    """A certification authority that lives as long as the process.
+
+    Attributes:
+        pem: its certificate.
+    """
+
+    def __init__(self, authority: trustme.CA) -> None:
+        self._authority = authority
+        self.pem = authority.cert_pem.bytes()
+
+    def server_context(self) -> ssl.SSLContext:
+        """A server-side context with a new certificate for this machine."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*NAMES).configure_cert(context)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """A client-side context that trusts this authority and no other, and checks names."""
+        return ssl.create_default_context(cadata=self.pem.decode())
+
+
+@functools.cache
+def authority() -> Authority:
+    """The authority of this process.
+
+    Raises:
+        ImportError: trustme is not installed.
+    """
+    try:
+        import trustme
+    except ImportError as error:
+        raise ImportError(
+            "a test server with TLS needs trustme: pip install 'smtpconn[pytest]'"
+        ) from error
+    return Authority(trustme.CA())
