@@ -27,6 +27,7 @@ class Action(enum.StrEnum):
     """What an event is about."""
 
     CHECKOUT = "checkout"
+    CHECKIN = "checkin"
     CONNECT = "connect"
     SEND = "send"
     NOOP = "noop"
@@ -90,6 +91,12 @@ class Teller:
     def about(self, action: Action, server: ServerConfig | None = None) -> Telling:
         """What is to be told of an operation that is about to begin, where that is known."""
         return SILENCE if self._hook is None else _Telling(self.pool, self._hook, action, server)
+
+    def holding(self, server: ServerConfig) -> Telling:
+        """What is to be told when a connection that is lent from now on comes back."""
+        if self._hook is None:
+            return SILENCE
+        return _Telling(self.pool, self._hook, Action.CHECKIN, server, operation=0)
 
     def discarded(self, server: ServerConfig, reason: str) -> None:
         """Tell that a connection is given up."""

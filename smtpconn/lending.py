@@ -59,7 +59,10 @@ class Lending(Stock):
             self._discard(ticket.pooled, "dead when used")
         with self._lock:
             self._state.again(ticket, time.monotonic(), fresh=True)
-        return self._obtain(ticket, deadline).connection
+        pooled = self._obtain(ticket, deadline)
+        if (held := self._held.get(ticket)) is not None:
+            held.at(self._configs[pooled.server])
+        return pooled.connection
 
     def check_in(self, ticket: Ticket, keep: bool) -> None:
         """Take back whatever a lease has; can be called again; for `Lease`."""
@@ -76,7 +79,7 @@ class Lending(Stock):
         elif due is not None:
             keeper.keeper.watch(self, due)
         if self._watches:
-            self._leaks.forget(ticket)
+            self._is_back(ticket)
         if self._orphans:
             self._adopt_orphans()
 
@@ -152,8 +155,10 @@ class Lending(Stock):
 
     def _watch(self, ticket: Ticket, pooled: Pooled, telling: Telling) -> None:
         """What only those who ask for it pay for: the hook, and the stack for the leak report."""
-        telling.at(self._configs[pooled.server])
+        server = self._configs[pooled.server]
+        telling.at(server)
         telling.done()
+        self._held[ticket] = self.teller.holding(server)
         # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
         self._leaks.watch(ticket, sys._getframe(3))
 

@@ -18,7 +18,7 @@ from smtpconn import keeper
 from smtpconn.config import ServerConfig
 from smtpconn.connector import Connector
 from smtpconn.errors import SmtpError
-from smtpconn.events import Action, Hook, Teller
+from smtpconn.events import Action, Hook, Teller, Telling
 from smtpconn.forking import forget_in_child
 from smtpconn.leaks import Leaks
 from smtpconn.limits import Limits
@@ -62,6 +62,7 @@ class Stock:
         self._looked_after_at: float | None = None
         self._all_back = threading.Event()
         self._leaks = Leaks(self.name, self._limits.leak_after)
+        self._held: dict[Ticket, Telling] = {}
         self._orphans: deque[tuple[Ticket, Pooled | None]] = deque()
 
     @property
@@ -243,6 +244,12 @@ class Stock:
         while self._orphans:
             ticket, pooled = self._orphans.popleft()
             self._leave(ticket, time.monotonic())
-            self._leaks.forget(ticket)
             if pooled is not None:
                 self._discard(pooled, "lost by its holder")
+            self._is_back(ticket)
+
+    def _is_back(self, ticket: Ticket) -> None:
+        """What only those who ask for it pay for: the leak report and the hook hear of it."""
+        self._leaks.forget(ticket)
+        if (held := self._held.pop(ticket, None)) is not None:
+            held.done()

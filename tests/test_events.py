@@ -31,6 +31,7 @@ ASKED, TAKEN_OVER, IN_VAIN = (("checkout", stage, "") for stage in ("started", "
 MADE = [("connect", "started", ""), ("connect", "done", "")]
 CONNECTED = [ASKED, *MADE, TAKEN_OVER]
 TAKEN = [ASKED, TAKEN_OVER]
+BACK = ("checkin", "done", "")
 BEGUN, SENT, FAILED = ("send", "started", ""), ("send", "done", ""), ("send", "failed", "")
 
 
@@ -90,26 +91,26 @@ def test_a_day_of_events(server: SmtpServer) -> None:
     with ConnectionPool(server.url, max_messages=2, keepalive=None, on_event=ear) as pool:
         assert ear.heard == []
         send(pool)
-        assert ear.heard == [BEGUN, *CONNECTED, SENT]
+        assert ear.heard == [BEGUN, *CONNECTED, BACK, SENT]
         take(pool)
-        assert ear.heard == TAKEN
+        assert ear.heard == [*TAKEN, BACK]
         send(pool)
-        assert ear.heard == [BEGUN, *TAKEN, discarded("max_messages"), SENT]
+        assert ear.heard == [BEGUN, *TAKEN, discarded("max_messages"), BACK, SENT]
         server.fault("MAIL", reply="550 5.7.1 No")
         with pytest.raises(PermanentError):
             send(pool)
-        assert ear.heard == [BEGUN, *CONNECTED, FAILED]
+        assert ear.heard == [BEGUN, *CONNECTED, BACK, FAILED]
         server.fault("MAIL", close=True)
         send(pool)
-        retried = [BEGUN, *TAKEN, discarded("dead when used"), *MADE, SENT]
+        retried = [BEGUN, *TAKEN, discarded("dead when used"), *MADE, BACK, SENT]
         assert ear.heard == retried
         server.kill()
         take(pool)
-        assert ear.heard == [ASKED, discarded("dead when idle"), *MADE, TAKEN_OVER]
+        assert ear.heard == [ASKED, discarded("dead when idle"), *MADE, TAKEN_OVER, BACK]
         pool.drain()
         assert ear.heard == [discarded("drained")]
         take(pool)
-        assert ear.heard == CONNECTED
+        assert ear.heard == [*CONNECTED, BACK]
     assert ear.heard == [discarded("pool closed")]
 
 
@@ -139,7 +140,7 @@ def test_why_a_connection_was_given_up(server: SmtpServer, reason: str, strike: 
                     raise KeyboardInterrupt
         except (SmtpError, KeyboardInterrupt):
             pass
-        assert ear.heard == [*CONNECTED, discarded(reason)]
+        assert ear.heard == [*CONNECTED, discarded(reason), BACK]
 
 
 @pytest.mark.parametrize(
@@ -176,16 +177,16 @@ def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
         take(pool)
         wait_until(lambda: any(e.action is Action.NOOP for e in ear.events))
         if reply.startswith("421"):
-            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 3)
-            event = ear.events[5]
+            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 4)
+            event = ear.events[6]
             assert isinstance(event.error, SmtpError)
             expected = [asked, ("noop", "failed", ""), discarded("keepalive failed")]
-            assert ear.heard[4:] == expected
+            assert ear.heard[5:] == expected
         else:
-            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 2)
-            event = ear.events[5]
+            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 3)
+            event = ear.events[6]
             assert event.error is None
-            assert ear.heard[4:6] == [asked, ("noop", "done", "")]
+            assert ear.heard[5:7] == [asked, ("noop", "done", "")]
         assert event.server == str(pool.config)
         assert event.seconds is not None
 
@@ -211,13 +212,13 @@ def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> Non
             ear.events.clear()
             with pytest.raises(PoolTimeoutError):
                 send(pool)
-        failed = [BEGUN, ASKED, IN_VAIN, FAILED]
+        failed = [BEGUN, ASKED, IN_VAIN, FAILED, BACK]
     else:
         pool.close()
         with pytest.raises(PoolClosedError):
             send(pool)
         failed = [BEGUN, ASKED, IN_VAIN, FAILED]
-    last = ear.events[-1]
+    (last,) = (e for e in ear.events if (e.action, e.stage) == (Action.SEND, Stage.FAILED))
     assert isinstance(last.error, SmtpError)
     assert ear.heard == failed
     pool.close()
@@ -256,6 +257,29 @@ def test_the_fields_of_an_event(server: SmtpServer) -> None:
         ear.events[0].reason = "changed"  # type: ignore[misc]
 
 
+def test_a_connection_that_comes_back_says_how_long_it_was_out(server: SmtpServer) -> None:
+    """However its block ended, once; of a message it is the server that had it in the end."""
+    ear = Ear()
+    with (
+        SmtpServer() as backup,
+        ConnectionPool([server.url, backup.url], keepalive=None, on_event=ear) as pool,
+    ):
+        lease = pool.connection()
+        with lease:
+            threading.Event().wait(0.02)
+        lease.__exit__(None, None, None)
+        with pytest.raises(ZeroDivisionError), pool.connection():
+            _ = 1 / 0
+        server.fault("MAIL", close=True)
+        server.fault("CONNECT", close=True)
+        send(pool)
+    first, second, third = (e for e in ear.events if e.action is Action.CHECKIN)
+    assert first.seconds is not None
+    assert first.seconds >= 0.02
+    assert second.error is None
+    assert third.server == f"{backup.host}:{backup.port}"
+
+
 def test_an_error_that_is_not_of_smtp_is_not_in_the_event(server: SmtpServer) -> None:
     """A message whose own file breaks has failed, and its error goes to the caller alone."""
     ear = Ear()
@@ -269,7 +293,7 @@ def test_an_error_that_is_not_of_smtp_is_not_in_the_event(server: SmtpServer) ->
             pool.send(SENDER, RECIPIENTS, broken())
         assert ear.events[-1].stage is Stage.FAILED
         assert ear.events[-1].error is None
-        assert ear.heard == [BEGUN, *CONNECTED, discarded("closed in use"), FAILED]
+        assert ear.heard == [BEGUN, *CONNECTED, discarded("closed in use"), BACK, FAILED]
 
 
 def test_a_hook_that_raises_harms_nothing(
@@ -337,7 +361,7 @@ def test_the_hook_is_never_called_under_the_lock(server: SmtpServer) -> None:
         pool.drain()
         take(pool)
     assert blocked == []
-    assert len(actions) == 13  # all there are
+    assert len(actions) == 14  # all there are
 
 
 def test_the_hook_runs_where_the_thing_happens(server: SmtpServer) -> None:
@@ -402,7 +426,7 @@ def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> No
         pool.send(SENDER, RECIPIENTS, content())  # two at a time in one thread
     begun: dict[int, Action] = {}
     for event in ear.events:
-        if event.action is Action.DISCARD:
+        if event.action in (Action.DISCARD, Action.CHECKIN):
             assert event.operation == 0
         elif event.stage is Stage.STARTED:
             assert event.operation not in begun

@@ -92,6 +92,10 @@ class PoolInstrumentation:
                 "smtp.client.connection.wait_time",
                 "The time it took to get a connection from the pool.",
             ),
+            Action.CHECKIN: histogram(
+                "smtp.client.connection.use_time",
+                "The time until a connection came back to the pool.",
+            ),
         }
 
     def __call__(self, event: PoolEvent) -> None:
@@ -197,7 +201,6 @@ _COUNTS: tuple[_Row, ...] = (
     ("rejections", "{request}", "Callers turned away: too many waited.", lambda s: s.overloads),
     ("errors", "{error}", "Attempts to connect that failed.", lambda s: s.connect_errors),
     ("discards", "{connection}", "Connections given up.", lambda s: sum(s.discards.values())),
-    ("use_time", "s", "The time callers held connections, in all.", lambda s: s.use_seconds),
 )
 
 

@@ -186,6 +186,10 @@ class PoolHistograms:
                 "smtpconn_pool_checkout_duration_seconds",
                 "Time until a caller had a connection, or none.",
             ),
+            Action.CHECKIN: histogram(
+                "smtpconn_pool_use_duration_seconds",
+                "Time until a connection came back.",
+            ),
             Action.CONNECT: histogram(
                 "smtpconn_pool_connect_duration_seconds",
                 "Time a connect took, TLS and logging in included.",

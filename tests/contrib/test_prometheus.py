@@ -166,6 +166,7 @@ def test_histograms_of_what_was_done(server: SmtpServer, registry: CollectorRegi
     assert count("send", "ok") == 3
     assert count("send", "error") == 1
     assert count("pool_checkout", "ok") == 5
+    assert count("pool_use", "ok") == 5
     assert count("pool_connect", "ok") == 3  # two messages each
 
 
