@@ -44,13 +44,9 @@ def main() -> None:
     """Have an error come a hundred times, and see what is mailed."""
     with SmtpServer() as server:
         configure(server.url)
-        log.info("this is no error, and not mailed")
         begun = time.perf_counter()
         for order in range(100):
-            try:
-                raise LookupError(f"no such item in order {order}")
-            except LookupError:
-                log.exception("order %d failed", order)
+            log.error("order %d failed", order)
         seconds = time.perf_counter() - begun
         logging.shutdown()  # at the end of a process Python does this by itself
 
