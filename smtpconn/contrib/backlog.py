@@ -13,6 +13,7 @@ The caller holds the lock and passes the time (monotonic clock, seconds).
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -78,8 +79,18 @@ class Rules:
             if getattr(self, name) < 1:
                 raise ValidationError(f"{name} is 1 or more, not {getattr(self, name)!r:.40}")
         for name in ("group_for", "per"):
-            if getattr(self, name) < 0:
-                raise ValidationError(f"{name} is seconds, not {getattr(self, name)!r:.40}")
+            check_seconds(name, getattr(self, name))
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Check a time that may be nothing; returns it.
+
+    Raises:
+        ValidationError: it is less, or more than anything can wait for.
+    """
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ValidationError(f"{name} is seconds, 0 or more, not {value!r:.40}")
+    return value
 
 
 class Backlog:

@@ -23,7 +23,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 
 from smtpconn.config import ServerConfig
-from smtpconn.contrib.backlog import Backlog, Batch, Entry, Rules
+from smtpconn.contrib.backlog import Backlog, Batch, Entry, Rules, check_seconds
 from smtpconn.contrib.delivery import bare_address, deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import MailSettings
 from smtpconn.deadline import Deadline
@@ -100,8 +100,8 @@ class PooledSmtpHandler(logging.Handler):
         if not self._recipients:
             raise ValidationError("toaddrs is empty: nobody would get the records")
         self._timeout = Deadline(timeout).timeout
-        self._block = _seconds("block", block)
-        self._close_timeout = _seconds("close_timeout", close_timeout)
+        self._block = check_seconds("block", block)
+        self._close_timeout = check_seconds("close_timeout", close_timeout)
         self._rules = Rules(capacity, group_for, max_records, max_mails, per)
         self._owns_pool = not isinstance(mailhost, ConnectionPool)
         self._pool = (
@@ -168,7 +168,10 @@ class PooledSmtpHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Have everything mailed now, waiting at most ``close_timeout`` seconds for it."""
+        """Have everything mailed now, waiting at most ``close_timeout`` seconds for it.
+
+        What has failed and is to be tried again later is not waited for.
+        """
         with self._lock:
             if self._own_ident == threading.get_ident() or not self._has_thread():
                 return
@@ -352,12 +355,6 @@ def _as_smtp_handler(
         ssl_keyfile=keyfile,
         ssl_certfile=certfile or keyfile,
     ).config_with_tls()
-
-
-def _seconds(name: str, value: float) -> float:
-    if not value >= 0:
-        raise ValidationError(f"{name} is seconds, 0 or more, not {value!r:.40}")
-    return value
 
 
 def _cut(text: str, length: int) -> str:

@@ -179,6 +179,8 @@ def test_the_subject_is_that_of_the_most_severe(backlog: Backlog) -> None:
         lambda: Rules(1, 1, 0, 1, 1),
         lambda: Rules(1, 1, 1, 0, 1),
         lambda: Rules(1, 1, 1, 1, -1),
+        lambda: Rules(1, float("inf"), 1, 1, 1),
+        lambda: Rules(1, 1, 1, 1, float("nan")),
     ],
 )
 def test_rules_that_cannot_be(make: Callable[[], Rules]) -> None:
