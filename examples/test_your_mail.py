@@ -1,7 +1,7 @@
 """Tests of code that sends mail, with the fixture ``smtp_server`` of smtpconn.
 
-Run them with ``pytest examples/test_your_mail.py``. Nothing has to be imported: whoever has
-installed ``smtpconn[pytest]`` has the fixture.
+Run them with ``pytest examples/test_your_mail.py``; the last one needs Django. Nothing has to be
+imported: whoever has installed ``smtpconn[pytest]`` has the fixture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 import smtplib
 from email.message import EmailMessage
 
+import django
 import pytest
+from django.conf import settings
+from django.core.mail import send_mail
+from django.test import override_settings
 
 from smtpconn import AllRecipientsFailedError, ConnectionPool
 from smtpconn.testing import SmtpServer
@@ -53,18 +57,19 @@ def test_smtpconn(smtp_server: SmtpServer) -> None:
     assert len(smtp_server.connections) == 2
 
 
-def test_django(smtp_server: SmtpServer) -> None:
-    """Django's own SMTP backend; its test runner would replace it by one that sends nothing."""
-    django_mail = pytest.importorskip("django.core.mail.backends.smtp")
-    from django.conf import settings
-    from django.core.mail import EmailMessage as DjangoMessage
+def django_settings(server: SmtpServer) -> dict[str, object]:
+    """Django's own SMTP backend: MAILERS from Django 6.1 on, EMAIL_* before."""
+    backend = "django.core.mail.backends.smtp.EmailBackend"
+    if django.VERSION < (6, 1):
+        return {"EMAIL_BACKEND": backend, "EMAIL_HOST": server.host, "EMAIL_PORT": server.port}
+    options = {"host": server.host, "port": server.port}
+    return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
 
+
+def test_django(smtp_server: SmtpServer) -> None:
+    """What Django sends; its test runner would have it sent nowhere."""
     if not settings.configured:
         settings.configure()
-    backend = django_mail.EmailBackend(
-        host=smtp_server.host, port=smtp_server.port, username="", password="",
-        use_tls=False, use_ssl=False, timeout=5,
-    )  # fmt: skip
-    message = DjangoMessage("Hello", "Hello!", "shop@example.com", ["jane@example.com"])
-    assert backend.send_messages([message]) == 1
+    with override_settings(**django_settings(smtp_server)):
+        assert send_mail("Hello", "Hello!", "shop@example.com", ["jane@example.com"]) == 1
     assert smtp_server.messages[0].email["To"] == "jane@example.com"
