@@ -176,6 +176,7 @@ class PooledSmtpHandler(logging.Handler):
             if self._own_ident == threading.get_ident() or not self._has_thread():
                 return
             self._in_a_hurry += 1
+            _warm_up_loggers()
             self._work.notify_all()
             try:
                 self._gave_up = not self._progress.wait_for(
@@ -309,6 +310,7 @@ class PooledSmtpHandler(logging.Handler):
         with self._lock:
             self._is_closed = True
             self._close_by = time.monotonic() + patience
+            _warm_up_loggers()
             self._work.notify_all()
             self._progress.notify_all()
             self._progress.wait_for(lambda: self._thread is None, patience)
@@ -355,6 +357,19 @@ def _as_smtp_handler(
         ssl_keyfile=keyfile,
         ssl_certfile=certfile or keyfile,
     ).config_with_tls()
+
+
+def _warm_up_loggers() -> None:
+    """Have smtpconn's loggers find out which levels are enabled.
+
+    Who waits for the thread may hold the lock of the logging module, as `logging.config.dictConfig`
+    does when it closes handlers. Loggers take it when they are asked for a level for the first
+    time, and the thread would wait for us.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith("smtpconn.") and isinstance(logger, logging.Logger):
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+                logger.isEnabledFor(level)
 
 
 def _cut(text: str, length: int) -> str:

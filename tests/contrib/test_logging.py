@@ -546,6 +546,35 @@ def test_it_is_made_by_a_dictionary(server: SmtpServer) -> None:
     assert text_of(message) == "ERROR this\n"
 
 
+def test_reconfiguring_waits_for_the_mail_and_no_longer(server: SmtpServer) -> None:
+    """`dictConfig` holds a lock of logging while it closes handlers, and the thread logs, too."""
+    script = f"""
+import logging.config, time
+mail = {{
+    "class": "smtpconn.contrib.logging.PooledSmtpHandler", "mailhost": {server.url!r},
+    "fromaddr": {FROM!r}, "toaddrs": {TO!r}, "subject": "Errors", "close_timeout": 10,
+}}
+for handlers in ({{"mail": mail}}, {{}}):
+    settings = {{"version": 1, "disable_existing_loggers": False, "handlers": handlers}}
+    settings["root"] = {{"level": "INFO", "handlers": list(handlers)}}
+    begun = time.monotonic()
+    logging.config.dictConfig(settings)
+    seconds = time.monotonic() - begun
+    logging.error("one")
+print(seconds)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        cwd=ROOT,
+        check=False,
+    )
+    assert float(done.stdout) < 5.0
+    assert [text_of(m).strip() for m in server.messages] == ["one"]
+
+
 def test_a_login_as_the_standard_handler_has_it(logger: logging.Logger) -> None:
     """``credentials`` log in."""
     with SmtpServer(users={"app": "s3cret"}, require_auth=True) as server:
