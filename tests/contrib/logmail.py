@@ -1,0 +1,47 @@
+"""What the tests of the logging handler share; its fixtures are in conftest.py."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import logging
+import sys
+from collections.abc import Callable
+from email.message import EmailMessage
+
+from smtpconn.contrib.logging import PooledSmtpHandler
+from smtpconn.testing import ReceivedMessage, SmtpServer
+
+FROM, TO = "app@example.com", ["admin@example.com"]
+NEVER = 3600.0
+"""Seconds for which records wait for others: a mail goes when it is full, or asked for."""
+
+MakeHandler = Callable[..., PooledSmtpHandler]
+
+
+class Complaints(PooledSmtpHandler):
+    """A handler that keeps what it would have printed to stderr."""
+
+    errors: tuple[str, ...] = ()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Keep the error's class, and the record as it would be shown."""
+        kind = sys.exc_info()[0]
+        assert kind is not None
+        self.errors += (f"{kind.__name__}: {record.msg}",)
+
+
+def read(message: ReceivedMessage) -> EmailMessage:
+    """A message as its reader sees it."""
+    return email.message_from_bytes(message.content, policy=email.policy.default)
+
+
+def text_of(message: ReceivedMessage) -> str:
+    """The text of a message."""
+    text: str = read(message).get_content()
+    return text.replace("\r\n", "\n")
+
+
+def is_under_way(server: SmtpServer) -> None:
+    """Wait until the server has been asked for a recipient."""
+    server.wait_for(lambda: any("RCPT" in line for c in server.connections for line in c.commands))
