@@ -314,7 +314,9 @@ class PooledSmtpHandler(logging.Handler):
             self._work.notify_all()
             self._progress.notify_all()
             self._progress.wait_for(lambda: self._thread is None, patience)
-        if self._thread is None and patience:
+            if takes_over := self._thread is None and patience > 0:
+                self._thread = threading.current_thread()
+        if takes_over:
             self._run()
         with self._lock:
             left = self._backlog.abandon()
