@@ -200,9 +200,7 @@ class ConnectionPool:
             telling.failed(error)
             raise
         accepted, rejected = _recipient_counts(result)
-        self._lending.count(
-            messages=1, accepted_recipients=accepted, rejected_recipients=rejected
-        )
+        self._lending.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
         telling.done(accepted, rejected)
         return result
 

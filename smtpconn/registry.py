@@ -36,7 +36,6 @@ class _Registry:
                 pool = self._pools[key] = ConnectionPool(config, **options)
             return pool
 
-
     def open_pools(self) -> list[ConnectionPool]:
         with self._lock:
             return [pool for pool in self._pools.values() if not pool.is_closed]

@@ -247,9 +247,7 @@ class PooledSmtpHandler(logging.Handler):
         with self._lock:
             while True:
                 now = time.monotonic()
-                due = self._backlog.due_at(
-                    now, hurry=self._in_a_hurry > 0, last=self._is_closed
-                )
+                due = self._backlog.due_at(now, hurry=self._in_a_hurry > 0, last=self._is_closed)
                 if due is not None and due <= now:
                     return self._backlog.take(now)
                 if self._is_closed:

@@ -36,8 +36,7 @@ _Reading: TypeAlias = float | Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """One metric: what it is called, and what the figures say, by the label's values if it has one.
-    """
+    """One metric: what it is called, and what the figures say, by the label's values if it has one."""
 
     make: type[GaugeMetricFamily] | type[CounterMetricFamily]
     name: str
@@ -61,9 +60,7 @@ class _Family:
         return metric
 
 
-def _gauge(
-    name: str, text: str, read: Callable[[PoolStats], _Reading], label: str = ""
-) -> _Family:
+def _gauge(name: str, text: str, read: Callable[[PoolStats], _Reading], label: str = "") -> _Family:
     return _Family(GaugeMetricFamily, name, text, read, label)
 
 

@@ -86,9 +86,7 @@ def telescope() -> Telescope:
 @pytest.fixture
 def pool(server: SmtpServer, telescope: Telescope) -> Iterator[ConnectionPool]:
     """A pool named "mail" that is instrumented."""
-    with ConnectionPool(
-        server.url, name="mail", keepalive=None, on_event=telescope.hook
-    ) as made:
+    with ConnectionPool(server.url, name="mail", keepalive=None, on_event=telescope.hook) as made:
         yield made
 
 
@@ -202,9 +200,7 @@ def test_a_connect_that_fails(server: SmtpServer, telescope: Telescope) -> None:
     assert {(s.attributes or {})["server.port"] for s in failed} == {server.port}
 
 
-def test_a_message_that_moved_to_another_server(
-    server: SmtpServer, telescope: Telescope
-) -> None:
+def test_a_message_that_moved_to_another_server(server: SmtpServer, telescope: Telescope) -> None:
     """The span is named after the server that had the message; each attempt is a span in it."""
     server.fault("CONNECT", reply="421 4.3.2 Not now", close=True)
     with (
@@ -244,9 +240,7 @@ def test_a_batch_is_in_the_callers_trace(pool: ConnectionPool, telescope: Telesc
     assert all(span.parent == batch.get_span_context() for span in sends)
 
 
-def test_many_threads_do_not_mix_up_their_spans(
-    pool: ConnectionPool, telescope: Telescope
-) -> None:
+def test_many_threads_do_not_mix_up_their_spans(pool: ConnectionPool, telescope: Telescope) -> None:
     """Each thread's message is the child of that thread's span."""
     tracer = telescope.tracers.get_tracer("app")
 
@@ -321,9 +315,7 @@ def test_metrics_of_pools(server: SmtpServer, pool: ConnectionPool, telescope: T
     assert telescope.value("smtp.client.connection.count", "mail", "idle") == 2
 
 
-def test_all_pools_of_the_registry_are_observed(
-    server: SmtpServer, telescope: Telescope
-) -> None:
+def test_all_pools_of_the_registry_are_observed(server: SmtpServer, telescope: Telescope) -> None:
     """Without pools given those of `get_pool` are read, and two of one name are added up."""
     observe_pools(meter_provider=telescope.meters)
     name = "smtp.client.connection.max"

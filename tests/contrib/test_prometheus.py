@@ -157,8 +157,9 @@ def test_histograms_of_what_was_done(server: SmtpServer, registry: CollectorRegi
     def count(what: str, result: str) -> float:
         name = f"smtpconn_{what}_duration_seconds"
         labels = f"{{pool=mail,result={result}}}"
-        assert samples[f"{name}_bucket{{le=20.0,pool=mail,result={result}}}"] == (
-            samples[f"{name}_count{labels}"]
+        assert (
+            samples[f"{name}_bucket{{le=20.0,pool=mail,result={result}}}"]
+            == (samples[f"{name}_count{labels}"])
         )
         assert 0 < samples[f"{name}_sum{labels}"] < 10
         return samples[f"{name}_count{labels}"]
