@@ -71,6 +71,9 @@ class FakeConnection:
         """In a forked child."""
         self.ended_by.append("abandon")
 
+    def _share(self, learnt: object) -> None:
+        """What is known of the server is of no interest here."""
+
 
 class World:
     """Time, the server, and the keeper.
