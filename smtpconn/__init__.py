@@ -78,7 +78,7 @@ if typing.TYPE_CHECKING:
     from smtpconn.reply import EnhancedStatusCode, SmtpResponse
     from smtpconn.servers import ServerStats
     from smtpconn.stats import PoolStats
-    from smtpconn.tls import TlsMode
+    from smtpconn.tls import TlsInfo, TlsMode
 
 __version__ = "0.1.0"
 
@@ -135,6 +135,7 @@ __all__ = [
     "Stage",
     "StartTlsUnavailableError",
     "TlsError",
+    "TlsInfo",
     "TlsMode",
     "TransientError",
     "TransportError",
@@ -166,7 +167,7 @@ _NAMES = {
     "reply": "EnhancedStatusCode SmtpResponse",
     "servers": "ServerStats",
     "stats": "PoolStats",
-    "tls": "TlsMode",
+    "tls": "TlsInfo TlsMode",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -35,7 +35,7 @@ from smtpconn.options import (
 )
 from smtpconn.reply import SmtpResponse, printable
 from smtpconn.sending import Sending
-from smtpconn.tls import TlsMode, default_context
+from smtpconn.tls import TlsInfo, TlsMode, default_context
 from smtpconn.transport import Transport, as_smtp_error
 
 QUIT_PATIENCE = 2.0
@@ -327,6 +327,12 @@ class SmtpConnection(Sending, LoggingIn):
     def tls(self) -> ssl.SSLSocket | None:
         """The TLS socket, to ask for version, cipher and certificate; None in clear."""
         return self._channel.driver.transport.tls
+
+    @property
+    def tls_info(self) -> TlsInfo | None:
+        """TLS version, cipher and the server's certificate; None in clear and when closed."""
+        tls = self.tls
+        return TlsInfo.from_socket(tls) if tls is not None and self.is_open else None
 
     def __repr__(self) -> str:
         state = self._channel.unless_busy(self._describe) or "<locked>"

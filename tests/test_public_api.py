@@ -85,6 +85,7 @@ NAMES = [
     "Stage",
     "StartTlsUnavailableError",
     "TlsError",
+    "TlsInfo",
     "TlsMode",
     "TransientError",
     "TransportError",
