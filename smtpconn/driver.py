@@ -235,6 +235,7 @@ class Driver:
             if isinstance(error, OSError):
                 raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
             raise ValidationError(f"TLS cannot check {self._host!r}: {error}") from error
+        _wire_log.debug("#%d == TLS from here on", self.number)
 
     def close(self, because: str) -> None:
         """Close the transport; never waits and never fails."""

@@ -465,6 +465,7 @@ def test_the_wire_log(
         "<- 221 2.0.0 Bye",
     ):
         assert expected in text
+    assert ("== TLS from here on" in text) == (mode is TlsMode.STARTTLS)
     everything = "\n".join(record.getMessage() for record in caplog.records)
     assert not any(secret in everything for secret in secrets())
     assert "private matter" not in everything
