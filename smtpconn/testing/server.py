@@ -50,6 +50,9 @@ class SmtpServer:
         answer_after_pause: seconds of silence of the client before an answer leaves; makes
             ``ServerConnection.turns`` count round trips.
         recipient_known: says which forward-paths exist; all by default.
+        on_message: given each message before its acceptance is told, in the connection's thread;
+            the server then keeps none in ``messages``. If it raises, the message is not accepted:
+            the connection ends without an answer, and `stop` raises the error.
 
     Raises:
         ValueError: a kind of TLS there is not, or ``tls`` and ``tls_context`` together.
@@ -76,6 +79,7 @@ class SmtpServer:
         sasl: Mapping[str, SaslExchange] | None = None,
         answer_after_pause: float = 0.0,
         recipient_known: Callable[[str], bool] = lambda path: True,
+        on_message: Callable[[ReceivedMessage], None] | None = None,
     ) -> None:
         if extensions is None:
             size = "SIZE" if size_limit is None else f"SIZE {size_limit}"
@@ -111,6 +115,7 @@ class SmtpServer:
         self._unix_path = unix_path
         self._ca_file: Path | None = None
         self._pause = answer_after_pause
+        self._on_message = on_message
         self._faults = Faults()
         self._changed = threading.Condition()
         self._messages: list[ReceivedMessage] = []
@@ -397,6 +402,8 @@ class SmtpServer:
             self._changed.notify_all()
 
     def _deliver(self, message: ReceivedMessage) -> None:
+        if self._on_message is not None:
+            return self._on_message(message)
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()

@@ -335,6 +335,32 @@ def test_a_broken_server_is_not_silent() -> None:
         server.stop()
 
 
+def test_messages_may_go_to_a_function() -> None:
+    """It has each message before its acceptance is told, and the server keeps none."""
+    got: list[ReceivedMessage] = []
+    with SmtpServer(on_message=got.append) as server:
+        with smtplib.SMTP(server.host, server.port) as client:
+            client.sendmail("a@b.example", "c@d.example", MESSAGE)
+            assert [message.recipients for message in got] == [("c@d.example",)]
+        assert server.messages == []
+
+
+def test_what_the_function_cannot_take_is_not_accepted() -> None:
+    """The client gets no answer, so that it knows that the message was not taken."""
+
+    def full(message: ReceivedMessage) -> None:
+        raise OSError("no space")
+
+    server = SmtpServer(on_message=full).start()
+    with (
+        smtplib.SMTP(server.host, server.port) as client,
+        pytest.raises(smtplib.SMTPServerDisconnected),
+    ):
+        client.sendmail("a@b.example", "c@d.example", MESSAGE)
+    with pytest.raises(OSError, match="no space"):
+        server.stop()
+
+
 def test_the_context_of_a_client_is_not_trusted_by_default(certificates: Certificates) -> None:
     """A failed handshake is the peer's doing and no error of the server."""
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
