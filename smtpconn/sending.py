@@ -17,12 +17,14 @@ from smtpconn.channel import Operations
 from smtpconn.content import Message
 from smtpconn.deadline import StreamDeadline
 from smtpconn.dialogue import streaming
+from smtpconn.dialogue.rehearsal import rehearsal
 from smtpconn.dialogue.request import Request, make_request
 from smtpconn.dialogue.transaction import lmtp_transaction, transaction
 from smtpconn.envelope import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.errors import Phase, SmtpError, ValidationError
 from smtpconn.message import as_octets, needs_smtputf8, recipients_of, sender_of
 from smtpconn.parameters import MailFromParams, RcptToParams
+from smtpconn.reply import SmtpResponse
 
 Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
 
@@ -194,6 +196,33 @@ class Sending(Operations):
         if self._session.is_lmtp:
             return self.deliver_request(request, timeout)
         return self.send_request(request, timeout)
+
+    def try_envelope(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[SmtpResponse, ...]:
+        """Ask whether the server would take mail: MAIL and RCPT, then RSET, and no message.
+
+        Args:
+            sender, recipients, mail_params, rcpt_params: as `send_with_all_params`; without any
+                recipient the sender alone is tried.
+
+        Returns the server's replies to the recipients, in the order given. A 2xx is no promise:
+        many servers look closer when the message is there.
+
+        Raises:
+            TransientError, PermanentError: the sender was refused.
+            ValidationError, ProtocolError, UnsupportedExtensionError, SmtpUtf8RequiredError: as
+                `send_with_all_params`.
+        """
+        request = make_request(
+            sender, recipients, b"", mail_params, rcpt_params, needs_recipient=False
+        )
+        return self._channel.operate(rehearsal(self._session, request), timeout, Phase.MAIL)
 
     def send_many(
         self, envelopes: Iterable[Envelope], timeout: float | None = None

@@ -71,15 +71,17 @@ def make_request(
     message: Message | Content,
     mail_params: MailFromParams | None = None,
     rcpt_params: Sequence[RcptToParams] | None = None,
+    *,
+    needs_recipient: bool = True,
 ) -> Request:
-    """Check what a caller gave.
+    """Check what a caller gave; ``needs_recipient=False`` if it may be for nobody.
 
     Raises:
         ValidationError: an address that may not be sent, no recipient, a message that is no bytes.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
     given = (recipients,) if isinstance(recipients, (str, ForwardPath)) else tuple(recipients)
-    if not given:
+    if not given and needs_recipient:
         raise ValidationError("there is no recipient")
     if rcpt_params is not None and len(rcpt_params) != len(given):
         raise ProtocolError(

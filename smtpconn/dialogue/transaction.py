@@ -121,7 +121,7 @@ def transact(
         yield batch
         replies = batch.replies
     else:
-        replies = yield from _send_in_turn(this.commands, begins_message=is_first_try)
+        replies = yield from send_in_turn(this.commands, begins_message=is_first_try)
     failure = judge(session, this, replies)
     if failure is not None:
         if wants_content(this, replies):
@@ -314,7 +314,7 @@ def conclude_eager(
     raise failure
 
 
-def _send_in_turn(
+def send_in_turn(
     envelope: list[Command], *, begins_message: bool
 ) -> Generator[Step, None, Sequence[SmtpResponse]]:
     """Send command by command; fewer replies than commands if the rest made no sense."""
