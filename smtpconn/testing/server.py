@@ -403,7 +403,8 @@ class SmtpServer:
 
     def _deliver(self, message: ReceivedMessage) -> None:
         if self._on_message is not None:
-            return self._on_message(message)
+            self._on_message(message)
+            return
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()

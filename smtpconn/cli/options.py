@@ -1,0 +1,186 @@
+"""The options all commands share, and how a command line is read.
+
+Names are swaks's where swaks has one (``-s``, ``-t``, ``-tlsc``-like words, ``-au``, ``-q``), so
+that hands need not learn. Rule: what is read here is only text and numbers; what it means for a
+connection is in `smtpconn.cli.target`. An error is one line, and never quotes a URL's password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from smtpconn.cli import exits, secret
+from smtpconn.cli.exits import UsageError
+from smtpconn.cli.target import MECHANISMS, URL_VARIABLE
+from smtpconn.dialogue.session import Pipelining
+
+_HEADER = re.compile(r"--?h(?:eader)?-([!-9;<>-~]+)(?:=(.*))?\Z", re.DOTALL)
+_PASSWORD = re.compile(r"://\S*@")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and without passwords."""
+
+    def __init__(self, *args: object, **settings: object) -> None:
+        settings.setdefault("allow_abbrev", False)
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with the whole usage.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{without_password(message)} ({self.prog} --help lists the options)")
+
+
+def without_password(text: str) -> str:
+    """A text without what stands before the @ of a URL in it."""
+    return _PASSWORD.sub("://<secret>@", text)
+
+
+def expand_headers(argv: Sequence[str]) -> list[str]:
+    """Turn ``--h-Subject TEXT`` into ``--header 'Subject: TEXT'``, as swaks has it.
+
+    Raises:
+        UsageError: the text is missing.
+    """
+    expanded: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        found = _HEADER.match(word)
+        if word == "--":
+            return [*expanded, word, *rest]
+        if found is None:
+            expanded.append(word)
+            continue
+        text = found[2] if found[2] is not None else next(rest, None)
+        if text is None:
+            raise UsageError(f"{word} is followed by the header's text")
+        expanded.append(f"--header={found[1]}: {text}")
+    return expanded
+
+
+def common(parser: argparse.ArgumentParser) -> None:
+    """What every command has."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    group.add_argument(
+        "--sysexits", action="store_true", help="exit codes of sysexits(3) instead of swaks's"
+    )
+    parser.epilog = f"exit codes:\n{exits.table()}"
+
+
+def transcript(parser: argparse.ArgumentParser) -> None:
+    """Options that show the dialogue."""
+    group = parser.add_argument_group("transcript")
+    group.add_argument("-v", "--verbose", action="store_true", help="show the dialogue")
+    group.add_argument(
+        "--show-time-lapse", action="store_true", help="and how long each answer took"
+    )
+
+
+def server(parser: argparse.ArgumentParser) -> None:
+    """Which server, and how to connect to it."""
+    group = parser.add_argument_group("server")
+    group.add_argument("-s", "--server", metavar="HOST[:PORT]", help="instead of a URL")
+    group.add_argument("-p", "--port", type=port, metavar="PORT")
+    group.add_argument("--socket", metavar="PATH", help="a UNIX socket instead of a host")
+    group.add_argument("--protocol", type=str.upper, choices=["SMTP", "LMTP"], metavar="smtp|lmtp")
+    group.add_argument("--ehlo", "--helo", metavar="NAME", help="how to name ourselves")
+    group.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help="for each operation (default: 30)"
+    )
+    family = group.add_mutually_exclusive_group()
+    family.add_argument("-4", dest="family", action="store_const", const=4, help="IPv4 only")
+    family.add_argument("-6", dest="family", action="store_const", const=6, help="IPv6 only")
+    family.add_argument("-li", "--local-interface", metavar="ADDRESS", help="connect from there")
+    group.add_argument(
+        "--pipelining", type=str.upper, choices=list(Pipelining), metavar="off|auto|eager"
+    )
+    _tls(parser)
+    _login(parser)
+
+
+def _tls(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TLS")
+    mode = group.add_mutually_exclusive_group()
+    mode.add_argument(
+        "-tls", "--tls", dest="tls", action="store_const", const="STARTTLS",
+        help="STARTTLS, which has to succeed",
+    )  # fmt: skip
+    mode.add_argument(
+        "-tlsc", "--tlsc", "--tls-on-connect", dest="tls", action="store_const", const="IMPLICIT",
+        help="TLS from the first octet",
+    )  # fmt: skip
+    mode.add_argument("--no-tls", dest="tls", action="store_const", const="NONE", help="in clear")
+    group.add_argument(
+        "--tls-ca-path", metavar="PATH", help="trust these authorities: a PEM file or a directory"
+    )
+    group.add_argument("--tls-cert", metavar="FILE", help="our own certificate")
+    group.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")
+    group.add_argument(
+        "--insecure", action="store_true", help="believe ANY certificate, for diagnosis only"
+    )
+
+
+def _login(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "login",
+        f"The password comes from {secret.PASSWORD_VARIABLE}, from a command or from a prompt; a "
+        f"token from {secret.TOKEN_VARIABLE} or from a command. There is no option for it.",
+    )
+    group.add_argument("-au", "--auth-user", metavar="USER")
+    group.add_argument("--auth-password-command", metavar="COMMAND", help="prints the password")
+    group.add_argument("--auth-token-command", metavar="COMMAND", help="prints an OAuth token")
+    group.add_argument(
+        "-a", "--auth", type=_mechanisms, metavar="MECH[,MECH]",
+        help=f"the first of these that is offered: {', '.join(MECHANISMS)} "
+        f"(default: the strongest)",
+    )  # fmt: skip
+
+
+def target_argument(parser: argparse.ArgumentParser) -> None:
+    """The server as the first argument."""
+    parser.add_argument(
+        "url", nargs="?", metavar="URL",
+        help=f"such as smtp+starttls://user@mx.example.com, or a host; default: {URL_VARIABLE} "
+        f"in the environment",
+    )  # fmt: skip
+
+
+def count(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r:.40}")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A port."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is 1 to 65535, not {text!r:.40}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"a number of seconds, not {text!r:.40}")
+    return seconds
+
+
+def _mechanisms(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().upper() for name in text.split(","))
+    unknown = [name for name in names if name not in MECHANISMS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r:.40}: use {', '.join(MECHANISMS)}")
+    return names
