@@ -20,7 +20,8 @@ file does what:
     asjson      the same results as JSON
     certificate what stands in an X.509 certificate
     check, ping, serve, send      one command each; `report` is how check shows what it found
-    messages    what `send` sends: files, streams, and messages composed here
+    messages    what `send` sends: files and streams; `compose`: messages composed of options;
+                `wishes`: what the options say of their envelopes
     fates       what became of each message, and how that is told
 
 Rules: a command returns an exit code and never lets a traceback through. With ``--json`` standard

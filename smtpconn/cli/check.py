@@ -54,6 +54,7 @@ def run(given: argparse.Namespace, out: Output) -> Ending:
             _check_days(finding, given.min_days)
         except SmtpError as raised:
             error = raised
+            out.transcript_error(str(error))
     finding.learn(recorder.lines, begun)
     show(finding, error, out)
     return Ending.of(error, as_json(finding))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import smtpconn
 from smtpconn.cli import asjson, check, options, ping, send, serve
-from smtpconn.cli.exits import Ending, Exit, UsageError, sysexit_of
+from smtpconn.cli.exits import Ending, Exit, UsageError, sysexit_of, text_of
 from smtpconn.cli.output import Output
 from smtpconn.errors import SmtpError
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Known before the command line is read, so that an error in it is told in the same way.
     out = Output(as_json="--json" in arguments)
     sysexits = "--sysexits" in arguments
-    command = next((word for word in arguments if word in COMMANDS), None)
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
         ending = _run(arguments, out)
         code = sysexit_of(ending.code, ending.error) if sysexits else int(ending.code)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], out: Output) -> Ending:
     try:
-        given = _parser().parse_args(options.expand_headers(arguments))
+        given = _parse(arguments)
         run: Callable[[argparse.Namespace, Output], Ending] = given.run
         return run(given, out)
     except BrokenPipeError:
@@ -64,15 +64,25 @@ def _run(arguments: list[str], out: Output) -> Ending:
         return Ending(Exit.BUG, error)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = options.Parser(prog="smtpconn", description="An SMTP and LMTP client.")
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Read a command line; the options of a command stand anywhere behind its name."""
+    if arguments and arguments[0] in COMMANDS:
+        module, summary = COMMANDS[arguments[0]]
+        parser = options.Parser(prog=f"smtpconn {arguments[0]}", description=summary)
+        module.add(parser)
+        given = parser.parse_intermixed_args(options.expand_headers(arguments[1:]))
+        given.run = module.run
+        return given
+    listed = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in COMMANDS.items())
+    parser = options.Parser(
+        prog="smtpconn",
+        usage="smtpconn COMMAND [OPTION ...]",
+        description=f"An SMTP and LMTP client.\n\ncommands:\n{listed}",
+        epilog="smtpconn COMMAND --help tells more.",
+    )
     parser.add_argument("--version", action="version", version=smtpconn.__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        each = commands.add_parser(name, help=summary, description=summary)
-        module.add(each)
-        each.set_defaults(run=module.run)
-    return parser
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
 def _tell(out: Output, command: str | None, ending: Ending, code: int) -> None:
@@ -99,10 +109,7 @@ def _one_line(error: BaseException, code: Exit) -> str:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return f"this is a bug in smtpconn: {type(error).__name__} at {where}"
-    if isinstance(error, OSError) and not isinstance(error, SmtpError):
-        name = f"{error.filename}: " if error.filename is not None else ""
-        return f"{name}{error.strerror or error}"
-    text = options.without_password(str(error))
+    text = options.without_password(text_of(error))
     if isinstance(error, SmtpError) and error.may_have_been_delivered:
         text += "; the message may have been delivered: do not send it again blindly"
     return text

@@ -112,6 +112,13 @@ _BY_PHASE = {
 }
 
 
+def text_of(error: BaseException) -> str:
+    """An error in one line, without its number and with its file's name."""
+    if isinstance(error, OSError) and not isinstance(error, SmtpError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 def exit_of(error: BaseException) -> Exit:
     """The exit code an error means."""
     if isinstance(error, KeyboardInterrupt):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from smtpconn.cli import asjson
 from smtpconn.cli.asjson import Json
-from smtpconn.cli.exits import CommandError, Ending, Exit, exit_of
+from smtpconn.cli.exits import CommandError, Ending, Exit, exit_of, text_of
 from smtpconn.cli.messages import Outgoing
 from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, Output
 from smtpconn.envelope import LmtpSendResult, SendOutcome, SendResult
@@ -73,7 +73,8 @@ class Told:
 
     def __str__(self) -> str:
         if self.error is not None:
-            return f"{self.name}: {self.error}"
+            text = text_of(self.error)
+            return text if text.startswith(f"{self.name}: ") else f"{self.name}: {text}"
         answer = "" if self.reply is None else f": {self.reply}"
         text = f"{self.name}: to {self.accepted} of {len(self.recipients)} recipients{answer}"
         for recipient, reply in self.refused:
@@ -176,10 +177,15 @@ def ending(tolds: Sequence[Told], result: dict[str, Json]) -> Ending:
         return Ending(Exit.OK, None, result)
     unknown = [told for told in bad if told.fate is Fate.UNKNOWN]
     text = f"{len(bad)} of {len(tolds)} messages were not delivered to everybody"
+    if len(tolds) == 1:
+        text = "not delivered to " + ", ".join(recipient for recipient, _ in bad[0].refused)
     if unknown:
-        text += f"; {len(unknown)} may have been delivered: do not send them again blindly"
+        text += f"; {len(unknown)} may have been delivered: do not send again blindly"
+    code = Exit.SOME_UNKNOWN if unknown else Exit.SOME_REFUSED
+    if len(tolds) == 1 and bad[0].fate is Fate.REFUSED:
+        code = Exit.CONTENT
     error = CommandError(text, os.EX_PROTOCOL if unknown else _sysexit(bad))
-    return Ending(Exit.SOME_UNKNOWN if unknown else Exit.SOME_REFUSED, error, result)
+    return Ending(code, error, result)
 
 
 def _common_error(tolds: Sequence[Told]) -> BaseException | None:

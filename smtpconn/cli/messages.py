@@ -12,49 +12,30 @@ from __future__ import annotations
 import argparse
 import email.policy
 import io
-import mimetypes
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from email.message import EmailMessage
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from email.parser import HeaderParser
-from email.utils import formatdate, getaddresses, make_msgid
-from pathlib import Path
 from typing import BinaryIO
 
 from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.cli.compose import compose, unreadable
 from smtpconn.cli.exits import UsageError
+from smtpconn.cli.wishes import Wishes, envelope_of, wishes_of
 from smtpconn.content import Message
 from smtpconn.envelope import Envelope
-from smtpconn.errors import ValidationError
-from smtpconn.message import needs_smtputf8, recipients_of, sender_of
-from smtpconn.parameters import DsnNotify, DsnRet, MailFromParams, RcptToParams
+from smtpconn.message import recipients_of, sender_of
 
 WHOLE = 1024 * 1024
 """Octets up to which a message is read whole. Its header has to end within them."""
 
-_END_OF_HEADER = re.compile(rb"(?:\A|\r?\n)\r?\n")
+_END_OF_HEADER = re.compile(rb"(\A|\r?\n)\r?\n")
 _BCC = re.compile(
     rb"^(?:Resent-)?Bcc[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE
 )
 _MBOX_LINE = re.compile(rb"\AFrom [^\n]*\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the options say of every message's envelope; None for what the headers say.
-
-    Attributes:
-        sender, recipients: in place of those the headers name.
-        mail_params, notify: parameters of MAIL, and NOTIFY of each RCPT.
-    """
-
-    sender: ReversePath | None = None
-    recipients: tuple[ForwardPath, ...] = ()
-    mail_params: MailFromParams = field(default_factory=MailFromParams)
-    notify: DsnNotify | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -94,54 +75,6 @@ class Source:
     open: Callable[[], Outgoing]
 
 
-def wishes_of(given: argparse.Namespace) -> Wishes:
-    """What the options say of envelopes.
-
-    Raises:
-        ValidationError: an address or parameter that may not be sent.
-    """
-    recipients = tuple(ForwardPath(address) for text in given.to for address in addresses(text))
-    sender = None
-    if given.sender is not None:
-        sender = ReversePath("".join(addresses(given.sender)) if _is_path(given.sender) else "")
-    return Wishes(
-        sender,
-        recipients,
-        MailFromParams(ret=given.dsn_ret and DsnRet(given.dsn_ret), envid=given.envid),
-        _notify(given.dsn_notify),
-    )
-
-
-def addresses(text: str) -> list[str]:
-    """The addresses in a list with commas, without display names.
-
-    Raises:
-        ValidationError: there is none, or something that is none.
-    """
-    found = [address for _, address in getaddresses([text])]
-    if not found or not all(found):
-        raise ValidationError(f"not an address, nor a list of them: {text!a:.80}")
-    return found
-
-
-def _is_path(text: str) -> bool:
-    """Whether it is more than the null reverse-path."""
-    return text.strip() not in ("", "<>")
-
-
-def _notify(names: str | None) -> DsnNotify | None:
-    if names is None:
-        return None
-    notify = DsnNotify(0)
-    for name in names.upper().split(","):
-        if name.strip() not in DsnNotify.__members__:
-            raise UsageError(
-                f"--dsn-notify is never, or some of success,failure,delay; not {name!r:.40}"
-            )
-        notify |= DsnNotify[name.strip()]
-    return notify
-
-
 def sources_of(given: argparse.Namespace, files: Sequence[str]) -> list[Source]:
     """The messages that the options name, in their order.
 
@@ -161,8 +94,27 @@ def sources_of(given: argparse.Namespace, files: Sequence[str]) -> list[Source]:
     if names:
         return [_source(name, wishes) for name in names]
     if composes or sys.stdin is None or sys.stdin.isatty():
-        return [Source("message", lambda: compose(given, wishes))]
+        return [Source("composed message", lambda: _composed(given, wishes))]
     return [_source("-", wishes)]
+
+
+def envelope_to_try(given: argparse.Namespace, files: Sequence[str]) -> Envelope:
+    """The envelope of the first message, which is looked at only for what no option says.
+
+    Raises:
+        As `sources_of` and opening a `Source`.
+    """
+    wishes = wishes_of(given)
+    if wishes.sender is not None and wishes.recipients:
+        return envelope_of(wishes.sender, wishes.recipients, b"", wishes)
+    outgoing = sources_of(given, files)[0].open()
+    outgoing.close()
+    return outgoing.envelope
+
+
+def _composed(given: argparse.Namespace, wishes: Wishes) -> Outgoing:
+    sender, recipients, text = compose(given, wishes)
+    return Outgoing("composed message", envelope_of(sender, recipients, text, wishes), text)
 
 
 def _source(name: str, wishes: Wishes) -> Source:
@@ -172,7 +124,10 @@ def _source(name: str, wishes: Wishes) -> Source:
 
 
 def _open(name: str, wishes: Wishes) -> Outgoing:
-    file = open(name, "rb")  # noqa: SIM115 - closed when it was sent
+    try:
+        file = open(name, "rb")  # noqa: SIM115 - closed when it was sent
+    except OSError as error:
+        raise unreadable(name, error) from None
     try:
         return _read(name, file, wishes, file)
     except BaseException:
@@ -189,12 +144,9 @@ def _read(name: str, file: BinaryIO, wishes: Wishes, to_close: BinaryIO | None =
     end = _END_OF_HEADER.search(begin)
     if end is None and len(begin) > WHOLE:
         raise UsageError(f"{name}: no end of the header within {WHOLE} octets", os.EX_DATAERR)
-    header = begin if end is None else begin[: end.start()]
-    # Its last line has an end, too.
-    header = header if header.endswith(b"\n") or not header else header + b"\r\n"
-    rest = b"" if end is None else begin[end.start() :].removeprefix(b"\r").removeprefix(b"\n")
-    if not header:
-        rest = begin
+    header, rest = (begin, b"") if end is None else (begin[: end.end(1)], begin[end.end(1) :])
+    if end is None and not header.endswith(b"\n"):
+        header += b"\r\n"
     sender, recipients = _parties(header, wishes)
     whole = _BCC.sub(b"", header) + rest
     if len(begin) <= WHOLE:
@@ -203,7 +155,7 @@ def _read(name: str, file: BinaryIO, wishes: Wishes, to_close: BinaryIO | None =
     else:
         text, message = None, _stream(whole, file)
     size = None if text is not None else _size(file, len(whole))
-    return Outgoing(name, _envelope(sender, recipients, message, wishes, size), text, to_close)
+    return Outgoing(name, envelope_of(sender, recipients, message, wishes, size), text, to_close)
 
 
 def _read_up_to(file: BinaryIO, octets: int) -> bytes:
@@ -235,90 +187,3 @@ def _parties(header: bytes, wishes: Wishes) -> tuple[ReversePath, tuple[ForwardP
     )
     sender = wishes.sender if wishes.sender is not None else sender_of(fields)
     return sender, wishes.recipients or tuple(recipients_of(fields))
-
-
-def _envelope(
-    sender: ReversePath,
-    recipients: tuple[ForwardPath, ...],
-    message: Message,
-    wishes: Wishes,
-    size: int | None = None,
-) -> Envelope:
-    params = wishes.mail_params
-    if size is not None:
-        params = MailFromParams(ret=params.ret, envid=params.envid, size=size)
-    each = RcptToParams(notify=wishes.notify)
-    return Envelope(
-        sender,
-        recipients,
-        message,
-        params,
-        None if wishes.notify is None else [each] * len(recipients),
-    )
-
-
-def compose(given: argparse.Namespace, wishes: Wishes) -> Outgoing:
-    """Make a message of the options; what they leave out is what swaks writes.
-
-    Raises:
-        UsageError: a header that can be none, or a file that cannot be read.
-        ValidationError: there is no sender, or no recipient.
-    """
-    message = EmailMessage()
-    message["Date"] = formatdate(localtime=True)
-    if wishes.sender is not None and str(wishes.sender):
-        message["From"] = str(wishes.sender)
-    if wishes.recipients:
-        message["To"] = ", ".join(map(str, wishes.recipients))
-    message["Subject"] = f"test {formatdate(localtime=True)}"
-    message["Message-ID"] = make_msgid(domain=_domain(wishes.sender))
-    message.set_content(_body(given.body))
-    for name in given.attach:
-        _attach(message, name.removeprefix("@"))
-    _set_headers(message, given.header)
-    sender = wishes.sender if wishes.sender is not None else sender_of(message)
-    recipients = wishes.recipients or tuple(recipients_of(message))
-    del message["Bcc"]
-    utf8 = needs_smtputf8(sender, recipients)
-    policy = email.policy.SMTP.clone(cte_type="7bit", utf8=utf8)
-    text = message.as_bytes(policy=policy)
-    return Outgoing("message", _envelope(sender, recipients, text, wishes), text)
-
-
-def _domain(sender: ReversePath | None) -> str:
-    domain = str(sender).rpartition("@")[2] if sender is not None else ""
-    return domain if domain.isascii() and domain and not domain.startswith("[") else "localhost"
-
-
-def _body(text: str | None) -> str:
-    if text is None:
-        return "This is a test mailing.\n"
-    if text.startswith("@"):
-        return Path(text[1:]).read_bytes().decode("utf-8", "surrogateescape")
-    return text + "\n"
-
-
-def _attach(message: EmailMessage, name: str) -> None:
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    main, _, sub = kind.partition("/")
-    if main not in ("application", "audio", "image", "video"):
-        # As octets: text of any encoding arrives as it is.
-        main, sub = "application", "octet-stream"
-    content = Path(name).read_bytes()
-    message.add_attachment(content, maintype=main, subtype=sub, filename=Path(name).name)
-
-
-def _set_headers(message: EmailMessage, headers: Iterable[str]) -> None:
-    """Set headers; the first of a name takes the place of what stands there."""
-    replaced: set[str] = set()
-    for text in headers:
-        name, colon, value = text.partition(":")
-        try:
-            if not colon or not name.strip():
-                raise ValueError("it has no name")
-            if name.lower() not in replaced:
-                del message[name]
-            replaced.add(name.lower())
-            message[name] = value.strip()
-        except (ValueError, TypeError, IndexError) as error:
-            raise UsageError(f"--header is 'Name: value': {text!a:.80}: {error}") from None

@@ -56,6 +56,7 @@ class Output:
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._consoles = {id(f): _console(f) for f in (self._stdout, self._stderr)}
+        self._shows_dialogue = False
         self._last_said = 0.0
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -87,6 +88,7 @@ class Output:
 
     def teller(self, given: argparse.Namespace) -> Callable[[Line], None] | None:
         """What to tell each line of the dialogue, if the options ask for a transcript."""
+        self._shows_dialogue = bool(given.verbose or given.show_time_lapse)
         if given.show_time_lapse:
             return functools.partial(self.transcript, with_lapse=True)
         return self.transcript if given.verbose else None
@@ -102,8 +104,9 @@ class Output:
             self._last_said = line.at
 
     def transcript_error(self, text: str) -> None:
-        """The error that ended a dialogue, in its transcript."""
-        self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
+        """The error that ended a dialogue, in its transcript if there is one."""
+        if self._shows_dialogue:
+            self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Progress]:

@@ -10,6 +10,7 @@ replaced before that, and how many were made is part of the report.
 from __future__ import annotations
 
 import argparse
+import bisect
 import math
 import statistics
 import time
@@ -102,6 +103,7 @@ def _ping(target: Target, count: int, interval: float, pings: Pings, out: Output
                 _ping_once(pool, number, pings, out)
             except SmtpError as error:
                 pings.errors.append(error)
+                out.transcript_error(str(error))
                 out.line(f"{number}: {error}", BAD)
                 if not pings.noops:
                     # Nothing was ever answered: more of the same would only take long.
@@ -151,18 +153,20 @@ class Summary:
 
 
 def histogram(values: Sequence[float]) -> list[str]:
-    """Durations as bars of equal steps, one line each."""
-    least, most = min(values), max(values)
+    """Durations as bars, one line each; the steps grow, so that one slow answer hides nothing."""
+    # No clock is finer than this.
+    least, most = max(min(values), 1e-9), max(*values, 1e-9)
     bars = min(BARS, len(values)) if most > least else 1
-    step = (most - least) / bars
+    step = (most / least) ** (1 / bars)
+    bounds = [least * step**n for n in range(bars)] + [most]
     counts = [0] * bars
     for value in values:
-        counts[min(bars - 1, int((value - least) / step)) if step else 0] += 1
+        counts[max(0, min(bars, bisect.bisect_right(bounds, value)) - 1)] += 1
     longest = max(counts)
     return [
-        f"{milliseconds(least + n * step):>10} - {milliseconds(least + (n + 1) * step):<10} "
-        f"{count:>4} {'#' * round(WIDTH * count / longest)}".rstrip()
-        for n, count in enumerate(counts)
+        f"{milliseconds(low):>10} - {milliseconds(high):<10} "
+        f"{count:>4} {'#' * math.ceil(WIDTH * count / longest)}".rstrip()
+        for low, high, count in zip(bounds, bounds[1:], counts, strict=False)
     ]
 
 

@@ -42,6 +42,7 @@ class Finding:
         target: which server it is.
         banner: what it greets with, line by line.
         capabilities: what it offers, to those who got as far as we did.
+        offers_in_clear: what it offered before there was TLS.
         tls, certificate: what protects the session.
         is_authenticated, mechanism: whether we logged in, and how.
         steps: how long opening the session took.
@@ -51,6 +52,7 @@ class Finding:
     target: Target
     banner: list[str] = field(default_factory=list)
     capabilities: ServerCapabilities | None = None
+    offers_in_clear: ServerCapabilities | None = None
     tls: TlsInfo | None = None
     certificate: Certificate | None = None
     is_authenticated: bool = False
@@ -65,12 +67,16 @@ class Finding:
         self.mechanism = transcript.mechanism(lines)
         if self.capabilities is None:
             self.capabilities = transcript.capabilities(lines)
+        self.offers_in_clear = transcript.capabilities(
+            [line for line in lines if not line.under_tls]
+        )
 
     def notes(self) -> list[str]:
         """What deserves attention."""
         notes: list[str] = []
-        offers = self.capabilities
-        if offers is not None and self.tls is None:
+        offers = self.offers_in_clear
+        # Nobody is on the way of a UNIX socket.
+        if offers is not None and not self.target.host.startswith("/"):
             if offers.supports_starttls and self.target.tls_mode is TlsMode.NONE:
                 notes.append("this session was in clear, although the server offers STARTTLS")
             if any(offers.supports_auth(name) for name in _SHOWS_PASSWORD):

@@ -19,7 +19,7 @@ from smtpconn.cli import fates, options, stages, transcript
 from smtpconn.cli.asjson import Json, of_reply, of_server
 from smtpconn.cli.exits import CommandError, Ending, Exit, UsageError
 from smtpconn.cli.fates import Fate, Told
-from smtpconn.cli.messages import Outgoing, Source, sources_of
+from smtpconn.cli.messages import Outgoing, Source, envelope_to_try, sources_of
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.target import Target, target_of
 from smtpconn.cli.transcript import Line
@@ -179,11 +179,8 @@ class Mailing:
     def content(self) -> Iterator[str]:
         """The lines of what is under way."""
         for outgoing in list(self._open.values()):
-            text = outgoing.text
-            if text is None:
-                yield "(a long message)"
-            else:
-                yield from text.decode("utf-8", "backslashreplace").splitlines()
+            # What is streamed is not here.
+            yield from (outgoing.text or b"").decode("utf-8", "backslashreplace").splitlines()
 
     def close(self) -> None:
         """Close the files of what is under way."""
@@ -206,6 +203,8 @@ class Mailing:
     def _tell(self, outcome: SendOutcome) -> None:
         outgoing = self._open.pop(id(outcome.envelope))
         outgoing.close()
+        if outcome.error is not None:
+            self._out.transcript_error(str(outcome.error))
         self._tolds.append(fates.judge(outgoing, outcome))
 
     def _stop(self) -> None:
@@ -288,6 +287,7 @@ def _try(target: Target, given: argparse.Namespace, files: Sequence[str], out: O
             accepted, refused = _go_to(target, stage, given, files, tried, out)
         except SmtpError as raised:
             error, accepted, refused = raised, 0, 0
+            out.transcript_error(str(raised))
     result: dict[str, Json] = {
         "server": of_server(target),
         "quit_after": stage,
@@ -316,10 +316,7 @@ def _go_to(
     if stage not in ("mail", "rcpt"):
         stages.open_session(target, stage).quit()
         return 0, 0
-    (source, *_) = sources_of(given, files)
-    outgoing = source.open()
-    outgoing.close()
-    envelope = outgoing.envelope
+    envelope = envelope_to_try(given, files)
     recipients = list(envelope.recipients) if stage == "rcpt" else []
     with target.connect() as connection:
         replies = connection.try_envelope(

@@ -62,7 +62,7 @@ class Line:
         if self.mark == "==":
             return f"=== {self.text}"
         if self.mark == "->":
-            return f" {'~' if self.under_tls else '-'}> {self.text}"
+            return f" {'~' if self.under_tls else '-'}> {self.text}".rstrip()
         if self.is_refusal:
             return f"<{'~*' if self.under_tls else '**'} {self.text}"
         return f"<{'~' if self.under_tls else '-'}  {self.text}"
