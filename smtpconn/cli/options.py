@@ -17,7 +17,7 @@ from smtpconn.cli.exits import UsageError
 from smtpconn.cli.target import MECHANISMS, URL_VARIABLE
 from smtpconn.dialogue.session import Pipelining
 
-_HEADER = re.compile(r"--?h(?:eader)?-([!-9;<>-~]+)(?:=(.*))?\Z", re.DOTALL)
+_HEADER = re.compile(r"--?h(?:eader)?-([!-9;<>-~]+):?(?:=(.*))?\Z", re.DOTALL)
 _PASSWORD = re.compile(r"://\S*@")
 
 
@@ -35,7 +35,33 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: always.
         """
+        _, is_unknown, words = message.partition("unrecognized arguments: ")
+        if is_unknown:
+            # Words that are no options may be anything, a password behind a wrong option say.
+            names = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
+            message = f"there is no option {names[0]}" if names else "there are too many arguments"
         raise UsageError(f"{without_password(message)} ({self.prog} --help lists the options)")
+
+
+class NoPasswordHere(argparse.Action):
+    """An option that people expect, and why there is none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Refuse it.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"a password is no argument, because every user of this machine can read those: set "
+            f"{secret.PASSWORD_VARIABLE} or give --auth-password-command"
+        )
 
 
 def without_password(text: str) -> str:
@@ -136,6 +162,9 @@ def _login(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-au", "--auth-user", metavar="USER")
     group.add_argument("--auth-password-command", metavar="COMMAND", help="prints the password")
+    group.add_argument(
+        "-ap", "--auth-password", "--password", action=NoPasswordHere, help=argparse.SUPPRESS
+    )
     group.add_argument("--auth-token-command", metavar="COMMAND", help="prints an OAuth token")
     group.add_argument(
         "-a", "--auth", type=_mechanisms, metavar="MECH[,MECH]",
@@ -182,5 +211,5 @@ def _mechanisms(text: str) -> tuple[str, ...]:
     names = tuple(name.strip().upper() for name in text.split(","))
     unknown = [name for name in names if name not in MECHANISMS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r:.40}: use {', '.join(MECHANISMS)}")
+        raise argparse.ArgumentTypeError(f"mechanisms are {', '.join(MECHANISMS)}")
     return names

@@ -1,0 +1,32 @@
+"""What the tests of the command share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from smtpconn.testing import SmtpServer
+from tests.cli.running import Input, Running
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own environment gets in, and standard input is empty."""
+    for name in ("SMTPCONN_URL", "SMTPCONN_PASSWORD", "SMTPCONN_TOKEN", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdin", Input(b""))
+
+
+@pytest.fixture
+def smtpconn(capsys: pytest.CaptureFixture[str]) -> Running:
+    """Runs a command."""
+    return Running(capsys)
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server that knows everybody but nobody@example.com."""
+    with SmtpServer(recipient_known=lambda path: path != "nobody@example.com") as server:
+        yield server

@@ -1,0 +1,73 @@
+"""Running ``smtpconn`` in this process, and what it leaves: exit code, output, JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from smtpconn.cli import main
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def everything(self) -> str:
+        """All that was written."""
+        return self.out + self.err
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The one JSON object, which has to be all of standard output."""
+        assert self.out.count("\n") == 1
+        found: dict[str, Any] = json.loads(self.out)
+        assert found["exit"] == self.code
+        assert found["ok"] == (self.code == 0)
+        return found
+
+
+class Running:
+    """Runs commands; a fixture."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Ran:
+        """Run a command to its end."""
+        self._capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = self._capsys.readouterr()
+        ran = Ran(code, captured.out, captured.err)
+        assert "Traceback" not in ran.everything
+        return ran
+
+
+class Terminal(io.StringIO):
+    """What looks like a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+class Input(io.TextIOWrapper):
+    """Standard input with these octets."""
+
+    def __init__(self, octets: bytes, *, is_terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(octets))
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        """As it was made."""
+        return self._is_terminal

@@ -1,0 +1,224 @@
+"""From options to a server."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import ssl
+from pathlib import Path
+
+import pytest
+
+from smtpconn import OAuthCredentials, PasswordCredentials, Pipelining, Protocol, TlsMode
+from smtpconn.cli import options
+from smtpconn.cli.exits import UsageError
+from smtpconn.cli.output import Output
+from smtpconn.cli.target import Target, target_of
+from smtpconn.errors import UnsupportedExtensionError, ValidationError
+from smtpconn.testing import SmtpServer
+from tests.cli.running import Running
+from tests.realservers.certificates import Certificates
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    """The options as a command reads them."""
+    parser = options.Parser(prog="smtpconn check")
+    options.target_argument(parser)
+    options.server(parser)
+    return parser.parse_args(arguments)
+
+
+def target(*arguments: str) -> Target:
+    """The server these options name."""
+    return target_of(parsed(*arguments), Output(stdout=io.StringIO(), stderr=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "host", "port", "mode", "protocol"),
+    [
+        (["smtp://mx"], "mx", 25, TlsMode.NONE, Protocol.SMTP),
+        (["smtp+starttls://mx"], "mx", 587, TlsMode.STARTTLS, Protocol.SMTP),
+        (["smtps://mx:99"], "mx", 99, TlsMode.IMPLICIT, Protocol.SMTP),
+        (["lmtp+unix:///run/lmtp"], "/run/lmtp", 0, TlsMode.NONE, Protocol.LMTP),
+        (["smtp://mx", "--tls"], "mx", 25, TlsMode.STARTTLS, Protocol.SMTP),
+        (["smtps://mx", "--no-tls", "-p", "26"], "mx", 26, TlsMode.NONE, Protocol.SMTP),
+        (["mx"], "mx", 25, TlsMode.NONE, Protocol.SMTP),
+        (["mx:2525"], "mx", 2525, TlsMode.NONE, Protocol.SMTP),
+        (["-s", "mx"], "mx", 25, TlsMode.NONE, Protocol.SMTP),
+        (["-s", "mx:465"], "mx", 465, TlsMode.IMPLICIT, Protocol.SMTP),
+        (["-s", "mx", "-p", "587"], "mx", 587, TlsMode.STARTTLS, Protocol.SMTP),
+        (["-s", "mx:587", "--no-tls"], "mx", 587, TlsMode.NONE, Protocol.SMTP),
+        (["-s", "mx", "--tls"], "mx", 25, TlsMode.STARTTLS, Protocol.SMTP),
+        (["-s", "mx", "-tlsc"], "mx", 465, TlsMode.IMPLICIT, Protocol.SMTP),
+        (["-s", "mx", "--protocol", "lmtp"], "mx", 24, TlsMode.NONE, Protocol.LMTP),
+        (["-s", "[::1]:2525"], "::1", 2525, TlsMode.NONE, Protocol.SMTP),
+        (["-s", "::1"], "::1", 25, TlsMode.NONE, Protocol.SMTP),
+        (["--socket", "/run/smtp"], "/run/smtp", 25, TlsMode.NONE, Protocol.SMTP),
+        (["--socket", "/run/lmtp", "--protocol", "LMTP"], "/run/lmtp", 24, TlsMode.NONE,
+         Protocol.LMTP),
+    ],
+)  # fmt: skip
+def test_where(
+    arguments: list[str], host: str, port: int, mode: TlsMode, protocol: Protocol
+) -> None:
+    """URLs, hosts with swaks's default ports, sockets; options go before the URL."""
+    found = target(*arguments)
+    assert (found.host, found.port, found.tls_mode, found.protocol) == (host, port, mode, protocol)
+
+
+def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SMTPCONN_URL is the default; an argument goes before it."""
+    monkeypatch.setenv("SMTPCONN_URL", "smtp://there")
+    assert target().host == "there"
+    assert target("here").host == "here"
+
+
+def test_a_socket_is_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is one, too."""
+    monkeypatch.chdir(tmp_path)
+    assert target("--socket", "lmtp").host == str(tmp_path / "lmtp")
+
+
+def test_what_else_options_say() -> None:
+    """EHLO name, timeout, pipelining and family arrive."""
+    found = target("mx", "--ehlo", "me.example", "--timeout", "7", "--pipelining", "eager", "-4")
+    assert found.ehlo_domain == "me.example"
+    assert found.timeout == 7
+    assert found.pipelining is Pipelining.EAGER
+    assert found.source_address == ("0.0.0.0", 0)
+    assert target("mx", "-6").source_address == ("::", 0)
+    assert target("mx", "-li", "127.0.0.2").source_address == ("127.0.0.2", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"),
+    [(["mx"], 30), (["smtp://mx?timeout=9"], 9), (["smtp://mx?timeout=9", "--timeout", "5"], 5)],
+)
+def test_the_timeout(arguments: list[str], seconds: float) -> None:
+    """Half a minute, unless the URL or an option says otherwise."""
+    assert target(*arguments).timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "which server"),
+        (["mx", "-s", "mx"], "exclude each other"),
+        (["-s", "mx", "--socket", "/x"], "exclude each other"),
+        (["-s", "mx:port"], "HOST or HOST:PORT"),
+        (["--socket", "/x", "-4"], "not for a UNIX socket"),
+        (["mx", "--insecure"], "need --tls or --tlsc"),
+        (["mx", "--tls", "--tls-key", "k"], "needs --tls-cert"),
+        (["mx", "--tls", "--tls-cert", "/no/such"], "no use: No such file"),
+        (["mx", "--tls", "--tls-ca-path", "/no/such"], "no use: No such file"),
+        (["mx", "--tls", "--tls-ca-path", __file__], "holds no PEM that fits"),
+        (["mx", "--tls", "--tls-cert", __file__], "holds no PEM that fits"),
+        (["mx", "--auth", "PLAIN"], "whom to log in as"),
+        (["mx", "-au", "me"], "there is no password for me"),
+        (["mx", "-au", "me", "--auth", "XOAUTH2"], "there is no token"),
+    ],
+)
+def test_what_cannot_be(arguments: list[str], text: str) -> None:
+    """Contradictions and files that are no use are told."""
+    with pytest.raises(UsageError, match=text):
+        target(*arguments)
+
+
+@pytest.mark.parametrize("url", ["imap://mx", "smtp://mx:port", "smtp://", "smtp://a b"])
+def test_urls_that_cannot_be(url: str) -> None:
+    """As `ServerConfig.from_url` says."""
+    with pytest.raises(ValidationError):
+        target(url)
+
+
+def test_insecure_is_warned_about(certificates: Certificates) -> None:
+    """Loudly, on standard error, and it is what it says."""
+    stderr = io.StringIO()
+    found = target_of(
+        parsed("mx", "--tls", "--insecure"), Output(stdout=io.StringIO(), stderr=stderr)
+    )
+    assert "the server's certificate is NOT checked" in stderr.getvalue()
+    assert found.tls_context is not None
+    assert found.tls_context.verify_mode is ssl.CERT_NONE
+
+
+def test_authorities_from_a_directory(certificates: Certificates) -> None:
+    """A directory is as good as a file."""
+    found = target("mx", "--tls", "--tls-ca-path", str(certificates.directory))
+    assert found.tls_context is not None
+    assert found.tls_context.verify_mode is ssl.CERT_REQUIRED
+    assert found.tls_context.check_hostname
+
+
+def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user from the URL or an option; the password from elsewhere."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    for arguments in (["smtp://me@mx"], ["mx", "-au", "me"], ["smtp://you:x@mx", "-au", "me"]):
+        assert target(*arguments).credentials == PasswordCredentials("me", "sesame")
+    assert target("smtp://me:mine@mx").credentials == PasswordCredentials("me", "mine")
+
+
+def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the mechanisms that take one."""
+    monkeypatch.setenv("SMTPCONN_TOKEN", "ticket")
+    found = target("mx", "-au", "me", "--auth", "xoauth2,oauthbearer")
+    assert isinstance(found.credentials, OAuthCredentials)
+    assert found.credentials.current_token() == "ticket"
+    assert found.mechanisms == ("XOAUTH2", "OAUTHBEARER")
+
+
+def test_a_token_from_a_command_is_got_again() -> None:
+    """Whenever the library asks, so that it is fresh."""
+    found = target("mx", "-au", "me", "--auth-token-command", "/bin/echo ticket")
+    assert isinstance(found.credentials, OAuthCredentials)
+    assert found.credentials.current_token(force_refresh=True) == "ticket"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "used"),
+    [
+        ("PLAIN", ("PLAIN", "LOGIN"), "PLAIN"),
+        ("login", ("PLAIN", "LOGIN"), "LOGIN"),
+        ("CRAM-MD5,LOGIN,PLAIN", ("PLAIN", "LOGIN"), "LOGIN"),
+        ("SCRAM,PLAIN", ("PLAIN",), "PLAIN"),
+    ],
+)
+def test_the_first_mechanism_that_is_offered(
+    smtpconn: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    offered: tuple[str, ...],
+    used: str,
+) -> None:
+    """In the user's order."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with SmtpServer(users={"me": "sesame"}, auth_mechanisms=offered) as server:
+        ran = smtpconn("check", server.url, "-au", "me", "--auth", wanted)
+    assert ran.code == 0
+    assert f"login         me, by {used}" in ran.out
+
+
+def test_no_mechanism_is_offered(smtpconn: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what is, and the connection is closed."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with SmtpServer(users={"me": "sesame"}) as server:
+        ran = smtpconn("check", server.url, "-au", "me", "--auth", "CRAM-MD5")
+        assert ran.code == 28
+        assert "it offers PLAIN LOGIN" in ran.err
+        config = Target(
+            server.host, server.port, TlsMode.NONE, credentials=PasswordCredentials("me", "x"),
+            mechanisms=("SCRAM",),
+        )  # fmt: skip
+        with pytest.raises(UnsupportedExtensionError):
+            config.connect()
+
+
+def test_a_mechanism_for_other_credentials(
+    smtpconn: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token mechanism beside a password one, where only a password is there."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with SmtpServer(users={"me": "sesame"}, sasl={"XOAUTH2": lambda: iter(())}) as server:  # type: ignore[dict-item, return-value]
+        ran = smtpconn("check", server.url, "-au", "me", "--auth", "XOAUTH2,PLAIN")
+    assert ran.code == 28
+    assert "needs a user and a token" in ran.err
