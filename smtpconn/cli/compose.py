@@ -10,6 +10,7 @@ import argparse
 import email.policy
 import mimetypes
 import os
+import re
 from collections.abc import Iterable
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
@@ -19,6 +20,8 @@ from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes
 from smtpconn.message import needs_smtputf8, recipients_of, sender_of
+
+_NAME = re.compile(r"[!-9;-~]+")
 
 
 def compose(
@@ -80,8 +83,8 @@ def _set_headers(message: EmailMessage, headers: Iterable[str]) -> None:
     for text in headers:
         name, colon, value = text.partition(":")
         try:
-            if not colon or not name.strip():
-                raise ValueError("it has no name")
+            if not colon or not _NAME.fullmatch(name):
+                raise ValueError("it has no name, or one that cannot be")
             if name.lower() not in replaced:
                 del message[name]
             replaced.add(name.lower())

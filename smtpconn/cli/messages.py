@@ -35,6 +35,9 @@ _END_OF_HEADER = re.compile(rb"(\A|\r?\n)\r?\n")
 _BCC = re.compile(
     rb"^(?:Resent-)?Bcc[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE
 )
+_SPACE_BEHIND_NAME = re.compile(r"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
+"""Obsolete, and legal (RFC 5322 4.5)."""
+
 _MBOX_LINE = re.compile(rb"\AFrom [^\n]*\n")
 
 
@@ -147,7 +150,7 @@ def _read(name: str, file: BinaryIO, wishes: Wishes, to_close: BinaryIO | None =
     header, rest = (begin, b"") if end is None else (begin[: end.end(1)], begin[end.end(1) :])
     if end is None and not header.endswith(b"\n"):
         header += b"\r\n"
-    sender, recipients = _parties(header, wishes)
+    sender, recipients = _parties(name, header, wishes)
     whole = _BCC.sub(b"", header) + rest
     if len(begin) <= WHOLE:
         text: bytes | None = whole
@@ -180,10 +183,18 @@ def _size(file: BinaryIO, behind: int) -> int | None:
         return None
 
 
-def _parties(header: bytes, wishes: Wishes) -> tuple[ReversePath, tuple[ForwardPath, ...]]:
+def _parties(
+    name: str, header: bytes, wishes: Wishes
+) -> tuple[ReversePath, tuple[ForwardPath, ...]]:
     """Sender and recipients: of the options, else of the header."""
-    fields = HeaderParser(policy=email.policy.default).parsestr(
-        header.decode("utf-8", "surrogateescape")
-    )
+    if wishes.sender is not None and wishes.recipients:
+        return wishes.sender, wishes.recipients
+    text = _SPACE_BEHIND_NAME.sub(r"\1:", header.decode("utf-8", "surrogateescape"))
+    fields = HeaderParser(policy=email.policy.default).parsestr(text)
+    if fields.defects:
+        # What stands behind it would not be found, and nobody would know.
+        raise UsageError(
+            f"{name}: a line of its header is no header field: give --from and --to", os.EX_DATAERR
+        )
     sender = wishes.sender if wishes.sender is not None else sender_of(fields)
     return sender, wishes.recipients or tuple(recipients_of(fields))

@@ -99,6 +99,14 @@ def _token(credentials: Credentials | None) -> tuple[str, str]:
     return credentials.user, credentials.current_token()
 
 
+def _oauthbearer(connection: SmtpConnection, who: Credentials | None, seconds: float) -> None:
+    token = _token(who)[1]
+    if who is not None and connection.capabilities.supports_auth(AuthMechanism.OAUTHBEARER):
+        # It goes before all others there, and with the user's name, which some servers want.
+        return connection.authenticate(who, seconds)
+    return connection.auth_oauthbearer(token, seconds)
+
+
 _Way = Callable[[SmtpConnection, Credentials | None, float], None]
 _WAYS: dict[str, _Way] = {
     AuthMechanism.PLAIN: lambda c, who, t: c.auth_plain(*_password(who), t),
@@ -106,7 +114,7 @@ _WAYS: dict[str, _Way] = {
     AuthMechanism.CRAM_MD5: lambda c, who, t: c.auth_cram_md5(*_password(who), t),
     "SCRAM": lambda c, who, t: c.auth_scram(*_password(who), t),
     AuthMechanism.XOAUTH2: lambda c, who, t: c.auth_xoauth2(*_token(who), t),
-    AuthMechanism.OAUTHBEARER: lambda c, who, t: c.auth_oauthbearer(_token(who)[1], t),
+    AuthMechanism.OAUTHBEARER: _oauthbearer,
     AuthMechanism.EXTERNAL: lambda c, who, t: c.auth_external(timeout=t),
 }
 

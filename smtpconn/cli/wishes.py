@@ -54,7 +54,8 @@ def addresses(text: str) -> list[str]:
         ValidationError: there is none, or something that is none.
     """
     found = [address for _, address in getaddresses([text])]
-    if not found or not all(found):
+    # A line break is looked for here: the email package takes it for a space.
+    if not found or not all(found) or not text.isprintable():
         raise ValidationError(f"not an address, nor a list of them: {text!a:.80}")
     return found
 

@@ -92,7 +92,9 @@ def test_hiding() -> None:
 ECHO = "535 5.7.8 no such login: " + " ".join(forms())
 
 
-@pytest.mark.parametrize("how", [(), ("-v",), ("--json",), ("--json", "-v"), ("--show-time-lapse",)])
+@pytest.mark.parametrize(
+    "how", [(), ("-v",), ("--json",), ("--json", "-v"), ("--show-time-lapse",)]
+)
 @pytest.mark.parametrize(
     "command",
     [("check",), ("ping", "-c", "1"), ("send", "-f", "a@b.c", "-t", "d@e.f", "--body", "x")],

@@ -1,0 +1,338 @@
+"""``smtpconn check``: the report, against servers of every kind."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+
+from smtpconn.cli.report import milliseconds, size
+from smtpconn.testing import SmtpServer
+from tests.cli.running import Ran, Running
+from tests.realservers.certificates import Certificates
+from tests.realservers.dovecot import Dovecot, oauth_token
+from tests.realservers.exim import Exim
+from tests.realservers.postfix import Postfix
+
+
+def rows(ran: Ran) -> dict[str, str]:
+    """The report's lines by their names; what has no name belongs to the one above."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in ran.out.splitlines():
+        name = line[:13].strip() or name
+        found[name] = f"{found[name]}\n{line[14:]}" if name in found else line[14:]
+    return found
+
+
+def test_a_report_in_clear(smtpconn: Running, server: SmtpServer) -> None:
+    """Everything a session tells, and nothing on standard error."""
+    ran = smtpconn("check", server.url)
+    assert (ran.code, ran.err) == (0, "")
+    found = rows(ran)
+    assert found["server"] == f"127.0.0.1:{server.port}, SMTP, in clear"
+    assert found["banner"] == "220 mx.example.test ESMTP"
+    assert found["name"] == "mx.example.test"
+    assert "SIZE 10485760 (10.5 MB)" in found["offers"].splitlines()
+    assert re.match(r"[\d.]+ ms \(fastest [\d.]+ ms, slowest [\d.]+ ms\)", found["NOOP"])
+    assert re.match(r"connect [\d.]+ ms, banner [\d.]+ ms, EHLO [\d.]+ ms$", found["times"])
+    assert found["result"] == "ok"
+    assert not {"TLS", "certificate", "login", "note"} & set(found)
+    assert server.connections[0].commands[1:] == ["NOOP"] * 3 + ["QUIT"]
+
+
+def test_a_report_under_tls(
+    smtpconn: Running, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS, the certificate and the login are in it."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with SmtpServer(users={"me": "sesame"}, tls_context=certificates.server_context()) as server:
+        ran = smtpconn(
+            "check", f"smtp+starttls://me@localhost:{server.port}",
+            "--tls-ca-path", certificates.ca_file,
+        )  # fmt: skip
+    found = rows(ran)
+    assert ran.code == 0
+    assert found["TLS"].startswith("TLSv1.3, TLS_")
+    assert found["TLS"].endswith("bits), certificate verified")
+    assert "CN=mx.example.test" in found["certificate"]
+    assert found["for"] == "localhost, mx.example.test, 127.0.0.1"
+    assert re.search(r"\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, \d+ days left", found["valid"])
+    assert len(found["SHA-256"].split(":")) == 32
+    assert found["login"] == "me, by PLAIN"
+    assert "TLS " in found["times"]
+    assert "login " in found["times"]
+    assert found["note"] == "the server takes passwords in clear (AUTH without TLS)"
+
+
+def test_a_report_as_json(smtpconn: Running, certificates: Certificates) -> None:
+    """The same as one object, with every key there always."""
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        found = smtpconn(
+            "check", f"smtps://localhost:{server.port}", "--tls-ca-path", certificates.ca_file,
+            "--json",
+        ).object  # fmt: skip
+    nothing = smtpconn("check", "localhost:1", "--json").object
+    assert set(found) == set(nothing)
+    assert found["command"] == "check"
+    assert found["server"] == {
+        "host": "localhost", "port": server.port, "protocol": "smtp", "tls": "implicit",
+        "user": None,
+    }  # fmt: skip
+    assert found["banner"] == ["220 mx.example.test ESMTP"]
+    assert found["name"] == "mx.example.test"
+    assert {"keyword": "SIZE", "parameters": ["10485760"]} in found["extensions"]
+    assert found["size_limit"] == 10485760
+    assert found["auth_mechanisms"] == []
+    assert found["tls"]["version"] == "TLSv1.3"
+    assert found["tls"]["verified"] is True
+    assert found["tls"]["certificate"]["names"] == ["localhost", "mx.example.test", "127.0.0.1"]
+    assert found["tls"]["certificate"]["days_left"] > 0
+    assert found["login"] is None
+    assert 0 < found["noop"]["min"] <= found["noop"]["median"] <= found["noop"]["max"]
+    assert found["times"]["tls"] > 0
+    assert found["error"] is None
+    assert nothing["error"]["class"] == "TransportError"
+    assert nothing["error"]["phase"] == "connect"
+    assert nothing["error"]["transient"] is True
+
+
+def test_what_was_found_before_it_failed(smtpconn: Running, certificates: Certificates) -> None:
+    """A certificate that is not to be trusted ends it; what came before is in the report."""
+    with SmtpServer(tls_context=certificates.server_context()) as server:
+        ran = smtpconn("check", f"smtp+starttls://localhost:{server.port}", "-v")
+    found = rows(ran)
+    assert ran.code == 29
+    assert "is not to be trusted: unable to get local issuer certificate" in ran.err
+    assert ran.err.count("\n") == 1
+    assert found["banner"] == "220 mx.example.test ESMTP"
+    assert "STARTTLS" in found["offers"].splitlines()
+    assert found["result"] == "failed"
+    assert "*** the certificate of" in ran.out
+
+
+def a_server_whose_certificate_ends(days: float) -> SmtpServer:
+    """In so many days."""
+    end = datetime.now(UTC) + timedelta(days=days, minutes=1)
+    start = datetime.now(UTC) - timedelta(days=400)
+    made = trustme.CA().issue_cert("localhost", not_after=end, not_before=start)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.configure_cert(context)
+    return SmtpServer(tls_context=context, implicit_tls=True)
+
+
+@pytest.mark.parametrize(
+    ("days", "note"),
+    [
+        (-3, "the certificate is over since 3 days"),
+        (12, "the certificate is valid for only 12 more days"),
+        (90, None),
+    ],
+)
+def test_a_certificate_that_ends(smtpconn: Running, days: int, note: str | None) -> None:
+    """Is noted, also where it is not checked."""
+    with a_server_whose_certificate_ends(days) as server:
+        ran = smtpconn("check", f"smtps://localhost:{server.port}", "--insecure")
+    assert ran.code == 0
+    assert f"{days} days left" in ran.out
+    assert "certificate NOT verified" in ran.out
+    assert "the certificate was not checked (--insecure)" in ran.out
+    assert ("note          the certificate is" in ran.out) == (note is not None)
+    assert note is None or note in ran.out
+
+
+@pytest.mark.parametrize(("least", "code"), [(12, 0), (13, 29)])
+def test_days_that_are_wanted(smtpconn: Running, least: int, code: int) -> None:
+    """With --min-days a certificate that ends too soon is a failure, for monitoring."""
+    with a_server_whose_certificate_ends(12) as server:
+        url = f"smtps://localhost:{server.port}"
+        ran = smtpconn("check", url, "--insecure", "--min-days", least)
+    assert ran.code == code
+    assert ("valid for 12 more days, fewer than 13" in ran.err) == (code != 0)
+
+
+def test_days_of_no_certificate(smtpconn: Running, server: SmtpServer) -> None:
+    """Without TLS there are none, which is a failure, too."""
+    assert smtpconn("check", server.url, "--min-days", 5).code == 29
+
+
+@pytest.mark.parametrize(
+    ("stage", "commands"),
+    [
+        ("connect", []),
+        ("ehlo", ["EHLO", "QUIT"]),
+        ("tls", ["EHLO", "STARTTLS", "EHLO", "QUIT"]),
+        ("auth", ["EHLO", "STARTTLS", "EHLO", "AUTH", "QUIT"]),
+    ],
+)
+def test_no_further_than_a_stage(
+    smtpconn: Running,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    commands: list[str],
+) -> None:
+    """With --quit-after nothing is said that belongs to a later one."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with SmtpServer(users={"me": "sesame"}, tls_context=certificates.server_context()) as server:
+        ran = smtpconn(
+            "check", f"smtp+starttls://me@localhost:{server.port}", "-q", stage,
+            "--tls-ca-path", certificates.ca_file,
+        )  # fmt: skip
+        assert ran.code == 0
+        server.wait_for(lambda: server.connections != [] and server.connections[0].closed)
+        assert [line.split()[0] for line in server.connections[0].commands] == commands
+
+
+@pytest.mark.parametrize("stage", ["tls", "auth"])
+def test_a_stage_that_is_never_reached(smtpconn: Running, server: SmtpServer, stage: str) -> None:
+    """Is an error, and nothing is asked of the server."""
+    assert smtpconn("check", server.url, "-q", stage).code == 1
+    assert server.connections == []
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "code"),
+    [
+        ("CONNECT", "554 no service", 21),
+        ("CONNECT", "HTTP/1.1 400", 21),
+        ("EHLO", "451 later", 22),
+        ("NOOP", "500 no", 30),
+    ],
+)
+def test_where_it_failed(
+    smtpconn: Running, server: SmtpServer, step: str, reply: str, code: int
+) -> None:
+    """The exit code says it, in one line of standard error."""
+    server.fault(step, reply=reply)
+    ran = smtpconn("check", server.url)
+    assert ran.code == code
+    assert ran.err.count("\n") == 1
+    assert "result        failed" in ran.out
+
+
+def test_a_server_that_says_nothing(smtpconn: Running, server: SmtpServer) -> None:
+    """The timeout ends it."""
+    server.fault("CONNECT", hang=True)
+    ran = smtpconn("check", server.url, "--timeout", "0.1")
+    assert ran.code == 21
+    assert "0.1" in ran.err
+
+
+def test_starttls_that_is_not_offered(smtpconn: Running, server: SmtpServer) -> None:
+    """Nothing goes in clear instead."""
+    ran = smtpconn("check", "-s", f"{server.host}:{server.port}", "--tls")
+    assert ran.code == 29
+    assert "does not offer STARTTLS" in ran.err
+
+
+def test_old_and_odd_servers(smtpconn: Running, tmp_path: Path) -> None:
+    """HELO alone, and LMTP on a UNIX socket."""
+    with SmtpServer(ehlo=False) as server:
+        found = rows(smtpconn("check", server.url))
+        assert found["offers"] == "no extension"
+        assert found["name"] == "mx.example.test"
+    path = str(tmp_path / "lmtp")
+    with SmtpServer(protocol="LMTP", unix_path=path) as server:
+        found = rows(smtpconn("check", "--socket", path, "--protocol", "lmtp"))
+        assert found["server"] == f"{path}, LMTP, in clear"
+        assert found["result"] == "ok"
+
+
+def test_a_family_of_addresses(smtpconn: Running, server: SmtpServer) -> None:
+    """With -4 the server on 127.0.0.1 is found under its name, with -6 it is not."""
+    assert smtpconn("check", "-s", f"localhost:{server.port}", "-4").code == 0
+    assert smtpconn("check", "-s", f"localhost:{server.port}", "-6").code == 2
+
+
+def test_escape_sequences_stay_where_they_are(smtpconn: Running, server: SmtpServer) -> None:
+    """A server cannot draw on the administrator's terminal."""
+    server.fault("CONNECT", reply="220 mx \x1b[2J")
+    ran = smtpconn("check", server.url, "-v")
+    assert ran.code == 21
+    assert "\x1b" not in ran.everything
+    assert r"220 mx \x1b[2J" in ran.out
+
+
+def test_durations_and_sizes() -> None:
+    """As people read them."""
+    shown = [milliseconds(s) for s in (0.00012, 0.0123, 1.5)]
+    assert shown == ["0.12 ms", "12.3 ms", "1500 ms"]
+    assert [size(n) for n in (10, 2048, 10485760, 5 * 10**9)] == [
+        "10 octets", "2.0 kB", "10.5 MB", "5.0 GB",
+    ]  # fmt: skip
+
+
+def test_postfix(
+    smtpconn: Running,
+    postfix_with_auth: Postfix,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report of Postfix with Dovecot's SASL, by STARTTLS and a strong login."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "wonderland")
+    ran = smtpconn(
+        "check", f"smtp+starttls://alice@localhost:{postfix_with_auth.port}",
+        "--tls-ca-path", certificates.ca_file,
+    )  # fmt: skip
+    found = rows(ran)
+    assert (ran.code, ran.err) == (0, "")
+    assert found["banner"] == "220 mx.example.test ESMTP Postfix"
+    assert "PIPELINING" in found["offers"].splitlines()
+    assert found["TLS"].endswith("certificate verified")
+    assert found["login"] == "alice, by SCRAM-SHA-256"
+    assert found["result"] == "ok"
+
+
+def test_exim(
+    smtpconn: Running, exim: Exim, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of Exim, by implicit TLS, with a password and with a certificate."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "wonderland")
+    server = f"localhost:{exim.tls_port}"
+    ran = smtpconn("check", f"smtps://alice@{server}", "--tls-ca-path", certificates.ca_file)
+    found = rows(ran)
+    assert ran.code == 0
+    assert "ESMTP Exim" in found["banner"]
+    assert "PRDR" in found["offers"].splitlines()
+    assert found["login"] == "alice, by CRAM-MD5"
+    ran = smtpconn(
+        "check", "-s", server, "-tlsc", "--auth", "EXTERNAL",
+        "--tls-ca-path", certificates.ca_file,
+        "--tls-cert", certificates.client_file, "--tls-key", certificates.client_key_file,
+    )  # fmt: skip
+    assert ran.code == 0
+    assert rows(ran)["login"] == "the certificate's name, by EXTERNAL"
+
+
+def test_dovecot(
+    smtpconn: Running,
+    dovecot_submission: Dovecot,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reports of Dovecot's LMTP, over TCP with STARTTLS and on its socket, and of its submission
+    service with a token.
+    """
+    dovecot = dovecot_submission
+    ran = smtpconn(
+        "check", f"lmtp+starttls://localhost:{dovecot.port}", "--tls-ca-path", certificates.ca_file
+    )
+    assert ran.code == 0
+    assert "Dovecot" in rows(ran)["banner"]
+    assert rows(ran)["TLS"].endswith("certificate verified")
+    ran = smtpconn("check", f"lmtp+unix://{dovecot.socket_path}")
+    assert ran.code == 0
+    assert "CHUNKING" in rows(ran)["offers"].splitlines()
+    monkeypatch.setenv("SMTPCONN_TOKEN", oauth_token())
+    ran = smtpconn(
+        "check", f"smtp+starttls://alice@localhost:{dovecot.submission_port}",
+        "--tls-ca-path", certificates.ca_file, "--auth", "OAUTHBEARER", "-v",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert "login         alice, by OAUTHBEARER" in ran.out
+    assert oauth_token() not in ran.everything
