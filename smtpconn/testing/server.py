@@ -328,16 +328,19 @@ class SmtpServer:
             return self._changed.wait_for(predicate, timeout)
 
     def _listen(self) -> None:
-        if self._unix_path is not None:
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(self._unix_path)
-        else:
-            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-            listener = socket.socket(family)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.host, self.port))
-            self.port = listener.getsockname()[1]
-        listener.listen(128)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.socket(socket.AF_UNIX if self._unix_path is not None else family)
+        try:
+            if self._unix_path is not None:
+                listener.bind(self._unix_path)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((self.host, self.port))
+                self.port = listener.getsockname()[1]
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
         listener.settimeout(TICK)
         self._listener = listener
         self._stopping.clear()
