@@ -87,15 +87,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _tell(out: Output, command: str | None, ending: Ending, code: int) -> None:
     """Say why it did not work, and give the JSON object if that is wanted."""
-    error = ending.error
-    if error is not None:
-        out.error(_one_line(error, ending.code))
+    error = asjson.of_error(ending.error)
+    if ending.error is not None and error is not None:
+        error["message"] = _one_line(ending.error, ending.code)
+        out.error(str(error["message"]))
     out.object(
         {
             "command": command,
             "ok": code == 0,
             "exit": code,
-            "error": asjson.of_error(error),
+            "error": error,
             **ending.result,
         }
     )

@@ -95,7 +95,7 @@ def test_a_body_and_attachments(tmp_path: Path) -> None:
 def test_files_that_are_not_there(given: dict[str, object]) -> None:
     """Are named."""
     with pytest.raises(UsageError, match="/no/such: No such file"):
-        composed(**given)
+        composed(WISHES, **given)
 
 
 def test_an_internationalised_address() -> None:

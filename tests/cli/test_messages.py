@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,7 +115,7 @@ def test_a_large_message_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     params, message = outgoing.envelope.mail_params, outgoing.envelope.message
     assert params is not None
     assert params.size == len(HEADER + b"\r\n" + body)
-    assert isinstance(message, Iterable)
+    assert isinstance(message, Iterator)
     assert b"".join(message) == HEADER + b"\r\n" + body
     outgoing.close()
 

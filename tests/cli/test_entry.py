@@ -1,0 +1,149 @@
+"""The command as a whole: as a process, and where everything is caught."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smtpconn as package
+from smtpconn.cli import main
+from smtpconn.testing import SmtpServer
+from tests.cli.running import Running
+
+ROOT = Path(package.__file__).parent.parent
+
+WITHOUT_RICH = (
+    "import sys; sys.modules['rich'] = None; from smtpconn.cli import main; sys.exit(main())"
+)
+
+
+def process(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run an interpreter with these arguments, warnings being errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=15,
+        check=False,
+    )
+
+
+def test_python_m_smtpconn(server: SmtpServer) -> None:
+    """Is the command; a message on standard input arrives."""
+    done = process("-m", "smtpconn", "send", server.url, stdin=b"From: a@b.c\nTo: d@e.f\n\nhi\n")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert server.messages[0].content == b"From: a@b.c\r\nTo: d@e.f\r\n\r\nhi\r\n"
+    assert b"250 2.0.0 Ok: queued" in done.stdout
+
+
+def test_without_rich(server: SmtpServer) -> None:
+    """Everything works without the extra."""
+    done = process("-c", WITHOUT_RICH, "check", server.url)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"result        ok" in done.stdout
+
+
+def test_it_is_installed_under_its_name() -> None:
+    """The entry point is the function that python -m runs."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    line = config["options.entry_points"]["console_scripts"].strip()
+    assert line == "smtpconn = smtpconn.cli:main"
+    assert callable(main)
+    assert config["options.extras_require"]["cli"].split() == ["rich"]
+
+
+def test_importing_the_package_does_not_bring_it_along() -> None:
+    """Programs do not pay for the command."""
+    script = "import sys, smtpconn; sys.exit('argparse' in sys.modules or 'rich' in sys.modules)"
+    assert process("-c", script).returncode == 0
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Is the package's."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{package.__version__}\n"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists the commands."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in ("check", "send", "ping", "serve"))
+
+
+def test_nobody_reads_the_output(server: SmtpServer) -> None:
+    """A pipe that breaks is no reason for words."""
+    command = f"{sys.executable} -m smtpconn check {server.url} | true; echo ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, timeout=15, check=False, text=True
+        )
+        assert done.stderr == ""
+        # It may have written everything before the reader was gone.
+        assert done.stdout.strip() in ("141", "0")
+
+
+def test_a_pipe_that_is_broken_before(
+    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends with 141 and not a word."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("smtpconn.cli.output.Output.line", broken)
+    # Which would be pytest's own.
+    monkeypatch.setattr("smtpconn.cli.entry._forget_stdout", lambda: None)
+    ran = smtpconn("check", server.url)
+    assert (ran.code, ran.everything) == (141, "")
+
+
+def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends with 130 and one word, wherever it strikes."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smtpconn.cli.check.target_of", interrupted)
+    ran = smtpconn("check", server.url)
+    assert (ran.code, ran.out, ran.err) == (130, "", "smtpconn: interrupted\n")
+
+
+def test_our_own_mistakes(
+    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Are one line that says so, without the text of the error, which may hold anything."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("sesame")
+
+    monkeypatch.setattr("smtpconn.cli.check.target_of", broken)
+    ran = smtpconn("check", server.url)
+    assert (ran.code, ran.out) == (70, "")
+    assert "this is a bug in smtpconn: ZeroDivisionError at test_entry.py:" in ran.err
+    assert "sesame" not in ran.err
+    found = smtpconn("check", server.url, "--json")
+    assert "sesame" not in found.everything
+    assert found.object["error"]["class"] == "ZeroDivisionError"
+
+
+def test_an_error_of_the_system(
+    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is one line with the file's name."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr("smtpconn.cli.check.target_of", full)
+    ran = smtpconn("check", server.url)
+    assert (ran.code, ran.err) == (1, "smtpconn: /tmp/x: No space left on device\n")

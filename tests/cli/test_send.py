@@ -1,0 +1,411 @@
+"""``smtpconn send``: messages arrive as they are, and each has its fate told."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpconn import Envelope, SendOutcome, SendResult, SmtpResponse
+from smtpconn.cli import messages
+from smtpconn.cli.fates import Fate
+from smtpconn.cli.messages import Outgoing, Source
+from smtpconn.cli.output import Output
+from smtpconn.cli.send import Mailing
+from smtpconn.cli.target import Target
+from smtpconn.testing import SmtpServer
+from smtpconn.tls import TlsMode
+from tests.cli.running import Input, Running
+
+HEADER = "From: me@example.com\r\nTo: you@example.com\r\n"
+MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Ten messages as files."""
+    made = []
+    for n in range(10):
+        path = tmp_path / f"m{n}.eml"
+        path.write_bytes(MESSAGE.replace("hello", f"number {n}").encode())
+        made.append(str(path))
+    return made
+
+
+def test_a_file(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
+    """Arrives octet by octet, for whom its headers say; the server's answer is told."""
+    ran = smtpconn("send", server.url, files[0])
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == f"delivered: {files[0]}: to 1 of 1 recipients: 250 2.0.0 Ok: queued\n"
+    (message,) = server.messages
+    assert (message.sender, message.recipients) == ("me@example.com", ("you@example.com",))
+    assert message.content == Path(files[0]).read_bytes()
+    assert message.via == "DATA"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"], ["-d", "-"], ["--data", "-"]])
+def test_standard_input(
+    smtpconn: Running,
+    server: SmtpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    """Is sent if there is no file, or asked for; with local line ends, too."""
+    monkeypatch.setattr("sys.stdin", Input(MESSAGE.replace("\r\n", "\n").encode()))
+    ran = smtpconn("send", server.url, *arguments)
+    assert ran.code == 0
+    assert server.messages[0].content == MESSAGE.encode()
+
+
+def test_a_composed_message_by_swaks_habits(smtpconn: Running, server: SmtpServer) -> None:
+    """-s, -f, -t, --h-Subject, --body."""
+    ran = smtpconn(
+        "send", "-s", server.host, "-p", server.port, "-f", "me@example.com",
+        "-t", "a@example.com,b@example.com", "-t", "c@example.com",
+        "--h-Subject", "hello there", "--body", "Hi!", "--timeout", "5",
+    )  # fmt: skip
+    assert ran.code == 0
+    (message,) = server.messages
+    assert message.recipients == ("a@example.com", "b@example.com", "c@example.com")
+    assert b"\r\nSubject: hello there\r\n" in message.content
+    assert message.content.endswith(b"\r\n\r\nHi!\r\n")
+
+
+def test_many_files(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
+    """All arrive, over a few connections; the report has the counts."""
+    ran = smtpconn("send", server.url, *files)
+    assert ran.code == 0
+    assert sorted(m.content for m in server.messages) == [Path(f).read_bytes() for f in files]
+    assert len(server.connections) <= 4
+    lines = ran.out.splitlines()
+    assert lines[:3] == ["delivered         10", "refused            0", "unknown            0"]
+    assert lines[3].startswith("10 messages in ")
+
+
+def test_it_goes_on_after_failures(
+    smtpconn: Running, server: SmtpServer, files: list[str], tmp_path: Path
+) -> None:
+    """What is refused, lacking or broken is told beside what was delivered."""
+    texts = {
+        "refused": MESSAGE.replace("you@", "nobody@"),
+        "partly": MESSAGE.replace("you@example.com", "nobody@example.com, you@example.com"),
+        "broken": "Subject: nobody\r\n\r\n",
+    }
+    paths = {name: str(tmp_path / f"{name}.eml") for name in (*texts, "missing")}
+    for name, text in texts.items():
+        Path(paths[name]).write_text(text, newline="")
+    ran = smtpconn("send", server.url, *paths.values(), *files)
+    assert ran.code == 40
+    assert len(server.messages) == 11
+    lines = ran.out.splitlines()
+    assert f"failed        {paths['missing']}: No such file or directory" in lines
+    assert any(line.startswith(f"refused       {paths['refused']}: the only rec") for line in lines)
+    assert any(line.startswith(f"failed        {paths['broken']}: the message") for line in lines)
+    assert any("to 1 of 2 recipients: 250" in line for line in lines)
+    assert ran.err == "smtpconn: 4 of 14 messages were not delivered to everybody\n"
+
+
+def test_what_may_have_been_delivered(
+    smtpconn: Running, server: SmtpServer, files: list[str]
+) -> None:
+    """Has its own code and words, for one message and for many."""
+    server.fault("CONTENT", close=True)
+    ran = smtpconn("send", server.url, files[0])
+    assert ran.code == 41
+    assert "may have been delivered: do not send it again blindly" in ran.err
+    server.fault("CONTENT", close=True)
+    ran = smtpconn("send", server.url, *files, "--connections", 1)
+    assert ran.code == 41
+    assert "unknown            1" in ran.out
+    assert "1 may have been delivered: do not send again blindly" in ran.err
+    assert len(server.messages) == 9
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "code"),
+    [
+        ("CONNECT", "554 no", 21),
+        ("MAIL", "550 no", 23),
+        ("RCPT", "550 no", 24),
+        ("DATA", "451 no", 25),
+        ("CONTENT", "554 no", 26),
+    ],
+)
+def test_where_it_failed(
+    smtpconn: Running, server: SmtpServer, files: list[str], step: str, reply: str, code: int
+) -> None:
+    """One message's exit code says it; standard error has the server's words in one line."""
+    server.fault(step, reply=reply)
+    ran = smtpconn("send", server.url, files[0])
+    assert (ran.code, ran.out) == (code, "")
+    assert reply in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_no_server(smtpconn: Running, files: list[str]) -> None:
+    """Many messages have one error, and none is tried in vain."""
+    ran = smtpconn("send", "smtp://localhost:1", *files)
+    assert ran.code == 2
+    assert ran.err == (
+        "smtpconn: the connection to localhost:1 failed during connect: Connection refused\n"
+    )
+    assert "failed            10" in ran.out
+    assert smtpconn("send", "smtp://localhost:1", files[0], "--sysexits").code == 75
+
+
+def test_as_json(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
+    """Each message with its envelope, fate and reply."""
+    server.fault("RCPT", reply="450 4.2.0 later", match="you@")
+    found = smtpconn("send", server.url, *files[:2], "--json", "--connections", 1).object
+    assert found["command"] == "send"
+    assert found["counts"] == {
+        "unknown": 0, "refused": 1, "failed": 0, "partly": 0, "delivered": 1,
+    }  # fmt: skip
+    by_fate = {each["fate"]: each for each in found["messages"]}
+    assert by_fate["delivered"]["reply"]["code"] == 250
+    assert by_fate["delivered"]["error"] is None
+    assert by_fate["refused"]["refused"] == [
+        {
+            "recipient": "you@example.com",
+            "reply": {"code": 450, "enhanced_status": "4.2.0", "lines": ["4.2.0 later"]},
+        }
+    ]
+    assert by_fate["refused"]["error"]["transient"] is True
+    assert {each["name"] for each in found["messages"]} == set(files[:2])
+
+
+def test_the_transcript(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
+    """With -v the dialogue is shown, with the content unless -n."""
+    ran = smtpconn("send", server.url, files[0], "-v")
+    lines = ran.out.splitlines()
+    size = Path(files[0]).stat().st_size
+    assert f" -> MAIL FROM:<me@example.com> SIZE={size}" in lines
+    assert lines[lines.index(" -> <content>") + 1] == " -> From: me@example.com"
+    assert " -> Subject: number 0" in lines
+    assert "<-  250 2.0.0 Ok: queued" in lines
+    ran = smtpconn("send", server.url, files[0], "-v", "-n")
+    assert " -> <content>" in ran.out
+    assert "Subject" not in ran.out
+    ran = smtpconn("send", server.url, *files, "-v")
+    assert "Subject" not in ran.out
+    assert ran.out.count(" -> DATA") == 10
+    assert ran.out.count("=== Connected") == 1
+
+
+def test_the_transcript_of_a_failure(
+    smtpconn: Running, server: SmtpServer, files: list[str]
+) -> None:
+    """Refusals are marked, and the error ends it; with --json it goes to standard error."""
+    server.fault("MAIL", reply="550 no", times=2)
+    ran = smtpconn("send", server.url, files[0], "--show-time-lapse")
+    assert "<** 550 no" in ran.out
+    assert "*** the server refused mail: 550 no" in ran.out
+    assert "=== response in 0." in ran.out
+    ran = smtpconn("send", server.url, files[0], "-v", "--json")
+    assert "<** 550 no" in ran.err
+    assert ran.object["error"]["reply"]["code"] == 550
+
+
+@pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
+def test_bdat(smtpconn: Running, files: list[str], protocol: str) -> None:
+    """With --bdat, over SMTP and LMTP, one after the other over one connection."""
+    with SmtpServer(protocol=protocol) as server:
+        ran = smtpconn("send", server.url, "--bdat", *files)
+        assert ran.code == 0
+        assert [message.via for message in server.messages] == ["BDAT"] * 10
+        assert len(server.connections) == 1
+
+
+def test_bdat_goes_on_after_failures(
+    smtpconn: Running, server: SmtpServer, files: list[str]
+) -> None:
+    """Over a new connection if need be; and without CHUNKING it says so."""
+    server.fault("CONTENT", close=True)
+    ran = smtpconn("send", server.url, "--bdat", *files)
+    assert ran.code == 41
+    assert len(server.messages) == 9
+    assert len(server.connections) == 2
+    with SmtpServer(extensions=[]) as other:
+        ran = smtpconn("send", other.url, "--bdat", files[0])
+    assert ran.code == 23
+    assert "CHUNKING" in ran.err
+
+
+def test_lmtp(smtpconn: Running, tmp_path: Path, files: list[str]) -> None:
+    """Each recipient has an answer of its own."""
+    path = str(tmp_path / "lmtp")
+    with SmtpServer(protocol="LMTP", unix_path=path) as server:
+        server.fault("CONTENT", reply="552 5.2.2 full", match="full@", times=None)
+        url = f"lmtp+unix://{path}"
+        ran = smtpconn("send", url, files[0], "-t", "full@example.com,you@example.com")
+        assert ran.code == 40
+        assert "to 1 of 2 recipients" in ran.out
+        assert "not to full@example.com: 552 5.2.2 full" in ran.out
+        ran = smtpconn("send", url, files[0], "-t", "full@example.com")
+        assert ran.code == 26
+        assert "not delivered to full@example.com" in ran.err
+
+
+def test_a_large_file_is_streamed(
+    smtpconn: Running, server: SmtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and unchanged, with its size declared, by DATA and BDAT."""
+    monkeypatch.setattr(messages, "WHOLE", 1000)
+    octets = (HEADER + "\r\n").encode() + b".line\r\n" * 50_000
+    path = tmp_path / "large.eml"
+    path.write_bytes(octets)
+    for more in ([], ["--bdat"]):
+        assert smtpconn("send", server.url, path, *more).code == 0
+        assert server.messages[-1].content == octets
+        assert f"SIZE={len(octets)}" in server.messages[-1].mail_parameters
+
+
+def test_reports_that_are_wanted(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
+    """DSN's parameters go along."""
+    ran = smtpconn(
+        "send", server.url, files[0], "--dsn-notify", "success,delay", "--dsn-ret", "hdrs",
+        "--envid", "x1",
+    )  # fmt: skip
+    assert ran.code == 0
+    (message,) = server.messages
+    assert {"RET=HDRS", "ENVID=x1"} <= set(message.mail_parameters)
+    assert message.recipient_parameters == (("NOTIFY=SUCCESS,DELAY",),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "commands"),
+    [
+        ("connect", []),
+        ("ehlo", ["EHLO", "QUIT"]),
+        ("mail", ["EHLO", "MAIL", "RSET", "QUIT"]),
+        ("rcpt", ["EHLO", "MAIL", "RCPT", "RCPT", "RSET", "QUIT"]),
+    ],
+)
+def test_no_further_than_a_stage(
+    smtpconn: Running, server: SmtpServer, stage: str, commands: list[str]
+) -> None:
+    """Nothing is sent; no message is needed where the options say who."""
+    ran = smtpconn(
+        "send", server.url, "-f", "me@example.com", "-t", "a@example.com,b@example.com",
+        "-q", stage,
+    )  # fmt: skip
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith(f"{stage}: ok; nothing was sent\n")
+    server.wait_for(lambda: server.connections != [] and server.connections[0].closed)
+    assert [line.split()[0] for line in server.connections[0].commands] == commands
+    assert server.messages == []
+
+
+def test_recipients_that_are_tried(smtpconn: Running, server: SmtpServer, tmp_path: Path) -> None:
+    """Each has its reply; 24 if none is accepted, 40 if some are not; the message says who."""
+    path = tmp_path / "m.eml"
+    path.write_text("From: me@example.com\nTo: nobody@example.com\nCc: you@example.com\n\nhi\n")
+    ran = smtpconn("send", server.url, path, "-q", "rcpt")
+    assert ran.code == 40
+    assert "refused       nobody@example.com: 550 5.1.1" in ran.out
+    assert "accepted      you@example.com: 250" in ran.out
+    found = smtpconn("send", server.url, path, "-q", "rcpt", "--json").object
+    assert [each["reply"]["code"] for each in found["recipients"]] == [550, 250]
+    ran = smtpconn("send", server.url, "-f", "", "-t", "nobody@example.com", "-q", "rcpt")
+    assert ran.code == 24
+    server.fault("MAIL", reply="550 no")
+    assert smtpconn("send", server.url, path, "-q", "rcpt").code == 23
+    assert server.messages == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["smtp://a", "smtp://b", "f"], "more than one URL"),
+        (["f"], "which server"),
+        (["smtp://a", "f", "-f", "nobody"], "no @ in the address"),
+        (["smtp://a", "f", "-t", "x"], "x"),
+        (["smtp://a", "f", "--dsn-notify", "x"], "--dsn-notify"),
+        (["smtp://a", "/no/such.eml"], "/no/such.eml: No such file"),
+        (["smtp://a", "."], ".: Is a directory"),
+        (["smtp://a"], "there is no message in it"),
+    ],
+)
+def test_what_cannot_be(smtpconn: Running, arguments: list[str], text: str) -> None:
+    """Is one line and code 1, before anything is sent."""
+    ran = smtpconn("send", *arguments)
+    assert ran.code == 1
+    assert text in ran.err
+    assert ran.err.count("\n") == 1
+
+
+# Interrupted
+
+
+def mailing(count: int, stderr: io.StringIO) -> Mailing:
+    """So many messages."""
+
+    def opener(name: str) -> Outgoing:
+        return Outgoing(name, Envelope("a@b.c", ["d@e.f"], b""), b"")
+
+    def source(name: str) -> Source:
+        return Source(name, lambda: opener(name))
+
+    sources = [source(f"m{n}") for n in range(count)]
+    return Mailing(sources, Output(stdout=io.StringIO(), stderr=stderr))
+
+
+class Interrupted(Iterator[SendOutcome]):
+    """Sends two messages at a time, and is interrupted where it is told."""
+
+    def __init__(self, envelopes: Iterable[Envelope], *interrupts: int) -> None:
+        self._envelopes = iter(envelopes)
+        self._interrupts = list(interrupts)
+        self._under_way = [next(self._envelopes)]
+        self._calls = 0
+
+    def __next__(self) -> SendOutcome:
+        self._under_way += [envelope for envelope in [next(self._envelopes, None)] if envelope]
+        self._calls += 1
+        if self._calls in self._interrupts:
+            raise KeyboardInterrupt
+        if not self._under_way:
+            raise StopIteration
+        result = SendResult(SmtpResponse(250, ("ok",)), ())
+        return SendOutcome(self._under_way.pop(0), result, None)
+
+
+TARGET = Target("localhost", 25, TlsMode.NONE)
+
+
+def test_ctrl_c_waits_for_what_is_under_way() -> None:
+    """No further message is begun; what was begun is told as it is, the rest as not begun."""
+    stderr = io.StringIO()
+    these = mailing(10, stderr)
+    tolds = these.send(TARGET, lambda _, envelopes: Interrupted(envelopes, 3))
+    assert these.was_interrupted
+    assert "waiting for what is under way" in stderr.getvalue()
+    assert [told.fate for told in tolds] == [Fate.DELIVERED] * 4 + [Fate.FAILED] * 6
+    assert {str(told).partition(": ")[2] for told in tolds[4:]} == {"not begun"}
+    assert {told.name for told in tolds} == {f"m{n}" for n in range(10)}
+
+
+def test_ctrl_c_twice_gives_up() -> None:
+    """What was under way is unknown then."""
+    these = mailing(10, io.StringIO())
+    tolds = these.send(TARGET, lambda _, envelopes: Interrupted(envelopes, 3, 4))
+    fates = [told.fate for told in tolds]
+    assert fates == [Fate.DELIVERED] * 2 + [Fate.UNKNOWN] * 2 + [Fate.FAILED] * 6
+
+
+def test_ctrl_c_ends_with_its_code(
+    smtpconn: Running, server: SmtpServer, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """130, with the report of what was done."""
+
+    def interrupted(target: Target, envelopes: Iterable[Envelope]) -> Iterator[SendOutcome]:
+        return Interrupted(envelopes, 2)
+
+    monkeypatch.setattr("smtpconn.cli.send.over_connection", interrupted)
+    ran = smtpconn("send", server.url, *files, "--bdat", "--json")
+    assert ran.code == 130
+    assert ran.err.endswith("smtpconn: interrupted\n")
+    assert ran.object["counts"]["delivered"] == 3
+    assert ran.object["counts"]["failed"] == 7

@@ -1,0 +1,287 @@
+"""``smtpconn serve``: a mail catcher, as a process of its own and inside this one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from smtpconn.cli.output import Output
+from smtpconn.cli.serve import Catcher, store
+from smtpconn.testing import ReceivedMessage
+from tests.cli.running import Running
+from tests.realservers.certificates import Certificates
+
+MESSAGE = "From: a@b.c\r\nSubject: caught\r\n\r\nHello \x1b[2J\r\n.dot\r\n"
+RECEIVED = ReceivedMessage("a@b.c", ("d@e.f",), MESSAGE.encode(), ("SIZE=9",), ((),))
+
+
+@dataclass(slots=True)
+class Served:
+    """A process that serves."""
+
+    process: subprocess.Popen[str]
+    port: int
+    out: str = ""
+    err: str = ""
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send a signal, and wait; what it wrote is in ``out`` and ``err`` then."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it ends."""
+        self.out, self.err = self.process.communicate(timeout=15)
+        return self.process.returncode
+
+
+@contextmanager
+def serving(*arguments: object) -> Iterator[Served]:
+    """Start ``python -m smtpconn serve`` and wait until it listens."""
+    words = [str(argument) for argument in arguments]
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "smtpconn", "serve", "-p", "0", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            while "warning" in line:
+                line = process.stderr.readline()
+            found = re.search(r"listening on \S+:(\d+) ", line)
+            assert found is not None, line + process.stderr.read()
+            yield Served(process, int(found[1]))
+        finally:
+            process.kill()
+
+
+def send(port: int, *recipients: str) -> dict[str, tuple[int, bytes]]:
+    """Send a message with the standard library."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+        return client.sendmail("a@b.c", list(recipients) or ["d@e.f"], MESSAGE)
+
+
+def test_messages_are_printed_until_ctrl_c() -> None:
+    """With their envelopes, without what would move the cursor; Ctrl-C is a good end."""
+    with serving() as served:
+        send(served.port, "d@e.f", "g@h.i")
+        send(served.port)
+        assert served.end() == 0
+    assert served.err == "smtpconn: 2 messages\n"
+    lines = served.out.splitlines()
+    assert lines[:4] == [
+        "---------- message 1 ----------",
+        f"X-Mail-From: <a@b.c> size={len(MESSAGE)}",
+        "X-Rcpt-To: <d@e.f>",
+        "X-Rcpt-To: <g@h.i>",
+    ]
+    assert "Subject: caught" in lines
+    assert r"Hello \x1b[2J" in lines
+    assert ".dot" in lines
+    assert lines.count("------------ end ------------") == 2
+    assert "\x1b" not in served.out
+
+
+def test_sigterm_is_a_good_end_too() -> None:
+    """For process managers."""
+    with serving() as served:
+        assert served.end(signal.SIGTERM) == 0
+    assert served.err == "smtpconn: 0 messages\n"
+
+
+def test_messages_are_stored(tmp_path: Path) -> None:
+    """As files with the octets that came, each with what else is known beside it."""
+    directory = tmp_path / "new" / "mail"
+    with serving("--store", directory, "--count", 2) as served:
+        send(served.port)
+        send(served.port)
+        assert served.wait() == 0
+    names = sorted(path.name for path in directory.iterdir())
+    assert len(names) == 4
+    for path in directory.glob("*.eml"):
+        assert path.read_bytes() == MESSAGE.encode()
+        about = json.loads(path.with_suffix(".json").read_text())
+        assert about["sender"] == "a@b.c"
+        assert about["recipients"] == ["d@e.f"]
+        assert about["file"] == str(path)
+        assert str(path) in served.out
+
+
+def test_messages_as_json() -> None:
+    """One object each in a line, and one at the end."""
+    with serving("--json", "--count", 1) as served:
+        send(served.port)
+        assert served.wait() == 0
+    first, last = map(json.loads, served.out.splitlines())
+    assert first["number"] == 1
+    assert first["content"] == MESSAGE
+    assert first["mail_parameters"] == [f"size={len(MESSAGE)}"]
+    assert last == {"command": "serve", "ok": True, "exit": 0, "error": None, "messages": 1}
+
+
+def test_tls_and_a_login(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate STARTTLS is offered, with a user the login is wanted."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with (
+        serving(
+            "--tls-cert", certificates.server_file, "--tls-key", certificates.server_key_file,
+            "--user", "me", "--count", 1,
+        ) as served,
+        smtplib.SMTP("localhost", served.port, timeout=10) as client,
+    ):  # fmt: skip
+        client.starttls(context=certificates.client_context())
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            client.sendmail("a@b.c", "d@e.f", MESSAGE)
+        client.login("me", "sesame")
+        client.sendmail("a@b.c", "d@e.f", MESSAGE)
+        assert served.wait() == 0
+    assert "X-User: me" in served.out
+    assert "under TLS" in served.out
+    assert "sesame" not in served.out + served.err
+
+
+def test_tls_from_the_first_octet(certificates: Certificates) -> None:
+    """With --tlsc."""
+    with serving(
+        "--tls-cert", certificates.server_file, "--tls-key", certificates.server_key_file, "--tlsc"
+    ) as served:
+        context: ssl.SSLContext = certificates.client_context()
+        with smtplib.SMTP_SSL("localhost", served.port, context=context) as client:
+            assert client.noop()[0] == 250
+        assert served.end() == 0
+
+
+def test_faults_on_demand() -> None:
+    """What goes wrong goes wrong every time."""
+    with serving("--refuse", "no@e.f", "--fault", "DATA=451 4.3.0 later") as served:
+        for _ in range(2):
+            with pytest.raises(smtplib.SMTPDataError, match="later"):
+                send(served.port, "d@e.f", "no@e.f")
+        assert served.end() == 0
+
+
+def test_it_listens_on_loopback_unless_told(smtpconn: Running) -> None:
+    """And where it is told otherwise, it warns."""
+    with serving() as served, socket.create_connection(("127.0.0.1", served.port)) as peer:
+        assert peer.getpeername()[0] == "127.0.0.1"
+        served.process.kill()
+    ran = smtpconn("serve", "--host", "192.0.2.1")
+    assert ran.code == 7
+    assert "warning: listening on 192.0.2.1: everybody" in ran.err
+    assert "smtpconn: cannot listen on 192.0.2.1:8025: Cannot assign" in ran.err
+
+
+def test_a_port_that_is_taken(smtpconn: Running) -> None:
+    """Is told in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = smtpconn("serve", "-p", taken.getsockname()[1], "--json")
+    assert ran.code == 7
+    assert "Address already in use" in ran.err
+    assert ran.err.count("\n") == 1
+    assert ran.object["messages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--tlsc"], "need --tls-cert"),
+        (["--tls-cert", "/no/such"], "no use: No such file"),
+        (["--user", "me"], "there is no password for me"),
+        (["--store", "/dev/null/x"], "--store /dev/null/x: "),
+    ],
+)
+def test_what_cannot_be(smtpconn: Running, arguments: list[str], text: str) -> None:
+    """Is told before it listens."""
+    ran = smtpconn("serve", *arguments)
+    assert ran.code == 1
+    assert text in ran.err
+
+
+def test_what_cannot_be_stored_is_not_acknowledged(smtpconn: Running, tmp_path: Path) -> None:
+    """The client learns that it was not taken, and the catcher ends with the reason."""
+    directory = tmp_path / "mail"
+    with serving("--store", directory) as served:
+        directory.rmdir()
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            send(served.port)
+        assert served.wait() == 7
+    assert "a message cannot be stored" in served.err
+    assert "No such file or directory" in served.err
+    assert "Traceback" not in served.err
+
+
+def test_names_never_collide(tmp_path: Path) -> None:
+    """However many messages come at once."""
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda _: store(tmp_path, RECEIVED), range(200)))
+    assert len(set(paths)) == 200
+    assert len(list(tmp_path.iterdir())) == 400
+
+
+def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process with the same number in the same microsecond."""
+
+    class Clock:
+        @staticmethod
+        def now(zone: object) -> Clock:
+            return Clock()
+
+        def strftime(self, form: str) -> str:
+            return "then"
+
+    monkeypatch.setattr("smtpconn.cli.serve.datetime", Clock)
+    first, second = store(tmp_path, RECEIVED), store(tmp_path, RECEIVED)
+    assert first != second
+    assert first.exists()
+    assert second.exists()
+
+
+def test_a_socket(tmp_path: Path) -> None:
+    """LMTP on a UNIX socket, ended by the last message wanted."""
+    path = tmp_path / "lmtp"
+    caught: list[int] = []
+    words = ["serve", "--socket", str(path), "--protocol", "lmtp", "--count", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "smtpconn", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert f"listening on {path} " in process.stderr.readline()
+        with smtplib.LMTP(str(path)) as client:
+            client.sendmail("a@b.c", ["d@e.f"], MESSAGE)
+        process.communicate(timeout=15)
+        caught.append(process.returncode)
+    assert caught == [0]
+    assert not path.exists()
+
+
+def test_nobody_reads_any_more() -> None:
+    """A pipe that breaks ends the catcher, and the message is not acknowledged."""
+    out = Output()
+    catcher = Catcher(out, None, None)
+
+    def broken(text: str, style: str = "") -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    out.line = broken  # type: ignore[method-assign, assignment]
+    with pytest.raises(BrokenPipeError):
+        catcher.take(RECEIVED)
+    assert catcher.is_over.is_set()
+    assert catcher.caught == 0
