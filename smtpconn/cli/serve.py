@@ -70,19 +70,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, out: Output) -> Ending:
     """Listen until Ctrl-C, SIGTERM or the last message wanted."""
     catcher = Catcher(out, None if given.store is None else _directory(given.store), given.count)
-    error = None
+    error: CommandError | None = None
     server = _server(given, catcher, out)
+    for step, settings in given.fault:
+        server.fault(step, times=None, **settings)
     try:
-        server.start()
-    except (OSError, OverflowError) as raised:
-        reason = getattr(raised, "strerror", None) or raised
-        error = CommandError(f"cannot listen on {_where(given, server)}: {reason}", os.EX_OSERR)
-        return Ending(Exit.SERVE, error, {"messages": 0})
-    try:
-        for step, settings in given.fault:
-            server.fault(step, times=None, **settings)
-        out.info(f"smtpconn: listening on {_where(given, server)} (Ctrl-C ends)")
         with _until_told():
+            if (error := _start(server, given)) is not None:
+                return Ending(Exit.SERVE, error, {"messages": 0})
+            out.info(f"smtpconn: listening on {_where(given, server)} (Ctrl-C ends)")
             catcher.is_over.wait()
     except KeyboardInterrupt:
         pass
@@ -92,6 +88,16 @@ def run(given: argparse.Namespace, out: Output) -> Ending:
     if catcher.failure is not None:
         error = CommandError(f"a message cannot be stored: {catcher.failure}", os.EX_IOERR)
     return Ending(Exit.OK if error is None else Exit.SERVE, error, {"messages": catcher.caught})
+
+
+def _start(server: SmtpServer, given: argparse.Namespace) -> CommandError | None:
+    """Begin to listen; why not, if it cannot be."""
+    try:
+        server.start()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return CommandError(f"cannot listen on {_where(given, server)}: {reason}", os.EX_OSERR)
+    return None
 
 
 def _stop(server: SmtpServer, catcher: Catcher) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import email.policy
 from dataclasses import dataclass, field, replace
-from email.utils import getaddresses
+from email.errors import HeaderParseError
+from email.headerregistry import BaseHeader
 
 from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.cli.exits import UsageError
@@ -53,11 +55,20 @@ def addresses(text: str) -> list[str]:
     Raises:
         ValidationError: there is none, or something that is none.
     """
-    found = [address for _, address in getaddresses([text])]
-    # A line break is looked for here: the email package takes it for a space.
-    if not found or not all(found) or not text.isprintable():
+    try:
+        header = email.policy.default.header_factory("To", text)
+    except (HeaderParseError, IndexError):
+        # IndexError is what the email package says to "to@".
+        header = None
+    # A line break is looked for here: the email package reads on behind it.
+    if header is None or not header.addresses or not text.isprintable() or _has_defects(header):
         raise ValidationError(f"not an address, nor a list of them: {text!a:.80}")
-    return found
+    return [address.addr_spec for address in header.addresses]
+
+
+def _has_defects(header: BaseHeader) -> bool:
+    # An address need not be ASCII (RFC 6531).
+    return any("non-ASCII" not in str(defect) for defect in header.defects)
 
 
 def _is_path(text: str) -> bool:
