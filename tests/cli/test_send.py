@@ -320,7 +320,7 @@ def test_recipients_that_are_tried(smtpconn: Running, server: SmtpServer, tmp_pa
     [
         (["smtp://a", "smtp://b", "f"], "more than one URL"),
         (["f"], "which server"),
-        (["smtp://a", "f", "-f", "nobody"], "no @ in the address"),
+        (["smtp://a", "f", "-f", "nobody"], "not an address"),
         (["smtp://a", "f", "-t", "x"], "x"),
         (["smtp://a", "f", "--dsn-notify", "x"], "--dsn-notify"),
         (["smtp://a", "/no/such.eml"], "/no/such.eml: No such file"),
