@@ -18,6 +18,8 @@ from smtpconn.cli.target import Target
 from smtpconn.testing import SmtpServer
 from smtpconn.tls import TlsMode
 from tests.cli.running import Input, Running
+from tests.realservers.dovecot import Dovecot
+from tests.realservers.postfix import Postfix
 
 HEADER = "From: me@example.com\r\nTo: you@example.com\r\n"
 MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
@@ -334,6 +336,36 @@ def test_what_cannot_be(smtpconn: Running, arguments: list[str], text: str) -> N
     assert ran.code == 1
     assert text in ran.err
     assert ran.err.count("\n") == 1
+
+
+# Real servers
+
+
+def test_postfix(smtpconn: Running, postfix: Postfix, files: list[str]) -> None:
+    """Recipients are tried without a message, then messages arrive, each once."""
+    url = f"smtp://localhost:{postfix.port}"
+    to = "alice@example.test,nobody@example.test"
+    ran = smtpconn("send", url, "-f", "me@client.example", "-t", to, "-q", "rcpt")
+    assert ran.code == 40
+    assert "refused       nobody@example.test: 550 5.1.1" in ran.out
+    assert "accepted      alice@example.test: 250 2.1.5" in ran.out
+    ran = smtpconn("send", url, *files, "-t", "alice@example.test")
+    assert ran.code == 0
+    stored = postfix.wait_for_stored(len(files), user="alice")
+    assert len(stored) == len(files)
+    ran = smtpconn("send", url, files[0], "-t", "bob@example.test", "--bdat")
+    assert ran.code == 0
+    (message,) = postfix.wait_for_stored(1, user="bob")
+    assert message.endswith(b"Subject: number 0\n\nHello!\n.\n")
+
+
+def test_dovecot(smtpconn: Running, dovecot: Dovecot, files: list[str]) -> None:
+    """Over LMTP carol, who is over her quota, is told apart from alice."""
+    to = "carol@example.test,alice@example.test"
+    ran = smtpconn("send", f"lmtp+unix://{dovecot.socket_path}", files[0], "-t", to)
+    assert ran.code == 40
+    assert "not to carol@example.test: 552 5.2.2" in ran.out
+    assert len(dovecot.wait_for_stored(1, user="alice")) == 1
 
 
 # Interrupted
