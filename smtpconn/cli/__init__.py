@@ -22,6 +22,7 @@ file does what:
     check, ping, serve, send      one command each; `report` is how check shows what it found
     messages    what `send` sends: files and streams; `compose`: messages composed of options;
                 `wishes`: what the options say of their envelopes
+    mailing     sending many of them, and Ctrl-C; `trial`: going only so far
     fates       what became of each message, and how that is told
 
 Rules: a command returns an exit code and never lets a traceback through. With ``--json`` standard

@@ -7,6 +7,7 @@ standard error; what nobody foresaw is one line too, which says that it is our m
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -41,14 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Output(as_json="--json" in arguments)
     sysexits = "--sysexits" in arguments
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    # What goes wrong is told here; warnings for logs would stand beside it on standard error.
+    silence = logging.NullHandler()
+    logging.getLogger("smtpconn").addHandler(silence)
     try:
         ending = _run(arguments, out)
         code = sysexit_of(ending.code, ending.error) if sysexits else int(ending.code)
         _tell(out, command, ending, code)
+        if ending.leaves_threads:
+            _exit_at_once(code)
         return code
     except BrokenPipeError:
         _forget_stdout()
         return int(Exit.BROKEN_PIPE)
+    finally:
+        logging.getLogger("smtpconn").removeHandler(silence)
 
 
 def _run(arguments: list[str], out: Output) -> Ending:
@@ -114,6 +122,13 @@ def _one_line(error: BaseException, code: Exit) -> str:
     if isinstance(error, SmtpError) and error.may_have_been_delivered:
         text += "; the message may have been delivered: do not send it again blindly"
     return text
+
+
+def _exit_at_once(code: int) -> None:
+    """End the process; the interpreter would wait for its threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _forget_stdout() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Input, Running
+from tests.cli.running import MESSAGE, Input, Running
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +31,14 @@ def server() -> Iterator[SmtpServer]:
     """A server that knows everybody but nobody@example.com."""
     with SmtpServer(recipient_known=lambda path: path != "nobody@example.com") as server:
         yield server
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Ten messages as files."""
+    made = []
+    for n in range(10):
+        path = tmp_path / f"m{n}.eml"
+        path.write_bytes(MESSAGE.replace("hello", f"number {n}").encode())
+        made.append(str(path))
+    return made

@@ -11,6 +11,9 @@ import pytest
 
 from smtpconn.cli import main
 
+HEADER = "From: me@example.com\r\nTo: you@example.com\r\n"
+MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

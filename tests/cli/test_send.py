@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from smtpconn import Envelope, SendOutcome, SendResult, SmtpResponse
 from smtpconn.cli import messages
-from smtpconn.cli.fates import Fate
-from smtpconn.cli.messages import Outgoing, Source
-from smtpconn.cli.output import Output
-from smtpconn.cli.send import Mailing
-from smtpconn.cli.target import Target
 from smtpconn.testing import SmtpServer
-from smtpconn.tls import TlsMode
-from tests.cli.running import Input, Running
+from tests.cli.running import HEADER, MESSAGE, Input, Running
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.postfix import Postfix
-
-HEADER = "From: me@example.com\r\nTo: you@example.com\r\n"
-MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> list[str]:
-    """Ten messages as files."""
-    made = []
-    for n in range(10):
-        path = tmp_path / f"m{n}.eml"
-        path.write_bytes(MESSAGE.replace("hello", f"number {n}").encode())
-        made.append(str(path))
-    return made
 
 
 def test_a_file(smtpconn: Running, server: SmtpServer, files: list[str]) -> None:
@@ -356,7 +333,7 @@ def test_postfix(smtpconn: Running, postfix: Postfix, files: list[str]) -> None:
     ran = smtpconn("send", url, files[0], "-t", "bob@example.test", "--bdat")
     assert ran.code == 0
     (message,) = postfix.wait_for_stored(1, user="bob")
-    assert message.endswith(b"Subject: number 0\n\nHello!\n.\n")
+    assert message.endswith(b"\n\nHello!\n.\n")
 
 
 def test_dovecot(smtpconn: Running, dovecot: Dovecot, files: list[str]) -> None:
@@ -366,78 +343,3 @@ def test_dovecot(smtpconn: Running, dovecot: Dovecot, files: list[str]) -> None:
     assert ran.code == 40
     assert "not to carol@example.test: 552 5.2.2" in ran.out
     assert len(dovecot.wait_for_stored(1, user="alice")) == 1
-
-
-# Interrupted
-
-
-def mailing(count: int, stderr: io.StringIO) -> Mailing:
-    """So many messages."""
-
-    def opener(name: str) -> Outgoing:
-        return Outgoing(name, Envelope("a@b.c", ["d@e.f"], b""), b"")
-
-    def source(name: str) -> Source:
-        return Source(name, lambda: opener(name))
-
-    sources = [source(f"m{n}") for n in range(count)]
-    return Mailing(sources, Output(stdout=io.StringIO(), stderr=stderr))
-
-
-class Interrupted(Iterator[SendOutcome]):
-    """Sends two messages at a time, and is interrupted where it is told."""
-
-    def __init__(self, envelopes: Iterable[Envelope], *interrupts: int) -> None:
-        self._envelopes = iter(envelopes)
-        self._interrupts = list(interrupts)
-        self._under_way = [next(self._envelopes)]
-        self._calls = 0
-
-    def __next__(self) -> SendOutcome:
-        self._under_way += [envelope for envelope in [next(self._envelopes, None)] if envelope]
-        self._calls += 1
-        if self._calls in self._interrupts:
-            raise KeyboardInterrupt
-        if not self._under_way:
-            raise StopIteration
-        result = SendResult(SmtpResponse(250, ("ok",)), ())
-        return SendOutcome(self._under_way.pop(0), result, None)
-
-
-TARGET = Target("localhost", 25, TlsMode.NONE)
-
-
-def test_ctrl_c_waits_for_what_is_under_way() -> None:
-    """No further message is begun; what was begun is told as it is, the rest as not begun."""
-    stderr = io.StringIO()
-    these = mailing(10, stderr)
-    tolds = these.send(TARGET, lambda _, envelopes: Interrupted(envelopes, 3))
-    assert these.was_interrupted
-    assert "waiting for what is under way" in stderr.getvalue()
-    assert [told.fate for told in tolds] == [Fate.DELIVERED] * 4 + [Fate.FAILED] * 6
-    assert {str(told).partition(": ")[2] for told in tolds[4:]} == {"not begun"}
-    assert {told.name for told in tolds} == {f"m{n}" for n in range(10)}
-
-
-def test_ctrl_c_twice_gives_up() -> None:
-    """What was under way is unknown then."""
-    these = mailing(10, io.StringIO())
-    tolds = these.send(TARGET, lambda _, envelopes: Interrupted(envelopes, 3, 4))
-    fates = [told.fate for told in tolds]
-    assert fates == [Fate.DELIVERED] * 2 + [Fate.UNKNOWN] * 2 + [Fate.FAILED] * 6
-
-
-def test_ctrl_c_ends_with_its_code(
-    smtpconn: Running, server: SmtpServer, files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """130, with the report of what was done."""
-
-    def interrupted(target: Target, envelopes: Iterable[Envelope]) -> Iterator[SendOutcome]:
-        return Interrupted(envelopes, 2)
-
-    monkeypatch.setattr("smtpconn.cli.send.over_connection", interrupted)
-    ran = smtpconn("send", server.url, *files, "--bdat", "--json")
-    assert ran.code == 130
-    assert ran.err.endswith("smtpconn: interrupted\n")
-    assert ran.object["counts"]["delivered"] == 3
-    assert ran.object["counts"]["failed"] == 7

@@ -1,0 +1,76 @@
+"""``smtpconn send --quit-after``: as far as a stage, and nothing is sent."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from smtpconn.cli import stages, transcript
+from smtpconn.cli.asjson import Json, of_reply, of_server
+from smtpconn.cli.exits import CommandError, Ending, Exit
+from smtpconn.cli.messages import envelope_to_try
+from smtpconn.cli.output import BAD, GOOD, Output
+from smtpconn.cli.target import Target
+from smtpconn.errors import SmtpError
+
+
+def try_to(target: Target, given: argparse.Namespace, files: Sequence[str], out: Output) -> Ending:
+    """Go as far as a stage, and send nothing."""
+    stage = given.quit_after
+    tried: list[tuple[str, Json]] = []
+    error: BaseException | None = None
+    with transcript.Recorder(out.teller(given), keeps=False):
+        try:
+            accepted, refused = _go_to(target, stage, given, files, tried, out)
+        except SmtpError as raised:
+            error, accepted, refused = raised, 0, 0
+            out.transcript_error(str(raised))
+    result: dict[str, Json] = {
+        "server": of_server(target),
+        "quit_after": stage,
+        "recipients": [{"recipient": path, "reply": reply} for path, reply in tried],
+    }
+    if error is None and refused:
+        text = f"{refused} of {accepted + refused} recipients were refused"
+        return Ending(
+            Exit.SOME_REFUSED if accepted else Exit.RCPT,
+            CommandError(text, os.EX_UNAVAILABLE),
+            result,
+        )
+    if error is None:
+        out.line(f"{stage}: ok; nothing was sent", GOOD)
+    return Ending.of(error, result)
+
+
+def _go_to(
+    target: Target,
+    stage: str,
+    given: argparse.Namespace,
+    files: Sequence[str],
+    tried: list[tuple[str, Json]],
+    out: Output,
+) -> tuple[int, int]:
+    """How many recipients were accepted, and how many refused."""
+    if stage == "connect":
+        stages.knock(target)
+        return 0, 0
+    if stage not in ("mail", "rcpt"):
+        stages.open_session(target, stage).quit()
+        return 0, 0
+    envelope = envelope_to_try(given, files)
+    recipients = list(envelope.recipients) if stage == "rcpt" else []
+    with target.connect() as connection:
+        replies = connection.try_envelope(
+            envelope.sender,
+            recipients,
+            envelope.mail_params,
+            envelope.rcpt_params if recipients else None,
+        )
+    accepted = 0
+    for path, reply in zip(recipients, replies, strict=True):
+        accepted += reply.is_success
+        tried.append((str(path), of_reply(reply)))
+        out.row("accepted" if reply.is_success else "refused", f"{path}: {reply}",
+                GOOD if reply.is_success else BAD)  # fmt: skip
+    return accepted, len(replies) - accepted
