@@ -5,8 +5,8 @@
     ping        how long does it take to get a connection and an answer?
     serve       catch mail on this machine while developing
 
-Everything is done through the public API, so what a command shows is what a program gets. Which
-file does what:
+What is said to a server goes through `SmtpConnection` and `ConnectionPool`, so what a command shows
+is what a program gets. Which file does what:
 
     entry       `main`: the one place that catches everything
     options     the options of all commands, with swaks's names where swaks has one

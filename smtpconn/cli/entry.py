@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ending = _run(arguments, out)
         code = sysexit_of(ending.code, ending.error) if sysexits else int(ending.code)
         _tell(out, command, ending, code)
-        if ending.leaves_threads:
+        if ending.code is Exit.INTERRUPTED and _are_threads_left():
             _exit_at_once(code)
         return code
     except BrokenPipeError:
@@ -122,6 +123,12 @@ def _one_line(error: BaseException, code: Exit) -> str:
     if isinstance(error, SmtpError) and error.may_have_been_delivered:
         text += "; the message may have been delivered: do not send it again blindly"
     return text
+
+
+def _are_threads_left() -> bool:
+    """Whether somebody is at work that nobody wants to wait for any more."""
+    others = (t for t in threading.enumerate() if t is not threading.main_thread())
+    return any(not thread.daemon for thread in others)
 
 
 def _exit_at_once(code: int) -> None:

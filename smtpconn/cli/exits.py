@@ -65,13 +65,11 @@ class Ending:
         code: the exit code.
         error: why it is not `Exit.OK`, if one error says it.
         result: what ``--json`` shows, besides how it ended.
-        leaves_threads: whether threads are still at work that nobody wants to wait for.
     """
 
     code: Exit
     error: BaseException | None = None
     result: Mapping[str, Json] = field(default_factory=dict)
-    leaves_threads: bool = False
 
     @classmethod
     def of(cls, error: BaseException | None, result: Mapping[str, Json]) -> Ending:

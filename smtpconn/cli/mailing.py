@@ -34,12 +34,11 @@ class Mailing:
     Attributes:
         sources: where they come from.
         was_interrupted: whether the user had enough.
-        gave_up: whether what was under way was not even waited for.
     """
 
     def __init__(self, sources: Sequence[Source], out: Output) -> None:
         self.sources = sources
-        self.was_interrupted = self.gave_up = False
+        self.was_interrupted = False
         self._out = out
         self._tolds: list[Told] = []
         # What is under way, by its envelope, which may not be hashable.
@@ -56,18 +55,23 @@ class Mailing:
                         bar.advance()
             except SmtpError as error:
                 self._tell_of_all(error)
+            except KeyboardInterrupt:
+                self.was_interrupted = True
         self._tell_the_rest()
         return self._tolds
 
     def _next(self, outcomes: Iterator[SendOutcome]) -> SendOutcome | None:
-        """The next outcome; None if there is none, or the user does not want to wait for it."""
+        """The next outcome; None if there is none.
+
+        Raises:
+            KeyboardInterrupt: the user does not want to wait for it.
+        """
         while True:
             try:
                 return next(outcomes, None)
             except KeyboardInterrupt:
                 if self.was_interrupted:
-                    self.gave_up = True
-                    return None
+                    raise
                 self.was_interrupted = True
                 self._out.warning("interrupted: waiting for what is under way (Ctrl-C gives up)")
 
@@ -109,7 +113,7 @@ class Mailing:
         self._begun = len(self.sources)
 
     def _tell_the_rest(self) -> None:
-        for outgoing in self._open.values():
+        for outgoing in list(self._open.values()):
             error = CommandError("the answer was not waited for", 0)
             self._tolds.append(Told(outgoing.name, Fate.UNKNOWN, error=error))
         for source in self.sources[self._begun :]:

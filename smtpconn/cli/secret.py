@@ -67,7 +67,10 @@ def password(user: str, command: str | None) -> str:
             f"there is no password for {user}: set {PASSWORD_VARIABLE} or give "
             f"--auth-password-command, or run this at a terminal"
         )
-    return getpass.getpass(f"Password for {user}: ")
+    try:
+        return getpass.getpass(f"Password for {user}: ")
+    except EOFError:
+        raise UsageError(f"no password was typed for {user}") from None
 
 
 def output_of(command: str) -> str:

@@ -102,8 +102,7 @@ def run(given: argparse.Namespace, out: Output) -> Ending:
         **fates.as_json(tolds, seconds),
     }
     if mailing.was_interrupted:
-        error = KeyboardInterrupt()
-        return Ending(Exit.INTERRUPTED, error, result, leaves_threads=mailing.gave_up)
+        return Ending(Exit.INTERRUPTED, KeyboardInterrupt(), result)
     return fates.ending(tolds, result)
 
 

@@ -100,11 +100,12 @@ def _token(credentials: Credentials | None) -> tuple[str, str]:
 
 
 def _oauthbearer(connection: SmtpConnection, who: Credentials | None, seconds: float) -> None:
-    token = _token(who)[1]
-    if who is not None and connection.capabilities.supports_auth(AuthMechanism.OAUTHBEARER):
+    if isinstance(who, OAuthCredentials) and connection.capabilities.supports_auth(
+        AuthMechanism.OAUTHBEARER
+    ):
         # It goes before all others there, and with the user's name, which some servers want.
         return connection.authenticate(who, seconds)
-    return connection.auth_oauthbearer(token, seconds)
+    return connection.auth_oauthbearer(_token(who)[1], seconds)
 
 
 _Way = Callable[[SmtpConnection, Credentials | None, float], None]

@@ -91,8 +91,12 @@ class Recorder(logging.Handler):
             return
         if self._keeps:
             self.lines.append(line)
-        if self._tell is not None:
-            self._tell(line)
+        try:
+            if self._tell is not None:
+                self._tell(line)
+        except OSError:
+            # Nobody reads it any more, which is no reason to tear off what is being said.
+            self._tell = None
 
     def _read(self, message: str) -> Line | None:
         now = time.monotonic()

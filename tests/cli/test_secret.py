@@ -50,6 +50,18 @@ def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["Password for alice: "]
 
 
+def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-D is an error of one line."""
+
+    def getpass(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin", Input(b"", is_terminal=True))
+    monkeypatch.setattr("getpass.getpass", getpass)
+    with pytest.raises(UsageError, match="no password was typed for alice"):
+        secret.password(USER, None)
+
+
 def test_nowhere() -> None:
     """Without a terminal nobody is asked, and the error says what to do."""
     with pytest.raises(UsageError, match="set SMTPCONN_PASSWORD or give --auth-password-command"):

@@ -117,6 +117,24 @@ def test_it_is_the_wire_log(certificates: Certificates) -> None:
     assert recorder.lines == told
 
 
+def test_nobody_reads_any_more() -> None:
+    """Is no reason to tear off what is being said: the dialogue goes on untold."""
+    told: list[Line] = []
+
+    def tell(line: Line) -> None:
+        told.append(line)
+        raise BrokenPipeError
+
+    with (
+        SmtpServer() as server,
+        Recorder(tell),
+        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, 5) as connection,
+    ):
+        connection.send("a@b.c", "d@e.f", b"Subject: x\r\n\r\n")
+        assert len(server.messages) == 1
+    assert len(told) == 1
+
+
 def test_loggers_are_left_as_they_were() -> None:
     """Level, handlers and propagation come back."""
     loggers = [logging.getLogger(name) for name in ("smtpconn.wire", "smtpconn.connection")]
