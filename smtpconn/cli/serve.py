@@ -29,6 +29,9 @@ from smtpconn.testing.faults import STEPS
 
 PORT = 8025
 
+PATIENCE = 1.0
+"""Seconds that clients have at the end to get the answers they wait for."""
+
 _ACTIONS = ("close", "reset", "hang")
 
 
@@ -101,6 +104,12 @@ def _start(server: SmtpServer, given: argparse.Namespace) -> CommandError | None
 
 
 def _stop(server: SmtpServer, catcher: Catcher) -> None:
+    """Let those who are being answered have their answer, and end."""
+    server.close_idle(None)
+    try:
+        server.wait_for(lambda: all(each.closed for each in server.connections), PATIENCE)
+    except TimeoutError:
+        pass  # a client that goes on and on
     try:
         server.stop()
     except OSError:

@@ -122,6 +122,29 @@ def test_messages_are_stored(tmp_path: Path) -> None:
         assert str(path) in served.out
 
 
+def test_the_last_message_wanted_is_acknowledged() -> None:
+    """The catcher ends only when its client has the answer, however fast both are."""
+    for _ in range(5):
+        with serving("--count", 1) as served:
+            assert send(served.port) == {}
+            assert served.wait() == 0
+
+
+def test_a_client_that_stays_is_not_waited_for() -> None:
+    """One that says nothing is hung up on, one that is in the middle has a second."""
+    with (
+        serving() as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=10) as silent,
+        socket.create_connection(("127.0.0.1", served.port), timeout=10) as talking,
+    ):
+        assert silent.recv(100).startswith(b"220")
+        assert talking.recv(100).startswith(b"220")
+        talking.sendall(b"NO")
+        assert served.end() == 0
+        assert silent.recv(100) == b""
+    assert served.err == "smtpconn: 0 messages\n"
+
+
 def test_messages_as_json() -> None:
     """One object each in a line, and one at the end."""
     with serving("--json", "--count", 1) as served:
