@@ -51,7 +51,8 @@ class SmtpServer:
             ``ServerConnection.turns`` count round trips.
         recipient_known: says which forward-paths exist; all by default.
         on_message: given each message before its acceptance is told, in the connection's thread;
-            the server then keeps none in ``messages``. If it raises, the message is not accepted:
+            the server then keeps none in ``messages``, nor connections that are closed, so that it
+            may run for long. If it raises, the message is not accepted:
             the connection ends without an answer, and `stop` raises the error.
 
     Raises:
@@ -120,6 +121,7 @@ class SmtpServer:
         self._changed = threading.Condition()
         self._messages: list[ReceivedMessage] = []
         self._connections: list[ServerConnection] = []
+        self._accepted = 0
         self._links: set[Link] = set()
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
@@ -292,6 +294,7 @@ class SmtpServer:
         with self._changed:
             self._messages.clear()
             self._connections[:] = [c for c in self._connections if not c.closed]
+            self._accepted = len(self._connections)
 
     def wait_for_messages(self, count: int, timeout: float = 10.0) -> list[ReceivedMessage]:
         """Wait until at least ``count`` messages were accepted, and return all.
@@ -378,11 +381,13 @@ class SmtpServer:
             thread.start()
             # Only now: who ends connections joins what is in the list.
             with self._changed:
+                self._threads = [t for t in self._threads if t.is_alive()]
                 self._threads.append(thread)
 
     def _serve(self, sock: socket.socket) -> None:
         with self._changed:
-            record = ServerConnection(len(self._connections) + 1)
+            self._accepted += 1
+            record = ServerConnection(self._accepted)
             self._connections.append(record)
             link = Link(sock, self._pause, record)
             self._links.add(link)
@@ -397,6 +402,8 @@ class SmtpServer:
             record.closed = True
             with self._changed:
                 self._links.discard(link)
+                if self._on_message is not None:
+                    self._connections = [c for c in self._connections if c is not record]
             link.close()
             self._notify()
 

@@ -352,6 +352,17 @@ def test_messages_may_go_to_a_function() -> None:
         assert server.messages == []
 
 
+def test_with_a_function_it_may_run_for_long() -> None:
+    """Of what is over nothing is kept, so memory does not grow; connections are still counted."""
+    got: list[ReceivedMessage] = []
+    with SmtpServer(on_message=got.append) as server:
+        for _ in range(5):
+            with smtplib.SMTP(server.host, server.port) as client:
+                client.sendmail("a@b.c", "c@d.example", MESSAGE)
+        server.wait_for(lambda: server.connections == [])
+    assert [message.connection for message in got] == [1, 2, 3, 4, 5]
+
+
 def test_what_the_function_cannot_take_is_not_accepted() -> None:
     """The client gets no answer, so that it knows that the message was not taken."""
 
