@@ -16,7 +16,7 @@ from smtpconn.cli.certificate import Certificate
 from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, HEAD, Output
 from smtpconn.cli.target import Target
 from smtpconn.cli.transcript import Line, Steps
-from smtpconn.errors import SmtpError
+from smtpconn.errors import SmtpError, TlsError
 from smtpconn.tls import TlsInfo, TlsMode
 
 SOON = 30
@@ -118,6 +118,8 @@ def show(finding: Finding, error: SmtpError | None, out: Output) -> None:
         out.row("times", ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in steps))
     for note in finding.notes():
         out.row("note", note, DOUBTFUL)
+    if isinstance(error, TlsError) and finding.tls is None:
+        out.row("note", "--insecure shows a certificate without believing it", DOUBTFUL)
     out.row("result", "ok" if error is None else "failed", GOOD if error is None else BAD)
 
 

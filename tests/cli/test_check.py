@@ -113,6 +113,7 @@ def test_what_was_found_before_it_failed(smtpconn: Running, certificates: Certif
     assert "STARTTLS" in found["offers"].splitlines()
     assert found["result"] == "failed"
     assert "*** the certificate of" in ran.out
+    assert "--insecure shows a certificate" in found["note"]
 
 
 def a_server_whose_certificate_ends(days: float) -> SmtpServer:
