@@ -171,6 +171,10 @@ def _login(parser: argparse.ArgumentParser) -> None:
         help=f"the first of these that is offered: {', '.join(MECHANISMS)} "
         f"(default: the strongest)",
     )  # fmt: skip
+    group.add_argument(
+        "--allow-cleartext-auth", action="store_true",
+        help="let the password travel without TLS, where everybody on the way can read it",
+    )  # fmt: skip
 
 
 def target_argument(parser: argparse.ArgumentParser) -> None:

@@ -138,6 +138,9 @@ def target_of(options: argparse.Namespace, out: Output) -> Target:
     if "timeout" not in settings and "timeout=" not in where:
         target = target.replace(timeout=DEFAULT_TIMEOUT)
     target = target.replace(tls_context=_tls_context(options, target.tls_mode, out))
+    if options.allow_cleartext_auth and target.tls_mode is TlsMode.NONE:
+        out.warning("--allow-cleartext-auth: everybody on the way can read the password")
+        target = target.replace(allow_cleartext_auth=True)
     return _with_credentials(target, options, out)
 
 

@@ -142,6 +142,17 @@ def test_insecure_is_warned_about(certificates: Certificates) -> None:
     assert found.tls_context.verify_mode is ssl.CERT_NONE
 
 
+@pytest.mark.parametrize(("arguments", "is_allowed"), [(["mx"], True), (["mx", "--tls"], False)])
+def test_passwords_in_clear(arguments: list[str], is_allowed: bool) -> None:
+    """Are allowed only if asked for, with a warning; under TLS there is nothing to allow."""
+    stderr = io.StringIO()
+    out = Output(stdout=io.StringIO(), stderr=stderr)
+    found = target_of(parsed(*arguments, "--allow-cleartext-auth"), out)
+    assert found.allow_cleartext_auth == is_allowed
+    assert ("can read the password" in stderr.getvalue()) == is_allowed
+    assert not target(*arguments).allow_cleartext_auth
+
+
 def test_authorities_from_a_directory(certificates: Certificates) -> None:
     """A directory is as good as a file."""
     found = target("mx", "--tls", "--tls-ca-path", str(certificates.directory))
