@@ -36,7 +36,7 @@ _Reading: TypeAlias = float | Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """One metric: what it is called, and what the figures say, by the values of its label if any."""
+    """One metric: its name, and what the figures say, by the values of its label if it has one."""
 
     make: type[GaugeMetricFamily] | type[CounterMetricFamily]
     name: str

@@ -25,9 +25,12 @@ def rehearsal(session: Session, request: Request) -> Conversation[tuple[SmtpResp
         UnsupportedExtensionError, SmtpUtf8RequiredError, ValidationError: the server does not
             offer what the envelope needs; nothing was sent.
         ProtocolError: a reply that makes no sense.
+        ConnectionClosedError: the server would hang up on the RSET.
     """
     commands = envelope_commands(session, request, chunking=False)
     if session.needs_reset:
+        session.check_reset()
+        session.note_reset()
         commands.insert(0, RSET)
     session.needs_reset = True
     session.transactions += 1

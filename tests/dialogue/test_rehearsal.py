@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smtpconn import (
+    ConnectionClosedError,
     Phase,
     Pipelining,
     ProtocolError,
@@ -17,7 +18,7 @@ from smtpconn import (
 )
 from smtpconn.dialogue.batch import Conversation
 from smtpconn.dialogue.rehearsal import rehearsal
-from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.session import ASIDES_TAKEN, Session
 from smtpconn.testing import SmtpServer
 from tests.dialogue.play import Script, fails, play
 from tests.dialogue.test_conversations import request, session
@@ -77,6 +78,22 @@ def test_a_refused_sender_and_nonsense_are_errors(
     assert isinstance(error, SmtpError)
     assert error.phase is phase
     assert not error.may_have_been_delivered
+
+
+def test_its_resets_are_counted_where_the_server_counts_them() -> None:
+    """A RSET on which the server would hang up is not said; the one behind the envelope counts."""
+    made = session(counts_asides=True, asides=ASIDES_TAKEN, has_reset=True, needs_reset=True)
+    with pytest.raises(ConnectionClosedError):
+        next(rehearse(made))
+    script: Script = [("RSET\n" + MAIL + TWO, "250 ok\n" * 4), ("RSET\n", "250 ok\n")]
+    used: list[Session] = []
+
+    def again() -> Conversation[tuple[SmtpResponse, ...]]:
+        used.append(session(counts_asides=True, needs_reset=True))
+        return rehearse(used[-1])
+
+    play(again, script)
+    assert {made.asides for made in used} == {1}
 
 
 def test_over_a_connection() -> None:
