@@ -1,7 +1,7 @@
 """`email.message.EmailMessage` on its way out: the envelope it names, and its octets.
 
-Building messages is the email package's job; this file reads the headers for the envelope the way
-``smtplib.send_message`` does and serialises, nothing more. Which form the octets take depends on
+Building messages is the email package's job; this file reads the headers for the envelope as
+``smtplib.send_message`` does, and serialises, nothing more. Which form the octets take depends on
 what the server offers, so serialising is the last step before sending:
 
 * Bcc never leaves (RFC 5322 3.6.3), whoever is in it.
@@ -15,11 +15,11 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterable, Sequence
-from email.errors import MessageError
+from email.errors import InvalidHeaderDefect, MessageError
 from email.generator import BytesGenerator
+from email.headerregistry import AddressHeader, HeaderRegistry
 from email.message import Message
-from email.utils import getaddresses
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.capabilities import ServerCapabilities
@@ -32,6 +32,9 @@ AnyMessage: TypeAlias = "Message[Any, Any]"
 _NONSENSE = (
     MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
+
+
+_made = HeaderRegistry()
 
 
 def sender_of(message: AnyMessage) -> ReversePath:
@@ -113,16 +116,35 @@ def _prefix(message: AnyMessage) -> str:
 
 
 def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
-    fields = [field for name in names for field in _fields(message, name)]
     try:
-        return [address for _, address in getaddresses(fields) if address]
+        return [
+            address.addr_spec
+            for name in names
+            for field in _fields(message, name)
+            for address in _parsed(field).addresses
+        ]
     except _NONSENSE as error:
         raise ValidationError(f"an address field cannot be read: {error!a:.200}") from error
 
 
-def _fields(message: AnyMessage, name: str) -> list[str]:
+def _parsed(field: object) -> AddressHeader:
+    """An address field with its addresses, all of them.
+
+    Not by ``email.utils.getaddresses``: of what it does not understand, such as an address literal
+    in Python 3.13, it makes nothing, and somebody would not get the message.
+    """
+    header: Any = field if hasattr(field, "addresses") else _made("To", str(field))
+    # Not in it: obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8.
+    defects = [d for d in header.defects if isinstance(d, InvalidHeaderDefect)]
+    # There is one address without a domain (RFC 5321 4.1.1.3).
+    if defects and str(header).strip().lower() != "postmaster":
+        raise ValidationError(f"{str(header)!a:.80} is no list of addresses: {defects[0]}")
+    return cast(AddressHeader, header)
+
+
+def _fields(message: AnyMessage, name: str) -> list[object]:
     try:
         # Here the email package parses them, and finds a line end in an encoded word, say.
-        return [str(field) for field in message.get_all(name, [])]
+        return list(message.get_all(name, []))
     except _NONSENSE as error:
         raise ValidationError(f"the message's {name} cannot be read: {error!a:.200}") from error

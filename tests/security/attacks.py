@@ -116,7 +116,7 @@ FROM_THE_SERVER = frozenset(
     [
         "EnhancedStatusCode", "LmtpSendResult", "PoolEvent", "PoolStats", "RecipientResult",
         "RejectedRecipient", "SendOutcome", "SendResult", "ServerCapabilities", "ServerStats",
-        "SmtpExtension", "SmtpResponse",
+        "SmtpExtension", "SmtpResponse", "TlsInfo",
     ]
 )  # fmt: skip
 """Values that smtpconn makes for its users: what is in them is read, never sent."""
