@@ -34,7 +34,12 @@ class AuthMechanism(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SmtpExtension:
-    """One line of the EHLO reply: its keyword in capitals and its parameters as sent."""
+    """One line of the EHLO reply.
+
+    Attributes:
+        keyword: in capitals.
+        parameters: as sent.
+    """
 
     keyword: str
     parameters: tuple[str, ...] = ()
@@ -76,7 +81,7 @@ class ServerCapabilities:
         return keyword.isascii() and keyword.upper() in self._by_keyword
 
     def parameters(self, keyword: str) -> tuple[str, ...]:
-        """The parameters of an extension as sent; empty if it has none or is not offered."""
+        """The parameters of the extension ``keyword`` as sent; empty if it has or is none."""
         extension = self._by_keyword.get(keyword.upper())
         return extension.parameters if extension is not None else ()
 

@@ -25,6 +25,7 @@ from typing import BinaryIO, TypeAlias, cast
 from smtpconn.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
 
 Message: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]"
+"""A message as it is given: its octets, or a binary file or an iterable, which are streamed."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

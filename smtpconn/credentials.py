@@ -30,6 +30,9 @@ from smtpconn.sasl import (
 class PasswordCredentials:
     """A user name and a password; the password is never shown.
 
+    Attributes:
+        user, password: as the server knows them; any mechanism that serves a password is used.
+
     Raises:
         ValidationError: the user name is empty, or either holds a character no mechanism can send.
     """
@@ -65,13 +68,18 @@ class OAuthCredentials:
             check_token(self.token)
 
     def current_token(self, *, force_refresh: bool = False) -> str:
-        """The token to log in with now."""
+        """The token to log in with now; a function is asked for a new one with ``force_refresh``.
+
+        Raises:
+            Exception: what the function raises.
+        """
         if not callable(self.token):
             return self.token
         return self.token(force_refresh=True) if force_refresh else self.token()
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
+"""Whom to log in as."""
 
 _BY_PASSWORD: tuple[tuple[AuthMechanism, Callable[[str, str], SaslMechanism]], ...] = (
     (AuthMechanism.CRAM_MD5, CramMd5),

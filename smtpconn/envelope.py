@@ -18,7 +18,12 @@ from smtpconn.reply import SmtpResponse
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecipient:
-    """A recipient the server refused at RCPT, and what it said."""
+    """A recipient the server refused at RCPT.
+
+    Attributes:
+        recipient: whom.
+        response: what the server said; its class tells whether to try again later.
+    """
 
     recipient: ForwardPath
     response: SmtpResponse
@@ -57,7 +62,12 @@ class RecipientResult:
 
 @dataclass(frozen=True, slots=True)
 class LmtpSendResult:
-    """The outcome of an LMTP delivery: one result per accepted recipient, in the order given."""
+    """The outcome of an LMTP delivery (RFC 2033 4.2).
+
+    Attributes:
+        results: one per recipient that was accepted at RCPT, in the order given.
+        rejected_recipients: those the server refused at RCPT; the message was not sent to them.
+    """
 
     results: tuple[RecipientResult, ...]
     rejected_recipients: tuple[RejectedRecipient, ...] = ()
@@ -81,7 +91,14 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """What became of one envelope: a result, or the error it ended with."""
+    """What became of one envelope.
+
+    Attributes:
+        envelope: the very object that was given.
+        result: as from `SmtpConnection.send`, or `SmtpConnection.send_lmtp` over LMTP; None if it
+            ended with an error.
+        error: the error it ended with, else None.
+    """
 
     envelope: Envelope
     result: SendResult | LmtpSendResult | None

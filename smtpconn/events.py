@@ -74,6 +74,7 @@ class PoolEvent:
 
 
 Hook: TypeAlias = Callable[[PoolEvent], None]
+"""What a pool calls for each event; it should be quick, because the pool's caller waits for it."""
 
 
 class Teller:

@@ -29,6 +29,9 @@ class LoggingIn(Operations):
     def auth_plain(self, user: str, password: str, timeout: float | None = None) -> None:
         """Log in with PLAIN (RFC 4616).
 
+        Args:
+            user, password: text that is sent as UTF-8.
+
         Raises:
             AuthError: refused; ``is_transient`` tells a 454 from a 535.
             UnsupportedExtensionError: not offered.

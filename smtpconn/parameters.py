@@ -55,7 +55,12 @@ class DeliverByMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeliverBy:
-    """The BY parameter (RFC 2852 4): deliver within ``seconds``, else return or notify.
+    """The BY parameter (RFC 2852 4): deliver in time, or say that it was not possible.
+
+    Attributes:
+        seconds: from now; negative for a time that is over, which is of use with NOTIFY only.
+        mode: what happens when the time is over.
+        trace: ask for tracing, the ``T`` behind the mode.
 
     Raises:
         ValidationError: more than nine digits, or RETURN with a time that is over already.

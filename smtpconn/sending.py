@@ -27,6 +27,7 @@ from smtpconn.parameters import MailFromParams, RcptToParams
 from smtpconn.reply import SmtpResponse
 
 Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
+"""One address or several; at least one."""
 
 
 class Sending(Operations):

@@ -77,7 +77,7 @@ class PooledBackend(abc.ABC, Generic[M]):
     _settings: MailSettings
 
     def take_settings(self, *sources: Mapping[str, object]) -> None:
-        """Take what `read_settings` finds, and check it.
+        """Take what `read_settings` finds in ``sources``, and check it.
 
         Raises:
             ValidationError: a setting that cannot be.
@@ -131,7 +131,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         self.connection = None
 
     def send_messages(self, email_messages: Iterable[M]) -> int:
-        """Send messages one after the other.
+        """Send ``email_messages``, of the framework, one after the other.
 
         Returns how many were sent, that is accepted for at least one recipient. A message without
         recipients is not sent and no error. Without ``fail_silently`` the first error ends it.

@@ -114,7 +114,7 @@ def _reread(octets: bytes) -> email.message.EmailMessage:
 
 
 def check_delivered(result: SendResult | LmtpSendResult) -> None:
-    """Raise if nobody got the message, which over LMTP is found only in the results.
+    """Raise if ``result`` says that nobody got the message, as over LMTP it may.
 
     Refused recipients beside accepted ones are logged, without their addresses: the frameworks
     have no place for them.

@@ -43,9 +43,12 @@ email_dispatched = Namespace().signal(
     "email-dispatched",
     doc="Sent with the app and ``message=`` for each message, also for one that is suppressed.",
 )
+"""Sent with the app and ``message=`` for each message, also for one that is suppressed."""
 
 Result: TypeAlias = SendResult | LmtpSendResult | None
+"""What the server said; None where sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
+"""An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
 
 _SETTINGS = {
     "url": "MAIL_URL",
@@ -80,6 +83,7 @@ class FlaskMailMessage(Protocol):
 
 
 AnyMessage: TypeAlias = EmailMessage | FlaskMailMessage
+"""What `Mail.send` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class Mail:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Set an application up; its ``MAIL_*`` and ``SMTPCONN`` configuration counts.
+        """Set ``app`` up; its ``MAIL_*`` and ``SMTPCONN`` configuration counts.
 
         Raises:
             ValidationError: a setting that cannot be.
@@ -239,7 +243,11 @@ class Mail:
 
 
 class Connection:
-    """What `Mail.connect` returns; entering it makes sure that the server can be reached."""
+    """What `Mail.connect` returns; entering it makes sure that the server can be reached.
+
+    Args:
+        mail: the extension that sends.
+    """
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
