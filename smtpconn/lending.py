@@ -268,7 +268,7 @@ class Lending(Stock):
         oldest = min((t.since for t in state.permits), default=None)
         age = 0.0 if oldest is None else time.monotonic() - oldest
         return PoolTimeoutError(
-            f"no connection to {self._config} became free within {deadline.timeout:g} s: "
+            f"no connection to {self._config} became free within {deadline.timeout:.3g} s: "
             f"max_size={self._limits.max_size}, in use={len(state.permits)}, "
             f"idle={len(state.idle)}, connecting={len(state.connecting)}, "
             f"waiting={len(state.queue)}; the oldest lease is {age:.1f} s old"
