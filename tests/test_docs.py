@@ -6,19 +6,23 @@ How a page is run is told in `tests.pages`.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+import smtplib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import smtpconn
 from docs.generate.sources import Sources
 from tests.pages.page import ROOT, blocks, documents, is_as_promised
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in documents()}
 PROGRAMS = [name for name, text in TEXTS.items() if "```python" in text]
 README = TEXTS["README.md"]
+ERRORS = TEXTS["docs/errors.md"]
 PROTOCOL = TEXTS["docs/protocol.md"]
 
 # What a block may be called that is no program. Python under another name would not be run.
@@ -26,8 +30,9 @@ OTHER_LABELS = {"", "text", "sh", "console", "ini", "toml", "yaml", "json", "dif
 
 
 def names(pattern: str) -> list[tuple[str, str]]:
-    """Where a pattern is found outside of blocks: the page, and what was found."""
-    return sorted({(page, found) for page, text in TEXTS.items() for found in re.findall(pattern, text)})
+    """Where a pattern is found: the page, and what was found."""
+    found = {(page, name) for page, text in TEXTS.items() for name in re.findall(pattern, text)}
+    return sorted(found)
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
@@ -61,7 +66,8 @@ def test_no_python_goes_by_another_name(page: str) -> None:
 
 def test_what_is_printed_is_compared() -> None:
     """A block's output has to be what the page shows, but where that says it may be anything."""
-    (block,) = (b for b in blocks("```python\nf()\n```\n\nprints\n\n```text\na ... z\n```\n") if b.is_run)
+    page = "```python\nf()\n```\n\nprints\n\n```text\na ... z\n```\n"
+    (block,) = (block for block in blocks(page) if block.is_run)
     assert block.prints == "a ... z\n"
     assert is_as_promised("a b\nc z\n", block.prints)
     assert not is_as_promised("a b z!", block.prints)
@@ -125,6 +131,25 @@ def test_every_page_is_in_the_index() -> None:
     pages = {ROOT / name for name in TEXTS if name.startswith("docs/")}
     in_reference = {p for p in pages if p.parent.name == "reference" and p.name != "README.md"}
     assert pages - linked - in_reference == {ROOT / "docs" / "README.md"}
+
+
+def test_the_table_of_errors_is_right() -> None:
+    """Each error is in it, with the classes it is also caught as, and whether it is transient."""
+    rows = re.findall(r"^\| \[`(\w+Error)`\]\S* \| (.*) \| (.*) \| .* \|$", ERRORS, re.MULTILINE)
+    errors = {name for name in smtpconn.__all__ if name.endswith("Error") and name != "SmtpError"}
+    assert {name for name, _, _ in rows} == errors
+    scope = vars(smtpconn) | vars(builtins) | {"smtplib": smtplib}
+    for name, caught_as, transient in rows:
+        kind = getattr(smtpconn, name)
+        for other in re.findall(r"`([\w.]+)`", caught_as):
+            assert issubclass(kind, eval(other, dict(scope))), (name, other)
+        if transient in ("yes", "no"):
+            assert kind.is_transient == (transient == "yes"), name
+
+
+def test_every_phase_is_told() -> None:
+    """docs/errors.md lists what `phase` can be."""
+    assert [phase for phase in smtpconn.Phase if f'"{phase}"' not in ERRORS] == []
 
 
 def test_every_row_of_the_protocol_names_a_test() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ def run(path: Path) -> int:
         AssertionError: a block did not print what the page says, or a check failed.
         BaseException: what a block raised.
     """
+    # What nobody listens to goes to standard error, where the tests look for warnings of Python.
+    logging.lastResort = logging.NullHandler()  # type: ignore[assignment]
     program = [block for block in blocks(path.read_text()) if block.is_run]
     with Internet() as net:
         namespace: dict[str, object] = {"__name__": "__main__", "net": net}
