@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpconn import ConnectionPool
 from tests.pages.internet import Internet
 from tests.pages.page import Block, blocks, is_as_promised
 
@@ -33,6 +34,10 @@ def run(path: Path) -> int:
         for block in program:
             _run(path, block, namespace)
         _run_tests(path, program)
+        for value in namespace.values():
+            # Programs may end without that, but an interpreter that ends warns of open sockets.
+            if isinstance(value, ConnectionPool):
+                value.close()
     return sum(block.label == "python" for block in program)
 
 
