@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from docs.generate import reference
+from docs.generate import layers, pictures, reference
 
 
 def main() -> None:
-    """Write the pages of docs/reference/, and remove those that are no more."""
+    """Write everything, and remove the pages of docs/reference/ that are no more."""
+    layers.PAGE.write_text(layers.page())
+    for name, picture in pictures.pictures().items():
+        (pictures.FOLDER / name).write_text(picture)
     reference.FOLDER.mkdir(exist_ok=True)
     pages = reference.pages()
     for path in reference.FOLDER.glob("*.md"):

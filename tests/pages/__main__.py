@@ -27,7 +27,7 @@ def run(path: Path) -> int:
         BaseException: what a block raised.
     """
     # What nobody listens to goes to standard error, where the tests look for warnings of Python.
-    logging.lastResort = logging.NullHandler()  # type: ignore[assignment]
+    logging.lastResort = logging.NullHandler()
     program = [block for block in blocks(path.read_text()) if block.is_run]
     with Internet() as net:
         namespace: dict[str, object] = {"__name__": "__main__", "net": net}

@@ -9,6 +9,7 @@ Everybody's password is "password", and any token is good but the one called "ex
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 
 import certifi
 import trustme
@@ -69,6 +71,7 @@ class Internet:
         self._authority.cert_pem.write_to_path(self.ca_file)
         self._servers: dict[tuple[str, int], SmtpServer] = {}
         self._lock = threading.Lock()
+        self._patches = contextlib.ExitStack()
 
     @property
     def messages(self) -> list[ReceivedMessage]:
@@ -96,9 +99,6 @@ class Internet:
                 server.clear()
 
     def __enter__(self) -> Self:
-        os.environ["SSL_CERT_FILE"] = self.ca_file
-        certifi.where = lambda: self.ca_file
-        socket.getaddrinfo = self._resolve
         net = self
 
         def connect(self: socket.socket, address: Any) -> None:
@@ -107,14 +107,18 @@ class Internet:
         def connect_ex(self: socket.socket, address: Any) -> int:
             return _connect_ex(self, net._real_path(self, address))
 
-        socket.socket.connect = connect  # type: ignore[method-assign]
-        socket.socket.connect_ex = connect_ex  # type: ignore[method-assign]
+        for patch in (
+            mock.patch.dict(os.environ, {"SSL_CERT_FILE": self.ca_file}),
+            mock.patch.object(certifi, "where", return_value=self.ca_file),
+            mock.patch.object(socket, "getaddrinfo", self._resolve),
+            mock.patch.object(socket.socket, "connect", connect),
+            mock.patch.object(socket.socket, "connect_ex", connect_ex),
+        ):
+            self._patches.enter_context(patch)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        socket.getaddrinfo = _getaddrinfo
-        socket.socket.connect = _connect  # type: ignore[method-assign]
-        socket.socket.connect_ex = _connect_ex  # type: ignore[method-assign]
+        self._patches.close()
         for server in self._servers.values():
             server.stop()
         self._directory.cleanup()
