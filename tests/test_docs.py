@@ -11,6 +11,7 @@ import re
 import smtplib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,10 +35,9 @@ def names(pattern: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("page", PROGRAMS)
-def test_every_block_runs(page: str) -> None:
-    """Each block of Python of a page, from top to bottom in one namespace, and no warning."""
-    done = subprocess.run(
+def run(page: str) -> subprocess.CompletedProcess[str]:
+    """Run a page in a process of its own."""
+    return subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.pages", page],
         capture_output=True,
         text=True,
@@ -45,9 +45,35 @@ def test_every_block_runs(page: str) -> None:
         cwd=ROOT,
         check=False,
     )
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_every_block_runs(page: str) -> None:
+    """Each block of Python of a page, from top to bottom in one namespace, and no warning."""
+    done = run(page)
     assert (done.returncode, done.stderr) == (0, "")
     shown = len(re.findall(r"^ *```python$", TEXTS[page], re.MULTILINE))
     assert done.stdout.splitlines()[-1] == f"{shown} blocks"
+
+
+LIES = {
+    "another output": "```python\nprint(1)\n```\n\nprints\n\n```text\n2\n```\n",
+    "a block that fails": "```python\n1 / 0\n```\n",
+    "a check that fails": "```python\nx = 1\n```\n\n<!-- check\nassert x == 2\n-->\n",
+    "a test that fails": "```python\ndef test_it():\n    assert False\n```\n",
+    "a host of the real world": "```python\nimport socket\n"
+    "socket.create_connection(('mx.unexpected.org', 25))\n```\n",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_page_that_lies_is_found_out(lie: str, tmp_path: Path) -> None:
+    """A page that does not do what it says ends with an error."""
+    page = tmp_path / "page.md"
+    page.write_text(LIES[lie])
+    done = run(str(page))
+    assert done.returncode != 0
+    assert "blocks" not in done.stdout
 
 
 @pytest.mark.parametrize("page", TEXTS)

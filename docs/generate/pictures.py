@@ -85,26 +85,45 @@ def _made() -> Iterator[str]:
 
 
 def _states() -> Iterator[str]:
-    yield from _state(
-        40, 208, 430, 150, COLOURS[1], "lent", "to one caller, who stood first in line",
-        [
-            "MAIL, RCPT, DATA or BDAT",
-            "content, and the final reply: delivered, not, or unknown",
-            "a refusal (4xx, 5xx) keeps it; RSET goes before the next",
-        ],
-    )  # fmt: skip
-    yield from _state(
-        590, 208, 330, 150, COLOURS[0], "idle", "the youngest is lent first",
-        [
-            "silent for keepalive seconds: NOOP,",
-            "at most 8 times in its life",
-            "nobody holds it, no thread waits on it",
-        ],
-    )  # fmt: skip
-    yield from _state(
-        40, 470, 880, 84, COLOURS[5], "closed", "for good; the next caller gets another one",
-        ["the permit goes to the first who waits; stats().discards counts each reason"],
-    )  # fmt: skip
+    for where, colour, (name, note, *lines) in (
+        (
+            (40, 208, 430, 150),
+            COLOURS[1],
+            (
+                "lent",
+                "to one caller, who stood first in line",
+                "MAIL, RCPT, DATA or BDAT",
+                "content, and the final reply: delivered, not, or unknown",
+                "a refusal (4xx, 5xx) keeps it; RSET goes before the next",
+            ),
+        ),
+        (
+            (590, 208, 330, 150),
+            COLOURS[0],
+            (
+                "idle",
+                "the youngest is lent first",
+                "silent for keepalive seconds: NOOP,",
+                "at most 8 times in its life",
+                "nobody holds it, no thread waits on it",
+            ),
+        ),
+        (
+            (40, 470, 880, 84),
+            COLOURS[5],
+            (
+                "closed",
+                "for good; the next caller gets another one",
+                "the permit goes to the first who waits; stats().discards counts each reason",
+            ),
+        ),
+    ):
+        left, top, width, height = where
+        yield _box(left, top, width, height, colour)
+        yield _text(left + 16, top + 28, name, bold=True)
+        yield _text(left + 76, top + 28, note, colour=FAINT)
+        for number, line in enumerate(lines, 1):
+            yield _text(left + 16, top + 34 + 26 * number, line)
 
 
 def _ways() -> Iterator[str]:
@@ -133,17 +152,6 @@ def _ways() -> Iterator[str]:
     yield _arrow([(932, 138), (932, 518), (923, 518)])
     why = ["failed: the caller gets the error,", "the next in line is woken at once"]
     yield _label(660, 163, why)
-
-
-def _state(
-    left: float, top: float, width: float, height: float,
-    colour: str, name: str, note: str, lines: list[str],
-) -> Iterator[str]:  # fmt: skip
-    yield _box(left, top, width, height, colour)
-    yield _text(left + 16, top + 28, name, bold=True)
-    yield _text(left + 76, top + 28, note, colour=FAINT)
-    for number, line in enumerate(lines, 1):
-        yield _text(left + 16, top + 34 + 26 * number, line)
 
 
 def _label(left: float, top: float, lines: list[str]) -> str:
