@@ -25,6 +25,8 @@ README = TEXTS["README.md"]
 ERRORS = TEXTS["docs/errors.md"]
 PROTOCOL = TEXTS["docs/protocol.md"]
 
+SOURCES = Sources()
+
 # What a block may be called that is no program. Python under another name would not be run.
 OTHER_LABELS = {"", "text", "sh", "console", "ini", "toml", "yaml", "json", "diff"}
 
@@ -144,9 +146,8 @@ def test_every_file_that_is_named_exists(page: str, name: str) -> None:
 @pytest.mark.parametrize(("page", "name"), names(r"\bsmtpconn\.(?:contrib|testing)\.[\w.]*\w"))
 def test_every_name_that_is_shown_exists(page: str, name: str) -> None:
     """What a page says to import or to write into settings is there."""
-    sources = Sources()
     module, _, last = name.rpartition(".")
-    assert name in sources.modules or sources.resolve(module, last) is not None
+    assert name in SOURCES.modules or SOURCES.resolve(module, last) is not None
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from docs.generate import stubs
-from docs.generate.docstring import Link, first_sentence, inline, render
-from docs.generate.sources import ROOT, Entry, Member, Sources
+from docs.generate.docstring import Link, first_sentence, inline, named, render
+from docs.generate.sources import ROOT, Entry, Function, Member, Module, Sources, types_in
 
 FOLDER = ROOT / "docs" / "reference"
 
@@ -132,7 +132,7 @@ def _entry(page: Page, entry: Entry, link: Link) -> Iterator[str]:
     if isinstance(entry.node, ast.ClassDef):
         yield _code(stubs.class_(entry))
     elif isinstance(entry.node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        yield _code(stubs.function(entry.module, entry.node))
+        yield from _function(entry.module, entry.node, link)
     else:
         yield _code(stubs.value(entry))
     yield render(entry.doc, link)
@@ -142,8 +142,15 @@ def _entry(page: Page, entry: Entry, link: Link) -> Iterator[str]:
     for member in entry.members:
         if not member.is_property:
             yield f"### `{entry.name}.{member.name}`"
-            yield _code(stubs.function(member.module, member.node))
+            yield from _function(member.module, member.node, link)
             yield render(ast.get_docstring(member.node) or "", link)
+
+
+def _function(module: Module, node: Function, link: Link) -> Iterator[str]:
+    yield _code(stubs.function(module, node))
+    types = [named(name, link) for name in types_in(module, node) if link(name)]
+    if types:
+        yield f"Types: {', '.join(types)}."
 
 
 def _property(member: Member, link: Link) -> str:

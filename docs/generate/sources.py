@@ -201,6 +201,16 @@ def parameters(node: Function) -> list[ast.arg]:
     return [each for each in every if each is not None and each.arg not in ("self", "cls")]
 
 
+def types_in(module: Module, node: ast.AST) -> list[str]:
+    """The names of types in the annotations of a definition, each once."""
+    return list(dict.fromkeys(n for each in _annotations(node) for n in _names(module, each)))
+
+
+def _names(module: Module, annotation: ast.expr) -> list[str]:
+    # In quotes, too, as aliases that are made at run time have them.
+    return re.findall(r"\b[A-Z]\w*", module.source(annotation))
+
+
 def _parse(name: str, text: str) -> Module:
     tree = ast.parse(text)
     definitions: dict[str, Definition] = {}
@@ -252,9 +262,7 @@ def _mentions(entry: Entry) -> Iterator[tuple[Module, str]]:
     """The names in the annotations of an entry, each with the module in which it is used."""
     for module, node in _annotated(entry):
         for each in _annotations(node):
-            # In quotes, too, as aliases that are made at run time have them.
-            for name in re.findall(r"\b[A-Z]\w*", module.source(each)):
-                yield module, name
+            yield from ((module, name) for name in _names(module, each))
 
 
 def _annotated(entry: Entry) -> Iterator[tuple[Module, ast.AST]]:
