@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from docs.generate.docstring import render
 from docs.generate.reference import FOLDER, pages
 from docs.generate.sources import Entry, Function, Sources, decorators, parameters
 
@@ -111,3 +112,46 @@ def test_the_fields_of_values_are_told() -> None:
             if len(names) > 1 and not re.search(rf"\b{name}\b", entry.doc)
         ]
     assert untold == []
+
+
+SAMPLE = """Do it, as `other` does; see ``code`` and `nowhere`.
+
+    pool = an_example()
+
+Args:
+    first, second,
+    third: three at once,
+        over two lines.
+    fourth: <angle> brackets.
+
+Raises (later):
+    ValueError: it cannot be; `other` tells.
+
+Yields:
+    One thing: then another.
+"""
+
+
+def test_a_docstring_as_markdown() -> None:
+    """Paragraphs, examples and sections; names lead where it is clear what they name."""
+    links = {"other": "page.md#other", "ValueError": "errors.md#valueerror"}
+    assert render(SAMPLE, links.get).split("\n\n") == [
+        "Do it, as [`other`](page.md#other) does; see `code` and `nowhere`.",
+        "    pool = an_example()",
+        "**Arguments**:",
+        "* `first`, `second`, `third`: three at once, over two lines.\n"
+        "* `fourth`: \\<angle> brackets.",
+        "**Raises** (later):",
+        "* [`ValueError`](errors.md#valueerror): it cannot be; [`other`](page.md#other) tells.",
+        "**Yields**: One thing: then another.",
+    ]
+
+
+def test_a_name_that_two_have_leads_nowhere() -> None:
+    """Not to one of the two backends by chance, but on their own pages to their own."""
+    found = pages(SOURCES)
+    assert "class EmailBackend" in found["contrib-django.md"]
+    assert "class EmailBackend" in found["contrib-flask_mailman.md"]
+    for name, text in found.items():
+        for target in re.findall(r"\[`EmailBackend`\]\((.*?)#", text):
+            assert name in ("README.md", target)
