@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from docs.generate.sources import ROOT, Sources
+from docs.generate.sources import PLUGIN, ROOT, Sources
 
 PAGE = ROOT / "docs" / "architecture.md"
 
@@ -24,7 +24,8 @@ class Layer:
     Attributes:
         name: as the table and the picture call it.
         rule: what it knows and what it does not, in a few words.
-        modules: without ``smtpconn.``; one that ends in ``.*`` stands for a package.
+        modules: without ``smtpconn.``; a package stands for all of its modules, which are shown one
+            by one if it is written with ``.*``.
     """
 
     name: str
@@ -33,17 +34,26 @@ class Layer:
 
     def holds(self, module: str) -> bool:
         """Whether a module, without ``smtpconn.``, is in it."""
-        packages = [m.removesuffix(".*") for m in self.modules if m.endswith(".*")]
-        return module in (*self.modules, *packages) or module.startswith(
-            tuple(f"{package}." for package in packages)
-        )
+        names = [name.removesuffix(".*") for name in self.modules]
+        return module in names or module.startswith(tuple(f"{name}." for name in names))
+
+    def shown(self, sources: Sources) -> list[str]:
+        """What there is of it, in the order in which one reads it."""
+        found: list[str] = []
+        for name in self.modules:
+            package = f"smtpconn.{name.removesuffix('*')}"
+            if name.endswith(".*"):
+                found += [m[9:] for m in sources.modules if m.startswith(package)]
+            elif package in sources.modules:
+                found.append(name)
+        return found
 
 
 LAYERS = (
     Layer(
         "use",
         "frameworks, the command line, tests; may import everything, nothing below imports it",
-        ("contrib.*", "cli.*", "__main__", "testing.*"),
+        ("contrib.*", "cli", "__main__", "testing"),
     ),
     Layer(
         "pool",
@@ -66,11 +76,7 @@ LAYERS = (
     Layer(
         "dialogue",
         "what is said when: generators that yield commands and are sent replies; no socket",
-        (
-            "dialogue.opening", "dialogue.auth", "dialogue.streaming", "dialogue.transaction",
-            "dialogue.verdict", "dialogue.simple", "dialogue.request", "dialogue.pairing",
-            "dialogue.batch", "dialogue.session",
-        ),
+        ("dialogue.*",),
     ),
     Layer(
         "words",
@@ -81,7 +87,11 @@ LAYERS = (
         ),
     ),
 )  # fmt: skip
-"""From the top; the modules of each in the order in which one reads them."""
+"""From the top."""
+
+
+DOORS = frozenset({"smtpconn", "smtpconn.contrib", "smtpconn.dialogue"})
+"""Packages whose ``__init__`` is in no layer, because it does nothing but open a door."""
 
 
 def layer_of(module: str) -> int | None:
@@ -92,8 +102,7 @@ def layer_of(module: str) -> int | None:
 
 def modules(sources: Sources) -> list[str]:
     """The modules of the house; the packages' own ``__init__`` only open doors."""
-    doors = {"smtpconn", "smtpconn.dialogue"}
-    return [name for name in sources.modules if name not in doors]
+    return [name for name in sources.modules if name not in (*DOORS, PLUGIN)]
 
 
 def imports(sources: Sources, module: str) -> set[str]:
@@ -113,19 +122,9 @@ def _tables(sources: Sources) -> str:
     for layer in LAYERS:
         rows = [f"### {layer.name}", "", f"{layer.rule[0].upper()}{layer.rule[1:]}.", ""]
         rows += ["| module | what lives there | imports |", "|---|---|---|"]
-        rows += [_row(sources, module) for module in _listed(sources, layer)]
+        rows += [_row(sources, module) for module in layer.shown(sources)]
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
-
-
-def _listed(sources: Sources, layer: Layer) -> Iterator[str]:
-    """A layer's modules; of the packages at the top those of `contrib`, and else the package."""
-    for module in layer.modules:
-        package = module.removesuffix(".*")
-        if package == "contrib":
-            yield from (m[9:] for m in sources.modules if m.startswith("smtpconn.contrib."))
-        elif f"smtpconn.{package}" in sources.modules:
-            yield package
 
 
 def _row(sources: Sources, module: str) -> str:

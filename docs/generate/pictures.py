@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from docs.generate.layers import LAYERS, Layer
-from docs.generate.sources import ROOT
+from docs.generate.layers import LAYERS
+from docs.generate.sources import ROOT, Sources
 
 FOLDER = ROOT / "docs"
 
@@ -19,17 +19,18 @@ COLOURS = ("#ddf4ff", "#dafbe1", "#fff8c5", "#ffe7d6", "#fbefff", "#eaeef2")
 WIDTH, MARGIN, GAP = 960, 16, 8
 
 
-def pictures() -> dict[str, str]:
+def pictures(sources: Sources | None = None) -> dict[str, str]:
     """The pictures, by file name."""
-    return {"architecture-layers.svg": layers(), "architecture-life.svg": life()}
+    found = layers(sources or Sources())
+    return {"architecture-layers.svg": found, "architecture-life.svg": life()}
 
 
-def layers() -> str:
+def layers(sources: Sources) -> str:
     """The layers from the top, with the modules of each."""
     parts: list[str] = []
     top = MARGIN
     for layer, colour in zip(LAYERS, COLOURS, strict=True):
-        rows = list(_rows(layer))
+        rows = list(_rows(layer.shown(sources)))
         height = 44 + len(rows) * 30
         parts.append(_box(MARGIN, top, WIDTH - 2 * MARGIN - 52, height, colour))
         parts.append(_text(MARGIN + 14, top + 24, layer.name, bold=True))
@@ -47,11 +48,11 @@ def layers() -> str:
     return _svg(WIDTH, top - GAP + MARGIN, "The layers of smtpconn, from the top", parts)
 
 
-def _rows(layer: Layer) -> Iterator[list[tuple[float, float, str]]]:
+def _rows(modules: list[str]) -> Iterator[list[tuple[float, float, str]]]:
     """The modules as (left, width, name), row by row."""
     left, row = MARGIN + 14.0, list[tuple[float, float, str]]()
-    for module in layer.modules:
-        name = module.removesuffix(".*").removeprefix("dialogue.")
+    for module in modules:
+        name = module.removeprefix("dialogue.")
         width = 28 + 7.4 * len(name)
         if left + width > WIDTH - MARGIN - 66:
             yield row

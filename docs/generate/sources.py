@@ -4,7 +4,7 @@ Rule: the sources are parsed, never imported. A value's repr, an annotation's fo
 framework is installed differ from one interpreter to the next; the text does not.
 
 What is public: the names in ``__all__`` of `smtpconn` and of `smtpconn.testing`, everything without
-an underscore in the modules of `smtpconn.contrib` and in the pytest plugin, and the types that the
+an underscore in the adapters of `smtpconn.contrib` and in the pytest plugin, and the types that the
 signatures of all these mention.
 """
 
@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 ROOT = Path(__file__).parent.parent.parent
+
+SHARED_BY_ADAPTERS = frozenset({"backend", "backlog", "delivery"})
+"""Modules of `smtpconn.contrib` whose users are the adapters; what users get of it is theirs."""
+
+PLUGIN = "pytest_smtpconn"
+"""The pytest plugin, which stands beside the package."""
 
 FOR_THE_POOL = frozenset({"Sending.send_request", "Sending.deliver_request"})
 """Methods that have no underscore only because another module of smtpconn calls them."""
@@ -108,6 +114,9 @@ class Sources:
             parts = path.relative_to(package.parent).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             self.modules[name] = _parse(name, path.read_text())
+        plugin = package.parent / f"{PLUGIN}.py"
+        if plugin.exists():
+            self.modules[PLUGIN] = _parse(PLUGIN, plugin.read_text())
 
     def resolve(self, module: str, name: str) -> tuple[Module, Definition] | None:
         """Where a name that a module uses is defined; None outside smtpconn."""
@@ -124,7 +133,7 @@ class Sources:
         homes += [
             (name, _without_underscore(self.modules[name]))
             for name in self.modules
-            if name.startswith("smtpconn.contrib.") or name == "smtpconn.testing.plugin"
+            if _is_adapter(name) or name == PLUGIN
         ]
         homes.append(("smtpconn.testing", self._listed("smtpconn.testing")))
         return [entry for home, names in homes for entry in self._entries(home, names)]
@@ -162,10 +171,12 @@ class Sources:
         if not isinstance(node, ast.ClassDef):
             return Entry(name, home, module, node)
         ancestors = list(self._ancestors(module, node))
-        members = [m for owner, cls in [(module, node), *ancestors] for m in _members(owner, cls)]
-        return Entry(
-            name, home, module, node, tuple(cls.name for _, cls in ancestors), tuple(members)
-        )
+        members: dict[str, Member] = {}
+        for owner, cls in [(module, node), *ancestors]:
+            for member in _members(owner, cls):
+                members.setdefault(member.name, member)
+        names = tuple(cls.name for _, cls in ancestors)
+        return Entry(name, home, module, node, names, tuple(members.values()))
 
     def _ancestors(
         self, module: Module, node: ast.ClassDef
@@ -177,9 +188,14 @@ class Sources:
                 continue
             owner, cls = at[0], at[1]
             # Those of adapters have pages of their own.
-            if not owner.name.startswith("smtpconn.contrib."):
+            if not _is_adapter(owner.name):
                 yield owner, cls
                 yield from self._ancestors(owner, cls)
+
+
+def _is_adapter(module: str) -> bool:
+    package, _, name = module.rpartition(".")
+    return package == "smtpconn.contrib" and name not in SHARED_BY_ADAPTERS
 
 
 def _is_type(module: Module, node: Definition) -> bool:
@@ -243,7 +259,8 @@ def _without_underscore(module: Module) -> list[str]:
     return [
         name
         for name, node in module.definitions.items()
-        if not name.startswith("_")
+        # pytest finds its hooks by their names.
+        if not name.startswith(("_", "pytest_"))
         # A value without a docstring is an inner matter, such as a type variable.
         and (not isinstance(node, (ast.Assign, ast.AnnAssign)) or name in module.docs)
     ]
