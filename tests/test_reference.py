@@ -17,7 +17,7 @@ PUBLIC = SOURCES.public()
 EVERYTHING = [*PUBLIC, *SOURCES.mentioned(PUBLIC)]
 
 # Where a docstring leaves its arguments or errors to another one's.
-REFERS = re.compile(r"\b(as|as for|and as|the same as)\s+(with\s+)?`{1,2}[\w.]+`{1,2}")
+REFERS = re.compile(r"\b(as|as for|and as|the same as)\s+(with\s+)?`{1,2}[\w.]+`{1,2}", re.I)
 
 
 def functions(entry: Entry) -> Iterator[tuple[str, Function, str]]:

@@ -210,8 +210,15 @@ def decorators(node: Function | ast.ClassDef) -> list[str]:
     return [ast.unparse(each).partition("(")[0] for each in node.decorator_list]
 
 
+def is_fixture(node: Function) -> bool:
+    """Whether it is a fixture of pytest, whose arguments concern nobody but pytest."""
+    return "pytest.fixture" in decorators(node)
+
+
 def parameters(node: Function) -> list[ast.arg]:
-    """The parameters of a function but for ``self`` and ``cls``."""
+    """The parameters of a function but for ``self`` and ``cls``, and those of pytest's fixtures."""
+    if is_fixture(node):
+        return []
     a = node.args
     every = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
     return [each for each in every if each is not None and each.arg not in ("self", "cls")]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from docs.generate.sources import Entry, Function, Module, decorators
+from docs.generate.sources import Entry, Function, Module, decorators, is_fixture
 
 WIDTH = 88
+
+_SHOWN = ("classmethod", "staticmethod", "contextmanager", "pytest.fixture")
 
 
 def function(module: Module, node: Function) -> str:
     """A function or method."""
-    shown = [f"@{name}" for name in decorators(node) if name in ("classmethod", "staticmethod")]
+    shown = [f"@{name}" for name in decorators(node) if name in _SHOWN]
     kind = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
     result = f" -> {module.source(node.returns)}" if node.returns is not None else ""
-    arguments = list(_arguments(module, node.args))
+    arguments = [] if is_fixture(node) else list(_arguments(module, node.args))
     line = f"{kind} {node.name}({', '.join(arguments)}){result}: ..."
     if len(line) > WIDTH:
         inner = "".join(f"    {each},\n" for each in arguments)
