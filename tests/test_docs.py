@@ -12,12 +12,15 @@ import smtplib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import smtpconn
 from docs.generate.sources import Sources
+from smtpconn import ConnectionPool, LmtpSendResult
 from tests.pages.page import ROOT, blocks, documents, is_as_promised
+from tests.realservers.dovecot import Dovecot
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in documents()}
 PROGRAMS = [name for name, text in TEXTS.items() if "```python" in text]
@@ -76,6 +79,25 @@ def test_a_page_that_lies_is_found_out(lie: str, tmp_path: Path) -> None:
     done = run(str(page))
     assert done.returncode != 0
     assert "blocks" not in done.stdout
+
+
+def test_the_guide_to_lmtp_with_a_real_dovecot(dovecot: Dovecot) -> None:
+    """What the page shows with the embedded server is what Dovecot says."""
+    with ConnectionPool(f"lmtp+unix://{dovecot.socket_path}") as pool:
+        result = pool.send(
+            "sender@example.net",
+            ["alice@example.test", "carol@example.test", "nobody@example.test"],
+            b"Subject: hello\r\n\r\nHello!\r\n",
+        )
+    (block,) = (b for b in blocks(TEXTS["docs/guide/lmtp.md"]) if "def sort_out" in b.code)
+    names: dict[str, Any] = {"LmtpSendResult": LmtpSendResult, "result": result}
+    exec(block.code, names)
+    assert names["sort_out"](result) == {
+        "done": ["alice@example.test"],
+        "later": [],
+        "bounce": ["carol@example.test", "nobody@example.test"],
+        "unknown": [],
+    }
 
 
 @pytest.mark.parametrize("page", TEXTS)
