@@ -220,6 +220,19 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 200
 
 
+def test_the_line_to_change_is_run() -> None:
+    """README.md names it near its top; docs/moving.md has it in a block, which is run."""
+    table = README.partition("## The line to change")[2].partition("\n## ")[0]
+    assert README.index(table) < README.index("## Quick start")
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("|")][2:]
+    for you_use in ("smtplib", "EMAIL_BACKEND", "MAILERS", "Flask-Mail", "Flask-Mailman"):
+        assert any(you_use in row[0] for row in rows)
+    shown = "".join(b.code for b in blocks(TEXTS["docs/moving.md"]) if b.label == "python")
+    for _, you_write in rows:
+        line = re.findall(r"`([^`]+)`", you_write)[0].replace("@host", "@smtp.example.com")
+        assert line.rstrip('")') in shown, line
+
+
 def test_the_quick_start() -> None:
     """It prints every message, the connections used and the pool's figures; and nothing else."""
     done = subprocess.run(
