@@ -48,7 +48,7 @@ class TlsInfo:
 
     @classmethod
     def from_socket(cls, tls: ssl.SSLSocket) -> Self | None:
-        """Ask a TLS socket; None if its handshake is not done, or it is closed."""
+        """Ask the socket ``tls``; None if its handshake is not done, or it is closed."""
         version, cipher = tls.version(), tls.cipher()
         if version is None or cipher is None:
             return None

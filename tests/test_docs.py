@@ -187,7 +187,8 @@ def test_the_table_of_errors_is_right() -> None:
     rows = [(re.findall(r"`(\w+)`", c[1])[0], c[2], c[3].strip()) for c in table]
     errors = {name for name in smtpconn.__all__ if name.endswith("Error") and name != "SmtpError"}
     assert {name for name, _, _ in rows} == errors
-    scope = vars(smtpconn) | vars(builtins) | {"smtplib": smtplib}
+    ours = {name: getattr(smtpconn, name) for name in smtpconn.__all__}
+    scope = ours | vars(builtins) | {"smtplib": smtplib}
     for name, caught_as, transient in rows:
         kind = getattr(smtpconn, name)
         for other in re.findall(r"`([\w.]+)`", caught_as):

@@ -268,24 +268,45 @@ class SmtpServer:
     def refuse_recipient(
         self, address: str, reply: str = "550 5.1.1 User unknown", *, times: int | None = None
     ) -> None:
-        """Refuse a recipient, always or so many times."""
+        """Refuse a recipient.
+
+        Args:
+            address: the recipient.
+            reply: what is said to RCPT.
+            times: how often; None for always.
+        """
         self.fault("RCPT", reply=reply, match=f"<{address}>", times=times)
 
     def shut_down_at(
         self, step: str, reply: str = "421 4.3.2 Shutting down", *, times: int | None = 1
     ) -> None:
-        """Say 421 at a step of `fault`, and close the connection (RFC 5321 3.8)."""
+        """Say 421 and close the connection (RFC 5321 3.8).
+
+        Args:
+            step: when, as `fault` has it.
+            reply: what is said.
+            times: how often; None for always.
+        """
         self.fault(step, reply=reply, close=True, times=times)
 
     def drop_at(self, step: str, *, times: int | None = 1) -> None:
-        """Close the connection at a step of `fault` without a word.
+        """Close the connection without a word.
 
-        At "CONTENT" that is after the whole message: a client cannot know what became of it.
+        Args:
+            step: when, as `fault` has it. At "CONTENT" that is after the whole message: a client
+                cannot know what became of it.
+            times: how often; None for always.
         """
         self.fault(step, close=True, times=times)
 
     def delay_at(self, step: str, seconds: float, *, times: int | None = 1) -> None:
-        """Answer late at a step of `fault`."""
+        """Answer late.
+
+        Args:
+            step: when, as `fault` has it.
+            seconds: how late.
+            times: how often; None for always.
+        """
         self.fault(step, delay=seconds, times=times)
 
     def clear(self) -> None:
