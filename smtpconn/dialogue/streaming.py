@@ -42,6 +42,7 @@ from smtpconn.dialogue.transaction import (
     wants_content,
     whole_chunk,
 )
+from smtpconn.dialogue.verdict import is_farewell
 from smtpconn.envelope import LmtpSendResult, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,
@@ -203,7 +204,9 @@ class _Streaming:
             if this is not None:
                 yield self._conclude_lost(this, batch, error)
             if following is not None:
-                yield _not_sent(error)
+                # What failed was this envelope, unless an answer before it is missing as well.
+                is_next = len(batch.replies) >= behind
+                yield _why_lost(error, batch.replies[behind:]) if is_next else _not_sent(error)
             return
         self._session.must_close = ""
         outcome = None if this is None else self._conclude(this, batch.replies[:behind])
@@ -335,6 +338,7 @@ class _Streaming:
         self._lost = error
         window, self._window = self._window, deque()
         self._octets = 0
+        struck = next((sent for sent in window if sent.batch.missing), None)
         for sent in window:
             if not believes_replies:
                 yield _unknown(error)
@@ -342,6 +346,8 @@ class _Streaming:
                 yield self._conclude_eagerly(sent)
             elif sent.batch.may_have_been_delivered:
                 yield refused_for_certain(self._session, sent.this, sent.batch) or _unknown(error)
+            elif sent is struck:
+                yield _why_lost(error, sent.batch.replies)
             else:
                 yield _not_sent(error)
 
@@ -361,6 +367,15 @@ def _unknown(error: Exception) -> SmtpError:
     unknown = copy.copy(error) if isinstance(error, SmtpError) else _not_sent(error)
     unknown.may_have_been_delivered = True
     return unknown
+
+
+def _why_lost(error: Exception, replies: Sequence[SmtpResponse]) -> SmtpError:
+    """The outcome of a message whose reply was the next to come; it has these so far."""
+    # A 421 is about what it answers, and that may have been the message before.
+    is_of_another = is_farewell(error) and not replies
+    if is_of_another or not isinstance(error, SmtpError):
+        return _not_sent(error)
+    return error
 
 
 def _not_sent(error: Exception) -> SmtpError:

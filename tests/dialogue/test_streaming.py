@@ -402,3 +402,36 @@ def test_lmtp_lost_among_the_answers(replies: int) -> None:
         assert one.may_have_been_delivered
     assert isinstance(two, ConnectionClosedError)
     assert not two.may_have_been_delivered
+
+
+@pytest.mark.parametrize(
+    ("turns", "answers", "lost"),
+    [(1, 1, 0), (1, 2, 0), (2, 1, 1), (2, 2, 1), (2, 4, 1)],
+)
+def test_the_envelope_that_was_lost_is_told_how(turns: int, answers: int, lost: int) -> None:
+    """The message whose reply is the first that is missing has the error itself, at its phase."""
+    script: Script = [(envelope(1), FIRST), (content(1) + reset(2), "250 one\n" + GO)]
+    said, last = script[turns - 1]
+    script[turns - 1 :] = [(said, "".join(last.splitlines(keepends=True)[:answers]))]
+    made, requests = many(1, 2, 3)()
+    gives = sum(len(text.replace("\n", "\r\n")) for _, text in script)
+    outcomes = run_many(made, requests, scripted(script, gives=gives)).outcomes
+    struck, *behind = outcomes[lost:]
+    awaited = (envelope(1) if turns == 1 else "CONTENT\n" + reset(2)).split("\n")[answers][:4]
+    assert isinstance(struck, ConnectionClosedError)
+    assert struck.phase == awaited.lower()
+    assert "before this message" not in str(struck)
+    assert behind
+    assert all("before this message" in str(error) for error in behind)
+    assert not any(o.may_have_been_delivered for o in outcomes if isinstance(o, SmtpError))
+
+
+def test_a_farewell_is_about_what_it_answers() -> None:
+    """421 to one message refuses that one; the next was only not sent."""
+    made, requests = many(1, 2)()
+    script: Script = [(envelope(1), FIRST), (content(1) + reset(2), "421 bye\n")]
+    one, two = run_many(made, requests, scripted(script)).outcomes
+    assert isinstance(one, TransientError)
+    assert isinstance(two, ConnectionClosedError)
+    assert not one.may_have_been_delivered
+    assert not two.may_have_been_delivered
