@@ -26,11 +26,10 @@ from smtpconn import (
 from tests.faults.conftest import Count
 from tests.faults.crowd import CROWD, run_all
 from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
+from tests.faults.repertoire import FIRST, SECOND, THIRD
 from tests.faults.visits import (
-    FIRST,
     LONG_TIMEOUT,
     ME,
-    SECOND,
     SHORT_TIMEOUT,
     SILENT,
     SLACK,
@@ -42,7 +41,6 @@ from tests.faults.visits import (
     settings,
 )
 
-THIRD = b"three\r\n"
 HOWS = [How.CLOSE, How.RESET, How.STALL]
 
 # The operations are the pool's own.

@@ -15,6 +15,7 @@ from smtpconn import (
     ParseError,
     PermanentError,
     Phase,
+    Pipelining,
     ProtocolError,
     SmtpError,
     TlsMode,
@@ -23,7 +24,8 @@ from smtpconn import (
 from tests.faults.conftest import Count
 from tests.faults.crowd import run_all
 from tests.faults.cutting import Cut, How, Side
-from tests.faults.visits import LARGE_VISITS, Fate, Visit, play
+from tests.faults.repertoire import LARGE_VISITS
+from tests.faults.visits import Fate, Visit, play
 
 REPLIES: list[tuple[bytes, type[SmtpError]]] = [
     (b"421 4.3.2 bye\r\n", TransientError),
@@ -43,9 +45,15 @@ def servers() -> Iterator[Executor]:
         yield executor
 
 
-@pytest.mark.parametrize(
-    "visit", [v for v in LARGE_VISITS if v.tls_mode is TlsMode.NONE], ids=lambda v: v.name
-)
+# Those in which the content is what is answered next: an eager one has sent its envelope with it.
+VISITS = [
+    visit
+    for visit in LARGE_VISITS
+    if visit.tls_mode is TlsMode.NONE and visit.pipelining is Pipelining.AUTO
+]
+
+
+@pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
 @pytest.mark.parametrize(("reply", "kind"), REPLIES, ids=[ascii(r[:9]) for r, _ in REPLIES])
 def test_an_answer_before_the_end_of_the_content(
     visit: Visit, reply: bytes, kind: type[SmtpError], servers: Executor, count: Count

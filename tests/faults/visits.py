@@ -8,9 +8,13 @@ when it was cut, `expectation` says what the client has to report, octet by octe
 * else unknown, if the client's socket had taken the last octet of its content;
 * else certainly not delivered.
 
+Of many messages in one call, the first that is not wholly delivered is told what happened, and
+those behind it that it was before their time, unless their contents have left as well.
+
 To add a way of sending: one more `Operation`, with its number of final replies, and a `Visit` with
-it in `VISITS`; if its result is of another type, `fates_of` has to know that. The expectation does
-not count round trips, but a client has to write the same octets up to the cut as uncut.
+it in `tests.faults.repertoire`; if its result is of another type, `fates_of` has to know that. The
+expectation does not count round trips, but a client has to write the same octets up to the cut as
+uncut.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from smtpconn import (
     ConnectionClosedError,
     LmtpSendResult,
     Phase,
+    Pipelining,
+    SendOutcome,
     SendResult,
     SmtpConnection,
     SmtpError,
@@ -42,7 +48,6 @@ from tests.faults.cutting import Cut, How, Witness, serve, socket_pair
 
 USERS = {"u": "p"}
 ME, TWO = "a@b.c", ["d@e.f", "g@h.i"]
-FIRST, SECOND = b"one\r\n", b".two\r\n"
 EVERYTHING = ("PIPELINING", "CHUNKING")
 LONG_TIMEOUT = 10.0
 SHORT_TIMEOUT = 0.2
@@ -77,6 +82,7 @@ class Visit:
         operations: what is done, in turn.
         protocol, tls_mode, extensions: what is spoken, and what the server offers.
         buffer: octets of the sockets' buffers; None for the system's.
+        pipelining: how far the client runs ahead.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Visit:
     tls_mode: TlsMode = TlsMode.NONE
     extensions: tuple[str, ...] = EVERYTHING
     buffer: int | None = None
+    pipelining: Pipelining = Pipelining.AUTO
 
 
 @dataclass(slots=True)
@@ -93,7 +100,8 @@ class Record:
 
     Attributes:
         fates: one for each final reply that was to come, of the operations that were begun.
-        error: what it ended with.
+        error: what it ended with; of many messages in one call, that of the first one lost.
+        behind: of those, the errors of all that come after the first one lost.
         seconds: what each step took, connecting the first.
         taken: octets the client's socket has taken, as the dialogue counts them.
         witness: the server's side.
@@ -102,6 +110,7 @@ class Record:
 
     fates: list[Fate] = field(default_factory=list)
     error: SmtpError | None = None
+    behind: list[SmtpError | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     taken: int = 0
     witness: Witness = field(default_factory=Witness)
@@ -165,7 +174,10 @@ def settings(visit: Visit, contexts: Contexts | None) -> Settings:
 
 
 def fates_of(result: object, answers: int) -> list[Fate]:
-    """What a result, or an error, says of each final reply."""
+    """What a result, an error, or the outcomes of many messages say of each final reply."""
+    if isinstance(result, list):
+        each = answers // len(result)
+        return [fate for o in result for fate in fates_of(o.error or o.result, each)]
     if isinstance(result, SmtpError):
         unknown = result.may_have_been_delivered
         return [Fate.UNKNOWN if unknown else Fate.NOT_DELIVERED] * answers
@@ -216,6 +228,7 @@ def _run(
                 ehlo_domain="c",
                 socket_factory=lambda host, port, seconds: sock,
                 allow_cleartext_auth=True,
+                pipelining=visit.pipelining,
             )
         _operate(visit, connection, record)
     except SmtpError as error:
@@ -239,8 +252,17 @@ def _operate(visit: Visit, connection: SmtpConnection, record: Record) -> None:
             record.fates += fates_of(error, operation.answers)
             raise
         record.fates += fates_of(result, operation.answers)
+        if isinstance(result, list):
+            _note_what_was_lost(result, operation.answers // len(result), record)
         if not connection.is_open:
             return
+
+
+def _note_what_was_lost(outcomes: list[SendOutcome], answers: int, record: Record) -> None:
+    fates = [fates_of([outcome], answers) for outcome in outcomes]
+    lost = [o for o, f in zip(outcomes, fates, strict=True) if set(f) != {Fate.DELIVERED}]
+    if lost:
+        record.error, *record.behind = [outcome.error for outcome in lost]
 
 
 def _check_is_over(connection: SmtpConnection) -> None:
@@ -321,6 +343,7 @@ def shortfalls(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
     if not record.is_closed:
         yield "the descriptor is open"
     yield from _wrong_error(reference, record, cut)
+    yield from _wrong_behind(record, cut)
 
 
 def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
@@ -331,7 +354,7 @@ def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
         if set(missing) - {"QUIT"} and Fate.UNKNOWN not in record.fates:
             yield f"no error, though these were not answered: {missing}"
         return
-    kind = SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
+    kind = _kind(cut)
     if type(error) is not kind:
         yield f"{type(error).__name__} instead of {kind.__name__}: {error}"
     if not error.is_transient:
@@ -341,77 +364,18 @@ def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
         yield f"phase {error.phase}, not one of {phases}"
 
 
+def _wrong_behind(record: Record, cut: Cut) -> Iterator[str]:
+    for error in record.behind:
+        is_unknown = error is not None and error.may_have_been_delivered
+        kind = _kind(cut) if is_unknown else ConnectionClosedError
+        if type(error) is not kind or not (is_unknown or error.phase in (Phase.MAIL, Phase.IDLE)):
+            yield f"a message behind the one that was lost: {error!r}"
+
+
+def _kind(cut: Cut) -> type[SmtpError]:
+    return SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
+
+
 def overshoot(record: Record, cut: Cut) -> float:
     """Seconds by which the slowest step was later than its deadline."""
     return max(record.seconds) - (SHORT_TIMEOUT if cut.how in SILENT else LONG_TIMEOUT)
-
-
-# --- The visits -----------------------------------------------------------------------------------
-
-
-def _auth_plain(connection: SmtpConnection) -> None:
-    connection.auth_plain("u", "p")
-
-
-def _auth_login(connection: SmtpConnection) -> None:
-    connection.auth_login("u", "p")
-
-
-def _send(message: bytes) -> Operation:
-    return Operation(lambda c: c.send(ME, TWO, message), 1)
-
-
-def _send_bdat(message: bytes) -> Operation:
-    return Operation(lambda c: c.send_bdat(ME, TWO, message), 1)
-
-
-def _send_bdat_in_chunks(message: bytes) -> Operation:
-    # A stream has chunks of `smtpconn.content.CHUNK` octets, which the tests make small.
-    return Operation(lambda c: c.send_bdat(ME, TWO, iter([message])), 1)
-
-
-def _send_lmtp(message: bytes) -> Operation:
-    return Operation(lambda c: c.send_lmtp(ME, TWO, message), 2)
-
-
-def _send_lmtp_bdat(message: bytes) -> Operation:
-    return Operation(lambda c: c.send_lmtp_bdat(ME, TWO, message), 2)
-
-
-LOGIN_PLAIN, LOGIN_LOGIN = Operation(_auth_plain), Operation(_auth_login)
-RSET, QUIT = Operation(SmtpConnection.reset), Operation(SmtpConnection.quit)
-
-BY_DATA = (LOGIN_PLAIN, _send(FIRST), _send(SECOND), QUIT)
-BY_BDAT = (LOGIN_PLAIN, _send_bdat(FIRST), _send_bdat_in_chunks(SECOND), QUIT)
-
-ONE_BY_ONE = (LOGIN_LOGIN, _send(FIRST), RSET, _send(SECOND), QUIT)
-BY_LMTP = (_send_lmtp(FIRST), _send_lmtp(SECOND), QUIT)
-BY_LMTP_BDAT = (_send_lmtp_bdat(FIRST), _send_lmtp_bdat(SECOND), QUIT)
-
-VISITS = [
-    Visit("data", BY_DATA),
-    Visit("data, one by one", ONE_BY_ONE, extensions=()),
-    Visit("bdat", BY_BDAT),
-    Visit("lmtp", BY_LMTP, "LMTP"),
-    Visit("lmtp, bdat", BY_LMTP_BDAT, "LMTP"),
-]
-
-TLS_VISITS = [
-    Visit("data, starttls", BY_DATA, tls_mode=TlsMode.STARTTLS),
-    Visit("bdat, tls", (_send_bdat_in_chunks(FIRST), QUIT), tls_mode=TlsMode.IMPLICIT),
-    Visit("lmtp, tls", (_send_lmtp(FIRST), QUIT), "LMTP", TlsMode.IMPLICIT),
-]
-
-
-def _large(octets: int) -> bytes:
-    return b"x" * (octets - 2) + b"\r\n"
-
-
-# As many octets as leave in one write of the driver's, and more; the sockets' buffers hold few.
-LARGE_VISITS = [
-    Visit("48 KB", (_send(_large(48_000)), QUIT), buffer=4096),
-    Visit("100 KB", (_send(_large(100_000)), QUIT), buffer=4096),
-    Visit("100 KB, bdat", (_send_bdat(_large(100_000)), QUIT), buffer=4096),
-    Visit("48 KB, lmtp", (_send_lmtp(_large(48_000)), QUIT), "LMTP", buffer=4096),
-    Visit("100 KB, tls", (_send(_large(100_000)), QUIT), "SMTP", TlsMode.IMPLICIT, buffer=4096),
-]
