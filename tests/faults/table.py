@@ -26,7 +26,7 @@ answers of LMTP to a content are one turn in any case.
 
 To add a way of sending: one more `Conversation` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
-messages are in one turn, the fates of each place need a rule of their own.
+messages are sent in one call, `tests.faults.many_table` has the rules.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from smtpconn import (
     ParseError,
     PermanentError,
     Phase,
+    Pipelining,
     ProtocolError,
     SmtpError,
     StartTlsUnavailableError,
@@ -111,6 +112,7 @@ class Conversation:
         begins_in: the phase an error names if the operation finds the connection closed.
         protocol: "SMTP" or "LMTP".
         answers: final replies to the content.
+        runs_ahead: how far the client does.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Conversation:
     begins_in: Phase
     protocol: str = "SMTP"
     answers: int = 0
+    runs_ahead: Pipelining = Pipelining.AUTO
 
     def in_turns(self, *, pipelining: bool) -> Turns:
         """The replies as they come."""
@@ -128,10 +131,6 @@ class Conversation:
             (turn,) if turn[0].step == "CONTENT" else ((p,) for p in turn) for turn in self.turns
         )
         return tuple(turn for turns in apart for turn in turns)
-
-
-def _apart(turn: tuple[Place, ...]) -> Turns:
-    return (turn,) if turn[0].step == "CONTENT" else tuple((place,) for place in turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,20 +283,22 @@ def _fates(cell: Cell, here: Fate, behind: Fate) -> tuple[Fate, ...]:
 
 GREETING, EHLO, EHLO_AGAIN = Place("CONNECT", 220), Place("EHLO", 250), Place("EHLO", 250, 1)
 LHLO, HELO, STARTTLS = Place("LHLO", 250), Place("HELO", 250), Place("STARTTLS", 220)
+LHLO_AGAIN = Place("LHLO", 250, 1)
 CHALLENGE, LOGGED_IN = Place("CHALLENGE", 334), Place("AUTH", 235)
+CHALLENGE_AGAIN = Place("CHALLENGE", 334, 1)
 RSET, NOOP = Place("RSET", 250), Place("NOOP", 250)
 
 
-def _mail(transaction: int = 0) -> tuple[Place, ...]:
-    mail = Place("MAIL", 250, transaction, is_exact=False)
-    return mail, *(Place("RCPT", 250, 2 * transaction + i, is_exact=False) for i in (0, 1))
+def mail(transaction: int = 0) -> tuple[Place, ...]:
+    sender = Place("MAIL", 250, transaction, is_exact=False)
+    return sender, *(Place("RCPT", 250, 2 * transaction + i, is_exact=False) for i in (0, 1))
 
 
-def _data(transaction: int = 0) -> tuple[Place, ...]:
-    return *_mail(transaction), Place("DATA", 354, transaction)
+def data(transaction: int = 0) -> tuple[Place, ...]:
+    return *mail(transaction), Place("DATA", 354, transaction)
 
 
-def _content(nth: int = 0) -> Place:
+def content(nth: int = 0) -> Place:
     return Place("CONTENT", 250, nth, is_exact=False)
 
 
@@ -314,23 +315,41 @@ CONVERSATIONS = [
         "connect, starttls", ((GREETING,), (EHLO,), (STARTTLS,), (EHLO_AGAIN,)), None, Phase.TLS
     ),
     Conversation("connect, lmtp", ((GREETING,), (LHLO,)), None, Phase.GREETING, "LMTP"),
+    Conversation(
+        "connect, lmtp, starttls",
+        ((GREETING,), (LHLO,), (STARTTLS,), (LHLO_AGAIN,)),
+        None,
+        Phase.TLS,
+        "LMTP",
+    ),
     Conversation("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    # What is too long for the line of AUTH waits for an empty challenge.
+    Conversation("auth plain, long", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Conversation("auth login", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Conversation("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Conversation("auth scram", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Conversation("auth xoauth2", ((LOGGED_IN,),), EHLO, Phase.AUTH),
-    Conversation("send", (_data(), (_content(),)), EHLO, Phase.MAIL, answers=1),
+    Conversation("auth oauthbearer", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Conversation("auth external", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Conversation("send", (data(), (content(),)), EHLO, Phase.MAIL, answers=1),
     # After a message whose content was refused.
     Conversation(
         "send again",
-        ((RSET_FIRST, *_data(1)), (_content(1),)),
-        _content(),
+        ((RSET_FIRST, *data(1)), (content(1),)),
+        content(),
         Phase.MAIL,
         answers=1,
     ),
-    Conversation("send bdat", (_mail(), (BDAT,), (_content(),)), EHLO, Phase.MAIL, answers=1),
-    Conversation("send lmtp", (_data(), (_content(), _content(1))), LHLO, Phase.MAIL, "LMTP", 2),
+    Conversation("send bdat", (mail(), (BDAT,), (content(),)), EHLO, Phase.MAIL, answers=1),
+    Conversation("send lmtp", (data(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
+    Conversation("send lmtp bdat", (mail(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
     Conversation(
-        "send lmtp bdat", (_mail(), (_content(), _content(1))), LHLO, Phase.MAIL, "LMTP", 2
+        "send lmtp again",
+        ((RSET_FIRST, *data(1)), (content(2), content(3))),
+        content(1),
+        Phase.MAIL,
+        "LMTP",
+        2,
     ),
     Conversation("rehlo", ((EHLO_AGAIN,),), EHLO, Phase.EHLO),
     Conversation("reset", ((RSET,),), EHLO, Phase.RSET),

@@ -7,39 +7,30 @@ to agree with it, and a connection that is said to be usable has to deliver the 
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import hmac
-import socket
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 
-from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, TlsMode, content
-from smtpconn.testing.faults import Fault
-from smtpconn.testing.session import Settings, login, plain
+from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, content
+from tests.faults.cells import LONG, connect_to, faults, settings
 from tests.faults.conftest import Count
 from tests.faults.crowd import run_all
-from tests.faults.cutting import NotingFaults, Witness, serve, socket_pair
+from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.table import (
     CONVERSATIONS,
     Cell,
     Conversation,
     Kind,
     Outcome,
-    Place,
     cells,
     outcome,
 )
-from tests.faults.visits import LONG_TIMEOUT, ME, TWO, USERS, Contexts, Fate, fates_of
+from tests.faults.visits import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 from tests.realservers.certificates import Certificates
 
 Call = Callable[[SmtpConnection], object]
-
-ENDLESS = 1024 * 1024
-"""Octets of what does not end; more than sockets hold, so the server writes until we close."""
 
 MESSAGE, NEXT = b"hello\r\n", b"next\r\n"
 
@@ -56,15 +47,26 @@ def _send_again(connection: SmtpConnection) -> object:
     return connection.send(ME, TWO, MESSAGE)
 
 
+def _send_lmtp_again(connection: SmtpConnection) -> object:
+    refused = connection.send_lmtp(ME, TWO, b"refused\r\n").results
+    assert not any(result.delivered for result in refused)
+    return connection.send_lmtp(ME, TWO, MESSAGE)
+
+
 CALLS: dict[str, Call] = {
     "auth plain": lambda c: c.auth_plain("u", "p"),
+    "auth plain, long": lambda c: c.auth_plain("long", LONG),
     "auth login": lambda c: c.auth_login("u", "p"),
     "auth cram-md5": lambda c: c.auth_cram_md5("u", "p"),
+    "auth scram": lambda c: c.auth_scram("u", "p"),
+    "auth oauthbearer": lambda c: c.auth_oauthbearer("p"),
+    "auth external": lambda c: c.auth_external(),
     "auth xoauth2": lambda c: c.auth_xoauth2("u", "p"),
     "send": lambda c: c.send(ME, TWO, MESSAGE),
     "send again": _send_again,
     "send bdat": lambda c: c.send_bdat(ME, TWO, iter([MESSAGE])),
     "send lmtp": lambda c: c.send_lmtp(ME, TWO, MESSAGE),
+    "send lmtp again": _send_lmtp_again,
     "send lmtp bdat": lambda c: c.send_lmtp_bdat(ME, TWO, MESSAGE),
     "rehlo": SmtpConnection.rehlo,
     "reset": SmtpConnection.reset,
@@ -94,91 +96,6 @@ def servers() -> Iterator[Executor]:
     """A thread for the server."""
     with ThreadPoolExecutor(1) as executor:
         yield executor
-
-
-# --- What the server says instead -----------------------------------------------------------------
-
-
-def usual(place: Place) -> bytes:
-    """A reply that belongs there."""
-    return f"{place.code} again\r\n".encode() if place.code != 334 else b"334 YWdhaW4=\r\n"
-
-
-def instead(cell: Cell) -> bytes:
-    """The octets that replace the reply."""
-    code = cell.place.code
-    return {
-        Kind.SHUTTING_DOWN: b"421 4.3.2 bye\r\n",
-        Kind.TRANSIENT: b"454 4.7.0 later\r\n",
-        Kind.PERMANENT: b"554 5.7.1 no\r\n",
-        Kind.UNKNOWN_COMMAND: b"502 5.5.1 what?\r\n",
-        Kind.OTHER_SUCCESS: b"251 2.1.5 as you like\r\n",
-        Kind.OTHER_INTERMEDIATE: b"334 \r\n" if code == 354 else b"354 go on\r\n",
-        Kind.ANOTHER_CHALLENGE: b"334 YWdhaW4=\r\n",
-        Kind.OTHER_CODE_INSIDE: f"{code}-one\r\n{code + 1} two\r\n".encode(),
-        Kind.EMPTY_LINE: b"\r\n",
-        Kind.GARBAGE: bytes(range(256)) + b"\r\n",
-        Kind.ENDLESS_LINE: f"{code} ".encode() + b"x" * ENDLESS,
-        Kind.ENDLESS_REPLY: f"{code}-more\r\n".encode() * (ENDLESS // 10),
-    }[cell.kind]
-
-
-def fault(place: Place, *, reply: bytes | None = None, after: bytes = b"") -> Fault:
-    """A fault that strikes at one reply."""
-    return Fault(
-        place.step, reply, 0, False, False, False, 0, b"", after, 1, place.nth, None
-    )  # fmt: skip
-
-
-def faults(cell: Cell) -> NotingFaults:
-    """What goes wrong in a cell."""
-    found = NotingFaults()
-    if cell.kind is Kind.TWICE:
-        found.add(fault(cell.place, after=usual(cell.place)))
-    elif cell.kind is Kind.EARLY:
-        assert cell.previous is not None
-        refused = cell.conversation.name == "send again" and cell.previous.step == "CONTENT"
-        reply = b"450 4.2.0 not this time\r\n" if refused else None
-        found.add(fault(cell.previous, reply=reply, after=usual(cell.place)))
-    else:
-        found.add(fault(cell.place, reply=instead(cell)))
-    if cell.conversation.name == "send again":
-        found.add(fault(Place("CONTENT", 250), reply=b"450 4.2.0 not this time\r\n"))
-    return found
-
-
-def cram_md5() -> Generator[bytes, bytes, str | None]:
-    """CRAM-MD5 (RFC 2195)."""
-    challenge = b"<1@mx>"
-    digest = hmac.new(b"p", challenge, hashlib.md5).hexdigest()
-    return "u" if (yield challenge) == f"u {digest}".encode() else None
-
-
-def xoauth2() -> Generator[bytes, bytes, str | None]:
-    """XOAUTH2 with the token that is expected."""
-    return "u" if b"auth=Bearer p" in (yield b"") else None
-
-
-def settings(cell: Cell, contexts: Contexts) -> Settings:
-    """What the server is told."""
-    return Settings(
-        protocol=cell.conversation.protocol,
-        hostname="mx",
-        extensions=("CHUNKING", "PIPELINING") if cell.pipelining else ("CHUNKING",),
-        ehlo=cell.conversation.name != "connect, helo",
-        users=USERS,
-        tls_context=contexts.server if "starttls" in cell.conversation.name else None,
-        implicit_tls=False,
-        require_auth=False,
-        size_limit=None,
-        mechanisms={
-            "PLAIN": functools.partial(plain, USERS),
-            "LOGIN": functools.partial(login, USERS),
-            "CRAM-MD5": cram_md5,
-            "XOAUTH2": xoauth2,
-        },
-        recipient_known=lambda path: True,
-    )
 
 
 # --- Playing a cell -------------------------------------------------------------------------------
@@ -214,7 +131,7 @@ def play(cell: Cell, servers: Executor, contexts: Contexts) -> Record:
     record = Record()
     connection: SmtpConnection | None = None
     try:
-        connection = _connect(cell, near, contexts)
+        connection = connect_to(cell, near, contexts)
         _operate(cell, connection, record)
     except SmtpError as error:
         record.error = error
@@ -226,21 +143,6 @@ def play(cell: Cell, servers: Executor, contexts: Contexts) -> Record:
         connection.close()
     record.witness = server.result(LONG_TIMEOUT)
     return record
-
-
-def _connect(cell: Cell, sock: socket.socket, contexts: Contexts) -> SmtpConnection:
-    is_lmtp = cell.conversation.protocol == "LMTP"
-    connect = SmtpConnection.connect_lmtp if is_lmtp else SmtpConnection.connect
-    return connect(
-        "localhost",
-        25,
-        TlsMode.STARTTLS if "starttls" in cell.conversation.name else TlsMode.NONE,
-        LONG_TIMEOUT,
-        tls_context=contexts.client,
-        ehlo_domain="c",
-        socket_factory=lambda host, port, seconds: sock,
-        allow_cleartext_auth=True,
-    )
 
 
 def _operate(cell: Cell, connection: SmtpConnection, record: Record) -> None:
