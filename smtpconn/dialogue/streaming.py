@@ -42,7 +42,7 @@ from smtpconn.dialogue.transaction import (
     wants_content,
     whole_chunk,
 )
-from smtpconn.dialogue.verdict import is_farewell
+from smtpconn.dialogue.verdict import farewell_in, is_farewell
 from smtpconn.envelope import LmtpSendResult, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,
@@ -134,20 +134,21 @@ class _Streaming:
             return _not_sent(self._lost)
         chunking = request.is_binary
         begun = self._session.transactions
+        outcome: Outcome
         try:
-            return (
-                yield from transact(
-                    self._session, request, chunking=chunking, is_first_try=is_first_try
-                )
+            outcome = yield from transact(
+                self._session, request, chunking=chunking, is_first_try=is_first_try
             )
         except SmtpError as error:
-            # If it cost the connection, the next one will be told.
-            if self._session.transactions > begun:
-                self._look_for_the_end(error)
-            return error
+            outcome = error
         except Exception as error:
             self._lost = error
             return unreadable(error)
+        # If it cost the connection, the next one will be told.
+        if self._session.transactions > begun:
+            self._look_for_the_end(outcome)
+            self._lost = self._lost or farewell_in(outcome)
+        return outcome
 
     def _begin(
         self, request: Request, *, chunking: bool, reset: bool

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from smtpconn.address import ForwardPath
 from smtpconn.commands import Command
 from smtpconn.dialogue.pairing import SHUTTING_DOWN
-from smtpconn.envelope import RejectedRecipient
+from smtpconn.envelope import LmtpSendResult, RejectedRecipient
 from smtpconn.errors import (
     AllRecipientsFailedError,
     Phase,
@@ -64,6 +64,15 @@ def why_refused(
 def is_farewell(error: Exception) -> bool:
     """Whether a refusal is a 421, which is the last that comes (RFC 5321 3.8)."""
     return isinstance(error, TransientError) and error.response.code == SHUTTING_DOWN
+
+
+def farewell_in(outcome: object) -> SmtpError | None:
+    """The 421 that a message's outcome holds: its error, or one of a delivery's answers."""
+    if isinstance(outcome, LmtpSendResult):
+        replies = [result.response for result in outcome.results if result.response is not None]
+        said = [reply for reply in replies if reply.code == SHUTTING_DOWN]
+        return refusal(said[0], Phase.CONTENT) if said else None
+    return outcome if isinstance(outcome, SmtpError) and is_farewell(outcome) else None
 
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:

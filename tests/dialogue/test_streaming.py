@@ -435,3 +435,31 @@ def test_a_farewell_is_about_what_it_answers() -> None:
     assert isinstance(two, ConnectionClosedError)
     assert not one.may_have_been_delivered
     assert not two.may_have_been_delivered
+
+
+@pytest.mark.parametrize("answered", ["MAIL", "CONTENT"])
+def test_a_farewell_where_nothing_is_streamed(answered: str) -> None:
+    """The same command by command: the next message is not told the other's refusal."""
+    made, requests = many(1, 2, pipelining=Pipelining.OFF)()
+    sender, recipient, data = envelope(1).splitlines(keepends=True)
+    script: Script = [(sender, "250 s\n"), (recipient, "250 c\n"), (data, "354 go\n")]
+    script = [(sender, "421 bye\n")] if answered == "MAIL" else [*script, (content(1), "421 bye\n")]
+    one, two = run_many(made, requests, scripted(script)).outcomes
+    assert isinstance(one, TransientError)
+    assert isinstance(two, ConnectionClosedError)
+    assert not one.may_have_been_delivered
+    assert not two.may_have_been_delivered
+
+
+@pytest.mark.parametrize("code", [354, 421])
+def test_lmtp_out_of_step_where_nothing_is_streamed(code: int) -> None:
+    """An answer that makes no sense, or a farewell, is the last word also behind one that does."""
+    make = lmtp(lambda: letter(1, "a", "b"), 2, pipelining=Pipelining.OFF)
+    made, requests = make()
+    replies = ["250 s\n", "250 a\n", "250 b\n", "354 go\n"]
+    said = envelope(1, "a", "b").splitlines(keepends=True)
+    script: Script = [*zip(said, replies, strict=True), (content(1), f"250 a\n{code} b\n")]
+    one, two = run_many(made, requests, scripted(script)).outcomes
+    assert codes(one) == [250, None if code == 354 else 421]
+    assert isinstance(two, ConnectionClosedError)
+    assert not two.may_have_been_delivered
