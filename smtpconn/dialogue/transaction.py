@@ -27,7 +27,6 @@ from smtpconn.address import ForwardPath
 from smtpconn.commands import Command, command
 from smtpconn.content import END_OF_DATA, Chunk
 from smtpconn.dialogue.batch import Await, Batch, Conversation, Payload, Piece, Step
-from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.request import Request, envelope_commands
 from smtpconn.dialogue.session import Session
 from smtpconn.dialogue.verdict import sort_recipients, why_refused
@@ -284,14 +283,14 @@ def _send_at_once(
 def refused_for_certain(session: Session, this: Transaction, batch: Batch) -> SmtpError | None:
     """Why a message that left with its envelope was not delivered, though its own reply never came.
 
-    None unless the replies that did come leave no doubt: its recipients were all refused, or the
-    server said 421 before it accepted one.
+    None unless the replies that did come leave no doubt: its sender was refused, or each of its
+    recipients. A 421 to something else leaves some: there are servers that say it and go on.
     """
-    replies = batch.replies
-    has_left = bool(replies) and replies[-1].code == SHUTTING_DOWN
-    if len(replies) < len(this.commands) and not has_left:
+    answered = zip(this.commands, batch.replies, strict=False)
+    is_without_sender = any(c.phase is Phase.MAIL and not r.is_success for c, r in answered)
+    if len(batch.replies) < len(this.commands) and not is_without_sender:
         return None
-    failure = judge(session, this, replies)
+    failure = judge(session, this, batch.replies)
     return None if this.accepted or isinstance(failure, ProtocolError) else failure
 
 

@@ -12,6 +12,7 @@ from smtpconn import (
     ProtocolError,
     SendResult,
     SmtpError,
+    TransientError,
     ValidationError,
 )
 from smtpconn.dialogue import streaming
@@ -228,6 +229,27 @@ def test_nothing_is_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_many(made, requests, scripted(script))
     assert kinds(run.outcomes)[2:] == ["ConnectionClosedError"] * 2
     assert not any(o.may_have_been_delivered for o in run.outcomes[2:] if isinstance(o, SmtpError))
+
+
+@pytest.mark.parametrize(
+    ("replies", "unknown"),
+    [
+        ("421 s\n", False),
+        ("421 s\n503 a\n503 b\n503 no\n", False),
+        ("250 s\n421 a\n", True),
+        ("250 s\n421 a\n250 b\n250 taken\n", True),
+        ("250 s\n550 a\n421 b\n", False),
+        ("250 s\n250 a\n250 b\n421 no\n", False),
+    ],
+)
+def test_a_farewell_that_may_have_been_none(replies: str, unknown: bool) -> None:
+    """A server that says 421 to a recipient and goes on may take the message for the others."""
+    made, requests = eager(lambda: letter(1, "a", "b"))()
+    run = run_many(made, requests, scripted([(whole(1, "a", "b", behind=False), replies)]))
+    (outcome,) = run.outcomes
+    assert isinstance(outcome, TransientError | AllRecipientsFailedError)
+    assert outcome.may_have_been_delivered is unknown
+    assert not run.driver.transport.is_open
 
 
 # Nobody wants to know how it goes on
