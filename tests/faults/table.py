@@ -69,7 +69,7 @@ class Kind(enum.StrEnum):
     EARLY = "before the command"
 
 
-_NO_REPLY = frozenset(
+NO_REPLY = frozenset(
     {
         Kind.OTHER_CODE_INSIDE,
         Kind.EMPTY_LINE,
@@ -206,7 +206,7 @@ def outcome(cell: Cell) -> Outcome:
         return _broken(cell, ProtocolError)
     if kind is Kind.ANOTHER_CHALLENGE:
         return _failure(cell, AuthError, Phase.AUTH, is_usable=True)
-    if kind in _NO_REPLY:
+    if kind in NO_REPLY:
         return _broken(cell, ParseError)
     return _twice(cell) if kind is Kind.TWICE else _early(cell)
 

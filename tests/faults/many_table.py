@@ -1,0 +1,236 @@
+"""What has to come of several messages in one call when one reply is replaced: the rules.
+
+A cell is a place in the transaction of one of the messages, as `tests.faults.table` has it for that
+message alone; here is what it does to those before and behind it.
+
+1. Those before it are delivered: their replies have come.
+2. The message itself has the outcome that it has alone.
+3. If the connection can still be used then, those behind it are delivered; else they were not sent:
+   a ConnectionClosedError, and certain.
+4. A reply too many moves all that follow it in its turn. Where the content of one message leaves
+   with the envelope of the next, one behind an answer to the content shows at DATA of the next;
+   where each command waits, it is found before the next command leaves.
+5. What comes before the first command makes the call fail, and nothing is sent.
+
+With `Pipelining.EAGER` everything has left before the first reply, and the rules are others:
+
+6. 4xx and 5xx refuse what they answer, and those behind are delivered. But a RSET that is refused
+   leaves in doubt which sender and recipients what follows was taken for: if that is taken, both
+   sides are out of step.
+7. 421, replies out of step and what is no reply end the connection: everything behind is unknown,
+   for its content has left. So is the message itself, unless 421 was its final reply, or refused
+   its sender.
+8. A reply too many moves all that follow, and is found at the end of the turn.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from smtpconn import (
+    ConnectionClosedError,
+    ParseError,
+    PermanentError,
+    Phase,
+    Pipelining,
+    ProtocolError,
+    SmtpError,
+    TransientError,
+)
+from tests.faults.table import (
+    EHLO,
+    LHLO,
+    NO_REPLY,
+    RSET_FIRST,
+    Cell,
+    Conversation,
+    Kind,
+    Outcome,
+    Place,
+    content,
+    data,
+    mail,
+    outcome,
+)
+from tests.faults.visits import Fate, phase_of
+
+
+class Way(enum.StrEnum):
+    """How the messages are sent: each has its turns."""
+
+    AUTO = "pipelined"
+    ONE_BY_ONE = "one by one"
+    LMTP = "lmtp, pipelined"
+    LMTP_ONE_BY_ONE = "lmtp, one by one"
+    EAGER = "eager"
+    EAGER_BDAT = "eager, one send_bdat"
+
+    @property
+    def messages(self) -> int:
+        """How many."""
+        return 1 if self is Way.EAGER_BDAT else 3
+
+    @property
+    def is_lmtp(self) -> bool:
+        """Whether over LMTP."""
+        return self in (Way.LMTP, Way.LMTP_ONE_BY_ONE)
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether everything leaves at once."""
+        return self in (Way.EAGER, Way.EAGER_BDAT)
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether commands leave in groups."""
+        return self not in (Way.ONE_BY_ONE, Way.LMTP_ONE_BY_ONE)
+
+
+@dataclass(frozen=True, slots=True)
+class ManyCell:
+    """A place in the transaction of one of several messages, and what its reply is replaced by.
+
+    Attributes:
+        way: how they are sent.
+        number: of the message, from 0.
+        alone: the cell as it is if the others are not looked at.
+    """
+
+    way: Way
+    number: int
+    alone: Cell
+
+    def __str__(self) -> str:
+        return f"{self.way}, message {self.number}: {self.alone}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What has to come of a cell: of each message, and of the connection."""
+
+    messages: tuple[Outcome, ...]
+    is_usable: bool
+
+
+def cells(way: Way) -> Iterator[ManyCell]:
+    """Every reply to every message, replaced by everything it can be."""
+    for number in range(way.messages):
+        conversation = _transaction(way, number)
+        for turn in conversation.in_turns(pipelining=way.is_pipelined):
+            for place in turn:
+                for kind in Kind:
+                    cell = ManyCell(way, number, Cell(conversation, place, kind, way.is_pipelined))
+                    if _can_be(cell):
+                        yield cell
+
+
+def _transaction(way: Way, number: int) -> Conversation:
+    """One message's transaction."""
+    answers = 2 if way.is_lmtp else 1
+    contents = tuple(content(number * answers + i) for i in range(answers))
+    # Numbered as if there were one with the first message, too.
+    reset = Place("RSET", 250, number - 1, RSET_FIRST.is_exact)
+    first = (reset,) if number and way.is_pipelined else ()
+    greeting = LHLO if way.is_lmtp else EHLO
+    envelope = (*first, *(mail(number) if way.is_eager else data(number)))
+    return Conversation(
+        f"many, message {number}",
+        ((*envelope, *contents),) if way.is_eager else (envelope, contents),
+        content(number * answers - 1) if number else greeting,
+        Phase.MAIL,
+        "LMTP" if way.is_lmtp else "SMTP",
+        answers,
+        Pipelining.EAGER if way.is_eager else Pipelining.AUTO,
+    )
+
+
+def _can_be(cell: ManyCell) -> bool:
+    """Whether there is such a moment, and such a challenge."""
+    alone = cell.alone
+    if alone.kind is Kind.ANOTHER_CHALLENGE:
+        return False
+    if alone.kind is not Kind.EARLY:
+        return True
+    # A place that is answered in the midst of a turn has no moment of its own.
+    begins_turn = alone.place is alone.turn[0]
+    follows_content = cell.way.is_pipelined and cell.number and alone.place.step != "CONTENT"
+    return begins_turn and not follows_content
+
+
+def outcomes(cell: ManyCell) -> Outcomes:
+    """What has to come of a cell, by the rules above."""
+    if cell.alone.kind is Kind.EARLY and cell.alone.previous in (EHLO, LHLO):
+        return Outcomes((_not_sent(cell, Phase.MAIL),) * cell.way.messages, is_usable=False)
+    struck = _struck_eagerly(cell) if cell.way.is_eager else _struck(cell)
+    behind = _behind(cell, struck)
+    before = (_delivered(cell),) * cell.number
+    return Outcomes((*before, struck, *behind), struck.is_usable)
+
+
+def _struck(cell: ManyCell) -> Outcome:
+    alone = cell.alone
+    if alone.kind is Kind.EARLY:
+        return _failed(cell, ProtocolError, Phase.IDLE)
+    return outcome(alone)
+
+
+def _behind(cell: ManyCell, struck: Outcome) -> tuple[Outcome, ...]:
+    count = cell.way.messages - cell.number - 1
+    if struck.is_usable or (cell.way.is_eager and cell.alone.kind is Kind.TWICE):
+        return (_delivered(cell),) * count
+    if cell.way.is_eager:
+        assert struck.error is not None
+        is_421 = cell.alone.kind is Kind.SHUTTING_DOWN
+        in_doubt = cell.alone.place.step == "RSET" and struck.error is not ParseError and not is_421
+        error = ProtocolError if in_doubt else struck.error
+        return (_failed(cell, error, None, Fate.UNKNOWN),) * count
+    moved = cell.alone.kind is Kind.TWICE and cell.alone.place.step == "CONTENT"
+    lost = [_not_sent(cell, None)] * count
+    if moved and lost:
+        lost[0] = _failed(cell, ProtocolError, Phase.DATA if cell.way.is_pipelined else Phase.IDLE)
+    return tuple(lost)
+
+
+def _struck_eagerly(cell: ManyCell) -> Outcome:
+    kind, step = cell.alone.kind, cell.alone.place.step
+    phase = phase_of(step)
+    if kind is Kind.OTHER_SUCCESS:
+        return _delivered(cell)
+    if kind is Kind.TWICE:
+        return _delivered(cell, is_usable=False)
+    if kind is Kind.OTHER_INTERMEDIATE:
+        return _failed(cell, ProtocolError, phase, Fate.UNKNOWN)
+    if kind in NO_REPLY:
+        return _failed(cell, ParseError, phase, Fate.UNKNOWN)
+    error = PermanentError if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND) else TransientError
+    if kind is Kind.SHUTTING_DOWN:
+        fate = Fate.NOT_DELIVERED if step in ("MAIL", "CONTENT") else Fate.UNKNOWN
+        return _failed(cell, error, phase, fate)
+    if step == "RCPT":
+        return _delivered(cell, rejected=1)
+    if step == "RSET":
+        return _failed(cell, error, phase, Fate.UNKNOWN)
+    return _failed(cell, error, phase, is_usable=True)
+
+
+def _delivered(cell: ManyCell, *, is_usable: bool = True, rejected: int = 0) -> Outcome:
+    fates = (Fate.DELIVERED,) * cell.alone.conversation.answers
+    return Outcome(None, None, fates, is_usable, rejected)
+
+
+def _not_sent(cell: ManyCell, phase: Phase | None) -> Outcome:
+    return _failed(cell, ConnectionClosedError, phase)
+
+
+def _failed(
+    cell: ManyCell,
+    error: type[SmtpError],
+    phase: Phase | None,
+    fate: Fate = Fate.NOT_DELIVERED,
+    *,
+    is_usable: bool = False,
+) -> Outcome:
+    """``phase``: None where the error does not say one of its own."""
+    return Outcome(error, phase, (fate,) * cell.alone.conversation.answers, is_usable)
