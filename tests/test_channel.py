@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +17,14 @@ import pytest
 
 from smtpconn import (
     ConnectionClosedError,
+    Envelope,
     Phase,
     ProtocolError,
+    SendResult,
     SmtpConnection,
     SmtpTimeoutError,
     TlsMode,
+    TransientError,
     ValidationError,
 )
 from smtpconn.testing import SmtpServer
@@ -29,6 +35,7 @@ YOU = "you@example.com"
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 PATIENCE = 5.0
 SHORT = 0.1
+SIZE = 1_000_000
 
 Call = Callable[[SmtpConnection], object]
 
@@ -54,58 +61,129 @@ def busy(server: SmtpServer, connection: SmtpConnection) -> Iterator[Future[None
 # --- Sharing --------------------------------------------------------------------------------------
 
 
-def test_each_thread_gets_its_own_replies() -> None:
-    """Eight threads mix operations; every reply reaches its caller and every message arrives."""
-    threads, rounds = 8, 12
+REFUSED = "450 4.7.1 NOOP is refused"
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can; who hangs is shown where."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    # Before the suite's own limit, which tells of the main thread's doings above all.
+    faulthandler.dump_traceback_later(15, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        sys.setswitchinterval(interval)
+
+
+class Worker:
+    """One of the threads that share a connection; each of its operations has a reply of its own.
+
+    Nothing that is answered to another thread, or to another of its commands, would pass: vrfy and
+    recipients are named in their answers, NOOP is always refused, and nothing else ever is.
+    """
+
+    def __init__(self, connection: SmtpConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.sent: list[str] = []
+
+    def work(self, rounds: int) -> None:
+        """Do everything so often, in an order of its own."""
+        deeds = [
+            self.send, self.noop, self.rehlo, self.reset, self.look, self.ask, self.send_many,
+        ]  # fmt: skip
+        for turn in range(rounds):
+            chance = random.Random(f"{self.number} {turn}")
+            for deed in chance.sample(deeds, len(deeds)):
+                deed(f"n{self.number}-{turn}")
+
+    def send(self, name: str) -> None:
+        """Whom the server refuses is named in its reply."""
+        self._check(self.connection.send(ME, self._both(name), body(name)), name)
+        self.sent.append(name)
+
+    def send_many(self, name: str) -> None:
+        """Two at once."""
+        names = [f"{name}-{which}" for which in ("first", "second")]
+        envelopes = [Envelope(ME, self._both(each), body(each)) for each in names]
+        for each, outcome in zip(names, self.connection.send_many(envelopes), strict=True):
+            self._check(outcome.result, each)
+        self.sent += names
+
+    def noop(self, name: str) -> None:
+        """It is refused, and in its own words."""
+        with pytest.raises(TransientError) as caught:
+            self.connection.noop()
+        assert caught.value.phase is Phase.NOOP
+        assert str(caught.value.response) == REFUSED
+
+    def rehlo(self, name: str) -> None:
+        """What comes of it is looked at in `look`, mostly while another thread asks anew."""
+        self.connection.rehlo()
+
+    def reset(self, name: str) -> None:
+        """It is never refused."""
+        self.connection.reset()
+
+    def ask(self, name: str) -> None:
+        """The answer repeats what was asked."""
+        assert self.connection.vrfy(name).lines[-1].split()[-1] == name
+
+    def look(self, name: str) -> None:
+        """What the server offers is there whole at any time, and so is the description."""
+        offered = self.connection.capabilities
+        assert offered.supports_pipelining
+        assert offered.size_limit == SIZE
+        assert offered.extensions[-1].keyword == "BINARYMIME"
+        assert "SmtpConnection" in repr(self.connection)
+
+    @staticmethod
+    def _both(name: str) -> list[str]:
+        return [f"{kind}{name}@example.com" for kind in ("good", "bad")]
+
+    def _check(self, result: object, name: str) -> None:
+        assert isinstance(result, SendResult)
+        good, bad = self._both(name)
+        assert [str(path) for path in result.accepted_recipients] == [good]
+        (rejected,) = result.rejected_recipients
+        assert str(rejected.recipient) == bad
+        assert bad in str(rejected.response)
+
+
+def body(name: str) -> bytes:
+    """A message that can be told from all others."""
+    return f"Subject: {name}\r\n\r\n{name}\r\n".encode()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_sixteen_threads_and_one_connection() -> None:
+    """They mix operations; every reply reaches its caller, and every message arrives once."""
+    threads, rounds = 16, 30
     start = threading.Barrier(threads)
 
-    def work(connection: SmtpConnection, number: int) -> None:
+    def work(worker: Worker) -> None:
         start.wait(PATIENCE)
-        for turn in range(rounds):
-            name = f"n{number}-{turn}"
-            assert connection.vrfy(name).lines[-1].endswith(name)
-            message = f"Subject: {name}\r\n\r\n{name}\r\n".encode()
-            result = connection.send(ME, f"{name}@example.com", message)
-            assert [str(r) for r in result.accepted_recipients] == [f"{name}@example.com"]
-            (connection.noop, connection.rehlo, connection.reset)[turn % 3]()
+        worker.work(rounds)
 
     with (
-        SmtpServer() as server,
+        SmtpServer(size_limit=SIZE, recipient_known=lambda path: path.startswith("good")) as server,
         connect(server) as connection,
         ThreadPoolExecutor(threads) as executor,
     ):
-        futures = [executor.submit(work, connection, number) for number in range(threads)]
-        for future in futures:
+        connection.timeout = 4 * PATIENCE
+        server.fault("NOOP", reply=REFUSED, times=None)
+        workers = [Worker(connection, number) for number in range(threads)]
+        for future in [executor.submit(work, worker) for worker in workers]:
             future.result()
         assert connection.is_open
         assert len(server.connections) == 1
         received = {message.recipients[0]: message.content for message in server.messages}
-        assert len(server.messages) == len(received) == threads * rounds
-        for recipient, content in received.items():
-            name = recipient.partition("@")[0]
-            assert content == f"Subject: {name}\r\n\r\n{name}\r\n".encode()
-
-
-def test_refusals_reach_their_own_callers() -> None:
-    """Of threads whose recipients are refused or accepted, each hears about its own."""
-    threads = 8
-
-    def work(connection: SmtpConnection, number: int) -> list[str]:
-        refused = []
-        for turn in range(10):
-            recipients = [f"{kind}{number}-{turn}@example.com" for kind in ("good", "bad")]
-            result = connection.send(ME, recipients, MESSAGE)
-            refused += [str(r.recipient) for r in result.rejected_recipients]
-        return refused
-
-    with (
-        SmtpServer(recipient_known=lambda path: path.startswith("good")) as server,
-        connect(server) as connection,
-        ThreadPoolExecutor(threads) as executor,
-    ):
-        futures = [executor.submit(work, connection, number) for number in range(threads)]
-        for number, future in enumerate(futures):
-            assert future.result() == [f"bad{number}-{turn}@example.com" for turn in range(10)]
+        names = [name for worker in workers for name in worker.sent]
+        assert len(server.messages) == len(names) == threads * rounds * 3
+        assert received == {f"good{name}@example.com": body(name) for name in names}
 
 
 @pytest.mark.parametrize(
