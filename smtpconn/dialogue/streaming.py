@@ -42,12 +42,13 @@ from smtpconn.dialogue.transaction import (
     wants_content,
     whole_chunk,
 )
-from smtpconn.dialogue.verdict import farewell_in, is_farewell
+from smtpconn.dialogue.verdict import farewell_in
 from smtpconn.envelope import LmtpSendResult, SendResult
 from smtpconn.errors import (
     ConnectionClosedError,
     Phase,
     ProtocolError,
+    ResponseError,
     SmtpError,
     ValidationError,
 )
@@ -372,8 +373,8 @@ def _unknown(error: Exception) -> SmtpError:
 
 def _why_lost(error: Exception, replies: Sequence[SmtpResponse]) -> SmtpError:
     """The outcome of a message whose reply was the next to come; it has these so far."""
-    # A 421 is about what it answers, and that may have been the message before.
-    is_of_another = is_farewell(error) and not replies
+    # A refusal that ends the connection is about what it answers: the message before.
+    is_of_another = isinstance(error, ResponseError) and not replies
     if is_of_another or not isinstance(error, SmtpError):
         return _not_sent(error)
     return error

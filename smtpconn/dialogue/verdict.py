@@ -49,7 +49,7 @@ def why_refused(
     # A reply out of step goes before every refusal, because nothing else can be believed then;
     # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
     for error in errors:
-        if isinstance(error, ProtocolError) or is_farewell(error):
+        if isinstance(error, ProtocolError) or _is_farewell(error):
             return error
     # Refusals in the order of their causes: what follows a refused MAIL was refused because of it.
     for phase in (Phase.RSET, Phase.MAIL):
@@ -61,8 +61,7 @@ def why_refused(
     return next((error for error in errors if error.phase is Phase.DATA), None)
 
 
-def is_farewell(error: Exception) -> bool:
-    """Whether a refusal is a 421, which is the last that comes (RFC 5321 3.8)."""
+def _is_farewell(error: SmtpError) -> bool:
     return isinstance(error, TransientError) and error.response.code == SHUTTING_DOWN
 
 
@@ -72,7 +71,7 @@ def farewell_in(outcome: object) -> SmtpError | None:
         replies = [result.response for result in outcome.results if result.response is not None]
         said = [reply for reply in replies if reply.code == SHUTTING_DOWN]
         return refusal(said[0], Phase.CONTENT) if said else None
-    return outcome if isinstance(outcome, SmtpError) and is_farewell(outcome) else None
+    return outcome if isinstance(outcome, SmtpError) and _is_farewell(outcome) else None
 
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from smtpconn import (
+    ConnectionClosedError,
     ParseError,
     PermanentError,
     Phase,
@@ -72,6 +73,7 @@ def test_an_answer_before_the_end_of_the_content(
             "phase": error is not None and error.phase is not Phase.CONTENT,
             "fates": set(record.fates) != {Fate.NOT_DELIVERED},
             "stored": bool(record.witness.stored),
+            "those behind": {type(e) for e in record.behind} - {ConnectionClosedError},
             "not closed": not record.is_closed,
         }
         return [what for what, wrong in found.items() if wrong]
