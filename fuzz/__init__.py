@@ -9,7 +9,7 @@ A target is a module with `SEEDS`, words worth trying (`WORDS`) and ``check(sour
 of some octets what the code under test takes, and raises if a promise is broken. Promises are
 compared with a second, slow and obvious way of computing the same; "does not crash" is the least.
 
-Targets know nothing of atheris, so that `tests.test_fuzz` runs each of them in the normal suite,
-on its seeds and on octets that hypothesis draws. What a fuzzer finds becomes a test beside the
-other tests of that module, not a file here.
+Targets know nothing of atheris, so that `tests.faults.test_fuzz` runs each of them in the normal
+suite, on its seeds and on octets that hypothesis draws. What a fuzzer finds becomes a test beside
+the other tests of that module, not a file here.
 """

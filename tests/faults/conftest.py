@@ -15,6 +15,9 @@ import pytest
 Count = Callable[[str, int], None]
 WasLate = Callable[[float], None]
 
+AT_RANDOM = ("test_fuzz.py", "test_session_machine.py")
+"""What tries some of all there is, and so takes seconds."""
+
 _COUNTS = pytest.StashKey[Counter[str]]()
 _LATE = pytest.StashKey[list[float]]()
 
@@ -26,10 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes a minute, so that a run may leave it out."""
+    """Mark what goes through every octet, which takes a minute, so that a run may leave it out."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.parent == here:
+        if item.path.parent == here and item.path.name not in AT_RANDOM:
             item.add_marker(pytest.mark.exhaustive)
 
 

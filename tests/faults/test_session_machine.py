@@ -1,7 +1,9 @@
 """A session with an arbitrary server: whatever it does, in whatever order things are asked of it.
 
-hypothesis draws what the server does with each command (`tests.adversary`): right replies and wrong
-ones, in pieces, too many of them, garbage, 421, hanging up, silence. What has to hold then:
+hypothesis draws what the server does with each command (`tests.faults.adversary`): right replies
+and wrong ones, in pieces, too many of them, garbage, 421, hanging up, silence. It also draws
+whether SMTP or LMTP is spoken, how far the client runs ahead, and what it does: one message by DATA
+or BDAT, several in one call, or any other command. What has to hold then:
 
 * nothing but an `SmtpError` comes out, in time;
 * a reply belongs to the command it is given to, and always to the operation that is under way;
@@ -28,9 +30,12 @@ from hypothesis.stateful import (
 
 from smtpconn import (
     AllRecipientsFailedError,
+    Envelope,
     LmtpSendResult,
+    Pipelining,
     RejectedRecipient,
     ResponseError,
+    SendOutcome,
     SendResult,
     SmtpConnection,
     SmtpError,
@@ -40,7 +45,8 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
-from tests.adversary import PIPELINED, Act, Adversary
+from tests.faults.adversary import PIPELINED, Act, Adversary
+from tests.faults.conftest import Count
 
 PATIENCE = 5.0
 """Seconds for an operation with a server that answers, however badly."""
@@ -83,6 +89,8 @@ bad = st.one_of(
 )
 act = right | right | bad
 acts = st.lists(right | right | right | right | bad, max_size=5)
+many_acts = st.lists(right | right | right | right | right | right | bad, max_size=16)
+ahead = st.sampled_from(Pipelining)
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -93,6 +101,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.made: SmtpConnection | None = None
         self.server = Adversary(is_lmtp=False)
         self.servers = [self.server]
+        self.pipelining = Pipelining.AUTO
         self.operation = 0
         self.was_right = True
 
@@ -108,23 +117,34 @@ class SessionMachine(RuleBasedStateMachine):
         """The connection; a new one, to a server that is well, if it has been closed."""
         # Not by preconditions of the rules: what is drawn must not depend on what happened.
         if self.made is None or not self.made.is_open:
-            self._connect([], self.server.is_lmtp, self.server.extensions)
+            self._connect([], self.server.is_lmtp, self.server.extensions, self.pipelining)
         assert self.made is not None
         return self.made
 
-    @initialize(is_lmtp=st.booleans(), offered=st.sampled_from([PIPELINED, PIPELINED[1:]]))
-    def begin(self, is_lmtp: bool, offered: tuple[str, ...]) -> None:
+    @initialize(
+        is_lmtp=st.booleans(),
+        offered=st.sampled_from([PIPELINED, PIPELINED[1:]]),
+        pipelining=ahead,
+    )
+    def begin(self, is_lmtp: bool, offered: tuple[str, ...], pipelining: Pipelining) -> None:
         """Begin with a server that greets well."""
-        self._connect([], is_lmtp, offered)
+        self._connect([], is_lmtp, offered, pipelining)
 
     @rule(
         planned=st.lists(act, max_size=3),
         is_lmtp=st.booleans(),
         offered=st.sampled_from([PIPELINED, PIPELINED[1:]]),
+        pipelining=ahead,
     )
-    def connect(self, planned: list[Act], is_lmtp: bool, offered: tuple[str, ...]) -> None:
+    def connect(
+        self,
+        planned: list[Act],
+        is_lmtp: bool,
+        offered: tuple[str, ...],
+        pipelining: Pipelining,
+    ) -> None:
         """Connect to another server."""
-        self._connect(planned, is_lmtp, offered)
+        self._connect(planned, is_lmtp, offered, pipelining)
 
     @rule(
         planned=acts,
@@ -149,7 +169,45 @@ class SessionMachine(RuleBasedStateMachine):
             return way("me@example.com", everyone, content, timeout=timeout)
 
         outcome = self._operate(planned, call, of_content)
+        self._check_message(identity, outcome)
+
+    @rule(
+        planned=many_acts,
+        of_content=st.lists(right | act, max_size=6),
+        recipients=st.lists(st.integers(1, 2), min_size=1, max_size=4),
+    )
+    def send_many(self, planned: list[Act], of_content: list[Act], recipients: list[int]) -> None:
+        """Send several messages in one call; compare each outcome with what the server has."""
+        connection, outcomes = self.connection, list[SendOutcome]()
+        identities = [f"message-{self.operation}-{n}" for n in range(len(recipients))]
+        envelopes = [
+            Envelope(
+                "me@example.com",
+                [f"r{n}@{identity}.example" for n in range(count)],
+                f"{identity}\r\n\r\nHello!\r\n".encode(),
+            )
+            for identity, count in zip(identities, recipients, strict=True)
+        ]
+
+        def call(timeout: float) -> None:
+            outcomes.extend(connection.send_many(envelopes, timeout))
+
+        error = self._operate(planned, call, of_content, operations=len(envelopes))
+        if error is not None:
+            # Nothing was begun: there are no outcomes.
+            assert not outcomes
+            assert not error.may_have_been_delivered
+            return
+        assert [outcome.envelope for outcome in outcomes] == envelopes
+        for identity, outcome in zip(identities, outcomes, strict=True):
+            if outcome.error is not None:
+                self._check_error(outcome.error, closed=not connection.is_open)
+            self._check_message(identity, outcome.error or outcome.result)
+
+    def _check_message(self, identity: str, outcome: object) -> None:
+        """Hold an outcome against what the server has."""
         stored = [r for i, r in self.server.stored if i == identity.encode()]
+        assert len(stored) == len(set(stored))
         if isinstance(outcome, SmtpError):
             assert outcome.may_have_been_delivered or not stored
             if isinstance(outcome, AllRecipientsFailedError):
@@ -157,8 +215,11 @@ class SessionMachine(RuleBasedStateMachine):
         elif isinstance(outcome, SendResult):
             self._check_reply(outcome.response, "CONTENT")
             self._check_rejected(outcome.rejected_recipients)
-            assert stored == [",".join(map(str, outcome.accepted_recipients))]
+            # A reply too many among several commands is known at their end, not before.
+            if self.server.is_well or self.pipelining is Pipelining.OFF:
+                assert stored == [",".join(map(str, outcome.accepted_recipients))]
         else:
+            assert isinstance(outcome, LmtpSendResult)
             self._check_rejected(outcome.rejected_recipients)
             for result in outcome.results:
                 assert not result.delivered or result.response is not None
@@ -210,10 +271,16 @@ class SessionMachine(RuleBasedStateMachine):
         assert self._operate(planned, connection.quit) is None
         assert not connection.is_open
 
-    def _connect(self, planned: list[Act], is_lmtp: bool, offered: tuple[str, ...]) -> None:
+    def _connect(
+        self,
+        planned: list[Act],
+        is_lmtp: bool,
+        offered: tuple[str, ...],
+        pipelining: Pipelining,
+    ) -> None:
         if self.made is not None:
             self.made.close()
-        self.made = None
+        self.made, self.pipelining = None, pipelining
         server = self.server = Adversary(is_lmtp, offered)
         self.servers.append(server)
         make = SmtpConnection.connect_lmtp if is_lmtp else SmtpConnection.connect
@@ -228,6 +295,7 @@ class SessionMachine(RuleBasedStateMachine):
                 socket_factory=lambda host, port, timeout: server.client_end,
                 allow_cleartext_auth=True,
                 ehlo_domain="client.example.com",
+                pipelining=pipelining,
             )
 
         outcome = self._operate(planned, connect)
@@ -235,9 +303,13 @@ class SessionMachine(RuleBasedStateMachine):
             self.made = outcome
 
     def _operate(
-        self, planned: list[Act], call: Callable[[float], T], of_content: Sequence[Act] = ()
+        self,
+        planned: list[Act],
+        call: Callable[[float], T],
+        of_content: Sequence[Act] = (),
+        operations: int = 1,
     ) -> T | SmtpError:
-        """Run one operation, and check what has to hold after any."""
+        """Run one operation, or so many in one call, and check what has to hold after any."""
         everything, was_well = [*planned, *of_content], self.server.is_well
         self.was_right = was_well and all(each.is_right for each in everything)
         self.server.plan(self.operation, planned, of_content)
@@ -248,7 +320,7 @@ class SessionMachine(RuleBasedStateMachine):
             outcome = call(timeout)
         except SmtpError as error:
             outcome = error
-        assert time.monotonic() - begin < timeout + SLACK
+        assert time.monotonic() - begin < timeout * operations + SLACK
         closed = self.made is None or not self.made.is_open
         if isinstance(outcome, SmtpError):
             self._check_error(outcome, closed)
@@ -281,8 +353,18 @@ class SessionMachine(RuleBasedStateMachine):
             self._check_reply(each.response, "RCPT", str(each.recipient))
 
 
-def test_a_session_with_an_arbitrary_server() -> None:
+def test_a_session_with_an_arbitrary_server(count: Count) -> None:
     """Whatever the server does, the promises of this file's head hold."""
+    sessions = operations = 0
+
+    class Counted(SessionMachine):
+        def teardown(self) -> None:
+            nonlocal sessions, operations
+            sessions, operations = sessions + 1, operations + self.operation
+            super().teardown()
+
     run_state_machine_as_test(
-        SessionMachine, settings=settings(max_examples=60, stateful_step_count=15, deadline=None)
+        Counted, settings=settings(max_examples=60, stateful_step_count=15, deadline=None)
     )
+    count("sessions with an arbitrary server", sessions)
+    count("operations in them", operations)

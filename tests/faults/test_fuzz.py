@@ -17,6 +17,7 @@ import fuzz
 from fuzz import harness
 from fuzz.__main__ import main
 from fuzz.source import Source
+from tests.faults.conftest import Count
 
 QUICK = settings(deadline=None, max_examples=40)
 
@@ -31,22 +32,28 @@ def inputs(target: str) -> st.SearchStrategy[bytes]:
 
 
 @each_target
-def test_the_seeds(target: str) -> None:
+def test_the_seeds(target: str, count: Count) -> None:
     """Every seed of every target keeps the target's promises."""
-    for seed in harness.load(target).SEEDS:
+    seeds = harness.load(target).SEEDS
+    for seed in seeds:
         harness.replay(target, seed)
+    count("seeds of fuzzers", len(seeds))
 
 
 @each_target
-def test_other_octets(target: str) -> None:
+def test_other_octets(target: str, count: Count) -> None:
     """So do octets that nobody thought of."""
+    examples = 0
 
     @QUICK
     @given(inputs(target))
     def check(octets: bytes) -> None:
+        nonlocal examples
+        examples += 1
         harness.load(target).check(Source(octets))
 
     check()
+    count("fuzz examples", examples)
 
 
 def test_every_target_is_known() -> None:
