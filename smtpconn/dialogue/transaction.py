@@ -306,10 +306,11 @@ def conclude_eager(
     failure = judge(session, this, replies)
     if failure is None:
         return conclude(session, this, (final,))
-    if final.is_success:
-        session.must_close = "the server took a message that it had refused"
-    # The content has left; what became of it such replies do not tell.
-    failure.may_have_been_delivered = final.is_success or isinstance(failure, ProtocolError)
+    # The content has left; what became of it such replies do not tell. Nobody refuses RSET (RFC
+    # 5321 4.1.1.5), so that refusal is of something else, perhaps of content read as commands.
+    if final.is_success or failure.phase is Phase.RSET:
+        session.must_close = "the server took a message that it had refused, or refused RSET"
+    failure.may_have_been_delivered = bool(session.must_close) or isinstance(failure, ProtocolError)
     raise failure
 
 

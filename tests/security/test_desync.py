@@ -16,8 +16,11 @@ import pytest
 from smtpconn import (
     AllRecipientsFailedError,
     ConnectionClosedError,
+    Envelope,
     PermanentError,
+    Pipelining,
     ProtocolError,
+    SendOutcome,
     SmtpConnection,
     SmtpError,
 )
@@ -131,15 +134,48 @@ def test_content_that_is_refused_before_it_is_read(how: str, reply: bytes) -> No
     assert len(text) < len(content)
 
 
-def test_no_content_without_a_recipient() -> None:
+def send_many(connection: SmtpConnection, *messages: bytes) -> list[SendOutcome]:
+    """Send messages in one call."""
+    return list(connection.send_many(Envelope(ME, [YOU], message) for message in messages))
+
+
+@pytest.mark.parametrize("how", ["send_bdat", "send", "send_many"])
+def test_no_content_without_a_recipient(how: str) -> None:
     """Where every recipient is refused, no BDAT and no content is sent at all."""
-    script = Script(GREETING, EHLO, b"250 ok\r\n550 5.1.1 no\r\n", b"", b"250 ok\r\n")
+    refusals = b"250 ok\r\n550 5.1.1 no\r\n" + (b"" if how == "send_bdat" else b"554 no\r\n")
+    script = Script(GREETING, EHLO, refusals)
     with peer(script.serve) as factory, connect(factory) as connection:
-        with pytest.raises(AllRecipientsFailedError):
-            connection.send_bdat(ME, YOU, MESSAGE)
+        if how == "send_many":
+            (outcome,) = send_many(connection, MESSAGE)
+            assert isinstance(outcome.error, AllRecipientsFailedError)
+        else:
+            with pytest.raises(AllRecipientsFailedError):
+                getattr(connection, how)(ME, YOU, MESSAGE)
         connection.close()
     assert b"BDAT" not in script.raw
     assert MESSAGE not in script.raw
+
+
+def test_a_trusted_server_that_reads_content_as_commands() -> None:
+    """The hazard of EAGER: a server that refuses BDAT before it reads the octets.
+
+    Its replies to them are other messages' at first sight. Nothing is said for certain of those,
+    and the connection is not used again.
+    """
+    content = b"hello\r\nthis is\r\nno command\r\n.\r\n"
+    refused = b"250 ok\r\n550 5.1.1 no\r\n503 5.5.1 no recipient\r\n"
+    what = b"500 5.5.2 what?\r\n" * content.count(b"\n")
+    taken = b"250 reset\r\n250 ok\r\n250 ok\r\n250 2.0.0 taken\r\n"
+    script = Script(GREETING, EHLO, refused + what + taken)
+    with peer(script.serve) as factory:
+        connection = connect(factory, pipelining=Pipelining.EAGER)
+        first, second = send_many(connection, content, MESSAGE)
+        assert not connection.is_open
+    assert isinstance(first.error, AllRecipientsFailedError)
+    assert not first.error.may_have_been_delivered
+    assert second.error is not None
+    assert second.error.may_have_been_delivered
+    assert MESSAGE in script.raw
 
 
 def test_a_refused_chunk_is_the_last() -> None:
