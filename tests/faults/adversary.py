@@ -7,6 +7,7 @@ if, it means to say 2xx to it; whether it comes to say it is another matter.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections import deque
@@ -82,6 +83,7 @@ class Adversary:
     def __post_init__(self) -> None:
         self.client_end, self._sock = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="adversary")
+        self._waits = threading.Event()
 
     def start(self) -> None:
         """Begin with the greeting."""
@@ -106,6 +108,12 @@ class Adversary:
             self._sock.sendall(octets)
         except OSError:
             pass  # the client has gone
+
+    def settle(self) -> None:
+        """Wait until it has said everything it has to say to what it was sent."""
+        # In this order: what is readable no more has been taken, and it waits when it is done.
+        while self._thread.is_alive() and (self._has_more() or not self._waits.is_set()):
+            self._waits.wait(0.001)
 
     def stop(self) -> None:
         """End the connection and wait for the thread; raises what went wrong in it."""
@@ -238,7 +246,13 @@ class Adversary:
         found, self._buffer = self._buffer[:octets], self._buffer[octets:]
         return found
 
+    def _has_more(self) -> bool:
+        return bool(select.select([self._sock], [], [], 0)[0])
+
     def _more(self) -> None:
+        self._waits.set()
+        self._sock.recv(1, socket.MSG_PEEK)
+        self._waits.clear()
         received = self._sock.recv(65536)
         if not received:
             raise Gone

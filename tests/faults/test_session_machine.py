@@ -310,6 +310,8 @@ class SessionMachine(RuleBasedStateMachine):
         operations: int = 1,
     ) -> T | SmtpError:
         """Run one operation, or so many in one call, and check what has to hold after any."""
+        # What came late would be found by the operation after the next, or never.
+        self.server.settle()
         everything, was_well = [*planned, *of_content], self.server.is_well
         self.was_right = was_well and all(each.is_right for each in everything)
         self.server.plan(self.operation, planned, of_content)
