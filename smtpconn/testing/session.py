@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import ssl
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,6 +23,9 @@ from smtpconn.testing.records import ReceivedMessage, ServerConnection
 
 SaslExchange: TypeAlias = Callable[[], Generator[bytes, bytes, str | None]]
 """Makes a generator that yields challenges, is sent the answers, and returns the user or None."""
+
+# A test server that took one for a part of an address would hide a client's gravest fault.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _NOTHING: Callable[[], None] = lambda: None  # noqa: E731
 
@@ -126,7 +130,9 @@ class Session:
             verb, _, argument = line.partition(" ")
             step = verb.upper()
             make = self._commands.get(step)
-            if make is None:
+            if _CONTROL.search(line):
+                self._say("*", line, Answer("500 5.5.2 Control character in a command"))
+            elif make is None:
                 self._say("*", line, Answer("500 5.5.2 Unknown command"))
             elif (answer := make(argument)) is not None:
                 self._say(step, line, answer)

@@ -458,3 +458,25 @@ def test_a_refused_recipient_is_that_one_alone() -> None:
         assert [r.response.code for r in result.rejected_recipients] == [452]
         assert len(result.accepted_recipients) == 1
         assert len(client.send("", ["me@example.com"], MESSAGE).accepted_recipients) == 1
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\0", "\t", "\x1b", "\x7f"])
+@pytest.mark.parametrize(
+    "command", ["MAIL FROM:<a{}b@c.example>", "VRFY a{}b", "NOOP {}", "{}NOOP"]
+)
+def test_control_characters_are_refused(server: SmtpServer, command: str, character: str) -> None:
+    """A client that lets one into a command is found out here, as strict servers find it out."""
+    with connected(server) as peer:
+        assert peer.ask(command.format(character).encode()).startswith("500 ")
+        assert peer.ask(b"RCPT TO:<d@e.example>").startswith("503 ")
+        assert peer.ask(b"NOOP").startswith("250 ")
+
+
+def test_control_characters_in_content_are_kept(server: SmtpServer) -> None:
+    """What a client puts into a message is what is recorded of it."""
+    with connected(server) as peer:
+        for line in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"):
+            assert peer.ask(line).startswith("250 ")
+        assert peer.ask(b"DATA").startswith("354 ")
+        assert peer.ask(b"one\rtwo\nthree\0\r\n.").startswith("250 ")
+    assert [message.content for message in server.messages] == [b"one\rtwo\nthree\0\r\n"]
