@@ -11,7 +11,7 @@ import pytest
 
 from smtpconn import SmtpConnection, TlsMode
 from smtpconn import deadline as deadline_module
-from smtpconn.deadline import Deadline
+from smtpconn.deadline import Deadline, StreamDeadline
 from smtpconn.errors import Phase, SmtpTimeoutError, ValidationError
 from smtpconn.testing import SmtpServer
 
@@ -126,3 +126,42 @@ def test_timeouts_of_years(timeout: float) -> None:
         SmtpConnection.connect(server.host, server.port, TlsMode.NONE, timeout) as connection,
     ):
         connection.noop()
+
+
+# Many messages in one call
+
+
+def test_each_message_has_its_own(clock: Clock) -> None:
+    """From its first octet to its final reply, however many are under way."""
+    deadline = StreamDeadline(10)
+    for _ in range(3):
+        deadline.begin_message()
+        clock.now += 3
+    assert deadline.remaining() == 1.0  # of the first, which is nine seconds old
+    deadline.end_message()
+    assert deadline.remaining() == 4.0
+    deadline.end_message()
+    assert deadline.remaining() == 7.0
+    deadline.end_message()
+    assert deadline.remaining() == 10.0  # for the next to begin
+    clock.now += 9
+    deadline.begin_message()
+    assert deadline.remaining() == 10.0
+
+
+def test_the_callers_own_time_is_not_counted(clock: Clock) -> None:
+    """Neither that of who makes the messages, nor of who takes the results."""
+    deadline = StreamDeadline(10)
+    deadline.begin_message()
+    clock.now += 4
+    for _ in range(2):
+        deadline.pause()
+        clock.now += 100
+        deadline.go_on()
+    assert deadline.remaining() == 6.0
+    deadline.begin_message()
+    deadline.end_message()
+    assert deadline.remaining() == 10.0
+    clock.now += 11
+    with pytest.raises(SmtpTimeoutError, match="10 seconds"):
+        deadline.check(Phase.CONTENT)

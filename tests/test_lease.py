@@ -430,3 +430,16 @@ def test_a_lease_tells_whether_its_connection_was_used(server: SmtpServer) -> No
             with lease:
                 assert lease.was_reused is was_reused
             assert not lease.was_reused
+
+
+@pytest.mark.parametrize(
+    "fault", [{"close": True}, {"reset": True}, {"hang": True}, {"reply": b"\0"}], ids=str
+)
+def test_giving_back_is_never_an_error(server: SmtpServer, fault: dict[str, Any]) -> None:
+    """A connection that is to end when it comes back says QUIT, and what comes of it is nothing."""
+    server.fault("QUIT", times=None, **fault)
+    with ConnectionPool(server.url, max_size=1, max_messages=1) as pool:
+        for _ in range(2):
+            assert pool.send("a@b.example", ["c@d.example"], b"one\r\n") is not None
+        assert pool.stats().in_use == 0
+    assert len(server.messages) == len(server.connections) == 2

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
+from smtpconn import Envelope, Pipelining, SmtpConnection, SmtpTimeoutError, TlsMode
 from smtpconn.testing import SmtpServer
 
 MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
@@ -87,3 +88,32 @@ def test_leaving_the_block_with_the_iterator_still_there(
     assert not connection.is_open
     del outcomes
     assert server.messages[0].sender == "0@b.example"
+
+
+@pytest.mark.parametrize("mode", [Pipelining.OFF, Pipelining.AUTO])
+def test_the_timeout_is_for_each_message(server: SmtpServer, mode: Pipelining) -> None:
+    """Together they may take longer."""
+    server.fault("CONTENT", delay=0.3, times=4)
+    with connect(server, mode) as connection:
+        begun = time.monotonic()
+        outcomes = list(connection.send_many(letters(4), timeout=1.0))
+        assert time.monotonic() - begun > 1.2
+    assert all(outcome.result is not None for outcome in outcomes)
+
+
+@pytest.mark.parametrize("step", ["MAIL", "CONTENT"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_falls_silent(server: SmtpServer, mode: Pipelining, step: str) -> None:
+    """Who waits for it has a timeout, in time; those before are delivered, those behind are not."""
+    server.fault(step, hang=True, skip=2)
+    with connect(server, mode) as connection:
+        begun = time.monotonic()
+        outcomes = list(connection.send_many(letters(5), timeout=0.3))
+        assert 0.3 <= time.monotonic() - begun < 0.3 + 0.5
+        assert not connection.is_open
+    assert [outcome.result is not None for outcome in outcomes] == [True] * 2 + [False] * 3
+    assert isinstance(outcomes[2].error, SmtpTimeoutError)
+    assert outcomes[2].error.phase == step.lower()
+    left = [o.error is not None and o.error.may_have_been_delivered for o in outcomes]
+    behind = [mode is Pipelining.EAGER] * 2
+    assert left[2:] == [mode is Pipelining.EAGER or step == "CONTENT", *behind]

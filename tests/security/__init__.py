@@ -10,5 +10,6 @@ CVE-2025-14874). `test_desync`: replies nobody asked for, BDAT refused early, QU
 to somebody else.
 
 `wire` has the servers: they run in a thread over a socket pair and keep every octet. Each test's
-docstring is a promise, which SECURITY.md and docs/reliability.md repeat.
+docstring is a promise, which SECURITY.md and docs/reliability.md repeat; the latter lists every
+attack with its tests.
 """

@@ -1,6 +1,6 @@
 """Out of step: no reply is given to the wrong command, and no content is read as commands.
 
-Rows 14, 18 and 19 of the record: lines nobody asked for, BDAT refused before its octets are read
+On record: lines nobody asked for, BDAT refused before its octets are read
 (Exim's CVE-2017-16943 and its kin), QUIT sent before the message is acknowledged.
 """
 

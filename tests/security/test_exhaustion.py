@@ -1,6 +1,6 @@
 """Exhaustion: whatever a server or a text does, it ends, and takes little memory until then.
 
-Rows 12, 13 and 20 of the record: replies without an end (CVE-2013-1752 and every client that had
+On record: replies without an end (CVE-2013-1752 and every client that had
 it later), servers that drip, parsers that call themselves or go back (CVE-2025-14874).
 """
 

@@ -1,20 +1,23 @@
 """Injection: no text in any argument becomes a command, a parameter or a control character.
 
-Rows 9 and 10 of the record: CR and LF in addresses (CVE-2015-8476 and many more), characters that
+On record: CR and LF in addresses (CVE-2015-8476 and many more), characters that
 an encoding turns into them (CVE-2025-7962), parameters behind a path that ends too early
 (CVE-2025-59937), and every other field that ever reached a command line.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from email import message_from_bytes, policy
 from email.message import Message
+from pathlib import Path
 
 import pytest
 
+import smtpconn
 from smtpconn import (
     ForwardPath,
     Mailbox,
@@ -224,3 +227,24 @@ def test_a_header_within_a_header(text: str) -> None:
             connection.send_message(message)  # type: ignore[arg-type]
         connection.noop()
         assert recorder.verbs == [b"EHLO", b"NOOP"]
+
+
+RUNS_PROGRAMS = re.compile(
+    r"subprocess|pty|multiprocessing|os\.(?:system|popen|exec\w*|spawn\w*|posix_spawn\w*)"
+)
+AT_A_PROMPT = {"cli", "__main__"}
+"""Who works at a prompt may name a program there."""
+
+
+def test_no_program_is_run() -> None:
+    """No address can become a program's argument (CVE-2020-28247): the library runs none."""
+    files = [p for p in Path(smtpconn.__file__).parent.rglob("*.py") if p.stem not in AT_A_PROMPT]
+    assert len(files) > 40
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                names.append(getattr(node, "module", None) or "")
+            else:
+                names = [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
+            assert not any(RUNS_PROGRAMS.fullmatch(name) for name in names), file

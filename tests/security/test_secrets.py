@@ -1,6 +1,6 @@
 """Secrets: they are in no log, error or repr, go to nobody in clear, and log in nobody else.
 
-Rows 15 to 17 of the record: transcripts with passwords, logins talked down to a weaker one,
+On record: transcripts with passwords, logins talked down to a weaker one,
 connections used again with other credentials or weaker settings.
 """
 

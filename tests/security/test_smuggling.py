@@ -1,7 +1,7 @@
 """Smuggling: no message ends before its end, whatever a server takes for a line end.
 
 Servers disagree on whether a bare CR or LF ends a line (CVE-2023-51764, -51765, -51766); a client
-that lets one through lets one message become two. Rows 7 and 8 of the record.
+that lets one through lets one message become two.
 """
 
 from __future__ import annotations

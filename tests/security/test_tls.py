@@ -1,6 +1,6 @@
 """TLS: once asked for it is there, or there is no connection; what was said before it is nothing.
 
-Rows 1 to 6 of the record: STARTTLS taken out on the way (CVE-2016-0772), octets put in front of the
+On record: STARTTLS taken out on the way (CVE-2016-0772), octets put in front of the
 handshake ("NO STARTTLS", USENIX Security 2021; CVE-2021-22947, CVE-2011-0411), extensions found in
 the wrong place, going on in clear, certificates believed by default, sockets left in clear.
 """
