@@ -311,11 +311,14 @@ class Driver:
                 # acknowledged one that was certainly not delivered.
                 if not isinstance(named, SmtpTimeoutError):
                     self.close(str(named))
-                return
+                break
             if data and not self._shows_wire:
                 self._pairing.received(data)
             else:
                 self._received(data)
+        failure = self._pairing.failure
+        if failure is not None and batch.is_eager and type(failure) is ProtocolError:
+            raise failure
 
     def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
         """Write a batch together with those before it that did not wait."""

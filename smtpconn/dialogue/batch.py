@@ -81,6 +81,12 @@ class Batch:
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
 
+    @property
+    def is_eager(self) -> bool:
+        """Whether content is in it behind its own envelope: then nothing in it but the number of
+        replies tells that one was too many."""
+        return self.begins_message and isinstance(self.pieces[-1], Payload)
+
     def unanswered(self, number: int = 0) -> tuple[Piece, float]:
         """The piece whose reply is missing, and where in the stream it ends; the first by default.
 

@@ -328,7 +328,7 @@ class _Streaming:
         self._look_for_the_end(outcome)
         yield outcome
         if self._lost is not None:
-            yield from self._report_lost(self._lost, believes_replies=False)
+            yield from self._report_lost(self._lost, was_told=False)
 
     def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
         try:
@@ -336,17 +336,23 @@ class _Streaming:
         except SmtpError as error:
             return error
 
-    def _report_lost(self, error: Exception, *, believes_replies: bool = True) -> Stream:
+    def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
+        """Yield what became of the window; ``was_told``: whether by the driver, with all it knows.
+
+        Where replies are out of step, none of those that came is believed.
+        """
         self._lost = error
+        is_out_of_step = type(error) is ProtocolError
         window, self._window = self._window, deque()
         self._octets = 0
         struck = next((sent for sent in window if sent.batch.missing), None)
         for sent in window:
-            if not believes_replies:
+            has_left = sent.batch.may_have_been_delivered or not sent.batch.missing
+            if is_out_of_step and (has_left or not was_told):
                 yield _unknown(error)
             elif not sent.batch.missing:
                 yield self._conclude_eagerly(sent)
-            elif sent.batch.may_have_been_delivered:
+            elif has_left:
                 yield refused_for_certain(self._session, sent.this, sent.batch) or _unknown(error)
             elif sent is struck:
                 yield _why_lost(error, sent.batch.replies)

@@ -272,10 +272,13 @@ def _send_at_once(
     batch = Batch((*this.commands, whole_chunk(session, this)), begins_message=True)
     try:
         yield batch
-    except SmtpError:
-        failure = refused_for_certain(session, this, batch)
+    except SmtpError as error:
+        # Where replies are out of step, those that came tell nothing.
+        is_out_of_step = type(error) is ProtocolError
+        failure = None if is_out_of_step else refused_for_certain(session, this, batch)
         if failure is not None:
             raise failure from None
+        error.may_have_been_delivered |= is_out_of_step and not batch.missing
         raise
     return conclude_eager(session, this, batch)
 

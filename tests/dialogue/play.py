@@ -12,6 +12,7 @@ A turn is over when the client waits.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from smtpconn.deadline import Deadline, StreamDeadline
 from smtpconn.dialogue.batch import Batch, Conversation, Payload, StartTls
 from smtpconn.dialogue.pairing import Pairing
 from smtpconn.dialogue.request import Request
-from smtpconn.dialogue.session import Session
+from smtpconn.dialogue.session import Pipelining, Session
 from smtpconn.dialogue.streaming import Outcome, stream
 from smtpconn.driver import Driver
-from smtpconn.errors import SmtpError
+from smtpconn.errors import ProtocolError, SmtpError
 from smtpconn.transport import Transport
 
 T = TypeVar("T")
@@ -261,9 +262,21 @@ def play_many(
         session, requests = make()
         behind = [*script[:-1], (script[-1][0], script[-1][1] + trailing)]
         trailed = run_many(session, requests, scripted(behind))
-        assert told(trailed) == told(whole)
+        if session.pipelining is Pipelining.EAGER and trailing.startswith("250"):
+            check_doubt(trailed.outcomes, told(trailed), told(whole))
+        else:
+            assert told(trailed) == told(whole)
         assert not trailed.driver.transport.is_open
     return whole.outcomes
+
+
+def check_doubt(outcomes: list[Outcome], here: list[str], whole: list[str]) -> None:
+    """One reply more than there are commands: the outcomes up to then are the same, the rest is
+    unknown, because content that leaves with its envelope gives no other sign of it."""
+    same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(here, whole, strict=True)))
+    for outcome in outcomes[len(same) :]:
+        assert type(outcome) is ProtocolError
+        assert outcome.may_have_been_delivered
 
 
 def scripted(script: Script, *, size: int = 1_000_000, gives: float = math.inf) -> Wire:

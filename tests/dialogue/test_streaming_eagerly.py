@@ -220,6 +220,26 @@ def test_replies_out_of_step(replies: str) -> None:
     assert not run.driver.transport.is_open
 
 
+@pytest.mark.parametrize(
+    "replies",
+    [
+        "250 s\n250 c\n552 early\n250 one\n",
+        "250 s\n250 c\n250 extra\n552 full\n",
+        "250 s\n550 c\n554 nobody\n500 what\n",
+        "250 s\n250 c\n250 one\n250 extra\n",
+    ],
+)
+def test_a_reply_too_many(replies: str) -> None:
+    """Whose it was nobody knows, so nothing is certain: not that it was taken, nor refused."""
+    made, requests = eager(1)()
+    script: Script = [(whole(1, behind=False), replies)]
+    run = run_many(made, requests, scripted(script))
+    (outcome,) = run.outcomes
+    assert type(outcome) is ProtocolError
+    assert outcome.may_have_been_delivered
+    assert not run.driver.transport.is_open
+
+
 def test_nothing_is_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not eagerly, not by what follows, whatever that is."""
     monkeypatch.setattr(streaming, "MOST_UNDER_WAY", 1)

@@ -20,7 +20,8 @@ With `Pipelining.EAGER` everything has left before the first reply, and the rule
 7. 421, replies out of step and what is no reply end the connection: everything behind is unknown,
    for its content has left. So is the message itself, unless 421 was its final reply, or refused
    its sender.
-8. A reply too many moves all that follow, and is found at the end of the turn.
+8. A reply too many is found at the end of the turn, and whose it was nobody knows: all are unknown
+   that had no outcome yet.
 """
 
 from __future__ import annotations
@@ -163,6 +164,9 @@ def outcomes(cell: ManyCell) -> Outcomes:
     """What has to come of a cell, by the rules above."""
     if cell.alone.kind is Kind.EARLY and cell.alone.previous in (EHLO, LHLO):
         return Outcomes((_not_sent(cell, Phase.MAIL),) * cell.way.messages, is_usable=False)
+    if cell.alone.kind is Kind.TWICE and cell.way.is_eager:
+        doubt = _failed(cell, ProtocolError, Phase.IDLE, Fate.UNKNOWN)
+        return Outcomes((doubt,) * cell.way.messages, is_usable=False)
     struck = _struck_eagerly(cell) if cell.way.is_eager else _struck(cell)
     behind = _behind(cell, struck)
     before = (_delivered(cell),) * cell.number
@@ -178,7 +182,7 @@ def _struck(cell: ManyCell) -> Outcome:
 
 def _behind(cell: ManyCell, struck: Outcome) -> tuple[Outcome, ...]:
     count = cell.way.messages - cell.number - 1
-    if struck.is_usable or (cell.way.is_eager and cell.alone.kind is Kind.TWICE):
+    if struck.is_usable:
         return (_delivered(cell),) * count
     if cell.way.is_eager:
         assert struck.error is not None
@@ -198,8 +202,6 @@ def _struck_eagerly(cell: ManyCell) -> Outcome:
     phase = phase_of(step)
     if kind is Kind.OTHER_SUCCESS:
         return _delivered(cell)
-    if kind is Kind.TWICE:
-        return _delivered(cell, is_usable=False)
     if kind is Kind.OTHER_INTERMEDIATE:
         return _failed(cell, ProtocolError, phase, Fate.UNKNOWN)
     if kind in NO_REPLY:
@@ -215,9 +217,9 @@ def _struck_eagerly(cell: ManyCell) -> Outcome:
     return _failed(cell, error, phase, is_usable=True)
 
 
-def _delivered(cell: ManyCell, *, is_usable: bool = True, rejected: int = 0) -> Outcome:
+def _delivered(cell: ManyCell, *, rejected: int = 0) -> Outcome:
     fates = (Fate.DELIVERED,) * cell.alone.conversation.answers
-    return Outcome(None, None, fates, is_usable, rejected)
+    return Outcome(None, None, fates, True, rejected)
 
 
 def _not_sent(cell: ManyCell, phase: Phase | None) -> Outcome:

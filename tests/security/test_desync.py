@@ -18,13 +18,14 @@ from smtpconn import (
     ConnectionClosedError,
     Envelope,
     PermanentError,
+    Phase,
     Pipelining,
     ProtocolError,
     SendOutcome,
     SmtpConnection,
     SmtpError,
 )
-from tests.security.wire import ME, MESSAGE, YOU, Reader, Recorder, Script, connect, peer
+from tests.security.wire import ME, MESSAGE, PATIENCE, YOU, Reader, Recorder, Script, connect, peer
 
 GREETING = b"220 mx.example.com\r\n"
 EHLO = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n"
@@ -159,8 +160,8 @@ def test_no_content_without_a_recipient(how: str) -> None:
 def test_a_trusted_server_that_reads_content_as_commands() -> None:
     """The hazard of EAGER: a server that refuses BDAT before it reads the octets.
 
-    Its replies to them are other messages' at first sight. Nothing is said for certain of those,
-    and the connection is not used again.
+    Its replies to them are other messages' at first sight. Nothing is said for certain, and the
+    connection is not used again.
     """
     content = b"hello\r\nthis is\r\nno command\r\n.\r\n"
     refused = b"250 ok\r\n550 5.1.1 no\r\n503 5.5.1 no recipient\r\n"
@@ -171,11 +172,39 @@ def test_a_trusted_server_that_reads_content_as_commands() -> None:
         connection = connect(factory, pipelining=Pipelining.EAGER)
         first, second = send_many(connection, content, MESSAGE)
         assert not connection.is_open
-    assert isinstance(first.error, AllRecipientsFailedError)
-    assert not first.error.may_have_been_delivered
-    assert second.error is not None
-    assert second.error.may_have_been_delivered
+    for outcome in (first, second):
+        assert isinstance(outcome.error, ProtocolError)
+        assert outcome.error.may_have_been_delivered
     assert MESSAGE in script.raw
+
+
+def test_the_same_where_its_replies_come_one_by_one() -> None:
+    """What is told before it is found out is what the server said; the next is unknown: nobody
+    refuses RSET."""
+
+    def serve(sock: socket.socket) -> None:
+        reader = Reader(sock)
+        for said in (GREETING, EHLO):
+            sock.sendall(said)
+            reader.until(b"\r\n")
+        reader.until(MESSAGE)
+        sock.sendall(b"250 ok\r\n550 5.1.1 no\r\n503 5.5.1 no recipient\r\n")
+        assert told.wait(PATIENCE)
+        sock.sendall(b"500 5.5.2 what?\r\n" * 4)
+        reader.exactly(1)
+
+    told = threading.Event()
+    with peer(serve) as factory:
+        connection = connect(factory, pipelining=Pipelining.EAGER)
+        outcomes = connection.send_many(Envelope(ME, [YOU], m) for m in (b"hello\r\n", MESSAGE))
+        assert isinstance(next(outcomes).error, AllRecipientsFailedError)
+        told.set()
+        error = next(outcomes).error
+        assert isinstance(error, PermanentError)
+        assert error.phase is Phase.RSET
+        assert error.may_have_been_delivered
+        assert list(outcomes) == []
+        assert not connection.is_open
 
 
 def test_a_refused_chunk_is_the_last() -> None:
