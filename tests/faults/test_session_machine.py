@@ -208,6 +208,10 @@ class SessionMachine(RuleBasedStateMachine):
         """Hold an outcome against what the server has."""
         stored = [r for i, r in self.server.stored if i == identity.encode()]
         assert len(stored) == len(set(stored))
+        # Where content leaves with its envelope, a reply too many is known at the end of the turn,
+        # and if it comes late, later.
+        if self.pipelining is Pipelining.EAGER and not self.server.is_well:
+            return
         if isinstance(outcome, SmtpError):
             assert outcome.may_have_been_delivered or not stored
             if isinstance(outcome, AllRecipientsFailedError):
@@ -215,9 +219,7 @@ class SessionMachine(RuleBasedStateMachine):
         elif isinstance(outcome, SendResult):
             self._check_reply(outcome.response, "CONTENT")
             self._check_rejected(outcome.rejected_recipients)
-            # A reply too many among several commands is known at their end, not before.
-            if self.server.is_well or self.pipelining is Pipelining.OFF:
-                assert stored == [",".join(map(str, outcome.accepted_recipients))]
+            assert stored == [",".join(map(str, outcome.accepted_recipients))]
         else:
             assert isinstance(outcome, LmtpSendResult)
             self._check_rejected(outcome.rejected_recipients)
