@@ -1,4 +1,4 @@
-"""Counts what was injected, and tells it at the end of the run.
+"""What the tests of faults share: they count what was injected, and tell it at the end of the run.
 
 A test that loops over points which it computed itself could loop over none and pass; so each counts
 what it ran, and the sums are printed.
@@ -7,10 +7,14 @@ what it ran, and the sums are printed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tests.faults.visits import Contexts
+from tests.realservers.certificates import Certificates
 
 Count = Callable[[str, int], None]
 WasLate = Callable[[float], None]
@@ -34,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == here and item.path.name not in AT_RANDOM:
             item.add_marker(pytest.mark.exhaustive)
+
+
+@pytest.fixture(scope="module")
+def contexts(certificates: Certificates) -> Contexts:
+    """The TLS settings of both sides."""
+    return Contexts(certificates.client_context(), certificates.server_context())
+
+
+@pytest.fixture
+def servers() -> Iterator[Executor]:
+    """A thread for the server."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ to agree with it, and a connection that is said to be usable has to deliver the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import pytest
@@ -28,7 +28,6 @@ from tests.faults.table import (
     outcome,
 )
 from tests.faults.visits import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
-from tests.realservers.certificates import Certificates
 
 Call = Callable[[SmtpConnection], object]
 
@@ -79,23 +78,10 @@ CALLS: dict[str, Call] = {
 """What is called for each conversation that is not connecting."""
 
 
-@pytest.fixture(scope="module")
-def contexts(certificates: Certificates) -> Contexts:
-    """The TLS settings of both sides."""
-    return Contexts(certificates.client_context(), certificates.server_context())
-
-
 @pytest.fixture(autouse=True)
 def two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream of the message's length goes out in two BDATs."""
     monkeypatch.setattr(content, "CHUNK", 4)
-
-
-@pytest.fixture
-def servers() -> Iterator[Executor]:
-    """A thread for the server."""
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
 
 
 # --- Playing a cell -------------------------------------------------------------------------------

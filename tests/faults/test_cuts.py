@@ -32,18 +32,11 @@ from tests.faults.visits import (
     play,
     shortfalls,
 )
-from tests.realservers.certificates import Certificates
 
 STRIDES = {How.CLOSE: 7, How.RESET: 7, How.STALL: 19, How.SILENCE: 19}
 """Every how many octets of TLS itself it is cut; primes, so that each record is cut elsewhere."""
 
 each_side = pytest.mark.parametrize("side", list(Side))
-
-
-@pytest.fixture(scope="module")
-def contexts(certificates: Certificates) -> Contexts:
-    """The TLS settings of both sides."""
-    return Contexts(certificates.client_context(), certificates.server_context())
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ the server has stored, and whether the connection delivers another message.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,22 +21,8 @@ from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.many_table import ManyCell, Outcomes, Way, cells, outcomes
 from tests.faults.table import Outcome
 from tests.faults.visits import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
-from tests.realservers.certificates import Certificates
 
 NEXT = b"next\r\n"
-
-
-@pytest.fixture(scope="module")
-def contexts(certificates: Certificates) -> Contexts:
-    """The TLS settings of both sides."""
-    return Contexts(certificates.client_context(), certificates.server_context())
-
-
-@pytest.fixture
-def servers() -> Iterator[Executor]:
-    """A thread for the server."""
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
 
 
 @dataclass(slots=True)

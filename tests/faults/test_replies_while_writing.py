@@ -6,8 +6,7 @@ only a client that reads while it writes hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 
 import pytest
 
@@ -37,13 +36,6 @@ REPLIES: list[tuple[bytes, type[SmtpError]]] = [
     (b"\x16\x03\x01\r\n", ParseError),
     (b"552-5.3.4 too big\r\n250 2.0.0 Ok\r\n", ParseError),
 ]
-
-
-@pytest.fixture
-def servers() -> Iterator[Executor]:
-    """A thread for the server."""
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
 
 
 # Those in which the content is what is answered next: an eager one has sent its envelope with it.
