@@ -221,18 +221,20 @@ class Adversary:
             f"{code}{' ' if n == len(lines) else '-'}{text}\r\n".encode()
             for n, text in enumerate(lines, 1)
         )
-        self._send((reply if says else act.instead or b"") + act.behind, act.sizes)
+        self._send(reply if says else act.instead or b"", act.behind, act.sizes)
         if act.ends or code == 421:
             raise Gone
         while act.hangs:
             self._more()
         return code if says else 0
 
-    def _send(self, octets: bytes, sizes: tuple[int, ...]) -> None:
+    def _send(self, octets: bytes, behind: bytes, sizes: tuple[int, ...]) -> None:
         for size in sizes:
-            self._sock.sendall(octets[:size])
-            octets = octets[size:]
-        self._sock.sendall(octets)
+            if size < len(octets):
+                self._sock.sendall(octets[:size])
+                octets = octets[size:]
+        # At once: what came later could pass for the answer to what is said next, and be it.
+        self._sock.sendall(octets + behind)
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self._buffer:
