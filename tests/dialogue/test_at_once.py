@@ -108,7 +108,9 @@ def test_replies_that_do_not_line_up(replies: str, kind: type[SmtpError]) -> Non
         ("250 s\n250 a\n", ConnectionClosedError, True),
         ("250 s\n550 a\n550 b\n", AllRecipientsFailedError, False),
         ("550 s\n503 a\n503 b\n", PermanentError, False),
-        ("250 s\n421 a\n", TransientError, False),
+        # There are servers that say it to one recipient and go on with the next.
+        ("250 s\n421 a\n", TransientError, True),
+        ("250 s\n550 a\n421 b\n", TransientError, False),
         ("421 bye\n", TransientError, False),
         ("250 s\n250 a\n421 b\n", TransientError, True),
     ],
