@@ -232,13 +232,14 @@ def test_a_header_within_a_header(text: str) -> None:
 RUNS_PROGRAMS = re.compile(
     r"subprocess|pty|multiprocessing|os\.(?:system|popen|exec\w*|spawn\w*|posix_spawn\w*)"
 )
-AT_A_PROMPT = {"cli", "__main__"}
-"""Who works at a prompt may name a program there."""
+AT_A_PROMPT = "cli"
+"""Who works there may name a program, which says a password."""
 
 
 def test_no_program_is_run() -> None:
     """No address can become a program's argument (CVE-2020-28247): the library runs none."""
-    files = [p for p in Path(smtpconn.__file__).parent.rglob("*.py") if p.stem not in AT_A_PROMPT]
+    root = Path(smtpconn.__file__).parent
+    files = [p for p in root.rglob("*.py") if p.relative_to(root).parts[0] != AT_A_PROMPT]
     assert len(files) > 40
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
