@@ -351,6 +351,7 @@ CONVERSATIONS = [
         "LMTP",
         2,
     ),
+    Conversation("try envelope", (mail(), (RSET,)), EHLO, Phase.MAIL),
     Conversation("rehlo", ((EHLO_AGAIN,),), EHLO, Phase.EHLO),
     Conversation("reset", ((RSET,),), EHLO, Phase.RSET),
     Conversation("noop", ((NOOP,),), EHLO, Phase.NOOP),

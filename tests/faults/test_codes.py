@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, content
+from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, SmtpResponse, content
 from tests.faults.cells import LONG, connect_to, faults, settings
 from tests.faults.conftest import Count
 from tests.faults.crowd import run_all
@@ -52,6 +52,17 @@ def _send_lmtp_again(connection: SmtpConnection) -> object:
     return connection.send_lmtp(ME, TWO, MESSAGE)
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What `SmtpConnection.try_envelope` returns, by the name results have."""
+
+    rejected_recipients: tuple[SmtpResponse, ...]
+
+
+def _try_envelope(connection: SmtpConnection) -> object:
+    return Tried(tuple(r for r in connection.try_envelope(ME, TWO) if not r.is_success))
+
+
 CALLS: dict[str, Call] = {
     "auth plain": lambda c: c.auth_plain("u", "p"),
     "auth plain, long": lambda c: c.auth_plain("long", LONG),
@@ -67,6 +78,7 @@ CALLS: dict[str, Call] = {
     "send lmtp": lambda c: c.send_lmtp(ME, TWO, MESSAGE),
     "send lmtp again": _send_lmtp_again,
     "send lmtp bdat": lambda c: c.send_lmtp_bdat(ME, TWO, MESSAGE),
+    "try envelope": _try_envelope,
     "rehlo": SmtpConnection.rehlo,
     "reset": SmtpConnection.reset,
     "noop": SmtpConnection.noop,
