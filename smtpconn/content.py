@@ -110,25 +110,35 @@ class Content:
         """
         return self._as_text(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
 
+    def whole_chunk(self, *, is_binary: bool) -> Chunk | None:
+        """All of it for one BDAT, as text or untouched; None for a stream."""
+        whole = self._whole
+        if whole is None:
+            return None
+        if is_binary or self.size == len(whole):
+            return Chunk(len(whole), (whole,), is_last=True)
+        buffers = self._as_text(stuff_dots=False, end=b"", seven_bit_only=False)
+        return Chunk(self.size or 0, buffers, is_last=True)
+
     def text_chunks(self, *, seven_bit_only: bool = False) -> Iterator[Chunk]:
         """The chunks to send with BDAT as text: CRLF line ends, and nothing else is changed.
 
         Raises: as `as_data`.
         """
-        buffers = self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only)
-        size = self.whole_size
-        return _gather(buffers) if size is None else iter((Chunk(size, buffers, is_last=True),))
+        if (whole := self.whole_chunk(is_binary=False)) is not None:
+            return iter((whole,))
+        return _gather(self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only))
 
     def binary_chunks(self) -> Iterator[Chunk]:
         """The chunks to send with BDAT and BODY=BINARYMIME: untouched (RFC 3030 3)."""
-        if self._whole is not None:
-            return iter((Chunk(len(self._whole), (self._whole,), is_last=True),))
+        if (whole := self.whole_chunk(is_binary=True)) is not None:
+            return iter((whole,))
         return _gather(self._take_once())
 
     def _as_text(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         whole = self._whole
         if whole is not None and self.size == len(whole) and not (stuff_dots and _has_dot(whole)):
-            return iter((whole, end) if end else (whole,))
+            return iter((whole, end))
         encoder = LineEncoder(stuff_dots=stuff_dots)
         blocks = _blocks(whole) if whole is not None else self._take_once()
         if seven_bit_only and self.is_8bit is None:

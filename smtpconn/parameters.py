@@ -271,10 +271,10 @@ def check_size(size: int, capabilities: ServerCapabilities, phase: Phase) -> Non
     Raises:
         ValidationError: it does not.
     """
-    if is_too_big(size, capabilities):
+    limit = capabilities.size_limit
+    if limit is not None and size > limit:
         raise ValidationError(
-            f"the message has {size} octets and the server takes at most {capabilities.size_limit}",
-            phase=phase,
+            f"the message has {size} octets and the server takes at most {limit}", phase=phase
         )
 
 

@@ -316,7 +316,7 @@ class _Source:
             return make_request(
                 envelope.sender,
                 envelope.recipients,
-                _as_it_is_now(message),
+                message if isinstance(message, bytes) else _as_it_is_now(message),
                 envelope.mail_params,
                 envelope.rcpt_params,
             )

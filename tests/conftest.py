@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,15 @@ import pytest
 pytest_plugins = ["tests.realservers.fixtures", "pytester"]
 
 _DESCRIPTORS = Path("/proc/self/fd")
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C work in this process and in those that tests start.
+
+    A shell starts what runs in the background with SIGINT ignored, and that is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ what the server offers. Nothing is sent here.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -37,6 +38,10 @@ from smtpconn.parameters import (
 _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
+_mail = functools.partial(command, Phase.MAIL)
+_rcpt = functools.partial(command, Phase.RCPT)
+_is_ascii = operator.attrgetter("is_ascii")
+
 Path = TypeVar("Path")
 
 
@@ -58,10 +63,8 @@ class Request:
     is_binary: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        needs_it = self.mail_params.smtputf8 or not self.sender.is_ascii
-        for recipient in self.recipients:
-            needs_it = needs_it or not recipient.is_ascii
-        self.needs_smtputf8 = needs_it
+        is_ascii = self.sender.is_ascii and all(map(_is_ascii, self.recipients))
+        self.needs_smtputf8 = self.mail_params.smtputf8 or not is_ascii
         self.is_binary = self.mail_params.body is BodyType.BINARYMIME
 
 
@@ -137,13 +140,13 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
         body=_body(request, offers.supports_8bitmime, chunking),
         smtputf8=utf8,
     )
-    commands = [command(Phase.MAIL, f"MAIL FROM:<{request.sender}>{parameters}")]
+    commands = [_mail(f"MAIL FROM:<{request.sender}>{parameters}")]
     for path, params in zip(request.recipients, request.rcpt_params, strict=True):
         if params is NO_RCPT_PARAMS:
-            commands.append(command(Phase.RCPT, f"RCPT TO:<{path}>"))
+            commands.append(_rcpt(f"RCPT TO:<{path}>"))
         else:
             words = rcpt_parameters(params, offers, smtputf8=utf8)
-            commands.append(command(Phase.RCPT, f"RCPT TO:<{path}>{words}"))
+            commands.append(_rcpt(f"RCPT TO:<{path}>{words}"))
     return commands
 
 

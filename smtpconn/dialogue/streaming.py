@@ -151,20 +151,20 @@ class _Streaming:
             self._lost = self._lost or farewell_in(outcome)
         return outcome
 
-    def _begin(
-        self, request: Request, *, chunking: bool, reset: bool
-    ) -> Generator[Step | Outcome, None, Transaction | None]:
-        """Begin a transaction; where that cannot be, yield why, behind what is under way."""
+    def _begin(self, request: Request, *, chunking: bool, reset: bool) -> Transaction | SmtpError:
+        """Begin a transaction; why that cannot be, if it cannot."""
         if self._lost is not None:
-            yield _not_sent(self._lost)
-            return None
+            return _not_sent(self._lost)
         try:
             return begin(self._session, request, chunking=chunking, reset=reset)
         except SmtpError as error:
-            yield from self._finish()
-            self._look_for_the_end(None)
-            yield error
-            return None
+            return error
+
+    def _decline(self, error: SmtpError) -> Stream:
+        """Yield why a transaction cannot begin, behind what is under way."""
+        yield from self._finish()
+        self._look_for_the_end(None)
+        yield error
 
     # The content of one and the envelope of the next.
 
@@ -174,8 +174,9 @@ class _Streaming:
         if self._session.is_sparing:
             yield from self._finish()
         is_behind = self._open is not None or self._owes_dot
-        following = yield from self._begin(request, chunking=False, reset=is_behind)
-        if following is None:
+        following = self._begin(request, chunking=False, reset=is_behind)
+        if isinstance(following, SmtpError):
+            yield from self._decline(following)
             return
         yield from self._turn(following)
         if self._is_to_go_again:
@@ -282,11 +283,11 @@ class _Streaming:
     def _send_eagerly(self, request: Request) -> Stream:
         if self._open is not None or self._owes_dot or self._session.is_sparing:
             yield from self._finish()
-        this = yield from self._begin(request, chunking=True, reset=bool(self._window))
-        if this is None:
+        this = self._begin(request, chunking=True, reset=bool(self._window))
+        if isinstance(this, SmtpError):
+            yield from self._decline(this)
             return
-        payload = whole_chunk(self._session, this)
-        batch = Batch((*this.commands, payload), waits=False, begins_message=True)
+        batch = Batch((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
         octets = request.content.size or 0
         self._window.append(_UnderWay(this, batch, octets))
         self._octets += octets
@@ -295,11 +296,10 @@ class _Streaming:
         except Exception as error:
             yield from self._report_lost(error)
             return
-        yield from self._take_what_is_answered()
-
-    def _take_what_is_answered(self) -> Stream:
         while self._window and not self._window[0].batch.missing:
-            yield from self._take_oldest()
+            yield self._conclude_oldest()
+            if self._lost is not None:
+                yield from self._report_lost(self._lost, was_told=False)
         most = self._most_under_way()
         if self._octets > WINDOW or len(self._window) > most:
             # By half, so that it is not filled and emptied message by message.
@@ -308,27 +308,28 @@ class _Streaming:
 
     def _most_under_way(self) -> int:
         """Messages that may be; where RSETs are counted, so few that all of them may be refused."""
-        session = self._session
-        if session.counts_asides:
-            return min(MOST_UNDER_WAY, max(0, MOST_ASIDES - session.asides))
-        return MOST_UNDER_WAY
+        if not self._session.counts_asides:
+            return MOST_UNDER_WAY
+        return min(MOST_UNDER_WAY, max(0, MOST_ASIDES - self._session.asides))
 
     def _take_oldest(self) -> Stream:
-        oldest = self._window[0]
-        if oldest.batch.missing:
+        if self._window[0].batch.missing:
             try:
-                yield Await(oldest.batch)
+                yield Await(self._window[0].batch)
             except Exception as error:
                 yield from self._report_lost(error)
                 return
-        self._window.popleft()
+        yield self._conclude_oldest()
+        if self._lost is not None:
+            yield from self._report_lost(self._lost, was_told=False)
+
+    def _conclude_oldest(self) -> Outcome:
+        oldest = self._window.popleft()
         self._octets -= oldest.octets
         outcome = self._conclude_eagerly(oldest)
         self._session.needs_reset = isinstance(outcome, SmtpError)
         self._look_for_the_end(outcome)
-        yield outcome
-        if self._lost is not None:
-            yield from self._report_lost(self._lost, was_told=False)
+        return outcome
 
     def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
         try:

@@ -17,6 +17,7 @@ Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Generator, Iterator, Sequence
@@ -46,6 +47,7 @@ nobody would cost more than the round trip."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
+_bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 NOBODY = "the server waits for content that nobody is to get"
 LONE_DOT = Payload((END_OF_DATA,), ends_message=False, log=".")
@@ -219,9 +221,10 @@ def may_leave_with_envelope(request: Request) -> bool:
     return size is not None and size <= EAGER_CAP
 
 
-def whole_chunk(session: Session, this: Transaction) -> Payload:
-    """The content as one BDAT with its command."""
-    chunk = next(_chunks(session, this))
+def whole_chunk(this: Transaction) -> Payload:
+    """The content as one BDAT with its command; not of a stream."""
+    chunk = this.request.content.whole_chunk(is_binary=this.request.is_binary)
+    assert chunk is not None
     return Payload((_bdat(chunk).wire, *chunk.buffers), log=f"BDAT {chunk.octets} LAST <content>")
 
 
@@ -269,7 +272,7 @@ def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResu
 def _send_at_once(
     session: Session, this: Transaction
 ) -> Generator[Step, None, SendResult | LmtpSendResult]:
-    batch = Batch((*this.commands, whole_chunk(session, this)), begins_message=True)
+    batch = Batch((*this.commands, whole_chunk(this)), begins_message=True)
     try:
         yield batch
     except SmtpError as error:
@@ -386,8 +389,7 @@ def _chunks(session: Session, this: Transaction) -> Iterator[Chunk]:
 
 
 def _bdat(chunk: Chunk) -> Command:
-    verb = f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}"
-    return command(Phase.CONTENT, verb, 0)
+    return _bdat_command(f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}")
 
 
 def _takes_seven_bits(session: Session) -> bool:
