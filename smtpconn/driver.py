@@ -47,6 +47,8 @@ COALESCE = 64 * 1024
 IDLE_SPELL = 1.0
 """Seconds of silence after which a connection has to prove itself alive before it is trusted."""
 
+# Who has not set up logging is not to see warnings of ours on standard error.
+logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)

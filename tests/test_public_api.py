@@ -329,3 +329,17 @@ def test_the_names_that_are_loaded_are_the_public_ones() -> None:
     assert sorted(homes) == smtpconn.__all__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         smtpconn.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize(("setup", "is_seen"), [("", False), ("logging.basicConfig()", True)])
+def test_logging_is_shown_to_who_sets_it_up(setup: str, is_seen: bool) -> None:
+    """Otherwise no warning of the library appears on standard error."""
+    program = (
+        f"import logging, smtpconn; {setup}\n"
+        "smtpconn.ConnectionPool('smtp://localhost').close()\n"
+        "logging.getLogger('smtpconn.pool').warning('a warning')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ("a warning" in done.stderr) is is_seen
