@@ -263,11 +263,10 @@ def text_size(text: Buffer) -> int:
         encoder = LineEncoder(stuff_dots=False)
         encoded = itertools.chain(map(encoder.encode, _blocks(text)), encoder.finish(b""))
         return sum(map(len, encoded))
-    bare = 0
-    if has_bare_line_end(text):
-        bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
-    unended = bool(text) and not text.endswith((b"\n", b"\r"))
-    return len(text) + bare + (2 if unended else 0)
+    if not has_bare_line_end(text):
+        return len(text) if text.endswith(b"\n") or not text else len(text) + 2
+    bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
+    return len(text) + bare + (0 if text.endswith((b"\n", b"\r")) else 2)
 
 
 def _refuse_text(message: object) -> None:

@@ -173,7 +173,7 @@ def begin(
 
 def judge(session: Session, this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
     """Note what the server said of the envelope; why no content may follow, None when it may."""
-    if this.commands[0] is RSET:
+    if session.counts_asides and this.commands[0] is RSET:
         session.note_reset()
     if _are_all_wanted(this, replies):
         this.accepted = this.sent_to
@@ -190,8 +190,10 @@ def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     """What nearly all envelopes come to, seen without looking at each command."""
     if len(replies) != len(this.commands):
         return False
-    codes: list[int] = list(map(_code_of, replies))
-    return (this.chunking or codes.pop() == 354) and max(codes) < 300
+    if this.chunking:
+        return bool(max(map(_code_of, replies)) < 300)
+    *codes, last = map(_code_of, replies)
+    return last == 354 and bool(max(codes) < 300)
 
 
 def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
