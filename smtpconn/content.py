@@ -95,8 +95,8 @@ class Content:
 
     @property
     def whole_size(self) -> int | None:
-        """Octets as they will be sent, if all of them are here; None for a stream."""
-        return None if self._whole is None else self.size
+        """Octets as they are, if all of them are here; None for a stream."""
+        return None if self._whole is None else self.binary_size
 
     def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
         """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.

@@ -173,8 +173,6 @@ class Driver:
             self._perform(step, deadline)
         except Exception as error:
             return conversation.throw(error)
-        if self._session.is_eager:
-            self._note_word(step)
         return next(conversation)
 
     def _fail(self, error: BaseException) -> None:
@@ -189,12 +187,8 @@ class Driver:
         if self._session.is_eager:
             self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
 
-    def _note_word(self, step: Step) -> None:
-        """Note that it has just answered, if that was waited for."""
-        if not isinstance(step, Batch) or step.waits:
-            self._note_life()
-
     def _note_life(self) -> None:
+        """Note that it has just said something that was waited for."""
         self._spoke_at = time.monotonic()
         self._session.is_proven = True
 
@@ -321,6 +315,8 @@ class Driver:
         failure = self._pairing.failure
         if failure is not None and batch.is_eager and type(failure) is ProtocolError:
             raise failure
+        if self._session.is_eager:
+            self._note_life()
 
     def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
         """Write a batch together with those before it that did not wait."""

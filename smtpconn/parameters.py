@@ -203,7 +203,8 @@ def mail_parameters(
         words.append("SMTPUTF8")
     size = size if params.size is None else params.size
     if size is not None and capabilities.supports_size:
-        _add_size(words, size, capabilities)
+        check_size(size, capabilities, Phase.MAIL)
+        words.append(f"SIZE={size}")
     if params is not NO_MAIL_PARAMS:
         _add_what_is_asked_for(words, params, capabilities)
     return " " + " ".join(words) if words else ""
@@ -298,11 +299,6 @@ def _add_body(words: list[str], body: BodyType, capabilities: ServerCapabilities
     # 7BIT is what every server assumes: where it cannot be said, it need not be.
     if body is not BodyType.SEVENBIT or capabilities.supports_8bitmime:
         _add(words, f"BODY={body}", keyword, capabilities)
-
-
-def _add_size(words: list[str], size: int, capabilities: ServerCapabilities) -> None:
-    check_size(size, capabilities, Phase.MAIL)
-    words.append(f"SIZE={size}")
 
 
 def _auth_value(auth: str) -> str:

@@ -38,6 +38,7 @@ from smtpconn.parameters import (
 _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
+_ONE = (str, ForwardPath)
 _mail = functools.partial(command, Phase.MAIL)
 _rcpt = functools.partial(command, Phase.RCPT)
 _is_ascii = operator.attrgetter("is_ascii")
@@ -83,7 +84,7 @@ def make_request(
         ValidationError: an address that may not be sent, no recipient, a message that is no bytes.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
-    given = (recipients,) if isinstance(recipients, (str, ForwardPath)) else tuple(recipients)
+    given = (recipients,) if isinstance(recipients, _ONE) else tuple(recipients)
     if not given and needs_recipient:
         raise ValidationError("there is no recipient")
     if rcpt_params is not None and len(rcpt_params) != len(given):

@@ -288,7 +288,7 @@ class _Streaming:
             yield from self._decline(this)
             return
         batch = Batch((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
-        octets = request.content.size or 0
+        octets = request.content.whole_size or 0
         self._window.append(_UnderWay(this, batch, octets))
         self._octets += octets
         try:
