@@ -10,6 +10,7 @@ rules of `smtpconn.dialogue.streaming`), and where a client fails that pairs rep
 
 from __future__ import annotations
 
+import abc
 import itertools
 import re
 from collections import Counter
@@ -119,16 +120,16 @@ IN_LMTP = {BAD_SENDER: FULL, TOO_BIG: FULL_TOO}
 """What is refused instead in LMTP: Dovecot takes any sender and any size."""
 
 
-class Place:
+class Place(abc.ABC):
     """Where the messages go: how to connect, and the server that has them in the end."""
 
     store: RealServer
     is_lmtp = False
     count = COUNT
 
+    @abc.abstractmethod
     def __init__(self, certificates: Certificates, stack: ExitStack) -> None:
         """Start it; it is stopped with ``stack``."""
-        raise NotImplementedError
 
     def connect(self, pipelining: Pipelining) -> SmtpConnection:
         """A connection that may send."""
