@@ -17,13 +17,15 @@ import io
 from collections.abc import Iterable, Sequence
 from email.errors import InvalidHeaderDefect, MessageError
 from email.generator import BytesGenerator
-from email.headerregistry import AddressHeader, HeaderRegistry
 from email.message import Message
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.capabilities import ServerCapabilities
 from smtpconn.errors import ValidationError
+
+if TYPE_CHECKING:
+    from email.headerregistry import AddressHeader
 
 AnyMessage: TypeAlias = "Message[Any, Any]"
 
@@ -32,9 +34,6 @@ AnyMessage: TypeAlias = "Message[Any, Any]"
 _NONSENSE = (
     MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
-
-
-_made = HeaderRegistry()
 
 
 def sender_of(message: AnyMessage) -> ReversePath:
@@ -133,13 +132,21 @@ def _parsed(field: object) -> AddressHeader:
     Not by ``email.utils.getaddresses``: of what it does not understand, such as an address literal
     in Python 3.13, it makes nothing, and somebody would not get the message.
     """
-    header: Any = field if hasattr(field, "addresses") else _made("To", str(field))
+    header: Any = field if hasattr(field, "addresses") else _address_header(str(field))
     # Not in it: obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8.
     defects = [d for d in header.defects if isinstance(d, InvalidHeaderDefect)]
     # There is one address without a domain (RFC 5321 4.1.1.3).
     if defects and str(header).strip().lower() != "postmaster":
         raise ValidationError(f"{str(header)!a:.80} is no list of addresses: {defects[0]}")
-    return cast(AddressHeader, header)
+    return cast("AddressHeader", header)
+
+
+def _address_header(text: str) -> AddressHeader:
+    # Only messages of the old API have fields that nobody has parsed; and this takes longer to
+    # import than anything else here.
+    from email.headerregistry import HeaderRegistry
+
+    return cast("AddressHeader", HeaderRegistry()("To", text))
 
 
 def _fields(message: AnyMessage, name: str) -> list[object]:
