@@ -4,11 +4,12 @@ What is cut, and what has to come of it, is told in `tests.faults.cutting` and
 `tests.faults.visits`, what is played in `tests.faults.repertoire`; here is only what is run: all
 octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of the
 octets of TLS itself every seventh for what ends a connection, and fewer for what only the deadline
-tells of (`STRIDES`).
+tells of (`STRIDES`). With SMTPCONN_EVERY_OCTET=1 it is all of those, too, which takes minutes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from tests.faults.visits import (
     play,
     shortfalls,
 )
+
+EVERY_OCTET = os.environ.get("SMTPCONN_EVERY_OCTET") == "1"
 
 STRIDES = {How.CLOSE: 7, How.RESET: 7, How.STALL: 19, How.SILENCE: 19}
 """Every how many octets of TLS itself it is cut; primes, so that each record is cut elsewhere."""
@@ -122,6 +125,7 @@ def test_a_cut_at_every_octet_inside_tls(
     count("cut points inside TLS", len(cuts))
 
 
+@pytest.mark.timeout(600 if EVERY_OCTET else 20)
 @each_side
 @pytest.mark.parametrize("how", list(STRIDES))
 @pytest.mark.parametrize("visit", [TLS_VISITS[0], TLS_VISITS[2]], ids=lambda v: v.name)
@@ -131,7 +135,7 @@ def test_a_cut_of_tls_itself(
     """The same, cut in the handshake and in the midst of records."""
     witness = reference(visit, bench).witness
     last = witness.socket_written if side is Side.REPLIES else witness.socket_read
-    octets = range(0, last + 1, STRIDES[how])
+    octets = range(0, last + 1, 1 if EVERY_OCTET else STRIDES[how])
     cuts = [Cut(how, side, octet, Layer.SOCKET) for octet in octets]
     run(visit, cuts, bench)
     count("cut points of TLS itself", len(cuts))
