@@ -28,6 +28,7 @@ from smtpconn.address import ForwardPath
 from smtpconn.commands import Command, command
 from smtpconn.content import END_OF_DATA, Chunk
 from smtpconn.dialogue.batch import Await, Batch, Conversation, Payload, Piece, Step
+from smtpconn.dialogue.pairing import SHUTTING_DOWN
 from smtpconn.dialogue.request import Request, envelope_commands
 from smtpconn.dialogue.session import Session
 from smtpconn.dialogue.verdict import sort_recipients, why_refused
@@ -291,12 +292,13 @@ def _send_at_once(
 def refused_for_certain(session: Session, this: Transaction, batch: Batch) -> SmtpError | None:
     """Why a message that left with its envelope was not delivered, though its own reply never came.
 
-    None unless the replies that did come leave no doubt: its sender was refused, or each of its
-    recipients. A 421 to something else leaves some: there are servers that say it and go on.
+    None unless the replies that did come leave no doubt: each of its recipients was refused, or the
+    server took its leave at MAIL. Of any other refusal of MAIL a server might think better with
+    the next command, and there are those that say 421 to a recipient and go on.
     """
     answered = zip(this.commands, batch.replies, strict=False)
-    is_without_sender = any(c.phase is Phase.MAIL and not r.is_success for c, r in answered)
-    if len(batch.replies) < len(this.commands) and not is_without_sender:
+    has_left = any(c.phase is Phase.MAIL and r.code == SHUTTING_DOWN for c, r in answered)
+    if len(batch.replies) < len(this.commands) and not has_left:
         return None
     failure = judge(session, this, batch.replies)
     return None if this.accepted or isinstance(failure, ProtocolError) else failure

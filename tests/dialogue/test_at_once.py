@@ -112,6 +112,9 @@ def test_replies_that_do_not_line_up(replies: str, kind: type[SmtpError]) -> Non
         ("250 s\n421 a\n", TransientError, True),
         ("250 s\n550 a\n421 b\n", TransientError, False),
         ("421 bye\n", TransientError, False),
+        # A sender that is refused has no recipients; but the server has not said so yet.
+        ("550 s\n", ConnectionClosedError, True),
+        ("550 s\n503 a\n", ConnectionClosedError, True),
         ("250 s\n250 a\n421 b\n", TransientError, True),
     ],
 )
