@@ -240,7 +240,10 @@ def _run(
         if isinstance(tls := connection.tls, CountedTls):
             record.is_closed = tls.fileno() == -1
             record.taken += tls.taken
-        _check_is_over(connection)
+        # If not, that is a shortfall of this record, and in a crowd perhaps the crowd's: who gets
+        # no processor for all of the timeout has begun nothing, and closes nothing.
+        if record.is_closed:
+            _check_is_over(connection)
 
 
 def _operate(visit: Visit, connection: SmtpConnection, record: Record) -> None:
