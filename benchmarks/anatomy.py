@@ -14,16 +14,16 @@ from collections.abc import Callable
 from typing import cast
 
 from benchmarks.speed import ME, YOU, message
-from smtpconn.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.channel import Channel
-from smtpconn.connection import SmtpConnection
-from smtpconn.deadline import Deadline
-from smtpconn.dialogue.request import envelope_commands, make_request
-from smtpconn.dialogue.session import Session
-from smtpconn.driver import Driver
-from smtpconn.envelope import SendResult
-from smtpconn.reply import ReplyParser, response
-from smtpconn.transport import Transport
+from smtpconn.client.channel import Channel
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.client.driver import Driver
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.replies import ReplyParser, response
+from smtpconn.model.results import SendResult
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.transport import Transport
+from smtpconn.protocol.mail_request import envelope_commands, make_request
+from smtpconn.protocol.session import Session
 
 ENVELOPE = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
 FINAL = b"250 2.0.0 Ok: queued\r\n"

@@ -3,7 +3,7 @@
     python -m benchmarks.pool
 
 Counting bytecodes needs Python 3.11; later ones do not trace every one of them. (The tests strike
-at every bytecode on these too, by other means: tests/test_lease.py.)
+at every bytecode on these too, by other means: tests/pool/test_lease.py.)
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from benchmarks.latency import Delay
 from benchmarks.sink import Sink
 from smtpconn import Envelope, MailFromParams, Pipelining, SmtpConnection, TlsMode
-from smtpconn.parameters import BodyType
+from smtpconn.model.parameters import BodyType
 
 HOST, ME, YOU = "127.0.0.1", "me@example.com", "you@example.com"
 LINE = b"x" * 76 + b"\r\n"

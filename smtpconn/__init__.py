@@ -26,21 +26,12 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from smtpconn.address import AddressLiteral, Domain, ForwardPath, Mailbox, ReversePath
-    from smtpconn.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
-    from smtpconn.config import ServerConfig
-    from smtpconn.connection import SmtpConnection
-    from smtpconn.credentials import OAuthCredentials, PasswordCredentials
-    from smtpconn.dialogue.session import Pipelining, Protocol
-    from smtpconn.envelope import (
-        Envelope,
-        LmtpSendResult,
-        RecipientResult,
-        RejectedRecipient,
-        SendOutcome,
-        SendResult,
-    )
-    from smtpconn.errors import (
+    from smtpconn.auth.credentials import OAuthCredentials, PasswordCredentials
+    from smtpconn.client.config import ServerConfig
+    from smtpconn.client.connection import SmtpConnection
+    from smtpconn.model.addresses import AddressLiteral, Domain, ForwardPath, Mailbox, ReversePath
+    from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
+    from smtpconn.model.errors import (
         AllRecipientsFailedError,
         AuthError,
         ConnectionClosedError,
@@ -63,8 +54,8 @@ if typing.TYPE_CHECKING:
         UnsupportedExtensionError,
         ValidationError,
     )
-    from smtpconn.events import Action, PoolEvent, Stage
-    from smtpconn.parameters import (
+    from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+    from smtpconn.model.parameters import (
         BodyType,
         DeliverBy,
         DeliverByMode,
@@ -73,12 +64,21 @@ if typing.TYPE_CHECKING:
         MailFromParams,
         RcptToParams,
     )
-    from smtpconn.pool import ConnectionPool
-    from smtpconn.registry import get_pool
-    from smtpconn.reply import EnhancedStatusCode, SmtpResponse
-    from smtpconn.servers import ServerStats
-    from smtpconn.stats import PoolStats
-    from smtpconn.tls import TlsInfo, TlsMode
+    from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
+    from smtpconn.model.results import (
+        Envelope,
+        LmtpSendResult,
+        RecipientResult,
+        RejectedRecipient,
+        SendOutcome,
+        SendResult,
+    )
+    from smtpconn.net.tls import TlsInfo
+    from smtpconn.pool.connection_pool import ConnectionPool
+    from smtpconn.pool.events import Action, PoolEvent, Stage
+    from smtpconn.pool.failover import ServerStats
+    from smtpconn.pool.registry import get_pool
+    from smtpconn.pool.stats import PoolStats
 
 __version__ = "0.1.0"
 
@@ -147,27 +147,27 @@ __all__ = [
 # What is public, by the module it comes from. Each is loaded when it is first asked for: a program
 # that imports smtpconn for the sake of one function does not wait for it when it starts.
 _NAMES = {
-    "address": "AddressLiteral Domain ForwardPath Mailbox ReversePath",
-    "capabilities": "AuthMechanism ServerCapabilities SmtpExtension",
-    "config": "ServerConfig",
-    "connection": "SmtpConnection",
-    "credentials": "OAuthCredentials PasswordCredentials",
-    "dialogue.session": "Pipelining Protocol",
-    "envelope": "Envelope LmtpSendResult RecipientResult RejectedRecipient SendOutcome SendResult",
-    "errors": (
+    "model.addresses": "AddressLiteral Domain ForwardPath Mailbox ReversePath",
+    "model.capabilities": "AuthMechanism ServerCapabilities SmtpExtension",
+    "client.config": "ServerConfig",
+    "client.connection": "SmtpConnection",
+    "auth.credentials": "OAuthCredentials PasswordCredentials",
+    "model.modes": "Pipelining Protocol TlsMode",
+    "model.results": "Envelope LmtpSendResult RecipientResult RejectedRecipient SendOutcome SendResult",
+    "model.errors": (
         "AllRecipientsFailedError AuthError ConnectionClosedError ParseError PermanentError Phase "
         "PoolClosedError PoolError PoolOverloadedError PoolTimeoutError ProtocolError "
         "ResponseError SmtpError SmtpTimeoutError SmtpUtf8RequiredError StartTlsUnavailableError "
         "TlsError TransientError TransportError UnsupportedExtensionError ValidationError"
     ),
-    "events": "Action PoolEvent Stage",
-    "parameters": "BodyType DeliverBy DeliverByMode DsnNotify DsnRet MailFromParams RcptToParams",
-    "pool": "ConnectionPool",
-    "registry": "get_pool",
-    "reply": "EnhancedStatusCode SmtpResponse",
-    "servers": "ServerStats",
-    "stats": "PoolStats",
-    "tls": "TlsInfo TlsMode",
+    "pool.events": "Action PoolEvent Stage",
+    "model.parameters": "BodyType DeliverBy DeliverByMode DsnNotify DsnRet MailFromParams RcptToParams",
+    "pool.connection_pool": "ConnectionPool",
+    "pool.registry": "get_pool",
+    "model.replies": "EnhancedStatusCode SmtpResponse",
+    "pool.failover": "ServerStats",
+    "pool.stats": "PoolStats",
+    "net.tls": "TlsInfo",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -175,8 +175,6 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 if not typing.TYPE_CHECKING:  # to type checkers it would be a promise that every name exists
 
     def __getattr__(name: str) -> object:
-        if name in _NAMES:
-            return importlib.import_module(f"smtpconn.{name}")
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"smtpconn.{_HOME[name]}"), name)

@@ -306,11 +306,12 @@ def test_a_name_is_loaded_when_it_is_asked_for() -> None:
     program = (
         "import sys, smtpconn\n"
         "assert not [name for name in sys.modules if name.startswith('smtpconn.')]\n"
-        "assert smtpconn.TlsMode.STARTTLS and smtpconn.errors.SmtpError is smtpconn.SmtpError\n"
+        "assert smtpconn.TlsMode.STARTTLS\n"
+        "assert smtpconn.SmtpError is smtpconn.model.errors.SmtpError\n"
         "assert 'smtpconn.pool' not in sys.modules\n"
         "assert set(smtpconn.__all__) <= set(dir(smtpconn))\n"
         "from smtpconn import *\n"
-        "assert ConnectionPool is smtpconn.pool.ConnectionPool\n"
+        "assert ConnectionPool is smtpconn.pool.connection_pool.ConnectionPool\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 

@@ -37,7 +37,7 @@ class Module:
     """A module of smtpconn.
 
     Attributes:
-        name: with its packages, such as ``smtpconn.dialogue.auth``.
+        name: with its packages, such as ``smtpconn.protocol.auth``.
         text: its source.
         doc: its docstring.
         definitions: what it defines at its top, by name.

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from smtpconn.config import ServerConfig
-from smtpconn.errors import (
-    AllRecipientsFailedError,
-    ResponseError,
-    SmtpError,
-)
-from smtpconn.reply import SmtpResponse
+from smtpconn.client.config import ServerConfig
+from smtpconn.model.errors import AllRecipientsFailedError, ResponseError, SmtpError
+from smtpconn.model.replies import SmtpResponse
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 

@@ -17,8 +17,8 @@ from smtpconn.cli.exits import Ending
 from smtpconn.cli.output import Output
 from smtpconn.cli.report import Finding, Latency, as_json, show
 from smtpconn.cli.target import Target, target_of
-from smtpconn.connection import SmtpConnection
-from smtpconn.errors import Phase, SmtpError, TlsError
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.errors import Phase, SmtpError, TlsError
 
 NOOPS = 3
 """How often the server is asked for a sign of life; servers drop those who ask often."""

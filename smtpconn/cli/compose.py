@@ -16,10 +16,10 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 
-from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes
-from smtpconn.message import needs_smtputf8, recipients_of, sender_of
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.email_message import needs_smtputf8, recipients_of, sender_of
 
 _NAME = re.compile(r"[!-9;-~]+")
 

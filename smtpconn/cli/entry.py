@@ -19,7 +19,7 @@ import smtpconn
 from smtpconn.cli import asjson, check, options, ping, send, serve
 from smtpconn.cli.exits import Ending, Exit, UsageError, sysexit_of, text_of
 from smtpconn.cli.output import Output
-from smtpconn.errors import SmtpError
+from smtpconn.model.errors import SmtpError
 
 COMMANDS = {
     "check": (check, "what is this server, and does it do what I need?"),

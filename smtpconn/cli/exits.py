@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smtpconn.cli.asjson import Json
-from smtpconn.errors import (
+from smtpconn.model.errors import (
     AuthError,
     ConnectionClosedError,
     Phase,

@@ -18,11 +18,11 @@ from smtpconn.cli.fates import Fate, Told
 from smtpconn.cli.messages import Outgoing, Source
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target
-from smtpconn.connection import SmtpConnection
-from smtpconn.dialogue.session import Protocol
-from smtpconn.envelope import Envelope, SendOutcome
-from smtpconn.errors import SmtpError, ValidationError
-from smtpconn.pool import ConnectionPool
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.modes import Protocol
+from smtpconn.model.results import Envelope, SendOutcome
+from smtpconn.pool.connection_pool import ConnectionPool
 
 Carry = Callable[[Target, Iterable[Envelope]], AbstractContextManager[Iterator[SendOutcome]]]
 """Opens a way to the server, and yields the outcomes of what is sent on it."""

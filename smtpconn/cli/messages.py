@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from typing import BinaryIO
 
-from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.cli.compose import compose, unreadable
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes, envelope_of, wishes_of
-from smtpconn.content import Message
-from smtpconn.envelope import Envelope
-from smtpconn.message import recipients_of, sender_of
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.content import Message
+from smtpconn.model.email_message import recipients_of, sender_of
+from smtpconn.model.results import Envelope
 
 WHOLE = 1024 * 1024
 """Octets up to which a message is read whole. Its header has to end within them."""

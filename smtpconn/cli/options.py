@@ -15,7 +15,7 @@ from typing import NoReturn
 from smtpconn.cli import exits, secret
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.target import MECHANISMS, URL_VARIABLE
-from smtpconn.dialogue.session import Pipelining
+from smtpconn.model.modes import Pipelining
 
 _HEADER = re.compile(r"--?h(?:eader)?-([!-9;<>-~]+):?(?:=(.*))?\Z", re.DOTALL)
 _PASSWORD = re.compile(r"://\S*@")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from smtpconn.cli.asjson import Json
 from smtpconn.cli.secret import Secrets
 from smtpconn.cli.transcript import Line
-from smtpconn.reply import printable
+from smtpconn.model.replies import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

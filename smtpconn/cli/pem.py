@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from smtpconn.cli.exits import UsageError
-from smtpconn.tls import new_context
+from smtpconn.net.tls import new_context
 
 
 def load_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:

@@ -24,8 +24,8 @@ from smtpconn.cli.output import BAD, HEAD, Output
 from smtpconn.cli.report import milliseconds
 from smtpconn.cli.target import Target, target_of
 from smtpconn.cli.transcript import Steps
-from smtpconn.errors import SmtpError
-from smtpconn.pool import ConnectionPool
+from smtpconn.model.errors import SmtpError
+from smtpconn.pool.connection_pool import ConnectionPool
 
 COUNT = 5
 NOOPS_PER_CONNECTION = 8

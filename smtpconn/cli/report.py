@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from smtpconn.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.cli import transcript
 from smtpconn.cli.asjson import Json, of_server
 from smtpconn.cli.certificate import Certificate
 from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, HEAD, Output
 from smtpconn.cli.target import Target
 from smtpconn.cli.transcript import Line, Steps
-from smtpconn.errors import SmtpError, TlsError
-from smtpconn.tls import TlsInfo, TlsMode
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.errors import SmtpError, TlsError
+from smtpconn.model.modes import TlsMode
+from smtpconn.net.tls import TlsInfo
 
 SOON = 30
 """Days before its end from which a certificate is worth a note."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.target import Target
-from smtpconn.connect import open_socket
-from smtpconn.connection import SmtpConnection
-from smtpconn.deadline import Deadline
-from smtpconn.tls import TlsMode
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.modes import TlsMode
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.happy_eyeballs import open_socket
 
 SESSION_STAGES = ("connect", "ehlo", "tls", "auth")
 """What any command can stop after."""

@@ -15,18 +15,17 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from smtpconn.capabilities import AuthMechanism
+from smtpconn.auth.credentials import Credentials, OAuthCredentials, PasswordCredentials
 from smtpconn.cli import secret
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.output import Output
 from smtpconn.cli.pem import load_certificate, trusting
-from smtpconn.config import ServerConfig
-from smtpconn.connection import SmtpConnection
-from smtpconn.credentials import Credentials, OAuthCredentials, PasswordCredentials
-from smtpconn.deadline import Deadline
-from smtpconn.dialogue.session import Pipelining, Protocol
-from smtpconn.errors import Phase, ValidationError
-from smtpconn.tls import TlsMode
+from smtpconn.client.config import ServerConfig
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.capabilities import AuthMechanism
+from smtpconn.model.errors import Phase, ValidationError
+from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.net.deadline import Deadline
 
 URL_VARIABLE = "SMTPCONN_URL"
 DEFAULT_TIMEOUT = 30.0

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from smtpconn.capabilities import ServerCapabilities
-from smtpconn.reply import SmtpResponse
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.replies import SmtpResponse
 
 _LINE = re.compile(r"#(\d+) (->|<-|==) (.*)", re.DOTALL)
 _CONNECTED = re.compile(r"#(\d+) (\S+): connected")

@@ -12,7 +12,7 @@ from smtpconn.cli.exits import CommandError, Ending, Exit
 from smtpconn.cli.messages import envelope_to_try
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.target import Target
-from smtpconn.errors import SmtpError
+from smtpconn.model.errors import SmtpError
 
 
 def try_to(target: Target, given: argparse.Namespace, files: Sequence[str], out: Output) -> Ending:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from email.errors import HeaderParseError
 from email.headerregistry import BaseHeader
 
-from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.cli.exits import UsageError
-from smtpconn.content import Message
-from smtpconn.envelope import Envelope
-from smtpconn.errors import ValidationError
-from smtpconn.parameters import DsnNotify, DsnRet, MailFromParams, RcptToParams
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.content import Message
+from smtpconn.model.errors import ValidationError
+from smtpconn.model.parameters import DsnNotify, DsnRet, MailFromParams, RcptToParams
+from smtpconn.model.results import Envelope
 
 
 @dataclass(frozen=True, slots=True)

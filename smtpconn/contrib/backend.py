@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from smtpconn.address import ForwardPath, ReversePath
 from smtpconn.contrib.delivery import deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import COMMON_NAMES, MailSettings, read_settings
-from smtpconn.errors import Phase, SmtpError, ValidationError
-from smtpconn.pool import ConnectionPool
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.errors import Phase, SmtpError, ValidationError
+from smtpconn.pool.connection_pool import ConnectionPool
 
 _NO_CONNECTION = frozenset(
     {

@@ -16,17 +16,17 @@ from collections.abc import Iterable
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 
-from smtpconn.address import ForwardPath, ReversePath
-from smtpconn.envelope import LmtpSendResult, RejectedRecipient, SendResult
-from smtpconn.errors import (
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.errors import (
     AllRecipientsFailedError,
     ConnectionClosedError,
     Phase,
     UnsupportedExtensionError,
     ValidationError,
 )
-from smtpconn.pool import ConnectionPool
-from smtpconn.reply import SmtpResponse
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.results import LmtpSendResult, RejectedRecipient, SendResult
+from smtpconn.pool.connection_pool import ConnectionPool
 
 _log = logging.getLogger("smtpconn.contrib")
 

@@ -27,7 +27,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from smtpconn.contrib.backend import PooledBackend
 from smtpconn.contrib.settings import ServerOptions
-from smtpconn.errors import ValidationError
+from smtpconn.model.errors import ValidationError
 
 # Since 6.0 messages are those of Python's modern email API.
 _MODERN = django.VERSION >= (6, 0)

@@ -30,14 +30,14 @@ from typing import Protocol, Self, TypeAlias
 from blinker import Namespace
 from flask import Flask, current_app, has_app_context
 
-from smtpconn.address import ForwardPath, ReversePath
+from smtpconn.client.sending import Recipients
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import MailSettings, read_settings
-from smtpconn.envelope import LmtpSendResult, SendResult
-from smtpconn.errors import ValidationError
-from smtpconn.message import recipients_of, sender_of
-from smtpconn.pool import ConnectionPool
-from smtpconn.sending import Recipients
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.email_message import recipients_of, sender_of
+from smtpconn.model.errors import ValidationError
+from smtpconn.model.results import LmtpSendResult, SendResult
+from smtpconn.pool.connection_pool import ConnectionPool
 
 email_dispatched = Namespace().signal(
     "email-dispatched",

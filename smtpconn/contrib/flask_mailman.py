@@ -17,7 +17,7 @@ from flask_mailman.backends.base import BaseEmailBackend
 
 from smtpconn.contrib.backend import PooledBackend
 from smtpconn.contrib.settings import COMMON_NAMES, ServerOptions
-from smtpconn.errors import ValidationError
+from smtpconn.model.errors import ValidationError
 
 _OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
 

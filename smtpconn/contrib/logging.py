@@ -4,7 +4,7 @@
 
 It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted where it is logged
 and put down; one thread gathers records and mails them over a connection of its own. What it puts
-down and when it mails is decided in `smtpconn.contrib.backlog`; here are the thread, the waiting
+down and when it mails is decided in `smtpconn.contrib.logging_queue`; here are the thread, the waiting
 and the mail itself.
 
 Nothing the handler logs or causes to be logged may come back to it. So it ignores the loggers of
@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 
-from smtpconn.config import ServerConfig
-from smtpconn.contrib.backlog import Backlog, Batch, Entry, Rules, check_seconds
+from smtpconn.client.config import ServerConfig
 from smtpconn.contrib.delivery import bare_address, deliver, forward_paths, reverse_path
+from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_seconds
 from smtpconn.contrib.settings import MailSettings
-from smtpconn.deadline import Deadline
-from smtpconn.errors import SmtpError, ValidationError
-from smtpconn.forking import forget_in_child
-from smtpconn.pool import ConnectionPool
+from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.net.deadline import Deadline
+from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.forking import forget_in_child
 
 LONGEST_RECORD = 64 * 1024
 """Characters of a record that are mailed; bounds the memory a full backlog takes."""

@@ -25,11 +25,11 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
-from smtpconn.errors import AllRecipientsFailedError, ResponseError, SmtpError
-from smtpconn.events import Action, PoolEvent, Stage
-from smtpconn.pool import ConnectionPool
-from smtpconn.registry import open_pools
-from smtpconn.stats import PoolStats
+from smtpconn.model.errors import AllRecipientsFailedError, ResponseError, SmtpError
+from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.events import Action, PoolEvent, Stage
+from smtpconn.pool.registry import open_pools
+from smtpconn.pool.stats import PoolStats
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds of the histograms, seconds, as the convention for messaging advises them."""

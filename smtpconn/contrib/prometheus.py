@@ -22,10 +22,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from smtpconn.events import Action, PoolEvent, Stage
-from smtpconn.pool import ConnectionPool
-from smtpconn.registry import open_pools
-from smtpconn.stats import PoolStats
+from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.events import Action, PoolEvent, Stage
+from smtpconn.pool.registry import open_pools
+from smtpconn.pool.stats import PoolStats
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets, seconds."""

@@ -19,15 +19,14 @@ from typing import Any, TypedDict, TypeVar, cast
 
 import certifi
 
-from smtpconn.config import ServerConfig
-from smtpconn.connect import SocketFactory
-from smtpconn.credentials import Credentials, PasswordCredentials
-from smtpconn.dialogue.session import Pipelining, Protocol
-from smtpconn.errors import ValidationError
-from smtpconn.limits import PoolOptions
-from smtpconn.pool import ConnectionPool
-from smtpconn.registry import get_pool
-from smtpconn.tls import TlsMode
+from smtpconn.auth.credentials import Credentials, PasswordCredentials
+from smtpconn.client.config import ServerConfig
+from smtpconn.model.errors import ValidationError
+from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.net.happy_eyeballs import SocketFactory
+from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.registry import get_pool
 
 Number = TypeVar("Number", int, float)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import quote
 
-from smtpconn.testing.authority import Authority, authority
+from smtpconn.testing.certificates import Authority, authority
+from smtpconn.testing.connection import TICK, Gone, Link
 from smtpconn.testing.faults import Fault, Faults
-from smtpconn.testing.link import TICK, Gone, Link
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
 from smtpconn.testing.session import SaslExchange, Session, Settings, login, plain
 

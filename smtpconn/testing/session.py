@@ -17,8 +17,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from smtpconn.testing.connection import Gone, Link
 from smtpconn.testing.faults import Fault, Faults
-from smtpconn.testing.link import Gone, Link
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
 
 SaslExchange: TypeAlias = Callable[[], Generator[bytes, bytes, str | None]]

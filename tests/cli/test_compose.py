@@ -14,7 +14,7 @@ from smtpconn import ForwardPath, ReversePath
 from smtpconn.cli.compose import compose
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes
-from smtpconn.errors import ValidationError
+from smtpconn.model.errors import ValidationError
 
 ME, YOU = ReversePath("me@example.com"), (ForwardPath("you@example.com"),)
 WISHES = Wishes(ME, YOU)

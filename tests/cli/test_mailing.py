@@ -18,8 +18,8 @@ from smtpconn.cli.mailing import Mailing
 from smtpconn.cli.messages import Outgoing, Source
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target
+from smtpconn.model.modes import TlsMode
 from smtpconn.testing import SmtpServer
-from smtpconn.tls import TlsMode
 
 
 def mailing(count: int, stderr: io.StringIO) -> Mailing:

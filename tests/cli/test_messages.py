@@ -14,7 +14,7 @@ from smtpconn import ForwardPath, ReversePath
 from smtpconn.cli import messages
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.messages import Outgoing, sources_of
-from smtpconn.errors import ValidationError
+from smtpconn.model.errors import ValidationError
 from tests.cli.running import Input
 
 HEADER = b"From: Me <me@example.com>\r\nTo: you@example.com, Them <them@example.com>\r\n"

@@ -14,7 +14,7 @@ from smtpconn.cli import options
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target, target_of
-from smtpconn.errors import UnsupportedExtensionError, ValidationError
+from smtpconn.model.errors import UnsupportedExtensionError, ValidationError
 from smtpconn.testing import SmtpServer
 from tests.cli.running import Running
 from tests.realservers.certificates import Certificates

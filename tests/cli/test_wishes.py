@@ -9,7 +9,7 @@ import pytest
 from smtpconn import DsnNotify, DsnRet, ForwardPath, ReversePath
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes, addresses, envelope_of, wishes_of
-from smtpconn.errors import ValidationError
+from smtpconn.model.errors import ValidationError
 
 NOTHING: dict[str, object] = {
     "sender": None, "to": [], "dsn_notify": None, "dsn_ret": None, "envid": None

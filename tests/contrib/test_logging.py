@@ -11,7 +11,7 @@ import time
 import pytest
 
 from smtpconn import ConnectionPool, PoolEvent
-from smtpconn.contrib import backlog
+from smtpconn.contrib import logging_queue
 from smtpconn.contrib.logging import LONGEST_RECORD, LONGEST_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
 from tests.contrib.logmail import (
@@ -318,7 +318,7 @@ def test_a_refusal_for_now_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After a pause, with the same records; one complaint is enough."""
-    monkeypatch.setattr(backlog, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(logging_queue, "FIRST_PAUSE", 0.01)
     handler = make(group_for=0)
     server.fault("MAIL", reply="451 4.3.0 Later", times=3)
     logger.error("one")
@@ -336,7 +336,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Records wait until it is back."""
-    monkeypatch.setattr(backlog, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(logging_queue, "FIRST_PAUSE", 0.01)
     handler = make(group_for=0)
     server.stop()
     logger.error("one")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.visits import Contexts
 from tests.realservers.certificates import Certificates
+from tests.support.sessions import Contexts
 
 Count = Callable[[str, int], None]
 WasLate = Callable[[float], None]

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from smtpconn.testing import ReceivedMessage, ServerConnection
+from smtpconn.testing.connection import Gone, Link
 from smtpconn.testing.faults import Fault, Faults
-from smtpconn.testing.link import Gone, Link
 from smtpconn.testing.session import Session, Settings
 
 T = TypeVar("T")

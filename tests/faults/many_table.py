@@ -55,7 +55,7 @@ from tests.faults.table import (
     mail,
     outcome,
 )
-from tests.faults.visits import Fate, phase_of
+from tests.support.sessions import Fate, phase_of
 
 
 class Way(enum.StrEnum):

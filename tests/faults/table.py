@@ -47,7 +47,7 @@ from smtpconn import (
     StartTlsUnavailableError,
     TransientError,
 )
-from tests.faults.visits import Fate, phase_of
+from tests.support.sessions import Fate, phase_of
 
 
 class Kind(enum.StrEnum):

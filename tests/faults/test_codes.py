@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, SmtpResponse, content
-from tests.faults.cells import LONG, connect_to, faults, settings
+from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, SmtpResponse
+from smtpconn.model import content
 from tests.faults.conftest import Count
-from tests.faults.crowd import run_all
 from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.table import (
     CONVERSATIONS,
@@ -27,7 +26,9 @@ from tests.faults.table import (
     cells,
     outcome,
 )
-from tests.faults.visits import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
+from tests.support.cases import LONG, connect_to, faults, settings
+from tests.support.runner import run_all
+from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
 Call = Callable[[SmtpConnection], object]
 

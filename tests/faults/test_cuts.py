@@ -1,7 +1,7 @@
 """Whole sessions against a server that stops at octet n, for every n.
 
 What is cut, and what has to come of it, is told in `tests.faults.cutting` and
-`tests.faults.visits`, what is played in `tests.faults.repertoire`; here is only what is run: all
+`tests.support.sessions`, what is played in `tests.support.session_list`; here is only what is run: all
 octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of the
 octets of TLS itself every seventh for what ends a connection, and fewer for what only the deadline
 tells of (`STRIDES`). With SMTPCONN_EVERY_OCTET=1 it is all of those, too, which takes minutes.
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from smtpconn import content
-from smtpconn.dialogue import streaming
+from smtpconn.model import content
+from smtpconn.protocol import pipelined
 from tests.faults.conftest import Count, WasLate
-from tests.faults.crowd import CROWD, run_all
 from tests.faults.cutting import Cut, How, Layer, Side
-from tests.faults.repertoire import LARGE_VISITS, TLS_VISITS, VISITS
-from tests.faults.visits import (
+from tests.support.runner import CROWD, run_all
+from tests.support.session_list import LARGE_VISITS, TLS_VISITS, VISITS
+from tests.support.sessions import (
     SILENT,
     SLACK,
     Contexts,
@@ -46,7 +46,7 @@ each_side = pytest.mark.parametrize("side", list(Side))
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams go out in several BDATs although they are short, and three messages fill a window."""
     monkeypatch.setattr(content, "CHUNK", 3)
-    monkeypatch.setattr(streaming, "MOST_UNDER_WAY", 2)
+    monkeypatch.setattr(pipelined, "MOST_UNDER_WAY", 2)
 
 
 @dataclass(frozen=True, slots=True)

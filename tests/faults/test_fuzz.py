@@ -1,6 +1,6 @@
 """The fuzzers' targets without a fuzzer: on their seeds, and on a few octets of hypothesis' choice.
 
-So they keep working between two runs of ``python -m fuzz``, and their promises hold in every run of
+So they keep working between two runs of ``python -m tests.fuzz``, and their promises hold in every run of
 the suite.
 """
 
@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fuzz
-from fuzz import harness
-from fuzz.__main__ import main
-from fuzz.source import Source
+from tests import fuzz
 from tests.faults.conftest import Count
+from tests.fuzz import harness
+from tests.fuzz.__main__ import main
+from tests.fuzz.source import Source
 
 QUICK = settings(deadline=None, max_examples=40)
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from smtpconn import Envelope, SendOutcome, SmtpConnection, SmtpError
-from tests.faults.cells import connect_to, faults, settings
 from tests.faults.conftest import Count
-from tests.faults.crowd import run_all
 from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.many_table import ManyCell, Outcomes, Way, cells, outcomes
 from tests.faults.table import Outcome
-from tests.faults.visits import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
+from tests.support.cases import connect_to, faults, settings
+from tests.support.runner import run_all
+from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
 NEXT = b"next\r\n"
 

@@ -24,10 +24,10 @@ from smtpconn import (
     TlsMode,
 )
 from tests.faults.conftest import Count
-from tests.faults.crowd import CROWD, run_all
 from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
-from tests.faults.repertoire import FIRST, SECOND, THIRD
-from tests.faults.visits import (
+from tests.support.runner import CROWD, run_all
+from tests.support.session_list import FIRST, SECOND, THIRD
+from tests.support.sessions import (
     LONG_TIMEOUT,
     ME,
     SHORT_TIMEOUT,

@@ -22,10 +22,10 @@ from smtpconn import (
     TransientError,
 )
 from tests.faults.conftest import Count
-from tests.faults.crowd import run_all
 from tests.faults.cutting import Cut, How, Side
-from tests.faults.repertoire import LARGE_VISITS
-from tests.faults.visits import Fate, Visit, play
+from tests.support.runner import run_all
+from tests.support.session_list import LARGE_VISITS
+from tests.support.sessions import Fate, Visit, play
 
 REPLIES: list[tuple[bytes, type[SmtpError]]] = [
     (b"421 4.3.2 bye\r\n", TransientError),

@@ -28,9 +28,9 @@ from smtpconn import (
     SmtpConnection,
     TlsMode,
 )
-from smtpconn.dialogue.request import make_request
-from smtpconn.limits import PoolOptions
-from smtpconn.options import ConnectOptions
+from smtpconn.client.options import ConnectOptions
+from smtpconn.pool.options import PoolOptions
+from smtpconn.protocol.mail_request import make_request
 from tests.security.wire import ME, MESSAGE, YOU, Recorder, connect, peer
 
 CLIENT = "client.example.com"

@@ -32,7 +32,7 @@ from smtpconn import (
     SmtpError,
     SmtpTimeoutError,
 )
-from smtpconn.reply import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, response
+from smtpconn.model.replies import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, response
 from tests.security.wire import ME, MESSAGE, YOU, Reader, connect, peer
 
 GREETING = b"220 mx.example.com\r\n"

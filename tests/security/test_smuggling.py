@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from smtpconn import BodyType, MailFromParams, SmtpConnection
-from smtpconn.content import Content
+from smtpconn.model.content import Content
 from tests.security.wire import ME, YOU, recorded
 
 LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\n", b"\0\r\n", b"\r\0\n")

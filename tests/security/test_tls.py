@@ -24,9 +24,9 @@ from smtpconn import (
     TlsMode,
     UnsupportedExtensionError,
 )
-from smtpconn.connect import SocketFactory
+from smtpconn.net.happy_eyeballs import SocketFactory
+from smtpconn.net.tls import default_context
 from smtpconn.testing import SmtpServer
-from smtpconn.tls import default_context
 from tests.realservers.certificates import Certificates
 from tests.security.wire import ME, MESSAGE, PATIENCE, YOU, Reader, Script, connect, peer, recorded
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from smtpconn import SmtpConnection, TlsMode
-from smtpconn.connect import SocketFactory
+from smtpconn.net.happy_eyeballs import SocketFactory
 
 PATIENCE = 5.0
 

@@ -1,0 +1,215 @@
+"""A driver that several threads may use: the lock, and closing from any thread.
+
+Each operation takes the lock, runs one conversation under one deadline, the wait for the lock
+included, and gives the lock back. So operations of several threads stand in line, and each gets its
+own replies.
+
+Closing never waits: where another thread is busy, its operation is made to fail and that thread
+closes the descriptor, because only who holds the lock may.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+from smtpconn.client.driver import Driver
+from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
+from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.protocol.exchange import Conversation, Step
+from smtpconn.protocol.session import Session
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_log = logging.getLogger("smtpconn.connection")
+
+
+class Channel:
+    """The lock around a driver.
+
+    Args:
+        driver: what runs the conversations.
+        peer: ``host:port`` for messages.
+        timeout: seconds for an operation that names no timeout.
+    """
+
+    def __init__(self, driver: Driver, peer: str, timeout: float) -> None:
+        self.driver = driver
+        self.peer = peer
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._close_requested = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be used, as far as is known without asking."""
+        return self.driver.transport.is_open and not self._close_requested
+
+    def operate(self, conversation: Conversation[T], timeout: float | None, phase: Phase) -> T:
+        """Run one conversation as the only one.
+
+        Args:
+            conversation: not yet begun.
+            timeout: seconds for all of it; None for the channel's own.
+            phase: what to name in an error if it does not come to begin.
+
+        Raises:
+            SmtpError: what the conversation or the connection failed with.
+        """
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        self._refuse_reentry(phase)
+        try:
+            self._acquire(deadline, phase)
+            self._check_good(phase)
+            return self.driver.run(conversation, deadline)
+        finally:
+            self._release()
+
+    def stream(
+        self,
+        conversation: Generator[Step | Item, None, None],
+        deadline: StreamDeadline,
+        phase: Phase,
+    ) -> Generator[Item, None, None]:
+        """Run one conversation that has results on its way, as the only one from first to last.
+
+        Args:
+            conversation: not yet begun.
+            deadline: of the messages.
+            phase: what to name in an error if it does not come to begin.
+
+        Raises:
+            As `operate`.
+        """
+        self._refuse_reentry(phase)
+        self._acquire(deadline, phase)
+        try:
+            self._check_good(phase)
+            for item in self.driver.stream(conversation, deadline):
+                deadline.end_message()
+                deadline.pause()
+                yield item
+                deadline.go_on()
+        finally:
+            # Perhaps in another thread than the one it was begun in.
+            self._owner = 0
+            self._give_up_lock()
+
+    def quit(self, farewell: Conversation[None], timeout: float | None) -> None:
+        """Run the last conversation, if the channel is open, and close whatever comes of it.
+
+        Raises:
+            SmtpTimeoutError: another thread was busy for all of the timeout; nothing was done.
+        """
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        self._refuse_reentry(Phase.QUIT)
+        try:
+            self._acquire(deadline, Phase.QUIT)
+            if self.driver.transport.is_open:
+                self._take_leave(farewell, deadline)
+        finally:
+            self._release()
+
+    def close(self) -> None:
+        """Close at once; an operation of another thread ends with an error."""
+        self._close_requested = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self.driver.close("close() was called")
+            finally:
+                self._lock.release()
+        else:
+            self.driver.interrupt()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open and no operation is under way."""
+        return (
+            self.driver.transport.is_open and not self._close_requested and not self._lock.locked()
+        )
+
+    def probe(self) -> bool:
+        """Whether the channel is good as far as can be told without a round trip."""
+        # Whether something came can be asked without the lock; reading it, and TLS, need that.
+        transport = self.driver.transport
+        is_open = transport.is_open and not self._close_requested
+        if is_open and not transport.is_tls and transport.is_silent():
+            return True
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            return self.is_open and self.driver.probe() is None
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
+        # Not through the lock: the thread that holds it may not exist in this process.
+        self.driver.close("the process was forked, and the connection is the parent's")
+
+    def unless_busy(self, look: Callable[[], T]) -> T | None:
+        """Call ``look`` while no operation is under way; None, without waiting, if one is."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return look()
+        finally:
+            self._lock.release()
+
+    def _check_good(self, phase: Phase) -> None:
+        if not self.driver.transport.is_open:
+            raise self.driver.closed_error(phase)
+        # Before anything is spent on it: has the server hung up, or said 421, meanwhile?
+        if (error := self.driver.probe()) is not None:
+            raise error
+
+    def _take_leave(self, farewell: Conversation[None], deadline: Deadline) -> None:
+        try:
+            self.driver.run(farewell, deadline)
+        except SmtpError as error:
+            # Nothing depends on the answer; above all it cannot undo what was acknowledged.
+            _log.debug("#%d %s: QUIT: %s", self.driver.number, self.peer, str(error))
+        finally:
+            self.driver.close("QUIT was sent")
+
+    def _refuse_reentry(self, phase: Phase) -> None:
+        if self._owner == threading.get_ident():
+            raise ProtocolError(
+                "this connection was called from inside one of its own operations "
+                "(from the iterable that yields the message, or the loop over send_many?)",
+                phase=phase,
+            )
+
+    def _acquire(self, deadline: Deadline, phase: Phase) -> None:
+        if not self._lock.acquire(timeout=deadline.check(phase)):
+            raise SmtpTimeoutError(
+                f"another thread's operation held the connection for all of the timeout of "
+                f"{deadline.timeout:g} seconds; nothing was sent",
+                phase=phase,
+            )
+        self._owner = threading.get_ident()
+
+    def _release(self) -> None:
+        if self._owner != threading.get_ident():
+            return  # not acquired
+        self._owner = 0
+        self._give_up_lock()
+
+    def _give_up_lock(self) -> None:
+        self._lock.release()
+        # A close() that came while we were busy could not close the descriptor itself.
+        if self._close_requested:
+            self.close()
+
+
+class Operations:
+    """What the methods of a connection stand on: its channel and its session's memory."""
+
+    def __init__(self, channel: Channel, session: Session) -> None:
+        """Not for users: `SmtpConnection.connect` and its kin make connections."""
+        self._channel = channel
+        self._session = session

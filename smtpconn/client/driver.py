@@ -1,0 +1,414 @@
+"""The one driver: it runs any conversation over a transport, under a deadline.
+
+It writes what a conversation asks for, reads until every reply has come, and resumes it. It decides
+nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
+anybody hears of it, so there is no half-used connection; the conversation then gets the error
+thrown in, for the sake of those that can make something of the replies that did come.
+
+Who may run a conversation when, and with which deadline, is `smtpconn.connection`'s concern.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import ssl
+import time
+from collections.abc import Generator
+from typing import TypeVar
+
+from smtpconn.model.content import Buffer
+from smtpconn.model.errors import (
+    AllRecipientsFailedError,
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    ResponseError,
+    SmtpError,
+    SmtpTimeoutError,
+    SmtpUtf8RequiredError,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.model.replies import SmtpResponse, printable
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
+from smtpconn.protocol.command import Command
+from smtpconn.protocol.exchange import STEPS, Await, Batch, Conversation, Payload, Step
+from smtpconn.protocol.reply_matcher import Pairing
+from smtpconn.protocol.session import Session
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+COALESCE = 64 * 1024
+"""Octets up to which pieces are copied together, so that a turn is one write."""
+
+IDLE_SPELL = 1.0
+"""Seconds of silence after which a connection has to prove itself alive before it is trusted."""
+
+# Who has not set up logging is not to see warnings of ours on standard error.
+logging.getLogger("smtpconn").addHandler(logging.NullHandler())
+_connection_log = logging.getLogger("smtpconn.connection")
+_wire_log = logging.getLogger("smtpconn.wire")
+_numbers = itertools.count(1)
+
+# What a conversation may end with while both sides still agree where they are.
+_IN_STEP = (
+    ResponseError,
+    AllRecipientsFailedError,
+    UnsupportedExtensionError,
+    SmtpUtf8RequiredError,
+    ValidationError,
+)
+
+
+class Driver:
+    """One transport and its dialogue.
+
+    Args:
+        transport: connected; the driver closes it.
+        session: what the conversations remember.
+        host: the name to check a certificate against.
+        peer: ``host:port`` for messages and logs.
+        context: the TLS settings for `StartTls`.
+        tls_session: an earlier connection's TLS session, to resume.
+
+    Attributes:
+        number: of this connection in this process, for logs.
+        closed_because: why the transport is closed, "" while it is open.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        host: str,
+        peer: str,
+        context: ssl.SSLContext | None,
+        tls_session: ssl.SSLSession | None = None,
+    ) -> None:
+        self.transport = transport
+        self.number = next(_numbers)
+        self.closed_because = ""
+        self._session = session
+        self._host = host
+        self._peer = peer
+        self._context = context
+        self._tls_session = tls_session
+        self._pairing = Pairing()
+        self._unsent = bytearray()
+        self._spoke_at = 0.0
+        self._shows_wire = False
+        self._has_begun = False
+        self._interrupted = False
+
+    @property
+    def shutdown_reply(self) -> SmtpResponse | None:
+        """The 421 the server sent, if it did."""
+        return self._pairing.shutdown_reply
+
+    def run(self, conversation: Conversation[T], deadline: Deadline) -> T:
+        """Run a conversation to its end and return its result.
+
+        Raises:
+            SmtpError: what the conversation or the connection failed with. The transport is closed
+                unless both sides still agree where they are.
+        """
+        self._begin()
+        try:
+            step = next(conversation)
+            while True:
+                step = self._advance(conversation, step, deadline)
+        except StopIteration as stop:
+            self._close_unless_in_step()
+            result: T = stop.value
+            return result
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def stream(
+        self, conversation: Generator[Step | Item, None, T], deadline: Deadline
+    ) -> Generator[Item, None, T]:
+        """Run a conversation that yields more than steps, and yield what is none.
+
+        Raises:
+            As `run`.
+        """
+        self._begin()
+        try:
+            step = next(conversation)
+            while True:
+                if isinstance(step, STEPS):
+                    step = self._advance(conversation, step, deadline)
+                else:
+                    yield step
+                    self.note_silence()
+                    step = next(conversation)
+        except StopIteration as stop:
+            self._close_unless_in_step()
+            result: T = stop.value
+            return result
+        except GeneratorExit:
+            # Nobody wants to know how it goes on.
+            conversation.close()
+            self._close_unless_in_step()
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _begin(self) -> None:
+        self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
+        self._has_begun = False
+        self.note_silence()
+
+    def _advance(
+        self, conversation: Generator[Step | Item, None, T], step: Step, deadline: Deadline
+    ) -> Step | Item:
+        """Do one step and return what the conversation yields next."""
+        self._has_begun = True
+        try:
+            self._perform(step, deadline)
+        except Exception as error:
+            return conversation.throw(error)
+        return next(conversation)
+
+    def _fail(self, error: BaseException) -> None:
+        """The conversation has ended with an error: close, unless both sides are still in step."""
+        if isinstance(error, _IN_STEP):
+            self._close_unless_in_step(error)
+        elif self._has_begun or not isinstance(error, ProtocolError):
+            self.close(f"after {type(error).__name__}")
+
+    def note_silence(self) -> None:
+        """Note whether the server has been silent for too long to be trusted with content."""
+        if self._session.is_eager:
+            self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
+
+    def _note_life(self) -> None:
+        """Note that it has just said something that was waited for."""
+        self._spoke_at = time.monotonic()
+        self._session.is_proven = True
+
+    def probe(self) -> SmtpError | None:
+        """Look, without waiting, whether the connection is still good between operations.
+
+        Returns why it is not, after closing it; None if it is.
+        """
+        error: SmtpError | None = None
+        try:
+            if self.transport.is_silent():
+                return None
+            while error is None and (data := self.transport.receive_now()) is not None:
+                if data:
+                    self._pair(data)
+                    error = self._pairing.failure
+                else:
+                    error = closed_by_peer(Phase.IDLE, self._peer)
+            if error is None and not self._pairing.is_reusable:
+                error = ProtocolError(
+                    "the server began to say something that nothing asked for", phase=Phase.IDLE
+                )
+        except OSError as os_error:
+            error = as_smtp_error(os_error, Phase.IDLE, Deadline(1), self._peer)
+        if error is not None:
+            self.close(str(error))
+        return error
+
+    def start_tls(self, deadline: Deadline) -> None:
+        """Put TLS on the transport.
+
+        Raises:
+            TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: as each says.
+        """
+        if self._context is None:
+            raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
+        try:
+            self.transport.start_tls(self._context, self._host, deadline, self._tls_session)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+            raise ValidationError(f"TLS cannot check {self._host!r}: {error}") from error
+        _wire_log.debug("#%d == TLS from here on", self.number)
+
+    def close(self, because: str) -> None:
+        """Close the transport; never waits and never fails."""
+        if self.transport.is_open:
+            self.closed_because = self.closed_because or because
+            self.transport.close()
+            _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
+
+    def interrupt(self) -> None:
+        """Make an operation that another thread has under way fail at once, and close."""
+        self._interrupted = True
+        self.closed_because = "close() was called"
+        self.transport.interrupt()
+
+    def closed_error(self, phase: Phase) -> ConnectionClosedError:
+        """The error for using a connection that is closed, or that another thread closes."""
+        return ConnectionClosedError(
+            f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
+        )
+
+    def _perform(self, step: Step, deadline: Deadline) -> None:
+        if not self.transport.is_open:
+            raise self.closed_error(Phase.IDLE)
+        try:
+            if self._pairing.failure is not None:
+                raise self._pairing.failure
+            if isinstance(step, Batch):
+                self._write_batch(step, deadline)
+                if step.waits:
+                    self._await(step, deadline)
+            elif isinstance(step, Await):
+                self._flush(deadline)
+                self._await(step.batch, deadline)
+            else:
+                self._change_to_tls(deadline)
+        except SmtpError as error:
+            if self._pairing.tell_unanswered():
+                error.may_have_been_delivered = True
+            self.close(str(error))
+            raise
+        except BaseException as error:
+            self._pairing.tell_unanswered()
+            self.close(f"after {type(error).__name__}")
+            raise
+
+    def _change_to_tls(self, deadline: Deadline) -> None:
+        # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
+        try:
+            data = self.transport.receive_now()
+        except OSError as error:
+            raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+        if data == b"":
+            raise closed_by_peer(Phase.TLS, self._peer)
+        if data is not None or not self._pairing.is_reusable:
+            raise ProtocolError(
+                "the server sent something between its answer to STARTTLS and the TLS handshake: "
+                "this may be an attack",
+                phase=Phase.STARTTLS,
+            )
+        self.start_tls(deadline)
+
+    def _await(self, batch: Batch, deadline: Deadline) -> None:
+        while batch.missing:
+            if self._pairing.failure is not None:
+                raise self._pairing.failure
+            try:
+                data = self.transport.receive(deadline)
+            except OSError as error:
+                named = self._named(error, deadline)
+                if batch.missing:
+                    raise named from error
+                # It came at the last moment. Not to believe it would call a message that was
+                # acknowledged one that was certainly not delivered.
+                if not isinstance(named, SmtpTimeoutError):
+                    self.close(str(named))
+                break
+            if data and not self._shows_wire:
+                self._pairing.received(data)
+            else:
+                self._received(data)
+        failure = self._pairing.failure
+        if failure is not None and batch.is_eager and type(failure) is ProtocolError:
+            raise failure
+        if self._session.is_eager:
+            self._note_life()
+
+    def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
+        """Write a batch together with those before it that did not wait."""
+        if batch.begins_message:
+            deadline.begin_message()
+        if self._shows_wire:
+            for piece in batch.pieces:
+                _wire_log.debug("#%d -> %s", self.number, piece.log)
+        unsent, pairing = self._unsent, self._pairing
+        pairing.expect(batch, len(unsent))
+        for piece in batch.pieces:
+            if isinstance(piece, Command):
+                unsent += piece.wire
+            else:
+                batch.payload_octets = self._write_payload(piece, deadline)
+        batch.ends_at = pairing.queued + len(unsent)
+        if unsent and (batch.waits or len(unsent) > COALESCE):
+            self._write(unsent, deadline)
+            unsent.clear()
+
+    def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
+        """Write content, or put it beside what is to be written; its octets."""
+        unsent, octets = self._unsent, 0
+        for buffer in payload.buffers:
+            size = len(buffer)
+            octets += size
+            if len(unsent) + size <= COALESCE:
+                unsent += buffer
+                continue
+            self._flush(deadline)
+            if size <= COALESCE:
+                unsent += buffer
+            else:
+                self._write(buffer, deadline)
+        return octets
+
+    def _flush(self, deadline: Deadline) -> None:
+        if self._unsent:
+            self._write(self._unsent, deadline)
+            self._unsent.clear()
+
+    def _write(self, data: Buffer, deadline: Deadline) -> None:
+        pairing = self._pairing
+        pairing.queued += len(data)
+        try:
+            self.transport.write(data, deadline, pairing.note_sent, self._received_while_writing)
+        except SmtpError:
+            raise
+        except OSError as error:
+            raise self._named(error, deadline) from error
+
+    def _received_while_writing(self, data: bytes) -> None:
+        self._received(data)
+        if self._pairing.failure is not None:
+            raise self._pairing.failure
+        self._note_life()
+
+    def _received(self, data: bytes) -> None:
+        if data:
+            self._pair(data)
+        elif self._interrupted:
+            raise self.closed_error(self._pairing.phase)
+        else:
+            raise closed_by_peer(self._pairing.phase, self._peer)
+
+    def _pair(self, data: bytes) -> None:
+        if self._shows_wire:
+            for line in data.decode("utf-8", "backslashreplace").splitlines():
+                _wire_log.debug("#%d <- %s", self.number, printable(line))
+        self._pairing.received(data)
+
+    def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
+        """Name an error, preferring what the server managed to say before it hung up."""
+        if self._interrupted:
+            return self.closed_error(self._pairing.phase)
+        self._drain()
+        if self._pairing.failure is not None:
+            return self._pairing.failure
+        return as_smtp_error(error, self._pairing.phase, deadline, self._peer)
+
+    def _drain(self) -> None:
+        try:
+            while data := self.transport.receive_now():
+                self._pair(data)
+        except OSError:
+            pass  # the connection is gone, which is known already
+
+    def _close_unless_in_step(self, error: SmtpError | None = None) -> None:
+        failure = self._pairing.failure
+        if failure is not None:
+            self.close(str(failure))
+        elif self._session.must_close:
+            self.close(self._session.must_close)
+        elif not self._pairing.is_reusable:
+            self.close(str(error) if error is not None else "the dialogue is out of step")

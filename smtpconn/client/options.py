@@ -1,0 +1,84 @@
+"""What connecting may be told, and the checks of it that need no server.
+
+Also how we name ourselves to a server when nobody said (RFC 5321 4.1.4).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable
+from typing import TypedDict
+
+from smtpconn.model.addresses import AddressLiteral, Domain
+from smtpconn.model.errors import ValidationError
+from smtpconn.model.modes import Pipelining, TlsMode
+from smtpconn.net.happy_eyeballs import SocketFactory
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The options every way of connecting has; see `smtpconn.SmtpConnection.connect`."""
+
+    ehlo_domain: str | None
+    source_address: tuple[str, int] | None
+    pipelining: Pipelining
+    ignore_extensions: Iterable[str]
+    allow_cleartext_auth: bool
+    socket_factory: SocketFactory | None
+    tls_session: ssl.SSLSession | None
+
+
+def check_server(host: str, port: int) -> None:
+    """Check where to connect to.
+
+    Raises:
+        ValidationError: an empty host, one with characters no name has, or no port.
+    """
+    if not isinstance(host, str) or not host or any(c <= " " or c == "\x7f" for c in host):
+        raise ValidationError(f"not a host name, IP address or path: {host!r:.80}")
+    is_port = isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535
+    if not is_port and not host.startswith("/"):
+        raise ValidationError(f"a port is 1 to 65535, not {port!r:.20}")
+
+
+def check_tls_mode(mode: TlsMode) -> TlsMode:
+    """Check a mode, which may be given by its name.
+
+    Raises:
+        ValidationError: there is no such mode.
+    """
+    try:
+        return TlsMode(mode)
+    except ValueError:
+        raise ValidationError(
+            f"tls_mode is one of {', '.join(TlsMode)}, not {mode!r:.40}"
+        ) from None
+
+
+def check_ehlo_domain(domain: str) -> None:
+    """Check a name for ourselves (RFC 5321 4.1.1.1).
+
+    Raises:
+        ValidationError: it is no ASCII domain and no address literal.
+    """
+    if not isinstance(domain, str):
+        raise ValidationError(f"ehlo_domain is a str, not {type(domain).__name__}")
+    if domain.startswith("["):
+        AddressLiteral(domain)
+    elif not Domain(domain).is_ascii:
+        raise ValidationError(f"the EHLO domain has to be ASCII: {domain!a:.80}")
+
+
+def default_ehlo_domain(local_ip: str | None) -> str:
+    """Our full name if the machine knows it without asking DNS, else our address (RFC 5321 4.1.4).
+
+    ``socket.getfqdn`` is not used because it asks DNS, which can take half a minute.
+    """
+    name = socket.gethostname()
+    try:
+        if "." in name.strip("."):
+            check_ehlo_domain(name)
+            return name
+    except ValidationError:
+        pass  # a machine may have a name that no server may be told
+    return "localhost" if local_ip is None else str(AddressLiteral.from_ip(local_ip))

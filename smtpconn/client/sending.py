@@ -1,0 +1,360 @@
+"""The ways of sending: the mail transactions of `SmtpConnection` (RFC 5321 3.3, 3030, 2033).
+
+Rule: all of them come down to `send_request` or `deliver_request`, which run the one transaction in
+`smtpconn.protocol.transaction`; what differs is only what it is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from email.message import EmailMessage
+from typing import TypeAlias
+
+from smtpconn.client.channel import Operations
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.content import Message
+from smtpconn.model.email_message import as_octets, needs_smtputf8, recipients_of, sender_of
+from smtpconn.model.errors import Phase, SmtpError, ValidationError
+from smtpconn.model.parameters import MailFromParams, RcptToParams
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.net.deadline import StreamDeadline
+from smtpconn.protocol import pipelined
+from smtpconn.protocol.envelope_probe import rehearsal
+from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.transaction import lmtp_transaction, transaction
+
+Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
+"""One address or several; at least one."""
+
+
+class Sending(Operations):
+    """The mail transactions; users meet them on `SmtpConnection`."""
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message with DATA (RFC 5321 3.3).
+
+        Args:
+            sender: where bounces go; "" for the null reverse-path.
+            recipients: one or more addresses.
+            message: bytes, a binary file or an iterable of bytes; line ends may be any.
+
+        Raises:
+            ValidationError: an address or message that may not be sent; nothing was.
+            UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks what it needs.
+            AllRecipientsFailedError: every recipient was refused.
+            TransientError, PermanentError: the sender or the message was refused.
+            ProtocolError: the connection speaks LMTP.
+        """
+        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
+
+    def send_with_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL."""
+        return self.send_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL and for each RCPT.
+
+        Raises:
+            ProtocolError: ``rcpt_params`` has another length than ``recipients``; nothing was sent.
+        """
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.send_request(request, timeout)
+
+    def send_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message with BDAT (RFC 3030); arguments as `send`.
+
+        With ``params.body`` BINARYMIME the octets go untouched.
+
+        Raises:
+            UnsupportedExtensionError: the server does not offer CHUNKING; nothing was sent.
+            SmtpError: as `send`.
+        """
+        return self.send_bdat_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_bdat_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send_bdat`, with parameters for each RCPT too."""
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.send_request(request, timeout, chunking=True)
+
+    def send_lmtp(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """Deliver a message over LMTP with DATA (RFC 2033); arguments as `send`.
+
+        Returns one result per accepted recipient, in the order given. If the connection is lost
+        after some of the answers came, the others' results have no response: unknown.
+
+        Raises:
+            SmtpError: as `send`, but a refusal of the content is in the results.
+            ProtocolError: the connection speaks SMTP.
+        """
+        return self.send_lmtp_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_lmtp_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp`, with parameters for each RCPT too."""
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.deliver_request(request, timeout)
+
+    def send_lmtp_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp`, with BDAT; needs CHUNKING as `send_bdat` does."""
+        return self.send_lmtp_bdat_with_all_params(
+            sender, recipients, message, params, None, timeout
+        )
+
+    def send_lmtp_bdat_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp_bdat`, with parameters for each RCPT."""
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.deliver_request(request, timeout, chunking=True)
+
+    def send_message(
+        self,
+        message: EmailMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        timeout: float | None = None,
+    ) -> SendResult | LmtpSendResult:
+        """Send a message of the email package, over SMTP or LMTP, whichever is spoken.
+
+        Args:
+            message: stays as it is. Bcc does not leave; eight bits are re-encoded to seven where
+                the server does not offer 8BITMIME.
+            sender, recipients: None for those the headers name (Sender or From; To, Cc and Bcc; or
+                their Resent- forms).
+
+        Raises:
+            ValidationError: the headers name none, or one that may not be sent.
+            SmtpUtf8RequiredError: an address is not ASCII and the server does not offer SMTPUTF8.
+            SmtpError: as `send`.
+        """
+        request = message_request(message, sender, recipients, self._session.capabilities)
+        if self._session.is_lmtp:
+            return self.deliver_request(request, timeout)
+        return self.send_request(request, timeout)
+
+    def try_envelope(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[SmtpResponse, ...]:
+        """Ask whether the server would take mail: MAIL and RCPT, then RSET, and no message.
+
+        Args:
+            sender, recipients, mail_params, rcpt_params: as `send_with_all_params`; without any
+                recipient the sender alone is tried.
+
+        Returns the server's replies to the recipients, in the order given. A 2xx is no promise:
+        many servers look closer when the message is there.
+
+        Raises:
+            TransientError, PermanentError: the sender was refused.
+            ValidationError, ProtocolError, UnsupportedExtensionError, SmtpUtf8RequiredError: as
+                `send_with_all_params`.
+        """
+        request = make_request(
+            sender, recipients, b"", mail_params, rcpt_params, needs_recipient=False
+        )
+        return self._channel.operate(rehearsal(self._session, request), timeout, Phase.MAIL)
+
+    def send_many(
+        self, envelopes: Iterable[Envelope], timeout: float | None = None
+    ) -> Iterator[SendOutcome]:
+        """Send many messages with as few turns as the server allows, going on after failures.
+
+        With PIPELINING one turn per message (RFC 2920 3.1); with `Pipelining.EAGER` and CHUNKING
+        far fewer. Works over LMTP too. The connection is this call's alone until its iterator ends;
+        an iterator that is closed early closes the connection if the server was waiting for more.
+
+        Args:
+            envelopes: what to send; may be a generator. It is read ahead of the outcomes, and what
+                was taken from it may wait there for more, so it should give what is ready. A
+                message that is a file or an iterable has been read when the next is asked for.
+            timeout: seconds for each message from its first octet to its final reply, not counting
+                the time spent in ``envelopes`` and by who takes the outcomes.
+
+        Yields:
+            An outcome for every envelope, in their order. After the connection was lost each
+            further one has a `ConnectionClosedError`.
+
+        Raises:
+            SmtpError: the connection could not be used at all; nothing was sent.
+            Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
+        """
+        deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
+        source = _Source(envelopes, deadline, self._channel.driver.note_silence)
+        conversation = pipelined.stream(self._session, source.requests())
+        items: Iterator[pipelined.Outcome]
+        items = self._channel.stream(conversation, deadline, Phase.MAIL)
+        for item in items:
+            envelope = source.taken.popleft()
+            if isinstance(item, SmtpError):
+                yield SendOutcome(envelope, None, item)
+            else:
+                yield SendOutcome(envelope, item, None)
+        if source.error is not None:
+            raise source.error
+
+    def send_request(
+        self, request: Request, timeout: float | None = None, *, chunking: bool = False
+    ) -> SendResult:
+        """Send over SMTP what `make_request` has checked; for the pool, which may do it twice."""
+        conversation = transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(conversation, timeout, Phase.MAIL)
+
+    def deliver_request(
+        self, request: Request, timeout: float | None = None, *, chunking: bool = False
+    ) -> LmtpSendResult:
+        """The same over LMTP."""
+        conversation = lmtp_transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(conversation, timeout, Phase.MAIL)
+
+
+class _Source:
+    """The envelopes on their way in, each checked as it is taken."""
+
+    def __init__(
+        self,
+        envelopes: Iterable[Envelope],
+        deadline: StreamDeadline,
+        note_silence: Callable[[], None],
+    ) -> None:
+        self.taken: deque[Envelope] = deque()
+        self.error: Exception | None = None
+        self._envelopes = envelopes
+        self._deadline = deadline
+        self._note_silence = note_silence
+
+    def requests(self) -> Iterator[Request | SmtpError]:
+        self._deadline.pause()
+        try:
+            for envelope in self._envelopes:
+                request = self._request(envelope)
+                self.taken.append(envelope)
+                self._deadline.go_on()
+                self._note_silence()
+                yield request
+                self._deadline.pause()
+        except Exception as error:
+            # Whoever is under way is to end first.
+            self.error = error
+        self._deadline.go_on()
+
+    def _request(self, envelope: Envelope) -> Request | SmtpError:
+        if not isinstance(envelope, Envelope):
+            raise ValidationError(f"send_many takes Envelopes, not {type(envelope).__name__}")
+        message = envelope.message
+        try:
+            return make_request(
+                envelope.sender,
+                envelope.recipients,
+                message if isinstance(message, bytes) else _as_it_is_now(message),
+                envelope.mail_params,
+                envelope.rcpt_params,
+            )
+        except SmtpError as error:
+            return error
+        except Exception as error:
+            return pipelined.unreadable(error)
+
+
+def _as_it_is_now(message: Message) -> Message:
+    """A copy of what may be filled anew for the next envelope, taken before this one has left."""
+    changes = isinstance(message, bytearray) or (
+        isinstance(message, memoryview) and not isinstance(message.obj, bytes)
+    )
+    return bytes(message) if changes else message  # type: ignore[arg-type]
+
+
+def message_request(
+    message: EmailMessage,
+    sender: str | ReversePath | None,
+    recipients: Recipients | None,
+    capabilities: ServerCapabilities,
+) -> Request:
+    """Turn a message of the email package into a request for a server that offers this.
+
+    Raises:
+        ValidationError: as `Sending.send_message`.
+    """
+    if not hasattr(message, "get_all"):
+        raise ValidationError(
+            f"send_message takes an email.message.EmailMessage, not {type(message).__name__}; "
+            f"send takes bytes"
+        )
+    paths = make_request(
+        sender_of(message) if sender is None else sender,
+        recipients_of(message) if recipients is None else recipients,
+        b"",
+    )
+    utf8 = needs_smtputf8(paths.sender, paths.recipients) and capabilities.supports_smtputf8
+    octets = as_octets(message, capabilities, smtputf8=utf8)
+    return make_request(paths.sender, paths.recipients, octets)

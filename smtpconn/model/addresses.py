@@ -1,0 +1,432 @@
+"""Addresses as the envelope has them: Mailbox, Domain, paths (RFC 5321 4.1.2, RFC 6531 3.3).
+
+Rule: a value of one of these types is valid, so nothing behind this file checks an address again;
+and what it renders is built from its parts, never copied from what was given. The local part is
+kept without its quoting and quoted anew on output, so `"x@a> ORCPT=b"@c` can only ever leave as one
+quoted string (CVE-2025-59937 let it leave as a parameter).
+
+The parsing walks each string once and never goes back. Nothing here knows what a server offers:
+whether UTF-8 or a bare domain may be sent is decided where the command is made.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
+
+from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
+
+MAX_LOCAL_PART = 64
+"""Octets in a local part as it is sent, quoting included: `Local-part` is what the grammar calls
+the whole of it (RFC 5321 4.5.3.1.1, 4.1.2)."""
+
+MAX_DOMAIN = 255
+"""Octets in a domain (RFC 5321 4.5.3.1.2)."""
+
+MAX_PATH = 256
+"""Octets in a path with its angle brackets (RFC 5321 4.5.3.1.3)."""
+
+# Everything but what RFC 5321 4.1.2 leaves out; said the other way round, with all of Unicode in
+# it, the expression takes longer to compile than most of smtpconn takes to load.
+_ATOM = r"[^\x00-\x20\"(),.:;<>@\[\\\]\x7F]+"
+_DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
+_ASCII_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\Z")
+# dcontent without the angle brackets, which a careless server takes for the end of the path, and
+# without the quotation mark, behind which it might look for a quoted string's end.
+_TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!#-;=?-Z^-~]+\Z")
+
+# Letters, marks and digits of any script, and the few marks IDNA 2008 allows in context
+# (RFC 5892 A). Other characters are the tricks: other dots, other hyphens, formatting.
+_LABEL_EXTRAS = frozenset("-\u00b7\u0375\u05f3\u05f4\u30fb\u200c\u200d")
+_LABEL_CATEGORIES = frozenset("LMN")
+_JOINERS = "\u200c\u200d"
+_VIRAMA = 9
+"""The combining class of the sign that makes one letter of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A domain name, ASCII or internationalised (U-labels), such as ``example.com``.
+
+    Raises:
+        ValidationError: an empty or over-long label, a character that no label may have, more than
+            255 octets (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        _check_str(self.name, "a domain")
+        _check_encodable(self.name, "domain")
+        if not self.name or len(self.name.encode()) > MAX_DOMAIN:
+            raise ValidationError(f"a domain has 1 to {MAX_DOMAIN} octets: {_shown(self.name)}")
+        for label in self.name.split("."):
+            if not _is_label(label):
+                raise ValidationError(
+                    f"{_shown(label)} may not be a label of a domain: {_shown(self.name)}"
+                )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether it can be sent without SMTPUTF8."""
+        return self.name.isascii()
+
+    def to_ascii(self) -> Domain:
+        """The same domain in A-labels (RFC 5890 2.3.2.1); needs the extra ``idna`` if it is not.
+
+        Raises:
+            SmtpUtf8RequiredError: the extra is missing.
+            ValidationError: IDNA 2008 does not allow the name.
+        """
+        if self.name.isascii():
+            return self
+        try:
+            import idna
+        except ImportError:
+            raise SmtpUtf8RequiredError(
+                f"{_shown(self.name)} needs SMTPUTF8, which the server does not offer, or the "
+                f"package idna: pip install 'smtpconn[idna]'"
+            ) from None
+        try:
+            return Domain(idna.encode(self.name, uts46=True).decode("ascii"))
+        except idna.IDNAError as error:
+            raise ValidationError(f"{_shown(self.name)} is no domain name: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLiteral:
+    """An address in brackets: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` or ``[tag:content]``.
+
+    Takes the text with its brackets (RFC 5321 4.1.3).
+
+    Raises:
+        ValidationError: it is none of the three.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_str(self.text, "an address literal")
+        inner = self.text[1:-1]
+        bracketed = self.text.startswith("[") and self.text.endswith("]")
+        if not (bracketed and len(self.text) <= MAX_DOMAIN and _is_literal(inner)):
+            raise ValidationError(f"not an address literal: {_shown(self.text)}")
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_ascii(self) -> bool:
+        """Always True: a literal has no UTF-8 form."""
+        return True
+
+    def to_ascii(self) -> AddressLiteral:
+        """Itself."""
+        return self
+
+    @classmethod
+    def from_ip(cls, ip: str) -> AddressLiteral:
+        """The literal for an IP address such as ``192.0.2.1`` or ``2001:db8::1``.
+
+        Raises:
+            ValidationError: it is no IP address.
+        """
+        try:
+            address = ipaddress.ip_address(ip.partition("%")[0])
+        except ValueError:
+            raise ValidationError(f"not an IP address: {_shown(ip)}") from None
+        return cls(f"[IPv6:{address}]" if address.version == 6 else f"[{address}]")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Mailbox:
+    """A local part at a domain: ``user@example.com`` (RFC 5321 4.1.2).
+
+    Takes the address as text; quoted strings are understood (``"john doe"@example.com``).
+
+    Attributes:
+        local_part: without quoting.
+        domain: a `Domain` or an `AddressLiteral`.
+
+    Raises:
+        ValidationError: the text is no mailbox.
+    """
+
+    address: InitVar[str]
+    local_part: str = field(init=False)
+    domain: Domain | AddressLiteral = field(init=False)
+
+    def __post_init__(self, address: str) -> None:
+        _check_str(address, "an address")
+        _check_encodable(address, "address")
+        local_part, rest = _split_local_part(address)
+        if not local_part and not address.startswith('"'):
+            raise ValidationError(f"there is nothing before the @: {_shown(address)}")
+        if len(_quoted_if_needed(local_part).encode()) > MAX_LOCAL_PART:
+            raise ValidationError(
+                f"the part before the @ has more than {MAX_LOCAL_PART} octets: {_shown(address)}"
+            )
+        object.__setattr__(self, "local_part", local_part)
+        object.__setattr__(self, "domain", _domain(rest))
+
+    def __repr__(self) -> str:
+        return f"Mailbox({str(self)!r})"
+
+    def __str__(self) -> str:
+        return f"{_quoted_if_needed(self.local_part)}@{self.domain}"
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether it can be sent without SMTPUTF8."""
+        return self.local_part.isascii() and self.domain.is_ascii
+
+    def to_ascii(self) -> Mailbox:
+        """The same mailbox with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return (
+            self
+            if self.is_ascii
+            else Mailbox(f"{_quoted_if_needed(self.local_part)}@{self.domain.to_ascii()}")
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ReversePath:
+    """Where bounces go, the argument of MAIL FROM; ``ReversePath("")`` is the null path ``<>``.
+
+    Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
+
+    Attributes:
+        mailbox: where; None for the null path.
+        is_ascii: whether it can be sent without SMTPUTF8.
+
+    Raises:
+        ValidationError: it is no reverse-path.
+    """
+
+    address: InitVar[str]
+    mailbox: Mailbox | None = field(init=False)
+    is_ascii: bool = field(init=False, compare=False)
+    _text: str = field(init=False, compare=False)
+
+    def __post_init__(self, address: str) -> None:
+        text = _without_brackets(address)
+        mailbox = Mailbox(text) if text else None
+        object.__setattr__(self, "mailbox", mailbox)
+        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        # Written once here, sent many times.
+        object.__setattr__(self, "_text", "" if mailbox is None else str(mailbox))
+        _check_path(self._text)
+
+    def __repr__(self) -> str:
+        return f"ReversePath({self._text!r})"
+
+    def __str__(self) -> str:
+        return self._text
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it is ``<>``, the reverse-path of a bounce."""
+        return self.mailbox is None
+
+    def to_ascii(self) -> ReversePath:
+        """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return self if self.mailbox is None else ReversePath(str(self.mailbox.to_ascii()))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ForwardPath:
+    """A recipient, the argument of RCPT TO: a mailbox, or ``postmaster`` (RFC 5321 4.1.1.3).
+
+    Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
+
+    Attributes:
+        mailbox: whose; None for ``postmaster``.
+        is_ascii: whether it can be sent without SMTPUTF8.
+
+    Raises:
+        ValidationError: it is no forward-path.
+    """
+
+    address: InitVar[str]
+    mailbox: Mailbox | None = field(init=False)
+    is_ascii: bool = field(init=False, compare=False)
+    _text: str = field(init=False)
+
+    def __post_init__(self, address: str) -> None:
+        text = _without_brackets(address)
+        mailbox = None if text.lower() == "postmaster" else Mailbox(text)
+        object.__setattr__(self, "mailbox", mailbox)
+        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        # Written once here, sent many times.
+        object.__setattr__(self, "_text", text if mailbox is None else str(mailbox))
+        _check_path(self._text)
+
+    def __repr__(self) -> str:
+        return f"ForwardPath({self._text!r})"
+
+    def __str__(self) -> str:
+        return self._text
+
+    def to_ascii(self) -> ForwardPath:
+        """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
+        return self if self.mailbox is None else ForwardPath(str(self.mailbox.to_ascii()))
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _check_str(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise ValidationError(f"{what} is a str, not {type(value).__name__}")
+
+
+def _check_encodable(text: str, what: str) -> None:
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValidationError(f"the {what} holds a lone surrogate: {_shown(text)}")
+
+
+def _check_path(path: str) -> None:
+    if len(path.encode()) + len("<>") > MAX_PATH:
+        raise ValidationError(f"the path has more than {MAX_PATH} octets: {_shown(path)}")
+
+
+def _is_label(label: str) -> bool:
+    if label.isascii():
+        return len(label) <= 63 and _ASCII_LABEL.match(label) is not None
+    if label.startswith("-") or label.endswith("-") or not all(map(_in_label, label)):
+        return False
+    if any(c in _JOINERS and not _joins(label, at) for at, c in enumerate(label)):
+        return False
+    return len("xn--") + len(label.encode("punycode")) <= 63
+
+
+def _joins(label: str, at: int) -> bool:
+    """Whether a joiner has something to join (RFC 5892 A.1, A.2); elsewhere it only hides."""
+    before, after = label[:at], label[at + 1 :]
+    if before and unicodedata.combining(before[-1]) == _VIRAMA:
+        return True
+    sides = [_first_letter(reversed(before)), _first_letter(after)]
+    return label[at] == "\u200c" and all(
+        letter and unicodedata.bidirectional(letter) == "AL" for letter in sides
+    )
+
+
+def _first_letter(text: Iterable[str]) -> str:
+    return next((c for c in text if not unicodedata.category(c).startswith("M")), "")
+
+
+def _in_label(char: str) -> bool:
+    if char in _LABEL_EXTRAS:
+        return True
+    if char.isascii():
+        return char.isalnum()
+    # A compatibility form that has ASCII in it ("full-width a", "one half", "(1)") reads as
+    # another domain once normalised.
+    return all(
+        not c.isascii() and unicodedata.category(c)[0] in _LABEL_CATEGORIES
+        for c in unicodedata.normalize("NFKC", char)
+    )
+
+
+def _is_literal(inner: str) -> bool:
+    tag, colon, rest = inner.partition(":")
+    try:
+        if not colon:
+            return ipaddress.IPv4Address(inner).version == 4
+        if tag.lower() == "ipv6":
+            return "%" not in rest and ipaddress.IPv6Address(rest).version == 6
+        # Grammatical, with the tag "2001"; but what was meant is an address without its tag.
+        if _is_ipv6(inner):
+            return False
+    except ValueError:
+        return False
+    return _TAGGED_LITERAL.match(inner) is not None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _domain(text: str) -> Domain | AddressLiteral:
+    return AddressLiteral(text) if text.startswith("[") else Domain(text)
+
+
+def _without_brackets(address: str) -> str:
+    _check_str(address, "an address")
+    text = address
+    if text.startswith("<") and text.endswith(">"):
+        text = text[1:-1]
+    # A-d-l = At-domain *( "," At-domain ), followed by ":" and the mailbox (RFC 5321 4.1.2).
+    if text.startswith("@"):
+        route, colon, text = text.partition(":")
+        if not colon or not text:
+            raise ValidationError(f"a source route without an address: {_shown(address)}")
+        for hop in route.split(","):
+            if not hop.startswith("@"):
+                raise ValidationError(f"not a source route: {_shown(address)}")
+            _domain(hop[1:])
+    return text
+
+
+def _split_local_part(address: str) -> tuple[str, str]:
+    """The local part without quoting, and the domain's text."""
+    if address.startswith('"'):
+        local_part, end = _unquote(address)
+        if address[end : end + 1] != "@":
+            raise ValidationError(f"there is no @ behind the quoted part: {_shown(address)}")
+        return local_part, address[end + 1 :]
+    local_part, at, domain = address.partition("@")
+    if not at:
+        raise ValidationError(f"there is no @ in the address: {_shown(address)}")
+    if local_part and not _is_dot_string(local_part):
+        raise ValidationError(
+            f"the part before the @ needs quotes or has a character that may not be sent: "
+            f"{_shown(address)}"
+        )
+    return local_part, domain
+
+
+def _unquote(address: str) -> tuple[str, int]:
+    """Read the quoted string that ``address`` begins with; its content, and where it ends."""
+    content: list[str] = []
+    position = 1
+    while position < len(address):
+        char = address[position]
+        if char == '"':
+            return "".join(content), position + 1
+        if char == "\\":
+            position += 1
+            char = address[position : position + 1]
+        if not char or not _in_quoted_string(char):
+            break
+        content.append(char)
+        position += 1
+    raise ValidationError(f"the quoted part is not well-formed: {_shown(address)}")
+
+
+def _in_quoted_string(char: str) -> bool:
+    # qtextSMTP and quoted-pairSMTP are printable ASCII (RFC 5321 4.1.2) and UTF8-non-ascii.
+    return " " <= char <= "~" or (char >= "\u00a0" and char not in "\u2028\u2029")
+
+
+def _is_dot_string(text: str) -> bool:
+    return _DOT_STRING.match(text) is not None and (
+        text.isascii() or all(map(_in_quoted_string, text))
+    )
+
+
+def _quoted_if_needed(local_part: str) -> str:
+    if _is_dot_string(local_part):
+        return local_part
+    escaped = local_part.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,225 @@
+"""What a server offers: the EHLO reply, read line by line (RFC 5321 4.1.1.1).
+
+Rule: an extension is what the first token of its own line says, exactly and in any case; never
+something found elsewhere in the text. (A search for "STARTTLS" anywhere in the reply can be led
+astray by a greeting that merely mentions it.) Lines that are no ehlo-line are kept out.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+
+from smtpconn.model.replies import SmtpResponse
+
+_KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
+_MECHANISM = re.compile(r"[A-Za-z0-9\-_]+\Z")
+
+
+class AuthMechanism(enum.StrEnum):
+    """The SASL mechanisms smtpconn speaks, by the names servers advertise."""
+
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
+    XOAUTH2 = "XOAUTH2"
+    OAUTHBEARER = "OAUTHBEARER"
+    CRAM_MD5 = "CRAM-MD5"
+    SCRAM_SHA_1 = "SCRAM-SHA-1"
+    SCRAM_SHA_1_PLUS = "SCRAM-SHA-1-PLUS"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_256_PLUS = "SCRAM-SHA-256-PLUS"
+    EXTERNAL = "EXTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpExtension:
+    """One line of the EHLO reply.
+
+    Attributes:
+        keyword: in capitals.
+        parameters: as sent.
+    """
+
+    keyword: str
+    parameters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.keyword, *self.parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCapabilities:
+    """What the server said about itself after EHLO, LHLO or HELO.
+
+    Attributes:
+        greeting_name: the name it gave itself.
+        extensions: one entry per keyword, in the server's order.
+    """
+
+    greeting_name: str = ""
+    extensions: tuple[SmtpExtension, ...] = ()
+    _by_keyword: dict[str, SmtpExtension] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    # Asked for every message, so read once.
+    _size_limit: int | None = field(init=False, repr=False, compare=False)
+    _max_recipients: int | None = field(init=False, repr=False, compare=False)
+    _max_transactions: int | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for extension in self.extensions:
+            self._by_keyword.setdefault(extension.keyword, extension)
+        size_limit = next((_count(parameter) for parameter in self.parameters("SIZE")), None)
+        object.__setattr__(self, "_size_limit", size_limit)
+        object.__setattr__(self, "_max_recipients", self._limit("RCPTMAX"))
+        object.__setattr__(self, "_max_transactions", self._limit("MAILMAX"))
+
+    def supports(self, keyword: str) -> bool:
+        """Whether an extension was advertised; ``keyword`` in any case."""
+        return keyword.isascii() and keyword.upper() in self._by_keyword
+
+    def parameters(self, keyword: str) -> tuple[str, ...]:
+        """The parameters of the extension ``keyword`` as sent; empty if it has or is none."""
+        extension = self._by_keyword.get(keyword.upper())
+        return extension.parameters if extension is not None else ()
+
+    @property
+    def supports_pipelining(self) -> bool:
+        """RFC 2920."""
+        return "PIPELINING" in self._by_keyword
+
+    @property
+    def supports_chunking(self) -> bool:
+        """RFC 3030."""
+        return "CHUNKING" in self._by_keyword
+
+    @property
+    def supports_binarymime(self) -> bool:
+        """RFC 3030 3."""
+        return "BINARYMIME" in self._by_keyword
+
+    @property
+    def supports_8bitmime(self) -> bool:
+        """RFC 6152."""
+        return "8BITMIME" in self._by_keyword
+
+    @property
+    def supports_smtputf8(self) -> bool:
+        """RFC 6531."""
+        return "SMTPUTF8" in self._by_keyword
+
+    @property
+    def supports_starttls(self) -> bool:
+        """RFC 3207."""
+        return "STARTTLS" in self._by_keyword
+
+    @property
+    def supports_dsn(self) -> bool:
+        """RFC 3461."""
+        return "DSN" in self._by_keyword
+
+    @property
+    def supports_size(self) -> bool:
+        """RFC 1870."""
+        return "SIZE" in self._by_keyword
+
+    @property
+    def supports_enhanced_status_codes(self) -> bool:
+        """RFC 2034."""
+        return "ENHANCEDSTATUSCODES" in self._by_keyword
+
+    @property
+    def supports_deliver_by(self) -> bool:
+        """RFC 2852."""
+        return "DELIVERBY" in self._by_keyword
+
+    @property
+    def supports_future_release(self) -> bool:
+        """RFC 4865."""
+        return "FUTURERELEASE" in self._by_keyword
+
+    @property
+    def supports_mt_priority(self) -> bool:
+        """RFC 6710."""
+        return "MT-PRIORITY" in self._by_keyword
+
+    @property
+    def supports_require_tls(self) -> bool:
+        """RFC 8689."""
+        return "REQUIRETLS" in self._by_keyword
+
+    @property
+    def size_limit(self) -> int | None:
+        """The largest message in octets the server takes; None if it named no limit (RFC 1870)."""
+        return self._size_limit
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether the server named limits (RFC 9422)."""
+        return "LIMITS" in self._by_keyword
+
+    @property
+    def max_recipients(self) -> int | None:
+        """The most RCPTs in a transaction (RFC 9422 5.2); None if the server named no limit."""
+        return self._max_recipients
+
+    @property
+    def max_transactions(self) -> int | None:
+        """The most MAILs on a connection (RFC 9422 5.1); None if the server named no limit."""
+        return self._max_transactions
+
+    @property
+    def auth_mechanisms(self) -> tuple[str, ...]:
+        """The SASL mechanisms offered, in capitals and in the server's order (RFC 4954 3)."""
+        return tuple(p.upper() for p in self.parameters("AUTH") if _MECHANISM.match(p))
+
+    def supports_auth(self, mechanism: AuthMechanism | str) -> bool:
+        """Whether a SASL mechanism is offered; its name in any case."""
+        return mechanism.isascii() and mechanism.upper() in self.auth_mechanisms
+
+    def _limit(self, name: str) -> int | None:
+        for parameter in self.parameters("LIMITS"):
+            key, _, value = parameter.partition("=")
+            if key.upper() == name:
+                return _count(value)
+        return None
+
+    @classmethod
+    def from_ehlo(
+        cls, reply: SmtpResponse, ignore_extensions: frozenset[str] = frozenset()
+    ) -> ServerCapabilities:
+        """Read a positive EHLO or LHLO reply, leaving out the keywords in ``ignore_extensions``."""
+        found: dict[str, SmtpExtension] = {}
+        for line in reply.lines[1:]:
+            word, *parameters = _words(line) or [""]
+            # Matched before it is put in capitals: there are letters whose capital is ASCII.
+            if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
+                continue
+            # Some servers spread AUTH over several lines: the lists belong together.
+            known = found[keyword].parameters if keyword in found else ()
+            if keyword == "AUTH" or keyword not in found:
+                found[keyword] = SmtpExtension(keyword, known + tuple(parameters))
+        return cls(greeting_name(reply), tuple(found.values()))
+
+    @classmethod
+    def from_helo(cls, reply: SmtpResponse) -> ServerCapabilities:
+        """Read a positive HELO reply: a name, and no extension whatever it says."""
+        return cls(greeting_name(reply))
+
+
+def _count(text: str) -> int | None:
+    """A limit as a server writes it; None for 0 and for what is no number: no limit."""
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line, between spaces and nothing else that Unicode calls a space."""
+    return [word for word in line.replace("\t", " ").split(" ") if word]
+
+
+def greeting_name(reply: SmtpResponse) -> str:
+    """The name a server gives itself: the first word of its reply."""
+    words = _words(reply.lines[0])
+    return words[0] if words else ""

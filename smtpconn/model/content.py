@@ -1,0 +1,323 @@
+"""The message content on its way out: line ends, dots, size, eight bits (RFC 5321 4.5.2, 2.3.8).
+
+Rule 1: no bare CR and no bare LF ever leaves as text. Servers disagree on what they end
+("smuggling", CVE-2023-51764 and its kin), so each becomes CRLF, before the dots are stuffed.
+
+Rule 2: bytes that are already right are sent from the caller's buffer, without a copy. Others are
+rewritten block by block, never a second whole copy. Files and iterables are streamed.
+
+Rule 3: what can be known before the first command is known before it: whether the message is bytes
+at all, its size, whether it needs 8BITMIME. `Content` is made once for a message, also when the
+message is sent twice because a connection turned out to be dead before any of it was spent.
+
+What the server offers is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias, cast
+
+from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
+
+Message: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]"
+"""A message as it is given: its octets, or a binary file or an iterable, which are streamed."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+BLOCK = 64 * 1024
+"""Octets that are rewritten, or read from a file, at a time."""
+
+CHUNK = 1024 * 1024
+"""Octets of a stream that go into one BDAT."""
+
+SMALL = 4096
+"""Octets below which a piece of a stream is copied."""
+
+_RIGHT_LINE_ENDS = (None, "\r\n")
+_dot = re.compile(rb"\n(?=\.)").search
+
+END_OF_DATA = b".\r\n"
+"""What ends DATA, behind the CRLF that ends the last line."""
+
+
+class Content:
+    """A message that is about to be sent: where its bytes come from and what is known of them.
+
+    Attributes:
+        binary_size: the octets as they are, as SIZE declares them for BODY=BINARYMIME; None when
+            that cannot be known without reading a stream to its end.
+        is_8bit: whether any octet is above 127; None when that cannot be known.
+
+    Raises:
+        ValidationError: the message is no bytes.
+    """
+
+    binary_size: int | None = None
+    is_8bit: bool | None = None
+    _size: int | None = None
+    _whole: Buffer | None = None
+    _stream: Iterator[bytes] = iter(())
+    _spent = False
+
+    def __init__(self, message: Message) -> None:
+        if isinstance(message, (bytes, bytearray)):
+            self._take_bytes(message)
+            return
+        if isinstance(message, memoryview):
+            self._take_view(message)
+            return
+        _refuse_text(message)
+        if hasattr(message, "read"):
+            self._take_file(cast(BinaryIO, message))
+        elif isinstance(message, Iterable):
+            self._take_stream(iter(message))
+        else:
+            raise ValidationError(
+                f"a message is bytes, a binary file or an iterable of bytes, "
+                f"not {type(message).__name__}"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """Octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870 3).
+
+        None when it cannot be known without reading a stream to its end. Bytes are looked through
+        for it once, when it is first asked for, which for BINARYMIME is never.
+        """
+        if self._size is None and self._whole is not None:
+            self._size = text_size(self._whole)
+        return self._size
+
+    @property
+    def whole_size(self) -> int | None:
+        """Octets as they are, if all of them are here; None for a stream."""
+        return None if self._whole is None else self.binary_size
+
+    def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
+        """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.
+
+        Args:
+            seven_bit_only: refuse an octet above 127 that a stream turns out to hold.
+
+        Raises:
+            UnsupportedExtensionError: such an octet came.
+            ProtocolError: the message is a stream and was spent by an earlier send.
+        """
+        return self._as_text(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
+
+    def whole_chunk(self, *, is_binary: bool) -> Chunk | None:
+        """All of it for one BDAT, as text or untouched; None for a stream."""
+        whole = self._whole
+        if whole is None:
+            return None
+        if is_binary or self.size == len(whole):
+            return Chunk(len(whole), (whole,), is_last=True)
+        buffers = self._as_text(stuff_dots=False, end=b"", seven_bit_only=False)
+        return Chunk(self.size or 0, buffers, is_last=True)
+
+    def text_chunks(self, *, seven_bit_only: bool = False) -> Iterator[Chunk]:
+        """The chunks to send with BDAT as text: CRLF line ends, and nothing else is changed.
+
+        Raises: as `as_data`.
+        """
+        if (whole := self.whole_chunk(is_binary=False)) is not None:
+            return iter((whole,))
+        return _gather(self._as_text(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only))
+
+    def binary_chunks(self) -> Iterator[Chunk]:
+        """The chunks to send with BDAT and BODY=BINARYMIME: untouched (RFC 3030 3)."""
+        if (whole := self.whole_chunk(is_binary=True)) is not None:
+            return iter((whole,))
+        return _gather(self._take_once())
+
+    def _as_text(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
+        whole = self._whole
+        if whole is not None and self.size == len(whole) and not (stuff_dots and _has_dot(whole)):
+            return iter((whole, end))
+        encoder = LineEncoder(stuff_dots=stuff_dots)
+        blocks = _blocks(whole) if whole is not None else self._take_once()
+        if seven_bit_only and self.is_8bit is None:
+            blocks = map(_seven_bit, blocks)
+        return itertools.chain(map(encoder.encode, blocks), encoder.finish(end))
+
+    def _take_bytes(self, message: bytes | bytearray) -> None:
+        self._whole = message
+        self.is_8bit = not message.isascii()
+        self.binary_size = len(message)
+
+    def _take_view(self, message: memoryview) -> None:
+        if message.format != "B" or message.ndim != 1 or not message.c_contiguous:
+            # No octets one behind the other.
+            self._take_bytes(bytes(message))
+            return
+        self._whole = message
+        # A view cannot tell itself, and what it looks at may be too large to copy.
+        self.is_8bit = not all(block.isascii() for block in _blocks(message))
+        self.binary_size = len(message)
+
+    def _take_file(self, file: BinaryIO) -> None:
+        remaining = _remaining(file)
+        self._take_stream(iter(lambda: file.read(BLOCK), b""))
+        # A file's own line ends may change its size on the way; SIZE is an estimate (RFC 1870 6.1).
+        self._size = self.binary_size = remaining
+
+    def _take_stream(self, stream: Iterator[bytes]) -> None:
+        # The first block is read now: a text file must be refused before a command is sent.
+        first = _octets(next(stream, b""))
+        self._stream = itertools.chain((first,), map(_octets, stream))
+
+    def _take_once(self) -> Iterator[bytes]:
+        if self._spent:
+            raise ProtocolError(
+                "the message is a stream that was read already: give a new one to send it again",
+                phase=Phase.CONTENT,
+            )
+        self._spent = True
+        return self._stream
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """What goes behind one BDAT: exactly ``octets`` in ``buffers``."""
+
+    octets: int
+    buffers: Iterable[Buffer]
+    is_last: bool
+
+
+def _gather(buffers: Iterator[Buffer]) -> Iterator[Chunk]:
+    """Put the buffers of a stream together to chunks; which one is the last shows at the end.
+
+    Small ones are put into one, because each costs some dozen octets more than it holds.
+    """
+    gathered: list[Buffer] = []
+    octets = 0
+    for buffer in buffers:
+        if octets >= CHUNK:
+            yield Chunk(octets, tuple(gathered), is_last=False)
+            gathered, octets = [], 0
+        octets += len(buffer)
+        if len(buffer) >= SMALL:
+            gathered.append(buffer)
+        elif gathered and isinstance(gathered[-1], bytearray):
+            gathered[-1] += buffer
+        else:
+            gathered.append(bytearray(buffer))
+    yield Chunk(octets, tuple(gathered), is_last=True)
+
+
+class LineEncoder:
+    """Rewrites text block by block; what it keeps between blocks is one CR and one fact."""
+
+    def __init__(self, *, stuff_dots: bool) -> None:
+        self._stuff_dots = stuff_dots
+        self._at_line_start = True
+        self._held_cr = False
+
+    def encode(self, block: bytes) -> bytes:
+        """Rewrite the next block; a CR at its end is held back until the next octet is known."""
+        if self._held_cr:
+            block = b"\r" + block
+        self._held_cr = block.endswith(b"\r")
+        if self._held_cr:
+            block = block[:-1]
+        if not block:
+            return b""
+        if has_bare_line_end(block):
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if self._stuff_dots:
+            starts_with_dot = self._at_line_start and block.startswith(b".")
+            block = block.replace(b"\n.", b"\n..")
+            block = b"." + block if starts_with_dot else block
+        self._at_line_start = block.endswith(b"\n")
+        return block
+
+    def finish(self, end: bytes) -> Iterator[bytes]:
+        """End the last line if it has no end, then add ``end``; runs when it is iterated."""
+        yield end if self._at_line_start and not self._held_cr else b"\r\n" + end
+
+
+def has_bare_line_end(text: bytes | bytearray) -> bool:
+    """Whether a CR or LF stands without the other."""
+    # Universal newlines: the standard library looks for all three line ends in one pass, which is
+    # more than twice as fast as counting. It wants a str; Latin-1 has the same octets.
+    decoder = io.IncrementalNewlineDecoder(None, translate=False)
+    if len(text) <= BLOCK:
+        decoder.decode(str(text, "latin-1"), final=True)
+    else:
+        view = memoryview(text)
+        for start in range(0, len(view), BLOCK):
+            decoder.decode(str(view[start : start + BLOCK], "latin-1"))
+        decoder.decode("", final=True)
+    return decoder.newlines not in _RIGHT_LINE_ENDS
+
+
+def text_size(text: Buffer) -> int:
+    """The octets of ``text`` once its line ends are CRLF and its last line is ended."""
+    if isinstance(text, memoryview):
+        encoder = LineEncoder(stuff_dots=False)
+        encoded = itertools.chain(map(encoder.encode, _blocks(text)), encoder.finish(b""))
+        return sum(map(len, encoded))
+    if not has_bare_line_end(text):
+        return len(text) if text.endswith(b"\n") or not text else len(text) + 2
+    bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
+    return len(text) + bare + (0 if text.endswith((b"\n", b"\r")) else 2)
+
+
+def _refuse_text(message: object) -> None:
+    """Refuse what is an iterable, or has what one needs, but no message of ours."""
+    if isinstance(message, str) or hasattr(message, "get_payload"):
+        raise ValidationError(
+            f"a message is bytes, not {type(message).__name__}: encode a str, and give an "
+            f"email.message.EmailMessage to send_message"
+        )
+
+
+def _octets(block: object) -> bytes:
+    """A block of a stream as bytes. Not ``bytes(block)`` alone: of 5 that makes five NULs."""
+    if isinstance(block, bytes):
+        return block
+    if isinstance(block, (bytearray, memoryview)):
+        return bytes(block)
+    raise ValidationError(
+        f"a message is bytes, this one yields {type(block).__name__}: open a file in binary mode",
+        phase=Phase.CONTENT,
+    )
+
+
+def _has_dot(text: Buffer) -> bool:
+    return text[:1] == b"." or _dot(text) is not None
+
+
+def _blocks(whole: Buffer) -> Iterator[bytes]:
+    view = memoryview(whole)
+    return (bytes(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
+
+
+def _seven_bit(block: bytes) -> bytes:
+    if not block.isascii():
+        raise UnsupportedExtensionError(
+            "the message holds an octet above 127 and the server does not offer 8BITMIME",
+            phase=Phase.CONTENT,
+        )
+    return block
+
+
+def _remaining(file: BinaryIO) -> int | None:
+    """The octets from where a file stands to its end; None for what cannot seek."""
+    try:
+        here = file.tell()
+        end: int | None = file.seek(0, io.SEEK_END)
+        if end is None and (there := file.tell()) != here:
+            end = there  # a mapped file, before Python 3.13
+        file.seek(here)
+        if end is None:
+            return None
+        return max(0, end - here)
+    except (OSError, AttributeError, TypeError, ValueError):
+        return None

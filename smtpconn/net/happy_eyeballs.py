@@ -1,0 +1,186 @@
+"""How a name becomes a connected socket: resolving, and racing its addresses (RFC 8305).
+
+A name often has several addresses and the first one is sometimes dead. The next one is tried when
+one has not answered for 250 ms, while the first may still win; so a dead address costs that much,
+not the whole timeout. The resolver cannot be given a timeout, so it runs in a thread of its own,
+which is left behind if the deadline passes first.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from smtpconn.model.errors import Phase, SmtpError, TransportError
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.transport import as_smtp_error, wait_for_sockets
+
+ATTEMPT_DELAY = 0.25
+"""Seconds before the next address is tried (RFC 8305 5)."""
+
+SocketFactory: TypeAlias = Callable[[str, int, float], socket.socket]
+"""Makes a connected stream socket from host, port and the seconds left; for a proxy, say."""
+
+_Address: TypeAlias = tuple[int, int, int, tuple[object, ...] | str]
+_IN_PROGRESS = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})
+
+
+def open_socket(
+    host: str, port: int, deadline: Deadline, source_address: tuple[str, int] | None = None
+) -> socket.socket:
+    """Connect to a host name, an IP address or the path of a UNIX socket (begins with "/").
+
+    Args:
+        host, port: where to; ``port`` is not used for a path.
+        deadline: by when.
+        source_address: our own (address, port) to bind to, port 0 for any.
+
+    Raises:
+        SmtpError: precisely why it did not work; if several addresses failed, the first one's
+            error with the others in its text.
+    """
+    peer = host if host.startswith("/") else f"{host}:{port}"
+    try:
+        if host.startswith("/"):
+            return _Race(deadline, None).run([(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)])
+        addresses = _interleave(_resolve(host, port, deadline))
+        return _Race(deadline, source_address).run(addresses)
+    except SmtpError:
+        raise
+    except OSError as error:
+        raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[_Address]:
+    try:
+        # An address needs no resolver, and no thread to wait for one.
+        return _getaddrinfo(host, port, socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        pass
+    outcome: list[list[_Address] | Exception] = []
+    done = threading.Lock()
+    done.acquire()
+
+    def resolve() -> None:
+        try:
+            outcome.append(_getaddrinfo(host, port, 0))
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            done.release()
+
+    try:
+        threading.Thread(target=resolve, name="smtpconn-resolver", daemon=True).start()
+    except RuntimeError:
+        # No thread is to be had, or no more of them because the interpreter ends, when log records
+        # are still mailed. Then the resolver's own patience has to do.
+        resolve()
+    if not done.acquire(timeout=deadline.check(Phase.CONNECT)):
+        raise deadline.error(Phase.CONNECT)
+    if isinstance(outcome[0], Exception):
+        raise TransportError(
+            f"the name {host} cannot be resolved: {outcome[0]}", phase=Phase.CONNECT
+        ) from outcome[0]
+    return outcome[0]
+
+
+def _getaddrinfo(host: str, port: int, flags: int) -> list[_Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, type_, proto, address) for family, type_, proto, _, address in found]
+
+
+def _interleave(addresses: Iterable[_Address]) -> list[_Address]:
+    """Alternate the families, beginning with the first one's (RFC 8305 4)."""
+    by_family: dict[int, list[_Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    rounds = itertools.zip_longest(*by_family.values())
+    return [address for each in rounds for address in each if address is not None]
+
+
+class _Race:
+    """Non-blocking connects under way; the first to succeed wins and the others are closed."""
+
+    def __init__(self, deadline: Deadline, source_address: tuple[str, int] | None) -> None:
+        self._deadline = deadline
+        self._source_address = source_address
+        self._running: dict[socket.socket, str] = {}
+        self._errors: list[tuple[str, OSError]] = []
+
+    def run(self, addresses: list[_Address]) -> socket.socket:
+        waiting = list(addresses)
+        try:
+            while waiting or self._running:
+                if waiting:
+                    self._start(waiting.pop(0))
+                winner = self._wait(ATTEMPT_DELAY if waiting else None)
+                if winner is not None:
+                    del self._running[winner]
+                    return winner
+        finally:
+            for sock in self._running:
+                sock.close()
+        raise self._failure()
+
+    def _start(self, address: _Address) -> None:
+        family, type_, proto, where = address
+        name = where if isinstance(where, str) else str(where[0])
+        try:
+            sock = socket.socket(family, type_, proto)
+        except OSError as error:
+            self._errors.append((name, error))
+            return
+        self._running[sock] = name
+        try:
+            sock.settimeout(0)
+            if self._source_address is not None:
+                sock.bind(self._source_address)
+            code = sock.connect_ex(where)
+            if code not in _IN_PROGRESS:
+                self._fail(sock, OSError(code, os.strerror(code)))
+        except OSError as error:
+            self._fail(sock, error)
+
+    def _wait(self, patience: float | None) -> socket.socket | None:
+        """Wait for a connect to succeed; None when one failed or patience ran out."""
+        if not self._running:
+            return None
+        remaining = self._deadline.check(Phase.CONNECT)
+        seconds = remaining if patience is None else min(patience, remaining)
+        for sock in wait_for_sockets(dict.fromkeys(self._running, (False, True)), seconds):
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code == 0:
+                return sock
+            self._fail(sock, OSError(code, os.strerror(code)))
+        return None
+
+    def _fail(self, sock: socket.socket, error: OSError) -> None:
+        self._errors.append((self._running.pop(sock), error))
+        sock.close()
+
+    def _failure(self) -> Exception:
+        first = self._errors[0][1]
+        if len(self._errors) == 1:
+            return first
+        others = "; ".join(f"{name}: {error.strerror or error}" for name, error in self._errors)
+        return TransportError(f"no address could be reached: {others}", phase=Phase.CONNECT)
+
+
+def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Let the caller's own function connect.
+
+    Raises:
+        SmtpError: what the function raised, if it is an `OSError`.
+    """
+    remaining = deadline.check(Phase.CONNECT)
+    try:
+        return factory(host, port, remaining)
+    except SmtpError:
+        raise
+    except OSError as error:
+        raise as_smtp_error(error, Phase.CONNECT, deadline, f"{host}:{port}") from error

@@ -1,0 +1,363 @@
+"""`ConnectionPool`: connections that are made once and used many times, by any thread.
+
+This file is the public face, and the one place that decides whether something may be sent again.
+Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.lending`, and held
+meanwhile as a `smtpconn.pool.lease.Lease`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from email.message import EmailMessage
+from types import TracebackType
+from typing import TypeVar
+
+from smtpconn.client.config import ServerConfig
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.client.sending import Recipients, message_request
+from smtpconn.model.addresses import ReversePath
+from smtpconn.model.content import Message
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    SmtpError,
+    TransientError,
+    TransportError,
+    ValidationError,
+)
+from smtpconn.model.modes import Protocol
+from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.net.deadline import Deadline
+from smtpconn.pool.bulk import fan_out
+from smtpconn.pool.events import Action, Hook, Telling
+from smtpconn.pool.lease import Lease
+from smtpconn.pool.lending import Lending
+from smtpconn.pool.options import Limits
+from smtpconn.pool.rate_limit import Pace
+from smtpconn.pool.stats import PoolStats
+from smtpconn.protocol.mail_request import Request, make_request
+
+T = TypeVar("T")
+
+_BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
+
+_log = logging.getLogger("smtpconn.pool")
+_numbers = itertools.count(1)
+
+
+class ConnectionPool:
+    """A pool of connections to one server.
+
+    Args:
+        config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it; or a sequence of
+            them, of which the first healthy one is used.
+        max_size: connections at most, those in use included. A hard limit.
+        acquire_timeout: seconds a caller waits for a connection by default.
+        max_waiting: callers that may wait; one more gets `PoolOverloadedError` at once.
+        max_idle: seconds after which an unused connection is closed.
+        max_lifetime: seconds after which a connection is closed when it comes back.
+        max_messages: messages after which a connection is closed when it comes back.
+        keepalive: seconds of silence after which an idle connection gets a NOOP (8 in its life
+            at most); None for no NOOPs and no background thread.
+        max_connecting: connections made at the same time.
+        max_rate: messages per second that `send` and its kin let go; None for no limit.
+        burst: how many of them may go at once after a silence.
+        leak_after: seconds after which a lease is reported in the log with the stack of its
+            checkout; None not to watch. Watching costs some microseconds per checkout.
+        on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
+        name: for logs and figures; None for a number.
+
+    A pool is safe to use from any thread, and in a forked child, which begins with no connection
+    while the parent's stay as they are.
+
+    Raises:
+        ValidationError: a limit that cannot be.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | str | Sequence[ServerConfig | str],
+        *,
+        max_size: int = 5,
+        acquire_timeout: float = 10.0,
+        max_waiting: int = 100,
+        max_idle: float = 60.0,
+        max_lifetime: float = 900.0,
+        max_messages: int = 100,
+        keepalive: float | None = 20.0,
+        max_connecting: int = 2,
+        max_rate: float | None = None,
+        burst: int = 1,
+        leak_after: float | None = None,
+        on_event: Hook | None = None,
+        name: str | None = None,
+    ) -> None:
+        configs = _configs(config)
+        self._configs = configs
+        # Of a message it is known from the beginning where it goes only if there is no choice.
+        self._only_server = configs[0] if len(configs) == 1 else None
+        self._acquire_timeout = acquire_timeout
+        limits = Limits(
+            max_size=max_size,
+            acquire_timeout=acquire_timeout,
+            max_waiting=max_waiting,
+            max_idle=max_idle,
+            max_lifetime=max_lifetime,
+            max_messages=max_messages,
+            keepalive=keepalive,
+            max_connecting=max_connecting,
+            leak_after=leak_after,
+        )
+        self._pace = Pace(max_rate, burst) if max_rate is not None else None
+        self.name = name if name is not None else f"pool-{next(_numbers)}"
+        self._lending = Lending(configs, limits, self.name, on_event)
+
+    @property
+    def config(self) -> ServerConfig:
+        """The server this pool prefers."""
+        return self._configs[0]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._lending.is_closed
+
+    def connection(self, timeout: float | None = None) -> Lease:
+        """Borrow a connection: ``with pool.connection() as c:``, where ``c`` is the connection.
+
+        Args:
+            timeout: seconds to wait for one, making one included; None for ``acquire_timeout``.
+
+        Raises (on entering the block):
+            PoolTimeoutError: none became free in time; the text says who has them.
+            PoolOverloadedError: too many wait already.
+            PoolClosedError: the pool is closed.
+            SmtpError: a new connection could not be made, precisely why.
+        """
+        if timeout is None:
+            return Lease(self._lending, self._acquire_timeout)
+        return Lease(self._lending, Deadline(timeout).timeout)
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+        timeout: float | None = None,
+    ) -> SendResult | LmtpSendResult:
+        """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
+
+        If a connection that was used before turns out to be dead, or says 421, before the content
+        was begun, the message goes once more over a new connection. In no other case is anything
+        sent twice. Where the configuration says LMTP the result is an `LmtpSendResult`.
+
+        Args:
+            timeout: seconds for everything, waiting for a connection included; None for the
+                configuration's timeout, of which ``acquire_timeout`` may be spent on waiting.
+
+        Raises:
+            SmtpError: as `connection` and `SmtpConnection.send_with_all_params`.
+        """
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self._send(lambda _: request, timeout)
+
+    def send_message(
+        self,
+        message: EmailMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> SendResult | LmtpSendResult:
+        """Send a message of the email package; arguments as `SmtpConnection.send_message`.
+
+        Safe against dead connections, with ``timeout`` and errors, as `send`.
+        """
+        return self._send(
+            lambda c: message_request(message, sender, recipients, c.capabilities), timeout
+        )
+
+    def _send(
+        self, make: Callable[[SmtpConnection], Request], timeout: float | None
+    ) -> SendResult | LmtpSendResult:
+        deadline = Deadline(self.config.timeout if timeout is None else timeout)
+        telling = self._lending.teller.about(Action.SEND, self._only_server)
+        try:
+            telling.begin()
+            if self._pace is not None:
+                self._pace.wait(deadline)
+            result = self._run(lambda c: _send_over(c, make(c), deadline), deadline, telling)
+        except BaseException as error:
+            unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
+            self._lending.count(failed_messages=1, unknown_messages=unknown)
+            telling.failed(error)
+            raise
+        accepted, rejected = _recipient_counts(result)
+        self._lending.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
+        telling.done(accepted, rejected)
+        return result
+
+    def send_many(
+        self, envelopes: Iterable[Envelope], *, timeout: float | None = None
+    ) -> Iterator[SendOutcome]:
+        """Send many messages over all the pool's connections, going on after failures.
+
+        Envelopes are taken one by one as connections become free, and memory stays bounded however
+        many there are. Nothing is sent twice. It happens in threads that see the context variables
+        of the caller.
+
+        Args:
+            envelopes: what to send; may be a generator.
+            timeout: seconds for each message, as in `send`.
+
+        Yields:
+            An outcome per envelope, as they come, which is not the order of the envelopes.
+
+        Raises:
+            BaseException: what ``envelopes`` itself raised, after the outcomes of what was begun.
+        """
+        return fan_out(
+            lambda envelope: self._outcome(envelope, timeout), envelopes, self.stats().max_size
+        )
+
+    def _outcome(self, envelope: Envelope, timeout: float | None) -> SendOutcome:
+        try:
+            result = self.send(
+                envelope.sender,
+                envelope.recipients,
+                envelope.message,
+                mail_params=envelope.mail_params,
+                rcpt_params=envelope.rcpt_params,
+                timeout=timeout,
+            )
+        except SmtpError as error:
+            return SendOutcome(envelope, None, error)
+        except Exception as error:
+            # The message's own file or iterable; its connection is closed, nothing was delivered.
+            return SendOutcome(envelope, None, _unreadable(error))
+        return SendOutcome(envelope, result, None)
+
+    def warm(self, count: int) -> None:
+        """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
+
+        Raises:
+            SmtpError: as `connection`.
+        """
+        stats = self.stats()
+        with contextlib.ExitStack() as stack:
+            for _ in range(min(count, stats.max_size) - stats.in_use):
+                stack.enter_context(self.connection())
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones now, those in use when they come back."""
+        self._lending.drain()
+
+    def leaks(self) -> list[tuple[float, str]]:
+        """The leases older than ``leak_after``: age in seconds, and the stack of their checkout."""
+        return self._lending.leaks()
+
+    def stats(self) -> PoolStats:
+        """The pool's figures at this moment."""
+        return self._lending.stats()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: refuse new callers, wake waiting ones, wait for leases, say QUIT.
+
+        Args:
+            timeout: seconds to wait for connections in use; those still out after it are closed
+                when they come back. 0 does not wait.
+        """
+        self._lending.close(timeout)
+
+    def __enter__(self) -> ConnectionPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"<ConnectionPool {self.name} {self.config} in_use={stats.in_use} idle={stats.idle} "
+            f"waiting={stats.waiting} max_size={stats.max_size}>"
+        )
+
+    def _run(
+        self, operation: Callable[[SmtpConnection], T], deadline: Deadline, telling: Telling
+    ) -> T:
+        """Run an operation on a connection, once more on a new one if that is safe."""
+        lease = self.connection(min(self._acquire_timeout, deadline.check(Phase.POOL)))
+        with lease as connection:
+            telling.at(self._configs[lease.server])
+            try:
+                return operation(connection)
+            except SmtpError as error:
+                if not (lease.was_reused and _is_stale(error)):
+                    raise
+                _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
+            self._lending.count(retries=1)
+            connection = lease.renew(deadline)
+            telling.at(self._configs[lease.server])
+            return operation(connection)
+
+
+def _configs(
+    config: ServerConfig | str | Sequence[ServerConfig | str],
+) -> tuple[ServerConfig, ...]:
+    given = (config,) if isinstance(config, (ServerConfig, str)) else tuple(config)
+    if not given:
+        raise ValidationError("a pool needs a server")
+    return tuple(ServerConfig.from_url(c) if isinstance(c, str) else c for c in given)
+
+
+def _recipient_counts(result: SendResult | LmtpSendResult) -> tuple[int, int]:
+    """The recipients who get the message, and those who were refused."""
+    if isinstance(result, SendResult):
+        accepted, refused = len(result.accepted_recipients), 0
+    else:
+        accepted = sum(each.delivered for each in result.results)
+        refused = len(result.results) - accepted
+    return accepted, refused + len(result.rejected_recipients)
+
+
+def _unreadable(error: Exception) -> SmtpError:
+    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def _send_over(
+    connection: SmtpConnection, request: Request, deadline: Deadline
+) -> SendResult | LmtpSendResult:
+    """Send in the way the connection has: LMTP, BDAT, or DATA.
+
+    BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
+    because an Exchange is known that never answers a correct BDAT.
+    """
+    seconds = deadline.check(Phase.MAIL)
+    chunking = request.mail_params.body is BodyType.BINARYMIME or connection.prefers_chunking
+    if connection.protocol is Protocol.LMTP:
+        return connection.deliver_request(request, seconds, chunking=chunking)
+    return connection.send_request(request, seconds, chunking=chunking)
+
+
+def _is_stale(error: SmtpError) -> bool:
+    """Whether an error means no more than that a reused connection had died meanwhile."""
+    return (
+        isinstance(error, (ConnectionClosedError, TransportError, TransientError))
+        and (not isinstance(error, TransientError) or error.response.code == 421)
+        and error.phase in _BEFORE_CONTENT
+        and not error.may_have_been_delivered
+    )

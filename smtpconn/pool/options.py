@@ -1,0 +1,62 @@
+"""The limits of a pool: what they are called, what they are by default, what they may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from smtpconn.model.errors import ValidationError
+from smtpconn.net.deadline import Deadline
+from smtpconn.pool.events import Hook
+
+
+class PoolOptions(TypedDict, total=False):
+    """The keyword arguments of `smtpconn.ConnectionPool`, which explains them."""
+
+    max_size: int
+    acquire_timeout: float
+    max_waiting: int
+    max_idle: float
+    max_lifetime: float
+    max_messages: int
+    keepalive: float | None
+    max_connecting: int
+    max_rate: float | None
+    burst: int
+    leak_after: float | None
+    on_event: Hook | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits as `smtpconn.ConnectionPool` takes them; seconds and counts.
+
+    Raises:
+        ValidationError: one that cannot be.
+    """
+
+    max_size: int = 5
+    acquire_timeout: float = 10.0
+    max_waiting: int = 100
+    max_idle: float = 60.0
+    max_lifetime: float = 900.0
+    max_messages: int = 100
+    keepalive: float | None = 20.0
+    max_connecting: int = 2
+    leak_after: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_size", "max_messages", "max_connecting"):
+            _check_count(name, getattr(self, name), 1)
+        _check_count("max_waiting", self.max_waiting, 0)
+        for seconds in (self.acquire_timeout, self.max_idle, self.max_lifetime):
+            Deadline(seconds)
+        for switchable in (self.keepalive, self.leak_after):
+            if switchable is not None:
+                Deadline(switchable)
+
+
+def _check_count(name: str, count: object, least: int) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise ValidationError(f"{name} is {least} or more, not {count!r:.40}")

@@ -1,0 +1,63 @@
+"""`get_pool`: one pool per process for each server configuration and set of limits.
+
+Frameworks make a new backend object for every use (Django does), so a pool kept on such an object
+would never be used twice; it has to live here. Pools are never evicted: one in use must not be
+closed behind its users' backs.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Unpack
+
+from smtpconn.client.config import ServerConfig
+from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.forking import forget_in_child
+from smtpconn.pool.options import PoolOptions
+
+
+class _Registry:
+    """The pools of this process."""
+
+    def __init__(self) -> None:
+        self._pools: dict[object, ConnectionPool] = {}
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Begin with a new lock in a forked child; the pools begin anew by themselves."""
+        self._lock = threading.Lock()
+
+    def get(self, config: ServerConfig, options: PoolOptions) -> ConnectionPool:
+        key = (config, frozenset(options.items()))
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None or pool.is_closed:
+                pool = self._pools[key] = ConnectionPool(config, **options)
+            return pool
+
+    def open_pools(self) -> list[ConnectionPool]:
+        with self._lock:
+            return [pool for pool in self._pools.values() if not pool.is_closed]
+
+
+_registry = _Registry()
+
+
+def get_pool(config: ServerConfig | str, **options: Unpack[PoolOptions]) -> ConnectionPool:
+    """The process's pool for this server and these limits; made at the first call.
+
+    Args:
+        config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it.
+        options: as `ConnectionPool` takes them.
+
+    Raises:
+        ValidationError: as `ConnectionPool` and `ServerConfig.from_url`.
+    """
+    settings = ServerConfig.from_url(config) if isinstance(config, str) else config
+    return _registry.get(settings, options)
+
+
+def open_pools() -> list[ConnectionPool]:
+    """The pools of this process that `get_pool` has made and nobody has closed; for monitoring."""
+    return _registry.open_pools()

@@ -1,0 +1,104 @@
+"""The one place where a command becomes bytes, and where what may not leave is refused.
+
+Rule: nothing in smtpconn writes a command to a socket except as a `Command`, and a `Command` is
+made only by the functions below, which check the finished bytes. Checking the bytes, and not only
+the arguments they were made from, is what withstands encodings that turn harmless characters into
+CR and LF on the way (CVE-2025-7962), and a parameter smuggled through any argument whatever.
+
+A command carries its log form beside its bytes, so that a log line can never hold a secret by
+oversight: who makes a command with a secret in it has to say how it reads without.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from smtpconn.model.errors import Phase, SmtpUtf8RequiredError, ValidationError
+
+MAX_COMMAND = 2000
+"""Octets in a command line with its CRLF. RFC 5321 4.5.3.1.4 has 512, which extensions enlarge
+(SIZE, DSN, AUTH=, ...); beyond 2048 Postfix drops the rest silently and still answers 250."""
+
+MAX_AUTH_LINE = 12 * 1024
+"""Octets in a SASL line with its CRLF (RFC 4954 4)."""
+
+_FORBIDDEN = bytes([*range(0x20), 0x7F])
+# UTF8-non-ascii has them all (RFC 6531 3.3), but no command means them: the C1 controls (of which
+# U+0085 is a line end) and the separators that end a line for whoever splits text the Unicode way.
+_FORBIDDEN_TEXT = re.compile("[\x80-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command line as it will be sent.
+
+    Attributes:
+        wire: the octets with CRLF.
+        log: how it reads in a log; the same without its secret.
+        phase: where we are when its reply is awaited.
+        replies: how many replies it has: 1, or 0 for a BDAT whose payload follows.
+        ends_message: False: no command ends a message (`smtpconn.protocol.exchange.Payload` does).
+    """
+
+    ends_message: ClassVar[bool] = False
+
+    wire: bytes = field(repr=False)
+    log: str
+    phase: Phase
+    replies: int = 1
+
+
+# Applications send from few addresses, often to the same ones, and messages alike in size.
+@functools.lru_cache(maxsize=2048)
+def command(phase: Phase, text: str, replies: int = 1) -> Command:
+    """Make a command from its text, or remember it from the last time.
+
+    Raises:
+        ValidationError: it holds a control character, or is longer than `MAX_COMMAND` octets.
+    """
+    # Nearly every command is printable ASCII, and that is soon seen.
+    if text.isascii() and text.isprintable() and len(text) + 2 <= MAX_COMMAND:
+        return Command(text.encode("ascii") + b"\r\n", text, phase, replies)
+    return Command(_checked(text, phase, MAX_COMMAND), text, phase, replies)
+
+
+def ascii_command(phase: Phase, text: str) -> Command:
+    """Make a command that must be ASCII because SMTPUTF8 is not in force (RFC 6531 3.4).
+
+    Raises:
+        SmtpUtf8RequiredError: it is not ASCII.
+        ValidationError: as `command`.
+    """
+    if not text.isascii():
+        raise SmtpUtf8RequiredError(
+            f"{text!a} is not ASCII and the server does not offer SMTPUTF8", phase=phase
+        )
+    return command(phase, text)
+
+
+def secret_command(text: str, log: str) -> Command:
+    """Make a SASL line (AUTH, or what answers a challenge) that is logged as ``log``.
+
+    Raises:
+        ValidationError: it holds a control character, or is longer than `MAX_AUTH_LINE` octets;
+            the message does not quote it.
+    """
+    return Command(_checked(text, Phase.AUTH, MAX_AUTH_LINE, log), log, Phase.AUTH)
+
+
+def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> bytes:
+    shown = ascii(text if log is None else log)[:200]
+    # Asked, not tried: the error of trying would hold the text, which may be a secret.
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValidationError(f"{shown} holds a lone surrogate", phase=phase)
+    line = text.encode("utf-8")
+    if line.translate(None, _FORBIDDEN) != line or _FORBIDDEN_TEXT.search(text):
+        raise ValidationError(f"a control character may not be sent: {shown}", phase=phase)
+    if len(line) + 2 > limit:
+        raise ValidationError(
+            f"the line would have {len(line) + 2} octets, more than {limit}: {shown}", phase=phase
+        )
+    return line + b"\r\n"

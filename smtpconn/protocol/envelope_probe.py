@@ -1,0 +1,50 @@
+"""A mail transaction without a message: would the server take this sender, these recipients?
+
+What Exim calls a callout. The envelope is the one that a message would have (same commands, same
+checks, same order), and RSET ends it, so nothing is ever delivered by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smtpconn.model.errors import Phase, refusal
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.protocol.exchange import Batch, Conversation
+from smtpconn.protocol.mail_request import Request, envelope_commands
+from smtpconn.protocol.session import Session
+from smtpconn.protocol.single_command import reset
+from smtpconn.protocol.transaction import RSET, send_in_turn
+
+
+def rehearsal(session: Session, request: Request) -> Conversation[tuple[SmtpResponse, ...]]:
+    """Say MAIL and each RCPT, then RSET; the replies to the RCPTs in the order given.
+
+    Raises:
+        TransientError, PermanentError: the sender was refused.
+        UnsupportedExtensionError, SmtpUtf8RequiredError, ValidationError: the server does not
+            offer what the envelope needs; nothing was sent.
+        ProtocolError: a reply that makes no sense.
+        ConnectionClosedError: the server would hang up on the RSET.
+    """
+    commands = envelope_commands(session, request, chunking=False)
+    if session.needs_reset:
+        session.check_reset()
+        session.note_reset()
+        commands.insert(0, RSET)
+    session.needs_reset = True
+    session.transactions += 1
+    replies: Sequence[SmtpResponse]
+    if session.may_pipeline:
+        batch = Batch(tuple(commands))
+        yield batch
+        replies = batch.replies
+    else:
+        replies = yield from send_in_turn(commands, begins_message=False)
+    answered = list(zip(commands, replies, strict=False))
+    for command, reply in answered:
+        is_recipient = command.phase is Phase.RCPT
+        if not reply.is_success and (not is_recipient or reply.is_intermediate):
+            raise refusal(reply, command.phase)
+    yield from reset(session)
+    return tuple(reply for command, reply in answered if command.phase is Phase.RCPT)

@@ -1,0 +1,136 @@
+"""What a conversation may ask its driver for: a batch of commands and content, or TLS.
+
+A `Batch` is written at once, and its replies are counted against it in order (RFC 2920 3.1: by
+counting, never by what a reply says). The driver fills `Batch.replies` as they arrive, so after a
+failure the conversation still sees those that came. A batch that does not wait may be written
+later, with others; `Await` waits for one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from smtpconn.model.content import Buffer
+from smtpconn.model.errors import Phase
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.protocol.command import Command
+
+
+@dataclass(slots=True, eq=False)
+class Payload:
+    """Message content to write behind a command.
+
+    Attributes:
+        buffers: what to write, in order; read once.
+        replies: how many replies its end has: 1, or one per accepted recipient in LMTP.
+        ends_message: whether the message may be delivered once the last octet has left.
+        log: how it reads in a log.
+        phase: where we are when its reply is awaited.
+    """
+
+    buffers: Iterable[Buffer] = field(repr=False)
+    replies: int = 1
+    ends_message: bool = True
+    log: str = "<content>"
+    phase: Phase = Phase.CONTENT
+
+
+Piece: TypeAlias = Command | Payload
+
+GREETING = Payload((), ends_message=False, log="<greeting>", phase=Phase.GREETING)
+"""The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
+
+
+_replies_of = operator.attrgetter("replies")
+
+
+class Batch:
+    """Pieces to write without waiting in between, and the replies to them.
+
+    Args:
+        pieces: commands and payloads in order.
+        waits: whether the conversation goes on only when every reply has come.
+        begins_message: whether a message's MAIL is in it.
+
+    Attributes:
+        replies: filled by the driver.
+        missing: how many replies have not come yet.
+        begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
+            has been written to its end.
+        payload_octets: what its payload came to, once that has been written; it has one at most.
+        may_have_been_delivered: told when the connection is lost: whether a message in it had left
+            to its last octet and had no final reply.
+    """
+
+    begins_at: float = 0
+    ends_at: float = math.inf
+    payload_octets: float = math.inf
+    may_have_been_delivered = False
+
+    def __init__(
+        self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
+    ) -> None:
+        self.pieces = pieces
+        self.waits = waits
+        self.begins_message = begins_message
+        self.replies: list[SmtpResponse] = []
+        self.missing = sum(map(_replies_of, pieces))
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether content is in it behind its own envelope: then nothing in it but the number of
+        replies tells that one was too many."""
+        return self.begins_message and isinstance(self.pieces[-1], Payload)
+
+    def unanswered(self, number: int = 0) -> tuple[Piece, float]:
+        """The piece whose reply is missing, and where in the stream it ends; the first by default.
+
+        Args:
+            number: which of those that are missing, below ``missing``.
+        """
+        piece, octets, has_payload = self._by_reply[len(self.replies) + number]
+        return piece, self.begins_at + octets + (self.payload_octets if has_payload else 0)
+
+    @functools.cached_property
+    def _by_reply(self) -> list[tuple[Piece, int, bool]]:
+        """For each reply its piece, the octets of commands up to there, and whether the payload is
+        among what comes up to there. Few batches are asked: only when something is out of order."""
+        found: list[tuple[Piece, int, bool]] = []
+        octets, has_payload = 0, False
+        for piece in self.pieces:
+            if isinstance(piece, Command):
+                octets += len(piece.wire)
+            else:
+                has_payload = True
+            found += [(piece, octets, has_payload)] * piece.replies
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until every reply to a batch has come that did not wait."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """Put TLS on the connection. Whatever was received and not asked for is an error."""
+
+
+Step: TypeAlias = Batch | Await | StartTls
+STEPS = (Batch, Await, StartTls)
+T = TypeVar("T")
+Conversation: TypeAlias = Generator[Step, None, T]
+
+
+def single(command: Command) -> Generator[Step, None, SmtpResponse]:
+    """Send one command and return its reply."""
+    batch = Batch((command,))
+    yield batch
+    return batch.replies[0]

@@ -1,0 +1,208 @@
+"""What a caller wants sent: checked, and as the commands of its envelope.
+
+Rule: everything that can be found wrong without asking the server is found here, before the first
+octet leaves. `make_request` looks at what the caller gave, `envelope_commands` holds it against
+what the server offers. Nothing is sent here.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.content import Content, Message
+from smtpconn.model.errors import (
+    Phase,
+    ProtocolError,
+    SmtpUtf8RequiredError,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.model.parameters import (
+    NO_MAIL_PARAMS,
+    NO_RCPT_PARAMS,
+    BodyType,
+    MailFromParams,
+    RcptToParams,
+    mail_parameters,
+    rcpt_parameters,
+)
+from smtpconn.protocol.command import Command, command
+from smtpconn.protocol.session import Session
+
+# Applications send from few addresses and often to the same ones.
+_reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
+_forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
+
+_ONE = (str, ForwardPath)
+_mail = functools.partial(command, Phase.MAIL)
+_rcpt = functools.partial(command, Phase.RCPT)
+_is_ascii = operator.attrgetter("is_ascii")
+
+Path = TypeVar("Path")
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a caller wants sent: valid in itself, not yet held against a server's offers.
+
+    Attributes:
+        needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
+        is_binary: whether BODY=BINARYMIME was.
+    """
+
+    sender: ReversePath
+    recipients: tuple[ForwardPath, ...]
+    content: Content
+    mail_params: MailFromParams
+    rcpt_params: tuple[RcptToParams, ...]
+    needs_smtputf8: bool = field(init=False)
+    is_binary: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_ascii = self.sender.is_ascii and all(map(_is_ascii, self.recipients))
+        self.needs_smtputf8 = self.mail_params.smtputf8 or not is_ascii
+        self.is_binary = self.mail_params.body is BodyType.BINARYMIME
+
+
+def make_request(
+    sender: str | ReversePath,
+    recipients: str | ForwardPath | Sequence[str | ForwardPath],
+    message: Message | Content,
+    mail_params: MailFromParams | None = None,
+    rcpt_params: Sequence[RcptToParams] | None = None,
+    *,
+    needs_recipient: bool = True,
+) -> Request:
+    """Check what a caller gave; ``needs_recipient=False`` if it may be for nobody.
+
+    Raises:
+        ValidationError: an address that may not be sent, no recipient, a message that is no bytes.
+        ProtocolError: ``rcpt_params`` has another length than ``recipients``.
+    """
+    given = (recipients,) if isinstance(recipients, _ONE) else tuple(recipients)
+    if not given and needs_recipient:
+        raise ValidationError("there is no recipient")
+    if rcpt_params is not None and len(rcpt_params) != len(given):
+        raise ProtocolError(
+            f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
+            phase=Phase.INPUT,
+        )
+    return Request(
+        _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
+        tuple(map(_recipient, given)),
+        message if isinstance(message, Content) else Content(message),
+        mail_params if mail_params is not None else NO_MAIL_PARAMS,
+        tuple(rcpt_params) if rcpt_params is not None else (NO_RCPT_PARAMS,) * len(given),
+    )
+
+
+def _recipient(given: str | ForwardPath) -> ForwardPath:
+    return _forward_path(given) if isinstance(given, str) else _checked(given, ForwardPath)
+
+
+def _checked(path: Path, kind: type[Path]) -> Path:
+    if not isinstance(path, kind):
+        raise ValidationError(f"an address is a str or a {kind.__name__}: {path!r:.80}")
+    return path
+
+
+def envelope_commands(session: Session, request: Request, *, chunking: bool) -> list[Command]:
+    """MAIL and the RCPTs, held against what the server offers.
+
+    Raises:
+        UnsupportedExtensionError, SmtpUtf8RequiredError: it lacks what the message needs.
+        ValidationError, ProtocolError: it is more than the server takes.
+    """
+    offers = session.capabilities
+    if chunking and not offers.supports_chunking:
+        raise UnsupportedExtensionError(
+            "BDAT needs the extension CHUNKING, which the server does not offer", phase=Phase.MAIL
+        )
+    if offers.has_limits:
+        _check_limits(session, request)
+    if request.needs_smtputf8 and not offers.supports_smtputf8:
+        request = _without_utf8_domains(request)
+    utf8 = request.needs_smtputf8
+    if utf8 and not offers.supports_smtputf8:
+        raise SmtpUtf8RequiredError(
+            "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
+            phase=Phase.MAIL,
+        )
+    content = request.content
+    parameters = mail_parameters(
+        request.mail_params,
+        offers,
+        size=content.binary_size if request.is_binary else content.size,
+        body=_body(request, offers.supports_8bitmime, chunking),
+        smtputf8=utf8,
+    )
+    commands = [_mail(f"MAIL FROM:<{request.sender}>{parameters}")]
+    for path, params in zip(request.recipients, request.rcpt_params, strict=True):
+        if params is NO_RCPT_PARAMS:
+            commands.append(_rcpt(f"RCPT TO:<{path}>"))
+        else:
+            words = rcpt_parameters(params, offers, smtputf8=utf8)
+            commands.append(_rcpt(f"RCPT TO:<{path}>{words}"))
+    return commands
+
+
+def _check_limits(session: Session, request: Request) -> None:
+    """Keep within what the server said it takes (RFC 9422)."""
+    recipients = session.capabilities.max_recipients
+    if recipients is not None and len(request.recipients) > recipients:
+        raise ValidationError(
+            f"there are {len(request.recipients)} recipients and the server takes {recipients} "
+            f"per message: send to them in groups",
+            phase=Phase.RCPT,
+        )
+    transactions = session.capabilities.max_transactions
+    if transactions is not None and session.transactions >= transactions:
+        raise ProtocolError(
+            f"the server takes {transactions} messages on a connection: connect anew",
+            phase=Phase.MAIL,
+        )
+
+
+def _without_utf8_domains(request: Request) -> Request:
+    """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
+
+    A local part that is not ASCII has no other form; such an address stays as it is.
+    """
+
+    def needs_it(path: ReversePath | ForwardPath) -> bool:
+        mailbox = path.mailbox
+        return mailbox is not None and mailbox.local_part.isascii() and not mailbox.domain.is_ascii
+
+    if not needs_it(request.sender) and not any(map(needs_it, request.recipients)):
+        return request
+    sender = request.sender.to_ascii() if needs_it(request.sender) else request.sender
+    recipients = tuple(r.to_ascii() if needs_it(r) else r for r in request.recipients)
+    return replace(request, sender=sender, recipients=recipients)
+
+
+def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
+    """The BODY to declare (RFC 6152 2)."""
+    body, is_8bit = request.mail_params.body, request.content.is_8bit
+    if body is None and is_8bit is False:
+        return None
+    if request.is_binary and not chunking:
+        raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
+    if body is BodyType.SEVENBIT and is_8bit:
+        raise ValidationError("the message holds octets above 127, which 7BIT does not allow")
+    if body is not None or is_8bit is False:
+        return body
+    if offers_8bitmime:
+        # Also for a stream: declaring 8BITMIME for a message that turns out to be ASCII is legal.
+        return BodyType.EIGHTBITMIME
+    if is_8bit:
+        raise UnsupportedExtensionError(
+            "the message holds octets above 127 and the server does not offer 8BITMIME: "
+            "encode it as quoted-printable or base64",
+            phase=Phase.MAIL,
+        )
+    return None

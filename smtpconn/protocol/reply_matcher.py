@@ -1,0 +1,171 @@
+"""The one place that gives replies to commands, and knows whether a connection may be used again.
+
+Replies belong to commands by their order alone (RFC 2920 3.1), so being off by one, once, makes
+every later answer a lie: a refused recipient is reported as accepted, a message that was lost as
+delivered. Hence the rules:
+
+Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command.
+Rule 2: a reply to something that has not wholly left yet is an error, except a refusal of content
+        that is still on its way: that is this message's answer, and the connection's last.
+Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If something is awaited it
+        is its answer.
+Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
+        250 came in front of garbage was delivered.
+Rule 5: a connection may be used again only if nothing is awaited, nothing is left over of what was
+        received, and none of the above has happened.
+
+To say whether a message may have been delivered, pairing counts octets: it knows where in the
+stream each batch begins and how many octets the transport has taken. There is no I/O here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    ParseError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    refusal,
+)
+from smtpconn.model.replies import ReplyParser, SmtpResponse
+from smtpconn.protocol.exchange import Batch
+
+SHUTTING_DOWN = 421
+
+
+class Pairing:
+    """The state of one connection's dialogue.
+
+    Attributes:
+        failure: why nothing more can be paired; None while all is well.
+        shutdown_reply: the 421 the server sent, if it did.
+        queued: octets that have been handed to the transport.
+    """
+
+    def __init__(self) -> None:
+        self.failure: SmtpError | None = None
+        self.shutdown_reply: SmtpResponse | None = None
+        self._parser = ReplyParser()
+        # Batches that lack replies.
+        self._awaited: deque[Batch] = deque()
+        self.queued = 0
+        self._sent = 0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next command's reply would be the next reply to come (rule 5)."""
+        return self.failure is None and not self._awaited and self._parser.is_empty
+
+    @property
+    def phase(self) -> Phase:
+        """What the reply awaited next belongs to."""
+        if not self._awaited:
+            return Phase.IDLE
+        piece, _ = self._awaited[0].unanswered()
+        return piece.phase
+
+    def tell_unanswered(self) -> bool:
+        """Mark the batches of messages that have left whole and lack a final reply; if any do."""
+        is_any = False
+        for batch in self._awaited:
+            for piece, end in map(batch.unanswered, range(batch.missing)):
+                if piece.ends_message and end <= self._sent:
+                    batch.may_have_been_delivered = is_any = True
+        return is_any
+
+    def expect(self, batch: Batch, behind: int) -> None:
+        """Note that a batch is about to be written; who writes it tells it where it ends.
+
+        Args:
+            batch: what its replies belong to.
+            behind: octets of those before it that wait to be handed to the transport with it.
+        """
+        batch.begins_at = self.queued + behind
+        if batch.missing:
+            self._awaited.append(batch)
+
+    def note_sent(self, octets: int) -> None:
+        """Note octets the transport has taken."""
+        self._sent += octets
+
+    def received(self, data: bytes) -> None:
+        """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
+        if self.failure is not None:
+            return
+        replies = self._parser.replies_in(data)
+        if isinstance(replies, tuple):
+            replies = self._pair_usual(replies)
+        if replies:
+            self._pair_each(replies)
+
+    def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
+        """Pair what nearly all answers are, replies to what has left whole; return the others."""
+        awaited, sent, taken = self._awaited, self._sent, 0
+        while taken < len(replies) and awaited and (batch := awaited[0]).ends_at <= sent:
+            its = replies[taken : taken + batch.missing]
+            batch.replies += its
+            batch.missing -= len(its)
+            if not batch.missing:
+                awaited.popleft()
+            taken += len(its)
+        return replies[taken:]
+
+    def _pair_each(self, replies: Iterable[SmtpResponse]) -> None:
+        awaited = self._awaited
+        try:
+            for reply in replies:
+                if not awaited or reply.code == SHUTTING_DOWN or not self._has_left(awaited[0]):
+                    self._fail_with(reply)
+                    break
+                self._hand_over(reply)
+        except ParseError as error:
+            error.phase = self.phase
+            self.failure = error
+
+    def _has_left(self, batch: Batch) -> bool:
+        """Whether what its next reply is awaited for has been sent whole."""
+        if batch.ends_at <= self._sent:
+            return True
+        _, end = batch.unanswered()
+        return end <= self._sent
+
+    def _fail_with(self, reply: SmtpResponse) -> None:
+        """A reply after which nothing is paired any more."""
+        if reply.code == SHUTTING_DOWN:
+            self._shut_down(reply)
+        elif not self._awaited:
+            self.failure = ProtocolError(
+                f"the server sent a reply that nothing asked for: {reply}", phase=Phase.IDLE
+            )
+        else:
+            self._answered_early(reply)
+
+    def _shut_down(self, reply: SmtpResponse) -> None:
+        self.shutdown_reply = reply
+        if self._awaited:
+            self.failure = refusal(reply, self.phase)
+            self._hand_over(reply)
+        else:
+            self.failure = ConnectionClosedError(
+                f"the server is closing the connection: {reply}", phase=Phase.IDLE
+            )
+
+    def _answered_early(self, reply: SmtpResponse) -> None:
+        if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
+            self.failure = refusal(reply, self.phase)
+            self._hand_over(reply)
+        else:
+            self.failure = ProtocolError(
+                f"the server answered before {self.phase} was sent: {reply}", phase=self.phase
+            )
+
+    def _hand_over(self, reply: SmtpResponse) -> None:
+        batch = self._awaited[0]
+        batch.replies.append(reply)
+        batch.missing -= 1
+        if not batch.missing:
+            self._awaited.popleft()

@@ -1,0 +1,127 @@
+"""What both sides know of each other: the memory of one session, written by the conversations.
+
+Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2); `forget` is the one
+place for that. No socket, no clock, no behaviour beyond questions about the facts kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.errors import ConnectionClosedError, Phase
+from smtpconn.model.modes import Pipelining, Protocol
+
+MOST_ASIDES = 8
+"""Commands besides those of messages after which a server that counts them is told no more than it
+has to be."""
+
+ASIDES_TAKEN = 10
+"""How many of them Exim takes on a connection (smtp_accept_max_nonmail): it ends with the next."""
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What is learnt of a server and true of all sessions with it.
+
+    Attributes:
+        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
+            3.1 allows; not so Haraka, which answers them 503.
+    """
+
+    is_streamable: bool = True
+
+
+@dataclass(slots=True)
+class Session:
+    """The facts of one session.
+
+    Attributes:
+        protocol, pipelining, ignore_extensions: what the caller chose.
+        ehlo_domain: how we name ourselves, a domain or an address literal as text.
+        is_private: whether a secret may be sent: TLS is on, the peer is this machine, or the
+            caller allows it in clear.
+        capabilities: the last EHLO, LHLO or HELO reply.
+        is_authenticated: whether an AUTH succeeded.
+        needs_reset: whether the last transaction did not end in success, so that the next MAIL
+            needs a RSET before it.
+        must_close: why the dialogue cannot go on after this operation; "" if it can.
+        transactions: how many were begun.
+        is_proven: whether the server has spoken so lately that content may be spent on it before
+            it answers (`Pipelining.EAGER`).
+        is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
+        learnt: what other sessions with the same server may know too.
+        counts_asides: whether it counts commands besides those of messages and ends the connection
+            after some, as Exim does. NOOP is one, and RSET, but for the first behind a message: so
+            a refused transaction between two that are streamed is one.
+        asides: how many of them it has had.
+        has_reset: whether it had a RSET since the last message.
+    """
+
+    protocol: Protocol = Protocol.SMTP
+    pipelining: Pipelining = Pipelining.AUTO
+    ignore_extensions: frozenset[str] = frozenset()
+    ehlo_domain: str = "localhost"
+    is_private: bool = False
+    capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
+    is_authenticated: bool = False
+    needs_reset: bool = False
+    must_close: str = ""
+    transactions: int = 0
+    is_proven: bool = False
+    learnt: Learnt = field(default_factory=Learnt)
+    counts_asides: bool = False
+    asides: int = 0
+    has_reset: bool = False
+    is_lmtp: bool = field(init=False)
+    is_eager: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_lmtp = self.protocol is Protocol.LMTP
+        self.is_eager = self.pipelining is Pipelining.EAGER
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Whether commands may be sent in groups."""
+        return self.pipelining is not Pipelining.OFF and self.capabilities.supports_pipelining
+
+    @property
+    def may_send_eagerly(self) -> bool:
+        """Whether content may leave before the recipients' replies have come.
+
+        Never in LMTP: there a BDAT without an accepted recipient has no reply at all from some
+        servers (RFC 2033 4.3), and the count of replies would be lost.
+        """
+        return (
+            self.is_eager
+            and self.is_proven
+            and not self.is_lmtp
+            and self.capabilities.supports_pipelining
+            and self.capabilities.supports_chunking
+        )
+
+    @property
+    def is_sparing(self) -> bool:
+        """Whether RSET is to be said only where it must be: the server has had nearly enough."""
+        return self.counts_asides and self.asides >= MOST_ASIDES
+
+    def note_reset(self) -> None:
+        """Note that the server has had a RSET."""
+        self.asides += self.has_reset
+        self.has_reset = True
+
+    def check_reset(self) -> None:
+        """Check that the server would survive another RSET.
+
+        Raises:
+            ConnectionClosedError: it would hang up, and on a message that is good.
+        """
+        if self.counts_asides and self.has_reset and self.asides >= ASIDES_TAKEN:
+            self.must_close = "so much was refused on it that the server would hang up"
+            raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
+
+    def forget(self) -> None:
+        """Forget what was learnt without TLS (RFC 3207 4.2)."""
+        self.capabilities = ServerCapabilities()
+        self.is_authenticated = False
+        self.counts_asides = False

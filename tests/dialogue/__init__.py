@@ -1,1 +1,0 @@
-"""Conversations without sockets: scripts of what is said and answered."""

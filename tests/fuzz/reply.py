@@ -1,0 +1,92 @@
+"""The reply parser (RFC 5321 4.2): the same replies and the same end however the octets arrive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from smtpconn.model.errors import ParseError
+from smtpconn.model.replies import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, ReplyParser, SmtpResponse
+from tests.fuzz.source import Source
+
+LONGEST = 16 * 1024
+SHORT = 256
+
+_SIZES = bytes(range(17, 33, 2))
+"""In how many pieces a seed arrives; see `Source.pieces`."""
+
+SEEDS = (
+    b"250 2.1.0 Ok\r\n" + _SIZES,
+    b"220-mx.example\r\n220 ESMTP\r\n250-mx\r\n250-SIZE 1000\r\n250 AUTH PLAIN\r\n" + _SIZES,
+    b"421 4.3.2 bye\r\n" + _SIZES,
+    b"334 VXNlcm5hbWU6\r\n" + _SIZES,
+    b"250\r\n250-\r\n250 \xc3\xa4\t\xff\r\n" + _SIZES,
+    b"334 " + b"A" * 9000 + b"\r\n" + _SIZES,
+)
+
+WORDS = (b"\r\n", b"250", b"250-", b"250 ", b"334 ", b"421 ", b"5.1.1 ", b"599", b"600", b"\n")
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([- ])([^\x00-\x08\x0a-\x1f\x7f]*))?\r\n\Z")
+
+
+def check(source: Source) -> None:
+    """Whole, octet by octet and in pieces: the same, and only what the grammar has."""
+    pieces = list(source.pieces())
+    data = b"".join(pieces)
+    whole = _parse((data,))
+    assert _parse(pieces) == whole
+    assert _received(pieces) == whole
+    if len(data) <= SHORT:
+        assert _parse(data[at : at + 1] for at in range(len(data))) == whole
+    replies, broken, consumed_all = whole
+    rest = data
+    for reply in replies:
+        rest = _without(reply, rest)
+    assert not (broken and consumed_all)
+    assert consumed_all == (not rest) or broken
+
+
+def _parse(pieces: Iterable[bytes]) -> tuple[list[SmtpResponse], bool, bool]:
+    """The replies, whether there was something else, and whether nothing is left over."""
+    parser, replies = ReplyParser(), []
+    for piece in pieces:
+        parser.feed(piece)
+        try:
+            while (reply := parser.next_reply()) is not None:
+                replies.append(reply)
+        except ParseError:
+            return replies, True, parser.is_empty
+    return replies, False, parser.is_empty
+
+
+def _received(pieces: Iterable[bytes]) -> tuple[list[SmtpResponse], bool, bool]:
+    """The same by the way a connection takes, where what comes again is parsed once."""
+    parser, replies = ReplyParser(), list[SmtpResponse]()
+    for piece in pieces:
+        try:
+            replies.extend(parser.replies_in(piece))
+        except ParseError:
+            return replies, True, parser.is_empty
+    return replies, False, parser.is_empty
+
+
+def _without(reply: SmtpResponse, data: bytes) -> bytes:
+    """Read the reply's lines by the book and return what follows them."""
+    octets = 0
+    assert 200 <= reply.code <= 599
+    assert 1 <= len(reply.lines) <= MAX_LINES
+    assert str(reply).isprintable()
+    for number, text in enumerate(reply.lines, 1):
+        line, end, data = data.partition(b"\r\n")
+        match = _LINE.match(line + end)
+        assert match is not None
+        assert len(line + end) <= MAX_CHALLENGE
+        assert int(match[1]) == reply.code
+        assert (match[3] or b"").decode("utf-8", "surrogateescape") == text
+        assert (match[2] == b"-") == (number < len(reply.lines))
+        octets += len(line + end)
+    assert octets <= MAX_REPLY
+    status = reply.enhanced_status
+    assert status is None or reply.lines[0].split(" ")[0] == str(status)
+    assert status is None or status.class_ == reply.code // 100
+    return data

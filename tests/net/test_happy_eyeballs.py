@@ -1,0 +1,424 @@
+"""From a name to a connected socket: resolving in time, and racing addresses (RFC 8305)."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SmtpConnection,
+    SmtpError,
+    SmtpTimeoutError,
+    TlsMode,
+    TransportError,
+)
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.happy_eyeballs import ATTEMPT_DELAY, open_socket
+from smtpconn.testing import SmtpServer
+
+PATIENCE = 5.0
+NAME = "mail.example.test"
+
+Address: TypeAlias = tuple[str, int]
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, addresses: Sequence[Address]) -> None:
+    """Have the name resolve to these addresses, and numeric addresses to themselves."""
+
+    def getaddrinfo(host: str, port: int, **options: Any) -> list[Any]:
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        assert host == NAME
+        return [
+            (
+                socket.AF_INET6 if ":" in address[0] else socket.AF_INET,
+                socket.SOCK_STREAM,
+                0,
+                "",
+                address,
+            )
+            for address in addresses
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def open_named(timeout: float = PATIENCE) -> tuple[Any, float]:
+    """Connect to the name; where to that led, and how long it took."""
+    start = time.monotonic()
+    with open_socket(NAME, 25, Deadline(timeout)) as sock:
+        return sock.getpeername()[:2], time.monotonic() - start
+
+
+@contextmanager
+def live(host: str = "127.0.0.1") -> Iterator[Address]:
+    """An address that answers."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind((host, 0))
+        listener.listen(16)
+        yield listener.getsockname()[:2]
+
+
+@contextmanager
+def dead() -> Iterator[Address]:
+    """An address whose queue is full, so that connecting to it hangs."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(64):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+            if not select.select([], [sock], [], 0.05)[1]:
+                break
+        else:
+            pytest.skip("this kernel has no limit to the queue of a listening socket")
+        yield listener.getsockname()
+
+
+def refusing(host: str = "127.0.0.1") -> Address:
+    """An address where nobody listens."""
+    with live(host) as address:
+        return address
+
+
+# --- Racing ---------------------------------------------------------------------------------------
+
+
+def test_a_dead_address_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first address does not answer, the second one is tried after 250 ms."""
+    with dead() as first, live() as second:
+        resolve_to(monkeypatch, [first, second])
+        peer, seconds = open_named()
+        assert peer == second
+        assert ATTEMPT_DELAY - 0.05 < seconds < 1.5
+
+
+def test_two_dead_addresses_cost_two_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further address is tried 250 ms after the one before."""
+    with dead() as first, dead() as second, live() as third:
+        resolve_to(monkeypatch, [first, second, third])
+        peer, seconds = open_named()
+        assert peer == third
+        assert 2 * ATTEMPT_DELAY - 0.05 < seconds < 2
+
+
+def test_the_first_address_wins_if_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of the resolver is kept among addresses that answer."""
+    with live() as first, live() as second:
+        resolve_to(monkeypatch, [first, second])
+        peer, seconds = open_named()
+        assert peer == first
+        assert seconds < ATTEMPT_DELAY
+
+
+def test_a_refused_address_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first address refuses, the second one is tried at once."""
+    with live() as second:
+        resolve_to(monkeypatch, [refusing(), refusing(), second])
+        peer, seconds = open_named()
+        assert peer == second
+        assert seconds < ATTEMPT_DELAY
+
+
+def test_a_refusal_behind_a_dead_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal while another attempt hangs brings the next address forward."""
+    with dead() as first, live() as third:
+        resolve_to(monkeypatch, [first, refusing(), third])
+        peer, seconds = open_named()
+        assert peer == third
+        assert ATTEMPT_DELAY - 0.05 < seconds < 2 * ATTEMPT_DELAY
+
+
+def test_all_addresses_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names every address and why it could not be reached."""
+    addresses = [refusing("127.0.0.1"), refusing("127.0.0.2"), refusing("127.0.0.3")]
+    resolve_to(monkeypatch, addresses)
+    with pytest.raises(TransportError) as caught:
+        open_named()
+    assert type(caught.value) is TransportError
+    assert caught.value.phase is Phase.CONNECT
+    for host, _ in addresses:
+        assert f"{host}: Connection refused" in str(caught.value)
+
+
+def test_all_addresses_are_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline ends the race; nothing is left open."""
+    with dead() as first, dead() as second:
+        resolve_to(monkeypatch, [first, second])
+        start = time.monotonic()
+        with pytest.raises(SmtpTimeoutError) as caught:
+            open_named(0.4)
+        assert 0.4 <= time.monotonic() - start < 0.9
+        assert caught.value.phase is Phase.CONNECT
+
+
+@pytest.mark.parametrize(
+    ("families", "expected"),
+    [("6644", "6464"), ("4466", "4646"), ("6664", "6466"), ("44", "44"), ("466", "466")],
+)
+def test_families_alternate(monkeypatch: pytest.MonkeyPatch, families: str, expected: str) -> None:
+    """Addresses of both families are tried in turn, the first one's first (RFC 8305 4)."""
+    hosts = {"4": "127.0.0.1", "6": "::1"}
+    addresses = [(hosts[family], 1 + place) for place, family in enumerate(families)]
+    resolve_to(monkeypatch, addresses)
+    tried: list[str] = []
+
+    class Recording(socket.socket):
+        def connect_ex(self, address: Any, /) -> int:
+            tried.append("6" if self.family is socket.AF_INET6 else "4")
+            return 111
+
+    monkeypatch.setattr(socket, "socket", Recording)
+    with pytest.raises(TransportError):
+        open_named()
+    assert "".join(tried) == expected
+
+
+def test_a_family_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that cannot even be made counts as an address that failed."""
+    make = socket.socket
+
+    def without_ipv6(family: int = -1, *args: Any, **kwargs: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return make(family, *args, **kwargs)
+
+    with live() as address:
+        resolve_to(monkeypatch, [("::1", 25), address])
+        monkeypatch.setattr(socket, "socket", without_ipv6)
+        peer, _ = open_named()
+        assert peer == address
+
+
+# --- Resolving ------------------------------------------------------------------------------------
+
+
+def test_a_name_is_resolved_where_no_thread_is_to_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the interpreter ends no thread can be started (3.12), and mail may still be sent."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with live() as address:
+        resolve_to(monkeypatch, [address])
+        assert open_named()[0] == address
+
+
+def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline holds for the resolver too, which is left behind in its thread."""
+    go_on = threading.Event()
+
+    def getaddrinfo(host: str, port: int, **options: Any) -> list[Any]:
+        if not options.get("flags"):
+            assert go_on.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_NONAME, "no")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    before = set(threading.enumerate())
+    try:
+        start = time.monotonic()
+        with pytest.raises(SmtpTimeoutError) as caught:
+            SmtpConnection.connect(NAME, 25, TlsMode.NONE, 0.2)
+        assert 0.2 <= time.monotonic() - start < 0.7
+        assert caught.value.phase is Phase.CONNECT
+        left = set(threading.enumerate()) - before
+        assert all(thread.daemon for thread in left)
+    finally:
+        go_on.set()
+    for thread in left:
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        UnicodeError("label too long"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_name_that_cannot_be_resolved(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What the resolver says is in the error, and the resolver's own error is its cause."""
+
+    def getaddrinfo(host: str, port: int, **options: Any) -> list[Any]:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(TransportError, match=f"{NAME} cannot be resolved") as caught:
+        open_named()
+    assert caught.value.phase is Phase.CONNECT
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_address_needs_no_resolver(host: str) -> None:
+    """For a numeric address no thread is started."""
+    with live(host) as address:
+        before = threading.active_count()
+        with open_socket(*address, Deadline(PATIENCE)) as sock:
+            assert sock.getpeername()[:2] == address
+            assert threading.active_count() == before
+
+
+# --- Other ways to a socket -----------------------------------------------------------------------
+
+
+def test_our_own_address() -> None:
+    """``source_address`` is where the connection comes from."""
+    with live() as address:
+        source = ("127.0.0.2", 0)
+        with open_socket(*address, Deadline(PATIENCE), source) as sock:
+            assert sock.getsockname()[0] == "127.0.0.2"
+
+
+def test_an_address_that_is_not_ours() -> None:
+    """A source address that this machine does not have is a TransportError."""
+    with live() as address, pytest.raises(TransportError) as caught:
+        open_socket(*address, Deadline(PATIENCE), ("192.0.2.1", 0))
+    assert caught.value.phase is Phase.CONNECT
+
+
+def test_a_source_address_reaches_the_server() -> None:
+    """A connection has the option and names itself by that address."""
+    with (
+        SmtpServer() as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(socket, "gethostname", lambda: "short")
+        with SmtpConnection.connect(
+            server.host, server.port, TlsMode.NONE, PATIENCE, source_address=("127.0.0.2", 0)
+        ):
+            assert server.connections[0].commands == ["EHLO [127.0.0.2]"]
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """A host that begins with a slash is connected to as a path."""
+    path = str(tmp_path / "smtp")
+    with SmtpServer(unix_path=path), open_socket(path, 0, Deadline(PATIENCE)) as sock:
+        assert sock.family is socket.AF_UNIX
+        assert sock.getpeername() == path
+
+
+@pytest.mark.parametrize("kind", ["missing", "not a socket", "refused"])
+def test_a_unix_socket_that_fails(tmp_path: Path, kind: str) -> None:
+    """A path without a listening socket is a TransportError that names it."""
+    path = tmp_path / "smtp"
+    if kind == "not a socket":
+        path.touch()
+    elif kind == "refused":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    with pytest.raises(TransportError, match=str(path)) as caught:
+        open_socket(str(path), 0, Deadline(PATIENCE))
+    assert caught.value.phase is Phase.CONNECT
+
+
+# --- A caller's own socket ------------------------------------------------------------------------
+
+
+def test_a_socket_factory_is_used() -> None:
+    """The factory gets host, port and the seconds left; its socket is the connection's."""
+    calls: list[tuple[str, int, float]] = []
+    with SmtpServer() as server:
+
+        def factory(host: str, port: int, seconds: float) -> socket.socket:
+            calls.append((host, port, seconds))
+            return socket.create_connection((server.host, server.port), seconds)
+
+        with SmtpConnection.connect(
+            "behind.example.test", 2525, TlsMode.NONE, PATIENCE, socket_factory=factory
+        ) as connection:
+            connection.noop()
+            assert "behind.example.test:2525" in repr(connection)
+        assert server.connections[0].commands[1:] == ["NOOP", "QUIT"]
+    ((host, port, seconds),) = calls
+    assert (host, port) == ("behind.example.test", 2525)
+    assert PATIENCE - 1 < seconds <= PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(113, "No route to host"), TransportError),
+        (ConnectionRefusedError(111, "Connection refused"), TransportError),
+        (ConnectionResetError(104, "reset"), ConnectionClosedError),
+        (TimeoutError("timed out"), SmtpTimeoutError),
+        (TimeoutError(110, "timed out"), SmtpTimeoutError),
+        (socket.gaierror(socket.EAI_NONAME, "no"), TransportError),
+    ],
+    ids=repr,
+)
+def test_a_factory_that_fails(error: OSError, kind: type[SmtpError]) -> None:
+    """What a factory raises as an OSError gets its name, and is the cause."""
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        raise error
+
+    with pytest.raises(kind) as caught:
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=factory)
+    assert type(caught.value) is kind
+    assert caught.value.phase is Phase.CONNECT
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("bug"), TransportError("its own")], ids=repr)
+def test_a_factory_that_has_its_own_error(error: Exception) -> None:
+    """An SmtpError of a factory, and what is no OSError, pass as they are."""
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=factory)
+    assert caught.value is error
+
+
+def test_a_factory_whose_socket_is_dead() -> None:
+    """A socket that is not connected is closed, and an error of connecting."""
+    made = socket.socket()
+    with pytest.raises(SmtpError):
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=lambda *args: made)
+    assert made.fileno() == -1
+
+
+def test_no_password_in_clear_behind_a_factory() -> None:
+    """Behind a proxy a peer on this machine says nothing: passwords need TLS or permission."""
+    with SmtpServer(users={"user": "secret"}) as server:
+
+        def factory(host: str, port: int, seconds: float) -> socket.socket:
+            return socket.create_connection((server.host, server.port), seconds)
+
+        for allowed in (False, True):
+            with SmtpConnection.connect(
+                NAME,
+                25,
+                TlsMode.NONE,
+                PATIENCE,
+                socket_factory=factory,
+                allow_cleartext_auth=allowed,
+            ) as connection:
+                if allowed:
+                    connection.auth_plain("user", "secret")
+                else:
+                    with pytest.raises(ProtocolError, match="TLS"):
+                        connection.auth_plain("user", "secret")
+                assert connection.is_authenticated is allowed
+        sent = server.connections[0].commands
+        assert [line.partition(" ")[0] for line in sent] == ["EHLO", "QUIT"]

@@ -1,0 +1,395 @@
+"""Doing many things in a few threads: lazily, bounded, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+
+from smtpconn.pool.bulk import FanOut, fan_out
+
+
+class BadItem(Exception):
+    """What goes wrong in these tests."""
+
+
+class Source:
+    """Numbers from 0 on, and how many of them were taken."""
+
+    def __init__(self, end: int | None = None) -> None:
+        self.taken = 0
+        self._numbers = iter(itertools.count() if end is None else range(end))
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        number = next(self._numbers)
+        self.taken += 1
+        return number
+
+
+def senders() -> list[threading.Thread]:
+    """The threads of these runs that live."""
+    return [t for t in threading.enumerate() if t.name.startswith("smtpconn-sender")]
+
+
+def close(outcomes: Iterator[int]) -> None:
+    """Want no more outcomes."""
+    cast("FanOut[int, int]", outcomes).close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something nobody tells us of."""
+    patience = threading.Event()
+    for _ in range(5000):
+        if condition():
+            return
+        patience.wait(0.001)
+    raise AssertionError("what was waited for did not happen")
+
+
+def test_the_work_sees_the_callers_context() -> None:
+    """Context variables have the caller's values in all threads, and what is set there stays."""
+    request = contextvars.ContextVar[str]("request")
+    request.set("the caller's")
+
+    def work(item: int) -> str:
+        seen = request.get()
+        request.set(seen.upper())
+        return seen.lower()
+
+    assert set(fan_out(work, range(20), 3)) == {"the caller's"}
+    assert request.get() == "the caller's"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, 32])
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_an_outcome_for_each_item(threads: int, count: int) -> None:
+    """Every item has exactly one outcome, however many threads there are; none are left."""
+    outcomes = list(fan_out(lambda n: n * n, range(count), threads))
+    assert sorted(outcomes) == [n * n for n in range(count)]
+    assert senders() == []
+
+
+def test_nothing_is_begun_before_the_first_outcome_is_wanted() -> None:
+    """Making the iterator takes nothing from the input and starts no thread."""
+    source = Source()
+    outcomes = fan_out(lambda n: n, source, 4)
+    assert source.taken == 0
+    assert senders() == []
+    del outcomes
+
+
+def test_the_input_is_read_as_outcomes_are_wanted() -> None:
+    """What was taken and not yet handed on is bounded by the threads, even of an endless input."""
+    threads, source = 3, Source()
+    # Each thread has one outcome to put down, and as many lie in between.
+    most = 2 * threads
+    outcomes = fan_out(lambda n: n, source, threads)
+    try:
+        for received in range(1, 200):
+            next(outcomes)
+            assert source.taken <= received + most
+        wait_until(lambda: source.taken == received + most)
+    finally:
+        close(outcomes)
+    assert senders() == []
+
+
+class Payload:
+    """Something that takes memory."""
+
+
+def test_memory_is_bounded() -> None:
+    """Items and outcomes are not kept once they were handed on."""
+    alive: weakref.WeakSet[Payload] = weakref.WeakSet()
+    threads, most = 4, 0
+
+    def payloads() -> Iterator[Payload]:
+        for _ in range(500):
+            payload = Payload()
+            alive.add(payload)
+            yield payload
+            del payload
+
+    for payload in fan_out(lambda p: p, payloads(), threads):
+        most = max(most, len(alive))
+        del payload
+    # In each thread one and the one before it, as many in between, and the two at either end.
+    assert most <= 3 * threads + 2
+    assert senders() == []
+
+
+def test_a_slow_item_holds_up_nobody() -> None:
+    """Outcomes come as they are ready: a slow item comes last, behind those begun after it."""
+    slow = threading.Event()
+
+    def work(number: int) -> int:
+        if number == 0:
+            assert slow.wait(10)
+        return number
+
+    order = []
+    for number in fan_out(work, range(50), 2):
+        order.append(number)
+        if len(order) == 49:
+            slow.set()
+    assert order == [*range(1, 50), 0]
+
+
+def test_items_are_worked_on_at_the_same_time() -> None:
+    """As many items as there are threads are under way at once."""
+    together = threading.Barrier(5)
+    assert sorted(fan_out(lambda _: together.wait(10), range(5), 5)) == [0, 1, 2, 3, 4]
+
+
+def failing(count: int) -> Iterator[int]:
+    """An input that breaks after so many items."""
+    yield from range(count)
+    raise BadItem("the input broke")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_an_input_that_raises(threads: int, count: int) -> None:
+    """Its error comes out behind the outcomes of everything it gave before."""
+    outcomes: list[int] = []
+    with pytest.raises(BadItem, match="the input broke"):
+        outcomes.extend(fan_out(lambda n: n, failing(count), threads))
+    assert sorted(outcomes) == list(range(count))
+    assert senders() == []
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("error", [BadItem, KeyboardInterrupt], ids=lambda e: str(e.__name__))
+def test_work_that_raises(threads: int, error: type[BaseException]) -> None:
+    """Its error comes out behind what was begun, and the input is not read on."""
+    source, finished = Source(), list[int]()
+
+    def work(number: int) -> int:
+        if number == 10:
+            raise error("the work broke")
+        return number
+
+    with pytest.raises(error, match="the work broke"):
+        finished.extend(fan_out(work, source, threads))
+    # Everything taken was finished, but for the one that broke.
+    assert sorted(finished) == [n for n in range(source.taken) if n != 10]
+    assert senders() == []
+
+
+def test_work_that_raises_stop_iteration() -> None:
+    """That is an error like any other, not the end of the input."""
+
+    def work(number: int) -> int:
+        raise StopIteration(number)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(fan_out(work, Source(), 2))
+    assert senders() == []
+
+
+def test_threads_end_although_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C, while the first one's waiting is under way, leaves no thread behind."""
+    struck = threading.Event()
+
+    def work(number: int) -> int:
+        struck.wait(10)
+        return number
+
+    def interrupted(_: threading.Thread) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
+    next(outcomes)
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        close(outcomes)
+    struck.set()
+    wait_until(lambda: senders() == [])
+
+
+@pytest.mark.parametrize("received", [1, 5])
+def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
+    """Whoever closes the iterator waits for what is under way; nothing more is begun."""
+    source, begun, finished = Source(), set[int](), set[int]()
+
+    def work(number: int) -> int:
+        begun.add(number)
+        finished.add(number)
+        return number
+
+    outcomes = fan_out(work, source, 3)
+    for _ in range(received):
+        next(outcomes)
+    close(outcomes)
+    assert senders() == []
+    assert finished == begun == set(range(source.taken))
+    assert list(outcomes) == []
+
+
+def test_who_is_collected_by_one_of_its_own_threads_does_not_wait_for_it() -> None:
+    """An abandoned iterator is garbage that any thread may collect, one of its own as well."""
+    begun, dropped, collected = (threading.Event() for _ in range(3))
+
+    def work(number: int) -> int:
+        if number == 2:
+            begun.set()
+            assert dropped.wait(10)
+            gc.collect()
+            collected.set()
+        return number
+
+    class Cycle:
+        """What keeps an iterator until the next collection."""
+
+        def __init__(self) -> None:
+            self.me = self
+            self.outcomes = fan_out(work, [1, 2, 3], 1)
+
+    def abandon() -> None:
+        assert next(Cycle().outcomes) == 1
+
+    gc.disable()
+    try:
+        abandon()
+        assert begun.wait(10)
+        dropped.set()
+        assert collected.wait(10)
+        wait_until(lambda: senders() == [])
+    finally:
+        gc.enable()
+
+
+def test_leaving_the_loop_is_abandoning_it() -> None:
+    """A ``break`` leaves no thread behind, once the iterator is gone."""
+    for _ in fan_out(lambda n: n, Source(), 3):
+        break
+    wait_until(lambda: senders() == [])
+
+
+def test_closing_waits_for_what_is_under_way() -> None:
+    """`close` returns when the last item that was begun is finished, not before."""
+    go_on, closed, under_way = threading.Event(), threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number == 1:
+            under_way.set()
+            assert go_on.wait(10)
+        return number
+
+    outcomes = fan_out(work, Source(), 2)
+    assert next(outcomes) == 0
+    assert under_way.wait(10)
+
+    def close_and_tell() -> None:
+        close(outcomes)
+        closed.set()
+
+    closing = threading.Thread(target=close_and_tell)
+    closing.start()
+    assert not closed.wait(0.05)
+    go_on.set()
+    closing.join(10)
+    assert closed.is_set()
+    assert senders() == []
+
+
+class ObservedLock:
+    """A lock that counts who wants it."""
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.wanted += 1
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+def test_who_waits_for_the_input_begins_nothing_after_the_end() -> None:
+    """A thread that waits for its turn to read the input does not read it when all is over."""
+    lock, broken, go_on = ObservedLock(), threading.Event(), threading.Event()
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(10):
+            if number == 1:
+                assert go_on.wait(10)  # the second thread reads, the third one waits for it
+            taken += 1
+            yield number
+
+    def work(number: int) -> int:
+        if number == 0:
+            assert broken.wait(10)
+            raise BadItem("the work broke")
+        return number
+
+    run = FanOut(work, items(), 3)
+    run._run._lock = cast("threading.Lock", lock)
+    errors: list[BaseException] = []
+
+    def collect() -> None:
+        try:
+            list(run)
+        except BadItem as error:
+            errors.append(error)
+
+    collecting = threading.Thread(target=collect)
+    collecting.start()
+    wait_until(lambda: lock.wanted == 3)
+    broken.set()
+    wait_until(lambda: len(senders()) == 2)
+    go_on.set()
+    collecting.join(10)
+    assert [str(e) for e in errors] == ["the work broke"]
+    assert taken <= 2
+    assert senders() == []
+
+
+def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system has no more threads, those that run are waited for before the error is told."""
+    go_on, told, under_way = threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+    start = threading.Thread.start
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name == "smtpconn-sender-1":
+            assert under_way.wait(10)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def work(number: int) -> int:
+        under_way.set()
+        assert go_on.wait(10)
+        return number
+
+    def collect() -> None:
+        try:
+            list(fan_out(work, range(1), 2))
+        except RuntimeError as error:
+            errors.append(error)
+        told.set()
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    collecting = threading.Thread(target=collect)
+    collecting.start()
+    assert under_way.wait(10)
+    was_told_early = told.wait(0.1)
+    go_on.set()
+    collecting.join(10)
+    assert [str(e) for e in errors] == ["can't start new thread"]
+    assert not was_told_early
+    assert senders() == []

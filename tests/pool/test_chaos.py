@@ -1,0 +1,55 @@
+"""Many threads and a server that is anything but well: the books balance all the same."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from benchmarks.chaos import run
+from smtpconn import ConnectionPool, TlsMode
+from tests.pool.test_postfix import config, identities, run_in_threads, send_until_known
+from tests.realservers.base import wait_until
+from tests.realservers.certificates import Certificates
+from tests.realservers.postfix import Postfix
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_books_balance(seed: int) -> None:
+    """Killed, delayed, restarted and told 421: acknowledged is stored, nothing is stored twice."""
+    account = run(2.0, seed)
+    assert not any(account.imbalances().values()), account.imbalances()
+    assert set(account.stored) <= account.acknowledged | account.unknown
+    assert len(account.acknowledged) > 100
+
+
+def test_postfix_killed_three_times_while_16_threads_send(
+    postfix: Postfix, certificates: Certificates
+) -> None:
+    """Each message is stored if acknowledged; those of which nobody knows are few; none is lost."""
+    acknowledged: set[str] = set()
+    unknown: set[str] = set()
+    done = threading.Semaphore(0)
+
+    with ConnectionPool(config(postfix, certificates, TlsMode.NONE), max_size=5) as pool:
+
+        def work(thread: int) -> None:
+            for number in range(20):
+                identity = f"t{thread}n{number}"
+                send_until_known(pool, identity, acknowledged, unknown)
+                done.release()
+
+        def kill() -> None:
+            for _ in range(3):
+                for _ in range(60):
+                    done.acquire()
+                postfix.restart()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        run_in_threads(16, work)
+        killer.join()
+    assert acknowledged | unknown == {f"t{t}n{n}" for t in range(16) for n in range(20)}
+    assert len(unknown) <= 3 * 5
+    assert wait_until(lambda: acknowledged <= set(identities(postfix.stored())), 10)
+    assert max(identities(postfix.logs().encode().splitlines()).values()) == 1

@@ -1,0 +1,415 @@
+"""How a pool's decisions are carried out, with fake connections, a fake clock and no second thread.
+
+What callers meet, with servers and threads, is in `tests.pool.test_connection_pool`; here it is which connections
+are asked, closed and counted, and when the keeper is told to look.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    Phase,
+    PoolClosedError,
+    PoolTimeoutError,
+    ServerCapabilities,
+    ServerConfig,
+    SmtpError,
+    SmtpExtension,
+    SmtpResponse,
+    TransientError,
+)
+from smtpconn.net.deadline import Deadline
+from smtpconn.pool.lending import LIFETIME_JITTER, Lending
+from smtpconn.pool.maintenance import Keeper
+from smtpconn.pool.options import Limits
+from smtpconn.pool.state import MAX_NOOPS, Ticket
+
+CONFIG = ServerConfig.from_url("smtp://mx.example.com")
+CAPABILITIES = ServerCapabilities("mx.example.com", ())
+NOON = 10_000.0
+
+
+@dataclass(eq=False)
+class FakeConnection:
+    """A connection that does what it is told, and remembers what was asked of it."""
+
+    capabilities: ServerCapabilities = CAPABILITIES
+    is_alive: bool = True
+    is_quiet: bool = True
+    is_shutting_down: bool = False
+    transactions: int = 0
+    tls: None = None
+    noop_error: BaseException | None = None
+    noop_moments: list[float] = field(default_factory=list)
+    ended_by: list[str] = field(default_factory=list)
+
+    def probe(self) -> bool:
+        """Whether it lives."""
+        return self.is_alive
+
+    def noop(self, timeout: float) -> None:
+        """Note when; fail if told to."""
+        self.noop_moments.append(time.monotonic())
+        if self.noop_error is not None:
+            self.is_quiet = False
+            raise self.noop_error
+
+    def take_leave(self) -> None:
+        """QUIT."""
+        self.ended_by.append("quit")
+
+    def close(self) -> None:
+        """The socket alone."""
+        self.ended_by.append("close")
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self.ended_by.append("abandon")
+
+    def _share(self, learnt: object) -> None:
+        """What is known of the server is of no interest here."""
+
+
+class World:
+    """Time, the server, and the keeper.
+
+    Attributes:
+        now: the time.
+        made: the connections the server let in, in order.
+        refusal: what the server says to the next ones.
+        capabilities: what it offers to the next ones.
+        due: when the keeper was told to look, each time.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = NOON
+        self.made: list[FakeConnection] = []
+        self.refusal: SmtpError | None = None
+        self.capabilities = CAPABILITIES
+        self.due: list[float] = []
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(ServerConfig, "connect", lambda *args, **options: self._connect())
+        monkeypatch.setattr(Keeper, "watch", lambda keeper, pool, due: self.due.append(due))
+
+    def _connect(self) -> FakeConnection:
+        if self.refusal is not None:
+            raise self.refusal
+        self.made.append(FakeConnection(self.capabilities))
+        return self.made[-1]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world in which nothing happens by itself."""
+    return World(monkeypatch)
+
+
+def lending(
+    *,
+    max_size: int = 5,
+    max_messages: int = 100,
+    max_idle: float = 60.0,
+    max_lifetime: float = 900.0,
+    keepalive: float | None = None,
+) -> Lending:
+    """The inside of a pool, which keeps nothing alive unless told to."""
+    limits = Limits(
+        max_size=max_size,
+        max_messages=max_messages,
+        max_idle=max_idle,
+        max_lifetime=max_lifetime,
+        keepalive=keepalive,
+    )
+    return Lending([CONFIG], limits, "outgoing", None)
+
+
+def take(pool: Lending, timeout: float = 0.001) -> tuple[Ticket, FakeConnection]:
+    """Check out a connection; nobody gives one back meanwhile, so there is nothing to wait for."""
+    ticket = Ticket()
+    try:
+        connection: object = pool.checkout(ticket, timeout)
+    except BaseException:
+        pool.check_in(ticket, keep=False)
+        raise
+    assert isinstance(connection, FakeConnection)
+    return ticket, connection
+
+
+def use(pool: Lending, count: int = 1) -> list[FakeConnection]:
+    """Have some in use at once and give them back; the last is the youngest."""
+    taken = [take(pool) for _ in range(count)]
+    for ticket, _ in taken:
+        pool.check_in(ticket, keep=True)
+    return [connection for _, connection in taken]
+
+
+def figures(pool: Lending) -> tuple[int, int, dict[str, int]]:
+    """How many are in use, how many idle, and why others were given up."""
+    stats = pool.stats()
+    assert (stats.waiting, stats.connecting) == (0, 0)
+    return stats.in_use, stats.idle, dict(stats.discards)
+
+
+# Lending and taking back
+
+
+def test_idle_connections_are_probed_and_the_dead_dropped(world: World) -> None:
+    """Dead ones are passed over without a connect, until one lives."""
+    pool = lending()
+    alive, dead, dead_too = use(pool, 3)
+    dead.is_alive = dead_too.is_alive = False
+    assert take(pool)[1] is alive
+    assert len(world.made) == 3
+    assert figures(pool) == (1, 0, {"dead when idle": 2})
+    assert dead.ended_by == dead_too.ended_by == ["quit"]
+
+
+def test_a_dead_connection_is_not_given_to_the_next(world: World) -> None:
+    """When none of the idle ones lives, a new one is made."""
+    pool = lending()
+    for connection in use(pool, 3):
+        connection.is_alive = False
+    assert take(pool)[1] is world.made[3]
+
+
+def test_giving_back_twice_counts_once(world: World) -> None:
+    """The second time changes nothing, even if somebody else has the connection by then."""
+    pool = lending()
+    ticket, connection = take(pool)
+    pool.check_in(ticket, keep=True)
+    pool.check_in(ticket, keep=True)
+    assert figures(pool) == (0, 1, {})
+    other, same = take(pool)
+    assert same is connection
+    pool.check_in(ticket, keep=False)
+    assert figures(pool) == (1, 0, {})
+    assert connection.ended_by == []
+    pool.check_in(other, keep=True)
+    assert figures(pool) == (0, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("keep", "is_quiet", "is_shutting_down", "reason", "end"),
+    [
+        (False, True, False, "interrupted", "quit"),
+        (False, False, False, "interrupted", "close"),
+        (True, False, True, "421", "close"),
+        (True, False, False, "closed in use", "close"),
+    ],
+)
+def test_a_connection_that_is_not_kept(
+    world: World, keep: bool, is_quiet: bool, is_shutting_down: bool, reason: str, end: str
+) -> None:
+    """It is given up with the reason, and told so only if it is in step with the server."""
+    pool = lending()
+    ticket, connection = take(pool)
+    connection.is_quiet, connection.is_shutting_down = is_quiet, is_shutting_down
+    pool.check_in(ticket, keep=keep)
+    assert figures(pool) == (0, 0, {reason: 1})
+    assert connection.ended_by == [end]
+
+
+def test_a_connect_that_fails_costs_nothing(world: World) -> None:
+    """The caller has the error, and the pool its permit and its right to connect."""
+    pool = lending(max_size=1)
+    world.refusal = ConnectionClosedError("gone", phase=Phase.CONNECT)
+    for _ in range(3):
+        with pytest.raises(ConnectionClosedError, match="gone"):
+            take(pool)
+        assert figures(pool) == (0, 0, {})
+    world.refusal = None
+    take(pool)
+
+
+def test_a_renewed_connection_is_new(world: World) -> None:
+    """Who found its connection dead gets a new one, with the same permit; idle ones stay."""
+    pool = lending()
+    idle, dead = use(pool, 2)
+    ticket, connection = take(pool)
+    assert connection is dead
+    dead.is_quiet = False
+    renewed: object = pool.renew(ticket, Deadline(1))
+    assert renewed is world.made[2]
+    assert figures(pool) == (1, 1, {"dead when used": 1})
+    assert (dead.ended_by, idle.ended_by) == (["close"], [])
+    pool.check_in(ticket, keep=True)
+    assert figures(pool) == (0, 2, {"dead when used": 1})
+
+
+def test_a_server_that_takes_no_more(world: World) -> None:
+    """The caller waits for those that are out, in vain here, and learns what the server said."""
+    pool = lending()
+    ticket, _ = take(pool)
+    response = SmtpResponse(421, ("4.7.0 too many connections",))
+    world.refusal = TransientError(response, phase=Phase.EHLO)
+    with pytest.raises(PoolTimeoutError) as caught:
+        take(pool)
+    assert isinstance(caught.value.__cause__, TransientError)
+    assert pool.stats().effective_size == 1
+    pool.check_in(ticket, keep=True)
+    take(pool)
+    assert len(world.made) == 1
+
+
+# The end of a connection's life
+
+
+def test_a_connection_is_closed_after_its_messages(world: World) -> None:
+    """It is checked when it comes back, and the limit the server announced counts as well."""
+    pool = lending(max_messages=3)
+    limited = ServerCapabilities("mx.example.com", (SmtpExtension("LIMITS", ("MAILMAX=2",)),))
+    for capabilities, most in ((CAPABILITIES, 3), (limited, 2)):
+        world.capabilities = capabilities
+        for transactions in range(1, most + 1):
+            ticket, connection = take(pool)
+            connection.transactions = transactions
+            pool.check_in(ticket, keep=True)
+            assert connection.ended_by == ["quit"] * (transactions == most)
+    assert figures(pool) == (0, 0, {"max_messages": 2})
+
+
+def test_lifetimes_differ(world: World) -> None:
+    """Connections made together end one by one, somewhat before max_lifetime at the earliest."""
+    pool = lending(max_size=50, max_lifetime=100, max_idle=1000)
+    use(pool, 50)
+    world.now = NOON + 100 * (1 - LIFETIME_JITTER) - 0.001
+    use(pool)
+    assert figures(pool) == (0, 50, {})
+    world.now = NOON + 100 * (1 - LIFETIME_JITTER / 2)
+    pool.look_after_idle()
+    assert 0 < figures(pool)[1] < 50
+    world.now = NOON + 100
+    pool.look_after_idle()
+    assert figures(pool) == (0, 0, {"max_lifetime": 50})
+
+
+def test_whoever_gives_back_closes_what_is_over(world: World) -> None:
+    """Without a keeper too, idle connections are closed when their time is over."""
+    pool = lending(max_idle=60)
+    old, young = use(pool, 2)
+    for _ in range(3):
+        world.now += 25
+        assert use(pool) == [young]
+    assert (old.ended_by, young.ended_by) == (["quit"], [])
+    assert figures(pool) == (0, 1, {"max_idle": 1})
+
+
+def test_draining(world: World) -> None:
+    """Idle ones end at once, those in use when they come back, and new ones not at all."""
+    pool = lending()
+    idle, used = use(pool, 2)
+    ticket, _ = take(pool)
+    pool.drain()
+    assert (idle.ended_by, used.ended_by) == (["quit"], [])
+    pool.check_in(ticket, keep=True)
+    assert used.ended_by == ["quit"]
+    assert use(pool) == use(pool) == [world.made[2]]
+    assert figures(pool) == (0, 1, {"drained": 2})
+
+
+def test_closing(world: World) -> None:
+    """Idle ones end at once, those in use when they come back, and nobody gets one any more."""
+    pool = lending()
+    idle, used = use(pool, 2)
+    ticket, _ = take(pool)
+    pool.close(0)
+    assert (idle.ended_by, used.ended_by) == (["quit"], [])
+    with pytest.raises(PoolClosedError):
+        take(pool)
+    pool.check_in(ticket, keep=True)
+    assert used.ended_by == ["quit"]
+    assert figures(pool) == (0, 0, {"pool closed": 2})
+    assert pool.look_after_idle() is None
+
+
+def test_forgetting(world: World) -> None:
+    """A child drops what is idle and what is out, in silence, and begins with full capacity."""
+    pool = lending(max_size=2)
+    inherited = use(pool, 2)
+    ticket, _ = take(pool)
+    pool.forget()
+    assert [connection.ended_by for connection in inherited] == [["abandon"]] * 2
+    assert figures(pool) == (0, 0, {})
+    assert use(pool, 2) == world.made[2:]
+    pool.check_in(ticket, keep=False)
+    assert pool.stats().in_use == 0
+
+
+# The keeper
+
+
+def test_the_keeper_is_told_what_it_does_not_know(world: World) -> None:
+    """It is told of the first moment, and again only of one before its next look."""
+    pool = lending(keepalive=20)
+    use(pool, 2)
+    assert world.due == [NOON + 20]
+    world.now += 5
+    use(pool)
+    assert world.due == [NOON + 20]
+    world.now = NOON + 20
+    assert pool.look_after_idle() == NOON + 25
+    use(pool)
+    assert world.due == [NOON + 20]
+
+
+def test_without_keepalive_the_keeper_is_told_nothing(world: World) -> None:
+    """``keepalive=None`` means no thread."""
+    pool = lending(keepalive=None)
+    use(pool, 3)
+    assert world.due == []
+
+
+def test_a_lonely_life(world: World) -> None:
+    """A connection nobody wants gets its eight NOOPs and ends with max_idle; then all is quiet."""
+    pool = lending(keepalive=20, max_idle=300)
+    [connection] = use(pool)
+    due: float | None = world.due[0]
+    while due is not None:
+        world.now = due
+        due = pool.look_after_idle()
+    assert connection.noop_moments == [NOON + 20 * n for n in range(1, MAX_NOOPS + 1)]
+    assert world.now == NOON + 300
+    assert figures(pool) == (0, 0, {"max_idle": 1})
+    assert pool.stats().noops == MAX_NOOPS
+    # The next connection is looked after as the first was.
+    use(pool)
+    assert world.due == [NOON + 20, NOON + 320]
+
+
+def test_a_failed_noop_ends_the_connection(world: World) -> None:
+    """The others get theirs in the same look, and no permit is lost."""
+    pool = lending(max_size=2, keepalive=20)
+    failing, other = use(pool, 2)
+    failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
+    world.now += 20
+    assert pool.look_after_idle() == NOON + 40
+    assert failing.ended_by == ["close"]
+    assert other.noop_moments == [NOON + 20]
+    assert figures(pool) == (0, 1, {"keepalive failed": 1})
+    assert use(pool, 2) == [other, world.made[2]]
+
+
+def test_a_noop_that_is_interrupted_costs_no_permit(world: World) -> None:
+    """Whatever ends a look, what it had borrowed is given back."""
+    pool = lending(max_size=1, keepalive=20)
+    [connection] = use(pool)
+    connection.noop_error = KeyboardInterrupt()
+    world.now += 20
+    with pytest.raises(KeyboardInterrupt):
+        pool.look_after_idle()
+    assert pool.stats().in_use == 0
+    assert use(pool) == [world.made[1]]
+
+
+def test_a_keeper_that_failed_is_told_again(world: World) -> None:
+    """If the keeper did not look when it was due, the next one to give back tells it again."""
+    pool = lending(keepalive=20)
+    use(pool)
+    world.now += 30
+    use(pool)
+    assert len(world.due) == 2

@@ -1,0 +1,445 @@
+"""What a lease promises: whatever happens at whatever moment, the pool loses no capacity.
+
+The tests with `strikes` run a scenario again and again and have an exception strike at its first
+bytecode in the pool's code, then at its second, and so on until the scenario comes through.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks.bytecodes import is_safe
+from smtpconn import ConnectionPool, PoolError, PoolTimeoutError, ServerConfig, TransportError
+from smtpconn import pool as pool_module
+from smtpconn.pool import connector as connector_module
+from smtpconn.pool import lease as lease_module
+from smtpconn.pool import lending as lending_module
+from smtpconn.pool import state as poolstate_module
+from smtpconn.pool.lease import Lease
+from smtpconn.testing import SmtpServer
+
+_MODULES = (lease_module, lending_module, connector_module, pool_module, poolstate_module)
+_FILES = frozenset(str(module.__file__) for module in _MODULES)
+
+
+class Struck(BaseException):
+    """What strikes."""
+
+
+class Lightning:
+    """Raises `Struck` at one bytecode of the pool's code in this thread, counted from 0.
+
+    Attributes:
+        seen: how many bytecodes were counted.
+        where: where it struck; "" if it did not.
+        on_call: called with the name of each function of the pool that is entered.
+    """
+
+    def __init__(self, point: int, on_call: Callable[[str], None]) -> None:
+        self._point = point
+        self._on_call = on_call
+        self._thread = threading.get_ident()
+        self.seen = 0
+        self.where = ""
+
+    def __enter__(self) -> Lightning:
+        if sys.version_info >= (3, 12):
+            self._monitor(self._at_start, self._at_instruction, on=True)
+        else:
+            self._before = sys.gettrace()
+            sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if sys.version_info >= (3, 12):
+            self._monitor(None, None, on=False)
+        else:
+            sys.settrace(self._before)
+
+    def _monitor(self, start: object, instruction: object, *, on: bool) -> None:
+        """From 3.12 on tracing opcodes misses many; monitoring (PEP 669) does not."""
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        tool, events = monitoring.DEBUGGER_ID, monitoring.events
+        if on:
+            monitoring.use_tool_id(tool, "lightning")
+        monitoring.register_callback(tool, events.PY_START, start)
+        monitoring.register_callback(tool, events.INSTRUCTION, instruction)
+        for code in _CODES:
+            monitoring.set_local_events(
+                tool, code, events.PY_START | events.INSTRUCTION if on else 0
+            )
+        if not on:
+            monitoring.free_tool_id(tool)
+
+    def _at_start(self, code: CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._on_call(code.co_name)
+
+    def _at_instruction(self, code: CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._arrive(code, offset)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename not in _FILES:
+            return None
+        if event == "call":
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            self._on_call(frame.f_code.co_name)
+        elif event == "opcode":
+            self._arrive(frame.f_code, frame.f_lasti)
+        return self._trace
+
+    def _arrive(self, code: CodeType, offset: int) -> None:
+        if self.seen >= self._point and not self.where and not is_safe(code, offset):
+            self.where = f"{code.co_qualname} +{offset}"
+            raise Struck(self.where)
+        self.seen += 1
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _codes_of(module: ModuleType) -> Iterator[CodeType]:
+    """The code of every function and method the module defines."""
+    for owner in (module, *(c for c in vars(module).values() if isinstance(c, type))):
+        for value in vars(owner).values():
+            function = value.fget if isinstance(value, property) else value
+            code = getattr(function, "__code__", None)
+            if code is not None and code.co_filename == module.__file__:
+                yield from _codes(code)
+
+
+_CODES = [code for module in _MODULES for code in _codes_of(module)]
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server that can do everything."""
+    with SmtpServer() as running:
+        yield running
+
+
+def in_another_thread(call: Callable[[], None]) -> BaseException | None:
+    """Run in a thread of its own, which knows of no lock that this one may hold."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(5)
+    if thread.is_alive():
+        return TimeoutError("it hangs")
+    return errors[0] if errors else None
+
+
+def take_all(pool: ConnectionPool) -> None:
+    """Take as many leases as there may be at once, without waiting."""
+    with ExitStack() as stack:
+        for _ in range(pool.stats().max_size):
+            stack.enter_context(pool.connection(2.0))
+
+
+def _is_anything_out(pool: ConnectionPool) -> bool:
+    stats = pool.stats()
+    return bool(stats.in_use or stats.waiting or stats.connecting)
+
+
+def strike_everywhere(
+    pool: ConnectionPool,
+    scenario: Callable[[], None],
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+    on_call: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Run a scenario with a strike at each of its bytecodes, and count the permits each time."""
+    point, lost = 0, ""
+    while True:
+        before()
+        lightning = Lightning(point, on_call)
+        try:
+            with lightning:
+                scenario()
+        except (Struck, PoolTimeoutError, TransportError):
+            pass
+        after()
+        if _is_anything_out(pool):
+            gc.collect()  # an error holds the frames it went through, and those the lease
+        error = in_another_thread(lambda: take_all(pool))
+        if error is not None or _is_anything_out(pool):
+            lost = f"{lightning.where}: {error!r} {pool.stats()}"
+            break
+        if not lightning.where:
+            break
+        point += 1
+    assert not lost, f"at point {point}: {lost}"
+    assert point > 100, f"only {point} points were tried"
+
+
+def take(pool: ConnectionPool, timeout: float | None = None) -> None:
+    """Take a connection and give it back."""
+    with pool.connection(timeout):
+        pass
+
+
+unclosed = pytest.mark.filterwarnings(
+    # A connection may be lost to a strike, and its socket is then closed when it is collected.
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@unclosed
+def test_strikes_while_a_lease_is_taken_and_given_back(server: SmtpServer) -> None:
+    """Taking an idle connection and giving it back loses no permit."""
+    with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
+        strike_everywhere(pool, lambda: take(pool))
+
+
+@unclosed
+def test_strikes_while_a_connection_is_made(server: SmtpServer) -> None:
+    """Making a connection and giving it back loses no permit."""
+    with ConnectionPool(server.url, max_size=1, max_messages=1, keepalive=None) as pool:
+
+        def empty() -> None:
+            with pool.connection() as connection:
+                connection.close()
+
+        strike_everywhere(pool, lambda: take(pool), before=empty)
+
+
+@unclosed
+def test_strikes_while_a_caller_waits(server: SmtpServer) -> None:
+    """Waiting for a connection that another lease gives back loses no permit."""
+    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+        holder: list[Lease] = []
+
+        def occupy() -> None:
+            holder.append(pool.connection())
+            holder[0].__enter__()
+
+        def release() -> None:
+            if holder:
+                holder.pop().__exit__(None, None, None)
+
+        def release_when_waited_for(name: str) -> None:
+            if name == "_await_turn":
+                release()
+
+        strike_everywhere(
+            pool,
+            lambda: take(pool),
+            before=occupy,
+            after=release,
+            on_call=release_when_waited_for,
+        )
+
+
+@unclosed
+def test_strikes_while_a_caller_waits_in_vain(
+    server: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Waiting until the time is over loses no permit, neither the waiter's nor the holder's."""
+    # What pytest keeps of the log would hold the error, and with it the frames and the lease.
+    caplog.set_level(logging.CRITICAL, "smtpconn.pool")
+    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+        holder: list[Lease] = []
+
+        def occupy() -> None:
+            holder.append(pool.connection())
+            holder[0].__enter__()
+
+        strike_everywhere(
+            pool,
+            lambda: take(pool, 0.0001),
+            before=occupy,
+            after=lambda: holder.pop().__exit__(None, None, None),
+        )
+
+
+@unclosed
+def test_strikes_while_connecting_fails(server: SmtpServer) -> None:
+    """A connect that fails loses no permit and no right to connect."""
+    fails = False
+
+    def factory(host: str, port: int, timeout: float) -> socket.socket:
+        if fails:
+            raise ConnectionRefusedError("not now")
+        return socket.create_connection((host, port), timeout)
+
+    config = ServerConfig.from_url(server.url, socket_factory=factory)
+    with ConnectionPool(config, max_size=1, max_connecting=1, keepalive=None) as pool:
+
+        def empty() -> None:
+            nonlocal fails
+            fails = False
+            with pool.connection() as connection:
+                connection.close()
+            fails = True
+
+        def heal() -> None:
+            nonlocal fails
+            fails = False
+
+        strike_everywhere(pool, lambda: take(pool), before=empty, after=heal)
+
+
+@unclosed
+def test_strikes_while_a_connection_is_replaced(server: SmtpServer) -> None:
+    """Sending again over a new connection loses no permit."""
+    message = b"Subject: hello\r\n\r\nHello!\r\n"
+    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+
+        def send() -> None:
+            pool.send("me@example.com", ["you@example.com"], message)
+
+        def have_it_die() -> None:
+            server.clear()
+            take(pool)
+            server.fault("MAIL", close=True)
+
+        strike_everywhere(
+            pool,
+            send,
+            before=have_it_die,
+            after=server.clear,
+        )
+
+
+def test_a_lease_is_for_one_block_at_a_time(server: SmtpServer) -> None:
+    """A lease in use cannot be entered again, and is not harmed by the attempt."""
+    with ConnectionPool(server.url, max_size=2) as pool:
+        lease = pool.connection()
+        with lease as connection:
+            with pytest.raises(PoolError, match="in use"), lease:
+                raise AssertionError("never reached")
+            connection.noop()
+            assert pool.stats().in_use == 1
+        assert pool.stats().in_use == 0
+
+
+def test_a_lease_can_be_used_again(server: SmtpServer) -> None:
+    """One block after the other may use the same lease object."""
+    with ConnectionPool(server.url) as pool:
+        lease = pool.connection()
+        for _ in range(3):
+            with lease as connection:
+                connection.noop()
+        assert pool.stats().checkouts == 3
+        assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Struck])
+def test_an_interrupted_block_costs_the_connection(
+    server: SmtpServer, kind: type[BaseException]
+) -> None:
+    """After anything but an ordinary exception the connection is closed, and the permit is back."""
+    with ConnectionPool(server.url, max_size=1) as pool:
+        with pytest.raises(kind), pool.connection() as connection:
+            raise kind
+        assert not connection.is_open
+        stats = pool.stats()
+        assert (stats.in_use, stats.idle) == (0, 0)
+        assert stats.discards == {"interrupted": 1}
+        take(pool)
+
+
+def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
+    """A lease that was entered and forgotten is given back when it is collected."""
+    with ConnectionPool(server.url, max_size=1) as pool:
+        lease = pool.connection()
+        connection = lease.__enter__()
+        del lease
+        gc.collect()
+        assert pool.stats().in_use == 0
+        assert not connection.is_open
+        take(pool, 1.0)
+
+
+def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:
+    """A destructor that runs in the middle of one of the pool's own steps changes nothing there.
+
+    What it has to give back is taken back with the next thing the pool does.
+    """
+    with ConnectionPool(server.url, max_size=1) as pool:
+        lease = pool.connection()
+        lease.__enter__()
+        lending = pool._lending
+        with lending._lock:
+            del lease
+            gc.collect()
+            assert len(lending._state.permits) == 1
+        take(pool, 1.0)
+        assert pool.stats().discards == {"lost by its holder": 1}
+
+
+def test_a_lease_that_is_collected_tells_nobody(server: SmtpServer) -> None:
+    """The hook may need a lock that is held where the destructor runs; it is told later."""
+    heard: list[str] = []
+    with ConnectionPool(server.url, max_size=1, on_event=lambda e: heard.append(e.action)) as pool:
+        lease = pool.connection()
+        lease.__enter__()
+        heard.clear()
+        del lease
+        gc.collect()
+        assert heard == []
+        assert pool.stats().in_use == 0
+        assert heard == ["discard", "checkin"]
+
+
+def test_a_lease_given_back_twice_counts_once(server: SmtpServer) -> None:
+    """Leaving the block again changes nothing, whoever has the connection then."""
+    with ConnectionPool(server.url, max_size=2) as pool:
+        lease = pool.connection()
+        lease.__enter__()
+        lease.__exit__(None, None, None)
+        with pool.connection() as connection:
+            lease.__exit__(None, None, None)
+            lease.__exit__(None, KeyboardInterrupt(), None)
+            stats = pool.stats()
+            assert (stats.in_use, stats.idle) == (1, 0)
+            connection.noop()
+        assert pool.stats().idle == 1
+
+
+def test_a_lease_tells_whether_its_connection_was_used(server: SmtpServer) -> None:
+    """A connection counts as reused from its second block on."""
+    with ConnectionPool(server.url) as pool:
+        for was_reused in (False, True, True):
+            lease = pool.connection()
+            assert not lease.was_reused
+            with lease:
+                assert lease.was_reused is was_reused
+            assert not lease.was_reused
+
+
+@pytest.mark.parametrize(
+    "fault", [{"close": True}, {"reset": True}, {"hang": True}, {"reply": b"\0"}], ids=str
+)
+def test_giving_back_is_never_an_error(server: SmtpServer, fault: dict[str, Any]) -> None:
+    """A connection that is to end when it comes back says QUIT, and what comes of it is nothing."""
+    server.fault("QUIT", times=None, **fault)
+    with ConnectionPool(server.url, max_size=1, max_messages=1) as pool:
+        for _ in range(2):
+            assert pool.send("a@b.example", ["c@d.example"], b"one\r\n") is not None
+        assert pool.stats().in_use == 0
+    assert len(server.messages) == len(server.connections) == 2

@@ -1,0 +1,649 @@
+"""The pool and its servers: which one gets the mail, and what they ask of a pool.
+
+Several servers, those that want fewer connections, refused logins, rates, warming and draining,
+leaks, TLS sessions and tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from smtpconn import (
+    AuthError,
+    ConnectionPool,
+    OAuthCredentials,
+    PasswordCredentials,
+    PoolOverloadedError,
+    PoolTimeoutError,
+    ServerConfig,
+    SmtpError,
+    SmtpTimeoutError,
+    TransientError,
+    TransportError,
+    ValidationError,
+)
+from smtpconn.testing import SmtpServer
+from tests.realservers.certificates import Certificates
+
+SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
+MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
+TOO_MANY = "421 4.7.0 too many connections"
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """The preferred server."""
+    with SmtpServer() as running:
+        yield running
+
+
+@pytest.fixture
+def backup() -> Iterator[SmtpServer]:
+    """The other server."""
+    with SmtpServer() as running:
+        yield running
+
+
+class Clock:
+    """The monotonic clock, which can be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._offset = 0.0
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self._offset)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._offset += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock to put forward between operations."""
+    return Clock(monkeypatch)
+
+
+def both(*servers: SmtpServer, timeout: float = 10.0) -> list[ServerConfig]:
+    """The configuration of a pool with these servers."""
+    return [ServerConfig.from_url(s.url, timeout=timeout) for s in servers]
+
+
+def send(pool: ConnectionPool) -> None:
+    """Send a message."""
+    pool.send(SENDER, RECIPIENTS, MESSAGE)
+
+
+def take(pool: ConnectionPool, timeout: float | None = None) -> None:
+    """Take a connection and give it back."""
+    with pool.connection(timeout):
+        pass
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something nobody tells us of."""
+    patience = threading.Event()
+    for _ in range(5000):
+        if condition():
+            return
+        patience.wait(0.001)
+    raise AssertionError("what was waited for did not happen")
+
+
+# One server behind the other
+
+
+def test_the_preferred_server_gets_everything(server: SmtpServer, backup: SmtpServer) -> None:
+    """While it works, the first server gets all mail and the second one no connection."""
+    with ConnectionPool(both(server, backup), max_size=3) as pool:
+        for _ in range(5):
+            send(pool)
+        pool.warm(3)
+        assert pool.config == both(server)[0]
+    assert (len(server.messages), len(backup.connections)) == (5, 0)
+
+
+def test_urls_and_configurations_may_be_mixed(server: SmtpServer, backup: SmtpServer) -> None:
+    """A sequence of servers holds URLs, configurations, or both."""
+    with ConnectionPool([server.url, *both(backup)]) as pool:
+        send(pool)
+        assert [s.server for s in pool.stats().servers] == [str(c) for c in both(server, backup)]
+
+
+def test_a_pool_needs_a_server() -> None:
+    """A pool of no servers is not made."""
+    with pytest.raises(ValidationError, match="needs a server"):
+        ConnectionPool([])
+
+
+def test_the_preferred_server_is_down_at_the_start(server: SmtpServer, backup: SmtpServer) -> None:
+    """Mail goes to the next server at once; while the first one rests it is not asked."""
+    server.stop()
+    with ConnectionPool(both(server, backup)) as pool:
+        for _ in range(3):
+            send(pool)
+        stats = pool.stats()
+    assert len(backup.messages) == 3
+    assert (stats.connects, stats.connect_errors) == (1, 1)
+    first, second = stats.servers
+    assert (first.is_healthy, first.failures) == (False, 1)
+    assert isinstance(first.last_error, TransportError)
+    assert (second.is_healthy, second.failures, second.last_error) == (True, 0, None)
+
+
+def test_the_preferred_server_goes_down_while_idle(
+    server: SmtpServer, backup: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next message notices nothing but the other server; the log says what happened."""
+    caplog.set_level(logging.INFO, "smtpconn.pool")
+    with ConnectionPool(both(server, backup), name="outgoing") as pool:
+        send(pool)
+        server.stop()
+        send(pool)
+        assert not pool.stats().servers[0].is_healthy
+    assert (len(server.messages), len(backup.messages)) == (1, 1)
+    assert any(
+        r.getMessage().startswith(f"outgoing: moving on from {server.host}:{server.port}: ")
+        for r in caplog.records
+    )
+
+
+@pytest.mark.parametrize("reply", ["554 5.3.2 No mail here", "421 4.3.2 Shutting down"])
+def test_a_server_that_wants_nobody(server: SmtpServer, backup: SmtpServer, reply: str) -> None:
+    """A refusal at the greeting moves the mail on like a dead server."""
+    server.fault("CONNECT", reply=reply, close=True)
+    with ConnectionPool(both(server, backup)) as pool:
+        send(pool)
+        assert pool.stats().servers[0].failures == 1
+    assert len(backup.messages) == 1
+
+
+def test_a_silent_server_gets_its_share_of_the_time(server: SmtpServer, backup: SmtpServer) -> None:
+    """A server that hangs uses up half of the time, and the other one still gets the mail."""
+    server.fault("CONNECT", hang=True)
+    with ConnectionPool(both(server, backup)) as pool:
+        begun = time.monotonic()
+        pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.6)
+        took = time.monotonic() - begun
+        error = pool.stats().servers[0].last_error
+    assert isinstance(error, SmtpTimeoutError)
+    assert 0.29 <= took < 0.6
+    assert len(backup.messages) == 1
+
+
+def test_mail_moves_back(
+    server: SmtpServer, backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the preferred server is back and has rested, mail goes to it again by itself."""
+    monkeypatch.setattr("smtpconn.pool.failover.FIRST_REST", 0.02)
+    server.stop()
+    with ConnectionPool(both(server, backup)) as pool:
+        send(pool)
+        assert len(backup.messages) == 1
+        server.start()
+
+        def has_moved_back() -> bool:
+            send(pool)
+            return bool(server.messages)
+
+        wait_until(has_moved_back)
+        count = len(backup.messages)
+        for _ in range(5):
+            send(pool)
+        assert len(backup.messages) == count
+        assert all(s.is_healthy for s in pool.stats().servers)
+        assert pool.stats().discards == {"a better server may be back": 1}
+
+
+def test_a_server_that_stays_down_costs_little(
+    server: SmtpServer, backup: SmtpServer, clock: Clock
+) -> None:
+    """In ten minutes a dead server is tried less and less often, and all mail arrives."""
+    server.stop()
+    with ConnectionPool(both(server, backup), keepalive=None, max_messages=10_000) as pool:
+        for _ in range(600):
+            send(pool)
+            clock.advance(1)
+        stats = pool.stats()
+    assert len(backup.messages) == 600
+    assert stats.failed_messages == 0
+    # 1, 2, 4, 8, 16, 32 seconds, and then one minute each.
+    assert 13 <= stats.connect_errors <= 17
+
+
+def test_all_servers_are_down(server: SmtpServer, backup: SmtpServer) -> None:
+    """The caller gets the real error of the last one tried, and the next call tries all again."""
+    server.stop()
+    backup.fault("CONNECT", reply="554 5.3.2 Not today", close=True)
+    with ConnectionPool(both(server, backup)) as pool:
+        with pytest.raises(SmtpError, match="Not today"):
+            send(pool)
+        assert [s.failures for s in pool.stats().servers] == [1, 1]
+        send(pool)  # both rest, so both are tried, because somebody is waiting
+        assert [s.failures for s in pool.stats().servers] == [2, 0]
+        stats = pool.stats()
+    assert (stats.in_use, stats.connecting, stats.failed_messages) == (0, 0, 1)
+    assert len(backup.messages) == 1
+
+
+# Too many connections
+
+
+def test_too_many_connections_waits_for_one(
+    server: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller the server has no room for gets the connection another one gives back."""
+    caplog.set_level(logging.WARNING, "smtpconn.pool")
+    got: list[object] = []
+
+    def work() -> None:
+        with pool.connection() as connection:
+            got.append(connection)
+
+    with ConnectionPool(server.url, max_size=4, name="outgoing") as pool:
+        waiter = threading.Thread(target=work)
+        with pool.connection() as first:
+            server.fault("CONNECT", reply=TOO_MANY, close=True)
+            waiter.start()
+            wait_until(lambda: pool.stats().effective_size == 1)
+            stats = pool.stats()
+            assert (stats.waiting, stats.in_use, stats.connecting) == (1, 1, 0)
+            assert stats.max_size == 4
+            assert not got
+        waiter.join(10)
+        assert got == [first]
+        # Nobody asks the server for more for a while.
+        with pool.connection(), pytest.raises(PoolTimeoutError):
+            take(pool, 0.02)
+        assert len(server.connections) == 2
+    logged = [m for m in caplog.messages if "connections for a while" in m]
+    assert len(logged) == 1
+    assert logged[0].startswith("outgoing: down to 1 connections for a while: ")
+    assert "too many connections" in logged[0]
+
+
+def test_the_size_comes_back(server: SmtpServer, clock: Clock) -> None:
+    """After a minute the pool may have all its connections again."""
+    with ConnectionPool(server.url, max_size=3, keepalive=None, max_idle=1000) as pool:
+        with pool.connection():
+            server.fault("CONNECT", reply=TOO_MANY, close=True)
+            with pytest.raises(PoolTimeoutError):
+                take(pool, 0.05)
+            assert pool.stats().effective_size == 1
+            clock.advance(59)
+            assert pool.stats().effective_size == 1
+            clock.advance(2)
+            assert pool.stats().effective_size == 3
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(pool.connection(1))
+
+
+def test_who_waits_goes_on_when_the_size_comes_back(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller in the line makes its connection when the minute is over; nobody need give back."""
+    monkeypatch.setattr("smtpconn.pool.state.LOWERED_FOR", 0.05)
+    with ConnectionPool(server.url, max_size=2) as pool, pool.connection():
+        server.fault("CONNECT", reply=TOO_MANY, close=True)
+        take(pool, 10)
+        assert pool.stats().connects == 2
+
+
+def test_too_many_connections_with_none_out(server: SmtpServer) -> None:
+    """With nothing to wait for, the caller is told what the server said."""
+    server.fault("CONNECT", reply=TOO_MANY, close=True)
+    with ConnectionPool(server.url, max_size=4) as pool:
+        with pytest.raises(TransientError, match="too many connections"):
+            take(pool)
+        assert pool.stats().effective_size == 4
+        take(pool)
+
+
+def test_too_many_waits_no_longer_than_the_timeout(server: SmtpServer) -> None:
+    """Who waits instead of connecting waits as long as anybody, and learns the server's words."""
+    with ConnectionPool(server.url, max_size=4) as pool:
+        with pool.connection():
+            server.fault("CONNECT", reply=TOO_MANY, close=True)
+            with pytest.raises(PoolTimeoutError) as caught:
+                take(pool, 0.05)
+        assert isinstance(caught.value.__cause__, TransientError)
+        assert pool.stats().in_use == pool.stats().waiting == 0
+
+
+def test_a_lowered_size_counts_for_max_waiting(server: SmtpServer) -> None:
+    """While the server wants no more connections, who would have to wait may be refused at once."""
+    with ConnectionPool(server.url, max_size=4, max_waiting=0) as pool, pool.connection():
+        server.fault("CONNECT", reply=TOO_MANY, close=True)
+        with pytest.raises(PoolTimeoutError):
+            take(pool, 0.05)
+        assert pool.stats().effective_size == 1
+        with pytest.raises(PoolOverloadedError):
+            take(pool, 0.05)
+
+
+# Refused logins
+
+
+def logins(server: SmtpServer) -> int:
+    """How often the server was asked to log somebody in."""
+    return sum(line.startswith("AUTH ") for c in server.connections for line in c.commands)
+
+
+def test_a_refused_login_is_not_tried_again() -> None:
+    """Within its rest a refused login is repeated to callers without the server being asked."""
+    with SmtpServer(users={"user": "right"}) as server:
+        config = ServerConfig.from_url(
+            server.url, credentials=PasswordCredentials("user", "wrong-secret")
+        )
+        with ConnectionPool(config) as pool:
+            errors = []
+            for _ in range(5):
+                with pytest.raises(AuthError) as caught:
+                    send(pool)
+                errors.append(caught.value)
+            assert logins(server) == 1
+            assert len(server.connections) == 1
+            assert len({id(e) for e in errors}) == 5
+            assert {e.response.code for e in errors} == {535}
+            assert "wrong-secret" not in "".join(f"{e!r} {e}" for e in errors)
+            stats = pool.stats()
+            assert (stats.failed_messages, stats.connect_errors) == (5, 1)
+
+
+def test_a_refused_login_is_tried_again_after_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the rest is over the server is asked again, and the login may work."""
+    monkeypatch.setattr("smtpconn.pool.failover.LOGIN_REST", 0.05)
+    users = {"user": "right"}
+    with SmtpServer(users=users) as server:
+        config = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "new"))
+        with ConnectionPool(config) as pool:
+            with pytest.raises(AuthError):
+                take(pool)
+            users["user"] = "new"  # the mailbox's owner has put it right
+
+            def is_in() -> bool:
+                try:
+                    take(pool)
+                except AuthError:
+                    return False
+                return True
+
+            wait_until(is_in)
+            assert len(server.connections) == 2
+
+
+def test_a_refused_login_moves_the_mail_on_for_good(
+    backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other server's connections are kept and used while the login rests."""
+    monkeypatch.setattr("smtpconn.pool.failover.FIRST_REST", 0.001)
+    with SmtpServer(users={"user": "right"}) as server:
+        wrong = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "wrong"))
+        with ConnectionPool([wrong, *both(backup)]) as pool:
+            send(pool)
+            end = time.monotonic() + 0.005
+            wait_until(lambda: time.monotonic() > end)
+            for _ in range(5):
+                send(pool)
+            assert pool.stats().discards == {}
+        assert len(server.connections) == 1
+    assert len(backup.messages) == 6
+    assert len(backup.connections) == 1
+
+
+# Rates
+
+
+def test_a_rate_holds_for_all_threads(server: SmtpServer) -> None:
+    """Messages of all threads together go no faster than max_rate."""
+    with ConnectionPool(server.url, max_size=4, max_rate=100) as pool:
+        begun = time.monotonic()
+        threads = [threading.Thread(target=send, args=(pool,)) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert time.monotonic() - begun >= 0.19
+    assert len(server.messages) == 20
+
+
+def test_a_burst_goes_at_once_and_the_rest_in_time(server: SmtpServer) -> None:
+    """A burst goes without waiting; what the rate does not let go in time fails and is not sent."""
+    with ConnectionPool(server.url, max_rate=0.01, burst=3) as pool:
+        for _ in range(3):
+            send(pool)
+        with pytest.raises(PoolTimeoutError, match="max_rate"):
+            pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=1)
+        assert pool.stats().failed_messages == 1
+        # Whoever takes a connection is not paced.
+        with pool.connection() as connection:
+            connection.send(SENDER, RECIPIENTS, MESSAGE)
+    assert len(server.messages) == 4
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
+def test_a_rate_that_cannot_be(rate: float, burst: int) -> None:
+    """A pool with a rate that cannot be is not made."""
+    with pytest.raises(ValidationError):
+        ConnectionPool("smtp://127.0.0.1:1", max_rate=rate, burst=burst)
+
+
+# Warming and draining
+
+
+@pytest.mark.parametrize(("count", "made"), [(0, 0), (1, 1), (3, 3), (9, 4)])
+def test_warming_makes_connections(server: SmtpServer, count: int, made: int) -> None:
+    """`warm` makes as many connections as asked for, at most max_size, and again makes none."""
+    with ConnectionPool(server.url, max_size=4) as pool:
+        for _ in range(2):
+            pool.warm(count)
+            assert (pool.stats().idle, pool.stats().in_use) == (made, 0)
+            assert len(server.connections) == made
+
+
+def test_warming_tells_why_it_cannot(server: SmtpServer) -> None:
+    """A connection that cannot be made is told, and those that were made are kept."""
+    server.fault("CONNECT", reply="554 5.3.2 No", close=True, skip=2)
+    with ConnectionPool(server.url, max_size=4) as pool:
+        with pytest.raises(SmtpError, match="No"):
+            pool.warm(4)
+        assert (pool.stats().idle, pool.stats().in_use) == (2, 0)
+
+
+def test_warming_counts_connections_in_use(server: SmtpServer) -> None:
+    """Connections that are in use count: with all of them out there is nothing to do."""
+    with ConnectionPool(server.url, max_size=2, acquire_timeout=0.05) as pool:
+        with pool.connection():
+            pool.warm(2)
+        assert len(server.connections) == 2
+
+
+def test_draining_replaces_every_connection(server: SmtpServer) -> None:
+    """Idle connections say QUIT at once, one in use works on and is closed when it comes back."""
+    with ConnectionPool(server.url, max_size=3) as pool:
+        pool.warm(3)
+        with pool.connection() as connection:
+            pool.drain()
+            assert (pool.stats().idle, pool.stats().in_use) == (0, 1)
+            server.wait_for(lambda: sum(c.closed for c in server.connections) == 2)
+            connection.send(SENDER, RECIPIENTS, MESSAGE)
+        assert pool.stats().idle == 0
+        server.wait_for(lambda: all(c.closed for c in server.connections))
+        assert all(c.commands[-1] == "QUIT" for c in server.connections)
+        assert pool.stats().discards == {"drained": 3}
+        send(pool)
+        pool.drain()
+        pool.drain()
+        send(pool)
+    assert len(server.connections) == 5
+    assert len(server.messages) == 3
+
+
+# Leaks
+
+
+def test_a_lease_that_is_out_for_long_is_reported(
+    server: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`leaks` and the log tell the age of an old lease and where it was taken."""
+    with ConnectionPool(server.url, leak_after=0.02, name="outgoing") as pool:
+        with pool.connection():
+            wait_until(lambda: len(pool.leaks()) == 1)
+            age, stack = pool.leaks()[0]
+            assert age > 0.02
+            assert "test_pool_servers.py" in stack
+            assert "test_a_lease_that_is_out_for_long_is_reported" in stack
+            # The last line is the caller's own, not one of the pool's.
+            assert stack.rstrip().endswith("with pool.connection():")
+            assert not caplog.records
+            send(pool)  # whoever gives back looks
+            send(pool)
+            (logged,) = caplog.messages
+            assert re.match(r"outgoing: a connection has been out for \d+\.\d s:\n", logged)
+            assert "test_pool_servers.py" in logged
+            assert caplog.records[0].levelno == logging.WARNING
+        assert pool.leaks() == []
+
+
+def test_a_leak_stays_one_when_it_was_logged(server: SmtpServer) -> None:
+    """`leaks` lists an old lease as long as it is out, whether it was logged already or not."""
+    with ConnectionPool(server.url, leak_after=0.02) as pool:
+        with pool.connection():
+            wait_until(lambda: len(pool.leaks()) == 1)
+            take(pool)
+            assert len(pool.leaks()) == 1
+        assert pool.leaks() == []
+
+
+def test_a_short_lease_is_no_leak(server: SmtpServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is reported of leases that are given back in time, nor without ``leak_after``."""
+    for leak_after in (None, 60.0):
+        with ConnectionPool(server.url, leak_after=leak_after) as pool:
+            with pool.connection():
+                send(pool)
+                assert pool.leaks() == []
+            assert pool.leaks() == []
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+# TLS sessions and tokens
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["smtps", "starttls"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_sessions_are_resumed(
+    certificates: Certificates, version: ssl.TLSVersion, implicit: bool
+) -> None:
+    """The second connection resumes the session of the first, under TLS 1.2 and 1.3."""
+    context = certificates.server_context()
+    context.minimum_version = context.maximum_version = version
+    with SmtpServer(tls_context=context, implicit_tls=implicit) as server:
+        config = ServerConfig.from_url(server.url, tls_context=certificates.client_context())
+        with ConnectionPool(config, max_size=2) as pool:
+            send(pool)
+            with pool.connection() as first, pool.connection() as second:
+                assert first.tls is not None
+                assert second.tls is not None
+                assert not first.tls.session_reused
+                assert second.tls.session_reused
+                second.send(SENDER, RECIPIENTS, MESSAGE)
+            pool.drain()
+            with pool.connection() as third:
+                assert third.tls is not None
+                assert third.tls.session_reused
+                third.send(SENDER, RECIPIENTS, MESSAGE)
+
+
+def test_tls_sessions_stay_with_their_server(certificates: Certificates) -> None:
+    """The session of one server is not shown to another one."""
+    client = certificates.client_context()
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                SmtpServer(tls_context=certificates.server_context(), implicit_tls=True)
+            )
+            for _ in range(2)
+        ]
+        configs = [ServerConfig.from_url(s.url, tls_context=client) for s in servers]
+        pool = stack.enter_context(ConnectionPool(configs))
+        send(pool)
+        servers[0].stop()
+        with pool.connection() as other:
+            assert other.tls is not None
+            assert not other.tls.session_reused
+
+
+def bearer(accepted: set[str]) -> Generator[bytes, bytes, str | None]:
+    """A server's side of XOAUTH2."""
+    response = yield b""
+    token = response.split(b"auth=Bearer ")[1].split(b"\x01")[0].decode()
+    if token in accepted:
+        return "user"
+    yield b'{"status":"401"}'
+    return None
+
+
+def test_a_token_is_asked_for_per_connection() -> None:
+    """A function that gets tokens is called once for each connection, not for each message."""
+    asked = 0
+
+    def token() -> str:
+        nonlocal asked
+        asked += 1
+        return f"token{asked}"
+
+    accepted = {"token1", "token2"}
+    with SmtpServer(sasl={"XOAUTH2": lambda: bearer(accepted)}) as server:
+        config = ServerConfig.from_url(server.url, credentials=OAuthCredentials("user", token))
+        with ConnectionPool(config) as pool:
+            assert asked == 0
+            for _ in range(3):
+                send(pool)
+            assert asked == 1
+            pool.drain()
+            for _ in range(3):
+                send(pool)
+            assert asked == 2
+        assert [m.user for m in server.messages] == ["user"] * 6
+
+
+def test_a_refused_token_is_refreshed_once() -> None:
+    """A token that is refused is asked for anew in the same connection, and no error is seen."""
+    calls: list[bool] = []
+
+    def token(*, force_refresh: bool = False) -> str:
+        calls.append(force_refresh)
+        return "fresh" if force_refresh else "stale"
+
+    with SmtpServer(sasl={"XOAUTH2": lambda: bearer({"fresh"})}) as server:
+        config = ServerConfig.from_url(server.url, credentials=OAuthCredentials("user", token))
+        with ConnectionPool(config) as pool:
+            send(pool)
+            assert calls == [False, True]
+            assert pool.stats().servers[0].is_healthy
+        assert len(server.connections) == 1
+
+
+def test_a_token_that_cannot_be_had() -> None:
+    """What the function raises goes to the caller, and no capacity is lost."""
+
+    def token() -> str:
+        raise LookupError("the token service is down")
+
+    with SmtpServer(sasl={"XOAUTH2": lambda: bearer(set())}) as server:
+        config = ServerConfig.from_url(server.url, credentials=OAuthCredentials("user", token))
+        with ConnectionPool(config, max_size=1) as pool:
+            for _ in range(3):
+                with pytest.raises(LookupError, match="token service"):
+                    send(pool)
+            stats = pool.stats()
+            assert (stats.in_use, stats.connecting, stats.waiting) == (0, 0, 0)
+        server.wait_for(lambda: all(c.closed for c in server.connections))

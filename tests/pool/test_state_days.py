@@ -1,0 +1,318 @@
+"""Days of a pool at random: whatever happens in whatever order, its promises hold at every moment.
+
+The days are found by hypothesis, which shows the shortest one that breaks a promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
+from tests.support.pool_simulator import FakeConnection, desk
+
+ANY = st.integers(0, 11)
+"""Which one of several, counted round and round."""
+
+
+class Days(RuleBasedStateMachine):
+    """What may happen to a pool, and what is always true of it.
+
+    The callers that are served are in ``using`` (with a connection) or ``connecting``, those that
+    stand in line are in ``line``, in the order in which they have to be served.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line: list[Ticket] = []
+        self.served: list[Ticket] = []
+        self.gone: list[Ticket] = []
+        self.keepers: dict[Ticket, Pooled] = {}
+        self.alive: set[Pooled] = set()
+        self.noops: dict[Pooled, int] = {}
+        self.is_closed = False
+
+    @initialize(
+        size=st.integers(1, 4), connecting=st.integers(1, 3), keepalive=st.sampled_from([None, 20])
+    )
+    def begin(self, size: int, connecting: int, keepalive: float | None) -> None:
+        """A pool with some limits."""
+        self.desk = desk(
+            max_size=size, max_connecting=connecting, keepalive=keepalive, max_messages=3
+        )
+        self.settled = self.desk.now
+
+    # What happens
+
+    @rule(seconds=st.sampled_from([0.5, 7, 21, 35, 61]))
+    def time_passes(self, seconds: float) -> None:
+        """Nothing happens for a while."""
+        self.desk.now += seconds
+
+    @precondition(lambda self: not self.is_closed)
+    @rule()
+    def arrive(self) -> None:
+        """A caller comes; on the fast way only if nobody stands in line."""
+        had_line, ticket = bool(self.line), Ticket()
+        if self.desk.state.take_now(ticket, self.desk.now) is not None:
+            assert not had_line
+            self.served.append(ticket)
+        else:
+            assert self.desk.is_gone(ticket)
+            self.line.append(ticket)
+            was_served = self.desk.state.enter(ticket, self.desk.now)
+            self._settled()
+            assert was_served is (ticket in self.served)
+
+    @precondition(lambda self: self._connecting())
+    @rule(which=ANY)
+    def connect(self, which: int) -> None:
+        """A caller has made its connection."""
+        pooled = self.desk.connect(_pick(self._connecting(), which))
+        self.alive.add(pooled)
+        self._settled()
+
+    @precondition(lambda self: self._connecting())
+    @rule(which=ANY)
+    def fail_to_connect(self, which: int) -> None:
+        """A caller could not connect, and is told."""
+        self._leave(_pick(self._connecting(), which), lost=True)
+
+    @precondition(lambda self: self._can_step_back())
+    @rule(which=ANY)
+    def be_one_too_many(self, which: int) -> None:
+        """The server takes no more connections: the caller waits, if there is one to wait for."""
+        ticket = _pick(self._connecting(), which)
+        others = len(self.alive)
+        self.line.insert(0, ticket)
+        self.served.remove(ticket)
+        waits = self.desk.state.step_back(ticket, self.desk.now)
+        assert waits is (others > 0)
+        if waits:
+            assert self.desk.state.effective_size(self.desk.now) == others
+            self._settled()
+        else:
+            self.line.remove(ticket)
+            self.served.append(ticket)
+            self._leave(ticket, lost=True)
+
+    @precondition(lambda self: self._using())
+    @rule(which=ANY, messages=st.integers(0, 2))
+    def use(self, which: int, messages: int) -> None:
+        """A caller sends, and gives back a good connection."""
+        ticket = _pick(self._using(), which)
+        assert ticket.pooled is not None
+        connection = ticket.pooled.connection
+        assert isinstance(connection, FakeConnection)
+        connection.transactions += messages
+        self._leave(ticket, lost=False)
+
+    @precondition(lambda self: self._using())
+    @rule(which=ANY)
+    def lose(self, which: int) -> None:
+        """A caller's connection is lost in use."""
+        self._leave(_pick(self._using(), which), lost=True)
+
+    @precondition(lambda self: self._using())
+    @rule(which=ANY, fresh=st.booleans())
+    def go_again(self, which: int, fresh: bool) -> None:
+        """A caller's connection is no good, and it wants another, or a new one."""
+        ticket = _pick(self._using(), which)
+        assert ticket.pooled is not None
+        self.alive.remove(ticket.pooled)
+        self.served.remove(ticket)
+        self.line.insert(0, ticket)
+        self.desk.state.again(ticket, self.desk.now, fresh=fresh)
+        self._settled()
+
+    @precondition(lambda self: self.line)
+    @rule(which=ANY)
+    def give_up(self, which: int) -> None:
+        """A caller's patience is over."""
+        self._leave(_pick(self.line, which), lost=True)
+
+    @precondition(lambda self: self.gone)
+    @rule(which=ANY)
+    def leave_again(self, which: int) -> None:
+        """A lease that was given back is given back again."""
+        self.desk.give_back(_pick(self.gone, which))
+        self._settled()
+
+    @rule()
+    def look_after_idle(self) -> None:
+        """The keeper closes what is over, and begins a NOOP if one is due."""
+        self._expire()
+        ticket = Ticket()
+        pooled = self.desk.state.borrow_for_noop(ticket, self.desk.now)
+        if pooled is not None:
+            assert self.desk.state.why_expired(pooled, self.desk.now) is None
+            pooled.noops += 1
+            pooled.spoke_at = self.desk.now
+            self.noops[pooled] = self.noops.get(pooled, 0) + 1
+            self.keepers[ticket] = pooled
+
+    @precondition(lambda self: self.keepers)
+    @rule(which=ANY, is_alive=st.booleans())
+    def end_noop(self, which: int, is_alive: bool) -> None:
+        """A NOOP is answered, or not."""
+        ticket = _pick(self.keepers, which)
+        pooled = self.keepers.pop(ticket)
+        if not is_alive:
+            self.alive.remove(pooled)
+        self.desk.state.leave(ticket, pooled if is_alive else None, self.desk.now, was_used=False)
+        self.gone.append(ticket)
+        self._settled()
+        self._expire()
+
+    @rule()
+    def drain(self) -> None:
+        """Every connection is to be replaced; those that are idle, at once."""
+        self.desk.state.drain()
+        self._expire()
+        assert not self.desk.state.idle
+
+    @precondition(lambda self: not self.is_closed)
+    @rule(really=st.integers(0, 9))
+    def close(self, really: int) -> None:
+        """The pool is closed, but not as often as everything else happens."""
+        if really == 0:
+            self.is_closed = True
+            self.alive.difference_update(self.desk.state.idle)
+            self.gone += self.line
+            self.line.clear()
+            self.desk.close()
+
+    def teardown(self) -> None:
+        """At the end of the day everybody is served, and all that is left is idle."""
+        if not hasattr(self, "desk"):
+            return
+        while self.served or self.keepers:
+            while self.keepers:
+                self.end_noop(0, True)
+            for ticket in list(self.served):
+                if ticket.pooled is None:
+                    self.connect(self._connecting().index(ticket))
+                self._leave(ticket, lost=False)
+            self.nobody_waits_in_vain()
+        assert not self.line
+        self.a_connection_is_in_one_place()
+        self.capacity_is_kept()
+        assert not self.desk.state.permits
+
+    # What is always true
+
+    @invariant()
+    def capacity_is_kept(self) -> None:
+        """Limits are never exceeded, connections that are idle or being made included."""
+        state, limits = self.desk.state, self.desk.limits
+        assert len(state.permits) <= limits.max_size
+        assert len(state.permits) + len(state.idle) <= limits.max_size
+        assert len(state.connecting) <= limits.max_connecting
+
+    @invariant()
+    def permits_are_those_of_callers(self) -> None:
+        """Whoever is served has a permit, and nobody has one who is not there."""
+        permits = set(self.desk.state.permits)
+        assert permits >= {*self.served, *self.keepers}
+        assert permits <= {*self.served, *self.keepers, *self.line}
+        assert set(self.desk.state.connecting) == set(self._connecting())
+
+    @invariant()
+    def a_connection_is_in_one_place(self) -> None:
+        """Each that lives is idle, or lent to one caller, or with the keeper; none is lost."""
+        lent = [t.pooled for t in self.served if t.pooled is not None]
+        places = [*self.desk.state.idle, *lent, *self.keepers.values()]
+        assert len(places) == len(set(places))
+        assert set(places) == self.alive
+
+    @invariant()
+    def who_left_holds_nothing(self) -> None:
+        """No permit, no place in the line, no connection and no right to make one."""
+        assert all(self.desk.is_gone(ticket) for ticket in self.gone)
+
+    @invariant()
+    def who_waits_sleeps_and_who_is_served_is_awake(self) -> None:
+        """Everybody in the line is asleep and without a connection, everybody else was called."""
+        assert [t for t in self.line if not self.desk.is_waiting(t)] == []
+        assert [t for t in self.served if self.desk.is_waiting(t)] == []
+
+    @invariant()
+    def nobody_waits_in_vain(self) -> None:
+        """While there is a line, somebody is out to end it, and its head lacks what it needs."""
+        if not self.line:
+            return
+        assert self.served or self.keepers
+        state, head = self.desk.state, self.line[0]
+        others = len(state.permits) - (head in state.permits)
+        has_room = head in state.permits or others < state.effective_size(self.settled)
+        can_connect = len(state.connecting) < self.desk.limits.max_connecting
+        has_idle = bool(state.idle) and not head.fresh
+        assert not (has_room and (has_idle or can_connect))
+
+    @invariant()
+    def noops_are_bounded(self) -> None:
+        """No connection has had more than eight."""
+        assert max(self.noops.values(), default=0) <= MAX_NOOPS
+
+    @invariant()
+    def a_moment_is_told_while_something_is_idle(self) -> None:
+        """The keeper knows when to look again, and is not needed when nothing is idle."""
+        assert (self.desk.state.next_due() is not None) is bool(self.desk.state.idle)
+
+    # How it is done
+
+    def _connecting(self) -> list[Ticket]:
+        return [t for t in self.served if t.pooled is None]
+
+    def _using(self) -> list[Ticket]:
+        return [t for t in self.served if t.pooled is not None]
+
+    def _can_step_back(self) -> bool:
+        return bool(self._connecting())
+
+    def _leave(self, ticket: Ticket, *, lost: bool) -> None:
+        pooled = ticket.pooled
+        if pooled is not None and (lost or self._why_not_kept(pooled) is not None):
+            self.alive.remove(pooled)
+            lost = True
+        (self.line if ticket in self.line else self.served).remove(ticket)
+        self.gone.append(ticket)
+        if lost:
+            self.desk.lose(ticket)
+        else:
+            self.desk.give_back(ticket)
+        self._settled()
+        self._expire()
+
+    def _why_not_kept(self, pooled: Pooled) -> str | None:
+        return self.desk.state.why_not_keep(pooled, self.desk.now)
+
+    def _expire(self) -> None:
+        for pooled, _ in self.desk.state.take_expired(self.desk.now):
+            self.alive.remove(pooled)
+
+    def _settled(self) -> None:
+        """Note who was served by what just happened: the first of the line, and nobody else."""
+        self.settled = self.desk.now
+        count = sum(self.desk.state.is_served(ticket) for ticket in self.line)
+        assert all(self.desk.state.is_served(ticket) for ticket in self.line[:count])
+        self.served += self.line[:count]
+        del self.line[:count]
+
+
+def _pick(things: Collection[Ticket], which: int) -> Ticket:
+    return list(things)[which % len(things)]
+
+
+TestDays = Days.TestCase
+TestDays.settings = settings(
+    deadline=None,
+    max_examples=150,
+    stateful_step_count=40,
+    # To explain a failure takes longer than a test may.
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
+)

@@ -1,0 +1,150 @@
+"""Decisions that are cut off, at each of their bytecodes: nothing is lost but a connection.
+
+A signal's exception or the end of a greenlet may strike anywhere. The caller it strikes leaves, as
+a lease does, and then the day goes on for all others as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from smtpconn.pool.state import PoolState, Ticket
+from tests.pool.test_lease import Lightning, Struck
+from tests.support.pool_simulator import desk
+
+
+class Scene:
+    """A pool in full swing: one holds a connection, one connects, and another is about to come.
+
+    Args:
+        is_busy: whether two more wait in line; otherwise two connections are idle.
+
+    Attributes:
+        struck: who is in the middle of a decision.
+    """
+
+    def __init__(self, *, is_busy: bool) -> None:
+        self.desk = desk(max_size=3 if is_busy else 5, max_connecting=1, keepalive=20)
+        self.holder, _ = self.desk.hold()
+        others = [self.desk.hold()[0] for _ in range(1 if is_busy else 2)]
+        self.connecting = self.desk.arrive()
+        waiting = [self.desk.arrive(), self.desk.arrive()] if is_busy else []
+        if not is_busy:
+            for ticket in others:
+                self.desk.give_back(ticket)
+        self.newcomer = self.struck = Ticket()
+        self.people = [self.holder, *others, self.connecting, *waiting, self.newcomer]
+        self.desk.now += 30
+
+    @property
+    def state(self) -> PoolState:
+        """Whose decisions they are."""
+        return self.desk.state
+
+    def end(self) -> None:
+        """Who was struck leaves, and then everybody is served and leaves."""
+        self.desk.give_back(self.struck)
+        for ticket in self.people:
+            # Which fails for one that is half served.
+            if not self.desk.is_gone(ticket):
+                self.desk.is_waiting(ticket)
+        for _ in self.people:
+            for ticket in self.people:
+                if self.desk.is_to_connect(ticket):
+                    self.desk.connect(ticket)
+                if ticket not in self.state.queue:
+                    self.desk.give_back(ticket)
+
+
+def _enter(scene: Scene) -> None:
+    scene.state.enter(scene.newcomer, scene.desk.now)
+
+
+def _take_now(scene: Scene) -> None:
+    scene.state.take_now(scene.newcomer, scene.desk.now)
+
+
+def _go_again(scene: Scene) -> None:
+    scene.struck = scene.holder
+    scene.state.again(scene.holder, scene.desk.now)
+
+
+def _renew(scene: Scene) -> None:
+    scene.struck = scene.holder
+    scene.state.again(scene.holder, scene.desk.now, fresh=True)
+
+
+def _step_back(scene: Scene) -> None:
+    scene.struck = scene.connecting
+    scene.state.step_back(scene.connecting, scene.desk.now)
+
+
+def _connect(scene: Scene) -> None:
+    scene.struck = scene.connecting
+    scene.desk.connect(scene.connecting)
+
+
+def _give_back(scene: Scene) -> None:
+    scene.struck = scene.holder
+    scene.desk.give_back(scene.holder)
+
+
+def _fail(scene: Scene) -> None:
+    scene.struck = scene.connecting
+    scene.desk.lose(scene.connecting)
+
+
+def _give_up(scene: Scene) -> None:
+    scene.struck = scene.people[-2]
+    scene.desk.lose(scene.struck)
+
+
+def _say_noop(scene: Scene) -> None:
+    pooled = scene.state.borrow_for_noop(scene.newcomer, scene.desk.now)
+    scene.state.leave(scene.newcomer, pooled, scene.desk.now, was_used=False)
+
+
+def _expire(scene: Scene) -> None:
+    scene.state.drain()
+    scene.state.take_expired(scene.desk.now)
+
+
+DECISIONS: list[Callable[[Scene], None]] = [
+    _enter,
+    _take_now,
+    _go_again,
+    _renew,
+    _step_back,
+    _connect,
+    _give_back,
+    _fail,
+    _give_up,
+    _say_noop,
+    _expire,
+]
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("decide", DECISIONS)
+def test_a_decision_that_is_cut_off(decide: Callable[[Scene], None], is_busy: bool) -> None:
+    """Wherever it is struck, in the end everybody was served, and nobody holds anything."""
+    point, was_struck = 0, True
+    while was_struck:
+        scene = Scene(is_busy=is_busy)
+        lightning = Lightning(point, lambda name: None)
+        try:
+            with lightning:
+                decide(scene)
+        except Struck:
+            pass
+        scene.end()
+        state = scene.state
+        left = [*state.permits, *state.connecting, *state.queue]
+        assert not left, f"struck at {lightning.where}"
+        assert all(scene.desk.is_gone(ticket) for ticket in scene.people), lightning.where
+        assert len(set(state.idle)) == len(state.idle), lightning.where
+        was_struck = bool(lightning.where)
+        point += was_struck
+    assert point > 2

@@ -1,0 +1,143 @@
+"""What a pool decides when the server takes no more connections: who waits, for what, how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from smtpconn.pool.state import LOWERED_FOR, Ticket
+from tests.support.pool_simulator import Desk, desk
+
+
+def refused(pool: Desk) -> Ticket:
+    """A caller comes, and the server takes no more connections."""
+    ticket = pool.arrive()
+    assert pool.is_to_connect(ticket)
+    assert pool.state.step_back(ticket, pool.now)
+    return ticket
+
+
+def test_who_is_refused_waits_for_a_connection() -> None:
+    """It gives up permit and right to connect, and gets the next connection before all others."""
+    pool = desk(max_size=4)
+    holder, pooled = pool.hold()
+    ticket = refused(pool)
+    assert pool.is_waiting(ticket)
+    assert set(pool.state.permits) == {holder}
+    assert not pool.state.connecting
+    later = pool.arrive()
+    pool.give_back(holder)
+    assert ticket.pooled is pooled
+    assert pool.is_waiting(later)
+
+
+def test_who_is_refused_goes_before_those_who_wait() -> None:
+    """Who had its turn already is served before those who came later."""
+    pool = desk(max_size=2)
+    holder, pooled = pool.hold()
+    ticket = pool.arrive()
+    waiter = pool.arrive()
+    assert pool.state.step_back(ticket, pool.now)
+    pool.give_back(holder)
+    assert ticket.pooled is pooled
+    assert pool.is_waiting(waiter)
+
+
+def test_with_none_to_wait_for_nothing_changes() -> None:
+    """A refusal with no other caller out is the caller's own affair."""
+    pool = desk(max_size=4)
+    ticket = pool.arrive()
+    assert not pool.state.step_back(ticket, pool.now)
+    assert pool.is_to_connect(ticket)
+    assert pool.state.effective_size(pool.now) == 4
+
+
+def test_the_size_is_lowered_for_a_while() -> None:
+    """The pool has as many as the server took, until the while is over."""
+    pool = desk(max_size=5)
+    holders = [pool.hold()[0] for _ in range(3)]
+    pool.give_back(refused(pool))
+    assert pool.state.effective_size(pool.now) == 3
+    assert pool.state.is_overloaded(pool.now) is False
+    assert pool.is_waiting(pool.arrive())
+    pool.give_back(holders[0])
+    assert len(pool.state.permits) == 3
+    assert pool.state.effective_size(pool.now + LOWERED_FOR - 0.001) == 3
+    assert pool.state.effective_size(pool.now + LOWERED_FOR) == 5
+
+
+def test_after_the_while_callers_connect_again() -> None:
+    """When the size is what it was, the next caller finds room, and so do those who wait."""
+    pool = desk(max_size=3)
+    pool.hold()
+    ticket = refused(pool)
+    pool.now += LOWERED_FOR
+    newcomer = pool.arrive()
+    assert pool.is_to_connect(ticket)
+    assert pool.is_to_connect(newcomer)
+
+
+def test_a_second_refusal_lowers_the_size_further() -> None:
+    """What the server said last counts."""
+    pool = desk(max_size=5)
+    holders = [pool.hold()[0] for _ in range(3)]
+    pool.give_back(refused(pool))
+    pool.lose(holders[0])
+    pool.now += 10
+    refused(pool)
+    assert pool.state.effective_size(pool.now) == 2
+    assert pool.state.effective_size(pool.now + LOWERED_FOR - 0.001) == 2
+    assert pool.state.effective_size(pool.now + LOWERED_FOR) == 5
+
+
+def test_a_lowered_size_lends_what_there_is() -> None:
+    """Idle connections are lent as ever while the size is lowered, up to that size."""
+    pool = desk(max_size=5)
+    holders = [pool.hold()[0] for _ in range(2)]
+    pool.give_back(refused(pool))
+    for holder in holders:
+        pool.give_back(holder)
+    assert pool.arrive().pooled is not None
+    assert pool.arrive().pooled is not None
+    assert pool.is_waiting(pool.arrive())
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_nobody_waits_for_those_who_wait(most: int) -> None:
+    """When all who connect are refused and nobody has a connection, the next in line tries."""
+    pool = desk(max_size=5, max_connecting=most)
+    callers = [pool.arrive() for _ in range(most + 1)]
+    for caller in callers[:most]:
+        if not pool.state.step_back(caller, pool.now):
+            pool.lose(caller)
+    assert any(pool.is_to_connect(caller) for caller in callers)
+
+
+def test_who_is_refused_takes_an_idle_connection() -> None:
+    """One that came back while the caller was connecting is its own at once."""
+    pool = desk()
+    holder, pooled = pool.hold()
+    ticket = pool.arrive()
+    pool.give_back(holder)
+    assert pool.state.step_back(ticket, pool.now)
+    assert ticket.pooled is pooled
+
+
+def test_the_size_is_lowered_to_all_there_are() -> None:
+    """Those that are idle at that moment count like those that are out."""
+    pool = desk(max_size=5)
+    holders = [pool.hold()[0] for _ in range(3)]
+    ticket = pool.arrive()
+    pool.give_back(holders[0])
+    pool.state.step_back(ticket, pool.now)
+    assert pool.state.effective_size(pool.now) == 3
+
+
+def test_who_is_refused_a_new_one_takes_what_comes_back() -> None:
+    """A caller that was to make a new connection is content with another's when it may not."""
+    pool = desk(max_size=2)
+    ticket, _ = pool.hold()
+    holder, pooled = pool.hold()
+    pool.state.again(ticket, pool.now, fresh=True)
+    assert pool.state.step_back(ticket, pool.now)
+    pool.give_back(holder)
+    assert ticket.pooled is pooled

@@ -1,0 +1,112 @@
+"""A transaction without a message: the same envelope, and nothing is ever delivered."""
+
+from __future__ import annotations
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    Phase,
+    Pipelining,
+    ProtocolError,
+    SmtpConnection,
+    SmtpError,
+    SmtpResponse,
+    TlsMode,
+    TransientError,
+    ValidationError,
+)
+from smtpconn.protocol.envelope_probe import rehearsal
+from smtpconn.protocol.exchange import Conversation
+from smtpconn.protocol.session import ASIDES_TAKEN, Session
+from smtpconn.testing import SmtpServer
+from tests.protocol.test_exchanges import request, session
+from tests.support.script import Script, fails, play
+
+MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"
+TWO = "RCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\n"
+
+
+def rehearse(made: Session) -> Conversation[tuple[SmtpResponse, ...]]:
+    """Rehearse for two recipients in a session as it is when first asked for."""
+    return rehearsal(made, request("c@d.example", "e@d.example"))
+
+
+def test_each_recipient_has_its_reply_and_reset_ends_it() -> None:
+    """The envelope leaves in one group, and a refused recipient is an answer, not an error."""
+    script: Script = [(MAIL + TWO, "250 ok\n250 ok\n550 no\n"), ("RSET\n", "250 ok\n")]
+    replies = play(lambda: rehearse(session()), script)
+    assert [reply.code for reply in replies] == [250, 550]
+
+
+def test_without_pipelining_one_after_the_other() -> None:
+    """Each command waits for its reply."""
+    first, second = TWO.splitlines(keepends=True)
+    script: Script = [
+        (MAIL, "250 ok\n"),
+        (first, "450 no\n"),
+        (second, "250 ok\n"),
+        ("RSET\n", "250 ok\n"),
+    ]
+    replies = play(lambda: rehearse(session(pipelining=Pipelining.OFF)), script)
+    assert [reply.code for reply in replies] == [450, 250]
+
+
+def test_behind_a_failure_it_begins_with_reset() -> None:
+    """What is left over of another transaction is taken away first."""
+    script: Script = [
+        ("RSET\n" + MAIL + TWO, "250 ok\n250 ok\n250 ok\n250 ok\n"),
+        ("RSET\n", "250 ok\n"),
+    ]
+    replies = play(lambda: rehearse(session(needs_reset=True)), script)
+    assert [reply.code for reply in replies] == [250, 250]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "phase"),
+    [
+        ("450 no\n503 no\n503 no\n", TransientError, Phase.MAIL),
+        ("250 ok\n354 what\n250 ok\n", ProtocolError, Phase.RCPT),
+    ],
+)
+def test_a_refused_sender_and_nonsense_are_errors(
+    answers: str, kind: type[SmtpError], phase: Phase
+) -> None:
+    """A refusal of MAIL says nothing of recipients; a 354 to RCPT is out of step."""
+    error = fails(lambda: rehearse(session()), [(MAIL + TWO, answers)])
+    assert type(error) is kind
+    assert isinstance(error, SmtpError)
+    assert error.phase is phase
+    assert not error.may_have_been_delivered
+
+
+def test_its_resets_are_counted_where_the_server_counts_them() -> None:
+    """A RSET on which the server would hang up is not said; the one behind the envelope counts."""
+    made = session(counts_asides=True, asides=ASIDES_TAKEN, has_reset=True, needs_reset=True)
+    with pytest.raises(ConnectionClosedError):
+        next(rehearse(made))
+    script: Script = [("RSET\n" + MAIL + TWO, "250 ok\n" * 4), ("RSET\n", "250 ok\n")]
+    used: list[Session] = []
+
+    def again() -> Conversation[tuple[SmtpResponse, ...]]:
+        used.append(session(counts_asides=True, needs_reset=True))
+        return rehearse(used[-1])
+
+    play(again, script)
+    assert {made.asides for made in used} == {1}
+
+
+def test_over_a_connection() -> None:
+    """The server has no message afterwards, and takes one."""
+    with (
+        SmtpServer(recipient_known=lambda path: path != "no@b.example") as server,
+        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, 5) as connection,
+    ):
+        replies = connection.try_envelope("me@b.example", ["you@b.example", "no@b.example"])
+        assert [reply.code for reply in replies] == [250, 550]
+        assert connection.try_envelope("", []) == ()
+        with pytest.raises(ValidationError):
+            connection.try_envelope("me@b.example", ["no address"])
+        assert server.messages == []
+        connection.send("me@b.example", "you@b.example", b"Subject: one\r\n\r\n")
+        assert len(server.messages) == 1

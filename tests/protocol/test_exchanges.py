@@ -1,0 +1,602 @@
+"""Every conversation against its scripts: what is said, in which groups, and what comes of it."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from smtpconn import (
+    AllRecipientsFailedError,
+    AuthError,
+    BodyType,
+    DsnNotify,
+    MailFromParams,
+    PermanentError,
+    Pipelining,
+    Protocol,
+    ProtocolError,
+    RcptToParams,
+    ServerCapabilities,
+    SmtpUtf8RequiredError,
+    StartTlsUnavailableError,
+    TransientError,
+    UnsupportedExtensionError,
+    ValidationError,
+)
+from smtpconn.auth.mechanisms import CramMd5, Login, OAuthBearer, Plain, XOAuth2
+from smtpconn.model.capabilities import SmtpExtension
+from smtpconn.protocol import auth, handshake, single_command
+from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.session import Session
+from smtpconn.protocol.transaction import lmtp_transaction, transaction
+from tests.support.script import TLS, Script, fails, play
+
+ALL = "PIPELINING;SIZE 1000;8BITMIME;SMTPUTF8;DSN;CHUNKING;BINARYMIME"
+GREETING = "220 mx.example.test ready\n"
+EHLO = "EHLO client.example\n"
+
+
+def session(extensions: str = ALL, **facts: object) -> Session:
+    """A session that has said EHLO."""
+    lines = [line.split() for line in extensions.split(";") if line]
+    offers = ServerCapabilities(
+        "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)
+    )
+    given = {"ehlo_domain": "client.example", "is_private": True, "capabilities": offers}
+    return Session(**(given | facts))  # type: ignore[arg-type]
+
+
+def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> Request:
+    """A request to some recipients, with parameters for MAIL."""
+    mail_params = MailFromParams(**params)  # type: ignore[arg-type]
+    return make_request("a@b.example", recipients or ["c@d.example"], message, mail_params)
+
+
+# Opening
+
+
+@pytest.mark.parametrize("code", [421, 450, 554])
+def test_an_unfriendly_greeting(code: int) -> None:
+    """A greeting that is a refusal is raised as one."""
+    error = fails(lambda: handshake.opening(Session(), starttls=False), [("", f"{code} no\n")])
+    assert isinstance(error, TransientError if code < 500 else PermanentError)
+    assert error.phase == "greeting"
+
+
+@pytest.mark.parametrize("code", [200, 250, 354])
+def test_a_greeting_that_makes_no_sense(code: int) -> None:
+    """Success of another kind is no greeting."""
+    error = fails(lambda: handshake.opening(Session(), starttls=False), [("", f"{code} hm\n")])
+    assert isinstance(error, ProtocolError)
+
+
+def test_the_offers_are_learnt() -> None:
+    """EHLO's lines are the capabilities."""
+    made = Session(ehlo_domain="client.example", ignore_extensions=frozenset({"DSN"}))
+    script: Script = [
+        ("", GREETING),
+        (EHLO, "250-mx.example.test hi\n250-SIZE 10\n250-DSN\n250 HELP\n"),
+    ]
+    play(lambda: handshake.opening(made, starttls=False), script)
+    assert [str(e) for e in made.capabilities.extensions] == ["SIZE 10", "HELP"]
+
+
+@pytest.mark.parametrize("code", [500, 502, 504, 550])
+def test_helo_is_said_where_ehlo_is_unknown(code: int) -> None:
+    """The old greeting, without any extension."""
+    made = Session(ehlo_domain="client.example")
+    script: Script = [
+        ("", GREETING),
+        (EHLO, f"{code} what?\n"),
+        ("HELO client.example\n", "250 old.example\n"),
+    ]
+    play(lambda: handshake.opening(made, starttls=False), script)
+    assert made.capabilities == ServerCapabilities("old.example")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(421, TransientError), (554, PermanentError)])
+def test_other_refusals_of_ehlo_are_refusals(code: int, kind: type[Exception]) -> None:
+    """Only what says that EHLO is unknown leads to HELO."""
+    made = Session(ehlo_domain="client.example")
+    script: Script = [("", GREETING), (EHLO, f"{code} no\n")]
+    assert type(fails(lambda: handshake.opening(made, starttls=False), script)) is kind
+
+
+def test_lmtp_has_no_helo() -> None:
+    """LHLO or nothing (RFC 2033 4.1)."""
+    made = Session(ehlo_domain="client.example", protocol=Protocol.LMTP)
+    script: Script = [("", GREETING), ("LHLO client.example\n", "500 what?\n")]
+    assert isinstance(
+        fails(lambda: handshake.opening(made, starttls=False), script), PermanentError
+    )
+
+
+def test_starttls_forgets_what_was_said_before() -> None:
+    """After the handshake EHLO is said again, and only its answer counts."""
+    made = Session(ehlo_domain="client.example")
+    script: Script = [
+        ("", GREETING),
+        (EHLO, "250-mx\n250-STARTTLS\n250 AUTH PLAIN\n"),
+        ("STARTTLS\n", "220 go\n"),
+        (TLS, ""),
+        (EHLO, "250-mx\n250 AUTH LOGIN\n"),
+    ]
+    play(lambda: handshake.opening(made, starttls=True), script)
+    assert made.capabilities.auth_mechanisms == ("LOGIN",)
+    assert not made.capabilities.supports_starttls
+    assert made.is_private
+
+
+def test_starttls_not_offered() -> None:
+    """Nothing more is said."""
+    script: Script = [("", GREETING), (EHLO, "250 mx says STARTTLS\n")]
+    made = Session(ehlo_domain="client.example")
+    error = fails(lambda: handshake.opening(made, starttls=True), script)
+    assert isinstance(error, StartTlsUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(454, TransientError), (501, PermanentError), (250, ProtocolError)]
+)
+def test_starttls_refused(code: int, kind: type[Exception]) -> None:
+    """There is no way on in clear."""
+    script: Script = [
+        ("", GREETING),
+        (EHLO, "250-mx\n250 STARTTLS\n"),
+        ("STARTTLS\n", f"{code} no\n"),
+    ]
+    made = Session(ehlo_domain="client.example")
+    assert type(fails(lambda: handshake.opening(made, starttls=True), script)) is kind
+
+
+# AUTH
+
+
+def b64(text: str) -> str:
+    """As it stands in an AUTH line."""
+    return base64.b64encode(text.encode()).decode()
+
+
+PLAIN_LINE = f"AUTH PLAIN {b64(chr(0) + 'u' + chr(0) + 'p')}\n"
+OFFERS = "AUTH PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER"
+
+
+def test_plain_in_one_step() -> None:
+    """The initial response stands on the AUTH line."""
+    made = session(OFFERS)
+    play(
+        lambda: auth.authenticate(_anonymous(made), Plain("u", "p")),
+        [(PLAIN_LINE, "235 2.7.0 ok\n")],
+    )
+    assert made.is_authenticated
+
+
+def _anonymous(made: Session) -> Session:
+    made.is_authenticated = False
+    return made
+
+
+@pytest.mark.parametrize(("octets", "in_one_step"), [(372, True), (373, False)])
+def test_the_longest_line_has_512_octets(octets: int, in_one_step: bool) -> None:
+    """With CRLF; a longer one waits for the empty challenge (RFC 4954 4)."""
+    password = "x" * (octets - 3)
+    response = b64(f"\0u\0{password}")
+    assert (len(f"AUTH PLAIN {response}\r\n") <= 512) == in_one_step
+    made = session(OFFERS)
+    script: Script = (
+        [(f"AUTH PLAIN {response}\n", "235 ok\n")]
+        if in_one_step
+        else [("AUTH PLAIN\n", "334 \n"), (f"{response}\n", "235 ok\n")]
+    )
+    play(lambda: auth.authenticate(_anonymous(made), Plain("u", password)), script)
+
+
+def test_login_answers_two_prompts_whatever_they_say() -> None:
+    """The user name on the line, the password at the prompt."""
+    made = session(OFFERS)
+    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 whatever\n"), (f"{b64('p')}\n", "235 ok\n")]
+    play(lambda: auth.authenticate(_anonymous(made), Login("u", "p")), script)
+
+
+def test_cram_md5_by_its_rfc() -> None:
+    """The example of RFC 2195 2."""
+    made = session(OFFERS)
+    challenge = b64("<1896.697170952@postoffice.reston.mci.net>")
+    answer = b64("tim b913a602c7eda7a495b4e6e7334d3890")
+    script: Script = [("AUTH CRAM-MD5\n", f"334 {challenge}\n"), (f"{answer}\n", "235 ok\n")]
+    play(lambda: auth.authenticate(_anonymous(made), CramMd5("tim", "tanstaaftanstaaf")), script)
+
+
+@pytest.mark.parametrize(("code", "is_transient"), [(454, True), (535, False), (534, False)])
+def test_refused_logins(code: int, is_transient: bool) -> None:
+    """The whole reply, and whether it may be different tomorrow; never the secret."""
+    error = fails(
+        lambda: auth.authenticate(session(OFFERS), Plain("u", "s3cret")),
+        [(f"AUTH PLAIN {b64(chr(0) + 'u' + chr(0) + 's3cret')}\n", f"{code}-5.7.8 no\n{code} x\n")],
+    )
+    assert isinstance(error, AuthError)
+    assert error.response.lines == ("5.7.8 no", "x")
+    assert error.is_transient == is_transient
+    assert "s3cret" not in f"{error!r}{error.__dict__}"
+
+
+def test_a_challenge_nobody_expects_is_cancelled() -> None:
+    """With an asterisk (RFC 4954 4)."""
+    script: Script = [(PLAIN_LINE, "334 bW9yZQ==\n"), ("*\n", "501 cancelled\n")]
+    error = fails(lambda: auth.authenticate(session(OFFERS), Plain("u", "p")), script)
+    assert isinstance(error, AuthError)
+    assert error.response.code == 501
+
+
+def test_xoauth2_errors_are_told() -> None:
+    """The JSON of the 334 is in the error."""
+    line = f"AUTH XOAUTH2 {b64(chr(1).join(['user=u', 'auth=Bearer t', '', '']))}\n"
+    script: Script = [(line, f"334 {b64('{status: 400}')}\n"), ("*\n", "535 no\n")]
+    error = fails(lambda: auth.authenticate(session(OFFERS), XOAuth2("u", "t")), script)
+    assert isinstance(error, AuthError)
+    assert error.server_error == "{status: 400}"
+    assert "{status: 400}" in str(error)
+
+
+def test_oauthbearer_errors_are_acknowledged() -> None:
+    """With one Ctrl-A (RFC 7628 3.2.3); header and payload are exactly those of the RFC."""
+    line = f"AUTH OAUTHBEARER {b64(chr(1).join(['n,,', 'auth=Bearer t', '', '']))}\n"
+    script: Script = [(line, f"334 {b64('{invalid_token}')}\n"), ("AQ==\n", "535 no\n")]
+    error = fails(lambda: auth.authenticate(session(OFFERS), OAuthBearer("t")), script)
+    assert isinstance(error, AuthError)
+    assert error.server_error == "{invalid_token}"
+
+
+@pytest.mark.parametrize("code", [250, 354, 200])
+def test_a_login_is_235_and_nothing_else(code: int) -> None:
+    """Another success is an answer to something else."""
+    error = fails(
+        lambda: auth.authenticate(session(OFFERS), Plain("u", "p")), [(PLAIN_LINE, f"{code} ok\n")]
+    )
+    assert isinstance(error, ProtocolError)
+
+
+def test_endless_challenges_end() -> None:
+    """After ten rounds."""
+
+    class Patient(Login):
+        """Answers for ever."""
+
+        def answer(self, challenge: str) -> bytes:
+            return b"x"
+
+    rounds: Script = [("eA==\n", "334 \n")] * 10
+    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 \n"), *rounds]
+    error = fails(lambda: auth.authenticate(session(OFFERS), Patient("u", "p")), script)
+    assert isinstance(error, ProtocolError)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (session("AUTH LOGIN"), UnsupportedExtensionError),
+        (session(OFFERS, is_private=False), ProtocolError),
+        (session(OFFERS, is_authenticated=True), ProtocolError),
+    ],
+)
+def test_what_is_refused_before_a_word(made: Session, kind: type[Exception]) -> None:
+    """Not offered, not private, already logged in."""
+    assert type(fails(lambda: auth.authenticate(made, Plain("u", "p")), [])) is kind
+
+
+# Transactions
+
+ENVELOPE = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nDATA\n"
+TWO = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\nDATA\n"
+BARE = "MAIL FROM:<a@b.example>\n"
+
+
+def test_a_message_in_two_groups() -> None:
+    """The envelope up to DATA, then the content."""
+    made = session()
+    script: Script = [(ENVELOPE, "250 ok\n250 ok\n354 go\n"), ("hi\n.\n", "250 2.0.0 queued\n")]
+    result = play(lambda: transaction(made, request()), script)
+    assert str(result.response.enhanced_status) == "2.0.0"
+    assert [str(r) for r in result.accepted_recipients] == ["c@d.example"]
+    assert not made.needs_reset
+
+
+@pytest.mark.parametrize("how", [session(""), session(pipelining=Pipelining.OFF)])
+def test_a_message_step_by_step(how: Session) -> None:
+    """Without PIPELINING each command waits for its answer."""
+    mail = "MAIL FROM:<a@b.example>" + (" SIZE=4" if how.capabilities.supports_size else "") + "\n"
+    script: Script = [
+        (mail, "250 ok\n"),
+        ("RCPT TO:<c@d.example>\n", "250 ok\n"),
+        ("RCPT TO:<e@d.example>\n", "550 no\n"),
+        ("DATA\n", "354 go\n"),
+        ("hi\n.\n", "250 ok\n"),
+    ]
+    result = play(lambda: transaction(how, request("c@d.example", "e@d.example")), script)
+    assert [r.response.code for r in result.rejected_recipients] == [550]
+
+
+def test_some_recipients_refused() -> None:
+    """The message goes to the others."""
+    script: Script = [(TWO, "250 ok\n450 later\n250 ok\n354 go\n"), ("hi\n.\n", "250 ok\n")]
+    result = play(lambda: transaction(session(), request("c@d.example", "e@d.example")), script)
+    assert [str(r) for r in result.accepted_recipients] == ["e@d.example"]
+    assert [str(r.recipient) for r in result.rejected_recipients] == ["c@d.example"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "more"),
+    [
+        ("250 ok\n550 no\n450 no\n354 go\n", [(".\n", "554 nobody\n")]),
+        ("250 ok\n550 no\n450 no\n554 nobody\n", []),
+        ("250 ok\n550 no\n450 no\n503 nobody\n", []),
+    ],
+)
+def test_all_recipients_refused(answers: str, more: Script) -> None:
+    """A 354 gets a lone dot; a refused DATA gets nothing."""
+    made = session()
+    error = fails(
+        lambda: transaction(_clean(made), request("c@d.example", "e@d.example")),
+        [(TWO, answers), *more],
+    )
+    assert isinstance(error, AllRecipientsFailedError)
+    assert [r.code for r in error.responses] == [550, 450]
+    assert not error.may_have_been_delivered
+    assert made.needs_reset
+
+
+def _clean(made: Session) -> Session:
+    made.needs_reset = False
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "phase"),
+    [
+        ("550 no\n503 x\n503 x\n", [], "mail"),
+        ("450 no\n503 x\n354 go\n", [(".\n", "554 x\n")], "mail"),
+        ("250 ok\n250 ok\n450 later\n", [], "data"),
+        ("250 ok\n250 ok\n354 go\n", [("hi\n.\n", "552 too much\n")], "content"),
+    ],
+)
+def test_refused_messages(answers: str, more: Script, phase: str) -> None:
+    """The first refusal is the reason; nothing was delivered; RSET goes before the next MAIL."""
+    made = session()
+    error = fails(lambda: transaction(_clean(made), request()), [(ENVELOPE, answers), *more])
+    assert isinstance(error, (TransientError, PermanentError))
+    assert error.phase == phase
+    assert not error.may_have_been_delivered
+    script: Script = [
+        ("RSET\n" + ENVELOPE, "250 ok\n250 ok\n250 ok\n354 go\n"),
+        ("hi\n.\n", "250 ok\n"),
+    ]
+    assert made.needs_reset
+
+    def again() -> Session:
+        made.needs_reset = True
+        return made
+
+    play(lambda: transaction(again(), request()), script)
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "may_have_been_delivered"),
+    [
+        ("354 go\n250 ok\n354 go\n", [], False),
+        ("250 ok\n354 go\n354 go\n", [], False),
+        ("250 ok\n250 ok\n250 ok\n", [], False),
+        ("250 ok\n250 ok\n354 go\n", [("hi\n.\n", "354 more\n")], True),
+    ],
+)
+def test_replies_out_of_step(answers: str, more: Script, may_have_been_delivered: bool) -> None:
+    """No reply can be believed any more; only after the content is anything uncertain."""
+    error = fails(lambda: transaction(session(), request()), [(ENVELOPE, answers), *more])
+    assert isinstance(error, ProtocolError)
+    assert error.may_have_been_delivered == may_have_been_delivered
+
+
+@pytest.mark.parametrize("replies_before", range(4))
+def test_421_anywhere(replies_before: int) -> None:
+    """It answers what is awaited, and ends everything."""
+    answers = "".join(["250 ok\n", "250 ok\n", "354 go\n"][:replies_before])
+    script: Script = [(ENVELOPE, answers)]
+    if replies_before == 3:
+        script.append(("hi\n.\n", "421 bye\n"))
+    else:
+        script[0] = (ENVELOPE, answers + "421 bye\n")
+    error = fails(lambda: transaction(session(), request()), script)
+    assert isinstance(error, TransientError)
+    assert error.phase == ["mail", "rcpt", "data", "content"][replies_before]
+    assert not error.may_have_been_delivered
+
+
+def test_421_to_rcpt_step_by_step() -> None:
+    """It refuses not this recipient but everything."""
+    script: Script = [(BARE, "250 ok\n"), ("RCPT TO:<c@d.example>\n", "421 bye\n")]
+    error = fails(lambda: transaction(session(""), request()), script)
+    assert isinstance(error, TransientError)
+
+
+def test_content_is_stuffed() -> None:
+    """Dots are doubled and line ends are CRLF."""
+    script: Script = [
+        (ENVELOPE.replace("SIZE=4", "SIZE=10"), "250 ok\n250 ok\n354 go\n"),
+        ("..\n..a\nb\n.\n", "250 ok\n"),
+    ]
+    play(lambda: transaction(session(), request(message=b".\n.a\rb")), script)
+
+
+def test_parameters_go_where_they_belong() -> None:
+    """MAIL's behind the sender, RCPT's behind each recipient."""
+    made = make_request(
+        "",
+        ["c@d.example"],
+        "h\u00e9\r\n".encode(),
+        MailFromParams(envid="a+b"),
+        [RcptToParams(DsnNotify.SUCCESS | DsnNotify.DELAY, "rfc822;o@d.example")],
+    )
+    said = (
+        "MAIL FROM:<> BODY=8BITMIME SIZE=5 ENVID=a+2Bb\n"
+        "RCPT TO:<c@d.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;o@d.example\nDATA\n"
+    )
+    script: Script = [(said, "250 ok\n250 ok\n354 go\n"), ("h\u00e9\n.\n", "250 ok\n")]
+    play(lambda: transaction(session(), made), script)
+
+
+@pytest.mark.parametrize(
+    ("offers", "made", "kind"),
+    [
+        ("PIPELINING", request(message=b"\xff"), UnsupportedExtensionError),
+        ("8BITMIME", request("\u00e9@d.example"), SmtpUtf8RequiredError),
+        ("SIZE 3", request(), ValidationError),
+        ("LIMITS RCPTMAX=1", request("a@d.example", "b@d.example"), ValidationError),
+        ("PIPELINING", request(envid="x"), UnsupportedExtensionError),
+        ("BINARYMIME", request(body=BodyType.BINARYMIME), ProtocolError),
+        ("8BITMIME", request(message=b"\xff", body=BodyType.SEVENBIT), ValidationError),
+    ],
+)
+def test_what_the_server_cannot_take_is_not_sent(
+    offers: str, made: Request, kind: type[Exception]
+) -> None:
+    """The error comes before the first command."""
+    assert type(fails(lambda: transaction(session(offers), made), [])) is kind
+
+
+def test_domains_become_a_labels_where_utf8_is_not_offered() -> None:
+    """Only the domain is not ASCII, so the address has another form (extra idna)."""
+    pytest.importorskip("idna")
+    made = request("c@b\u00fccher.example")
+    script: Script = [
+        (BARE, "250 ok\n"),
+        ("RCPT TO:<c@xn--bcher-kva.example>\n", "250 ok\n"),
+        ("DATA\n", "354 go\n"),
+        ("hi\n.\n", "250 ok\n"),
+    ]
+    result = play(lambda: transaction(session(""), made), script)
+    assert [str(r) for r in result.accepted_recipients] == ["c@b\u00fccher.example"]
+
+
+# BDAT and LMTP
+
+BDAT = ENVELOPE.replace("DATA\n", "")
+
+
+def test_bdat_in_two_groups() -> None:
+    """The envelope, then BDAT and the content in one go; no dot is stuffed."""
+    made = request(message=b".hi\r\n")
+    script: Script = [
+        (BDAT.replace("=4", "=5"), "250 ok\n250 ok\n"),
+        ("BDAT 5 LAST\n.hi\n", "250-5 octets\n250 ok\n"),
+    ]
+    result = play(lambda: transaction(session(), made, chunking=True), script)
+    assert result.response.lines == ("5 octets", "ok")
+
+
+def test_bdat_untouched() -> None:
+    """BINARYMIME octets are nobody's lines."""
+    made = request(message=b"\0\n.\r\xff", body=BodyType.BINARYMIME)
+    script: Script = [
+        (
+            "MAIL FROM:<a@b.example> BODY=BINARYMIME SIZE=5\nRCPT TO:<c@d.example>\n",
+            "250 ok\n250 ok\n",
+        ),
+        (b"BDAT 5 LAST\r\n\0\n.\r\xff", "250 ok\n"),
+    ]
+    play(lambda: transaction(session(), made, chunking=True), script)
+
+
+def test_nothing_is_sent_behind_a_refused_bdat_envelope() -> None:
+    """All recipients refused: no BDAT at all."""
+    script: Script = [(BDAT, "250 ok\n550 no\n")]
+    error = fails(lambda: transaction(session(), request(), chunking=True), script)
+    assert isinstance(error, AllRecipientsFailedError)
+
+
+def test_bdat_needs_chunking() -> None:
+    """And says so before the first command."""
+    error = fails(lambda: transaction(session("PIPELINING"), request(), chunking=True), [])
+    assert isinstance(error, UnsupportedExtensionError)
+
+
+def lmtp() -> Session:
+    """An LMTP session."""
+    return session(protocol=Protocol.LMTP)
+
+
+def test_lmtp_has_an_answer_for_each_recipient() -> None:
+    """Duplicates are sent once and reported wherever they stand."""
+    made = request("c@d.example", "e@d.example", "c@d.example")
+    script: Script = [
+        (TWO, "250 ok\n250 ok\n250 ok\n354 go\n"),
+        ("hi\n.\n", "250 saved\n452 full\n"),
+    ]
+    result = play(lambda: lmtp_transaction(lmtp(), made), script)
+    assert [(str(r.recipient)[0], r.delivered) for r in result.results] == [
+        ("c", True),
+        ("e", False),
+        ("c", True),
+    ]
+
+
+def test_each_protocol_has_its_own_transaction() -> None:
+    """The other's is refused before the first command."""
+    assert isinstance(fails(lambda: transaction(lmtp(), request()), []), ProtocolError)
+    assert isinstance(fails(lambda: lmtp_transaction(session(), request()), []), ProtocolError)
+
+
+# Simple commands
+
+
+def test_noop_and_reset() -> None:
+    """250 and nothing else."""
+    made = session(needs_reset=True)
+    play(lambda: single_command.noop(session()), [("NOOP\n", "250 ok\n")])
+    play(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
+    assert not made.needs_reset
+    refused = fails(lambda: single_command.noop(session()), [("NOOP\n", "554 too many\n")])
+    assert isinstance(refused, PermanentError)
+    out_of_step = fails(lambda: single_command.noop(session()), [("NOOP\n", "354 go\n")])
+    assert isinstance(out_of_step, ProtocolError)
+
+
+def test_asking() -> None:
+    """VRFY, EXPN and HELP return any success; SMTPUTF8 where the argument needs it."""
+    from smtpconn import Phase
+
+    made = session()
+    answer = play(lambda: single_command.ask(made, Phase.VRFY, "u"), [("VRFY u\n", "252 maybe\n")])
+    assert answer.code == 252
+    play(lambda: single_command.ask(made, Phase.HELP, ""), [("HELP\n", "214-a\n214 b\n")])
+    play(
+        lambda: single_command.ask(made, Phase.EXPN, "\u00e9"),
+        [("EXPN \u00e9 SMTPUTF8\n", "250 <x@y>\n")],
+    )
+    without = fails(lambda: single_command.ask(session(""), Phase.VRFY, "\u00e9"), [])
+    assert isinstance(without, SmtpUtf8RequiredError)
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("a@b.example", [], b""), ValidationError),
+        (("a@b.example", ["no-at"], b""), ValidationError),
+        (("no-at", ["c@d.example"], b""), ValidationError),
+        (("a@b.example", ["c@d.example"], "text"), ValidationError),
+        (("a@b.example", ["c@d.example"], b"", None, []), ProtocolError),
+        ((5, ["c@d.example"], b""), ValidationError),
+        (("a@b.example\r\nRSET", ["c@d.example"], b""), ValidationError),
+    ],
+)
+def test_bad_input_is_refused_at_once(arguments: tuple[object, ...], kind: type[Exception]) -> None:
+    """Before there is a connection in sight."""
+    with pytest.raises(kind):
+        make_request(*arguments)  # type: ignore[arg-type]
+
+
+def test_one_recipient_may_be_a_str() -> None:
+    """As with smtplib."""
+    assert [str(r) for r in make_request("", "c@d.example", b"").recipients] == ["c@d.example"]

@@ -1,0 +1,300 @@
+"""Plays a conversation against a script, through the real pairing and without a socket.
+
+A script is what happens in turn: what the client is to send in one go, and the octets the server
+answers to that. It is played three times: each answer whole, octet by octet, and with something
+behind the last answer that nobody asked for, which must change nothing but that the connection
+cannot be used again.
+
+A conversation that has outcomes on its way is played by the real driver over a `Wire`, which stands
+where the socket would be: what the driver waits for and what it writes together is its own matter.
+A turn is over when the client waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from smtpconn.client.driver import Driver
+from smtpconn.model.content import Buffer
+from smtpconn.model.errors import ProtocolError, SmtpError
+from smtpconn.model.modes import Pipelining
+from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.net.transport import Transport
+from smtpconn.protocol.command import Command
+from smtpconn.protocol.exchange import Batch, Conversation, Payload, StartTls
+from smtpconn.protocol.mail_request import Request
+from smtpconn.protocol.pipelined import Outcome, stream
+from smtpconn.protocol.reply_matcher import Pairing
+from smtpconn.protocol.session import Session
+
+T = TypeVar("T")
+Said = str | bytes
+"""Text, whose line ends become CRLF, or octets as they are."""
+
+Script = list[tuple[Said, str]]
+
+TLS = "<TLS>"
+"""What the script has for the handshake."""
+
+
+def play(make: Callable[[], Conversation[T]], script: Script) -> T:
+    """Play a script in all three ways and return the result; an error comes out as it is."""
+    result, pairing = _play(make(), script, 1_000_000, "")
+    assert pairing.is_reusable
+    assert _play(make(), script, 1, "")[0] == result
+    for trailing in ("250 nobody asked\r\n", "421 4.3.2 bye\r\n", "2"):
+        same, pairing = _play(make(), script, 1_000_000, trailing)
+        assert same == result
+        assert not pairing.is_reusable
+    return result
+
+
+def fails(make: Callable[[], Conversation[T]], script: Script) -> BaseException:
+    """Play a script that ends in an error, whole and octet by octet, and return the error."""
+    errors: list[BaseException] = []
+    for size in (1_000_000, 1):
+        try:
+            _play(make(), script, size, "")
+        except Exception as error:
+            errors.append(error)
+    assert [type(e) for e in errors] == [type(errors[0])] * 2
+    assert str(errors[0]) == str(errors[1])
+    return errors[0]
+
+
+def _play(
+    conversation: Conversation[T], script: Script, size: int, trailing: str
+) -> tuple[T, Pairing]:
+    pairing = Pairing()
+    turns = list(script)
+    try:
+        step = next(conversation)
+        while True:
+            assert turns, "the script is over and the conversation is not"
+            expected, answer = turns.pop(0)
+            if isinstance(step, StartTls):
+                assert expected == TLS
+                assert pairing.is_reusable
+            else:
+                assert isinstance(step, Batch)
+                _exchange(pairing, step, expected, answer + ("" if turns else trailing), size)
+            step = next(conversation)
+    except StopIteration as stop:
+        assert not turns, f"not said: {turns}"
+        result: T = stop.value
+        return result, pairing
+
+
+def _exchange(pairing: Pairing, batch: Batch, expected: Said, answer: str, size: int) -> None:
+    said = bytearray()
+    pairing.expect(batch, 0)
+    for piece in batch.pieces:
+        begun = len(said)
+        for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
+            said += buffer
+            pairing.queued += len(buffer)
+        if isinstance(piece, Payload):
+            batch.payload_octets = len(said) - begun
+    batch.ends_at = pairing.queued
+    assert bytes(said) == _crlf(expected)
+    pairing.note_sent(len(said))
+    octets = _crlf(answer)
+    for start in range(0, len(octets), size):
+        pairing.received(octets[start : start + size])
+    if batch.missing:
+        assert pairing.failure is not None, "the script's answer is too short"
+        raise pairing.failure
+
+
+def _crlf(text: Said) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
+
+
+class OffScript(BaseException):
+    """The client said what it should not. No Exception, so that no conversation can live on it."""
+
+
+class Wire(Transport):
+    """In the place of a socket: what the client says goes to a function that answers.
+
+    Args:
+        answer: given octets of the client's; returns those the server says to them.
+        size: octets the client receives at a time.
+        blocks: octets after which a write is blocked until the server has read them, and what it
+            says meanwhile is received.
+        takes: octets of the client's that arrive before the connection is reset.
+        gives: octets of the server's that arrive before it is closed.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[bytes], bytes],
+        *,
+        size: int = 1_000_000,
+        blocks: int = 1_000_000,
+        takes: float = math.inf,
+        gives: float = math.inf,
+    ) -> None:
+        self.is_open = True
+        self.turns = 0
+        self._answer = answer
+        self._size, self._blocks, self._takes, self._gives = size, blocks, takes, gives
+        self._said = bytearray()
+        self._incoming = bytearray()
+
+    def write(
+        self,
+        data: Buffer,
+        deadline: Deadline,
+        sent: Callable[[int], None],
+        received: Callable[[bytes], None],
+    ) -> None:
+        """Take what the connection takes, and receive where the write would be blocked."""
+        view = memoryview(data)
+        while view:
+            if not self._takes:
+                self._hear()
+                raise ConnectionResetError
+            taken = min(len(view), self._blocks - len(self._said), int(min(self._takes, 1e9)))
+            self._said += view[:taken]
+            self._takes -= taken
+            sent(taken)
+            view = view[taken:]
+            if len(self._said) >= self._blocks:
+                self._hear()
+                if (arrived := self.receive_now()) is not None:
+                    received(arrived)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """What the server says next; the client has nothing more to say now."""
+        if self._said:
+            self.turns += 1
+            self._hear()
+        arrived = self.receive_now()
+        if arrived is None:
+            raise OffScript("the client waits for what the server never says")
+        return arrived
+
+    def receive_now(self) -> bytes | None:
+        """What the server has said."""
+        if not self._gives or (not self._takes and not self._incoming):
+            return b""
+        if not self._incoming:
+            return None
+        size = int(min(self._size, self._gives))
+        arrived = bytes(self._incoming[:size])
+        del self._incoming[:size]
+        self._gives -= len(arrived)
+        return arrived
+
+    def is_silent(self) -> bool:
+        """Whether the server has said nothing more."""
+        return not self._incoming
+
+    def close(self) -> None:
+        """It is over."""
+        self.is_open = False
+
+    def _hear(self) -> None:
+        said, self._said = bytes(self._said), bytearray()
+        self._incoming += self._answer(said)
+
+
+@dataclass
+class Run:
+    """What came of sending many."""
+
+    outcomes: list[Outcome]
+    driver: Driver
+
+
+def run_many(
+    session: Session,
+    requests: Iterable[Request | SmtpError],
+    wire: Wire,
+    *,
+    is_fresh: bool = True,
+    take: int | None = None,
+    outcomes: list[Outcome] | None = None,
+) -> Run:
+    """Send many requests over a wire.
+
+    Args:
+        session: of the wire's connection.
+        requests: what to send.
+        wire: the connection.
+        is_fresh: whether the server has spoken just now.
+        take: outcomes after which nobody wants to know more.
+        outcomes: where to put them, for who wants to see them come.
+    """
+    driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
+    if is_fresh:
+        driver._spoke_at = math.inf
+    items: Generator[Outcome, None, None]
+    items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
+    run = Run([] if outcomes is None else outcomes, driver)
+    try:
+        while take is None or len(run.outcomes) < take:
+            run.outcomes.append(next(items))
+    except StopIteration:
+        pass
+    finally:
+        items.close()
+    return run
+
+
+def play_many(
+    make: Callable[[], tuple[Session, list[Request | SmtpError]]], script: Script
+) -> list[Outcome]:
+    """Play a script of sending many in all three ways and return the outcomes."""
+    session, requests = make()
+    whole = run_many(session, requests, scripted(script))
+    assert whole.driver.transport.is_open, whole.driver.closed_because
+    assert whole.driver.probe() is None
+    session, requests = make()
+    assert told(run_many(session, requests, scripted(script, size=1))) == told(whole)
+    for trailing in ("250 nobody asked\r\n", "421 4.3.2 bye\r\n", "2"):
+        session, requests = make()
+        behind = [*script[:-1], (script[-1][0], script[-1][1] + trailing)]
+        trailed = run_many(session, requests, scripted(behind))
+        if session.pipelining is Pipelining.EAGER and trailing.startswith("250"):
+            check_doubt(trailed.outcomes, told(trailed), told(whole))
+        else:
+            assert told(trailed) == told(whole)
+        assert not trailed.driver.transport.is_open
+    return whole.outcomes
+
+
+def check_doubt(outcomes: list[Outcome], here: list[str], whole: list[str]) -> None:
+    """One reply more than there are commands: the outcomes up to then are the same, the rest is
+    unknown, because content that leaves with its envelope gives no other sign of it."""
+    same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(here, whole, strict=True)))
+    for outcome in outcomes[len(same) :]:
+        assert type(outcome) is ProtocolError
+        assert outcome.may_have_been_delivered
+
+
+def scripted(script: Script, *, size: int = 1_000_000, gives: float = math.inf) -> Wire:
+    """A wire to a server that expects a script and says what stands there."""
+    turns = list(script)
+
+    def answer(said: bytes) -> bytes:
+        if not turns:
+            raise OffScript(f"the script is over and the client is not: {said!r}")
+        expected, reply = turns.pop(0)
+        if said != _crlf(expected):
+            raise OffScript(f"said {said!r} instead of {_crlf(expected)!r}")
+        return _crlf(reply)
+
+    return Wire(answer, size=size, gives=gives)
+
+
+def told(run: Run) -> list[str]:
+    """The outcomes as text, to compare."""
+    return [f"{type(outcome).__name__}: {outcome}" for outcome in run.outcomes]

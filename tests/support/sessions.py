@@ -1,0 +1,384 @@
+"""Whole sessions, played by the public API against a server that is cut, and what must come of it.
+
+A `Visit` is a list of operations on one connection. Played uncut it leaves a record: where each
+reply and each content ends in its stream. From that, and from how many octets each side had written
+when it was cut, `expectation` says what the client has to report, octet by octet:
+
+* a message is delivered if its final reply left the server wholly;
+* else unknown, if the client's socket had taken the last octet of its content;
+* else certainly not delivered.
+
+Of many messages in one call, the first that is not wholly delivered is told what happened, and
+those behind it that it was before their time, unless their contents have left as well.
+
+To add a way of sending: one more `Operation`, with its number of final replies, and a `Visit` with
+it in `tests.support.session_list`; if its result is of another type, `fates_of` has to know that. The
+expectation does not count round trips, but a client has to write the same octets up to the cut as
+uncut.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    LmtpSendResult,
+    Phase,
+    Pipelining,
+    SendOutcome,
+    SendResult,
+    SmtpConnection,
+    SmtpError,
+    SmtpTimeoutError,
+    TlsMode,
+)
+from smtpconn.testing.session import Settings, login, plain
+from tests.faults.cutting import Cut, How, Witness, serve, socket_pair
+
+USERS = {"u": "p"}
+ME, TWO = "a@b.c", ["d@e.f", "g@h.i"]
+EVERYTHING = ("PIPELINING", "CHUNKING")
+LONG_TIMEOUT = 10.0
+SHORT_TIMEOUT = 0.2
+SLACK = 0.5
+"""Seconds by which an operation may overshoot its deadline."""
+SILENT = frozenset({How.STALL, How.SILENCE})
+"""The cuts that nothing but the deadline tells of."""
+
+
+class Fate(enum.StrEnum):
+    """What a client says became of a message."""
+
+    DELIVERED = "delivered"
+    UNKNOWN = "unknown"
+    NOT_DELIVERED = "not delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something to do on a connection, and how many final replies it gets."""
+
+    call: Callable[[SmtpConnection], object]
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A session from connecting to QUIT.
+
+    Attributes:
+        name: for the tests' names.
+        operations: what is done, in turn.
+        protocol, tls_mode, extensions: what is spoken, and what the server offers.
+        buffer: octets of the sockets' buffers; None for the system's.
+        pipelining: how far the client runs ahead.
+    """
+
+    name: str
+    operations: tuple[Operation, ...]
+    protocol: str = "SMTP"
+    tls_mode: TlsMode = TlsMode.NONE
+    extensions: tuple[str, ...] = EVERYTHING
+    buffer: int | None = None
+    pipelining: Pipelining = Pipelining.AUTO
+
+
+@dataclass(slots=True)
+class Record:
+    """What came of a visit.
+
+    Attributes:
+        fates: one for each final reply that was to come, of the operations that were begun.
+        error: what it ended with; of many messages in one call, that of the first one lost.
+        behind: of those, the errors of all that come after the first one lost.
+        seconds: what each step took, connecting the first.
+        taken: octets the client's socket has taken, as the dialogue counts them.
+        witness: the server's side.
+        is_closed: whether the client has closed its descriptor.
+    """
+
+    fates: list[Fate] = field(default_factory=list)
+    error: SmtpError | None = None
+    behind: list[SmtpError | None] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    taken: int = 0
+    witness: Witness = field(default_factory=Witness)
+    is_closed: bool = False
+
+
+class CountedSocket(socket.socket):
+    """A socket that counts what it has taken."""
+
+    taken = 0
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        """Send, and count."""
+        octets = super().send(data, flags)
+        self.taken += octets
+        return octets
+
+
+class CountedTls(ssl.SSLSocket):
+    """The same under TLS."""
+
+    taken = 0
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send, and count."""
+        octets = super().send(data, flags)
+        self.taken += octets
+        return octets
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """The TLS settings of both sides."""
+
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+
+    def __post_init__(self) -> None:
+        self.client.sslsocket_class = CountedTls
+
+
+def settings(visit: Visit, contexts: Contexts | None) -> Settings:
+    """What the server of a visit is told."""
+    context = contexts.server if contexts and visit.tls_mode is not TlsMode.NONE else None
+    return Settings(
+        protocol=visit.protocol,
+        hostname="mx",
+        extensions=visit.extensions,
+        ehlo=True,
+        users=USERS,
+        tls_context=context,
+        implicit_tls=visit.tls_mode is TlsMode.IMPLICIT,
+        require_auth=False,
+        size_limit=None,
+        mechanisms={
+            "PLAIN": functools.partial(plain, USERS),
+            "LOGIN": functools.partial(login, USERS),
+        },
+        recipient_known=lambda path: True,
+    )
+
+
+def fates_of(result: object, answers: int) -> list[Fate]:
+    """What a result, an error, or the outcomes of many messages say of each final reply."""
+    if isinstance(result, list):
+        each = answers // len(result)
+        return [fate for o in result for fate in fates_of(o.error or o.result, each)]
+    if isinstance(result, SmtpError):
+        unknown = result.may_have_been_delivered
+        return [Fate.UNKNOWN if unknown else Fate.NOT_DELIVERED] * answers
+    if isinstance(result, LmtpSendResult):
+        return [
+            Fate.DELIVERED if r.delivered else Fate.NOT_DELIVERED if r.response else Fate.UNKNOWN
+            for r in result.results
+        ]
+    assert isinstance(result, SendResult) is bool(answers)
+    return [Fate.DELIVERED] * answers
+
+
+def play(
+    visit: Visit, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
+) -> Record:
+    """Play a visit whose server is cut, and look at everything afterwards."""
+    how = cut.how if cut is not None else None
+    timeout = SHORT_TIMEOUT if how in SILENT else LONG_TIMEOUT
+    near, far = socket_pair(tcp=how is How.RESET, buffer=visit.buffer)
+    server = executor.submit(serve, far, settings(visit, contexts), cut)
+    counted = CountedSocket(fileno=near.detach())
+    record = Record()
+    try:
+        _run(visit, counted, timeout, contexts, record)
+    finally:
+        counted.close()
+        record.witness = server.result(LONG_TIMEOUT)
+    return record
+
+
+def _run(
+    visit: Visit,
+    sock: CountedSocket,
+    timeout: float,
+    contexts: Contexts | None,
+    record: Record,
+) -> None:
+    connect = SmtpConnection.connect_lmtp if visit.protocol == "LMTP" else SmtpConnection.connect
+    connection: SmtpConnection | None = None
+    try:
+        with _timed(record):
+            connection = connect(
+                "localhost",
+                25,
+                visit.tls_mode,
+                timeout,
+                tls_context=contexts.client if contexts else None,
+                ehlo_domain="c",
+                socket_factory=lambda host, port, seconds: sock,
+                allow_cleartext_auth=True,
+                pipelining=visit.pipelining,
+            )
+        _operate(visit, connection, record)
+    except SmtpError as error:
+        record.error = error
+    # Before anything is cleaned up. Under TLS the socket has given its descriptor away.
+    record.is_closed = sock.fileno() == -1
+    record.taken = sock.taken
+    if connection is not None:
+        if isinstance(tls := connection.tls, CountedTls):
+            record.is_closed = tls.fileno() == -1
+            record.taken += tls.taken
+        # If not, that is a shortfall of this record, and in a crowd perhaps the crowd's: who gets
+        # no processor for all of the timeout has begun nothing, and closes nothing.
+        if record.is_closed:
+            _check_is_over(connection)
+
+
+def _operate(visit: Visit, connection: SmtpConnection, record: Record) -> None:
+    for operation in visit.operations:
+        try:
+            with _timed(record):
+                result = operation.call(connection)
+        except SmtpError as error:
+            record.fates += fates_of(error, operation.answers)
+            raise
+        record.fates += fates_of(result, operation.answers)
+        if isinstance(result, list):
+            _note_what_was_lost(result, operation.answers // len(result), record)
+        if not connection.is_open:
+            return
+
+
+def _note_what_was_lost(outcomes: list[SendOutcome], answers: int, record: Record) -> None:
+    fates = [fates_of([outcome], answers) for outcome in outcomes]
+    lost = [o for o, f in zip(outcomes, fates, strict=True) if set(f) != {Fate.DELIVERED}]
+    if lost:
+        record.error, *record.behind = [outcome.error for outcome in lost]
+
+
+def _check_is_over(connection: SmtpConnection) -> None:
+    """Whether it ended well or badly, a connection that is over cannot be used."""
+    assert not connection.is_open
+    with pytest.raises(ConnectionClosedError) as caught:
+        connection.noop()
+    assert not caught.value.may_have_been_delivered
+
+
+class _timed:
+    """Notes how long a block took, however it ended."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._record.seconds.append(time.monotonic() - self._begun)
+
+
+# --- What must come of it -------------------------------------------------------------------------
+
+PHASES = {
+    "CONNECT": Phase.GREETING,
+    "LHLO": Phase.EHLO,
+    "HELO": Phase.EHLO,
+    "CHALLENGE": Phase.AUTH,
+    "BDAT": Phase.CONTENT,
+}
+"""Steps of the test server whose phase has another name."""
+
+
+def phase_of(step: str) -> Phase:
+    """The phase of a client that waits for the answer to a step."""
+    return PHASES.get(step) or Phase(step.lower())
+
+
+def expected_fates(reference: Record, cut: Record) -> list[Fate]:
+    """What the client has to say of each final reply it came to wait for, or would have."""
+    return [
+        Fate.DELIVERED
+        if stored.answer_end <= cut.witness.written
+        else Fate.UNKNOWN
+        if stored.content_end <= cut.taken
+        else Fate.NOT_DELIVERED
+        for stored in reference.witness.stored
+    ]
+
+
+def expected_phases(reference: Record, record: Record) -> set[Phase]:
+    """The phases an error may name: that of the first reply that did not come wholly."""
+    steps = {r.end: r.step for r in reference.witness.replies}
+    missing = [step for end, step in steps.items() if end > record.witness.written]
+    phases = {phase_of(step) for step in missing[:1]}
+    if not record.witness.written:
+        return phases | {Phase.CONNECT, Phase.TLS}
+    if (answered := steps.get(record.witness.written)) is not None:
+        # Nothing was under way: that may be noticed before the next command leaves.
+        phases.add(Phase.TLS if answered == "STARTTLS" else Phase.IDLE)
+    return phases
+
+
+def shortfalls(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
+    """Everything about a visit that is not as it has to be; nothing if all is well."""
+    witness = record.witness
+    fates, due = record.fates, expected_fates(reference, record)
+    if fates != due[: len(fates)] or Fate.DELIVERED in due[len(fates) :]:
+        yield f"says {fates}, has to say {due}"
+    # Not from the record of the uncut visit, but from what this server has really done:
+    acknowledged, stored = len(witness.acknowledged), len(witness.stored)
+    if fates.count(Fate.DELIVERED) > acknowledged:
+        yield f"{acknowledged} were acknowledged: {fates}"
+    if Fate.NOT_DELIVERED in fates[:stored]:
+        yield f"{stored} were stored: {fates}"
+    if not record.is_closed:
+        yield "the descriptor is open"
+    yield from _wrong_error(reference, record, cut)
+    yield from _wrong_behind(record, cut)
+
+
+def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
+    error, written = record.error, record.witness.written
+    if error is None:
+        # QUIT never fails, and an LMTP result may hold what is unknown.
+        missing = [r.step for r in reference.witness.replies if r.end > written]
+        if set(missing) - {"QUIT"} and Fate.UNKNOWN not in record.fates:
+            yield f"no error, though these were not answered: {missing}"
+        return
+    kind = _kind(cut)
+    if type(error) is not kind:
+        yield f"{type(error).__name__} instead of {kind.__name__}: {error}"
+    if not error.is_transient:
+        yield "not transient"
+    phases = expected_phases(reference, record)
+    if error.phase not in phases:
+        yield f"phase {error.phase}, not one of {phases}"
+
+
+def _wrong_behind(record: Record, cut: Cut) -> Iterator[str]:
+    for error in record.behind:
+        is_unknown = error is not None and error.may_have_been_delivered
+        kind = _kind(cut) if is_unknown else ConnectionClosedError
+        if type(error) is not kind or not (is_unknown or error.phase in (Phase.MAIL, Phase.IDLE)):
+            yield f"a message behind the one that was lost: {error!r}"
+
+
+def _kind(cut: Cut) -> type[SmtpError]:
+    return SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
+
+
+def overshoot(record: Record, cut: Cut) -> float:
+    """Seconds by which the slowest step was later than its deadline."""
+    return max(record.seconds) - (SHORT_TIMEOUT if cut.how in SILENT else LONG_TIMEOUT)
