@@ -23,7 +23,7 @@ from smtpconn.model.results import SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.mail_request import envelope_commands, make_request
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.session import SessionState
 
 ENVELOPE = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
 FINAL = b"250 2.0.0 Ok: queued\r\n"
@@ -69,7 +69,7 @@ def parts(number: int = 500, rounds: int = 60) -> dict[str, float]:
     def microseconds(what: Callable[[], object]) -> float:
         return min(timeit.repeat(what, number=number, repeat=rounds)) / number * 1e6
 
-    session = Session(
+    session = SessionState(
         capabilities=ServerCapabilities("sink", tuple(SmtpExtension(k) for k in OFFERS))
     )
     driver = Driver(cast(Transport, Echo()), session, "sink", "sink:25", None)

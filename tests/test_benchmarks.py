@@ -64,7 +64,7 @@ def test_the_sink_counts_turns() -> None:
 def test_turns_of_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two for `send`, one for EAGER's BDAT, eleven for ten of AUTO's many, one for EAGER's."""
     # On a busy machine a second may pass before the first.
-    monkeypatch.setattr("smtpconn.client.driver.IDLE_SPELL", 60.0)
+    monkeypatch.setattr("smtpconn.client.driver.IDLE_AFTER", 60.0)
     ways = {name: way for name, way in LATE.items() if name != "smtplib"}
     assert count_turns(ways, message(1000), 10) == {
         "send": 2.0,

@@ -171,7 +171,7 @@ def _send_in_turn(
                 yield SendOutcome(envelope, None, named)
     finally:
         if connection is not None:
-            connection.take_leave()
+            connection.quit_nowait()
 
 
 def _send_bdat(connection: SmtpConnection, envelope: Envelope) -> SendOutcome:

@@ -29,7 +29,7 @@ from smtpconn.testing.faults import STEPS
 
 PORT = 8025
 
-PATIENCE = 1.0
+TIMEOUT = 1.0
 """Seconds that clients have at the end to get the answers they wait for."""
 
 _ACTIONS = ("close", "reset", "hang")
@@ -107,7 +107,7 @@ def _stop(server: SmtpServer, catcher: Catcher) -> None:
     """Let those who are being answered have their answer, and end."""
     server.close_idle(None)
     try:
-        server.wait_for(lambda: all(each.closed for each in server.connections), PATIENCE)
+        server.wait_for(lambda: all(each.closed for each in server.connections), TIMEOUT)
     except TimeoutError:
         pass  # a client that goes on and on
     try:

@@ -1,6 +1,6 @@
 """A driver that several threads may use: the lock, and closing from any thread.
 
-Each operation takes the lock, runs one conversation under one deadline, the wait for the lock
+Each operation takes the lock, runs one exchange under one deadline, the wait for the lock
 included, and gives the lock back. So operations of several threads stand in line, and each gets its
 own replies.
 
@@ -18,8 +18,8 @@ from typing import TypeVar
 from smtpconn.client.driver import Driver
 from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 from smtpconn.net.deadline import Deadline, StreamDeadline
-from smtpconn.protocol.exchange import Conversation, Step
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import Exchange, ExchangeAction
+from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -49,36 +49,36 @@ class Channel:
         """Whether it can still be used, as far as is known without asking."""
         return self.driver.transport.is_open and not self._close_requested
 
-    def operate(self, conversation: Conversation[T], timeout: float | None, phase: Phase) -> T:
-        """Run one conversation as the only one.
+    def operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
+        """Run one exchange as the only one.
 
         Args:
-            conversation: not yet begun.
+            exchange: not yet begun.
             timeout: seconds for all of it; None for the channel's own.
             phase: what to name in an error if it does not come to begin.
 
         Raises:
-            SmtpError: what the conversation or the connection failed with.
+            SmtpError: what the exchange or the connection failed with.
         """
         deadline = Deadline(self.timeout if timeout is None else timeout)
         self._refuse_reentry(phase)
         try:
             self._acquire(deadline, phase)
             self._check_good(phase)
-            return self.driver.run(conversation, deadline)
+            return self.driver.run(exchange, deadline)
         finally:
             self._release()
 
     def stream(
         self,
-        conversation: Generator[Step | Item, None, None],
+        exchange: Generator[ExchangeAction | Item, None, None],
         deadline: StreamDeadline,
         phase: Phase,
     ) -> Generator[Item, None, None]:
-        """Run one conversation that has results on its way, as the only one from first to last.
+        """Run one exchange that has results on its way, as the only one from first to last.
 
         Args:
-            conversation: not yet begun.
+            exchange: not yet begun.
             deadline: of the messages.
             phase: what to name in an error if it does not come to begin.
 
@@ -89,7 +89,7 @@ class Channel:
         self._acquire(deadline, phase)
         try:
             self._check_good(phase)
-            for item in self.driver.stream(conversation, deadline):
+            for item in self.driver.stream(exchange, deadline):
                 deadline.end_message()
                 deadline.pause()
                 yield item
@@ -99,8 +99,8 @@ class Channel:
             self._owner = 0
             self._give_up_lock()
 
-    def quit(self, farewell: Conversation[None], timeout: float | None) -> None:
-        """Run the last conversation, if the channel is open, and close whatever comes of it.
+    def quit(self, farewell: Exchange[None], timeout: float | None) -> None:
+        """Run the last exchange, if the channel is open, and close whatever comes of it.
 
         Raises:
             SmtpTimeoutError: another thread was busy for all of the timeout; nothing was done.
@@ -110,7 +110,7 @@ class Channel:
         try:
             self._acquire(deadline, Phase.QUIT)
             if self.driver.transport.is_open:
-                self._take_leave(farewell, deadline)
+                self._send_quit(farewell, deadline)
         finally:
             self._release()
 
@@ -126,7 +126,7 @@ class Channel:
             self.driver.interrupt()
 
     @property
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it is open and no operation is under way."""
         return (
             self.driver.transport.is_open and not self._close_requested and not self._lock.locked()
@@ -146,7 +146,7 @@ class Channel:
         finally:
             self._lock.release()
 
-    def abandon(self) -> None:
+    def close_after_fork(self) -> None:
         """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
         # Not through the lock: the thread that holds it may not exist in this process.
         self.driver.close("the process was forked, and the connection is the parent's")
@@ -167,7 +167,7 @@ class Channel:
         if (error := self.driver.probe()) is not None:
             raise error
 
-    def _take_leave(self, farewell: Conversation[None], deadline: Deadline) -> None:
+    def _send_quit(self, farewell: Exchange[None], deadline: Deadline) -> None:
         try:
             self.driver.run(farewell, deadline)
         except SmtpError as error:
@@ -209,7 +209,7 @@ class Channel:
 class Operations:
     """What the methods of a connection stand on: its channel and its session's memory."""
 
-    def __init__(self, channel: Channel, session: Session) -> None:
+    def __init__(self, channel: Channel, session: SessionState) -> None:
         """Not for users: `SmtpConnection.connect` and its kin make connections."""
         self._channel = channel
         self._session = session

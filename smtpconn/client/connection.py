@@ -1,7 +1,7 @@
 """`SmtpConnection`: one SMTP session that any thread may use.
 
-Every method is one operation: it gives one conversation to the connection's `smtpconn.client.channel`,
-which runs it alone and under one deadline. What a conversation says is in `smtpconn.dialogue`; how
+Every method is one operation: it gives one exchange to the connection's `smtpconn.client.channel`,
+which runs it alone and under one deadline. What a exchange says is in `smtpconn.dialogue`; how
 octets move is in `smtpconn.client.driver`. This file is the public face and how a connection is made,
 nothing else; its many ways of sending and of logging in are in `smtpconn.client.sending` and
 `smtpconn.client.logging_in`.
@@ -37,13 +37,13 @@ from smtpconn.net.happy_eyeballs import from_factory, open_socket
 from smtpconn.net.tls import TlsInfo, default_context
 from smtpconn.net.transport import Transport, as_smtp_error
 from smtpconn.protocol import handshake, single_command
-from smtpconn.protocol.session import Learnt, Session
+from smtpconn.protocol.session import ServerQuirks, SessionState
 
-QUIT_PATIENCE = 2.0
+QUIT_TIMEOUT = 2.0
 """Seconds that leaving a ``with`` block waits for the server's farewell."""
 
-LEAVE_PATIENCE = 0.1
-"""Seconds that `SmtpConnection.take_leave` has to get six octets into the socket's buffer."""
+QUIT_NOWAIT_TIMEOUT = 0.1
+"""Seconds that `SmtpConnection.quit_nowait` has to get six octets into the socket's buffer."""
 
 _log = logging.getLogger("smtpconn.connection")
 
@@ -183,7 +183,9 @@ class SmtpConnection(Sending, LoggingIn):
             _log.debug("#%d %s: connected", driver.number, peer)
             if tls_mode is TlsMode.IMPLICIT:
                 driver.start_tls(deadline)
-            driver.run(handshake.opening(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
+            driver.run(
+                handshake.handshake(session, starttls=tls_mode is TlsMode.STARTTLS), deadline
+            )
         except BaseException as error:
             open_end.close()
             if isinstance(error, OSError) and not isinstance(error, SmtpError):
@@ -245,10 +247,10 @@ class SmtpConnection(Sending, LoggingIn):
         """
         self._channel.quit(single_command.quit_(self._session), timeout)
 
-    def take_leave(self) -> None:
+    def quit_nowait(self) -> None:
         """Say QUIT, close without waiting for the answer; never fails, hardly ever waits."""
         try:
-            self._channel.quit(single_command.quit_(self._session, wait=False), LEAVE_PATIENCE)
+            self._channel.quit(single_command.quit_(self._session, wait=False), QUIT_NOWAIT_TIMEOUT)
         except SmtpTimeoutError:
             self.close()  # another thread is busy with it; closing ends that
 
@@ -264,9 +266,9 @@ class SmtpConnection(Sending, LoggingIn):
         """
         return self._channel.probe()
 
-    def abandon(self) -> None:
+    def close_after_fork(self) -> None:
         """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
-        self._channel.abandon()
+        self._channel.close_after_fork()
 
     @property
     def capabilities(self) -> ServerCapabilities:
@@ -289,9 +291,9 @@ class SmtpConnection(Sending, LoggingIn):
         return self._channel.is_open
 
     @property
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it is open and no operation is under way, in this or another thread."""
-        return self._channel.is_quiet
+        return self._channel.is_idle
 
     @property
     def prefers_chunking(self) -> bool:
@@ -351,16 +353,16 @@ class SmtpConnection(Sending, LoggingIn):
         # Whatever was interrupted is over; but a refusal is no reason to leave without a word.
         if kind is None or issubclass(kind, Exception):
             try:
-                self.quit(min(QUIT_PATIENCE, self._channel.timeout))
+                self.quit(min(QUIT_TIMEOUT, self._channel.timeout))
             except (SmtpTimeoutError, ProtocolError):
                 # Another thread is busy with it, or an iterator of send_many was left in the
                 # middle; closing ends that.
                 pass
         self.close()
 
-    def _share(self, learnt: Learnt) -> None:
+    def _share(self, quirks: ServerQuirks) -> None:
         """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""
-        self._session.learnt = learnt
+        self._session.quirks = quirks
 
     def _describe(self) -> str:
         if not self._channel.driver.transport.is_open:
@@ -375,12 +377,12 @@ class SmtpConnection(Sending, LoggingIn):
         )
 
 
-def _new_session(protocol: Protocol, options: ConnectOptions) -> Session:
+def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:
     """The memory of a session that is about to begin; "" for a name that is not known yet."""
     ehlo_domain = options.get("ehlo_domain")
     if ehlo_domain is not None:
         check_ehlo_domain(ehlo_domain)
-    return Session(
+    return SessionState(
         protocol=protocol,
         pipelining=options.get("pipelining", Pipelining.AUTO),
         ignore_extensions=frozenset(k.upper() for k in options.get("ignore_extensions", ())),

@@ -1,11 +1,11 @@
-"""The one driver: it runs any conversation over a transport, under a deadline.
+"""The one driver: it runs any exchange over a transport, under a deadline.
 
-It writes what a conversation asks for, reads until every reply has come, and resumes it. It decides
+It writes what a exchange asks for, reads until every reply has come, and resumes it. It decides
 nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
-anybody hears of it, so there is no half-used connection; the conversation then gets the error
+anybody hears of it, so there is no half-used connection; the exchange then gets the error
 thrown in, for the sake of those that can make something of the replies that did come.
 
-Who may run a conversation when, and with which deadline, is `smtpconn.connection`'s concern.
+Who may run a exchange when, and with which deadline, is `smtpconn.connection`'s concern.
 """
 
 from __future__ import annotations
@@ -34,17 +34,24 @@ from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
 from smtpconn.protocol.command import Command
-from smtpconn.protocol.exchange import STEPS, Await, Batch, Conversation, Payload, Step
-from smtpconn.protocol.reply_matcher import Pairing
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import (
+    ACTIONS,
+    CommandGroup,
+    Exchange,
+    ExchangeAction,
+    Payload,
+    WaitFor,
+)
+from smtpconn.protocol.reply_matcher import ReplyMatcher
+from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-COALESCE = 64 * 1024
+WRITE_BUFFER = 64 * 1024
 """Octets up to which pieces are copied together, so that a turn is one write."""
 
-IDLE_SPELL = 1.0
+IDLE_AFTER = 1.0
 """Seconds of silence after which a connection has to prove itself alive before it is trusted."""
 
 # Who has not set up logging is not to see warnings of ours on standard error.
@@ -53,8 +60,8 @@ _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)
 
-# What a conversation may end with while both sides still agree where they are.
-_IN_STEP = (
+# What a exchange may end with while both sides still agree where they are.
+RECOVERABLE_ERRORS = (
     ResponseError,
     AllRecipientsFailedError,
     UnsupportedExtensionError,
@@ -82,7 +89,7 @@ class Driver:
     def __init__(
         self,
         transport: Transport,
-        session: Session,
+        session: SessionState,
         host: str,
         peer: str,
         context: ssl.SSLContext | None,
@@ -96,7 +103,7 @@ class Driver:
         self._peer = peer
         self._context = context
         self._tls_session = tls_session
-        self._pairing = Pairing()
+        self._matcher = ReplyMatcher()
         self._unsent = bytearray()
         self._spoke_at = 0.0
         self._shows_wire = False
@@ -106,22 +113,22 @@ class Driver:
     @property
     def shutdown_reply(self) -> SmtpResponse | None:
         """The 421 the server sent, if it did."""
-        return self._pairing.shutdown_reply
+        return self._matcher.shutdown_reply
 
-    def run(self, conversation: Conversation[T], deadline: Deadline) -> T:
-        """Run a conversation to its end and return its result.
+    def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
+        """Run a exchange to its end and return its result.
 
         Raises:
-            SmtpError: what the conversation or the connection failed with. The transport is closed
+            SmtpError: what the exchange or the connection failed with. The transport is closed
                 unless both sides still agree where they are.
         """
         self._begin()
         try:
-            step = next(conversation)
+            action = next(exchange)
             while True:
-                step = self._advance(conversation, step, deadline)
+                action = self._advance(exchange, action, deadline)
         except StopIteration as stop:
-            self._close_unless_in_step()
+            self._close_unless_in_sync()
             result: T = stop.value
             return result
         except BaseException as error:
@@ -129,31 +136,31 @@ class Driver:
             raise
 
     def stream(
-        self, conversation: Generator[Step | Item, None, T], deadline: Deadline
+        self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
     ) -> Generator[Item, None, T]:
-        """Run a conversation that yields more than steps, and yield what is none.
+        """Run a exchange that yields more than steps, and yield what is none.
 
         Raises:
             As `run`.
         """
         self._begin()
         try:
-            step = next(conversation)
+            action = next(exchange)
             while True:
-                if isinstance(step, STEPS):
-                    step = self._advance(conversation, step, deadline)
+                if isinstance(action, ACTIONS):
+                    action = self._advance(exchange, action, deadline)
                 else:
-                    yield step
-                    self.note_silence()
-                    step = next(conversation)
+                    yield action
+                    self.mark_idle()
+                    action = next(exchange)
         except StopIteration as stop:
-            self._close_unless_in_step()
+            self._close_unless_in_sync()
             result: T = stop.value
             return result
         except GeneratorExit:
             # Nobody wants to know how it goes on.
-            conversation.close()
-            self._close_unless_in_step()
+            exchange.close()
+            self._close_unless_in_sync()
             raise
         except BaseException as error:
             self._fail(error)
@@ -162,35 +169,38 @@ class Driver:
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
         self._has_begun = False
-        self.note_silence()
+        self.mark_idle()
 
     def _advance(
-        self, conversation: Generator[Step | Item, None, T], step: Step, deadline: Deadline
-    ) -> Step | Item:
-        """Do one step and return what the conversation yields next."""
+        self,
+        exchange: Generator[ExchangeAction | Item, None, T],
+        action: ExchangeAction,
+        deadline: Deadline,
+    ) -> ExchangeAction | Item:
+        """Do one action and return what the exchange yields next."""
         self._has_begun = True
         try:
-            self._perform(step, deadline)
+            self._perform(action, deadline)
         except Exception as error:
-            return conversation.throw(error)
-        return next(conversation)
+            return exchange.throw(error)
+        return next(exchange)
 
     def _fail(self, error: BaseException) -> None:
-        """The conversation has ended with an error: close, unless both sides are still in step."""
-        if isinstance(error, _IN_STEP):
-            self._close_unless_in_step(error)
+        """The exchange has ended with an error: close, unless both sides are still in action."""
+        if isinstance(error, RECOVERABLE_ERRORS):
+            self._close_unless_in_sync(error)
         elif self._has_begun or not isinstance(error, ProtocolError):
             self.close(f"after {type(error).__name__}")
 
-    def note_silence(self) -> None:
+    def mark_idle(self) -> None:
         """Note whether the server has been silent for too long to be trusted with content."""
         if self._session.is_eager:
-            self._session.is_proven = time.monotonic() - self._spoke_at < IDLE_SPELL
+            self._session.recently_active = time.monotonic() - self._spoke_at < IDLE_AFTER
 
-    def _note_life(self) -> None:
+    def _mark_active(self) -> None:
         """Note that it has just said something that was waited for."""
         self._spoke_at = time.monotonic()
-        self._session.is_proven = True
+        self._session.recently_active = True
 
     def probe(self) -> SmtpError | None:
         """Look, without waiting, whether the connection is still good between operations.
@@ -204,10 +214,10 @@ class Driver:
             while error is None and (data := self.transport.receive_now()) is not None:
                 if data:
                     self._pair(data)
-                    error = self._pairing.failure
+                    error = self._matcher.failure
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
-            if error is None and not self._pairing.is_reusable:
+            if error is None and not self._matcher.is_reusable:
                 error = ProtocolError(
                     "the server began to say something that nothing asked for", phase=Phase.IDLE
                 )
@@ -252,28 +262,28 @@ class Driver:
             f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
         )
 
-    def _perform(self, step: Step, deadline: Deadline) -> None:
+    def _perform(self, action: ExchangeAction, deadline: Deadline) -> None:
         if not self.transport.is_open:
             raise self.closed_error(Phase.IDLE)
         try:
-            if self._pairing.failure is not None:
-                raise self._pairing.failure
-            if isinstance(step, Batch):
-                self._write_batch(step, deadline)
-                if step.waits:
-                    self._await(step, deadline)
-            elif isinstance(step, Await):
+            if self._matcher.failure is not None:
+                raise self._matcher.failure
+            if isinstance(action, CommandGroup):
+                self._write_group(action, deadline)
+                if action.waits:
+                    self._await(action, deadline)
+            elif isinstance(action, WaitFor):
                 self._flush(deadline)
-                self._await(step.batch, deadline)
+                self._await(action.group, deadline)
             else:
                 self._change_to_tls(deadline)
         except SmtpError as error:
-            if self._pairing.tell_unanswered():
+            if self._matcher.tell_unanswered():
                 error.may_have_been_delivered = True
             self.close(str(error))
             raise
         except BaseException as error:
-            self._pairing.tell_unanswered()
+            self._matcher.tell_unanswered()
             self.close(f"after {type(error).__name__}")
             raise
 
@@ -285,7 +295,7 @@ class Driver:
             raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
         if data == b"":
             raise closed_by_peer(Phase.TLS, self._peer)
-        if data is not None or not self._pairing.is_reusable:
+        if data is not None or not self._matcher.is_reusable:
             raise ProtocolError(
                 "the server sent something between its answer to STARTTLS and the TLS handshake: "
                 "this may be an attack",
@@ -293,15 +303,15 @@ class Driver:
             )
         self.start_tls(deadline)
 
-    def _await(self, batch: Batch, deadline: Deadline) -> None:
-        while batch.missing:
-            if self._pairing.failure is not None:
-                raise self._pairing.failure
+    def _await(self, group: CommandGroup, deadline: Deadline) -> None:
+        while group.missing:
+            if self._matcher.failure is not None:
+                raise self._matcher.failure
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
                 named = self._named(error, deadline)
-                if batch.missing:
+                if group.missing:
                     raise named from error
                 # It came at the last moment. Not to believe it would call a message that was
                 # acknowledged one that was certainly not delivered.
@@ -309,31 +319,31 @@ class Driver:
                     self.close(str(named))
                 break
             if data and not self._shows_wire:
-                self._pairing.received(data)
+                self._matcher.received(data)
             else:
                 self._received(data)
-        failure = self._pairing.failure
-        if failure is not None and batch.is_eager and type(failure) is ProtocolError:
+        failure = self._matcher.failure
+        if failure is not None and group.is_eager and type(failure) is ProtocolError:
             raise failure
         if self._session.is_eager:
-            self._note_life()
+            self._mark_active()
 
-    def _write_batch(self, batch: Batch, deadline: Deadline) -> None:
-        """Write a batch together with those before it that did not wait."""
-        if batch.begins_message:
+    def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
+        """Write a group together with those before it that did not wait."""
+        if group.begins_message:
             deadline.begin_message()
         if self._shows_wire:
-            for piece in batch.pieces:
+            for piece in group.pieces:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
-        unsent, pairing = self._unsent, self._pairing
-        pairing.expect(batch, len(unsent))
-        for piece in batch.pieces:
+        unsent, matcher = self._unsent, self._matcher
+        matcher.expect(group, len(unsent))
+        for piece in group.pieces:
             if isinstance(piece, Command):
                 unsent += piece.wire
             else:
-                batch.payload_octets = self._write_payload(piece, deadline)
-        batch.ends_at = pairing.queued + len(unsent)
-        if unsent and (batch.waits or len(unsent) > COALESCE):
+                group.payload_octets = self._write_payload(piece, deadline)
+        group.ends_at = matcher.queued + len(unsent)
+        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
             self._write(unsent, deadline)
             unsent.clear()
 
@@ -343,11 +353,11 @@ class Driver:
         for buffer in payload.buffers:
             size = len(buffer)
             octets += size
-            if len(unsent) + size <= COALESCE:
+            if len(unsent) + size <= WRITE_BUFFER:
                 unsent += buffer
                 continue
             self._flush(deadline)
-            if size <= COALESCE:
+            if size <= WRITE_BUFFER:
                 unsent += buffer
             else:
                 self._write(buffer, deadline)
@@ -359,10 +369,10 @@ class Driver:
             self._unsent.clear()
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
-        pairing = self._pairing
-        pairing.queued += len(data)
+        matcher = self._matcher
+        matcher.queued += len(data)
         try:
-            self.transport.write(data, deadline, pairing.note_sent, self._received_while_writing)
+            self.transport.write(data, deadline, matcher.note_sent, self._received_while_writing)
         except SmtpError:
             raise
         except OSError as error:
@@ -370,32 +380,32 @@ class Driver:
 
     def _received_while_writing(self, data: bytes) -> None:
         self._received(data)
-        if self._pairing.failure is not None:
-            raise self._pairing.failure
-        self._note_life()
+        if self._matcher.failure is not None:
+            raise self._matcher.failure
+        self._mark_active()
 
     def _received(self, data: bytes) -> None:
         if data:
             self._pair(data)
         elif self._interrupted:
-            raise self.closed_error(self._pairing.phase)
+            raise self.closed_error(self._matcher.phase)
         else:
-            raise closed_by_peer(self._pairing.phase, self._peer)
+            raise closed_by_peer(self._matcher.phase, self._peer)
 
     def _pair(self, data: bytes) -> None:
         if self._shows_wire:
             for line in data.decode("utf-8", "backslashreplace").splitlines():
                 _wire_log.debug("#%d <- %s", self.number, printable(line))
-        self._pairing.received(data)
+        self._matcher.received(data)
 
     def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
         """Name an error, preferring what the server managed to say before it hung up."""
         if self._interrupted:
-            return self.closed_error(self._pairing.phase)
+            return self.closed_error(self._matcher.phase)
         self._drain()
-        if self._pairing.failure is not None:
-            return self._pairing.failure
-        return as_smtp_error(error, self._pairing.phase, deadline, self._peer)
+        if self._matcher.failure is not None:
+            return self._matcher.failure
+        return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
 
     def _drain(self) -> None:
         try:
@@ -404,11 +414,11 @@ class Driver:
         except OSError:
             pass  # the connection is gone, which is known already
 
-    def _close_unless_in_step(self, error: SmtpError | None = None) -> None:
-        failure = self._pairing.failure
+    def _close_unless_in_sync(self, error: SmtpError | None = None) -> None:
+        failure = self._matcher.failure
         if failure is not None:
             self.close(str(failure))
         elif self._session.must_close:
             self.close(self._session.must_close)
-        elif not self._pairing.is_reusable:
-            self.close(str(error) if error is not None else "the dialogue is out of step")
+        elif not self._matcher.is_reusable:
+            self.close(str(error) if error is not None else "the dialogue is out of action")

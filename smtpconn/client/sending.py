@@ -22,8 +22,8 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.net.deadline import StreamDeadline
 from smtpconn.protocol import pipelined
-from smtpconn.protocol.envelope_probe import rehearsal
-from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.envelope_probe import envelope_probe
+from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
 
 Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
@@ -223,7 +223,7 @@ class Sending(Operations):
         request = make_request(
             sender, recipients, b"", mail_params, rcpt_params, needs_recipient=False
         )
-        return self._channel.operate(rehearsal(self._session, request), timeout, Phase.MAIL)
+        return self._channel.operate(envelope_probe(self._session, request), timeout, Phase.MAIL)
 
     def send_many(
         self, envelopes: Iterable[Envelope], timeout: float | None = None
@@ -250,10 +250,10 @@ class Sending(Operations):
             Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
         """
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
-        source = _Source(envelopes, deadline, self._channel.driver.note_silence)
-        conversation = pipelined.stream(self._session, source.requests())
+        source = _Source(envelopes, deadline, self._channel.driver.mark_idle)
+        exchange = pipelined.stream(self._session, source.requests())
         items: Iterator[pipelined.Outcome]
-        items = self._channel.stream(conversation, deadline, Phase.MAIL)
+        items = self._channel.stream(exchange, deadline, Phase.MAIL)
         for item in items:
             envelope = source.taken.popleft()
             if isinstance(item, SmtpError):
@@ -264,18 +264,18 @@ class Sending(Operations):
             raise source.error
 
     def send_request(
-        self, request: Request, timeout: float | None = None, *, chunking: bool = False
+        self, request: MailRequest, timeout: float | None = None, *, chunking: bool = False
     ) -> SendResult:
         """Send over SMTP what `make_request` has checked; for the pool, which may do it twice."""
-        conversation = transaction(self._session, request, chunking=chunking)
-        return self._channel.operate(conversation, timeout, Phase.MAIL)
+        exchange = transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(exchange, timeout, Phase.MAIL)
 
     def deliver_request(
-        self, request: Request, timeout: float | None = None, *, chunking: bool = False
+        self, request: MailRequest, timeout: float | None = None, *, chunking: bool = False
     ) -> LmtpSendResult:
         """The same over LMTP."""
-        conversation = lmtp_transaction(self._session, request, chunking=chunking)
-        return self._channel.operate(conversation, timeout, Phase.MAIL)
+        exchange = lmtp_transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(exchange, timeout, Phase.MAIL)
 
 
 class _Source:
@@ -285,22 +285,22 @@ class _Source:
         self,
         envelopes: Iterable[Envelope],
         deadline: StreamDeadline,
-        note_silence: Callable[[], None],
+        mark_idle: Callable[[], None],
     ) -> None:
         self.taken: deque[Envelope] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
         self._deadline = deadline
-        self._note_silence = note_silence
+        self._mark_idle = mark_idle
 
-    def requests(self) -> Iterator[Request | SmtpError]:
+    def requests(self) -> Iterator[MailRequest | SmtpError]:
         self._deadline.pause()
         try:
             for envelope in self._envelopes:
                 request = self._request(envelope)
                 self.taken.append(envelope)
                 self._deadline.go_on()
-                self._note_silence()
+                self._mark_idle()
                 yield request
                 self._deadline.pause()
         except Exception as error:
@@ -308,7 +308,7 @@ class _Source:
             self.error = error
         self._deadline.go_on()
 
-    def _request(self, envelope: Envelope) -> Request | SmtpError:
+    def _request(self, envelope: Envelope) -> MailRequest | SmtpError:
         if not isinstance(envelope, Envelope):
             raise ValidationError(f"send_many takes Envelopes, not {type(envelope).__name__}")
         message = envelope.message
@@ -339,7 +339,7 @@ def message_request(
     sender: str | ReversePath | None,
     recipients: Recipients | None,
     capabilities: ServerCapabilities,
-) -> Request:
+) -> MailRequest:
     """Turn a message of the email package into a request for a server that offers this.
 
     Raises:

@@ -31,10 +31,10 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.forking import forget_in_child
 
-LONGEST_RECORD = 64 * 1024
+MAX_RECORD = 64 * 1024
 """Characters of a record that are mailed; bounds the memory a full backlog takes."""
 
-LONGEST_SUBJECT = 200
+MAX_SUBJECT = 200
 
 _POLICY = email.policy.SMTP.clone(cte_type="7bit")
 
@@ -162,7 +162,7 @@ class PooledSmtpHandler(logging.Handler):
         """Put a record down to be mailed; drop and count it if there is no room."""
         try:
             if not self._is_our_own(record):
-                text = _cut(self.format(record), LONGEST_RECORD)
+                text = _cut(self.format(record), MAX_RECORD)
                 self._put(Entry(record.levelno, self.getSubject(record), text, time.monotonic()))
         except Exception:
             self.handleError(record)
@@ -380,7 +380,7 @@ def _cut(text: str, length: int) -> str:
 
 def _one_line(subject: str) -> str:
     line = "".join(c if c.isprintable() else " " for c in subject)
-    return line if len(line) <= LONGEST_SUBJECT else f"{line[: LONGEST_SUBJECT - 1]}\u2026"
+    return line if len(line) <= MAX_SUBJECT else f"{line[: MAX_SUBJECT - 1]}\u2026"
 
 
 def _record_of(batch: Batch) -> logging.LogRecord:

@@ -22,9 +22,9 @@ from smtpconn.model.errors import ValidationError
 FIRST_PAUSE = 1.0
 """Seconds before a mail that was not delivered goes again; doubled with each attempt."""
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 
-MOST_ATTEMPTS = 10
+MAX_ATTEMPTS = 10
 """How often a mail is tried; with the pauses that is about five minutes."""
 
 
@@ -187,8 +187,8 @@ class Backlog:
         """
         if (batch := self._batch) is None:
             return False
-        if certainly and may_retry and batch.attempts < MOST_ATTEMPTS:
-            self._again_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (batch.attempts - 1))
+        if certainly and may_retry and batch.attempts < MAX_ATTEMPTS:
+            self._again_at = now + min(MAX_PAUSE, FIRST_PAUSE * 2 ** (batch.attempts - 1))
             return True
         self._batch = None
         if certainly:

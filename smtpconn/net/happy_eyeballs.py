@@ -47,9 +47,11 @@ def open_socket(
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:
         if host.startswith("/"):
-            return _Race(deadline, None).run([(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)])
+            return HappyEyeballs(deadline, None).run(
+                [(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)]
+            )
         addresses = _interleave(_resolve(host, port, deadline))
-        return _Race(deadline, source_address).run(addresses)
+        return HappyEyeballs(deadline, source_address).run(addresses)
     except SmtpError:
         raise
     except OSError as error:
@@ -103,7 +105,7 @@ def _interleave(addresses: Iterable[_Address]) -> list[_Address]:
     return [address for each in rounds for address in each if address is not None]
 
 
-class _Race:
+class HappyEyeballs:
     """Non-blocking connects under way; the first to succeed wins and the others are closed."""
 
     def __init__(self, deadline: Deadline, source_address: tuple[str, int] | None) -> None:

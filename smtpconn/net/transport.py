@@ -41,11 +41,11 @@ _TLS_SEND = 16 * 1024
 """A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
 has left be told."""
 
-LONGEST_READ = 1.0
+MAX_READ = 1.0
 """Seconds that one blocking read may take. The deadline is looked at in between; so the kernel has
 to be told another number only when less than this is left."""
 
-LONGEST_WAIT = 1_000_000.0
+MAX_WAIT = 1_000_000.0
 """Seconds one wait may take; the kernel counts milliseconds in an int, which is 24 days."""
 
 _CLOSED_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
@@ -220,10 +220,10 @@ class Transport:
         return data
 
     def _read(self, seconds: float) -> bytes | None:
-        """Read as `receive_now`, but wait for it, at most so long and at most `LONGEST_READ`."""
+        """Read as `receive_now`, but wait for it, at most so long and at most `MAX_READ`."""
         if not seconds:
             raise TimeoutError
-        bound = seconds if seconds < LONGEST_READ else LONGEST_READ
+        bound = seconds if seconds < MAX_READ else MAX_READ
         if bound != self._read_bound:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(bound))
             self._read_bound = bound
@@ -241,7 +241,7 @@ class Transport:
             TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
         """
         while not self._is_ready(read, write, deadline.remaining()):
-            # One wait is bounded (LONGEST_WAIT), so it may end before the deadline.
+            # One wait is bounded (MAX_WAIT), so it may end before the deadline.
             if not deadline.remaining():
                 raise TimeoutError
 
@@ -309,7 +309,7 @@ def wait_for_sockets(
 ) -> list[socket.socket]:
     """Wait until one of the sockets can be read or written, as its (read, write) asks.
 
-    Returns those that can, or have failed; none if ``seconds`` (or `LONGEST_WAIT`) have passed.
+    Returns those that can, or have failed; none if ``seconds`` (or `MAX_WAIT`) have passed.
     """
     if hasattr(select, "poll"):
         poll = select.poll()
@@ -320,13 +320,13 @@ def wait_for_sockets(
         return [by_descriptor[fd] for fd, _ in poll.poll(_milliseconds(seconds))]
     readers = [s for s, (read, _) in interests.items() if read]
     writers = [s for s, (_, write) in interests.items() if write]
-    ready = select.select(readers, writers, writers, min(seconds, LONGEST_WAIT))
+    ready = select.select(readers, writers, writers, min(seconds, MAX_WAIT))
     return list({*ready[0], *ready[1], *ready[2]})
 
 
 def _milliseconds(seconds: float) -> int:
     # Rounded up: waits of 0 ms would spin until the deadline.
-    return int(min(seconds, LONGEST_WAIT) * 1000) + 1 if seconds else 0
+    return int(min(seconds, MAX_WAIT) * 1000) + 1 if seconds else 0
 
 
 def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:

@@ -39,7 +39,7 @@ from smtpconn.pool.lending import Lending
 from smtpconn.pool.options import Limits
 from smtpconn.pool.rate_limit import Pace
 from smtpconn.pool.stats import PoolStats
-from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.mail_request import MailRequest, make_request
 
 T = TypeVar("T")
 
@@ -185,7 +185,7 @@ class ConnectionPool:
         )
 
     def _send(
-        self, make: Callable[[SmtpConnection], Request], timeout: float | None
+        self, make: Callable[[SmtpConnection], MailRequest], timeout: float | None
     ) -> SendResult | LmtpSendResult:
         deadline = Deadline(self.config.timeout if timeout is None else timeout)
         telling = self._lending.teller.about(Action.SEND, self._only_server)
@@ -339,7 +339,7 @@ def _unreadable(error: Exception) -> SmtpError:
 
 
 def _send_over(
-    connection: SmtpConnection, request: Request, deadline: Deadline
+    connection: SmtpConnection, request: MailRequest, deadline: Deadline
 ) -> SendResult | LmtpSendResult:
     """Send in the way the connection has: LMTP, BDAT, or DATA.
 

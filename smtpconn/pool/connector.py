@@ -18,10 +18,10 @@ from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, Teller
-from smtpconn.pool.failover import Servers, ServerStats
-from smtpconn.protocol.session import Learnt
+from smtpconn.pool.failover import ServerSelector, ServerStats
+from smtpconn.protocol.session import ServerQuirks
 
-FAIR_TRIAL = 1.0
+MIN_CONNECT_ATTEMPT = 1.0
 """Seconds that a server has to have had before it rests for its silence: a caller in a hurry must
 not take it from all others."""
 
@@ -50,9 +50,9 @@ class Connector:
         self._configs = configs
         self._lock = lock
         self._teller = teller
-        self._servers = Servers(configs)
+        self._servers = ServerSelector(configs)
         self._tls_sessions: dict[int, ssl.SSLSession] = {}
-        self._learnt = [Learnt() for _ in configs]
+        self._quirks = [ServerQuirks() for _ in configs]
 
     def connect(
         self, deadline: Deadline, is_to_wait: Callable[[SmtpError], bool]
@@ -116,7 +116,7 @@ class Connector:
         except BaseException as error:
             telling.failed(error)
             raise
-        connection._share(self._learnt[index])
+        connection._share(self._quirks[index])
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun
@@ -134,7 +134,7 @@ class Connector:
         except SmtpError as error:
             with self._lock:
                 self.errors += 1
-                was_fair = seconds >= FAIR_TRIAL or not isinstance(error, SmtpTimeoutError)
+                was_fair = seconds >= MIN_CONNECT_ATTEMPT or not isinstance(error, SmtpTimeoutError)
                 self._servers.failed(index, error, time.monotonic(), rests=was_fair)
             raise
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import AuthError, SmtpError
 
-FIRST_REST = 1.0
+FIRST_BACKOFF = 1.0
 """Seconds a server rests after its first failure; doubled with each further one."""
 
-LONGEST_REST = 60.0
+MAX_BACKOFF = 60.0
 """Seconds it rests at most."""
 
-LOGIN_REST = 60.0
+LOGIN_BACKOFF = 60.0
 """Seconds after a refused login in which the server is not asked again."""
 
 
@@ -51,12 +51,12 @@ class _Server:
     config: ServerConfig
     failures: int = 0
     rests: int = 0
-    rests_until: float = 0.0
-    login_rests_until: float = 0.0
+    backoff_until: float = 0.0
+    login_backoff_until: float = 0.0
     last_error: SmtpError | None = None
 
 
-class Servers:
+class ServerSelector:
     """The servers of a pool, in the order of preference."""
 
     def __init__(self, configs: Sequence[ServerConfig]) -> None:
@@ -71,7 +71,7 @@ class Servers:
 
     def to_try(self, now: float) -> list[int]:
         """The servers to try, in order: the healthy and rested ones first."""
-        return sorted(range(len(self._servers)), key=lambda i: self._servers[i].rests_until > now)
+        return sorted(range(len(self._servers)), key=lambda i: self._servers[i].backoff_until > now)
 
     def preferred(self, now: float) -> int:
         """The server that new connections go to."""
@@ -80,7 +80,7 @@ class Servers:
     def login_refusal(self, index: int, now: float) -> SmtpError | None:
         """The refusal a caller gets while the login rests (rule 3)."""
         server = self._servers[index]
-        if now < server.login_rests_until and server.last_error is not None:
+        if now < server.login_backoff_until and server.last_error is not None:
             return copy.copy(server.last_error)
         return None
 
@@ -88,7 +88,7 @@ class Servers:
         """Note that a connection was made."""
         server = self._servers[index]
         server.failures = server.rests = 0
-        server.rests_until = server.login_rests_until = 0.0
+        server.backoff_until = server.login_backoff_until = 0.0
         server.last_error = None
 
     def failed(self, index: int, error: SmtpError, now: float, *, rests: bool = True) -> None:
@@ -97,16 +97,18 @@ class Servers:
         server.failures += 1
         # What fails while it rests was begun before, or because there is no other server: ten
         # callers that meet one failure together are no ten failures.
-        if rests and now >= server.rests_until:
+        if rests and now >= server.backoff_until:
             # Not 2 to the power of weeks of failures: that would be too large for a float.
-            server.rests_until = now + min(LONGEST_REST, FIRST_REST * 2 ** min(server.rests, 32))
+            server.backoff_until = now + min(
+                MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(server.rests, 32)
+            )
             server.rests += 1
         # A copy, which holds no traceback and so keeps no frame alive.
         server.last_error = copy.copy(error)
         if isinstance(error, AuthError) and not error.is_transient:
-            server.login_rests_until = now + LOGIN_REST
+            server.login_backoff_until = now + LOGIN_BACKOFF
             # Nor is mail moved back to it before.
-            server.rests_until = max(server.rests_until, server.login_rests_until)
+            server.backoff_until = max(server.backoff_until, server.login_backoff_until)
 
     def last_error(self) -> SmtpError | None:
         """The most recent thing that went wrong with the most preferred server that has trouble."""

@@ -64,7 +64,7 @@ class Lending(Stock):
         now = time.monotonic()
         pooled = ticket.pooled
         is_back, due = False, None
-        if pooled is not None and keep and pooled.uses and pooled.connection.is_quiet:
+        if pooled is not None and keep and pooled.uses and pooled.connection.is_idle:
             with self._lock:
                 if is_back := self._state.give_now(ticket, pooled, now):
                     self._counters.use_seconds += now - ticket.since
@@ -251,7 +251,7 @@ class Lending(Stock):
         connection = pooled.connection
         if not keep:
             return "interrupted"
-        if connection.is_quiet:
+        if connection.is_idle:
             return None
         return "421" if connection.is_shutting_down else "closed in use"
 

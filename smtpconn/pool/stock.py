@@ -25,7 +25,7 @@ from smtpconn.pool.options import Limits
 from smtpconn.pool.state import Pooled, PoolState, Ticket
 from smtpconn.pool.stats import Counters, PoolStats
 
-NOOP_PATIENCE = 5.0
+NOOP_TIMEOUT = 5.0
 """Seconds a keep-alive NOOP may take."""
 
 _log = logging.getLogger("smtpconn.pool")
@@ -149,7 +149,7 @@ class Stock:
         self._begin()
         self._state.is_closed = was_closed
         for connection in inherited:
-            connection.abandon()
+            connection.close_after_fork()
 
     def look_after_idle(self) -> float | None:
         """Close idle connections whose time is over and say NOOP on silent ones; for the maintenance.
@@ -198,7 +198,7 @@ class Stock:
         telling = self.teller.about(Action.NOOP, self._configs[pooled.server])
         telling.begin()
         try:
-            pooled.connection.noop(NOOP_PATIENCE)
+            pooled.connection.noop(NOOP_TIMEOUT)
         except SmtpError as error:
             _log.debug("%s: keep-alive: %s", self.name, str(error))
             telling.failed(error)
@@ -227,8 +227,8 @@ class Stock:
         level = logging.DEBUG if why.startswith("max_") else logging.INFO
         _log.log(level, "%s: connection given up: %s", self.name, why)
         self.teller.discarded(self._configs[pooled.server], why)
-        if pooled.connection.is_quiet:
-            pooled.connection.take_leave()
+        if pooled.connection.is_idle:
+            pooled.connection.quit_nowait()
         else:
             pooled.connection.close()
 

@@ -21,8 +21,8 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.command import secret_command
-from smtpconn.protocol.exchange import Conversation, Step, single
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import Exchange, ExchangeAction, single
+from smtpconn.protocol.session import SessionState
 
 MAX_AUTH_COMMAND = 512
 """Octets of an AUTH line with its CRLF (RFC 5321 4.5.3.1.4)."""
@@ -31,7 +31,7 @@ MAX_ROUNDS = 10
 """Challenges answered before the server is held to be playing games."""
 
 
-def authenticate(session: Session, mechanism: SaslMechanism) -> Conversation[None]:
+def authenticate(session: SessionState, mechanism: SaslMechanism) -> Exchange[None]:
     """Log in.
 
     Raises:
@@ -48,7 +48,7 @@ def authenticate(session: Session, mechanism: SaslMechanism) -> Conversation[Non
     session.is_authenticated = True
 
 
-def _check(session: Session, mechanism: SaslMechanism) -> None:
+def _check(session: SessionState, mechanism: SaslMechanism) -> None:
     if session.is_authenticated:
         raise ProtocolError("already logged in on this connection (RFC 4954 4)", phase=Phase.AUTH)
     if not session.capabilities.supports_auth(mechanism.name):
@@ -65,7 +65,7 @@ def _check(session: Session, mechanism: SaslMechanism) -> None:
         )
 
 
-def _exchange(mechanism: SaslMechanism) -> Generator[Step, None, SmtpResponse]:
+def _exchange(mechanism: SaslMechanism) -> Generator[ExchangeAction, None, SmtpResponse]:
     first = mechanism.begin()
     line = f"AUTH {mechanism.name}"
     if first is not None:
@@ -88,7 +88,7 @@ def _exchange(mechanism: SaslMechanism) -> Generator[Step, None, SmtpResponse]:
     return reply
 
 
-def _cancel() -> Generator[Step, None, SmtpResponse]:
+def _cancel() -> Generator[ExchangeAction, None, SmtpResponse]:
     reply = yield from single(secret_command("*", "*"))
     if reply.is_success:
         raise ProtocolError(f"a cancelled login was answered with {reply}", phase=Phase.AUTH)

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 
 from smtpconn.model.errors import Phase, refusal
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.protocol.exchange import Batch, Conversation
-from smtpconn.protocol.mail_request import Request, envelope_commands
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import CommandGroup, Exchange
+from smtpconn.protocol.mail_request import MailRequest, envelope_commands
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import reset
 from smtpconn.protocol.transaction import RSET, send_in_turn
 
 
-def rehearsal(session: Session, request: Request) -> Conversation[tuple[SmtpResponse, ...]]:
+def envelope_probe(
+    session: SessionState, request: MailRequest
+) -> Exchange[tuple[SmtpResponse, ...]]:
     """Say MAIL and each RCPT, then RSET; the replies to the RCPTs in the order given.
 
     Raises:
@@ -36,9 +38,9 @@ def rehearsal(session: Session, request: Request) -> Conversation[tuple[SmtpResp
     session.transactions += 1
     replies: Sequence[SmtpResponse]
     if session.may_pipeline:
-        batch = Batch(tuple(commands))
-        yield batch
-        replies = batch.replies
+        group = CommandGroup(tuple(commands))
+        yield group
+        replies = group.replies
     else:
         replies = yield from send_in_turn(commands, begins_message=False)
     answered = list(zip(commands, replies, strict=False))

@@ -1,9 +1,9 @@
-"""What a conversation may ask its driver for: a batch of commands and content, or TLS.
+"""What a exchange may ask its driver for: a group of commands and content, or TLS.
 
-A `Batch` is written at once, and its replies are counted against it in order (RFC 2920 3.1: by
-counting, never by what a reply says). The driver fills `Batch.replies` as they arrive, so after a
-failure the conversation still sees those that came. A batch that does not wait may be written
-later, with others; `Await` waits for one.
+A `CommandGroup` is written at once, and its replies are counted against it in order (RFC 2920 3.1: by
+counting, never by what a reply says). The driver fills `CommandGroup.replies` as they arrive, so after a
+failure the exchange still sees those that came. A group that does not wait may be written
+later, with others; `WaitFor` waits for one.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ GREETING = Payload((), ends_message=False, log="<greeting>", phase=Phase.GREETIN
 _replies_of = operator.attrgetter("replies")
 
 
-class Batch:
+class CommandGroup:
     """Pieces to write without waiting in between, and the replies to them.
 
     Args:
         pieces: commands and payloads in order.
-        waits: whether the conversation goes on only when every reply has come.
+        waits: whether the exchange goes on only when every reply has come.
         begins_message: whether a message's MAIL is in it.
 
     Attributes:
@@ -112,10 +112,10 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Await:
-    """Wait until every reply to a batch has come that did not wait."""
+class WaitFor:
+    """Wait until every reply to a group has come that did not wait."""
 
-    batch: Batch
+    group: CommandGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,14 @@ class StartTls:
     """Put TLS on the connection. Whatever was received and not asked for is an error."""
 
 
-Step: TypeAlias = Batch | Await | StartTls
-STEPS = (Batch, Await, StartTls)
+ExchangeAction: TypeAlias = CommandGroup | WaitFor | StartTls
+ACTIONS = (CommandGroup, WaitFor, StartTls)
 T = TypeVar("T")
-Conversation: TypeAlias = Generator[Step, None, T]
+Exchange: TypeAlias = Generator[ExchangeAction, None, T]
 
 
-def single(command: Command) -> Generator[Step, None, SmtpResponse]:
+def single(command: Command) -> Generator[ExchangeAction, None, SmtpResponse]:
     """Send one command and return its reply."""
-    batch = Batch((command,))
-    yield batch
-    return batch.replies[0]
+    group = CommandGroup((command,))
+    yield group
+    return group.replies[0]

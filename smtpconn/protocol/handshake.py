@@ -13,13 +13,20 @@ from smtpconn.model.errors import Phase, StartTlsUnavailableError, refusal
 from smtpconn.model.modes import Protocol
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.command import ascii_command, command
-from smtpconn.protocol.exchange import GREETING, Batch, Conversation, StartTls, Step, single
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import (
+    GREETING,
+    CommandGroup,
+    Exchange,
+    ExchangeAction,
+    StartTls,
+    single,
+)
+from smtpconn.protocol.session import SessionState
 
 _EHLO_UNKNOWN = frozenset({500, 502, 504, 550})
 
 
-def opening(session: Session, *, starttls: bool) -> Conversation[None]:
+def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
     """From the first octet to a session that may send mail.
 
     Raises:
@@ -27,9 +34,9 @@ def opening(session: Session, *, starttls: bool) -> Conversation[None]:
         StartTlsUnavailableError: it does not offer STARTTLS and ``starttls`` is True.
         ProtocolError: it answers something that makes no sense.
     """
-    batch = Batch((GREETING,))
-    yield batch
-    greeting = batch.replies[0]
+    group = CommandGroup((GREETING,))
+    yield group
+    greeting = group.replies[0]
     if greeting.code != 220:
         raise refusal(greeting, Phase.GREETING)
     yield from hello(session)
@@ -38,7 +45,7 @@ def opening(session: Session, *, starttls: bool) -> Conversation[None]:
         yield from hello(session)
 
 
-def hello(session: Session) -> Conversation[None]:
+def hello(session: SessionState) -> Exchange[None]:
     """Say who we are and learn what the server offers; also to ask again later.
 
     A server that does not know EHLO is asked with HELO (RFC 5321 3.2); LMTP has LHLO alone.
@@ -50,7 +57,7 @@ def hello(session: Session) -> Conversation[None]:
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
     if reply.code == 250:
         session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
-        session.counts_asides = _is_exims(reply)
+        session.limits_nonmail = _is_exims(reply)
     elif verb == "EHLO" and reply.code in _EHLO_UNKNOWN:
         reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
         if reply.code != 250:
@@ -70,7 +77,7 @@ def _is_exims(reply: SmtpResponse) -> bool:
     return " Hello " in reply.lines[0] and reply.lines[0].endswith("]")
 
 
-def _start_tls(session: Session) -> Generator[Step, None, None]:
+def _start_tls(session: SessionState) -> Generator[ExchangeAction, None, None]:
     if not session.capabilities.supports_starttls:
         raise StartTlsUnavailableError(
             "the server does not offer STARTTLS; nothing was sent in clear. If it expects TLS "

@@ -32,7 +32,7 @@ from smtpconn.model.parameters import (
     rcpt_parameters,
 )
 from smtpconn.protocol.command import Command, command
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.session import SessionState
 
 # Applications send from few addresses and often to the same ones.
 _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
@@ -47,7 +47,7 @@ Path = TypeVar("Path")
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class MailRequest:
     """What a caller wants sent: valid in itself, not yet held against a server's offers.
 
     Attributes:
@@ -77,7 +77,7 @@ def make_request(
     rcpt_params: Sequence[RcptToParams] | None = None,
     *,
     needs_recipient: bool = True,
-) -> Request:
+) -> MailRequest:
     """Check what a caller gave; ``needs_recipient=False`` if it may be for nobody.
 
     Raises:
@@ -92,7 +92,7 @@ def make_request(
             f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
             phase=Phase.INPUT,
         )
-    return Request(
+    return MailRequest(
         _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
         tuple(map(_recipient, given)),
         message if isinstance(message, Content) else Content(message),
@@ -111,7 +111,9 @@ def _checked(path: Path, kind: type[Path]) -> Path:
     return path
 
 
-def envelope_commands(session: Session, request: Request, *, chunking: bool) -> list[Command]:
+def envelope_commands(
+    session: SessionState, request: MailRequest, *, chunking: bool
+) -> list[Command]:
     """MAIL and the RCPTs, held against what the server offers.
 
     Raises:
@@ -151,7 +153,7 @@ def envelope_commands(session: Session, request: Request, *, chunking: bool) -> 
     return commands
 
 
-def _check_limits(session: Session, request: Request) -> None:
+def _check_limits(session: SessionState, request: MailRequest) -> None:
     """Keep within what the server said it takes (RFC 9422)."""
     recipients = session.capabilities.max_recipients
     if recipients is not None and len(request.recipients) > recipients:
@@ -168,7 +170,7 @@ def _check_limits(session: Session, request: Request) -> None:
         )
 
 
-def _without_utf8_domains(request: Request) -> Request:
+def _without_utf8_domains(request: MailRequest) -> MailRequest:
     """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
 
     A local part that is not ASCII has no other form; such an address stays as it is.
@@ -185,7 +187,7 @@ def _without_utf8_domains(request: Request) -> Request:
     return replace(request, sender=sender, recipients=recipients)
 
 
-def _body(request: Request, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
+def _body(request: MailRequest, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
     """The BODY to declare (RFC 6152 2)."""
     body, is_8bit = request.mail_params.body, request.content.is_8bit
     if body is None and is_8bit is False:

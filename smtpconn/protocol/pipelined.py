@@ -1,17 +1,17 @@
 """Many transactions in a row over one session, with as few turns as the server allows.
 
 Rule 1: the content of one message and the envelope of the next leave together, which makes one turn
-        a message (RFC 2920 3.1). Where `Session.may_send_eagerly`, whole transactions leave one
+        a message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave one
         behind the other through a window, and their replies are read while others are written.
 Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
         under the sender of one that was refused, and Dovecot's submission server breaks down. But
-        Exim counts them (`Session.counts_asides`): when it has had nearly enough, a message is
+        Exim counts them (`SessionState.limits_nonmail`): when it has had nearly enough, a message is
         ended before the next is begun, so that RSET is needed after refusals only.
 Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
         lost, each message that was under way gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
-Rule 5: replies out of step end it: none of those that follow is believed, and nothing more is said.
+Rule 5: replies out of action end it: none of those that follow is believed, and nothing more is said.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import LmtpSendResult, SendResult
-from smtpconn.protocol.exchange import Await, Batch, Piece, Step
-from smtpconn.protocol.mail_request import Request
-from smtpconn.protocol.session import MOST_ASIDES, Session
+from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
+from smtpconn.protocol.mail_request import MailRequest
+from smtpconn.protocol.session import SPARE_NONMAIL_FROM, SessionState
 from smtpconn.protocol.transaction import (
-    LONE_DOT,
+    EMPTY_DATA,
     NOBODY,
     Transaction,
     begin,
@@ -45,7 +45,7 @@ from smtpconn.protocol.transaction import (
     content_of,
     judge,
     may_leave_with_envelope,
-    may_send_lone_dot,
+    may_send_empty_data,
     refused_for_certain,
     tells_something,
     transact,
@@ -57,16 +57,16 @@ from smtpconn.protocol.verdict import farewell_in
 WINDOW = 256 * 1024
 """Octets of messages that may be under way without a final reply."""
 
-MOST_UNDER_WAY = 256
+MAX_IN_FLIGHT = 256
 """Messages that may be."""
 
 _BAD_SEQUENCE = 503
 
 Outcome: TypeAlias = SendResult | LmtpSendResult | SmtpError
-Stream: TypeAlias = Generator[Step | Outcome, None, None]
+Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
 
 
-def stream(session: Session, requests: Iterator[Request | SmtpError]) -> Stream:
+def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -> Stream:
     """Send each request and yield its outcome, in order.
 
     Args:
@@ -77,11 +77,11 @@ def stream(session: Session, requests: Iterator[Request | SmtpError]) -> Stream:
 
 
 @dataclass(slots=True, eq=False)
-class _UnderWay:
+class _InFlight:
     """A transaction that left whole, and its replies."""
 
     this: Transaction
-    batch: Batch
+    group: CommandGroup
     octets: int
 
 
@@ -92,16 +92,16 @@ class _Streaming:
     whole transactions in the window, or none of these.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionState) -> None:
         self._session = session
         self._open: Transaction | None = None
-        self._owes_dot = False
-        self._is_to_go_again = False
-        self._window: deque[_UnderWay] = deque()
+        self._owes_empty_data = False
+        self._must_send_again = False
+        self._window: deque[_InFlight] = deque()
         self._octets = 0
         self._lost: Exception | None = None
 
-    def run(self, requests: Iterator[Request | SmtpError]) -> Stream:
+    def run(self, requests: Iterator[MailRequest | SmtpError]) -> Stream:
         for request in requests:
             if isinstance(request, SmtpError):
                 yield from self._finish()
@@ -117,20 +117,20 @@ class _Streaming:
                 yield (yield from self._send_plainly(request))
         yield from self._finish()
 
-    def _can_stream(self, request: Request) -> bool:
+    def _can_stream(self, request: MailRequest) -> bool:
         session = self._session
-        return session.may_pipeline and session.learnt.is_streamable and not request.is_binary
+        return session.may_pipeline and session.quirks.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
         """End what is under way."""
         while self._window:
             yield from self._take_oldest()
-        if self._open is not None or self._owes_dot:
+        if self._open is not None or self._owes_empty_data:
             yield from self._turn(None)
 
     def _send_plainly(
-        self, request: Request, *, is_first_try: bool = True
-    ) -> Generator[Step, None, Outcome]:
+        self, request: MailRequest, *, is_first_try: bool = True
+    ) -> Generator[ExchangeAction, None, Outcome]:
         if self._lost is not None:
             return _not_sent(self._lost)
         chunking = request.is_binary
@@ -151,7 +151,9 @@ class _Streaming:
             self._lost = self._lost or farewell_in(outcome)
         return outcome
 
-    def _begin(self, request: Request, *, chunking: bool, reset: bool) -> Transaction | SmtpError:
+    def _begin(
+        self, request: MailRequest, *, chunking: bool, reset: bool
+    ) -> Transaction | SmtpError:
         """Begin a transaction; why that cannot be, if it cannot."""
         if self._lost is not None:
             return _not_sent(self._lost)
@@ -168,19 +170,19 @@ class _Streaming:
 
     # The content of one and the envelope of the next.
 
-    def _send_behind(self, request: Request) -> Stream:
+    def _send_behind(self, request: MailRequest) -> Stream:
         while self._window:
             yield from self._take_oldest()
-        if self._session.is_sparing:
+        if self._session.avoid_rset:
             yield from self._finish()
-        is_behind = self._open is not None or self._owes_dot
+        is_behind = self._open is not None or self._owes_empty_data
         following = self._begin(request, chunking=False, reset=is_behind)
         if isinstance(following, SmtpError):
             yield from self._decline(following)
             return
         yield from self._turn(following)
-        if self._is_to_go_again:
-            self._is_to_go_again = False
+        if self._must_send_again:
+            self._must_send_again = False
             yield (yield from self._send_plainly(request, is_first_try=False))
         elif request.content.whole_size is None:
             # Its file may be closed as soon as the next message is asked for.
@@ -193,30 +195,30 @@ class _Streaming:
         pieces: list[Piece] = []
         if this is not None:
             pieces.append(content_of(self._session, this))
-        elif self._owes_dot:
-            pieces.append(LONE_DOT)
-        self._owes_dot = False
+        elif self._owes_empty_data:
+            pieces.append(EMPTY_DATA)
+        self._owes_empty_data = False
         behind = pieces[0].replies if pieces else 0
         if following is not None:
             pieces += following.commands
-        batch = Batch(tuple(pieces), begins_message=following is not None)
+        group = CommandGroup(tuple(pieces), begins_message=following is not None)
         try:
-            yield batch
+            yield group
         except Exception as error:
             self._lost = error
             if this is not None:
-                yield self._conclude_lost(this, batch, error)
+                yield self._conclude_lost(this, group, error)
             if following is not None:
                 # What failed was this envelope, unless an answer before it is missing as well.
-                is_next = len(batch.replies) >= behind
-                yield _why_lost(error, batch.replies[behind:]) if is_next else _not_sent(error)
+                is_next = len(group.replies) >= behind
+                yield _why_lost(error, group.replies[behind:]) if is_next else _not_sent(error)
             return
         self._session.must_close = ""
-        outcome = None if this is None else self._conclude(this, batch.replies[:behind])
+        outcome = None if this is None else self._conclude(this, group.replies[:behind])
         self._look_for_the_end(outcome)
         refused = None
         if following is not None:
-            refused = self._judge(following, batch.replies[behind:], is_first=not behind)
+            refused = self._judge(following, group.replies[behind:], is_first=not behind)
         self._note_what_is_owed()
         if outcome is not None:
             yield outcome
@@ -231,10 +233,10 @@ class _Streaming:
             return _not_sent(self._lost)
         self._session.needs_reset = True
         if not is_first and replies[0].code == _BAD_SEQUENCE:
-            self._session.learnt.is_streamable = False
+            self._session.quirks.is_streamable = False
             if all(reply.code == _BAD_SEQUENCE for reply in replies):
                 self._session.transactions -= 1
-                self._is_to_go_again = True
+                self._must_send_again = True
                 return None
             # The server had looked at the content before it saw MAIL; so RSET was not needed.
             del following.commands[0]
@@ -243,14 +245,14 @@ class _Streaming:
         if failure is None:
             self._open = following
         elif wants_content(following, replies):
-            self._owes_dot = may_send_lone_dot(self._session, following, failure)
-            if not self._owes_dot:
+            self._owes_empty_data = may_send_empty_data(self._session, following, failure)
+            if not self._owes_empty_data:
                 self._session.must_close = NOBODY
         self._look_for_the_end(failure)
         return failure
 
     def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Say nothing more after replies out of step, or when the dialogue cannot go on."""
+        """Say nothing more after replies out of action, or when the dialogue cannot go on."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
@@ -259,7 +261,7 @@ class _Streaming:
     def _note_what_is_owed(self) -> None:
         """Whoever ends the run now must not leave the server waiting for content."""
         if self._lost is None:
-            is_owed = self._open is not None or self._owes_dot
+            is_owed = self._open is not None or self._owes_empty_data
             self._session.must_close = "a message was begun and not sent" if is_owed else ""
 
     def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
@@ -269,53 +271,53 @@ class _Streaming:
             self._session.needs_reset = True
             return error
 
-    def _conclude_lost(self, this: Transaction, batch: Batch, error: Exception) -> Outcome:
-        payload = batch.pieces[0]
-        replies = batch.replies[: payload.replies]
+    def _conclude_lost(self, this: Transaction, group: CommandGroup, error: Exception) -> Outcome:
+        payload = group.pieces[0]
+        replies = group.replies[: payload.replies]
         if not isinstance(error, SmtpError):
-            return _unknown(error) if batch.may_have_been_delivered else unreadable(error)
+            return _unknown(error) if group.may_have_been_delivered else unreadable(error)
         if len(replies) == payload.replies or tells_something(payload, replies, error):
             return self._conclude(this, replies)
         return error
 
     # Whole transactions through a window.
 
-    def _send_eagerly(self, request: Request) -> Stream:
-        if self._open is not None or self._owes_dot or self._session.is_sparing:
+    def _send_eagerly(self, request: MailRequest) -> Stream:
+        if self._open is not None or self._owes_empty_data or self._session.avoid_rset:
             yield from self._finish()
         this = self._begin(request, chunking=True, reset=bool(self._window))
         if isinstance(this, SmtpError):
             yield from self._decline(this)
             return
-        batch = Batch((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
+        group = CommandGroup((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
         octets = request.content.whole_size or 0
-        self._window.append(_UnderWay(this, batch, octets))
+        self._window.append(_InFlight(this, group, octets))
         self._octets += octets
         try:
-            yield batch
+            yield group
         except Exception as error:
             yield from self._report_lost(error)
             return
-        while self._window and not self._window[0].batch.missing:
+        while self._window and not self._window[0].group.missing:
             yield self._conclude_oldest()
             if self._lost is not None:
                 yield from self._report_lost(self._lost, was_told=False)
-        most = self._most_under_way()
+        most = self._max_in_flight()
         if self._octets > WINDOW or len(self._window) > most:
             # By half, so that it is not filled and emptied message by message.
             while self._octets > WINDOW // 2 or len(self._window) > most // 2:
                 yield from self._take_oldest()
 
-    def _most_under_way(self) -> int:
+    def _max_in_flight(self) -> int:
         """Messages that may be; where RSETs are counted, so few that all of them may be refused."""
-        if not self._session.counts_asides:
-            return MOST_UNDER_WAY
-        return min(MOST_UNDER_WAY, max(0, MOST_ASIDES - self._session.asides))
+        if not self._session.limits_nonmail:
+            return MAX_IN_FLIGHT
+        return min(MAX_IN_FLIGHT, max(0, SPARE_NONMAIL_FROM - self._session.nonmail_commands))
 
     def _take_oldest(self) -> Stream:
-        if self._window[0].batch.missing:
+        if self._window[0].group.missing:
             try:
-                yield Await(self._window[0].batch)
+                yield WaitFor(self._window[0].group)
             except Exception as error:
                 yield from self._report_lost(error)
                 return
@@ -331,32 +333,32 @@ class _Streaming:
         self._look_for_the_end(outcome)
         return outcome
 
-    def _conclude_eagerly(self, sent: _UnderWay) -> Outcome:
+    def _conclude_eagerly(self, sent: _InFlight) -> Outcome:
         try:
-            return conclude_eager(self._session, sent.this, sent.batch)
+            return conclude_eager(self._session, sent.this, sent.group)
         except SmtpError as error:
             return error
 
     def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
         """Yield what became of the window; ``was_told``: whether by the driver, with all it knows.
 
-        Where replies are out of step, none of those that came is believed.
+        Where replies are out of action, none of those that came is believed.
         """
         self._lost = error
         is_out_of_step = type(error) is ProtocolError
         window, self._window = self._window, deque()
         self._octets = 0
-        struck = next((sent for sent in window if sent.batch.missing), None)
+        struck = next((sent for sent in window if sent.group.missing), None)
         for sent in window:
-            has_left = sent.batch.may_have_been_delivered or not sent.batch.missing
+            has_left = sent.group.may_have_been_delivered or not sent.group.missing
             if is_out_of_step and (has_left or not was_told):
                 yield _unknown(error)
-            elif not sent.batch.missing:
+            elif not sent.group.missing:
                 yield self._conclude_eagerly(sent)
             elif has_left:
-                yield refused_for_certain(self._session, sent.this, sent.batch) or _unknown(error)
+                yield refused_for_certain(self._session, sent.this, sent.group) or _unknown(error)
             elif sent is struck:
-                yield _why_lost(error, sent.batch.replies)
+                yield _why_lost(error, sent.group.replies)
             else:
                 yield _not_sent(error)
 

@@ -15,7 +15,7 @@ Rule 5: a connection may be used again only if nothing is awaited, nothing is le
         received, and none of the above has happened.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
-stream each batch begins and how many octets the transport has taken. There is no I/O here.
+stream each group begins and how many octets the transport has taken. There is no I/O here.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from smtpconn.model.errors import (
     refusal,
 )
 from smtpconn.model.replies import ReplyParser, SmtpResponse
-from smtpconn.protocol.exchange import Batch
+from smtpconn.protocol.exchange import CommandGroup
 
 SHUTTING_DOWN = 421
 
 
-class Pairing:
+class ReplyMatcher:
     """The state of one connection's dialogue.
 
     Attributes:
@@ -51,7 +51,7 @@ class Pairing:
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
         # Batches that lack replies.
-        self._awaited: deque[Batch] = deque()
+        self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
         self._sent = 0
 
@@ -71,22 +71,22 @@ class Pairing:
     def tell_unanswered(self) -> bool:
         """Mark the batches of messages that have left whole and lack a final reply; if any do."""
         is_any = False
-        for batch in self._awaited:
-            for piece, end in map(batch.unanswered, range(batch.missing)):
+        for group in self._awaited:
+            for piece, end in map(group.unanswered, range(group.missing)):
                 if piece.ends_message and end <= self._sent:
-                    batch.may_have_been_delivered = is_any = True
+                    group.may_have_been_delivered = is_any = True
         return is_any
 
-    def expect(self, batch: Batch, behind: int) -> None:
-        """Note that a batch is about to be written; who writes it tells it where it ends.
+    def expect(self, group: CommandGroup, behind: int) -> None:
+        """Note that a group is about to be written; who writes it tells it where it ends.
 
         Args:
-            batch: what its replies belong to.
+            group: what its replies belong to.
             behind: octets of those before it that wait to be handed to the transport with it.
         """
-        batch.begins_at = self.queued + behind
-        if batch.missing:
-            self._awaited.append(batch)
+        group.begins_at = self.queued + behind
+        if group.missing:
+            self._awaited.append(group)
 
     def note_sent(self, octets: int) -> None:
         """Note octets the transport has taken."""
@@ -105,11 +105,11 @@ class Pairing:
     def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
         """Pair what nearly all answers are, replies to what has left whole; return the others."""
         awaited, sent, taken = self._awaited, self._sent, 0
-        while taken < len(replies) and awaited and (batch := awaited[0]).ends_at <= sent:
-            its = replies[taken : taken + batch.missing]
-            batch.replies += its
-            batch.missing -= len(its)
-            if not batch.missing:
+        while taken < len(replies) and awaited and (group := awaited[0]).ends_at <= sent:
+            its = replies[taken : taken + group.missing]
+            group.replies += its
+            group.missing -= len(its)
+            if not group.missing:
                 awaited.popleft()
             taken += len(its)
         return replies[taken:]
@@ -126,11 +126,11 @@ class Pairing:
             error.phase = self.phase
             self.failure = error
 
-    def _has_left(self, batch: Batch) -> bool:
+    def _has_left(self, group: CommandGroup) -> bool:
         """Whether what its next reply is awaited for has been sent whole."""
-        if batch.ends_at <= self._sent:
+        if group.ends_at <= self._sent:
             return True
-        _, end = batch.unanswered()
+        _, end = group.unanswered()
         return end <= self._sent
 
     def _fail_with(self, reply: SmtpResponse) -> None:
@@ -164,8 +164,8 @@ class Pairing:
             )
 
     def _hand_over(self, reply: SmtpResponse) -> None:
-        batch = self._awaited[0]
-        batch.replies.append(reply)
-        batch.missing -= 1
-        if not batch.missing:
+        group = self._awaited[0]
+        group.replies.append(reply)
+        group.missing -= 1
+        if not group.missing:
             self._awaited.popleft()

@@ -12,16 +12,16 @@ from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
 
-MOST_ASIDES = 8
+SPARE_NONMAIL_FROM = 8
 """Commands besides those of messages after which a server that counts them is told no more than it
 has to be."""
 
-ASIDES_TAKEN = 10
+MAX_NONMAIL = 10
 """How many of them Exim takes on a connection (smtp_accept_max_nonmail): it ends with the next."""
 
 
 @dataclass(slots=True)
-class Learnt:
+class ServerQuirks:
     """What is learnt of a server and true of all sessions with it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Learnt:
 
 
 @dataclass(slots=True)
-class Session:
+class SessionState:
     """The facts of one session.
 
     Attributes:
@@ -47,14 +47,14 @@ class Session:
             needs a RSET before it.
         must_close: why the dialogue cannot go on after this operation; "" if it can.
         transactions: how many were begun.
-        is_proven: whether the server has spoken so lately that content may be spent on it before
+        recently_active: whether the server has spoken so lately that content may be spent on it before
             it answers (`Pipelining.EAGER`).
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
-        learnt: what other sessions with the same server may know too.
-        counts_asides: whether it counts commands besides those of messages and ends the connection
+        quirks: what other sessions with the same server may know too.
+        limits_nonmail: whether it counts commands besides those of messages and ends the connection
             after some, as Exim does. NOOP is one, and RSET, but for the first behind a message: so
             a refused transaction between two that are streamed is one.
-        asides: how many of them it has had.
+        nonmail_commands: how many of them it has had.
         has_reset: whether it had a RSET since the last message.
     """
 
@@ -68,10 +68,10 @@ class Session:
     needs_reset: bool = False
     must_close: str = ""
     transactions: int = 0
-    is_proven: bool = False
-    learnt: Learnt = field(default_factory=Learnt)
-    counts_asides: bool = False
-    asides: int = 0
+    recently_active: bool = False
+    quirks: ServerQuirks = field(default_factory=ServerQuirks)
+    limits_nonmail: bool = False
+    nonmail_commands: int = 0
     has_reset: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
@@ -94,20 +94,20 @@ class Session:
         """
         return (
             self.is_eager
-            and self.is_proven
+            and self.recently_active
             and not self.is_lmtp
             and self.capabilities.supports_pipelining
             and self.capabilities.supports_chunking
         )
 
     @property
-    def is_sparing(self) -> bool:
+    def avoid_rset(self) -> bool:
         """Whether RSET is to be said only where it must be: the server has had nearly enough."""
-        return self.counts_asides and self.asides >= MOST_ASIDES
+        return self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
 
     def note_reset(self) -> None:
         """Note that the server has had a RSET."""
-        self.asides += self.has_reset
+        self.nonmail_commands += self.has_reset
         self.has_reset = True
 
     def check_reset(self) -> None:
@@ -116,7 +116,7 @@ class Session:
         Raises:
             ConnectionClosedError: it would hang up, and on a message that is good.
         """
-        if self.counts_asides and self.has_reset and self.asides >= ASIDES_TAKEN:
+        if self.limits_nonmail and self.has_reset and self.nonmail_commands >= MAX_NONMAIL:
             self.must_close = "so much was refused on it that the server would hang up"
             raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
@@ -124,4 +124,4 @@ class Session:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
         self.capabilities = ServerCapabilities()
         self.is_authenticated = False
-        self.counts_asides = False
+        self.limits_nonmail = False

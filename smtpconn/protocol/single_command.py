@@ -5,23 +5,23 @@ from __future__ import annotations
 from smtpconn.model.errors import Phase, refusal
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.command import ascii_command, command
-from smtpconn.protocol.exchange import Batch, Conversation, single
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import CommandGroup, Exchange, single
+from smtpconn.protocol.session import SessionState
 
 
-def noop(session: Session) -> Conversation[None]:
+def noop(session: SessionState) -> Exchange[None]:
     """Ask for a sign of life.
 
     Raises:
         TransientError, PermanentError, ProtocolError: the answer is not 250.
     """
-    session.asides += 1
+    session.nonmail_commands += 1
     reply = yield from single(command(Phase.NOOP, "NOOP"))
     if reply.code != 250:
         raise refusal(reply, Phase.NOOP)
 
 
-def reset(session: Session) -> Conversation[None]:
+def reset(session: SessionState) -> Exchange[None]:
     """Abort whatever transaction the server believes is under way.
 
     Raises:
@@ -34,7 +34,7 @@ def reset(session: Session) -> Conversation[None]:
     session.needs_reset = False
 
 
-def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpResponse]:
+def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResponse]:
     """Ask VRFY, EXPN or HELP and return the answer, whatever 2xx it is (RFC 5321 3.5).
 
     An argument that is not ASCII is sent with SMTPUTF8 where that is offered (RFC 6531 3.7.4.2).
@@ -45,7 +45,7 @@ def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpRespo
         ValidationError: the argument may not be sent.
         ProtocolError: the answer makes no sense.
     """
-    session.asides += 1
+    session.nonmail_commands += 1
     line = f"{phase.upper()} {argument}".rstrip()
     if session.capabilities.supports_smtputf8 and not argument.isascii():
         # HELP has no parameters (RFC 6531 3.7.4.2 names VRFY and EXPN).
@@ -58,7 +58,7 @@ def ask(session: Session, phase: Phase, argument: str) -> Conversation[SmtpRespo
     return reply
 
 
-def quit_(session: Session, *, wait: bool = True) -> Conversation[None]:
+def quit_(session: SessionState, *, wait: bool = True) -> Exchange[None]:
     """Take leave; whatever the server answers, and whether we wait for it, it is over."""
     session.must_close = "QUIT was sent"
-    yield Batch((command(Phase.QUIT, "QUIT", 1 if wait else 0),))
+    yield CommandGroup((command(Phase.QUIT, "QUIT", 1 if wait else 0),))

@@ -6,7 +6,7 @@ made by what it is given, never by copies of it. Its parts (`begin`, `judge`, `c
 
 Rule 1: everything that can be found wrong without the server is found before the first octet.
 Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
-        command by command, and not further than makes sense. Only where `Session.may_send_eagerly`
+        command by command, and not further than makes sense. Only where `SessionState.may_send_eagerly`
         does a short message leave with its envelope, by BDAT.
 Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
         in the same group. Servers differ in what a refused transaction leaves behind: Exim
@@ -31,10 +31,17 @@ from smtpconn.model.parameters import check_size, is_too_big
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.protocol.command import Command, command
-from smtpconn.protocol.exchange import Await, Batch, Conversation, Payload, Piece, Step
-from smtpconn.protocol.mail_request import Request, envelope_commands
+from smtpconn.protocol.exchange import (
+    CommandGroup,
+    Exchange,
+    ExchangeAction,
+    Payload,
+    Piece,
+    WaitFor,
+)
+from smtpconn.protocol.mail_request import MailRequest, envelope_commands
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.verdict import sort_recipients, why_refused
 
 EAGER_CAP = 256 * 1024
@@ -46,7 +53,7 @@ RSET = command(Phase.RSET, "RSET")
 _bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 NOBODY = "the server waits for content that nobody is to get"
-LONE_DOT = Payload((END_OF_DATA,), ends_message=False, log=".")
+EMPTY_DATA = Payload((END_OF_DATA,), ends_message=False, log=".")
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +67,7 @@ class Transaction:
         accepted, rejected: what the server said of the recipients, once `judge` has been told.
     """
 
-    request: Request
+    request: MailRequest
     sent_to: tuple[ForwardPath, ...]
     commands: list[Command]
     chunking: bool
@@ -69,8 +76,8 @@ class Transaction:
 
 
 def transaction(
-    session: Session, request: Request, *, chunking: bool = False
-) -> Conversation[SendResult]:
+    session: SessionState, request: MailRequest, *, chunking: bool = False
+) -> Exchange[SendResult]:
     """Send one message with DATA, or with BDAT if ``chunking`` (RFC 5321 3.3, RFC 3030).
 
     Raises:
@@ -82,12 +89,12 @@ def transaction(
     """
     if session.is_lmtp:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
-    return cast("Conversation[SendResult]", transact(session, request, chunking=chunking))
+    return cast("Exchange[SendResult]", transact(session, request, chunking=chunking))
 
 
 def lmtp_transaction(
-    session: Session, request: Request, *, chunking: bool = False
-) -> Conversation[LmtpSendResult]:
+    session: SessionState, request: MailRequest, *, chunking: bool = False
+) -> Exchange[LmtpSendResult]:
     """The same for LMTP, which answers the content once per accepted recipient (RFC 2033 4.2).
 
     Recipients given twice are sent once, because servers answer duplicates differently, and
@@ -99,12 +106,16 @@ def lmtp_transaction(
     """
     if not session.is_lmtp:
         raise ProtocolError("this is an SMTP connection: use send", phase=Phase.MAIL)
-    return cast("Conversation[LmtpSendResult]", transact(session, request, chunking=chunking))
+    return cast("Exchange[LmtpSendResult]", transact(session, request, chunking=chunking))
 
 
 def transact(
-    session: Session, request: Request, *, chunking: bool = False, is_first_try: bool = True
-) -> Conversation[SendResult | LmtpSendResult]:
+    session: SessionState,
+    request: MailRequest,
+    *,
+    chunking: bool = False,
+    is_first_try: bool = True,
+) -> Exchange[SendResult | LmtpSendResult]:
     """The one script: RSET if needed, MAIL, RCPT, the content, and what came of it.
 
     With ``is_first_try=False`` the time of the message does not begin anew.
@@ -114,28 +125,28 @@ def transact(
         return (yield from _send_at_once(session, this))
     replies: Sequence[SmtpResponse]
     if session.may_pipeline:
-        batch = Batch(tuple(this.commands), begins_message=is_first_try)
-        yield batch
-        replies = batch.replies
+        group = CommandGroup(tuple(this.commands), begins_message=is_first_try)
+        yield group
+        replies = group.replies
     else:
         replies = yield from send_in_turn(this.commands, begins_message=is_first_try)
     failure = judge(session, this, replies)
     if failure is not None:
         if wants_content(this, replies):
-            if may_send_lone_dot(session, this, failure):
-                yield Batch((LONE_DOT,))
+            if may_send_empty_data(session, this, failure):
+                yield CommandGroup((EMPTY_DATA,))
             else:
                 session.must_close = NOBODY
         raise failure
     if chunking:
         replies = yield from _send_chunks(session, this)
     else:
-        replies = yield from final_replies(Batch((content_of(session, this),)))
+        replies = yield from final_replies(CommandGroup((content_of(session, this),)))
     return conclude(session, this, replies)
 
 
 def begin(
-    session: Session, request: Request, *, chunking: bool, reset: bool = False
+    session: SessionState, request: MailRequest, *, chunking: bool, reset: bool = False
 ) -> Transaction:
     """Hold a request against what the server offers, and note that its transaction begins.
 
@@ -167,9 +178,11 @@ def begin(
     return Transaction(request, sent_to, commands, chunking)
 
 
-def judge(session: Session, this: Transaction, replies: Sequence[SmtpResponse]) -> SmtpError | None:
+def judge(
+    session: SessionState, this: Transaction, replies: Sequence[SmtpResponse]
+) -> SmtpError | None:
     """Note what the server said of the envelope; why no content may follow, None when it may."""
-    if session.counts_asides and this.commands[0] is RSET:
+    if session.limits_nonmail and this.commands[0] is RSET:
         session.note_reset()
     if _are_all_wanted(this, replies):
         this.accepted = this.sent_to
@@ -197,23 +210,23 @@ def wants_content(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
     return len(replies) == len(this.commands) and replies[-1].code == 354
 
 
-def may_send_lone_dot(session: Session, this: Transaction, failure: SmtpError) -> bool:
+def may_send_empty_data(session: SessionState, this: Transaction, failure: SmtpError) -> bool:
     """Whether that 354 may be answered with a lone dot; if not, the dialogue cannot go on.
 
     In LMTP the dot has one answer per accepted recipient: none to wait for. And whom the server
-    accepted, in spite of the failure or behind a reply out of step, would get an empty message.
+    accepted, in spite of the failure or behind a reply out of action, would get an empty message.
     """
     is_for_nobody = not this.accepted and not isinstance(failure, ProtocolError)
     return is_for_nobody and not session.is_lmtp
 
 
-def content_of(session: Session, this: Transaction) -> Payload:
+def content_of(session: SessionState, this: Transaction) -> Payload:
     """The content as DATA has it."""
     buffers = this.request.content.as_data(seven_bit_only=_takes_seven_bits(session))
     return Payload(buffers, replies=_final_replies_of(session, this))
 
 
-def may_leave_with_envelope(request: Request) -> bool:
+def may_leave_with_envelope(request: MailRequest) -> bool:
     """Whether a message is short enough to be spent on recipients that may all be refused."""
     size = request.content.whole_size
     return size is not None and size <= EAGER_CAP
@@ -227,7 +240,7 @@ def whole_chunk(this: Transaction) -> Payload:
 
 
 def conclude(
-    session: Session, this: Transaction, replies: Sequence[SmtpResponse]
+    session: SessionState, this: Transaction, replies: Sequence[SmtpResponse]
 ) -> SendResult | LmtpSendResult:
     """What became of a message, by the final replies.
 
@@ -245,7 +258,7 @@ def conclude(
 
 
 def _conclude_lmtp(
-    session: Session, this: Transaction, replies: Sequence[SmtpResponse]
+    session: SessionState, this: Transaction, replies: Sequence[SmtpResponse]
 ) -> LmtpSendResult:
     session.needs_reset = not all(reply.is_success for reply in replies)
     # From a 3xx on nothing can be believed; what came before it stands.
@@ -268,46 +281,48 @@ def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResu
 
 
 def _send_at_once(
-    session: Session, this: Transaction
-) -> Generator[Step, None, SendResult | LmtpSendResult]:
-    batch = Batch((*this.commands, whole_chunk(this)), begins_message=True)
+    session: SessionState, this: Transaction
+) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
+    group = CommandGroup((*this.commands, whole_chunk(this)), begins_message=True)
     try:
-        yield batch
+        yield group
     except SmtpError as error:
-        # Where replies are out of step, those that came tell nothing.
+        # Where replies are out of action, those that came tell nothing.
         is_out_of_step = type(error) is ProtocolError
-        failure = None if is_out_of_step else refused_for_certain(session, this, batch)
+        failure = None if is_out_of_step else refused_for_certain(session, this, group)
         if failure is not None:
             raise failure from None
-        error.may_have_been_delivered |= is_out_of_step and not batch.missing
+        error.may_have_been_delivered |= is_out_of_step and not group.missing
         raise
-    return conclude_eager(session, this, batch)
+    return conclude_eager(session, this, group)
 
 
-def refused_for_certain(session: Session, this: Transaction, batch: Batch) -> SmtpError | None:
+def refused_for_certain(
+    session: SessionState, this: Transaction, group: CommandGroup
+) -> SmtpError | None:
     """Why a message that left with its envelope was not delivered, though its own reply never came.
 
     None unless the replies that did come leave no doubt: each of its recipients was refused, or the
     server took its leave at MAIL. Of any other refusal of MAIL a server might think better with
     the next command, and there are those that say 421 to a recipient and go on.
     """
-    answered = zip(this.commands, batch.replies, strict=False)
+    answered = zip(this.commands, group.replies, strict=False)
     has_left = any(c.phase is Phase.MAIL and r.code == SHUTTING_DOWN for c, r in answered)
-    if len(batch.replies) < len(this.commands) and not has_left:
+    if len(group.replies) < len(this.commands) and not has_left:
         return None
-    failure = judge(session, this, batch.replies)
+    failure = judge(session, this, group.replies)
     return None if this.accepted or isinstance(failure, ProtocolError) else failure
 
 
 def conclude_eager(
-    session: Session, this: Transaction, batch: Batch
+    session: SessionState, this: Transaction, group: CommandGroup
 ) -> SendResult | LmtpSendResult:
     """What became of a message that left with its envelope, by all its replies.
 
     Raises:
         As `transaction`.
     """
-    *replies, final = batch.replies
+    *replies, final = group.replies
     failure = judge(session, this, replies)
     if failure is None:
         return conclude(session, this, (final,))
@@ -321,16 +336,16 @@ def conclude_eager(
 
 def send_in_turn(
     envelope: list[Command], *, begins_message: bool
-) -> Generator[Step, None, Sequence[SmtpResponse]]:
+) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
     """Send command by command; fewer replies than commands if the rest made no sense."""
     replies: list[SmtpResponse] = []
     any_accepted = False
     for each in envelope:
         if each.phase is Phase.DATA and not any_accepted:
             break
-        batch = Batch((each,), begins_message=begins_message and each.phase is Phase.MAIL)
-        yield batch
-        reply = batch.replies[0]
+        group = CommandGroup((each,), begins_message=begins_message and each.phase is Phase.MAIL)
+        yield group
+        reply = group.replies[0]
         replies.append(reply)
         if each.phase is Phase.RCPT:
             any_accepted = any_accepted or reply.is_success
@@ -340,15 +355,15 @@ def send_in_turn(
 
 
 def _send_chunks(
-    session: Session, this: Transaction
-) -> Generator[Step, None, Sequence[SmtpResponse]]:
+    session: SessionState, this: Transaction
+) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
     """One BDAT for bytes, several for a stream (RFC 3030 2).
 
     With PIPELINING a chunk leaves before the reply to the one before it has come. Not so the last
     one: what it ends is to be known to have arrived. What is more than the server takes never
     leaves, because Exim would run the rest of that chunk as commands.
     """
-    behind: Batch | None = None
+    behind: CommandGroup | None = None
     octets = 0
     for chunk in _chunks(session, this):
         octets += chunk.octets
@@ -362,26 +377,28 @@ def _send_chunks(
             replies=_final_replies_of(session, this) if chunk.is_last else 1,
             ends_message=chunk.is_last,
         )
-        batch = Batch((_bdat(chunk), payload), waits=chunk.is_last)
+        group = CommandGroup((_bdat(chunk), payload), waits=chunk.is_last)
         if chunk.is_last:
-            return (yield from final_replies(batch))
-        yield batch
+            return (yield from final_replies(group))
+        yield group
         if behind is not None:
-            yield from _check_chunk(behind, batch)
-        behind = batch
+            yield from _check_chunk(behind, group)
+        behind = group
     raise AssertionError("a message has a last chunk")
 
 
-def _check_chunk(batch: Batch, following: Batch | None = None) -> Generator[Step, None, None]:
+def _check_chunk(
+    group: CommandGroup, following: CommandGroup | None = None
+) -> Generator[ExchangeAction, None, None]:
     """Raise the refusal of a chunk, once the one behind it was answered too."""
-    yield Await(batch)
-    if not batch.replies[0].is_success:
+    yield WaitFor(group)
+    if not group.replies[0].is_success:
         if following is not None:
-            yield Await(following)
-        raise refusal(batch.replies[0], Phase.CONTENT)
+            yield WaitFor(following)
+        raise refusal(group.replies[0], Phase.CONTENT)
 
 
-def _chunks(session: Session, this: Transaction) -> Iterator[Chunk]:
+def _chunks(session: SessionState, this: Transaction) -> Iterator[Chunk]:
     if this.request.is_binary:
         return this.request.content.binary_chunks()
     return this.request.content.text_chunks(seven_bit_only=_takes_seven_bits(session))
@@ -391,22 +408,22 @@ def _bdat(chunk: Chunk) -> Command:
     return _bdat_command(f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}")
 
 
-def _takes_seven_bits(session: Session) -> bool:
+def _takes_seven_bits(session: SessionState) -> bool:
     return not session.capabilities.supports_8bitmime
 
 
-def _final_replies_of(session: Session, this: Transaction) -> int:
+def _final_replies_of(session: SessionState, this: Transaction) -> int:
     return len(this.accepted) if session.is_lmtp else 1
 
 
-def final_replies(batch: Batch) -> Generator[Step, None, Sequence[SmtpResponse]]:
+def final_replies(group: CommandGroup) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
     """The replies to the whole message; in LMTP those that came before the connection was lost."""
     try:
-        yield batch
+        yield group
     except SmtpError as error:
-        if not tells_something(batch.pieces[-1], batch.replies, error):
+        if not tells_something(group.pieces[-1], group.replies, error):
             raise
-    return batch.replies
+    return group.replies
 
 
 def tells_something(payload: Piece, replies: Sequence[SmtpResponse], error: SmtpError) -> bool:

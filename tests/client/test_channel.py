@@ -33,7 +33,7 @@ from tests.realservers.certificates import Certificates
 ME = "me@example.com"
 YOU = "you@example.com"
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
-PATIENCE = 5.0
+TIMEOUT = 5.0
 SHORT = 0.1
 SIZE = 1_000_000
 
@@ -42,7 +42,7 @@ Call = Callable[[SmtpConnection], object]
 
 def connect(server: SmtpServer) -> SmtpConnection:
     """Connect in clear."""
-    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE)
+    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT)
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def test_sixteen_threads_and_one_connection() -> None:
     start = threading.Barrier(threads)
 
     def work(worker: Worker) -> None:
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT)
         worker.work(rounds)
 
     with (
@@ -173,7 +173,7 @@ def test_sixteen_threads_and_one_connection() -> None:
         connect(server) as connection,
         ThreadPoolExecutor(threads) as executor,
     ):
-        connection.timeout = 4 * PATIENCE
+        connection.timeout = 4 * TIMEOUT
         server.fault("NOOP", reply=REFUSED, times=None)
         workers = [Worker(connection, number) for number in range(threads)]
         for future in [executor.submit(work, worker) for worker in workers]:
@@ -202,7 +202,7 @@ def test_waiting_for_another_thread_counts(call: Call, phase: Phase) -> None:
     def message() -> Iterator[bytes]:
         yield b"one\r\n"
         inside.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         yield b"two\r\n"
 
     with (
@@ -211,7 +211,7 @@ def test_waiting_for_another_thread_counts(call: Call, phase: Phase) -> None:
         ThreadPoolExecutor(1) as executor,
     ):
         sending = executor.submit(connection.send, ME, YOU, message())
-        assert inside.wait(PATIENCE)
+        assert inside.wait(TIMEOUT)
         start = time.monotonic()
         with pytest.raises(SmtpTimeoutError, match="another thread") as caught:
             call(connection)
@@ -245,7 +245,7 @@ def test_closing_ends_another_threads_operation(certificates: Certificates, mode
             "localhost",
             server.port,
             mode,
-            PATIENCE,
+            TIMEOUT,
             tls_context=certificates.client_context(),
             socket_factory=factory,
         )
@@ -255,7 +255,7 @@ def test_closing_ends_another_threads_operation(certificates: Certificates, mode
             connection.close()
             assert not connection.is_open
             with pytest.raises(ConnectionClosedError, match="close") as caught:
-                operation.result(PATIENCE)
+                operation.result(TIMEOUT)
             assert time.monotonic() - start < 1
             assert caught.value.phase is Phase.NOOP
         assert (made[0] if tls is None else tls).fileno() == -1
@@ -269,13 +269,13 @@ def test_closing_while_content_is_written() -> None:
     def message() -> Iterator[bytes]:
         yield b"one\r\n"
         inside.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         yield b"two\r\n" * 100_000
 
     with SmtpServer() as server, ThreadPoolExecutor(1) as executor:
         connection = connect(server)
         sending = executor.submit(connection.send, ME, YOU, message())
-        assert inside.wait(PATIENCE)
+        assert inside.wait(TIMEOUT)
         connection.close()
         go_on.set()
         with pytest.raises(ConnectionClosedError) as caught:
@@ -294,23 +294,23 @@ def test_those_that_wait_are_told_too() -> None:
             waiting = [executor.submit(connection.send, ME, YOU, MESSAGE) for _ in range(3)]
             connection.close()
             with pytest.raises(ConnectionClosedError):
-                operation.result(PATIENCE)
+                operation.result(TIMEOUT)
             for future in waiting:
                 with pytest.raises(ConnectionClosedError):
-                    future.result(PATIENCE)
+                    future.result(TIMEOUT)
         assert server.connections[0].commands[1:] == ["NOOP"]
 
 
 def test_taking_leave_of_a_busy_connection() -> None:
-    """``take_leave`` hardly waits for another thread: it closes instead."""
+    """``quit_nowait`` hardly waits for another thread: it closes instead."""
     with SmtpServer() as server:
         connection = connect(server)
         with busy(server, connection) as operation:
             start = time.monotonic()
-            connection.take_leave()
+            connection.quit_nowait()
             assert time.monotonic() - start < 1
             with pytest.raises(ConnectionClosedError):
-                operation.result(PATIENCE)
+                operation.result(TIMEOUT)
         assert not connection.is_open
 
 
@@ -326,7 +326,7 @@ def test_leaving_the_block_while_another_thread_is_busy() -> None:
             assert time.monotonic() - start < SHORT + 0.5
             assert not connection.is_open
             with pytest.raises(ConnectionClosedError):
-                operation.result(PATIENCE)
+                operation.result(TIMEOUT)
 
 
 def test_many_threads_may_close() -> None:
@@ -336,7 +336,7 @@ def test_many_threads_may_close() -> None:
         start = threading.Barrier(8)
 
         def close() -> None:
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT)
             connection.close()
 
         with ThreadPoolExecutor(8) as executor:
@@ -381,7 +381,7 @@ def test_what_may_be_asked_from_inside() -> None:
 
         def message() -> Iterator[bytes]:
             yield b"X-First: piece\r\n"
-            seen.extend([repr(connection), connection.is_open, connection.is_quiet])
+            seen.extend([repr(connection), connection.is_open, connection.is_idle])
             seen.append(connection.capabilities.supports_pipelining)
             yield MESSAGE
 

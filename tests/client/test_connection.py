@@ -41,14 +41,14 @@ ME = "me@example.com"
 YOU = "you@example.com"
 THREE = ["one@example.com", "two@example.com", "three@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 Call = Callable[[SmtpConnection], object]
 
 
 def connect(server: SmtpServer, **options: Any) -> SmtpConnection:
     """Connect in clear."""
-    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE, **options)
+    return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT, **options)
 
 
 def secure_server(certificates: Certificates, mode: TlsMode, **settings: Any) -> SmtpServer:
@@ -69,7 +69,7 @@ def test_a_message_goes_under_tls(certificates: Certificates, mode: TlsMode) -> 
     with (
         secure_server(certificates, mode) as server,
         SmtpConnection.connect(
-            "localhost", server.port, mode, PATIENCE, tls_context=certificates.client_context()
+            "localhost", server.port, mode, TIMEOUT, tls_context=certificates.client_context()
         ) as connection,
     ):
         connection.send(ME, YOU, MESSAGE)
@@ -99,7 +99,7 @@ def test_the_settings_may_be_a_positional_argument(
     }[protocol]
     with (
         secure_server(certificates, mode, protocol=protocol.upper()) as server,
-        make("localhost", server.port, mode, PATIENCE, certificates.client_context()) as connection,
+        make("localhost", server.port, mode, TIMEOUT, certificates.client_context()) as connection,
     ):
         assert connection.protocol is protocol
         assert (connection.tls is not None) is (mode is not TlsMode.NONE)
@@ -112,7 +112,7 @@ def test_a_mode_may_be_given_by_its_name(certificates: Certificates, mode: str) 
     with (
         secure_server(certificates, TlsMode(mode)) as server,
         SmtpConnection.connect(
-            "localhost", server.port, given, PATIENCE, tls_context=certificates.client_context()
+            "localhost", server.port, given, TIMEOUT, tls_context=certificates.client_context()
         ) as connection,
     ):
         assert (connection.tls is not None) is (mode != "NONE")
@@ -129,7 +129,7 @@ def test_a_trailing_dot_of_the_host_is_not_checked(
             "mx.example.test.",
             server.port,
             TlsMode.IMPLICIT,
-            PATIENCE,
+            TIMEOUT,
             tls_context=certificates.client_context(),
         ) as connection:
             assert connection.tls is not None
@@ -147,7 +147,7 @@ def test_a_tls_session_is_resumed(certificates: Certificates) -> None:
                 "localhost",
                 server.port,
                 TlsMode.IMPLICIT,
-                PATIENCE,
+                TIMEOUT,
                 tls_context=context,
                 tls_session=session,
             ) as connection:
@@ -162,7 +162,7 @@ def test_lmtp_over_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "lmtp")
     with (
         SmtpServer(protocol="LMTP", unix_path=path),
-        SmtpConnection.connect_lmtp(path, 0, TlsMode.NONE, PATIENCE) as connection,
+        SmtpConnection.connect_lmtp(path, 0, TlsMode.NONE, TIMEOUT) as connection,
     ):
         result = connection.send_lmtp(ME, THREE, MESSAGE)
         assert [r.delivered for r in result.results] == [True, True, True]
@@ -193,7 +193,7 @@ def test_capabilities_are_forgotten_after_starttls(certificates: Certificates) -
             "localhost",
             server.port,
             TlsMode.STARTTLS,
-            PATIENCE,
+            TIMEOUT,
             tls_context=certificates.client_context(),
         ) as connection:
             assert [str(e) for e in connection.capabilities.extensions] == ["SIZE 5"]
@@ -332,9 +332,9 @@ def test_properties_of_an_open_connection() -> None:
     with SmtpServer(users={"user": "secret"}) as server, connect(server) as connection:
         assert connection.protocol is Protocol.SMTP
         assert connection.is_open
-        assert connection.is_quiet
+        assert connection.is_idle
         assert not connection.is_shutting_down
-        assert connection.timeout == PATIENCE
+        assert connection.timeout == TIMEOUT
         before = (connection.is_authenticated, connection.transactions)
         assert connection.capabilities.greeting_name == "mx.example.test"
         connection.auth_plain("user", "secret")
@@ -362,7 +362,7 @@ def test_repr_of_an_open_connection(certificates: Certificates) -> None:
             "localhost",
             server.port,
             TlsMode.IMPLICIT,
-            PATIENCE,
+            TIMEOUT,
             tls_context=certificates.client_context(),
         ) as connection:
             start = f"<SmtpConnection localhost:{server.port} SMTP"
@@ -396,7 +396,7 @@ def test_repr_of_a_busy_connection() -> None:
         thread.start()
         server.wait_for(lambda: "NOOP" in server.connections[0].commands)
         assert repr(connection) == f"<SmtpConnection {server.host}:{server.port} SMTP <locked>>"
-        assert not connection.is_quiet
+        assert not connection.is_idle
         assert connection.is_open
         assert connection.probe()
         connection.close()
@@ -417,7 +417,7 @@ def test_leaving_the_block_says_quit() -> None:
 
 
 @pytest.mark.parametrize(
-    "leave", [SmtpConnection.quit, SmtpConnection.close, SmtpConnection.take_leave]
+    "leave", [SmtpConnection.quit, SmtpConnection.close, SmtpConnection.quit_nowait]
 )
 def test_leaving_twice_is_no_error(leave: Call) -> None:
     """A closed connection may be left again, and every operation on it says it is closed."""

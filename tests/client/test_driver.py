@@ -29,16 +29,16 @@ from smtpconn import (
     TransientError,
     ValidationError,
 )
-from smtpconn.client.driver import COALESCE, Driver
+from smtpconn.client.driver import WRITE_BUFFER, Driver
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.command import command
-from smtpconn.protocol.exchange import Batch, Conversation, Payload, StartTls
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
+from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 SMALL = 16 * 1024
 OK = b"250 2.0.0 Ok\r\n"
 
@@ -46,15 +46,15 @@ Ends = tuple[Driver, socket.socket]
 
 
 @contextmanager
-def driver_and_peer(session: Session | None = None) -> Iterator[Ends]:
+def driver_and_peer(session: SessionState | None = None) -> Iterator[Ends]:
     """A driver and its peer, with small buffers between them."""
     left, right = socket.socketpair()
     with left, right:
         for sock in (left, right):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        right.settimeout(PATIENCE)
-        driver = Driver(Transport(left), session or Session(), "localhost", "peer:25", None)
+        right.settimeout(TIMEOUT)
+        driver = Driver(Transport(left), session or SessionState(), "localhost", "peer:25", None)
         yield driver, right
         driver.close("the test is over")
 
@@ -66,21 +66,21 @@ def ends() -> Iterator[Ends]:
         yield made
 
 
-def noops(count: int) -> Conversation[list[int]]:
+def noops(count: int) -> Exchange[list[int]]:
     """Several NOOPs in one batch; returns the codes."""
-    batch = Batch(tuple(command(Phase.NOOP, "NOOP") for _ in range(count)))
+    batch = CommandGroup(tuple(command(Phase.NOOP, "NOOP") for _ in range(count)))
     yield batch
     return [reply.code for reply in batch.replies]
 
 
-def content(*buffers: bytes, ends_message: bool = True) -> Conversation[int]:
+def content(*buffers: bytes, ends_message: bool = True) -> Exchange[int]:
     """Content; returns the code of its answer."""
-    batch = Batch((Payload(buffers, ends_message=ends_message),))
+    batch = CommandGroup((Payload(buffers, ends_message=ends_message),))
     yield batch
     return batch.replies[0].code
 
 
-def run(driver: Driver, conversation: Conversation[Any], timeout: float = PATIENCE) -> Any:
+def run(driver: Driver, conversation: Exchange[Any], timeout: float = TIMEOUT) -> Any:
     """Run a conversation."""
     return driver.run(conversation, Deadline(timeout))
 
@@ -156,11 +156,11 @@ def test_full_duplex(ends: Ends) -> None:
 
 def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
     """Under EAGER it proves the connection as one that was waited for does."""
-    session = Session(pipelining=Pipelining.EAGER)
+    session = SessionState(pipelining=Pipelining.EAGER)
     long = bytes(1_000_000)
 
-    def ask_and_write() -> Conversation[None]:
-        yield Batch((command(Phase.NOOP, "NOOP"), Payload((long,), replies=0)), waits=False)
+    def ask_and_write() -> Exchange[None]:
+        yield CommandGroup((command(Phase.NOOP, "NOOP"), Payload((long,), replies=0)), waits=False)
 
     with driver_and_peer(session) as (driver, peer):
 
@@ -174,12 +174,14 @@ def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
             served = executor.submit(serve)
             run(driver, ask_and_write())
             served.result()
-        assert session.is_proven
-        driver.note_silence()
-        assert session.is_proven
+        assert session.recently_active
+        driver.mark_idle()
+        assert session.recently_active
 
 
-@pytest.mark.parametrize("size", [0, 1, COALESCE - 1, COALESCE, COALESCE + 1, 3 * COALESCE])
+@pytest.mark.parametrize(
+    "size", [0, 1, WRITE_BUFFER - 1, WRITE_BUFFER, WRITE_BUFFER + 1, 3 * WRITE_BUFFER]
+)
 def test_pieces_of_any_size_arrive_in_order(ends: Ends, size: int) -> None:
     """However pieces are put together into writes, the stream is the same."""
     driver, peer = ends
@@ -206,8 +208,8 @@ def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
     driver, peer = ends
     peer.sendall(b"500 no\r\n")
 
-    def talk() -> Conversation[None]:
-        batch = Batch((command(Phase.NOOP, "NOOP"),))
+    def talk() -> Exchange[None]:
+        batch = CommandGroup((command(Phase.NOOP, "NOOP"),))
         yield batch
         if isinstance(error, SmtpError):
             raise error
@@ -222,9 +224,9 @@ def test_misuse_before_the_first_octet_keeps_it_open(ends: Ends) -> None:
     """A ProtocolError before anything was sent is about the call, not about the connection."""
     driver, _ = ends
 
-    def talk(says_something: bool) -> Conversation[None]:
+    def talk(says_something: bool) -> Exchange[None]:
         if says_something:
-            yield Batch((command(Phase.NOOP, "NOOP", replies=0),))
+            yield CommandGroup((command(Phase.NOOP, "NOOP", replies=0),))
         raise ProtocolError("misuse")
 
     with pytest.raises(ProtocolError):
@@ -254,7 +256,7 @@ def test_a_dialogue_that_fails_is_closed(
     driver, peer = ends
     heard: list[SmtpError] = []
 
-    def talk() -> Conversation[None]:
+    def talk() -> Exchange[None]:
         try:
             yield from noops(3)
         except SmtpError as error:
@@ -320,8 +322,8 @@ def test_an_exception_in_content_closes(ends: Ends, error: type[BaseException]) 
         yield b"one"
         raise error("from inside")
 
-    def talk() -> Conversation[None]:
-        yield Batch((Payload(buffers()),))
+    def talk() -> Exchange[None]:
+        yield CommandGroup((Payload(buffers()),))
 
     with pytest.raises(error, match="from inside"):
         run(driver, talk())
@@ -353,7 +355,7 @@ def test_tls_without_settings(ends: Ends) -> None:
     """A driver without TLS settings cannot start TLS, and does not go on in clear."""
     driver, _ = ends
 
-    def talk() -> Conversation[None]:
+    def talk() -> Exchange[None]:
         yield StartTls()
 
     with pytest.raises(ProtocolError, match="TLS"):
@@ -437,7 +439,7 @@ def test_the_wire_log(
     with (
         SmtpServer(users=users, tls_context=context) as server,
         SmtpConnection.connect(
-            "localhost", server.port, mode, PATIENCE, tls_context=certificates.client_context()
+            "localhost", server.port, mode, TIMEOUT, tls_context=certificates.client_context()
         ) as connection,
     ):
         if is_right:
@@ -478,7 +480,7 @@ def test_no_escape_sequence_comes_through(caplog: pytest.LogCaptureFixture) -> N
     with SmtpServer() as server:
         server.fault("EHLO", reply="250-mx\n250-X \x9b2J\u202e\u2028\n250 SIZE")
         server.fault("NOOP", reply="250 \x1b[2J\x07\x7f")
-        with SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE) as connection:
+        with SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT) as connection:
             assert repr(connection).isprintable()
             with pytest.raises(ParseError):
                 connection.noop()
@@ -492,7 +494,7 @@ def test_no_wire_log_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "smtpconn")
     with (
         SmtpServer() as server,
-        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE) as connection,
+        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT) as connection,
     ):
         connection.noop()
     assert caplog.records == []

@@ -146,7 +146,7 @@ def test_no_deadlock(
 ) -> None:
     """50 MiB arrive whole, and every reply."""
     # On a busy machine a second may pass without a word.
-    monkeypatch.setattr("smtpconn.client.driver.IDLE_SPELL", 60.0)
+    monkeypatch.setattr("smtpconn.client.driver.IDLE_AFTER", 60.0)
     client, accepted = small_ends()
 
     def serve() -> SlowReader:

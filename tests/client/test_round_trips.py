@@ -28,7 +28,7 @@ Send = Callable[[SmtpConnection], object]
 @pytest.fixture(autouse=True)
 def no_idle_spells(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a second may pass between two lines of a test."""
-    monkeypatch.setattr("smtpconn.client.driver.IDLE_SPELL", 60.0)
+    monkeypatch.setattr("smtpconn.client.driver.IDLE_AFTER", 60.0)
 
 
 def send(connection: SmtpConnection) -> object:

@@ -376,7 +376,7 @@ def test_a_server_that_goes_away_in_the_middle(
         postfix.start()
         acknowledged, unknown = fates["acknowledged"], fates["unknown"]
         assert len(acknowledged) >= after
-        assert len(unknown) <= (1 if pipelining is Pipelining.AUTO else pipelined.MOST_UNDER_WAY)
+        assert len(unknown) <= (1 if pipelining is Pipelining.AUTO else pipelined.MAX_IN_FLIGHT)
         assert wait_until(lambda: acknowledged <= set(identities(postfix.stored())), STORED_WITHIN)
         assert set(identities(postfix.stored())) <= acknowledged | unknown
         # Postfix may deliver twice what it was delivering when it was stopped; so its log has to

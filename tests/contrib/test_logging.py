@@ -12,7 +12,7 @@ import pytest
 
 from smtpconn import ConnectionPool, PoolEvent
 from smtpconn.contrib import logging_queue
-from smtpconn.contrib.logging import LONGEST_RECORD, LONGEST_SUBJECT, PooledSmtpHandler
+from smtpconn.contrib.logging import MAX_RECORD, MAX_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
 from tests.contrib.logmail import (
     FROM,
@@ -130,7 +130,7 @@ def test_a_flood_becomes_few_mails(
         ("bad\r\nBcc: victim@example.com", "bad  Bcc: victim@example.com"),
         ("bad\u2028line\x00", "bad line "),
         ("Größe", "Größe"),
-        ("x" * 1000, "x" * (LONGEST_SUBJECT - 1) + "\u2026"),
+        ("x" * 1000, "x" * (MAX_SUBJECT - 1) + "\u2026"),
     ],
 )
 def test_a_subject_made_of_a_record_is_one_line(
@@ -159,11 +159,11 @@ def test_any_text_can_be_mailed(
     handler = make()
     logger.error("half a pair: \udc80, a dot:\n.\nand \x00")
     handler.flush()
-    logger.error("x" * (LONGEST_RECORD + 5))
+    logger.error("x" * (MAX_RECORD + 5))
     handler.flush()
     odd, long = server.wait_for_messages(2)
     assert "half a pair: \\udc80, a dot:\n.\nand \x00" in text_of(odd)
-    assert len(text_of(long)) < LONGEST_RECORD + 100
+    assert len(text_of(long)) < MAX_RECORD + 100
     assert "(5 more characters were left out.)" in text_of(long)
     assert odd.content.isascii()
 

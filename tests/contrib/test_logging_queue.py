@@ -9,23 +9,23 @@ import pytest
 from smtpconn import ValidationError
 from smtpconn.contrib.logging_queue import (
     FIRST_PAUSE,
-    LONGEST_PAUSE,
-    MOST_ATTEMPTS,
+    MAX_ATTEMPTS,
+    MAX_PAUSE,
     Backlog,
     Entry,
     Rules,
 )
 
 RULES = Rules(capacity=10, group_for=5.0, max_records=4, max_mails=2, per=60.0)
-NOON = 1000.0
+START = 1000.0
 
 
-def entry(arrived: float = NOON, level: int = 40, subject: str = "Errors") -> Entry:
+def entry(arrived: float = START, level: int = 40, subject: str = "Errors") -> Entry:
     """A record that came at that time."""
     return Entry(level, subject, f"came at {arrived}", arrived)
 
 
-def due(backlog: Backlog, now: float = NOON) -> float | None:
+def due(backlog: Backlog, now: float = START) -> float | None:
     """When the next mail goes if nobody is in a hurry."""
     return backlog.due_at(now, hurry=False, last=False)
 
@@ -39,16 +39,16 @@ def backlog() -> Backlog:
 def test_nothing_is_due_without_records(backlog: Backlog) -> None:
     """An empty backlog has nothing to send, hurry or not."""
     assert backlog.is_empty
-    assert backlog.due_at(NOON, hurry=True, last=True) is None
+    assert backlog.due_at(START, hurry=True, last=True) is None
 
 
 def test_records_wait_for_others(backlog: Backlog) -> None:
     """A mail goes so long after its first record, with all that came meanwhile."""
     for second in range(3):
-        backlog.add(entry(NOON + second))
-    assert due(backlog) == NOON + 5
-    batch = backlog.take(NOON + 5)
-    assert [e.arrived for e in batch.entries] == [NOON, NOON + 1, NOON + 2]
+        backlog.add(entry(START + second))
+    assert due(backlog) == START + 5
+    batch = backlog.take(START + 5)
+    assert [e.arrived for e in batch.entries] == [START, START + 1, START + 2]
     backlog.delivered()
     assert backlog.is_empty
     assert backlog.mailed == 3
@@ -58,26 +58,26 @@ def test_a_full_mail_waits_for_nobody(backlog: Backlog) -> None:
     """With as many records as a mail may have it goes at once, and the rest is the next one."""
     changes = [backlog.add(entry()) for _ in range(6)]
     assert changes == [True, False, False, True, False, False]  # when the thread has to look again
-    assert due(backlog) == NOON
-    assert len(backlog.take(NOON).entries) == 4
+    assert due(backlog) == START
+    assert len(backlog.take(START).entries) == 4
     backlog.delivered()
-    assert due(backlog) == NOON + 5
-    assert len(backlog.take(NOON + 5).entries) == 2
+    assert due(backlog) == START + 5
+    assert len(backlog.take(START + 5).entries) == 2
 
 
 def test_so_many_mails_in_so_much_time(backlog: Backlog) -> None:
     """The third mail has to wait until the first one is a minute old."""
     for number in range(2):
         backlog.add(entry())
-        backlog.take(NOON + number)
+        backlog.take(START + number)
         backlog.delivered()
-    backlog.add(entry(NOON + 2))
-    assert due(backlog, NOON + 2) == NOON + 60
-    assert backlog.due_at(NOON + 2, hurry=True, last=False) == NOON + 2
-    backlog.take(NOON + 60)
+    backlog.add(entry(START + 2))
+    assert due(backlog, START + 2) == START + 60
+    assert backlog.due_at(START + 2, hurry=True, last=False) == START + 2
+    backlog.take(START + 60)
     backlog.delivered()
-    backlog.add(entry(NOON + 60))
-    assert due(backlog, NOON + 60) == NOON + 65
+    backlog.add(entry(START + 60))
+    assert due(backlog, START + 60) == START + 65
 
 
 def test_there_is_room_for_so_many(backlog: Backlog) -> None:
@@ -86,11 +86,11 @@ def test_there_is_room_for_so_many(backlog: Backlog) -> None:
         assert backlog.has_room
         backlog.add(entry())
     assert not backlog.has_room
-    backlog.take(NOON)
+    backlog.take(START)
     assert not backlog.has_room
-    backlog.failed(NOON, certainly=True, may_retry=True)
+    backlog.failed(START, certainly=True, may_retry=True)
     assert not backlog.has_room
-    backlog.take(NOON + FIRST_PAUSE)
+    backlog.take(START + FIRST_PAUSE)
     backlog.delivered()
     assert backlog.has_room
 
@@ -99,23 +99,23 @@ def test_the_next_mail_says_how_many_were_dropped(backlog: Backlog) -> None:
     """Each dropped record is told in one mail that is accepted, and once."""
     backlog.add(entry())
     backlog.drop(3)
-    assert backlog.take(NOON).dropped == 3
-    backlog.failed(NOON, certainly=True, may_retry=False)
+    assert backlog.take(START).dropped == 3
+    backlog.failed(START, certainly=True, may_retry=False)
     backlog.add(entry())
-    assert backlog.take(NOON).dropped == 4  # the one of the failed mail too
+    assert backlog.take(START).dropped == 4  # the one of the failed mail too
     backlog.drop(1)
     backlog.delivered()
     backlog.add(entry())
-    assert backlog.take(NOON).dropped == 1
+    assert backlog.take(START).dropped == 1
     assert backlog.dropped == 5
 
 
 def test_what_failed_goes_again_after_a_pause_that_doubles(backlog: Backlog) -> None:
     """The same records, a few times, also for who is in a hurry; then they are dropped."""
     backlog.add(entry())
-    first = backlog.take(NOON)
-    now, pauses = NOON, []
-    for attempt in range(1, MOST_ATTEMPTS):
+    first = backlog.take(START)
+    now, pauses = START, []
+    for attempt in range(1, MAX_ATTEMPTS):
         assert backlog.failed(now, certainly=True, may_retry=True)
         assert backlog.is_pausing
         then = backlog.due_at(now, hurry=True, last=False)
@@ -127,15 +127,15 @@ def test_what_failed_goes_again_after_a_pause_that_doubles(backlog: Backlog) -> 
         assert again.attempts == attempt + 1
     assert not backlog.failed(now, certainly=True, may_retry=True)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert max(pauses) == LONGEST_PAUSE
+    assert max(pauses) == MAX_PAUSE
     assert (backlog.is_empty, backlog.dropped, backlog.mailed) == (True, 1, 0)
 
 
 def test_what_may_have_been_delivered_never_goes_again(backlog: Backlog) -> None:
     """It is counted apart, and told as dropped to nobody."""
     backlog.add(entry())
-    backlog.take(NOON)
-    assert not backlog.failed(NOON, certainly=False, may_retry=True)
+    backlog.take(START)
+    assert not backlog.failed(START, certainly=False, may_retry=True)
     assert backlog.is_empty
     assert (backlog.unknown, backlog.dropped) == (1, 0)
 
@@ -144,9 +144,9 @@ def test_at_the_end_no_pause_is_kept(backlog: Backlog) -> None:
     """The last attempt is now, and what is left behind it is dropped."""
     for _ in range(6):
         backlog.add(entry())
-    backlog.take(NOON)
-    backlog.failed(NOON, certainly=True, may_retry=True)
-    assert backlog.due_at(NOON, hurry=False, last=True) == NOON
+    backlog.take(START)
+    backlog.failed(START, certainly=True, may_retry=True)
+    assert backlog.due_at(START, hurry=False, last=True) == START
     assert backlog.abandon() == 6
     assert (backlog.is_empty, backlog.dropped) == (True, 6)
 
@@ -155,7 +155,7 @@ def test_what_is_under_way_is_not_abandoned(backlog: Backlog) -> None:
     """Its fate is told by the server."""
     for _ in range(6):
         backlog.add(entry())
-    backlog.take(NOON)
+    backlog.take(START)
     assert backlog.abandon() == 2
     backlog.delivered()
     assert (backlog.mailed, backlog.dropped) == (4, 2)
@@ -164,11 +164,11 @@ def test_what_is_under_way_is_not_abandoned(backlog: Backlog) -> None:
 def test_the_subject_is_that_of_the_most_severe(backlog: Backlog) -> None:
     """The first of them; with several records it says how many there are."""
     backlog.add(entry(level=30, subject="warning"))
-    assert backlog.take(NOON).subject == "warning"
+    assert backlog.take(START).subject == "warning"
     backlog.delivered()
     for level, subject in ((30, "warning"), (40, "error"), (40, "another error")):
         backlog.add(entry(level=level, subject=subject))
-    assert backlog.take(NOON).subject == "error (3 records)"
+    assert backlog.take(START).subject == "error (3 records)"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ sys.stdout.buffer.write(pickle.dumps(answers))
 """
 
 
-class Desk:
+class PoolSimulator:
     """Queues messages as a web application would, and keeps the books."""
 
     def __init__(self, smtp: SmtpServer, redis_server: RedisServer) -> None:
@@ -117,10 +117,10 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def desk(redis_server: RedisServer, gate: Gate) -> Iterator[Desk]:
+def desk(redis_server: RedisServer, gate: Gate) -> Iterator[PoolSimulator]:
     """A desk, and at its end the server without errors of its own."""
     with SmtpServer(recipient_known=gate.knows) as smtp:
-        made = Desk(smtp, redis_server)
+        made = PoolSimulator(smtp, redis_server)
         with made.redis:
             yield made
         gate.open()
@@ -131,7 +131,7 @@ def addresses(count: int) -> list[str]:
     return [f"r{number}@example.net" for number in range(count)]
 
 
-def test_what_a_task_does_with_each_error(desk: Desk) -> None:
+def test_what_a_task_does_with_each_error(desk: PoolSimulator) -> None:
     """Certain and transient: again; permanent: failed; unknown: not again. One connection each."""
     desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
     desk.smtp.fault("CONTENT", reply="452 4.3.1 full", match="full@")
@@ -160,7 +160,7 @@ def test_what_a_task_does_with_each_error(desk: Desk) -> None:
     assert desk.taken() == dict.fromkeys(good, 1)
 
 
-def test_who_is_refused_for_too_long(desk: Desk) -> None:
+def test_who_is_refused_for_too_long(desk: PoolSimulator) -> None:
     """After its last attempt it is failed, with what the server said."""
     desk.settings["FIRST_RETRY"] = "0"
     desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=None)
@@ -173,7 +173,7 @@ def test_who_is_refused_for_too_long(desk: Desk) -> None:
     assert sum("RCPT" in line for c in desk.smtp.connections for line in c.commands) == 9
 
 
-def test_what_redis_refuses_for_a_while(desk: Desk) -> None:
+def test_what_redis_refuses_for_a_while(desk: PoolSimulator) -> None:
     """First nothing can be claimed, then no retry be queued: nothing is lost or sent twice."""
     desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=2)
     desk.queue(*addresses(5))
@@ -189,7 +189,7 @@ def test_what_redis_refuses_for_a_while(desk: Desk) -> None:
     assert desk.taken() == dict.fromkeys(addresses(5), 1)
 
 
-def test_the_short_way_and_errors_that_travel(desk: Desk) -> None:
+def test_the_short_way_and_errors_that_travel(desk: PoolSimulator) -> None:
     """autoretry_for tries again after a 4xx to the message; errors come back as they were."""
     desk.smtp.fault("CONTENT", reply="451 4.3.0 later", match="later@")
     desk.smtp.fault("CONTENT", reply="554 5.7.1 spam", match="spam@")
@@ -208,7 +208,7 @@ def test_the_short_way_and_errors_that_travel(desk: Desk) -> None:
     assert lost.may_have_been_delivered
 
 
-def test_workers_that_are_killed(desk: Desk, gate: Gate) -> None:
+def test_workers_that_are_killed(desk: PoolSimulator, gate: Gate) -> None:
     """Each of 40 messages is delivered once, or reported unknown.
 
     One process is killed when the server has its message and the 250 is on the way; one when it has
@@ -251,7 +251,7 @@ def test_workers_that_are_killed(desk: Desk, gate: Gate) -> None:
     assert (desk.taken()["cut@example.net"], desk.taken()["mute@example.net"]) == (1, 0)
 
 
-def kill(desk: Desk, address: str) -> None:
+def kill(desk: PoolSimulator, address: str) -> None:
     """Kill the process that is sending to this recipient."""
     holder = desk.holder(address)
     assert holder is not None

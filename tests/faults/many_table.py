@@ -46,7 +46,7 @@ from tests.faults.table import (
     NO_REPLY,
     RSET_FIRST,
     Cell,
-    Conversation,
+    Exchange,
     Kind,
     Outcome,
     Place,
@@ -127,7 +127,7 @@ def cells(way: Way) -> Iterator[ManyCell]:
                         yield cell
 
 
-def _transaction(way: Way, number: int) -> Conversation:
+def _transaction(way: Way, number: int) -> Exchange:
     """One message's transaction."""
     answers = 2 if way.is_lmtp else 1
     contents = tuple(content(number * answers + i) for i in range(answers))
@@ -136,7 +136,7 @@ def _transaction(way: Way, number: int) -> Conversation:
     first = (reset,) if number and way.is_pipelined else ()
     greeting = LHLO if way.is_lmtp else EHLO
     envelope = (*first, *(mail(number) if way.is_eager else data(number)))
-    return Conversation(
+    return Exchange(
         f"many, message {number}",
         ((*envelope, *contents),) if way.is_eager else (envelope, contents),
         content(number * answers - 1) if number else greeting,

@@ -1,6 +1,6 @@
 """Which reply may be replaced by what, and what has to come of it: the rules, without a socket.
 
-A `Conversation` is one operation and its replies, in turns: the replies of a turn answer what
+A `Exchange` is one operation and its replies, in turns: the replies of a turn answer what
 leaves in one write. With PIPELINING a turn is a group of commands, without it one command; the
 answers of LMTP to a content are one turn in any case.
 
@@ -24,7 +24,7 @@ answers of LMTP to a content are one turn in any case.
     same, from a group in which recipients were accepted, nothing but closing keeps an empty message
     from them (RFC 2920 3.1).
 
-To add a way of sending: one more `Conversation` with its turns, and what is called for it in
+To add a way of sending: one more `Exchange` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
 messages are sent in one call, `tests.faults.many_table` has the rules.
 """
@@ -101,7 +101,7 @@ Turns = tuple[tuple[Place, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Exchange:
     """One operation and the replies to it.
 
     Attributes:
@@ -137,7 +137,7 @@ class Conversation:
 class Cell:
     """A reply of a conversation, and what it is replaced by."""
 
-    conversation: Conversation
+    conversation: Exchange
     place: Place
     kind: Kind
     pipelining: bool
@@ -307,43 +307,41 @@ RSET_FIRST = Place("RSET", 250, is_exact=False)
 """In a transaction, where its reply is one of many."""
 
 CONVERSATIONS = [
-    Conversation("connect", ((GREETING,), (EHLO,)), None, Phase.GREETING),
-    Conversation(
-        "connect, helo", ((GREETING,), (Place("EHLO", 502),), (HELO,)), None, Phase.GREETING
-    ),
-    Conversation(
+    Exchange("connect", ((GREETING,), (EHLO,)), None, Phase.GREETING),
+    Exchange("connect, helo", ((GREETING,), (Place("EHLO", 502),), (HELO,)), None, Phase.GREETING),
+    Exchange(
         "connect, starttls", ((GREETING,), (EHLO,), (STARTTLS,), (EHLO_AGAIN,)), None, Phase.TLS
     ),
-    Conversation("connect, lmtp", ((GREETING,), (LHLO,)), None, Phase.GREETING, "LMTP"),
-    Conversation(
+    Exchange("connect, lmtp", ((GREETING,), (LHLO,)), None, Phase.GREETING, "LMTP"),
+    Exchange(
         "connect, lmtp, starttls",
         ((GREETING,), (LHLO,), (STARTTLS,), (LHLO_AGAIN,)),
         None,
         Phase.TLS,
         "LMTP",
     ),
-    Conversation("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Exchange("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
     # What is too long for the line of AUTH waits for an empty challenge.
-    Conversation("auth plain, long", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
-    Conversation("auth login", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
-    Conversation("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
-    Conversation("auth scram", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
-    Conversation("auth xoauth2", ((LOGGED_IN,),), EHLO, Phase.AUTH),
-    Conversation("auth oauthbearer", ((LOGGED_IN,),), EHLO, Phase.AUTH),
-    Conversation("auth external", ((LOGGED_IN,),), EHLO, Phase.AUTH),
-    Conversation("send", (data(), (content(),)), EHLO, Phase.MAIL, answers=1),
+    Exchange("auth plain, long", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Exchange("auth login", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Exchange("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Exchange("auth scram", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Exchange("auth xoauth2", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Exchange("auth oauthbearer", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Exchange("auth external", ((LOGGED_IN,),), EHLO, Phase.AUTH),
+    Exchange("send", (data(), (content(),)), EHLO, Phase.MAIL, answers=1),
     # After a message whose content was refused.
-    Conversation(
+    Exchange(
         "send again",
         ((RSET_FIRST, *data(1)), (content(1),)),
         content(),
         Phase.MAIL,
         answers=1,
     ),
-    Conversation("send bdat", (mail(), (BDAT,), (content(),)), EHLO, Phase.MAIL, answers=1),
-    Conversation("send lmtp", (data(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
-    Conversation("send lmtp bdat", (mail(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
-    Conversation(
+    Exchange("send bdat", (mail(), (BDAT,), (content(),)), EHLO, Phase.MAIL, answers=1),
+    Exchange("send lmtp", (data(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
+    Exchange("send lmtp bdat", (mail(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
+    Exchange(
         "send lmtp again",
         ((RSET_FIRST, *data(1)), (content(2), content(3))),
         content(1),
@@ -351,18 +349,18 @@ CONVERSATIONS = [
         "LMTP",
         2,
     ),
-    Conversation("try envelope", (mail(), (RSET,)), EHLO, Phase.MAIL),
-    Conversation("rehlo", ((EHLO_AGAIN,),), EHLO, Phase.EHLO),
-    Conversation("reset", ((RSET,),), EHLO, Phase.RSET),
-    Conversation("noop", ((NOOP,),), EHLO, Phase.NOOP),
-    Conversation("vrfy", ((Place("VRFY", 252, is_exact=False),),), EHLO, Phase.VRFY),
-    Conversation("expn", ((Place("EXPN", 250, is_exact=False),),), EHLO, Phase.EXPN),
-    Conversation("help", ((Place("HELP", 214, is_exact=False),),), EHLO, Phase.HELP),
-    Conversation("quit", ((Place("QUIT", 221),),), EHLO, Phase.QUIT),
+    Exchange("try envelope", (mail(), (RSET,)), EHLO, Phase.MAIL),
+    Exchange("rehlo", ((EHLO_AGAIN,),), EHLO, Phase.EHLO),
+    Exchange("reset", ((RSET,),), EHLO, Phase.RSET),
+    Exchange("noop", ((NOOP,),), EHLO, Phase.NOOP),
+    Exchange("vrfy", ((Place("VRFY", 252, is_exact=False),),), EHLO, Phase.VRFY),
+    Exchange("expn", ((Place("EXPN", 250, is_exact=False),),), EHLO, Phase.EXPN),
+    Exchange("help", ((Place("HELP", 214, is_exact=False),),), EHLO, Phase.HELP),
+    Exchange("quit", ((Place("QUIT", 221),),), EHLO, Phase.QUIT),
 ]
 
 
-def cells(conversation: Conversation, *, pipelining: bool) -> Iterator[Cell]:
+def cells(conversation: Exchange, *, pipelining: bool) -> Iterator[Cell]:
     """Every reply replaced by everything it can be."""
     for turn in conversation.in_turns(pipelining=pipelining):
         for place in turn:

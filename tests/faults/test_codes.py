@@ -20,7 +20,7 @@ from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.table import (
     CONVERSATIONS,
     Cell,
-    Conversation,
+    Exchange,
     Kind,
     Outcome,
     cells,
@@ -203,14 +203,14 @@ def _wrong_truth(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
             yield f"the next message: {record.after}, stored {stored.count(NEXT)} times"
 
 
-def _is_connecting(conversation: Conversation) -> bool:
+def _is_connecting(conversation: Exchange) -> bool:
     return conversation.name not in CALLS
 
 
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda c: c.name)
 def test_every_reply_is_replaced_by_everything(
-    conversation: Conversation,
+    conversation: Exchange,
     pipelining: bool,
     servers: Executor,
     contexts: Contexts,

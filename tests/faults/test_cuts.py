@@ -20,15 +20,15 @@ from smtpconn.model import content
 from smtpconn.protocol import pipelined
 from tests.faults.conftest import Count, WasLate
 from tests.faults.cutting import Cut, How, Layer, Side
-from tests.support.runner import CROWD, run_all
-from tests.support.session_list import LARGE_VISITS, TLS_VISITS, VISITS
+from tests.support.runner import RUNNER_THREADS, run_all
+from tests.support.session_list import LARGE_SESSIONS, SESSIONS, TLS_SESSIONS
 from tests.support.sessions import (
     SILENT,
     SLACK,
     Contexts,
     Fate,
     Record,
-    Visit,
+    SessionCase,
     overshoot,
     play,
     shortfalls,
@@ -46,7 +46,7 @@ each_side = pytest.mark.parametrize("side", list(Side))
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams go out in several BDATs although they are short, and three messages fill a window."""
     monkeypatch.setattr(content, "CHUNK", 3)
-    monkeypatch.setattr(pipelined, "MOST_UNDER_WAY", 2)
+    monkeypatch.setattr(pipelined, "MAX_IN_FLIGHT", 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ class Bench:
 @pytest.fixture
 def bench(contexts: Contexts, was_late: WasLate) -> Iterator[Bench]:
     """With threads for the servers of a crowd."""
-    with ThreadPoolExecutor(CROWD) as servers:
+    with ThreadPoolExecutor(RUNNER_THREADS) as servers:
         yield Bench(servers, contexts, was_late)
 
 
-def reference(visit: Visit, bench: Bench) -> Record:
+def reference(visit: SessionCase, bench: Bench) -> Record:
     """The visit uncut, in which everything is delivered."""
     record = play(visit, None, bench.servers, bench.contexts)
     assert record.error is None
@@ -74,7 +74,7 @@ def reference(visit: Visit, bench: Bench) -> Record:
     return record
 
 
-def run(visit: Visit, cuts: Sequence[Cut], bench: Bench) -> None:
+def run(visit: SessionCase, cuts: Sequence[Cut], bench: Bench) -> None:
     """Run a visit once for each cut."""
     uncut = reference(visit, bench)
     run_all(
@@ -84,7 +84,7 @@ def run(visit: Visit, cuts: Sequence[Cut], bench: Bench) -> None:
     )
 
 
-def problems(visit: Visit, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
+def problems(visit: SessionCase, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
     """What is wrong when a visit is cut there."""
     record = play(visit, cut, bench.servers, bench.contexts)
     found = list(shortfalls(uncut, record, cut))
@@ -103,9 +103,9 @@ def everywhere(uncut: Record, side: Side, how: How) -> list[Cut]:
 
 @each_side
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
-@pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", SESSIONS, ids=lambda v: v.name)
 def test_a_cut_at_every_octet(
-    visit: Visit, how: How, side: Side, bench: Bench, count: Count
+    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """Each message is said to be what it is, in time, and the connection is closed."""
     cuts = everywhere(reference(visit, bench), side, how)
@@ -115,9 +115,9 @@ def test_a_cut_at_every_octet(
 
 @each_side
 @pytest.mark.parametrize("how", [How.CLOSE, How.FAREWELL, How.RESET, How.SILENCE])
-@pytest.mark.parametrize("visit", TLS_VISITS, ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", TLS_SESSIONS, ids=lambda v: v.name)
 def test_a_cut_at_every_octet_inside_tls(
-    visit: Visit, how: How, side: Side, bench: Bench, count: Count
+    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same with TLS, cut between what TLS transports."""
     cuts = everywhere(reference(visit, bench), side, how)
@@ -128,9 +128,9 @@ def test_a_cut_at_every_octet_inside_tls(
 @pytest.mark.timeout(600 if EVERY_OCTET else 20)
 @each_side
 @pytest.mark.parametrize("how", list(STRIDES))
-@pytest.mark.parametrize("visit", [TLS_VISITS[0], TLS_VISITS[2]], ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", [TLS_SESSIONS[0], TLS_SESSIONS[2]], ids=lambda v: v.name)
 def test_a_cut_of_tls_itself(
-    visit: Visit, how: How, side: Side, bench: Bench, count: Count
+    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same, cut in the handshake and in the midst of records."""
     witness = reference(visit, bench).witness
@@ -142,9 +142,9 @@ def test_a_cut_of_tls_itself(
 
 
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
-@pytest.mark.parametrize("visit", LARGE_VISITS, ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", LARGE_SESSIONS, ids=lambda v: v.name)
 def test_a_cut_while_the_client_is_writing(
-    visit: Visit, how: How, bench: Bench, count: Count
+    visit: SessionCase, how: How, bench: Bench, count: Count
 ) -> None:
     """The same with a content that does not fit into the sockets' buffers."""
     stored = reference(visit, bench).witness.stored[0]

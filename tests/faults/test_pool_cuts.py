@@ -25,7 +25,7 @@ from smtpconn import (
 )
 from tests.faults.conftest import Count
 from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
-from tests.support.runner import CROWD, run_all
+from tests.support.runner import RUNNER_THREADS, run_all
 from tests.support.session_list import FIRST, SECOND, THIRD
 from tests.support.sessions import (
     LONG_TIMEOUT,
@@ -36,7 +36,7 @@ from tests.support.sessions import (
     TWO,
     CountedSocket,
     Fate,
-    Visit,
+    SessionCase,
     fates_of,
     settings,
 )
@@ -44,13 +44,13 @@ from tests.support.sessions import (
 HOWS = [How.CLOSE, How.RESET, How.STALL]
 
 # The operations are the pool's own.
-VISITS = [
-    Visit("data", ()),
-    Visit("data, one by one", (), extensions=()),
-    Visit("lmtp", (), "LMTP"),
+SESSIONS = [
+    SessionCase("data", ()),
+    SessionCase("data, one by one", (), extensions=()),
+    SessionCase("lmtp", (), "LMTP"),
 ]
 
-each_visit = pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
+each_visit = pytest.mark.parametrize("visit", SESSIONS, ids=lambda v: v.name)
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Servers:
         sockets: the client's ends, in order.
     """
 
-    visit: Visit
+    visit: SessionCase
     executor: Executor
     cuts: list[Cut]
     sockets: list[CountedSocket] = field(default_factory=list)
@@ -104,11 +104,11 @@ class Record:
 @pytest.fixture
 def executor() -> Iterator[Executor]:
     """Threads for the servers."""
-    with ThreadPoolExecutor(2 * CROWD) as running:
+    with ThreadPoolExecutor(2 * RUNNER_THREADS) as running:
         yield running
 
 
-def play(visit: Visit, cuts: list[Cut], executor: Executor) -> Record:
+def play(visit: SessionCase, cuts: list[Cut], executor: Executor) -> Record:
     """Send three messages through a pool."""
     is_silent = any(cut.how in SILENT for cut in cuts)
     servers, record = Servers(visit, executor, cuts), Record()
@@ -132,7 +132,7 @@ def play(visit: Visit, cuts: list[Cut], executor: Executor) -> Record:
     return record
 
 
-def _send(pool: ConnectionPool, visit: Visit, content: bytes, record: Record) -> None:
+def _send(pool: ConnectionPool, visit: SessionCase, content: bytes, record: Record) -> None:
     begun = time.monotonic()
     outcome: object
     try:
@@ -144,7 +144,7 @@ def _send(pool: ConnectionPool, visit: Visit, content: bytes, record: Record) ->
     record.errors.append(outcome if isinstance(outcome, SmtpError) else None)
 
 
-def problems(visit: Visit, cuts: list[Cut], uncut: Record, executor: Executor) -> list[str]:
+def problems(visit: SessionCase, cuts: list[Cut], uncut: Record, executor: Executor) -> list[str]:
     """What is wrong when the pool's connections are cut there."""
     record = play(visit, cuts, executor)
     found = list(_shortfalls(record))
@@ -201,7 +201,7 @@ def _unexpected(uncut: Record, record: Record, cut: Cut) -> Iterator[str]:
         yield f"{type(error).__name__} instead of {kind.__name__}"
 
 
-def run(visit: Visit, cells: Sequence[list[Cut]], uncut: Record, executor: Executor) -> None:
+def run(visit: SessionCase, cells: Sequence[list[Cut]], uncut: Record, executor: Executor) -> None:
     """Send the messages once for each cell, the cuts of the first connections."""
     run_all(
         cells,
@@ -214,7 +214,7 @@ def run(visit: Visit, cells: Sequence[list[Cut]], uncut: Record, executor: Execu
 @pytest.mark.parametrize("how", HOWS)
 @each_visit
 def test_a_reused_connection_is_cut_at_every_octet(
-    visit: Visit, how: How, side: Side, executor: Executor, count: Count
+    visit: SessionCase, how: How, side: Side, executor: Executor, count: Count
 ) -> None:
     """The message goes once more over a new connection if its content was not begun."""
     uncut = play(visit, [], executor)
@@ -233,9 +233,9 @@ def test_a_reused_connection_is_cut_at_every_octet(
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("how", [How.CLOSE, How.STALL])
-@pytest.mark.parametrize("visit", [VISITS[0], VISITS[-1]], ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", [SESSIONS[0], SESSIONS[-1]], ids=lambda v: v.name)
 def test_the_new_connection_is_cut_too(
-    visit: Visit, how: How, side: Side, executor: Executor, count: Count
+    visit: SessionCase, how: How, side: Side, executor: Executor, count: Count
 ) -> None:
     """There is no second retry, whatever octet the second connection is cut at."""
     uncut = play(visit, [], executor)

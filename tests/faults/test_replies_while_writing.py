@@ -24,8 +24,8 @@ from smtpconn import (
 from tests.faults.conftest import Count
 from tests.faults.cutting import Cut, How, Side
 from tests.support.runner import run_all
-from tests.support.session_list import LARGE_VISITS
-from tests.support.sessions import Fate, Visit, play
+from tests.support.session_list import LARGE_SESSIONS
+from tests.support.sessions import Fate, SessionCase, play
 
 REPLIES: list[tuple[bytes, type[SmtpError]]] = [
     (b"421 4.3.2 bye\r\n", TransientError),
@@ -39,17 +39,17 @@ REPLIES: list[tuple[bytes, type[SmtpError]]] = [
 
 
 # Those in which the content is what is answered next: an eager one has sent its envelope with it.
-VISITS = [
+SESSIONS = [
     visit
-    for visit in LARGE_VISITS
+    for visit in LARGE_SESSIONS
     if visit.tls_mode is TlsMode.NONE and visit.pipelining is Pipelining.AUTO
 ]
 
 
-@pytest.mark.parametrize("visit", VISITS, ids=lambda v: v.name)
+@pytest.mark.parametrize("visit", SESSIONS, ids=lambda v: v.name)
 @pytest.mark.parametrize(("reply", "kind"), REPLIES, ids=[ascii(r[:9]) for r, _ in REPLIES])
 def test_an_answer_before_the_end_of_the_content(
-    visit: Visit, reply: bytes, kind: type[SmtpError], servers: Executor, count: Count
+    visit: SessionCase, reply: bytes, kind: type[SmtpError], servers: Executor, count: Count
 ) -> None:
     """A refusal is this message's answer, anything else an error; nothing was delivered."""
     stored = play(visit, None, servers).witness.stored[0]

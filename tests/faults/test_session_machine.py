@@ -48,7 +48,7 @@ from smtpconn import (
 from tests.faults.adversary import PIPELINED, Act, Adversary
 from tests.faults.conftest import Count
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds for an operation with a server that answers, however badly."""
 
 SHORT = 0.05
@@ -67,7 +67,7 @@ GARBAGE = [
 ]  # fmt: skip
 UNASKED = [b"250 #-1 NOBODY\r\n", b"550 #-1 NOBODY\r\n", b"354 #-1 NOBODY\r\n", b"421 #-1 bye\r\n"]
 
-_IN_STEP = (
+RECOVERABLE_ERRORS = (
     AllRecipientsFailedError, ValidationError, UnsupportedExtensionError, SmtpUtf8RequiredError,
 )  # fmt: skip
 _TAG = re.compile(r"#(-?\d+) ([A-Z]+) ?(.*)")
@@ -321,7 +321,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.was_right = was_well and all(each.is_right for each in everything)
         self.server.plan(self.operation, planned, of_content)
         outcome: T | SmtpError
-        timeout = PATIENCE if all(each.is_answer for each in everything) else SHORT
+        timeout = TIMEOUT if all(each.is_answer for each in everything) else SHORT
         begin = time.monotonic()
         try:
             outcome = call(timeout)
@@ -342,7 +342,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self._check_reply(error.response, error.phase.upper())
             else:
                 assert closed
-        elif not isinstance(error, _IN_STEP):
+        elif not isinstance(error, RECOVERABLE_ERRORS):
             assert closed
 
     def _check_reply(self, reply: SmtpResponse, verb: str, argument: str | None = None) -> None:

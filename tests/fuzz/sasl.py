@@ -19,8 +19,8 @@ from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.replies import SmtpResponse, response
 from smtpconn.protocol.auth import MAX_ROUNDS, authenticate
 from smtpconn.protocol.command import MAX_AUTH_LINE, Command
-from smtpconn.protocol.exchange import Batch
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import CommandGroup
+from smtpconn.protocol.session import SessionState
 from tests.fuzz.source import Source
 
 SEEDS = (
@@ -47,14 +47,14 @@ def check(source: Source) -> None:
         _shows_nothing(repr(error), secret)
         return
     assert _MARK not in repr(mechanism)
-    session = Session(capabilities=_OFFER, is_private=source.chance())
+    session = SessionState(capabilities=_OFFER, is_private=source.chance())
     replies = [_reply(line) for line in source.rest().split(b"\n")]
     conversation = authenticate(session, mechanism)
     sent = 0
     try:
         step = next(conversation)
         while True:
-            assert isinstance(step, Batch)
+            assert isinstance(step, CommandGroup)
             assert step.missing == 1
             assert session.is_private or not mechanism.shows_secret
             _check_line(step, secret)
@@ -82,7 +82,7 @@ def _mechanism(kind: int, user: str, secret: str, authzid: str) -> SaslMechanism
     return XOAuth2(user, secret) if kind == 4 else OAuthBearer(secret, user)
 
 
-def _check_line(step: Batch, secret: str) -> None:
+def _check_line(step: CommandGroup, secret: str) -> None:
     (line,) = step.pieces
     assert isinstance(line, Command)
     assert re.fullmatch(rb"(AUTH [A-Z0-9-]+( [A-Za-z0-9+/=]+)?|[A-Za-z0-9+/]*=*|\*)\r\n", line.wire)

@@ -27,7 +27,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import ATTEMPT_DELAY, open_socket
 from smtpconn.testing import SmtpServer
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 NAME = "mail.example.test"
 
 Address: TypeAlias = tuple[str, int]
@@ -54,7 +54,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, addresses: Sequence[Address]) ->
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
-def open_named(timeout: float = PATIENCE) -> tuple[Any, float]:
+def open_named(timeout: float = TIMEOUT) -> tuple[Any, float]:
     """Connect to the name; where to that led, and how long it took."""
     start = time.monotonic()
     with open_socket(NAME, 25, Deadline(timeout)) as sock:
@@ -226,7 +226,7 @@ def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def getaddrinfo(host: str, port: int, **options: Any) -> list[Any]:
         if not options.get("flags"):
-            assert go_on.wait(PATIENCE)
+            assert go_on.wait(TIMEOUT)
         raise socket.gaierror(socket.EAI_NONAME, "no")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -242,7 +242,7 @@ def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         go_on.set()
     for thread in left:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_an_address_needs_no_resolver(host: str) -> None:
     """For a numeric address no thread is started."""
     with live(host) as address:
         before = threading.active_count()
-        with open_socket(*address, Deadline(PATIENCE)) as sock:
+        with open_socket(*address, Deadline(TIMEOUT)) as sock:
             assert sock.getpeername()[:2] == address
             assert threading.active_count() == before
 
@@ -284,14 +284,14 @@ def test_our_own_address() -> None:
     """``source_address`` is where the connection comes from."""
     with live() as address:
         source = ("127.0.0.2", 0)
-        with open_socket(*address, Deadline(PATIENCE), source) as sock:
+        with open_socket(*address, Deadline(TIMEOUT), source) as sock:
             assert sock.getsockname()[0] == "127.0.0.2"
 
 
 def test_an_address_that_is_not_ours() -> None:
     """A source address that this machine does not have is a TransportError."""
     with live() as address, pytest.raises(TransportError) as caught:
-        open_socket(*address, Deadline(PATIENCE), ("192.0.2.1", 0))
+        open_socket(*address, Deadline(TIMEOUT), ("192.0.2.1", 0))
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -303,7 +303,7 @@ def test_a_source_address_reaches_the_server() -> None:
     ):
         patch.setattr(socket, "gethostname", lambda: "short")
         with SmtpConnection.connect(
-            server.host, server.port, TlsMode.NONE, PATIENCE, source_address=("127.0.0.2", 0)
+            server.host, server.port, TlsMode.NONE, TIMEOUT, source_address=("127.0.0.2", 0)
         ):
             assert server.connections[0].commands == ["EHLO [127.0.0.2]"]
 
@@ -311,7 +311,7 @@ def test_a_source_address_reaches_the_server() -> None:
 def test_a_unix_socket(tmp_path: Path) -> None:
     """A host that begins with a slash is connected to as a path."""
     path = str(tmp_path / "smtp")
-    with SmtpServer(unix_path=path), open_socket(path, 0, Deadline(PATIENCE)) as sock:
+    with SmtpServer(unix_path=path), open_socket(path, 0, Deadline(TIMEOUT)) as sock:
         assert sock.family is socket.AF_UNIX
         assert sock.getpeername() == path
 
@@ -326,7 +326,7 @@ def test_a_unix_socket_that_fails(tmp_path: Path, kind: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path))
     with pytest.raises(TransportError, match=str(path)) as caught:
-        open_socket(str(path), 0, Deadline(PATIENCE))
+        open_socket(str(path), 0, Deadline(TIMEOUT))
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -343,14 +343,14 @@ def test_a_socket_factory_is_used() -> None:
             return socket.create_connection((server.host, server.port), seconds)
 
         with SmtpConnection.connect(
-            "behind.example.test", 2525, TlsMode.NONE, PATIENCE, socket_factory=factory
+            "behind.example.test", 2525, TlsMode.NONE, TIMEOUT, socket_factory=factory
         ) as connection:
             connection.noop()
             assert "behind.example.test:2525" in repr(connection)
         assert server.connections[0].commands[1:] == ["NOOP", "QUIT"]
     ((host, port, seconds),) = calls
     assert (host, port) == ("behind.example.test", 2525)
-    assert PATIENCE - 1 < seconds <= PATIENCE
+    assert TIMEOUT - 1 < seconds <= TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_factory_that_fails(error: OSError, kind: type[SmtpError]) -> None:
         raise error
 
     with pytest.raises(kind) as caught:
-        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=factory)
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
     assert type(caught.value) is kind
     assert caught.value.phase is Phase.CONNECT
     assert caught.value.__cause__ is error
@@ -386,7 +386,7 @@ def test_a_factory_that_has_its_own_error(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
-        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=factory)
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
     assert caught.value is error
 
 
@@ -394,7 +394,7 @@ def test_a_factory_whose_socket_is_dead() -> None:
     """A socket that is not connected is closed, and an error of connecting."""
     made = socket.socket()
     with pytest.raises(SmtpError):
-        SmtpConnection.connect(NAME, 25, TlsMode.NONE, PATIENCE, socket_factory=lambda *args: made)
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=lambda *args: made)
     assert made.fileno() == -1
 
 
@@ -410,7 +410,7 @@ def test_no_password_in_clear_behind_a_factory() -> None:
                 NAME,
                 25,
                 TlsMode.NONE,
-                PATIENCE,
+                TIMEOUT,
                 socket_factory=factory,
                 allow_cleartext_auth=allowed,
             ) as connection:

@@ -14,13 +14,13 @@ from smtpconn.net.tls import default_context, new_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 
 def connect(server: SmtpServer, context: ssl.SSLContext) -> SmtpConnection:
     """Connect with STARTTLS."""
     return SmtpConnection.connect(
-        "localhost", server.port, TlsMode.STARTTLS, PATIENCE, tls_context=context
+        "localhost", server.port, TlsMode.STARTTLS, TIMEOUT, tls_context=context
     )
 
 
@@ -63,7 +63,7 @@ def test_in_clear_there_is_none() -> None:
     """Without TLS there is nothing to tell."""
     with (
         SmtpServer() as server,
-        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, PATIENCE) as connection,
+        SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT) as connection,
     ):
         assert connection.tls_info is None
 

@@ -27,7 +27,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport, as_smtp_error, wait_for_sockets
 from tests.realservers.certificates import Certificates
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 SHORT = 0.1
 SMALL = 16 * 1024
 
@@ -42,7 +42,7 @@ def small_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         for sock in (left, right):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
         yield left, right
 
 
@@ -88,7 +88,7 @@ def tls_ends(certificates: Certificates) -> Iterator[Ends]:
     with small_pair() as (left, right), ThreadPoolExecutor(1) as executor:
         peer = executor.submit(certificates.server_context().wrap_socket, right, server_side=True)
         transport = Transport(left)
-        transport.start_tls(certificates.client_context(), "localhost", Deadline(PATIENCE))
+        transport.start_tls(certificates.client_context(), "localhost", Deadline(TIMEOUT))
         with peer.result() as tls:
             try:
                 yield transport, tls
@@ -122,7 +122,7 @@ def test_a_reset_while_tls_is_put_on_leaves_no_descriptor(certificates: Certific
     with small_pair() as (left, right):
         transport = Transport(left)
         with pytest.raises(ConnectionResetError):
-            transport.start_tls(context, "localhost", Deadline(PATIENCE))
+            transport.start_tls(context, "localhost", Deadline(TIMEOUT))
         assert right.recv(1) == b""
 
 
@@ -139,26 +139,26 @@ def test_the_rest_of_an_answer_is_not_held_up() -> None:
         transport = Transport(sock)
         with peer:
             for _ in range(2):
-                transport.write(b"MAIL\r\n", Deadline(PATIENCE), ignore, ignore)
+                transport.write(b"MAIL\r\n", Deadline(TIMEOUT), ignore, ignore)
                 peer.sendall(b"250 o")
-                assert transport.receive(Deadline(PATIENCE)) == b"250 o"
+                assert transport.receive(Deadline(TIMEOUT)) == b"250 o"
                 assert acknowledged not in sock.options
                 peer.sendall(b"k\r\n")
-                assert transport.receive(Deadline(PATIENCE)) == b"k\r\n"
+                assert transport.receive(Deadline(TIMEOUT)) == b"k\r\n"
                 assert acknowledged in sock.options
                 sock.options = ()
 
 
 def test_a_silent_peer_costs_one_system_call_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bounded read that ended without octets goes on until the deadline, and not beyond."""
-    monkeypatch.setattr("smtpconn.net.transport.LONGEST_READ", 0.01)
+    monkeypatch.setattr("smtpconn.net.transport.MAX_READ", 0.01)
     with plain_ends() as (transport, peer):
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             transport.receive(Deadline(SHORT))
         assert time.monotonic() - begun >= SHORT
         peer.sendall(b"x")
-        assert transport.receive(Deadline(PATIENCE)) == b"x"
+        assert transport.receive(Deadline(TIMEOUT)) == b"x"
 
 
 def ignore(_: object) -> None:
@@ -191,10 +191,10 @@ def test_full_duplex(ends: Ends) -> None:
 
     with ThreadPoolExecutor(1) as executor:
         talking = executor.submit(talk_first)
-        transport.write(content, Deadline(PATIENCE), counts.append, arrived.append)
+        transport.write(content, Deadline(TIMEOUT), counts.append, arrived.append)
         assert talking.result() == content
     while sum(map(len, arrived)) < len(replies):
-        arrived.append(transport.receive(Deadline(PATIENCE)))
+        arrived.append(transport.receive(Deadline(TIMEOUT)))
     assert b"".join(arrived) == replies
     assert sum(counts) == len(content)
     assert all(count > 0 for count in counts)
@@ -245,15 +245,15 @@ def test_a_write_may_be_stopped(ends: Ends) -> None:
 
     peer.sendall(b"500 no\r\n")
     with pytest.raises(ZeroDivisionError, match="500 no"):
-        transport.write(bytes(1_000_000), Deadline(PATIENCE), ignore, refuse)
+        transport.write(bytes(1_000_000), Deadline(TIMEOUT), ignore, refuse)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_what_can_be_written(ends: Ends, kind: Callable[[bytes], bytes]) -> None:
     """Any bytes-like object is written whole; an empty one is nothing."""
     transport, peer = ends
-    transport.write(kind(b""), Deadline(PATIENCE), ignore, ignore)
-    transport.write(kind(b"NOOP\r\n"), Deadline(PATIENCE), ignore, ignore)
+    transport.write(kind(b""), Deadline(TIMEOUT), ignore, ignore)
+    transport.write(kind(b"NOOP\r\n"), Deadline(TIMEOUT), ignore, ignore)
     assert read_all(peer, 6) == b"NOOP\r\n"
 
 
@@ -261,7 +261,7 @@ def test_reading_waits_for_octets(ends: Ends) -> None:
     """``receive`` waits until something has come."""
     transport, peer = ends
     with ThreadPoolExecutor(1) as executor:
-        reading = executor.submit(transport.receive, Deadline(PATIENCE))
+        reading = executor.submit(transport.receive, Deadline(TIMEOUT))
         peer.sendall(b"250 Ok\r\n")
         assert reading.result() == b"250 Ok\r\n"
 
@@ -281,8 +281,8 @@ def test_the_end_of_the_stream() -> None:
     with plain_ends() as (transport, peer):
         peer.sendall(b"421 bye\r\n")
         peer.close()
-        assert transport.receive(Deadline(PATIENCE)) == b"421 bye\r\n"
-        assert transport.receive(Deadline(PATIENCE)) == b""
+        assert transport.receive(Deadline(TIMEOUT)) == b"421 bye\r\n"
+        assert transport.receive(Deadline(TIMEOUT)) == b""
         assert transport.receive_now() == b""
 
 
@@ -291,15 +291,15 @@ def test_a_record_read_in_part(certificates: Certificates) -> None:
     with tls_ends(certificates) as (transport, peer):
         peer.sendall(b"250 Ok\r\n")
         assert transport.tls is not None
-        transport.wait(Deadline(PATIENCE), write=False)
+        transport.wait(Deadline(TIMEOUT), write=False)
         first = b""
         while not first:
             try:
                 first = transport.tls.recv(3)
             except ssl.SSLWantReadError:  # the session tickets came first
-                transport.wait(Deadline(PATIENCE), write=False)
+                transport.wait(Deadline(TIMEOUT), write=False)
         assert not transport.is_silent()
-        assert first + transport.receive(Deadline(PATIENCE)) == b"250 Ok\r\n"
+        assert first + transport.receive(Deadline(TIMEOUT)) == b"250 Ok\r\n"
 
 
 # --- Probing --------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_a_silent_socket() -> None:
 def test_tickets_are_no_octets(certificates: Certificates) -> None:
     """After a TLS 1.3 handshake a healthy socket is readable, but nothing can be read."""
     with tls_ends(certificates) as (transport, _):
-        transport.wait(Deadline(PATIENCE), write=False)
+        transport.wait(Deadline(TIMEOUT), write=False)
         assert not transport.is_silent()
         assert transport.receive_now() is None
         assert transport.is_silent()
@@ -339,13 +339,13 @@ def test_an_interrupt(ends: Ends) -> None:
     def read() -> bytes | None:
         begun.set()
         try:
-            return transport.receive(Deadline(PATIENCE))
+            return transport.receive(Deadline(TIMEOUT))
         except OSError:
             return None
 
     with ThreadPoolExecutor(1) as executor:
         reading = executor.submit(read)
-        assert begun.wait(PATIENCE)
+        assert begun.wait(TIMEOUT)
         start = time.monotonic()
         transport.interrupt()
         assert not reading.result()
@@ -377,7 +377,7 @@ def test_the_addresses_of_a_tcp_socket(host: str) -> None:
         socket.create_server(
             (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ) as listener,
-        socket.create_connection(listener.getsockname()[:2], PATIENCE) as sock,
+        socket.create_connection(listener.getsockname()[:2], TIMEOUT) as sock,
     ):
         transport = Transport(sock)
         assert transport.local_ip == sock.getsockname()[0]
@@ -403,23 +403,23 @@ def test_a_handshake_with_nobody(certificates: Certificates) -> None:
     with plain_ends() as (transport, peer):
         peer.close()
         with pytest.raises(OSError) as caught:  # noqa: PT011
-            transport.start_tls(certificates.client_context(), "localhost", Deadline(PATIENCE))
-        named = as_smtp_error(caught.value, Phase.TLS, Deadline(PATIENCE), "peer")
+            transport.start_tls(certificates.client_context(), "localhost", Deadline(TIMEOUT))
+        named = as_smtp_error(caught.value, Phase.TLS, Deadline(TIMEOUT), "peer")
         assert type(named) is ConnectionClosedError
 
 
 def test_a_connection_that_is_reset_before_the_handshake(certificates: Certificates) -> None:
     """A reset before the handshake is an OSError, and closing leaves no descriptor behind."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        transport = Transport(socket.create_connection(listener.getsockname(), PATIENCE))
+        transport = Transport(socket.create_connection(listener.getsockname(), TIMEOUT))
         peer, _ = listener.accept()
         with peer:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.wait(Deadline(PATIENCE), write=False)
+        transport.wait(Deadline(TIMEOUT), write=False)
         with pytest.raises(OSError) as caught:  # noqa: PT011
-            transport.start_tls(certificates.client_context(), "localhost", Deadline(PATIENCE))
+            transport.start_tls(certificates.client_context(), "localhost", Deadline(TIMEOUT))
         transport.close()
-        named = as_smtp_error(caught.value, Phase.TLS, Deadline(PATIENCE), "peer")
+        named = as_smtp_error(caught.value, Phase.TLS, Deadline(TIMEOUT), "peer")
         assert type(named) is ConnectionClosedError
 
 
@@ -483,10 +483,10 @@ def test_a_system_without_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no ``poll``, reading, writing and probing work with ``select``."""
     monkeypatch.delattr("select.poll")
     with plain_ends() as (transport, peer):
-        transport.write(b"NOOP\r\n", Deadline(PATIENCE), ignore, ignore)
+        transport.write(b"NOOP\r\n", Deadline(TIMEOUT), ignore, ignore)
         assert read_all(peer, 6) == b"NOOP\r\n"
         with pytest.raises(TimeoutError):
             transport.receive(Deadline(0.02))
         peer.sendall(b"250 Ok\r\n")
         assert not transport.is_silent()
-        assert transport.receive(Deadline(PATIENCE)) == b"250 Ok\r\n"
+        assert transport.receive(Deadline(TIMEOUT)) == b"250 Ok\r\n"

@@ -255,12 +255,12 @@ def test_who_is_collected_by_one_of_its_own_threads_does_not_wait_for_it() -> No
             self.me = self
             self.outcomes = fan_out(work, [1, 2, 3], 1)
 
-    def abandon() -> None:
+    def close_after_fork() -> None:
         assert next(Cycle().outcomes) == 1
 
     gc.disable()
     try:
-        abandon()
+        close_after_fork()
         assert begun.wait(10)
         dropped.set()
         assert collected.wait(10)

@@ -31,7 +31,7 @@ from smtpconn.pool.state import MAX_NOOPS, Ticket
 
 CONFIG = ServerConfig.from_url("smtp://mx.example.com")
 CAPABILITIES = ServerCapabilities("mx.example.com", ())
-NOON = 10_000.0
+START = 10_000.0
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class FakeConnection:
 
     capabilities: ServerCapabilities = CAPABILITIES
     is_alive: bool = True
-    is_quiet: bool = True
+    is_idle: bool = True
     is_shutting_down: bool = False
     transactions: int = 0
     tls: None = None
@@ -56,10 +56,10 @@ class FakeConnection:
         """Note when; fail if told to."""
         self.noop_moments.append(time.monotonic())
         if self.noop_error is not None:
-            self.is_quiet = False
+            self.is_idle = False
             raise self.noop_error
 
-    def take_leave(self) -> None:
+    def quit_nowait(self) -> None:
         """QUIT."""
         self.ended_by.append("quit")
 
@@ -67,11 +67,11 @@ class FakeConnection:
         """The socket alone."""
         self.ended_by.append("close")
 
-    def abandon(self) -> None:
+    def close_after_fork(self) -> None:
         """In a forked child."""
-        self.ended_by.append("abandon")
+        self.ended_by.append("close_after_fork")
 
-    def _share(self, learnt: object) -> None:
+    def _share(self, quirks: object) -> None:
         """What is known of the server is of no interest here."""
 
 
@@ -87,7 +87,7 @@ class World:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = NOON
+        self.now = START
         self.made: list[FakeConnection] = []
         self.refusal: SmtpError | None = None
         self.capabilities = CAPABILITIES
@@ -194,7 +194,7 @@ def test_giving_back_twice_counts_once(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "is_quiet", "is_shutting_down", "reason", "end"),
+    ("keep", "is_idle", "is_shutting_down", "reason", "end"),
     [
         (False, True, False, "interrupted", "quit"),
         (False, False, False, "interrupted", "close"),
@@ -203,12 +203,12 @@ def test_giving_back_twice_counts_once(world: World) -> None:
     ],
 )
 def test_a_connection_that_is_not_kept(
-    world: World, keep: bool, is_quiet: bool, is_shutting_down: bool, reason: str, end: str
+    world: World, keep: bool, is_idle: bool, is_shutting_down: bool, reason: str, end: str
 ) -> None:
     """It is given up with the reason, and told so only if it is in step with the server."""
     pool = lending()
     ticket, connection = take(pool)
-    connection.is_quiet, connection.is_shutting_down = is_quiet, is_shutting_down
+    connection.is_idle, connection.is_shutting_down = is_idle, is_shutting_down
     pool.check_in(ticket, keep=keep)
     assert figures(pool) == (0, 0, {reason: 1})
     assert connection.ended_by == [end]
@@ -232,7 +232,7 @@ def test_a_renewed_connection_is_new(world: World) -> None:
     idle, dead = use(pool, 2)
     ticket, connection = take(pool)
     assert connection is dead
-    dead.is_quiet = False
+    dead.is_idle = False
     renewed: object = pool.renew(ticket, Deadline(1))
     assert renewed is world.made[2]
     assert figures(pool) == (1, 1, {"dead when used": 1})
@@ -277,13 +277,13 @@ def test_lifetimes_differ(world: World) -> None:
     """Connections made together end one by one, somewhat before max_lifetime at the earliest."""
     pool = lending(max_size=50, max_lifetime=100, max_idle=1000)
     use(pool, 50)
-    world.now = NOON + 100 * (1 - LIFETIME_JITTER) - 0.001
+    world.now = START + 100 * (1 - LIFETIME_JITTER) - 0.001
     use(pool)
     assert figures(pool) == (0, 50, {})
-    world.now = NOON + 100 * (1 - LIFETIME_JITTER / 2)
+    world.now = START + 100 * (1 - LIFETIME_JITTER / 2)
     pool.look_after_idle()
     assert 0 < figures(pool)[1] < 50
-    world.now = NOON + 100
+    world.now = START + 100
     pool.look_after_idle()
     assert figures(pool) == (0, 0, {"max_lifetime": 50})
 
@@ -333,7 +333,7 @@ def test_forgetting(world: World) -> None:
     inherited = use(pool, 2)
     ticket, _ = take(pool)
     pool.forget()
-    assert [connection.ended_by for connection in inherited] == [["abandon"]] * 2
+    assert [connection.ended_by for connection in inherited] == [["close_after_fork"]] * 2
     assert figures(pool) == (0, 0, {})
     assert use(pool, 2) == world.made[2:]
     pool.check_in(ticket, keep=False)
@@ -347,14 +347,14 @@ def test_the_keeper_is_told_what_it_does_not_know(world: World) -> None:
     """It is told of the first moment, and again only of one before its next look."""
     pool = lending(keepalive=20)
     use(pool, 2)
-    assert world.due == [NOON + 20]
+    assert world.due == [START + 20]
     world.now += 5
     use(pool)
-    assert world.due == [NOON + 20]
-    world.now = NOON + 20
-    assert pool.look_after_idle() == NOON + 25
+    assert world.due == [START + 20]
+    world.now = START + 20
+    assert pool.look_after_idle() == START + 25
     use(pool)
-    assert world.due == [NOON + 20]
+    assert world.due == [START + 20]
 
 
 def test_without_keepalive_the_keeper_is_told_nothing(world: World) -> None:
@@ -372,13 +372,13 @@ def test_a_lonely_life(world: World) -> None:
     while due is not None:
         world.now = due
         due = pool.look_after_idle()
-    assert connection.noop_moments == [NOON + 20 * n for n in range(1, MAX_NOOPS + 1)]
-    assert world.now == NOON + 300
+    assert connection.noop_moments == [START + 20 * n for n in range(1, MAX_NOOPS + 1)]
+    assert world.now == START + 300
     assert figures(pool) == (0, 0, {"max_idle": 1})
     assert pool.stats().noops == MAX_NOOPS
     # The next connection is looked after as the first was.
     use(pool)
-    assert world.due == [NOON + 20, NOON + 320]
+    assert world.due == [START + 20, START + 320]
 
 
 def test_a_failed_noop_ends_the_connection(world: World) -> None:
@@ -387,9 +387,9 @@ def test_a_failed_noop_ends_the_connection(world: World) -> None:
     failing, other = use(pool, 2)
     failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
     world.now += 20
-    assert pool.look_after_idle() == NOON + 40
+    assert pool.look_after_idle() == START + 40
     assert failing.ended_by == ["close"]
-    assert other.noop_moments == [NOON + 20]
+    assert other.noop_moments == [START + 20]
     assert figures(pool) == (0, 1, {"keepalive failed": 1})
     assert use(pool, 2) == [other, world.made[2]]
 

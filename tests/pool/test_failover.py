@@ -13,7 +13,7 @@ from smtpconn import (
     SmtpResponse,
     TransientError,
 )
-from smtpconn.pool.failover import FIRST_REST, LOGIN_REST, LONGEST_REST, Servers
+from smtpconn.pool.failover import FIRST_BACKOFF, LOGIN_BACKOFF, MAX_BACKOFF, ServerSelector
 
 NOW = 1000.0
 
@@ -23,9 +23,11 @@ REFUSED_FOR_NOW = AuthError(SmtpResponse(454, ("4.7.0 later",)), phase=Phase.AUT
 BUSY = TransientError(SmtpResponse(421, ("4.7.0 too many connections",)), phase=Phase.CONNECT)
 
 
-def servers(count: int = 3) -> Servers:
+def servers(count: int = 3) -> ServerSelector:
     """So many servers, named by number."""
-    return Servers([ServerConfig.from_url(f"smtp://mx{n}.example.test") for n in range(count)])
+    return ServerSelector(
+        [ServerConfig.from_url(f"smtp://mx{n}.example.test") for n in range(count)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,18 +52,18 @@ def test_the_rested_come_first_and_all_are_tried(failing: list[int], order: list
     assert group.to_try(NOW) == order
     assert group.preferred(NOW) == order[0]
     # When the rests are over, everything is as it was.
-    assert group.to_try(NOW + FIRST_REST) == [0, 1, 2]
+    assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1, 2]
 
 
 def test_a_rest_ends_at_its_moment() -> None:
     """A server rests up to its moment, and not any more at it."""
     group = servers(2)
     group.failed(0, DOWN, NOW)
-    assert group.to_try(NOW + FIRST_REST - 0.001) == [1, 0]
-    assert group.to_try(NOW + FIRST_REST) == [0, 1]
+    assert group.to_try(NOW + FIRST_BACKOFF - 0.001) == [1, 0]
+    assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1]
 
 
-def rest(group: Servers, now: float) -> float:
+def rest(group: ServerSelector, now: float) -> float:
     """How long the first server rests from ``now`` on, to a tenth of a second."""
     return next(t / 10 for t in range(10_000) if group.preferred(now + t / 10) == 0)
 
@@ -73,7 +75,7 @@ def test_rests_double_up_to_the_limit() -> None:
         group.failed(0, DOWN, now)
         rests.append(rest(group, now))
         now += rests[-1]
-    assert rests == [min(LONGEST_REST, FIRST_REST * 2**n) for n in range(10)]
+    assert rests == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(10)]
     assert rests[:7] == [1, 2, 4, 8, 16, 32, 60]
 
 
@@ -82,9 +84,9 @@ def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
     group = servers(2)
     now = NOW
     for _ in range(5000):
-        now += LONGEST_REST
+        now += MAX_BACKOFF
         group.failed(0, DOWN, now)
-    assert rest(group, now) == LONGEST_REST
+    assert rest(group, now) == MAX_BACKOFF
 
 
 def test_failures_during_a_rest_do_not_lengthen_it() -> None:
@@ -92,7 +94,7 @@ def test_failures_during_a_rest_do_not_lengthen_it() -> None:
     group = servers(2)
     for _ in range(10):
         group.failed(0, DOWN, NOW)
-    assert rest(group, NOW) == FIRST_REST
+    assert rest(group, NOW) == FIRST_BACKOFF
     assert group.stats()[0].failures == 10
 
 
@@ -116,7 +118,7 @@ def test_a_success_resets_everything() -> None:
     assert group.last_error() is None
     assert group.stats() == servers(2).stats()
     group.failed(0, DOWN, NOW)
-    assert rest(group, NOW) == FIRST_REST
+    assert rest(group, NOW) == FIRST_BACKOFF
 
 
 @pytest.mark.parametrize(
@@ -129,8 +131,8 @@ def test_only_a_refused_login_is_not_tried_again(error: SmtpError, rests: bool) 
     group = servers(2)
     group.failed(0, error, NOW)
     assert (group.login_refusal(0, NOW) is not None) == rests
-    assert (group.login_refusal(0, NOW + LOGIN_REST - 0.001) is not None) == rests
-    assert group.login_refusal(0, NOW + LOGIN_REST) is None
+    assert (group.login_refusal(0, NOW + LOGIN_BACKOFF - 0.001) is not None) == rests
+    assert group.login_refusal(0, NOW + LOGIN_BACKOFF) is None
     assert group.login_refusal(1, NOW) is None
 
 

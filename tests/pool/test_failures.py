@@ -37,7 +37,7 @@ from tests.realservers.certificates import Certificates
 ME = "me@example.com"
 YOU = "you@example.com"
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
-PATIENCE = 5.0
+TIMEOUT = 5.0
 SHORT = 0.15
 SLACK = 0.5
 
@@ -106,7 +106,7 @@ def met(certificates: Certificates, mode: TlsMode, **settings: Any) -> Iterator[
         yield server
 
 
-def connect(server: SmtpServer, timeout: float = PATIENCE) -> SmtpConnection:
+def connect(server: SmtpServer, timeout: float = TIMEOUT) -> SmtpConnection:
     """Connect in clear."""
     return SmtpConnection.connect(server.host, server.port, TlsMode.NONE, timeout)
 
@@ -115,7 +115,7 @@ def connect_by(
     certificates: Certificates,
     port: int,
     mode: TlsMode,
-    timeout: float = PATIENCE,
+    timeout: float = TIMEOUT,
     host: str = "localhost",
     context: ssl.SSLContext | None = None,
 ) -> SmtpConnection:
@@ -153,7 +153,7 @@ def test_a_refused_port(mode: TlsMode) -> None:
     with listening() as listener:
         port = listener.getsockname()[1]
     with pytest.raises(TransportError, match="refused") as caught:
-        SmtpConnection.connect("127.0.0.1", port, mode, PATIENCE)
+        SmtpConnection.connect("127.0.0.1", port, mode, TIMEOUT)
     assert type(caught.value) is TransportError
     assert caught.value.phase is Phase.CONNECT
     assert caught.value.is_transient
@@ -167,7 +167,7 @@ def test_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(TransportError, match=r"mail\.example\.test cannot be resolved") as caught:
-        SmtpConnection.connect("mail.example.test", 25, TlsMode.NONE, PATIENCE)
+        SmtpConnection.connect("mail.example.test", 25, TlsMode.NONE, TIMEOUT)
     assert caught.value.phase is Phase.CONNECT
     assert isinstance(caught.value.__cause__, socket.gaierror)
 
@@ -175,7 +175,7 @@ def test_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_unix_socket() -> None:
     """A path that does not exist is a TransportError that quotes the path."""
     with pytest.raises(TransportError, match="/nowhere/lmtp") as caught:
-        SmtpConnection.connect_lmtp("/nowhere/lmtp", 0, TlsMode.NONE, PATIENCE)
+        SmtpConnection.connect_lmtp("/nowhere/lmtp", 0, TlsMode.NONE, TIMEOUT)
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -535,7 +535,7 @@ def test_an_untrusted_authority(certificates: Certificates, mode: TlsMode) -> No
     """By default only certifi's authorities are trusted."""
     with met(certificates, mode) as server:
         with pytest.raises(TlsError, match="not to be trusted") as caught:
-            SmtpConnection.connect("localhost", server.port, mode, PATIENCE)
+            SmtpConnection.connect("localhost", server.port, mode, TIMEOUT)
         assert caught.value.phase is Phase.TLS
         assert not caught.value.is_transient
 

@@ -136,7 +136,7 @@ def test_no_descriptor_of_the_parent_stays_open_in_the_child(
 
                 def child() -> int:
                     # Nobody but its owner knows of it, so it is for the owner to close.
-                    connection.abandon()
+                    connection.close_after_fork()
                     return sockets.open_here()
 
                 assert in_child(child) == "0"

@@ -36,7 +36,7 @@ class Struck(BaseException):
     """What strikes."""
 
 
-class Lightning:
+class ExceptionInjector:
     """Raises `Struck` at one bytecode of the pool's code in this thread, counted from 0.
 
     Attributes:
@@ -52,7 +52,7 @@ class Lightning:
         self.seen = 0
         self.where = ""
 
-    def __enter__(self) -> Lightning:
+    def __enter__(self) -> ExceptionInjector:
         if sys.version_info >= (3, 12):
             self._monitor(self._at_start, self._at_instruction, on=True)
         else:
@@ -176,7 +176,7 @@ def strike_everywhere(
     point, lost = 0, ""
     while True:
         before()
-        lightning = Lightning(point, on_call)
+        lightning = ExceptionInjector(point, on_call)
         try:
             with lightning:
                 scenario()

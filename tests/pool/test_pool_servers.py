@@ -182,7 +182,7 @@ def test_mail_moves_back(
     server: SmtpServer, backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the preferred server is back and has rested, mail goes to it again by itself."""
-    monkeypatch.setattr("smtpconn.pool.failover.FIRST_REST", 0.02)
+    monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.02)
     server.stop()
     with ConnectionPool(both(server, backup)) as pool:
         send(pool)
@@ -360,7 +360,7 @@ def test_a_refused_login_is_not_tried_again() -> None:
 
 def test_a_refused_login_is_tried_again_after_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the rest is over the server is asked again, and the login may work."""
-    monkeypatch.setattr("smtpconn.pool.failover.LOGIN_REST", 0.05)
+    monkeypatch.setattr("smtpconn.pool.failover.LOGIN_BACKOFF", 0.05)
     users = {"user": "right"}
     with SmtpServer(users=users) as server:
         config = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "new"))
@@ -384,7 +384,7 @@ def test_a_refused_login_moves_the_mail_on_for_good(
     backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other server's connections are kept and used while the login rests."""
-    monkeypatch.setattr("smtpconn.pool.failover.FIRST_REST", 0.001)
+    monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.001)
     with SmtpServer(users={"user": "right"}) as server:
         wrong = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "wrong"))
         with ConnectionPool([wrong, *both(backup)]) as pool:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import pytest
 
 from smtpconn.pool.state import Ticket
-from tests.support.pool_simulator import desk
+from tests.support.pool_simulator import pool_simulator
 
 # Taking
 
 
 def test_the_first_caller_makes_a_connection() -> None:
     """With nothing idle a caller is served at once, with the right to connect."""
-    pool = desk()
+    pool = pool_simulator()
     ticket = Ticket()
     assert pool.state.take_now(ticket, pool.now) is None
     assert pool.is_gone(ticket)
@@ -28,7 +28,7 @@ def test_the_first_caller_makes_a_connection() -> None:
 
 def test_an_idle_connection_is_taken_at_once() -> None:
     """With one idle a caller gets it and a permit, and need not stand in line."""
-    pool = desk()
+    pool = pool_simulator()
     [pooled] = pool.fill(1)
     ticket = Ticket()
     pool.now += 3
@@ -40,7 +40,7 @@ def test_an_idle_connection_is_taken_at_once() -> None:
 
 def test_the_youngest_idle_connection_goes_first() -> None:
     """Idle connections are lent last in, first out, on either way of taking them."""
-    pool = desk()
+    pool = pool_simulator()
     first, second, third = pool.fill(3)
     taken = [pool.arrive().pooled]
     ticket = Ticket()
@@ -50,7 +50,7 @@ def test_the_youngest_idle_connection_goes_first() -> None:
 
 def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
     """After closing nobody gets anything, nor holds anything."""
-    pool = desk()
+    pool = pool_simulator()
     pool.fill(2)
     pool.close()
     ticket = Ticket()
@@ -60,7 +60,7 @@ def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
 
 def test_the_fast_way_does_not_overtake() -> None:
     """While somebody stands in line nobody passes by, even if there are idle connections."""
-    pool = desk(max_connecting=1)
+    pool = pool_simulator(max_connecting=1)
     renewing_one, _ = pool.hold()
     other, _ = pool.hold()
     connecting = pool.arrive()
@@ -81,7 +81,7 @@ def test_the_fast_way_does_not_overtake() -> None:
 
 def test_waiters_are_served_in_order() -> None:
     """Whoever came first is served first, and each gets the connection that came back."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     waiters = [pool.arrive() for _ in range(4)]
     for waiter in waiters:
@@ -94,7 +94,7 @@ def test_waiters_are_served_in_order() -> None:
 
 def test_a_connection_is_handed_over_in_one_step() -> None:
     """It never lies idle between two callers, nor is its permit ever free: nobody slips in."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     waiter = pool.arrive()
     pool.now += 2
@@ -109,7 +109,7 @@ def test_a_connection_is_handed_over_in_one_step() -> None:
 
 def test_a_permit_is_handed_over_without_a_connection() -> None:
     """Whose turn comes when a connection was lost makes one."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, _ = pool.hold()
     waiter = pool.arrive()
     pool.lose(holder)
@@ -120,7 +120,7 @@ def test_a_permit_is_handed_over_without_a_connection() -> None:
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_max_size_is_hard(size: int) -> None:
     """Of many callers no more than max_size are served, and the others wait."""
-    pool = desk(max_size=size)
+    pool = pool_simulator(max_size=size)
     callers = [pool.arrive() for _ in range(size + 3)]
     assert [pool.is_waiting(c) for c in callers] == [False] * size + [True] * 3
     assert len(pool.state.permits) == size
@@ -129,7 +129,7 @@ def test_max_size_is_hard(size: int) -> None:
 @pytest.mark.parametrize("most", [1, 2])
 def test_only_so_many_connect_at_once(most: int) -> None:
     """The right to connect goes to the next caller when one has connected, or failed to."""
-    pool = desk(max_connecting=most)
+    pool = pool_simulator(max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 2)]
     assert [pool.is_to_connect(c) for c in callers] == [True] * most + [False] * 2
     pool.connect(callers[0])
@@ -140,7 +140,7 @@ def test_only_so_many_connect_at_once(most: int) -> None:
 
 def test_who_waits_to_connect_takes_what_comes_back_first() -> None:
     """A caller with nothing but a right to wait for is served by an idle connection as well."""
-    pool = desk(max_connecting=1)
+    pool = pool_simulator(max_connecting=1)
     holder, pooled = pool.hold()
     connecting, waiter = pool.arrive(), pool.arrive()
     assert pool.is_waiting(waiter)
@@ -153,7 +153,7 @@ def test_who_waits_to_connect_takes_what_comes_back_first() -> None:
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_too_many_waiters(most: int) -> None:
     """Overloaded is who would be one more than may wait, and nobody who need not."""
-    pool = desk(max_size=1, max_waiting=most)
+    pool = pool_simulator(max_size=1, max_waiting=most)
     assert not pool.state.is_overloaded(pool.now)
     pool.fill(1)
     assert not pool.state.is_overloaded(pool.now)
@@ -168,7 +168,7 @@ def test_too_many_waiters(most: int) -> None:
 
 def test_nobody_waits_where_nobody_may() -> None:
     """With max_waiting=0 a caller who would have to wait for a right to connect is one too many."""
-    pool = desk(max_waiting=0, max_connecting=1)
+    pool = pool_simulator(max_waiting=0, max_connecting=1)
     pool.arrive()
     assert pool.state.is_overloaded(pool.now)
 
@@ -178,7 +178,7 @@ def test_nobody_waits_where_nobody_may() -> None:
 
 def test_a_dead_connection_is_replaced_by_the_next() -> None:
     """Who was given a dead one gets the next idle one at once, keeping its permit."""
-    pool = desk()
+    pool = pool_simulator()
     first, second = pool.fill(2)
     ticket = pool.arrive()
     assert ticket.pooled is second
@@ -191,7 +191,7 @@ def test_a_dead_connection_is_replaced_by_the_next() -> None:
 
 def test_who_goes_again_goes_before_all_others() -> None:
     """A caller who had its turn does not go to the end of the line."""
-    pool = desk(max_size=2, max_connecting=1)
+    pool = pool_simulator(max_size=2, max_connecting=1)
     ticket, _ = pool.hold()
     connecting, waiter = pool.arrive(), pool.arrive()
     pool.state.again(ticket, pool.now)
@@ -203,7 +203,7 @@ def test_who_goes_again_goes_before_all_others() -> None:
 
 def test_who_wants_a_new_one_gets_a_new_one() -> None:
     """With ``fresh`` a caller connects, though there are idle ones, and those stay."""
-    pool = desk()
+    pool = pool_simulator()
     first, _ = pool.fill(2)
     ticket = pool.arrive()
     pool.state.again(ticket, pool.now, fresh=True)
@@ -216,7 +216,7 @@ def test_who_wants_a_new_one_gets_a_new_one() -> None:
 
 def test_fresh_is_for_once() -> None:
     """A caller who goes again in the ordinary way takes an idle one."""
-    pool = desk()
+    pool = pool_simulator()
     first, _ = pool.fill(2)
     ticket = pool.arrive()
     pool.state.again(ticket, pool.now, fresh=True)
@@ -230,7 +230,7 @@ def test_fresh_is_for_once() -> None:
 
 def test_who_left_holds_nothing() -> None:
     """Permit, connection and right to connect are given back, in whatever state the caller is."""
-    pool = desk(max_size=3, max_connecting=1)
+    pool = pool_simulator(max_size=3, max_connecting=1)
     never_came = Ticket()
     holder, pooled = pool.hold()
     connecting, waiting = pool.arrive(), pool.arrive()
@@ -244,7 +244,7 @@ def test_who_left_holds_nothing() -> None:
 
 def test_leaving_again_changes_nothing() -> None:
     """Giving back is done once, whoever has the connection by then."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     second, third = pool.arrive(), pool.arrive()
     for _ in range(3):
@@ -262,7 +262,7 @@ def test_leaving_again_changes_nothing() -> None:
 
 def test_who_gives_up_leaves_the_line() -> None:
     """The others move up, in their order."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, _ = pool.hold()
     first, second, third = (pool.arrive() for _ in range(3))
     pool.lose(second)
@@ -274,7 +274,7 @@ def test_who_gives_up_leaves_the_line() -> None:
 
 def test_who_gives_up_at_the_head_lets_the_next_pass() -> None:
     """Those behind one who waited for more than they need are served when it leaves."""
-    pool = desk(max_size=4, max_connecting=1)
+    pool = pool_simulator(max_size=4, max_connecting=1)
     ticket, _ = pool.hold()
     holder, pooled = pool.hold()
     pool.arrive()
@@ -286,7 +286,7 @@ def test_who_gives_up_at_the_head_lets_the_next_pass() -> None:
 
 def test_who_gives_up_too_late_passes_it_on() -> None:
     """A caller whose turn came when its time was over gives everything to the next one."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     late, patient = pool.arrive(), pool.arrive()
     pool.give_back(holder)
@@ -297,7 +297,7 @@ def test_who_gives_up_too_late_passes_it_on() -> None:
 
 def test_a_caller_can_be_called_twice() -> None:
     """Being told of one's turn again does no harm, nor does it to one who never stood in line."""
-    pool = desk(max_size=1)
+    pool = pool_simulator(max_size=1)
     holder, _ = pool.hold()
     waiter = pool.arrive()
     pool.give_back(holder)

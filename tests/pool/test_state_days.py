@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
-from tests.support.pool_simulator import FakeConnection, desk
+from tests.support.pool_simulator import FakeConnection, pool_simulator
 
 ANY = st.integers(0, 11)
 """Which one of several, counted round and round."""
@@ -40,30 +40,30 @@ class Days(RuleBasedStateMachine):
     )
     def begin(self, size: int, connecting: int, keepalive: float | None) -> None:
         """A pool with some limits."""
-        self.desk = desk(
+        self.pool_simulator = pool_simulator(
             max_size=size, max_connecting=connecting, keepalive=keepalive, max_messages=3
         )
-        self.settled = self.desk.now
+        self.settled = self.pool_simulator.now
 
     # What happens
 
     @rule(seconds=st.sampled_from([0.5, 7, 21, 35, 61]))
     def time_passes(self, seconds: float) -> None:
         """Nothing happens for a while."""
-        self.desk.now += seconds
+        self.pool_simulator.now += seconds
 
     @precondition(lambda self: not self.is_closed)
     @rule()
     def arrive(self) -> None:
         """A caller comes; on the fast way only if nobody stands in line."""
         had_line, ticket = bool(self.line), Ticket()
-        if self.desk.state.take_now(ticket, self.desk.now) is not None:
+        if self.pool_simulator.state.take_now(ticket, self.pool_simulator.now) is not None:
             assert not had_line
             self.served.append(ticket)
         else:
-            assert self.desk.is_gone(ticket)
+            assert self.pool_simulator.is_gone(ticket)
             self.line.append(ticket)
-            was_served = self.desk.state.enter(ticket, self.desk.now)
+            was_served = self.pool_simulator.state.enter(ticket, self.pool_simulator.now)
             self._settled()
             assert was_served is (ticket in self.served)
 
@@ -71,7 +71,7 @@ class Days(RuleBasedStateMachine):
     @rule(which=ANY)
     def connect(self, which: int) -> None:
         """A caller has made its connection."""
-        pooled = self.desk.connect(_pick(self._connecting(), which))
+        pooled = self.pool_simulator.connect(_pick(self._connecting(), which))
         self.alive.add(pooled)
         self._settled()
 
@@ -89,10 +89,10 @@ class Days(RuleBasedStateMachine):
         others = len(self.alive)
         self.line.insert(0, ticket)
         self.served.remove(ticket)
-        waits = self.desk.state.step_back(ticket, self.desk.now)
+        waits = self.pool_simulator.state.step_back(ticket, self.pool_simulator.now)
         assert waits is (others > 0)
         if waits:
-            assert self.desk.state.effective_size(self.desk.now) == others
+            assert self.pool_simulator.state.effective_size(self.pool_simulator.now) == others
             self._settled()
         else:
             self.line.remove(ticket)
@@ -125,7 +125,7 @@ class Days(RuleBasedStateMachine):
         self.alive.remove(ticket.pooled)
         self.served.remove(ticket)
         self.line.insert(0, ticket)
-        self.desk.state.again(ticket, self.desk.now, fresh=fresh)
+        self.pool_simulator.state.again(ticket, self.pool_simulator.now, fresh=fresh)
         self._settled()
 
     @precondition(lambda self: self.line)
@@ -138,7 +138,7 @@ class Days(RuleBasedStateMachine):
     @rule(which=ANY)
     def leave_again(self, which: int) -> None:
         """A lease that was given back is given back again."""
-        self.desk.give_back(_pick(self.gone, which))
+        self.pool_simulator.give_back(_pick(self.gone, which))
         self._settled()
 
     @rule()
@@ -146,11 +146,11 @@ class Days(RuleBasedStateMachine):
         """The keeper closes what is over, and begins a NOOP if one is due."""
         self._expire()
         ticket = Ticket()
-        pooled = self.desk.state.borrow_for_noop(ticket, self.desk.now)
+        pooled = self.pool_simulator.state.borrow_for_noop(ticket, self.pool_simulator.now)
         if pooled is not None:
-            assert self.desk.state.why_expired(pooled, self.desk.now) is None
+            assert self.pool_simulator.state.why_expired(pooled, self.pool_simulator.now) is None
             pooled.noops += 1
-            pooled.spoke_at = self.desk.now
+            pooled.spoke_at = self.pool_simulator.now
             self.noops[pooled] = self.noops.get(pooled, 0) + 1
             self.keepers[ticket] = pooled
 
@@ -162,7 +162,9 @@ class Days(RuleBasedStateMachine):
         pooled = self.keepers.pop(ticket)
         if not is_alive:
             self.alive.remove(pooled)
-        self.desk.state.leave(ticket, pooled if is_alive else None, self.desk.now, was_used=False)
+        self.pool_simulator.state.leave(
+            ticket, pooled if is_alive else None, self.pool_simulator.now, was_used=False
+        )
         self.gone.append(ticket)
         self._settled()
         self._expire()
@@ -170,9 +172,9 @@ class Days(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """Every connection is to be replaced; those that are idle, at once."""
-        self.desk.state.drain()
+        self.pool_simulator.state.drain()
         self._expire()
-        assert not self.desk.state.idle
+        assert not self.pool_simulator.state.idle
 
     @precondition(lambda self: not self.is_closed)
     @rule(really=st.integers(0, 9))
@@ -180,14 +182,14 @@ class Days(RuleBasedStateMachine):
         """The pool is closed, but not as often as everything else happens."""
         if really == 0:
             self.is_closed = True
-            self.alive.difference_update(self.desk.state.idle)
+            self.alive.difference_update(self.pool_simulator.state.idle)
             self.gone += self.line
             self.line.clear()
-            self.desk.close()
+            self.pool_simulator.close()
 
     def teardown(self) -> None:
         """At the end of the day everybody is served, and all that is left is idle."""
-        if not hasattr(self, "desk"):
+        if not hasattr(self, "pool_simulator"):
             return
         while self.served or self.keepers:
             while self.keepers:
@@ -200,14 +202,14 @@ class Days(RuleBasedStateMachine):
         assert not self.line
         self.a_connection_is_in_one_place()
         self.capacity_is_kept()
-        assert not self.desk.state.permits
+        assert not self.pool_simulator.state.permits
 
     # What is always true
 
     @invariant()
     def capacity_is_kept(self) -> None:
         """Limits are never exceeded, connections that are idle or being made included."""
-        state, limits = self.desk.state, self.desk.limits
+        state, limits = self.pool_simulator.state, self.pool_simulator.limits
         assert len(state.permits) <= limits.max_size
         assert len(state.permits) + len(state.idle) <= limits.max_size
         assert len(state.connecting) <= limits.max_connecting
@@ -215,29 +217,29 @@ class Days(RuleBasedStateMachine):
     @invariant()
     def permits_are_those_of_callers(self) -> None:
         """Whoever is served has a permit, and nobody has one who is not there."""
-        permits = set(self.desk.state.permits)
+        permits = set(self.pool_simulator.state.permits)
         assert permits >= {*self.served, *self.keepers}
         assert permits <= {*self.served, *self.keepers, *self.line}
-        assert set(self.desk.state.connecting) == set(self._connecting())
+        assert set(self.pool_simulator.state.connecting) == set(self._connecting())
 
     @invariant()
     def a_connection_is_in_one_place(self) -> None:
         """Each that lives is idle, or lent to one caller, or with the keeper; none is lost."""
         lent = [t.pooled for t in self.served if t.pooled is not None]
-        places = [*self.desk.state.idle, *lent, *self.keepers.values()]
+        places = [*self.pool_simulator.state.idle, *lent, *self.keepers.values()]
         assert len(places) == len(set(places))
         assert set(places) == self.alive
 
     @invariant()
     def who_left_holds_nothing(self) -> None:
         """No permit, no place in the line, no connection and no right to make one."""
-        assert all(self.desk.is_gone(ticket) for ticket in self.gone)
+        assert all(self.pool_simulator.is_gone(ticket) for ticket in self.gone)
 
     @invariant()
     def who_waits_sleeps_and_who_is_served_is_awake(self) -> None:
         """Everybody in the line is asleep and without a connection, everybody else was called."""
-        assert [t for t in self.line if not self.desk.is_waiting(t)] == []
-        assert [t for t in self.served if self.desk.is_waiting(t)] == []
+        assert [t for t in self.line if not self.pool_simulator.is_waiting(t)] == []
+        assert [t for t in self.served if self.pool_simulator.is_waiting(t)] == []
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -245,10 +247,10 @@ class Days(RuleBasedStateMachine):
         if not self.line:
             return
         assert self.served or self.keepers
-        state, head = self.desk.state, self.line[0]
+        state, head = self.pool_simulator.state, self.line[0]
         others = len(state.permits) - (head in state.permits)
         has_room = head in state.permits or others < state.effective_size(self.settled)
-        can_connect = len(state.connecting) < self.desk.limits.max_connecting
+        can_connect = len(state.connecting) < self.pool_simulator.limits.max_connecting
         has_idle = bool(state.idle) and not head.fresh
         assert not (has_room and (has_idle or can_connect))
 
@@ -260,7 +262,9 @@ class Days(RuleBasedStateMachine):
     @invariant()
     def a_moment_is_told_while_something_is_idle(self) -> None:
         """The keeper knows when to look again, and is not needed when nothing is idle."""
-        assert (self.desk.state.next_due() is not None) is bool(self.desk.state.idle)
+        assert (self.pool_simulator.state.next_due() is not None) is bool(
+            self.pool_simulator.state.idle
+        )
 
     # How it is done
 
@@ -281,24 +285,24 @@ class Days(RuleBasedStateMachine):
         (self.line if ticket in self.line else self.served).remove(ticket)
         self.gone.append(ticket)
         if lost:
-            self.desk.lose(ticket)
+            self.pool_simulator.lose(ticket)
         else:
-            self.desk.give_back(ticket)
+            self.pool_simulator.give_back(ticket)
         self._settled()
         self._expire()
 
     def _why_not_kept(self, pooled: Pooled) -> str | None:
-        return self.desk.state.why_not_keep(pooled, self.desk.now)
+        return self.pool_simulator.state.why_not_keep(pooled, self.pool_simulator.now)
 
     def _expire(self) -> None:
-        for pooled, _ in self.desk.state.take_expired(self.desk.now):
+        for pooled, _ in self.pool_simulator.state.take_expired(self.pool_simulator.now):
             self.alive.remove(pooled)
 
     def _settled(self) -> None:
         """Note who was served by what just happened: the first of the line, and nobody else."""
-        self.settled = self.desk.now
-        count = sum(self.desk.state.is_served(ticket) for ticket in self.line)
-        assert all(self.desk.state.is_served(ticket) for ticket in self.line[:count])
+        self.settled = self.pool_simulator.now
+        count = sum(self.pool_simulator.state.is_served(ticket) for ticket in self.line)
+        assert all(self.pool_simulator.state.is_served(ticket) for ticket in self.line[:count])
         self.served += self.line[:count]
         del self.line[:count]
 

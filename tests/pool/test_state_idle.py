@@ -7,37 +7,37 @@ from collections.abc import Callable
 import pytest
 
 from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
-from tests.support.pool_simulator import LIFETIME, NOON, Desk, desk
+from tests.support.pool_simulator import LIFETIME, START, PoolSimulator, pool_simulator
 
 # Which connections are kept
 
 
-def closing(pool: Desk, pooled: Pooled) -> None:
+def closing(pool: PoolSimulator, pooled: Pooled) -> None:
     """The pool was closed."""
     pool.state.is_closed = True
 
 
-def draining(pool: Desk, pooled: Pooled) -> None:
+def draining(pool: PoolSimulator, pooled: Pooled) -> None:
     """The pool was drained."""
     pool.state.drain()
 
 
-def grown_old(pool: Desk, pooled: Pooled) -> None:
+def grown_old(pool: PoolSimulator, pooled: Pooled) -> None:
     """The connection's time is over."""
-    pool.now = NOON + LIFETIME
+    pool.now = START + LIFETIME
 
 
-def worn_out(pool: Desk, pooled: Pooled) -> None:
+def worn_out(pool: PoolSimulator, pooled: Pooled) -> None:
     """The connection had all its messages."""
     pooled.most_messages = 0
 
 
-def unwanted(pool: Desk, pooled: Pooled) -> None:
+def unwanted(pool: PoolSimulator, pooled: Pooled) -> None:
     """Nobody wanted the connection."""
-    pool.now = NOON + 60
+    pool.now = START + 60
 
 
-Happening = Callable[[Desk, Pooled], None]
+Happening = Callable[[PoolSimulator, Pooled], None]
 REASONS_IN_USE: list[tuple[Happening, str]] = [
     (closing, "pool closed"),
     (draining, "drained"),
@@ -54,7 +54,7 @@ REASONS_IDLE: list[tuple[Happening, str]] = [
 @pytest.mark.parametrize(("happen", "reason"), REASONS_IN_USE, ids=[r for _, r in REASONS_IN_USE])
 def test_why_a_connection_does_not_become_idle(happen: Happening, reason: str) -> None:
     """A good connection has no reason to go, and each thing that may happen in use is one."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     ticket, pooled = pool.hold()
     assert pool.state.why_not_keep(pooled, pool.now) is None
     happen(pool, pooled)
@@ -66,7 +66,7 @@ def test_why_a_connection_does_not_become_idle(happen: Happening, reason: str) -
 @pytest.mark.parametrize(("happen", "reason"), REASONS_IDLE, ids=[r for _, r in REASONS_IDLE])
 def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> None:
     """An idle connection is taken away for each thing that may happen meanwhile."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     [pooled] = pool.fill(1)
     assert pool.state.why_expired(pooled, pool.now) is None
     happen(pool, pooled)
@@ -77,11 +77,11 @@ def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> N
 
 def test_a_return_takes_the_oldest_away_if_its_time_is_over() -> None:
     """Whoever gives a connection back need not look at all of them."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     first, second = pool.fill(2, pause=10)
-    pool.now = NOON + 59.999
+    pool.now = START + 59.999
     assert pool.state.take_oldest_expired(pool.now) is None
-    pool.now = NOON + 60
+    pool.now = START + 60
     assert pool.state.take_oldest_expired(pool.now) == (first, "max_idle")
     assert pool.state.take_oldest_expired(pool.now) is None
     assert list(pool.state.idle) == [second]
@@ -89,13 +89,13 @@ def test_a_return_takes_the_oldest_away_if_its_time_is_over() -> None:
 
 def test_the_moments_are_exact() -> None:
     """A connection is good until the very moment its time is over."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     [pooled] = pool.fill(1)
-    assert pool.state.why_expired(pooled, NOON + 59.999) is None
-    assert pool.state.why_expired(pooled, NOON + 60) == "max_idle"
-    assert pool.state.why_not_keep(pooled, NOON + LIFETIME - 30) is None
-    assert pool.state.why_expired(pooled, NOON + LIFETIME - 0.001) is None
-    assert pool.state.why_expired(pooled, NOON + LIFETIME) == "max_lifetime"
+    assert pool.state.why_expired(pooled, START + 59.999) is None
+    assert pool.state.why_expired(pooled, START + 60) == "max_idle"
+    assert pool.state.why_not_keep(pooled, START + LIFETIME - 30) is None
+    assert pool.state.why_expired(pooled, START + LIFETIME - 0.001) is None
+    assert pool.state.why_expired(pooled, START + LIFETIME) == "max_lifetime"
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_the_moments_are_exact() -> None:
 )
 def test_messages_are_counted(messages: int, reason: str | None) -> None:
     """A connection is good for max_messages messages."""
-    pool = desk(max_messages=3)
+    pool = pool_simulator(max_messages=3)
     assert pool.state.why_not_keep(pool.make(messages=messages), pool.now) == reason
 
 
 def test_a_connection_in_use_is_not_idle() -> None:
     """However long it is in use, that is no reason of max_idle."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     _, pooled = pool.hold()
     assert pool.state.why_not_keep(pooled, pool.now + 600) is None
 
 
 def test_draining_is_for_those_that_exist() -> None:
     """Idle ones and those in use are to go, those made after it are not."""
-    pool = desk()
+    pool = pool_simulator()
     [idle] = pool.fill(1)
     holder, used = pool.hold()
     assert used is idle
@@ -133,11 +133,11 @@ def test_draining_is_for_those_that_exist() -> None:
 
 def test_only_the_expired_are_taken_away() -> None:
     """The others stay in their order, and with nothing expired nothing changes."""
-    pool = desk(max_idle=60)
+    pool = pool_simulator(max_idle=60)
     first, second, third, fourth = pool.fill(4, pause=10)
     assert pool.state.take_expired(pool.now) == []
-    second.good_until = NOON + 60
-    pool.now = NOON + 60
+    second.good_until = START + 60
+    pool.now = START + 60
     assert pool.state.take_expired(pool.now) == [(first, "max_idle"), (second, "max_idle")]
     assert list(pool.state.idle) == [third, fourth]
 
@@ -147,34 +147,34 @@ def test_only_the_expired_are_taken_away() -> None:
 
 def test_a_silent_connection_is_borrowed_for_a_noop() -> None:
     """It is taken with a permit when it was silent for keepalive, and not before."""
-    pool = desk(keepalive=20)
+    pool = pool_simulator(keepalive=20)
     [pooled] = pool.fill(1)
     ticket = Ticket()
-    assert pool.state.borrow_for_noop(ticket, NOON + 19.999) is None
+    assert pool.state.borrow_for_noop(ticket, START + 19.999) is None
     assert pool.is_gone(ticket)
     assert list(pool.state.idle) == [pooled]
-    assert pool.state.borrow_for_noop(ticket, NOON + 20) is pooled
+    assert pool.state.borrow_for_noop(ticket, START + 20) is pooled
     assert set(pool.state.permits) == {ticket}
-    assert ticket.since == NOON + 20
+    assert ticket.since == START + 20
     assert not pool.state.idle
 
 
 def test_only_the_silent_are_borrowed() -> None:
     """Of several idle connections each gets its NOOP when its own silence is long enough."""
-    pool = desk(keepalive=20)
+    pool = pool_simulator(keepalive=20)
     first, second, third = pool.fill(3, pause=5)
-    second.spoke_at = NOON + 12
-    pool.now = NOON + 31
+    second.spoke_at = START + 12
+    pool.now = START + 31
     assert [pool.keep_alive() for _ in range(3)] == [first, third, None]
-    pool.now = NOON + 32
+    pool.now = START + 32
     assert [pool.keep_alive() for _ in range(2)] == [second, None]
 
 
 def test_after_a_noop_a_connection_goes_below() -> None:
     """The one kept alive is lent after those used since, and was idle since it was used."""
-    pool = desk(keepalive=20)
+    pool = pool_simulator(keepalive=20)
     first, second = pool.fill(2, pause=15)
-    pool.now = NOON + 21
+    pool.now = START + 21
     since = first.idle_since
     assert pool.keep_alive() is first
     assert first.idle_since == since
@@ -183,7 +183,7 @@ def test_after_a_noop_a_connection_goes_below() -> None:
 
 def test_eight_noops_in_a_life() -> None:
     """A connection gets no more, however long it is silent and however often it is used."""
-    pool = desk(keepalive=20, max_idle=1000)
+    pool = pool_simulator(keepalive=20, max_idle=1000)
     [pooled] = pool.fill(1)
     for number in range(8):
         pool.now += 20
@@ -199,7 +199,7 @@ def test_eight_noops_in_a_life() -> None:
 
 def test_no_noops_at_all() -> None:
     """Without keepalive nothing is borrowed."""
-    pool = desk(keepalive=None)
+    pool = pool_simulator(keepalive=None)
     [pooled] = pool.fill(1)
     pool.now += 10**6
     assert pool.state.noop_due(pooled) is None
@@ -208,7 +208,7 @@ def test_no_noops_at_all() -> None:
 
 def test_a_noop_counts_as_use() -> None:
     """While the only connection says NOOP a caller waits, and gets it when that is over."""
-    pool = desk(max_size=1, keepalive=20)
+    pool = pool_simulator(max_size=1, keepalive=20)
     [pooled] = pool.fill(1)
     pool.now += 20
     ticket = Ticket()
@@ -222,7 +222,7 @@ def test_a_noop_counts_as_use() -> None:
 
 def test_a_failed_noop_gives_back_the_permit() -> None:
     """Who waits makes a connection instead of the one that was lost."""
-    pool = desk(max_size=1, keepalive=20)
+    pool = pool_simulator(max_size=1, keepalive=20)
     pool.fill(1)
     pool.now += 20
     ticket = Ticket()
@@ -237,7 +237,7 @@ def test_a_failed_noop_gives_back_the_permit() -> None:
 
 def test_nothing_is_due_while_nothing_is_idle() -> None:
     """Connections in use are nobody's business."""
-    pool = desk()
+    pool = pool_simulator()
     assert pool.state.next_due() is None
     pool.hold()
     assert pool.state.next_due() is None
@@ -245,31 +245,31 @@ def test_nothing_is_due_while_nothing_is_idle() -> None:
 
 def test_the_first_of_all_moments_is_due() -> None:
     """Of NOOP, max_idle and max_lifetime, of every idle connection, what comes first is due."""
-    pool = desk(keepalive=20, max_idle=60)
+    pool = pool_simulator(keepalive=20, max_idle=60)
     first, second = pool.fill(2, pause=5)
-    assert pool.state.next_due() == NOON + 20
+    assert pool.state.next_due() == START + 20
     first.noops = MAX_NOOPS
-    assert pool.state.next_due() == second.spoke_at + 20 == NOON + 25
+    assert pool.state.next_due() == second.spoke_at + 20 == START + 25
     second.noops = MAX_NOOPS
-    assert pool.state.next_due() == NOON + 60
-    second.good_until = NOON + 50
-    assert pool.state.next_due() == NOON + 50
+    assert pool.state.next_due() == START + 60
+    second.good_until = START + 50
+    assert pool.state.next_due() == START + 50
 
 
 def test_without_noops_the_end_is_due() -> None:
     """Without keepalive there is max_idle to look at, or the lifetime if that ends before it."""
-    pool = desk(keepalive=None, max_idle=60)
+    pool = pool_simulator(keepalive=None, max_idle=60)
     pool.fill(1)
-    assert pool.state.next_due() == NOON + 60
-    pool = desk(keepalive=None, max_idle=10**6)
+    assert pool.state.next_due() == START + 60
+    pool = pool_simulator(keepalive=None, max_idle=10**6)
     pool.fill(1)
-    assert pool.state.next_due() == NOON + LIFETIME
+    assert pool.state.next_due() == START + LIFETIME
 
 
 @pytest.mark.parametrize("keepalive", [None, 7.0, 200.0])
 def test_looking_when_due_always_finds_something(keepalive: float | None) -> None:
     """At the moment that was told there is a NOOP to say or a connection to close, to the last."""
-    pool = desk(keepalive=keepalive, max_idle=60)
+    pool = pool_simulator(keepalive=keepalive, max_idle=60)
     pool.fill(4, pause=3)
     looks = 0
     while (due := pool.state.next_due()) is not None:
@@ -277,5 +277,5 @@ def test_looking_when_due_always_finds_something(keepalive: float | None) -> Non
         assert pool.state.take_expired(pool.now) or pool.keep_alive()
         looks += 1
     assert not pool.state.idle
-    assert pool.now == NOON + 9 + 60
+    assert pool.now == START + 9 + 60
     assert looks == 4 + (4 * 8 if keepalive == 7.0 else 0)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from smtpconn.pool.state import PoolState, Ticket
-from tests.pool.test_lease import Lightning, Struck
-from tests.support.pool_simulator import desk
+from tests.pool.test_lease import ExceptionInjector, Struck
+from tests.support.pool_simulator import pool_simulator
 
 
 class Scene:
@@ -26,89 +26,91 @@ class Scene:
     """
 
     def __init__(self, *, is_busy: bool) -> None:
-        self.desk = desk(max_size=3 if is_busy else 5, max_connecting=1, keepalive=20)
-        self.holder, _ = self.desk.hold()
-        others = [self.desk.hold()[0] for _ in range(1 if is_busy else 2)]
-        self.connecting = self.desk.arrive()
-        waiting = [self.desk.arrive(), self.desk.arrive()] if is_busy else []
+        self.pool_simulator = pool_simulator(
+            max_size=3 if is_busy else 5, max_connecting=1, keepalive=20
+        )
+        self.holder, _ = self.pool_simulator.hold()
+        others = [self.pool_simulator.hold()[0] for _ in range(1 if is_busy else 2)]
+        self.connecting = self.pool_simulator.arrive()
+        waiting = [self.pool_simulator.arrive(), self.pool_simulator.arrive()] if is_busy else []
         if not is_busy:
             for ticket in others:
-                self.desk.give_back(ticket)
+                self.pool_simulator.give_back(ticket)
         self.newcomer = self.struck = Ticket()
         self.people = [self.holder, *others, self.connecting, *waiting, self.newcomer]
-        self.desk.now += 30
+        self.pool_simulator.now += 30
 
     @property
     def state(self) -> PoolState:
         """Whose decisions they are."""
-        return self.desk.state
+        return self.pool_simulator.state
 
     def end(self) -> None:
         """Who was struck leaves, and then everybody is served and leaves."""
-        self.desk.give_back(self.struck)
+        self.pool_simulator.give_back(self.struck)
         for ticket in self.people:
             # Which fails for one that is half served.
-            if not self.desk.is_gone(ticket):
-                self.desk.is_waiting(ticket)
+            if not self.pool_simulator.is_gone(ticket):
+                self.pool_simulator.is_waiting(ticket)
         for _ in self.people:
             for ticket in self.people:
-                if self.desk.is_to_connect(ticket):
-                    self.desk.connect(ticket)
+                if self.pool_simulator.is_to_connect(ticket):
+                    self.pool_simulator.connect(ticket)
                 if ticket not in self.state.queue:
-                    self.desk.give_back(ticket)
+                    self.pool_simulator.give_back(ticket)
 
 
 def _enter(scene: Scene) -> None:
-    scene.state.enter(scene.newcomer, scene.desk.now)
+    scene.state.enter(scene.newcomer, scene.pool_simulator.now)
 
 
 def _take_now(scene: Scene) -> None:
-    scene.state.take_now(scene.newcomer, scene.desk.now)
+    scene.state.take_now(scene.newcomer, scene.pool_simulator.now)
 
 
 def _go_again(scene: Scene) -> None:
     scene.struck = scene.holder
-    scene.state.again(scene.holder, scene.desk.now)
+    scene.state.again(scene.holder, scene.pool_simulator.now)
 
 
 def _renew(scene: Scene) -> None:
     scene.struck = scene.holder
-    scene.state.again(scene.holder, scene.desk.now, fresh=True)
+    scene.state.again(scene.holder, scene.pool_simulator.now, fresh=True)
 
 
 def _step_back(scene: Scene) -> None:
     scene.struck = scene.connecting
-    scene.state.step_back(scene.connecting, scene.desk.now)
+    scene.state.step_back(scene.connecting, scene.pool_simulator.now)
 
 
 def _connect(scene: Scene) -> None:
     scene.struck = scene.connecting
-    scene.desk.connect(scene.connecting)
+    scene.pool_simulator.connect(scene.connecting)
 
 
 def _give_back(scene: Scene) -> None:
     scene.struck = scene.holder
-    scene.desk.give_back(scene.holder)
+    scene.pool_simulator.give_back(scene.holder)
 
 
 def _fail(scene: Scene) -> None:
     scene.struck = scene.connecting
-    scene.desk.lose(scene.connecting)
+    scene.pool_simulator.lose(scene.connecting)
 
 
 def _give_up(scene: Scene) -> None:
     scene.struck = scene.people[-2]
-    scene.desk.lose(scene.struck)
+    scene.pool_simulator.lose(scene.struck)
 
 
 def _say_noop(scene: Scene) -> None:
-    pooled = scene.state.borrow_for_noop(scene.newcomer, scene.desk.now)
-    scene.state.leave(scene.newcomer, pooled, scene.desk.now, was_used=False)
+    pooled = scene.state.borrow_for_noop(scene.newcomer, scene.pool_simulator.now)
+    scene.state.leave(scene.newcomer, pooled, scene.pool_simulator.now, was_used=False)
 
 
 def _expire(scene: Scene) -> None:
     scene.state.drain()
-    scene.state.take_expired(scene.desk.now)
+    scene.state.take_expired(scene.pool_simulator.now)
 
 
 DECISIONS: list[Callable[[Scene], None]] = [
@@ -133,7 +135,7 @@ def test_a_decision_that_is_cut_off(decide: Callable[[Scene], None], is_busy: bo
     point, was_struck = 0, True
     while was_struck:
         scene = Scene(is_busy=is_busy)
-        lightning = Lightning(point, lambda name: None)
+        lightning = ExceptionInjector(point, lambda name: None)
         try:
             with lightning:
                 decide(scene)
@@ -143,7 +145,7 @@ def test_a_decision_that_is_cut_off(decide: Callable[[Scene], None], is_busy: bo
         state = scene.state
         left = [*state.permits, *state.connecting, *state.queue]
         assert not left, f"struck at {lightning.where}"
-        assert all(scene.desk.is_gone(ticket) for ticket in scene.people), lightning.where
+        assert all(scene.pool_simulator.is_gone(ticket) for ticket in scene.people), lightning.where
         assert len(set(state.idle)) == len(state.idle), lightning.where
         was_struck = bool(lightning.where)
         point += was_struck

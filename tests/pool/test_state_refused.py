@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from smtpconn.pool.state import LOWERED_FOR, Ticket
-from tests.support.pool_simulator import Desk, desk
+from tests.support.pool_simulator import PoolSimulator, pool_simulator
 
 
-def refused(pool: Desk) -> Ticket:
+def refused(pool: PoolSimulator) -> Ticket:
     """A caller comes, and the server takes no more connections."""
     ticket = pool.arrive()
     assert pool.is_to_connect(ticket)
@@ -18,7 +18,7 @@ def refused(pool: Desk) -> Ticket:
 
 def test_who_is_refused_waits_for_a_connection() -> None:
     """It gives up permit and right to connect, and gets the next connection before all others."""
-    pool = desk(max_size=4)
+    pool = pool_simulator(max_size=4)
     holder, pooled = pool.hold()
     ticket = refused(pool)
     assert pool.is_waiting(ticket)
@@ -32,7 +32,7 @@ def test_who_is_refused_waits_for_a_connection() -> None:
 
 def test_who_is_refused_goes_before_those_who_wait() -> None:
     """Who had its turn already is served before those who came later."""
-    pool = desk(max_size=2)
+    pool = pool_simulator(max_size=2)
     holder, pooled = pool.hold()
     ticket = pool.arrive()
     waiter = pool.arrive()
@@ -44,7 +44,7 @@ def test_who_is_refused_goes_before_those_who_wait() -> None:
 
 def test_with_none_to_wait_for_nothing_changes() -> None:
     """A refusal with no other caller out is the caller's own affair."""
-    pool = desk(max_size=4)
+    pool = pool_simulator(max_size=4)
     ticket = pool.arrive()
     assert not pool.state.step_back(ticket, pool.now)
     assert pool.is_to_connect(ticket)
@@ -53,7 +53,7 @@ def test_with_none_to_wait_for_nothing_changes() -> None:
 
 def test_the_size_is_lowered_for_a_while() -> None:
     """The pool has as many as the server took, until the while is over."""
-    pool = desk(max_size=5)
+    pool = pool_simulator(max_size=5)
     holders = [pool.hold()[0] for _ in range(3)]
     pool.give_back(refused(pool))
     assert pool.state.effective_size(pool.now) == 3
@@ -67,7 +67,7 @@ def test_the_size_is_lowered_for_a_while() -> None:
 
 def test_after_the_while_callers_connect_again() -> None:
     """When the size is what it was, the next caller finds room, and so do those who wait."""
-    pool = desk(max_size=3)
+    pool = pool_simulator(max_size=3)
     pool.hold()
     ticket = refused(pool)
     pool.now += LOWERED_FOR
@@ -78,7 +78,7 @@ def test_after_the_while_callers_connect_again() -> None:
 
 def test_a_second_refusal_lowers_the_size_further() -> None:
     """What the server said last counts."""
-    pool = desk(max_size=5)
+    pool = pool_simulator(max_size=5)
     holders = [pool.hold()[0] for _ in range(3)]
     pool.give_back(refused(pool))
     pool.lose(holders[0])
@@ -91,7 +91,7 @@ def test_a_second_refusal_lowers_the_size_further() -> None:
 
 def test_a_lowered_size_lends_what_there_is() -> None:
     """Idle connections are lent as ever while the size is lowered, up to that size."""
-    pool = desk(max_size=5)
+    pool = pool_simulator(max_size=5)
     holders = [pool.hold()[0] for _ in range(2)]
     pool.give_back(refused(pool))
     for holder in holders:
@@ -104,7 +104,7 @@ def test_a_lowered_size_lends_what_there_is() -> None:
 @pytest.mark.parametrize("most", [1, 2])
 def test_nobody_waits_for_those_who_wait(most: int) -> None:
     """When all who connect are refused and nobody has a connection, the next in line tries."""
-    pool = desk(max_size=5, max_connecting=most)
+    pool = pool_simulator(max_size=5, max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 1)]
     for caller in callers[:most]:
         if not pool.state.step_back(caller, pool.now):
@@ -114,7 +114,7 @@ def test_nobody_waits_for_those_who_wait(most: int) -> None:
 
 def test_who_is_refused_takes_an_idle_connection() -> None:
     """One that came back while the caller was connecting is its own at once."""
-    pool = desk()
+    pool = pool_simulator()
     holder, pooled = pool.hold()
     ticket = pool.arrive()
     pool.give_back(holder)
@@ -124,7 +124,7 @@ def test_who_is_refused_takes_an_idle_connection() -> None:
 
 def test_the_size_is_lowered_to_all_there_are() -> None:
     """Those that are idle at that moment count like those that are out."""
-    pool = desk(max_size=5)
+    pool = pool_simulator(max_size=5)
     holders = [pool.hold()[0] for _ in range(3)]
     ticket = pool.arrive()
     pool.give_back(holders[0])
@@ -134,7 +134,7 @@ def test_the_size_is_lowered_to_all_there_are() -> None:
 
 def test_who_is_refused_a_new_one_takes_what_comes_back() -> None:
     """A caller that was to make a new connection is content with another's when it may not."""
-    pool = desk(max_size=2)
+    pool = pool_simulator(max_size=2)
     ticket, _ = pool.hold()
     holder, pooled = pool.hold()
     pool.state.again(ticket, pool.now, fresh=True)

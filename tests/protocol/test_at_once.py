@@ -20,30 +20,30 @@ from smtpconn import (
 )
 from smtpconn.client.driver import Driver
 from smtpconn.net.deadline import Deadline
-from smtpconn.protocol.exchange import Conversation
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.exchange import Exchange
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import EAGER_CAP, lmtp_transaction, transaction
 from tests.protocol.test_exchanges import session
 from tests.protocol.test_pipelined import envelope, kinds, letter
-from tests.support.script import OffScript, Script, Wire, fails, play, run_many
+from tests.support.script import OffScript, Script, Wire, fails, run_many, run_script
 
 SAID = envelope(1, "a", "b", verb="BDAT 3 LAST\n1\n")
 
 
-def eager(**facts: object) -> Session:
+def eager(**facts: object) -> SessionState:
     """A session that may send eagerly."""
-    facts = {"pipelining": Pipelining.EAGER, "is_proven": True, **facts}
+    facts = {"pipelining": Pipelining.EAGER, "recently_active": True, **facts}
     return session("PIPELINING;CHUNKING;8BITMIME", **facts)
 
 
-def at_once(made: Session) -> Conversation[SendResult]:
+def at_once(made: SessionState) -> Exchange[SendResult]:
     """A message to two in this session."""
     return transaction(made, letter(1, "a", "b"), chunking=True)
 
 
 def test_everything_in_one_turn() -> None:
     """MAIL, RCPT, BDAT and the content; who was refused is told."""
-    result = play(lambda: at_once(eager()), [(SAID, "250 s\n550 a\n250 b\n250 taken\n")])
+    result = run_script(lambda: at_once(eager()), [(SAID, "250 s\n550 a\n250 b\n250 taken\n")])
     assert [str(path) for path in result.accepted_recipients] == ["b@d.example"]
     assert [r.response.code for r in result.rejected_recipients] == [550]
 
@@ -51,7 +51,7 @@ def test_everything_in_one_turn() -> None:
 def test_reset_goes_first_after_a_failure() -> None:
     """In the same turn."""
     script: Script = [("RSET\n" + SAID, "250 r\n250 s\n250 a\n250 b\n250 taken\n")]
-    play(lambda: at_once(eager(needs_reset=True)), script)
+    run_script(lambda: at_once(eager(needs_reset=True)), script)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_reset_goes_first_after_a_failure() -> None:
 )
 def test_a_refusal(replies: str, kind: type[SmtpError], phase: Phase) -> None:
     """It is certain, and the connection may go on, with RSET before the next."""
-    sessions: list[Session] = []
+    sessions: list[SessionState] = []
 
-    def again() -> Conversation[SendResult]:
+    def again() -> Exchange[SendResult]:
         sessions.append(eager())
         return at_once(sessions[-1])
 
@@ -134,7 +134,9 @@ def test_a_connection_that_is_lost(
 
 
 @pytest.mark.parametrize(
-    "facts", [{"is_proven": False}, {"pipelining": Pipelining.AUTO}], ids=["idle", "not asked for"]
+    "facts",
+    [{"recently_active": False}, {"pipelining": Pipelining.AUTO}],
+    ids=["idle", "not asked for"],
 )
 def test_content_waits_for_the_recipients_otherwise(facts: dict[str, object]) -> None:
     """After an idle spell, which the replies end, and where it was not asked for."""
@@ -142,7 +144,7 @@ def test_content_waits_for_the_recipients_otherwise(facts: dict[str, object]) ->
         (envelope(1, "a", "b", verb=""), "250 s\n250 a\n250 b\n"),
         ("BDAT 3 LAST\n1\n", "250 taken\n"),
     ]
-    play(lambda: at_once(eager(**facts)), script)
+    run_script(lambda: at_once(eager(**facts)), script)
 
 
 def test_content_above_the_cap_waits() -> None:
@@ -158,7 +160,7 @@ def test_content_of_a_stream_waits() -> None:
     said = envelope(1, verb="").replace(">\nRCPT", "> BODY=8BITMIME\nRCPT")
     script: Script = [(said, "250 s\n550 c\n")]
 
-    def stream() -> Conversation[SendResult]:
+    def stream() -> Exchange[SendResult]:
         return transaction(eager(), letter(1, message=iter([b"1\r\n"])), chunking=True)
 
     error = fails(stream, script)

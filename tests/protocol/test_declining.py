@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smtpconn import Phase, ProtocolError, SendResult, SmtpError, TransientError
-from smtpconn.protocol.exchange import Conversation
+from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.transaction import transaction
 from tests.protocol.test_exchanges import request, session
 from tests.support.script import fails
@@ -27,7 +27,7 @@ def test_no_dot_if_somebody_would_get_an_empty_message(
     """Where a recipient was accepted nothing is sent, and the connection has to be closed."""
     made = session(needs_reset=needs_reset)
 
-    def again() -> Conversation[SendResult]:
+    def again() -> Exchange[SendResult]:
         made.needs_reset = needs_reset
         return transaction(made, request("c@d.example", "e@d.example"))
 

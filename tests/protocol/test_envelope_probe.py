@@ -16,26 +16,26 @@ from smtpconn import (
     TransientError,
     ValidationError,
 )
-from smtpconn.protocol.envelope_probe import rehearsal
-from smtpconn.protocol.exchange import Conversation
-from smtpconn.protocol.session import ASIDES_TAKEN, Session
+from smtpconn.protocol.envelope_probe import envelope_probe
+from smtpconn.protocol.exchange import Exchange
+from smtpconn.protocol.session import MAX_NONMAIL, SessionState
 from smtpconn.testing import SmtpServer
 from tests.protocol.test_exchanges import request, session
-from tests.support.script import Script, fails, play
+from tests.support.script import Script, fails, run_script
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"
 TWO = "RCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\n"
 
 
-def rehearse(made: Session) -> Conversation[tuple[SmtpResponse, ...]]:
+def rehearse(made: SessionState) -> Exchange[tuple[SmtpResponse, ...]]:
     """Rehearse for two recipients in a session as it is when first asked for."""
-    return rehearsal(made, request("c@d.example", "e@d.example"))
+    return envelope_probe(made, request("c@d.example", "e@d.example"))
 
 
 def test_each_recipient_has_its_reply_and_reset_ends_it() -> None:
     """The envelope leaves in one group, and a refused recipient is an answer, not an error."""
     script: Script = [(MAIL + TWO, "250 ok\n250 ok\n550 no\n"), ("RSET\n", "250 ok\n")]
-    replies = play(lambda: rehearse(session()), script)
+    replies = run_script(lambda: rehearse(session()), script)
     assert [reply.code for reply in replies] == [250, 550]
 
 
@@ -48,7 +48,7 @@ def test_without_pipelining_one_after_the_other() -> None:
         (second, "250 ok\n"),
         ("RSET\n", "250 ok\n"),
     ]
-    replies = play(lambda: rehearse(session(pipelining=Pipelining.OFF)), script)
+    replies = run_script(lambda: rehearse(session(pipelining=Pipelining.OFF)), script)
     assert [reply.code for reply in replies] == [450, 250]
 
 
@@ -58,7 +58,7 @@ def test_behind_a_failure_it_begins_with_reset() -> None:
         ("RSET\n" + MAIL + TWO, "250 ok\n250 ok\n250 ok\n250 ok\n"),
         ("RSET\n", "250 ok\n"),
     ]
-    replies = play(lambda: rehearse(session(needs_reset=True)), script)
+    replies = run_script(lambda: rehearse(session(needs_reset=True)), script)
     assert [reply.code for reply in replies] == [250, 250]
 
 
@@ -82,18 +82,20 @@ def test_a_refused_sender_and_nonsense_are_errors(
 
 def test_its_resets_are_counted_where_the_server_counts_them() -> None:
     """A RSET on which the server would hang up is not said; the one behind the envelope counts."""
-    made = session(counts_asides=True, asides=ASIDES_TAKEN, has_reset=True, needs_reset=True)
+    made = session(
+        limits_nonmail=True, nonmail_commands=MAX_NONMAIL, has_reset=True, needs_reset=True
+    )
     with pytest.raises(ConnectionClosedError):
         next(rehearse(made))
     script: Script = [("RSET\n" + MAIL + TWO, "250 ok\n" * 4), ("RSET\n", "250 ok\n")]
-    used: list[Session] = []
+    used: list[SessionState] = []
 
-    def again() -> Conversation[tuple[SmtpResponse, ...]]:
-        used.append(session(counts_asides=True, needs_reset=True))
+    def again() -> Exchange[tuple[SmtpResponse, ...]]:
+        used.append(session(limits_nonmail=True, needs_reset=True))
         return rehearse(used[-1])
 
-    play(again, script)
-    assert {made.asides for made in used} == {1}
+    run_script(again, script)
+    assert {made.nonmail_commands for made in used} == {1}
 
 
 def test_over_a_connection() -> None:

@@ -27,27 +27,27 @@ from smtpconn import (
 from smtpconn.auth.mechanisms import CramMd5, Login, OAuthBearer, Plain, XOAuth2
 from smtpconn.model.capabilities import SmtpExtension
 from smtpconn.protocol import auth, handshake, single_command
-from smtpconn.protocol.mail_request import Request, make_request
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.mail_request import MailRequest, make_request
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
-from tests.support.script import TLS, Script, fails, play
+from tests.support.script import TLS, Script, fails, run_script
 
 ALL = "PIPELINING;SIZE 1000;8BITMIME;SMTPUTF8;DSN;CHUNKING;BINARYMIME"
 GREETING = "220 mx.example.test ready\n"
 EHLO = "EHLO client.example\n"
 
 
-def session(extensions: str = ALL, **facts: object) -> Session:
+def session(extensions: str = ALL, **facts: object) -> SessionState:
     """A session that has said EHLO."""
     lines = [line.split() for line in extensions.split(";") if line]
     offers = ServerCapabilities(
         "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)
     )
     given = {"ehlo_domain": "client.example", "is_private": True, "capabilities": offers}
-    return Session(**(given | facts))  # type: ignore[arg-type]
+    return SessionState(**(given | facts))  # type: ignore[arg-type]
 
 
-def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> Request:
+def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> MailRequest:
     """A request to some recipients, with parameters for MAIL."""
     mail_params = MailFromParams(**params)  # type: ignore[arg-type]
     return make_request("a@b.example", recipients or ["c@d.example"], message, mail_params)
@@ -59,7 +59,9 @@ def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> R
 @pytest.mark.parametrize("code", [421, 450, 554])
 def test_an_unfriendly_greeting(code: int) -> None:
     """A greeting that is a refusal is raised as one."""
-    error = fails(lambda: handshake.opening(Session(), starttls=False), [("", f"{code} no\n")])
+    error = fails(
+        lambda: handshake.handshake(SessionState(), starttls=False), [("", f"{code} no\n")]
+    )
     assert isinstance(error, TransientError if code < 500 else PermanentError)
     assert error.phase == "greeting"
 
@@ -67,54 +69,56 @@ def test_an_unfriendly_greeting(code: int) -> None:
 @pytest.mark.parametrize("code", [200, 250, 354])
 def test_a_greeting_that_makes_no_sense(code: int) -> None:
     """Success of another kind is no greeting."""
-    error = fails(lambda: handshake.opening(Session(), starttls=False), [("", f"{code} hm\n")])
+    error = fails(
+        lambda: handshake.handshake(SessionState(), starttls=False), [("", f"{code} hm\n")]
+    )
     assert isinstance(error, ProtocolError)
 
 
 def test_the_offers_are_learnt() -> None:
     """EHLO's lines are the capabilities."""
-    made = Session(ehlo_domain="client.example", ignore_extensions=frozenset({"DSN"}))
+    made = SessionState(ehlo_domain="client.example", ignore_extensions=frozenset({"DSN"}))
     script: Script = [
         ("", GREETING),
         (EHLO, "250-mx.example.test hi\n250-SIZE 10\n250-DSN\n250 HELP\n"),
     ]
-    play(lambda: handshake.opening(made, starttls=False), script)
+    run_script(lambda: handshake.handshake(made, starttls=False), script)
     assert [str(e) for e in made.capabilities.extensions] == ["SIZE 10", "HELP"]
 
 
 @pytest.mark.parametrize("code", [500, 502, 504, 550])
 def test_helo_is_said_where_ehlo_is_unknown(code: int) -> None:
     """The old greeting, without any extension."""
-    made = Session(ehlo_domain="client.example")
+    made = SessionState(ehlo_domain="client.example")
     script: Script = [
         ("", GREETING),
         (EHLO, f"{code} what?\n"),
         ("HELO client.example\n", "250 old.example\n"),
     ]
-    play(lambda: handshake.opening(made, starttls=False), script)
+    run_script(lambda: handshake.handshake(made, starttls=False), script)
     assert made.capabilities == ServerCapabilities("old.example")
 
 
 @pytest.mark.parametrize(("code", "kind"), [(421, TransientError), (554, PermanentError)])
 def test_other_refusals_of_ehlo_are_refusals(code: int, kind: type[Exception]) -> None:
     """Only what says that EHLO is unknown leads to HELO."""
-    made = Session(ehlo_domain="client.example")
+    made = SessionState(ehlo_domain="client.example")
     script: Script = [("", GREETING), (EHLO, f"{code} no\n")]
-    assert type(fails(lambda: handshake.opening(made, starttls=False), script)) is kind
+    assert type(fails(lambda: handshake.handshake(made, starttls=False), script)) is kind
 
 
 def test_lmtp_has_no_helo() -> None:
     """LHLO or nothing (RFC 2033 4.1)."""
-    made = Session(ehlo_domain="client.example", protocol=Protocol.LMTP)
+    made = SessionState(ehlo_domain="client.example", protocol=Protocol.LMTP)
     script: Script = [("", GREETING), ("LHLO client.example\n", "500 what?\n")]
     assert isinstance(
-        fails(lambda: handshake.opening(made, starttls=False), script), PermanentError
+        fails(lambda: handshake.handshake(made, starttls=False), script), PermanentError
     )
 
 
 def test_starttls_forgets_what_was_said_before() -> None:
     """After the handshake EHLO is said again, and only its answer counts."""
-    made = Session(ehlo_domain="client.example")
+    made = SessionState(ehlo_domain="client.example")
     script: Script = [
         ("", GREETING),
         (EHLO, "250-mx\n250-STARTTLS\n250 AUTH PLAIN\n"),
@@ -122,7 +126,7 @@ def test_starttls_forgets_what_was_said_before() -> None:
         (TLS, ""),
         (EHLO, "250-mx\n250 AUTH LOGIN\n"),
     ]
-    play(lambda: handshake.opening(made, starttls=True), script)
+    run_script(lambda: handshake.handshake(made, starttls=True), script)
     assert made.capabilities.auth_mechanisms == ("LOGIN",)
     assert not made.capabilities.supports_starttls
     assert made.is_private
@@ -131,8 +135,8 @@ def test_starttls_forgets_what_was_said_before() -> None:
 def test_starttls_not_offered() -> None:
     """Nothing more is said."""
     script: Script = [("", GREETING), (EHLO, "250 mx says STARTTLS\n")]
-    made = Session(ehlo_domain="client.example")
-    error = fails(lambda: handshake.opening(made, starttls=True), script)
+    made = SessionState(ehlo_domain="client.example")
+    error = fails(lambda: handshake.handshake(made, starttls=True), script)
     assert isinstance(error, StartTlsUnavailableError)
 
 
@@ -146,8 +150,8 @@ def test_starttls_refused(code: int, kind: type[Exception]) -> None:
         (EHLO, "250-mx\n250 STARTTLS\n"),
         ("STARTTLS\n", f"{code} no\n"),
     ]
-    made = Session(ehlo_domain="client.example")
-    assert type(fails(lambda: handshake.opening(made, starttls=True), script)) is kind
+    made = SessionState(ehlo_domain="client.example")
+    assert type(fails(lambda: handshake.handshake(made, starttls=True), script)) is kind
 
 
 # AUTH
@@ -165,14 +169,14 @@ OFFERS = "AUTH PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER"
 def test_plain_in_one_step() -> None:
     """The initial response stands on the AUTH line."""
     made = session(OFFERS)
-    play(
+    run_script(
         lambda: auth.authenticate(_anonymous(made), Plain("u", "p")),
         [(PLAIN_LINE, "235 2.7.0 ok\n")],
     )
     assert made.is_authenticated
 
 
-def _anonymous(made: Session) -> Session:
+def _anonymous(made: SessionState) -> SessionState:
     made.is_authenticated = False
     return made
 
@@ -189,14 +193,14 @@ def test_the_longest_line_has_512_octets(octets: int, in_one_step: bool) -> None
         if in_one_step
         else [("AUTH PLAIN\n", "334 \n"), (f"{response}\n", "235 ok\n")]
     )
-    play(lambda: auth.authenticate(_anonymous(made), Plain("u", password)), script)
+    run_script(lambda: auth.authenticate(_anonymous(made), Plain("u", password)), script)
 
 
 def test_login_answers_two_prompts_whatever_they_say() -> None:
     """The user name on the line, the password at the prompt."""
     made = session(OFFERS)
     script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 whatever\n"), (f"{b64('p')}\n", "235 ok\n")]
-    play(lambda: auth.authenticate(_anonymous(made), Login("u", "p")), script)
+    run_script(lambda: auth.authenticate(_anonymous(made), Login("u", "p")), script)
 
 
 def test_cram_md5_by_its_rfc() -> None:
@@ -205,7 +209,9 @@ def test_cram_md5_by_its_rfc() -> None:
     challenge = b64("<1896.697170952@postoffice.reston.mci.net>")
     answer = b64("tim b913a602c7eda7a495b4e6e7334d3890")
     script: Script = [("AUTH CRAM-MD5\n", f"334 {challenge}\n"), (f"{answer}\n", "235 ok\n")]
-    play(lambda: auth.authenticate(_anonymous(made), CramMd5("tim", "tanstaaftanstaaf")), script)
+    run_script(
+        lambda: auth.authenticate(_anonymous(made), CramMd5("tim", "tanstaaftanstaaf")), script
+    )
 
 
 @pytest.mark.parametrize(("code", "is_transient"), [(454, True), (535, False), (534, False)])
@@ -280,7 +286,7 @@ def test_endless_challenges_end() -> None:
         (session(OFFERS, is_authenticated=True), ProtocolError),
     ],
 )
-def test_what_is_refused_before_a_word(made: Session, kind: type[Exception]) -> None:
+def test_what_is_refused_before_a_word(made: SessionState, kind: type[Exception]) -> None:
     """Not offered, not private, already logged in."""
     assert type(fails(lambda: auth.authenticate(made, Plain("u", "p")), [])) is kind
 
@@ -296,14 +302,14 @@ def test_a_message_in_two_groups() -> None:
     """The envelope up to DATA, then the content."""
     made = session()
     script: Script = [(ENVELOPE, "250 ok\n250 ok\n354 go\n"), ("hi\n.\n", "250 2.0.0 queued\n")]
-    result = play(lambda: transaction(made, request()), script)
+    result = run_script(lambda: transaction(made, request()), script)
     assert str(result.response.enhanced_status) == "2.0.0"
     assert [str(r) for r in result.accepted_recipients] == ["c@d.example"]
     assert not made.needs_reset
 
 
 @pytest.mark.parametrize("how", [session(""), session(pipelining=Pipelining.OFF)])
-def test_a_message_step_by_step(how: Session) -> None:
+def test_a_message_step_by_step(how: SessionState) -> None:
     """Without PIPELINING each command waits for its answer."""
     mail = "MAIL FROM:<a@b.example>" + (" SIZE=4" if how.capabilities.supports_size else "") + "\n"
     script: Script = [
@@ -313,14 +319,16 @@ def test_a_message_step_by_step(how: Session) -> None:
         ("DATA\n", "354 go\n"),
         ("hi\n.\n", "250 ok\n"),
     ]
-    result = play(lambda: transaction(how, request("c@d.example", "e@d.example")), script)
+    result = run_script(lambda: transaction(how, request("c@d.example", "e@d.example")), script)
     assert [r.response.code for r in result.rejected_recipients] == [550]
 
 
 def test_some_recipients_refused() -> None:
     """The message goes to the others."""
     script: Script = [(TWO, "250 ok\n450 later\n250 ok\n354 go\n"), ("hi\n.\n", "250 ok\n")]
-    result = play(lambda: transaction(session(), request("c@d.example", "e@d.example")), script)
+    result = run_script(
+        lambda: transaction(session(), request("c@d.example", "e@d.example")), script
+    )
     assert [str(r) for r in result.accepted_recipients] == ["e@d.example"]
     assert [str(r.recipient) for r in result.rejected_recipients] == ["c@d.example"]
 
@@ -346,7 +354,7 @@ def test_all_recipients_refused(answers: str, more: Script) -> None:
     assert made.needs_reset
 
 
-def _clean(made: Session) -> Session:
+def _clean(made: SessionState) -> SessionState:
     made.needs_reset = False
     return made
 
@@ -373,11 +381,11 @@ def test_refused_messages(answers: str, more: Script, phase: str) -> None:
     ]
     assert made.needs_reset
 
-    def again() -> Session:
+    def again() -> SessionState:
         made.needs_reset = True
         return made
 
-    play(lambda: transaction(again(), request()), script)
+    run_script(lambda: transaction(again(), request()), script)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +432,7 @@ def test_content_is_stuffed() -> None:
         (ENVELOPE.replace("SIZE=4", "SIZE=10"), "250 ok\n250 ok\n354 go\n"),
         ("..\n..a\nb\n.\n", "250 ok\n"),
     ]
-    play(lambda: transaction(session(), request(message=b".\n.a\rb")), script)
+    run_script(lambda: transaction(session(), request(message=b".\n.a\rb")), script)
 
 
 def test_parameters_go_where_they_belong() -> None:
@@ -441,7 +449,7 @@ def test_parameters_go_where_they_belong() -> None:
         "RCPT TO:<c@d.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;o@d.example\nDATA\n"
     )
     script: Script = [(said, "250 ok\n250 ok\n354 go\n"), ("h\u00e9\n.\n", "250 ok\n")]
-    play(lambda: transaction(session(), made), script)
+    run_script(lambda: transaction(session(), made), script)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +465,7 @@ def test_parameters_go_where_they_belong() -> None:
     ],
 )
 def test_what_the_server_cannot_take_is_not_sent(
-    offers: str, made: Request, kind: type[Exception]
+    offers: str, made: MailRequest, kind: type[Exception]
 ) -> None:
     """The error comes before the first command."""
     assert type(fails(lambda: transaction(session(offers), made), [])) is kind
@@ -473,7 +481,7 @@ def test_domains_become_a_labels_where_utf8_is_not_offered() -> None:
         ("DATA\n", "354 go\n"),
         ("hi\n.\n", "250 ok\n"),
     ]
-    result = play(lambda: transaction(session(""), made), script)
+    result = run_script(lambda: transaction(session(""), made), script)
     assert [str(r) for r in result.accepted_recipients] == ["c@b\u00fccher.example"]
 
 
@@ -489,7 +497,7 @@ def test_bdat_in_two_groups() -> None:
         (BDAT.replace("=4", "=5"), "250 ok\n250 ok\n"),
         ("BDAT 5 LAST\n.hi\n", "250-5 octets\n250 ok\n"),
     ]
-    result = play(lambda: transaction(session(), made, chunking=True), script)
+    result = run_script(lambda: transaction(session(), made, chunking=True), script)
     assert result.response.lines == ("5 octets", "ok")
 
 
@@ -503,7 +511,7 @@ def test_bdat_untouched() -> None:
         ),
         (b"BDAT 5 LAST\r\n\0\n.\r\xff", "250 ok\n"),
     ]
-    play(lambda: transaction(session(), made, chunking=True), script)
+    run_script(lambda: transaction(session(), made, chunking=True), script)
 
 
 def test_nothing_is_sent_behind_a_refused_bdat_envelope() -> None:
@@ -519,7 +527,7 @@ def test_bdat_needs_chunking() -> None:
     assert isinstance(error, UnsupportedExtensionError)
 
 
-def lmtp() -> Session:
+def lmtp() -> SessionState:
     """An LMTP session."""
     return session(protocol=Protocol.LMTP)
 
@@ -531,7 +539,7 @@ def test_lmtp_has_an_answer_for_each_recipient() -> None:
         (TWO, "250 ok\n250 ok\n250 ok\n354 go\n"),
         ("hi\n.\n", "250 saved\n452 full\n"),
     ]
-    result = play(lambda: lmtp_transaction(lmtp(), made), script)
+    result = run_script(lambda: lmtp_transaction(lmtp(), made), script)
     assert [(str(r.recipient)[0], r.delivered) for r in result.results] == [
         ("c", True),
         ("e", False),
@@ -551,8 +559,8 @@ def test_each_protocol_has_its_own_transaction() -> None:
 def test_noop_and_reset() -> None:
     """250 and nothing else."""
     made = session(needs_reset=True)
-    play(lambda: single_command.noop(session()), [("NOOP\n", "250 ok\n")])
-    play(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
+    run_script(lambda: single_command.noop(session()), [("NOOP\n", "250 ok\n")])
+    run_script(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
     assert not made.needs_reset
     refused = fails(lambda: single_command.noop(session()), [("NOOP\n", "554 too many\n")])
     assert isinstance(refused, PermanentError)
@@ -565,10 +573,12 @@ def test_asking() -> None:
     from smtpconn import Phase
 
     made = session()
-    answer = play(lambda: single_command.ask(made, Phase.VRFY, "u"), [("VRFY u\n", "252 maybe\n")])
+    answer = run_script(
+        lambda: single_command.ask(made, Phase.VRFY, "u"), [("VRFY u\n", "252 maybe\n")]
+    )
     assert answer.code == 252
-    play(lambda: single_command.ask(made, Phase.HELP, ""), [("HELP\n", "214-a\n214 b\n")])
-    play(
+    run_script(lambda: single_command.ask(made, Phase.HELP, ""), [("HELP\n", "214-a\n214 b\n")])
+    run_script(
         lambda: single_command.ask(made, Phase.EXPN, "\u00e9"),
         [("EXPN \u00e9 SMTPUTF8\n", "250 <x@y>\n")],
     )

@@ -9,12 +9,12 @@ import pytest
 from smtpconn import ConnectionClosedError, Phase, Pipelining, SmtpError
 from smtpconn.protocol import single_command
 from smtpconn.protocol.handshake import hello
-from smtpconn.protocol.session import ASIDES_TAKEN, MOST_ASIDES, Session
+from smtpconn.protocol.session import MAX_NONMAIL, SPARE_NONMAIL_FROM, SessionState
 from smtpconn.protocol.transaction import transaction
 from tests.protocol.test_exchanges import session
 from tests.protocol.test_pipelined import FIRST, GO, content, envelope, kinds, letter, many, reset
 from tests.protocol.test_pipelined_eager import TAKEN, whole
-from tests.support.script import Script, Wire, fails, play, play_many, run_many
+from tests.support.script import Script, Wire, fails, run_many, run_script, run_script_many
 from tests.support.strict_server import Plan, StrictServer
 
 NONE = (("c", 550),)
@@ -25,19 +25,19 @@ class CountingServer(StrictServer):
     """It hangs up at the eleventh RSET, not counting the first behind each message.
 
     Attributes:
-        asides: those that were counted.
+        nonmail_commands: those that were counted.
         has_hung_up: whether it has.
     """
 
-    asides: int = 0
+    nonmail_commands: int = 0
     has_hung_up: bool = False
     _has_reset: bool = False
 
     def _obey(self, line: str) -> None:
         if line == "RSET":
-            self.asides += self._has_reset
+            self.nonmail_commands += self._has_reset
             self._has_reset = True
-        self.has_hung_up = self.has_hung_up or self.asides > ASIDES_TAKEN
+        self.has_hung_up = self.has_hung_up or self.nonmail_commands > MAX_NONMAIL
         if not self.has_hung_up:
             super()._obey(line)
 
@@ -57,7 +57,7 @@ def test_many_refused_among_many(pipelining: Pipelining, period: int) -> None:
         for n in range(1, 201)
     ]
     server = CountingServer(plans)
-    made = session("PIPELINING;CHUNKING;8BITMIME", pipelining=pipelining, counts_asides=True)
+    made = session("PIPELINING;CHUNKING;8BITMIME", pipelining=pipelining, limits_nonmail=True)
     run = run_many(made, [letter(plan.number) for plan in plans], Wire(server.answer))
     assert not server.has_hung_up
     assert run.driver.transport.is_open, run.driver.closed_because
@@ -65,7 +65,7 @@ def test_many_refused_among_many(pipelining: Pipelining, period: int) -> None:
     assert successes == [plan.is_taken for plan in plans]
     stored = [int(each.sender) for each in server.stored]
     assert stored == [plan.number for plan in plans if plan.is_taken]
-    assert made.asides == server.asides
+    assert made.nonmail_commands == server.nonmail_commands
 
 
 def test_the_content_leaves_alone_when_the_server_has_had_nearly_enough() -> None:
@@ -79,8 +79,13 @@ def test_the_content_leaves_alone_when_the_server_has_had_nearly_enough() -> Non
         (envelope(4), FIRST),
         (content(4), "250 four\n"),
     ]
-    make = many(1, 2, 3, 4, counts_asides=True, asides=MOST_ASIDES)
-    assert kinds(play_many(make, script)) == ["one", "AllRecipientsFailedError", "three", "four"]
+    make = many(1, 2, 3, 4, limits_nonmail=True, nonmail_commands=SPARE_NONMAIL_FROM)
+    assert kinds(run_script_many(make, script)) == [
+        "one",
+        "AllRecipientsFailedError",
+        "three",
+        "four",
+    ]
 
 
 def test_whole_transactions_leave_one_by_one_then() -> None:
@@ -90,8 +95,12 @@ def test_whole_transactions_leave_one_by_one_then() -> None:
         (whole(2, behind=False), "250 s\n550 nobody\n503 no recipients\n"),
         (whole(3), "250 r\n" + TAKEN),
     ]
-    facts = {"pipelining": Pipelining.EAGER, "counts_asides": True, "asides": MOST_ASIDES}
-    outcomes = play_many(many(1, 2, 3, **facts), script)  # type: ignore[arg-type]
+    facts = {
+        "pipelining": Pipelining.EAGER,
+        "limits_nonmail": True,
+        "nonmail_commands": SPARE_NONMAIL_FROM,
+    }
+    outcomes = run_script_many(many(1, 2, 3, **facts), script)  # type: ignore[arg-type]
     assert kinds(outcomes) == ["taken", "AllRecipientsFailedError", "taken"]
 
 
@@ -102,12 +111,14 @@ def test_other_servers_may_be_reset_as_often_as_need_be() -> None:
         (content(1) + reset(2), "250 one\n" + GO),
         (content(2), "250 two\n"),
     ]
-    assert kinds(play_many(many(1, 2, asides=1000), script)) == ["one", "two"]
+    assert kinds(run_script_many(many(1, 2, nonmail_commands=1000), script)) == ["one", "two"]
 
 
-def exhausted() -> Session:
+def exhausted() -> SessionState:
     """A session whose server would hang up at the next RSET, and needs one."""
-    return session(needs_reset=True, counts_asides=True, asides=ASIDES_TAKEN, has_reset=True)
+    return session(
+        needs_reset=True, limits_nonmail=True, nonmail_commands=MAX_NONMAIL, has_reset=True
+    )
 
 
 def test_no_good_message_is_spent_on_a_server_that_would_hang_up() -> None:
@@ -143,18 +154,18 @@ def test_nor_are_many(pipelining: Pipelining) -> None:
 )
 def test_who_counts(line: str, counts: bool) -> None:
     """Exim is known by its answer to EHLO, which nobody can configure."""
-    made = Session(ehlo_domain="client.example")
-    play(lambda: hello(made), [("EHLO client.example\n", f"250-{line}\n250 PIPELINING\n")])
-    assert made.counts_asides == counts
+    made = SessionState(ehlo_domain="client.example")
+    run_script(lambda: hello(made), [("EHLO client.example\n", f"250-{line}\n250 PIPELINING\n")])
+    assert made.limits_nonmail == counts
 
 
 def test_what_is_counted() -> None:
     """What is no part of a message; of RSETs all but the first behind one."""
-    made = Session()
-    play(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
-    times = made.asides + 1
+    made = SessionState()
+    run_script(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
+    times = made.nonmail_commands + 1
     assert times > 2, "each is played several times"
-    play(lambda: single_command.noop(made), [("NOOP\n", "250 ok\n")])
-    assert made.asides == 2 * times - 1
-    play(lambda: single_command.ask(made, Phase.VRFY, "x"), [("VRFY x\n", "252 perhaps\n")])
-    assert made.asides == 3 * times - 1
+    run_script(lambda: single_command.noop(made), [("NOOP\n", "250 ok\n")])
+    assert made.nonmail_commands == 2 * times - 1
+    run_script(lambda: single_command.ask(made, Phase.VRFY, "x"), [("VRFY x\n", "252 perhaps\n")])
+    assert made.nonmail_commands == 3 * times - 1

@@ -7,7 +7,7 @@ import pytest
 from smtpconn import ProtocolError
 from smtpconn.protocol.transaction import transaction
 from tests.protocol.test_exchanges import request, session
-from tests.support.script import Script, fails, play
+from tests.support.script import Script, fails, run_script
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_is_offered_is_used_where_it_is_needed(
         (f"{text}.\n", "250 ok\n"),
     ]
     made = session(f"PIPELINING;{offers}")
-    play(lambda: transaction(made, request(recipient, message=message)), script)
+    run_script(lambda: transaction(made, request(recipient, message=message)), script)
 
 
 def test_no_more_transactions_than_a_server_takes() -> None:
@@ -58,7 +58,7 @@ def test_too_many_recipients_are_refused_alone() -> None:
         ),
         ("hi\n.\n", "250 ok\n"),
     ]
-    result = play(lambda: transaction(session("PIPELINING"), request(*names)), script)
+    result = run_script(lambda: transaction(session("PIPELINING"), request(*names)), script)
     assert [str(path) for path in result.accepted_recipients] == names[:1]
     assert [str(each.recipient) for each in result.rejected_recipients] == names[1:]
     assert all(each.response.is_transient for each in result.rejected_recipients)

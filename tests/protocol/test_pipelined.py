@@ -21,22 +21,22 @@ from smtpconn import (
     TransientError,
     ValidationError,
 )
-from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.pipelined import Outcome
-from smtpconn.protocol.session import Learnt, Session
+from smtpconn.protocol.session import ServerQuirks, SessionState
 from tests.protocol.test_exchanges import session
-from tests.support.script import Script, play_many, run_many, scripted
+from tests.support.script import Script, run_many, run_script_many, scripted
 
 OFFERS = "PIPELINING;8BITMIME;CHUNKING;BINARYMIME"
 GO = "250 reset\n250 sender\n250 recipient\n354 go\n"
 FIRST = "250 sender\n250 recipient\n354 go\n"
 NO = "503 pipelined after end of DATA\n"
 
-Asked = Request | SmtpError
-Many = Callable[[], tuple[Session, list[Asked]]]
+Asked = MailRequest | SmtpError
+Many = Callable[[], tuple[SessionState, list[Asked]]]
 
 
-def letter(number: int, *recipients: str, message: object = None, **params: object) -> Request:
+def letter(number: int, *recipients: str, message: object = None, **params: object) -> MailRequest:
     """The message of a number: its sender and its content say which."""
     to = [f"{name}@d.example" for name in recipients or ("c",)]
     content = message if message is not None else f"{number}\r\n".encode()
@@ -66,9 +66,9 @@ def chunk(number: int) -> str:
 
 
 def many(*requests: Callable[[], Asked] | int, offers: str = OFFERS, **facts: object) -> Many:
-    """What `play_many` makes anew each time: a session, and the messages of these numbers."""
+    """What `run_script_many` makes anew each time: a session, and the messages of these numbers."""
 
-    def make() -> tuple[Session, list[Asked]]:
+    def make() -> tuple[SessionState, list[Asked]]:
         made = [letter(r) if isinstance(r, int) else r() for r in requests]
         return session(offers, **facts), made
 
@@ -93,12 +93,14 @@ def test_one_turn_a_message() -> None:
         (content(2) + reset(3), "250 two\n" + GO),
         (content(3), "250 three\n"),
     ]
-    assert kinds(play_many(many(1, 2, 3), script)) == ["one", "two", "three"]
+    assert kinds(run_script_many(many(1, 2, 3), script)) == ["one", "two", "three"]
 
 
 def test_one_and_none() -> None:
     """A single message is a transaction like any other; none is nothing."""
-    assert kinds(play_many(many(1), [(envelope(1), FIRST), (content(1), "250 one\n")])) == ["one"]
+    assert kinds(run_script_many(many(1), [(envelope(1), FIRST), (content(1), "250 one\n")])) == [
+        "one"
+    ]
     made, _ = many()()
     assert run_many(made, [], scripted([])).outcomes == []
     assert not made.transactions
@@ -107,7 +109,7 @@ def test_one_and_none() -> None:
 def test_what_was_left_behind_is_reset_first() -> None:
     """By an earlier operation that did not end in success."""
     make = many(1, needs_reset=True)
-    play_many(make, [(reset(1), GO), (content(1), "250 one\n")])
+    run_script_many(make, [(reset(1), GO), (content(1), "250 one\n")])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_refused_envelope_in_between(replies: str, kind: type[SmtpError]) -> N
         (reset(3), GO),
         (content(3), "250 three\n"),
     ]
-    one, two, three = play_many(many(1, 2, 3), script)
+    one, two, three = run_script_many(many(1, 2, 3), script)
     assert kinds([one, three]) == ["one", "three"]
     assert type(two) is kind
     assert not two.may_have_been_delivered
@@ -144,7 +146,7 @@ def test_a_354_for_nobody_is_answered_in_the_next_turn() -> None:
         (content(3) + reset(4), "250 three\n250 r\n250 s\n550 nobody\n354 go\n"),
         (".\n", "554 no\n"),
     ]
-    outcomes = play_many(many(1, 2, 3, 4), script)
+    outcomes = run_script_many(many(1, 2, 3, 4), script)
     nobody = "AllRecipientsFailedError"
     assert kinds(outcomes) == [nobody, nobody, "three", nobody]
 
@@ -157,7 +159,7 @@ def test_some_recipients_refused() -> None:
         (content(2), "250 two\n"),
     ]
     make = many(lambda: letter(1, "a", "b", "c"), lambda: letter(2, "a", "b"))
-    one, two = play_many(make, script)
+    one, two = run_script_many(make, script)
     assert isinstance(one, SendResult)
     assert isinstance(two, SendResult)
     assert [str(r.recipient)[0] for r in one.rejected_recipients] == ["b"]
@@ -172,7 +174,7 @@ def test_refused_content_in_between() -> None:
         (content(1) + reset(2), "554 spam\n" + GO),
         (content(2), "452 full\n"),
     ]
-    one, two = play_many(many(1, 2), script)
+    one, two = run_script_many(many(1, 2), script)
     assert isinstance(one, PermanentError)
     assert isinstance(two, TransientError)
     assert not one.may_have_been_delivered
@@ -202,7 +204,7 @@ def test_what_cannot_be_streamed_goes_in_its_place(
         (envelope(3), FIRST),
         (content(3), "250 three\n"),
     ]
-    one, two, three = play_many(many(1, between, 3), script)
+    one, two, three = run_script_many(many(1, between, 3), script)
     assert kinds([one, three]) == ["one", "three"]
     assert kinds([two]) == ["two"] if said else isinstance(two, ValidationError)
 
@@ -212,7 +214,7 @@ def test_one_too_many_for_the_server(pipelining: Pipelining) -> None:
     """LIMITS (RFC 9422): each that is too many is told so, and the connection is as it was."""
     script: Script = [(envelope(1), FIRST), (content(1), "250 one\n")]
     offers = "PIPELINING;LIMITS MAILMAX=1"
-    one, *others = play_many(many(1, 2, 3, offers=offers, pipelining=pipelining), script)
+    one, *others = run_script_many(many(1, 2, 3, offers=offers, pipelining=pipelining), script)
     assert isinstance(one, SendResult)
     assert [type(outcome) for outcome in others] == [ProtocolError] * 2
 
@@ -227,12 +229,12 @@ def test_an_owed_dot_goes_before_what_is_plain() -> None:
         (b"BDAT 2 LAST\r\n2\n", "250 two\n"),
     ]
     two = lambda: letter(2, body=BodyType.BINARYMIME, message=b"2\n")  # noqa: E731
-    assert kinds(play_many(many(1, two), script))[1] == "two"
+    assert kinds(run_script_many(many(1, two), script))[1] == "two"
 
 
 @pytest.mark.parametrize("facts", [{"offers": "8BITMIME"}, {"pipelining": Pipelining.OFF}])
 def test_without_pipelining(facts: dict[str, object]) -> None:
-    """Step by step, as single transactions."""
+    """ExchangeAction by step, as single transactions."""
     script: Script = [
         ("MAIL FROM:<1@b.example>\n", "250 s\n"),
         ("RCPT TO:<c@d.example>\n", "550 nobody\n"),
@@ -243,7 +245,7 @@ def test_without_pipelining(facts: dict[str, object]) -> None:
         (content(2), "250 two\n"),
     ]
     make = many(1, 2, **facts)  # type: ignore[arg-type]
-    assert kinds(play_many(make, script)) == ["AllRecipientsFailedError", "two"]
+    assert kinds(run_script_many(make, script)) == ["AllRecipientsFailedError", "two"]
 
 
 # A server that takes nothing behind the end of DATA
@@ -263,15 +265,15 @@ def test_503_behind_the_end_of_data(dot_owed: bool) -> None:
         (envelope(3), FIRST),
         (content(3), "250 three\n"),
     ]
-    sessions: list[Session] = []
+    sessions: list[SessionState] = []
 
-    def make() -> tuple[Session, list[Asked]]:
+    def make() -> tuple[SessionState, list[Asked]]:
         made, requests = many(1, 2, 3)()
         sessions.append(made)
         return made, requests
 
-    assert kinds(play_many(make, script))[1:] == ["two", "three"]
-    assert all(not made.learnt.is_streamable and made.transactions == 3 for made in sessions)
+    assert kinds(run_script_many(make, script))[1:] == ["two", "three"]
+    assert all(not made.quirks.is_streamable and made.transactions == 3 for made in sessions)
 
 
 def test_503_to_what_came_before_the_content_was_looked_at() -> None:
@@ -283,7 +285,7 @@ def test_503_to_what_came_before_the_content_was_looked_at() -> None:
         (envelope(3), FIRST),
         (content(3), "250 three\n"),
     ]
-    assert kinds(play_many(many(1, 2, 3), script)) == ["one", "two", "three"]
+    assert kinds(run_script_many(many(1, 2, 3), script)) == ["one", "two", "three"]
 
 
 def test_a_lone_dot_is_no_empty_message() -> None:
@@ -302,7 +304,7 @@ def test_a_lone_dot_is_no_empty_message() -> None:
 def test_503_to_the_first_is_its_answer() -> None:
     """Nothing was before it that could be the reason."""
     script: Script = [(envelope(1), NO * 3), (reset(2), NO * 4)]
-    assert kinds(play_many(many(1, 2), script)) == ["PermanentError", "PermanentError"]
+    assert kinds(run_script_many(many(1, 2), script)) == ["PermanentError", "PermanentError"]
 
 
 # Replies out of step
@@ -370,14 +372,14 @@ def test_lmtp_has_an_answer_for_each() -> None:
         (content(2) + reset(3), "250 b\n" + GO),
         (content(3), "550 c\n"),
     ]
-    one, two, three = play_many(make, script)
+    one, two, three = run_script_many(make, script)
     assert [codes(one), codes(two), codes(three)] == [[250, 452, 250], [250], [550]]
 
 
 @pytest.mark.parametrize("is_streamable", [True, False])
 def test_lmtp_354_for_nobody(is_streamable: bool) -> None:
     """A dot there would have no answer: nothing more is said, and the connection is closed."""
-    made, requests = lmtp(1, 2, learnt=Learnt(is_streamable))()
+    made, requests = lmtp(1, 2, quirks=ServerQuirks(is_streamable))()
     run = run_many(made, requests, scripted([(envelope(1), "250 s\n550 c\n354 go\n")]))
     assert kinds(run.outcomes) == ["AllRecipientsFailedError", "ConnectionClosedError"]
     assert not run.driver.transport.is_open

@@ -30,7 +30,7 @@ from tests.protocol.test_pipelined import (
     many,
     reset,
 )
-from tests.support.script import Script, Wire, play_many, run_many, scripted
+from tests.support.script import Script, Wire, run_many, run_script_many, scripted
 from tests.support.strict_server import Plan, StrictServer
 
 TAKEN = "250 sender\n250 recipient\n250 taken\n"
@@ -53,7 +53,7 @@ def test_whole_transactions_in_one_turn() -> None:
     replies = (
         "250 s\n250 c\n250 one\n250 r\n250 s\n250 c\n250 two\n250 r\n250 s\n250 c\n250 three\n"
     )
-    assert kinds(play_many(eager(1, 2, 3), [(said, replies)])) == ["one", "two", "three"]
+    assert kinds(run_script_many(eager(1, 2, 3), [(said, replies)])) == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_whole_transactions_in_one_turn() -> None:
 def test_a_refusal_inside(replies: str, kind: str) -> None:
     """It is that message's alone; the connection is good for more, and a single one is reset."""
     said = whole(1, behind=False) + whole(2) + whole(3)
-    one, two, three = play_many(eager(1, 2, 3), [(said, TAKEN + replies + "250 r\n" + TAKEN)])
+    one, two, three = run_script_many(eager(1, 2, 3), [(said, TAKEN + replies + "250 r\n" + TAKEN)])
     assert kinds([one, two, three]) == ["taken", kind, "taken"]
     assert isinstance(two, SmtpError)
     assert not two.may_have_been_delivered
@@ -77,7 +77,7 @@ def test_some_recipients_refused() -> None:
     """The message goes to the others."""
     said = whole(1, "a", "b", behind=False)
     make = eager(lambda: letter(1, "a", "b"))
-    (one,) = play_many(make, [(said, "250 s\n550 a\n250 b\n250 taken\n")])
+    (one,) = run_script_many(make, [(said, "250 s\n550 a\n250 b\n250 taken\n")])
     assert isinstance(one, SendResult)
     assert [str(r.recipient)[0] for r in one.rejected_recipients] == ["a"]
 
@@ -106,7 +106,7 @@ def test_when_it_is_not_done(facts: dict[str, object]) -> None:
         (content(2), "250 two\n"),
     ]
     made = many(1, 2, **{"pipelining": Pipelining.EAGER, **facts})  # type: ignore[arg-type]
-    assert len(play_many(made, script)) == 2
+    assert len(run_script_many(made, script)) == 2
 
 
 def test_the_first_after_an_idle_spell_proves_the_connection() -> None:
@@ -130,7 +130,7 @@ def test_a_long_message_waits_for_its_recipients() -> None:
         (whole(3, behind=False), TAKEN),
     ]
     make = eager(1, lambda: letter(2, message=b"x" * EAGER_CAP + b"\r\n"), 3)
-    assert kinds(play_many(make, script)) == ["taken", "two", "taken"]
+    assert kinds(run_script_many(make, script)) == ["taken", "two", "taken"]
 
 
 def test_the_longest_message_that_leaves_at_once() -> None:
@@ -138,7 +138,7 @@ def test_the_longest_message_that_leaves_at_once() -> None:
     octets = b"x" * (EAGER_CAP - 2) + b"\r\n"
     said = envelope(1, verb="").replace("\n", "\r\n").encode()
     script: Script = [(said + b"BDAT %d LAST\r\n" % EAGER_CAP + octets, TAKEN)]
-    play_many(eager(lambda: letter(1, message=octets)), script)
+    run_script_many(eager(lambda: letter(1, message=octets)), script)
 
 
 def test_what_is_no_text_and_what_is_nothing() -> None:
@@ -155,7 +155,7 @@ def test_what_is_no_text_and_what_is_nothing() -> None:
     ]
     invalid = lambda: ValidationError("no recipient")  # noqa: E731
     binary_letter = lambda: letter(3, message=b"\0\n", body=BodyType.BINARYMIME)  # noqa: E731
-    outcomes = play_many(eager(1, invalid, binary_letter, 4), script)
+    outcomes = run_script_many(eager(1, invalid, binary_letter, 4), script)
     assert kinds(outcomes) == ["taken", "ValidationError", "taken", "taken"]
 
 
@@ -171,7 +171,7 @@ def test_an_owed_dot_goes_first() -> None:
     assert kinds(run.outcomes) == ["AllRecipientsFailedError", "taken"]
 
 
-@pytest.mark.parametrize("limit", ["WINDOW", "MOST_UNDER_WAY"])
+@pytest.mark.parametrize("limit", ["WINDOW", "MAX_IN_FLIGHT"])
 def test_the_window_bounds_what_is_under_way(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """Octets or messages, whichever comes first; then it is emptied by half."""
     monkeypatch.setattr(pipelined, limit, 30 if limit == "WINDOW" else 10)
@@ -242,7 +242,7 @@ def test_a_reply_too_many(replies: str) -> None:
 
 def test_nothing_is_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not eagerly, not by what follows, whatever that is."""
-    monkeypatch.setattr(pipelined, "MOST_UNDER_WAY", 1)
+    monkeypatch.setattr(pipelined, "MAX_IN_FLIGHT", 1)
     long = lambda: letter(4, message=b"x" * (EAGER_CAP + 1))  # noqa: E731
     made, requests = eager(1, 2, 3, long)()
     script: Script = [(whole(1, behind=False) + whole(2), "354 s\n250 c\n250 one\n250 r\n" + TAKEN)]

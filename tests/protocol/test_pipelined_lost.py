@@ -25,7 +25,7 @@ from smtpconn import (
 )
 from smtpconn.client import driver as driver_module
 from smtpconn.protocol import pipelined, transaction
-from smtpconn.protocol.mail_request import Request, make_request
+from smtpconn.protocol.mail_request import MailRequest, make_request
 from tests.protocol.test_exchanges import session
 from tests.support.script import Run, Wire, run_many
 from tests.support.strict_server import Plan, StrictServer
@@ -47,7 +47,7 @@ class Letter:
         number = b"%d\r\n" % self.plan.number
         return {"dotted": b".\r\n" + number, "long": number * 60}.get(self.kind, number)
 
-    def request(self) -> Request | SmtpError:
+    def request(self) -> MailRequest | SmtpError:
         """What is to be sent."""
         if self.kind == "invalid":
             return ValidationError("no recipient")
@@ -112,9 +112,9 @@ def _name(path: object) -> str:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows and buffers that a few short messages fill."""
     monkeypatch.setattr(pipelined, "WINDOW", 20)
-    monkeypatch.setattr(pipelined, "MOST_UNDER_WAY", 4)
+    monkeypatch.setattr(pipelined, "MAX_IN_FLIGHT", 4)
     monkeypatch.setattr(transaction, "EAGER_CAP", 100)
-    monkeypatch.setattr(driver_module, "COALESCE", 150)
+    monkeypatch.setattr(driver_module, "WRITE_BUFFER", 150)
 
 
 codes = st.sampled_from([250, 250, 250, 250, 450, 550])

@@ -25,7 +25,7 @@ from smtpconn import (
     SmtpConnection,
     SmtpError,
 )
-from tests.security.wire import ME, MESSAGE, PATIENCE, YOU, Reader, Recorder, Script, connect, peer
+from tests.security.wire import ME, MESSAGE, TIMEOUT, YOU, Reader, Recorder, Script, connect, peer
 
 GREETING = b"220 mx.example.com\r\n"
 EHLO = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n"
@@ -189,7 +189,7 @@ def test_the_same_where_its_replies_come_one_by_one() -> None:
             reader.until(b"\r\n")
         reader.until(MESSAGE)
         sock.sendall(b"250 ok\r\n550 5.1.1 no\r\n503 5.5.1 no recipient\r\n")
-        assert told.wait(PATIENCE)
+        assert told.wait(TIMEOUT)
         sock.sendall(b"500 5.5.2 what?\r\n" * 4)
         reader.exactly(1)
 

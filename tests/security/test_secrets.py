@@ -35,7 +35,7 @@ from smtpconn import (
     ValidationError,
     get_pool,
 )
-from tests.security.wire import PATIENCE, Recorder, connect, peer, recorded
+from tests.security.wire import TIMEOUT, Recorder, connect, peer, recorded
 
 SECRET = "correct-horse-battery"
 CALLS: dict[str, Callable[[Any, str], object]] = {
@@ -181,7 +181,7 @@ def test_no_pool_shows_its_secret() -> None:
             credentials=PasswordCredentials("user", SECRET),
             socket_factory=factory,
             allow_cleartext_auth=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         with ConnectionPool(config, on_event=events.append, keepalive=None) as pool:
             for _ in range(2):

@@ -28,7 +28,7 @@ from smtpconn.net.happy_eyeballs import SocketFactory
 from smtpconn.net.tls import default_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
-from tests.security.wire import ME, MESSAGE, PATIENCE, YOU, Reader, Script, connect, peer, recorded
+from tests.security.wire import ME, MESSAGE, TIMEOUT, YOU, Reader, Script, connect, peer, recorded
 
 SECRET = "correct-horse"
 GREETING = b"220 mx.example.com\r\n"
@@ -45,7 +45,7 @@ def log_in_under_starttls(factory: SocketFactory, **settings: Any) -> SmtpConnec
         credentials=PasswordCredentials("user", SECRET),
         ehlo_domain="client.example.com",
         socket_factory=factory,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         **settings,
     )
     return config.connect()
@@ -127,7 +127,7 @@ def test_what_was_offered_before_tls_is_forgotten(certificates: Certificates) ->
             "localhost",
             server.port,
             TlsMode.STARTTLS,
-            PATIENCE,
+            TIMEOUT,
             tls_context=certificates.client_context(),
         ) as connection:
             with pytest.raises(UnsupportedExtensionError):
@@ -190,7 +190,7 @@ def test_an_unknown_certificate_is_refused_by_default(
             "localhost", server.port, mode, credentials=PasswordCredentials("user", SECRET)
         )
         with pytest.raises(TlsError):
-            config.connect(PATIENCE)
+            config.connect(TIMEOUT)
         server.wait_for(lambda: all(connection.closed for connection in server.connections))
         assert not any("AUTH" in c for link in server.connections for c in link.commands)
 
@@ -215,7 +215,7 @@ def test_a_socket_of_the_callers_is_put_under_tls(
                 (server.host, server.port), timeout
             ),
         )
-        with config.connect(PATIENCE) as connection:
+        with config.connect(TIMEOUT) as connection:
             assert isinstance(connection.tls, ssl.SSLSocket)
             connection.send(ME, YOU, MESSAGE)
         assert server.messages[0].tls

@@ -16,7 +16,7 @@ from typing import Any
 from smtpconn import SmtpConnection, TlsMode
 from smtpconn.net.happy_eyeballs import SocketFactory
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 ME = "me@example.com"
 YOU = "you@example.com"
@@ -38,7 +38,7 @@ def peer(serve: Callable[[socket.socket], None]) -> Iterator[SocketFactory]:
     What ``serve`` raises, but for a connection that ended, fails the test.
     """
     ours, theirs = socket.socketpair()
-    theirs.settimeout(PATIENCE)
+    theirs.settimeout(TIMEOUT)
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -66,7 +66,7 @@ def connect(factory: SocketFactory, **options: Any) -> SmtpConnection:
     """Connect to a peer in clear, and let it see passwords."""
     settings: dict[str, Any] = {"allow_cleartext_auth": True, "ehlo_domain": "client.example.com"}
     settings |= options
-    timeout: float = settings.pop("timeout", PATIENCE)
+    timeout: float = settings.pop("timeout", TIMEOUT)
     make: Callable[..., SmtpConnection] = settings.pop("make", SmtpConnection.connect)
     return make("mx.example.com", 25, TlsMode.NONE, timeout, socket_factory=factory, **settings)
 

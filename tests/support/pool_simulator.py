@@ -1,6 +1,6 @@
-"""A desk at which callers of a pool are served: its decisions alone, without I/O and threads.
+"""A pool_simulator at which callers of a pool are served: its decisions alone, without I/O and threads.
 
-`Desk` asks `PoolState` in the order in which `smtpconn.pool.lending` does, at a time of its own, with
+`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.lending` does, at a time of its own, with
 connections that are names only. The tests of the decisions play whole days with it.
 """
 
@@ -13,7 +13,7 @@ from smtpconn.client.connection import SmtpConnection
 from smtpconn.pool.options import Limits
 from smtpconn.pool.state import Pooled, PoolState, Ticket
 
-NOON = 1000.0
+START = 1000.0
 """When every day begins, on a monotonic clock."""
 
 LIFETIME = 900.0
@@ -26,7 +26,7 @@ class FakeConnection:
     transactions: int = 0
 
 
-class Desk:
+class PoolSimulator:
     """A pool's decisions and a clock.
 
     Args:
@@ -40,7 +40,7 @@ class Desk:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.state = PoolState(limits)
-        self.now = NOON
+        self.now = START
 
     def make(self, *, messages: int = 0) -> Pooled:
         """A connection made now, that had so many messages."""
@@ -126,7 +126,7 @@ class Desk:
         return [pooled for _, pooled in held]
 
 
-def desk(
+def pool_simulator(
     *,
     max_size: int = 5,
     max_waiting: int = 100,
@@ -134,9 +134,9 @@ def desk(
     max_messages: int = 100,
     max_idle: float = 60.0,
     keepalive: float | None = 20.0,
-) -> Desk:
-    """A desk; as many connections as there may be can be made at once, unless told otherwise."""
-    return Desk(
+) -> PoolSimulator:
+    """A pool_simulator; as many connections as there may be can be made at once, unless told otherwise."""
+    return PoolSimulator(
         Limits(
             max_size=max_size,
             max_waiting=max_waiting,

@@ -16,10 +16,10 @@ import pytest
 
 Cell = TypeVar("Cell")
 
-CROWD = 64
+RUNNER_THREADS = 64
 """Cells that wait for their deadlines at the same time."""
 
-_CROWDS = (CROWD, 8, 1, 1)
+_CROWDS = (RUNNER_THREADS, 8, 1, 1)
 
 
 def run_all(

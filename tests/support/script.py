@@ -25,11 +25,11 @@ from smtpconn.model.modes import Pipelining
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.command import Command
-from smtpconn.protocol.exchange import Batch, Conversation, Payload, StartTls
-from smtpconn.protocol.mail_request import Request
+from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
+from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.protocol.pipelined import Outcome, stream
-from smtpconn.protocol.reply_matcher import Pairing
-from smtpconn.protocol.session import Session
+from smtpconn.protocol.reply_matcher import ReplyMatcher
+from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Said = str | bytes
@@ -41,7 +41,7 @@ TLS = "<TLS>"
 """What the script has for the handshake."""
 
 
-def play(make: Callable[[], Conversation[T]], script: Script) -> T:
+def run_script(make: Callable[[], Exchange[T]], script: Script) -> T:
     """Play a script in all three ways and return the result; an error comes out as it is."""
     result, pairing = _play(make(), script, 1_000_000, "")
     assert pairing.is_reusable
@@ -53,7 +53,7 @@ def play(make: Callable[[], Conversation[T]], script: Script) -> T:
     return result
 
 
-def fails(make: Callable[[], Conversation[T]], script: Script) -> BaseException:
+def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
     """Play a script that ends in an error, whole and octet by octet, and return the error."""
     errors: list[BaseException] = []
     for size in (1_000_000, 1):
@@ -67,9 +67,9 @@ def fails(make: Callable[[], Conversation[T]], script: Script) -> BaseException:
 
 
 def _play(
-    conversation: Conversation[T], script: Script, size: int, trailing: str
-) -> tuple[T, Pairing]:
-    pairing = Pairing()
+    conversation: Exchange[T], script: Script, size: int, trailing: str
+) -> tuple[T, ReplyMatcher]:
+    pairing = ReplyMatcher()
     turns = list(script)
     try:
         step = next(conversation)
@@ -80,7 +80,7 @@ def _play(
                 assert expected == TLS
                 assert pairing.is_reusable
             else:
-                assert isinstance(step, Batch)
+                assert isinstance(step, CommandGroup)
                 _exchange(pairing, step, expected, answer + ("" if turns else trailing), size)
             step = next(conversation)
     except StopIteration as stop:
@@ -89,7 +89,9 @@ def _play(
         return result, pairing
 
 
-def _exchange(pairing: Pairing, batch: Batch, expected: Said, answer: str, size: int) -> None:
+def _exchange(
+    pairing: ReplyMatcher, batch: CommandGroup, expected: Said, answer: str, size: int
+) -> None:
     said = bytearray()
     pairing.expect(batch, 0)
     for piece in batch.pieces:
@@ -215,8 +217,8 @@ class Run:
 
 
 def run_many(
-    session: Session,
-    requests: Iterable[Request | SmtpError],
+    session: SessionState,
+    requests: Iterable[MailRequest | SmtpError],
     wire: Wire,
     *,
     is_fresh: bool = True,
@@ -249,8 +251,8 @@ def run_many(
     return run
 
 
-def play_many(
-    make: Callable[[], tuple[Session, list[Request | SmtpError]]], script: Script
+def run_script_many(
+    make: Callable[[], tuple[SessionState, list[MailRequest | SmtpError]]], script: Script
 ) -> list[Outcome]:
     """Play a script of sending many in all three ways and return the outcomes."""
     session, requests = make()

@@ -15,7 +15,7 @@ from smtpconn import (
     SmtpConnection,
     TlsMode,
 )
-from tests.support.sessions import EVERYTHING, ME, TWO, Operation, Visit
+from tests.support.sessions import EVERYTHING, ME, TWO, Operation, SessionCase
 
 FIRST, SECOND = b"one\r\n", b".two\r\n"
 THIRD, FOURTH = b"three\r\n", b"four\r\n"
@@ -81,39 +81,41 @@ ONE_BY_ONE = (LOGIN_LOGIN, _send(FIRST), RSET, _send(SECOND), QUIT)
 BY_LMTP = (_send_lmtp(FIRST), _send_lmtp(SECOND), QUIT)
 BY_LMTP_BDAT = (_send_lmtp_bdat(FIRST), _send_lmtp_bdat(SECOND), QUIT)
 
-VISITS = [
-    Visit("data", BY_DATA),
-    Visit("data, one by one", ONE_BY_ONE, extensions=()),
-    Visit("bdat", BY_BDAT),
-    Visit("lmtp", BY_LMTP, "LMTP"),
-    Visit("lmtp, bdat", BY_LMTP_BDAT, "LMTP"),
-    Visit("bdat, eager", (_send_bdat(FIRST), QUIT), pipelining=Pipelining.EAGER),
-    Visit("many", (_send_many(FIRST, SECOND, THIRD), QUIT)),
-    Visit("many, one by one", (_send_many(FIRST, SECOND, recipients=ONE), QUIT), extensions=()),
-    Visit(
+SESSIONS = [
+    SessionCase("data", BY_DATA),
+    SessionCase("data, one by one", ONE_BY_ONE, extensions=()),
+    SessionCase("bdat", BY_BDAT),
+    SessionCase("lmtp", BY_LMTP, "LMTP"),
+    SessionCase("lmtp, bdat", BY_LMTP_BDAT, "LMTP"),
+    SessionCase("bdat, eager", (_send_bdat(FIRST), QUIT), pipelining=Pipelining.EAGER),
+    SessionCase("many", (_send_many(FIRST, SECOND, THIRD), QUIT)),
+    SessionCase(
+        "many, one by one", (_send_many(FIRST, SECOND, recipients=ONE), QUIT), extensions=()
+    ),
+    SessionCase(
         "many of all kinds",
         (Operation(_send_all_kinds, 4), QUIT),
         extensions=(*EVERYTHING, "BINARYMIME"),
     ),
     # The last one finds the window full, and so leaves in another write.
-    Visit(
+    SessionCase(
         "many, eager",
         (_send_many(FIRST, SECOND, THIRD, FOURTH, recipients=ONE), QUIT),
         pipelining=Pipelining.EAGER,
     ),
-    Visit("many, lmtp", (_send_many(FIRST, SECOND, answers=2), QUIT), "LMTP"),
+    SessionCase("many, lmtp", (_send_many(FIRST, SECOND, answers=2), QUIT), "LMTP"),
 ]
 
-TLS_VISITS = [
-    Visit("data, starttls", BY_DATA, tls_mode=TlsMode.STARTTLS),
-    Visit("bdat, tls", (_send_bdat_in_chunks(FIRST), QUIT), tls_mode=TlsMode.IMPLICIT),
-    Visit("lmtp, tls", (_send_lmtp(FIRST), QUIT), "LMTP", TlsMode.IMPLICIT),
-    Visit(
+TLS_SESSIONS = [
+    SessionCase("data, starttls", BY_DATA, tls_mode=TlsMode.STARTTLS),
+    SessionCase("bdat, tls", (_send_bdat_in_chunks(FIRST), QUIT), tls_mode=TlsMode.IMPLICIT),
+    SessionCase("lmtp, tls", (_send_lmtp(FIRST), QUIT), "LMTP", TlsMode.IMPLICIT),
+    SessionCase(
         "many, tls",
         (_send_many(FIRST, SECOND, recipients=ONE), QUIT),
         tls_mode=TlsMode.IMPLICIT,
     ),
-    Visit(
+    SessionCase(
         "many, eager, tls",
         (_send_many(FIRST, SECOND, recipients=ONE), QUIT),
         tls_mode=TlsMode.IMPLICIT,
@@ -127,14 +129,16 @@ def _large(octets: int) -> bytes:
 
 
 # As many octets as leave in one write of the driver's, and more; the sockets' buffers hold few.
-LARGE_VISITS = [
-    Visit("48 KB", (_send(_large(48_000)), QUIT), buffer=4096),
-    Visit("100 KB", (_send(_large(100_000)), QUIT), buffer=4096),
-    Visit("100 KB, bdat", (_send_bdat(_large(100_000)), QUIT), buffer=4096),
-    Visit("48 KB, lmtp", (_send_lmtp(_large(48_000)), QUIT), "LMTP", buffer=4096),
-    Visit("100 KB, tls", (_send(_large(100_000)), QUIT), "SMTP", TlsMode.IMPLICIT, buffer=4096),
-    Visit("many of 48 KB", (_send_many(*[_large(48_000)] * 3), QUIT), buffer=4096),
-    Visit(
+LARGE_SESSIONS = [
+    SessionCase("48 KB", (_send(_large(48_000)), QUIT), buffer=4096),
+    SessionCase("100 KB", (_send(_large(100_000)), QUIT), buffer=4096),
+    SessionCase("100 KB, bdat", (_send_bdat(_large(100_000)), QUIT), buffer=4096),
+    SessionCase("48 KB, lmtp", (_send_lmtp(_large(48_000)), QUIT), "LMTP", buffer=4096),
+    SessionCase(
+        "100 KB, tls", (_send(_large(100_000)), QUIT), "SMTP", TlsMode.IMPLICIT, buffer=4096
+    ),
+    SessionCase("many of 48 KB", (_send_many(*[_large(48_000)] * 3), QUIT), buffer=4096),
+    SessionCase(
         "many of 48 KB, eager",
         (_send_many(*[_large(48_000)] * 3), QUIT),
         buffer=4096,

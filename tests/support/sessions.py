@@ -1,6 +1,6 @@
 """Whole sessions, played by the public API against a server that is cut, and what must come of it.
 
-A `Visit` is a list of operations on one connection. Played uncut it leaves a record: where each
+A `SessionCase` is a list of operations on one connection. Played uncut it leaves a record: where each
 reply and each content ends in its stream. From that, and from how many octets each side had written
 when it was cut, `expectation` says what the client has to report, octet by octet:
 
@@ -11,7 +11,7 @@ when it was cut, `expectation` says what the client has to report, octet by octe
 Of many messages in one call, the first that is not wholly delivered is told what happened, and
 those behind it that it was before their time, unless their contents have left as well.
 
-To add a way of sending: one more `Operation`, with its number of final replies, and a `Visit` with
+To add a way of sending: one more `Operation`, with its number of final replies, and a `SessionCase` with
 it in `tests.support.session_list`; if its result is of another type, `fates_of` has to know that. The
 expectation does not count round trips, but a client has to write the same octets up to the cut as
 uncut.
@@ -74,7 +74,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class SessionCase:
     """A session from connecting to QUIT.
 
     Attributes:
@@ -152,7 +152,7 @@ class Contexts:
         self.client.sslsocket_class = CountedTls
 
 
-def settings(visit: Visit, contexts: Contexts | None) -> Settings:
+def settings(visit: SessionCase, contexts: Contexts | None) -> Settings:
     """What the server of a visit is told."""
     context = contexts.server if contexts and visit.tls_mode is not TlsMode.NONE else None
     return Settings(
@@ -191,7 +191,7 @@ def fates_of(result: object, answers: int) -> list[Fate]:
 
 
 def play(
-    visit: Visit, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
+    visit: SessionCase, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
 ) -> Record:
     """Play a visit whose server is cut, and look at everything afterwards."""
     how = cut.how if cut is not None else None
@@ -209,7 +209,7 @@ def play(
 
 
 def _run(
-    visit: Visit,
+    visit: SessionCase,
     sock: CountedSocket,
     timeout: float,
     contexts: Contexts | None,
@@ -246,7 +246,7 @@ def _run(
             _check_is_over(connection)
 
 
-def _operate(visit: Visit, connection: SmtpConnection, record: Record) -> None:
+def _operate(visit: SessionCase, connection: SmtpConnection, record: Record) -> None:
     for operation in visit.operations:
         try:
             with _timed(record):
