@@ -153,7 +153,9 @@ _NAMES = {
     "client.connection": "SmtpConnection",
     "auth.credentials": "OAuthCredentials PasswordCredentials",
     "model.modes": "Pipelining Protocol TlsMode",
-    "model.results": "Envelope LmtpSendResult RecipientResult RejectedRecipient SendOutcome SendResult",
+    "model.results": (
+        "Envelope LmtpSendResult RecipientResult RejectedRecipient SendOutcome SendResult"
+    ),
     "model.errors": (
         "AllRecipientsFailedError AuthError ConnectionClosedError ParseError PermanentError Phase "
         "PoolClosedError PoolError PoolOverloadedError PoolTimeoutError ProtocolError "
@@ -161,7 +163,9 @@ _NAMES = {
         "TlsError TransientError TransportError UnsupportedExtensionError ValidationError"
     ),
     "pool.events": "Action PoolEvent Stage",
-    "model.parameters": "BodyType DeliverBy DeliverByMode DsnNotify DsnRet MailFromParams RcptToParams",
+    "model.parameters": (
+        "BodyType DeliverBy DeliverByMode DsnNotify DsnRet MailFromParams RcptToParams"
+    ),
     "pool.connection_pool": "ConnectionPool",
     "pool.registry": "get_pool",
     "model.replies": "EnhancedStatusCode SmtpResponse",

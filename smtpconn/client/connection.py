@@ -1,9 +1,9 @@
 """`SmtpConnection`: one SMTP session that any thread may use.
 
 Every method is one operation: it gives one exchange to the connection's `smtpconn.client.channel`,
-which runs it alone and under one deadline. What a exchange says is in `smtpconn.dialogue`; how
-octets move is in `smtpconn.client.driver`. This file is the public face and how a connection is made,
-nothing else; its many ways of sending and of logging in are in `smtpconn.client.sending` and
+which runs it alone and under one deadline. What an exchange says is in `smtpconn.dialogue`; how
+octets move is in `smtpconn.client.driver`. This file is the public face and how a connection is
+made, nothing else; its many ways of sending and of logging in are in `smtpconn.client.sending` and
 `smtpconn.client.logging_in`.
 
 A connection is used once: when it is closed, by whatever, it stays closed.

@@ -1,11 +1,11 @@
 """The one driver: it runs any exchange over a transport, under a deadline.
 
-It writes what a exchange asks for, reads until every reply has come, and resumes it. It decides
+It writes what an exchange asks for, reads until every reply has come, and resumes it. It decides
 nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
 anybody hears of it, so there is no half-used connection; the exchange then gets the error
 thrown in, for the sake of those that can make something of the replies that did come.
 
-Who may run a exchange when, and with which deadline, is `smtpconn.connection`'s concern.
+Who may run an exchange when, and with which deadline, is `smtpconn.connection`'s concern.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)
 
-# What a exchange may end with while both sides still agree where they are.
+# What an exchange may end with while both sides still agree where they are.
 RECOVERABLE_ERRORS = (
     ResponseError,
     AllRecipientsFailedError,
@@ -116,7 +116,7 @@ class Driver:
         return self._matcher.shutdown_reply
 
     def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
-        """Run a exchange to its end and return its result.
+        """Run an exchange to its end and return its result.
 
         Raises:
             SmtpError: what the exchange or the connection failed with. The transport is closed
@@ -138,7 +138,7 @@ class Driver:
     def stream(
         self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
     ) -> Generator[Item, None, T]:
-        """Run a exchange that yields more than steps, and yield what is none.
+        """Run an exchange that yields more than steps, and yield what is none.
 
         Raises:
             As `run`.

@@ -4,8 +4,8 @@
 
 It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted where it is logged
 and put down; one thread gathers records and mails them over a connection of its own. What it puts
-down and when it mails is decided in `smtpconn.contrib.logging_queue`; here are the thread, the waiting
-and the mail itself.
+down and when it mails is decided in `smtpconn.contrib.logging_queue`; here are the thread, the
+waiting and the mail itself.
 
 Nothing the handler logs or causes to be logged may come back to it. So it ignores the loggers of
 smtpconn, and every record that was made in the thread that mails, whichever way it comes.

@@ -1,8 +1,8 @@
 """`ConnectionPool`: connections that are made once and used many times, by any thread.
 
 This file is the public face, and the one place that decides whether something may be sent again.
-Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.lending`, and held
-meanwhile as a `smtpconn.pool.lease.Lease`.
+Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.lending`, and
+held meanwhile as a `smtpconn.pool.lease.Lease`.
 """
 
 from __future__ import annotations

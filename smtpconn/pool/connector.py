@@ -1,8 +1,8 @@
 """Making connections for a pool: to which server, in how much time, with which TLS session.
 
-Which server is worth trying is decided in `smtpconn.pool.failover`; here it is tried. A failure moves on
-to the next one within the same deadline, and each gets its share of the time, so that a silent one
-cannot use up what the others need.
+Which server is worth trying is decided in `smtpconn.pool.failover`; here it is tried. A failure
+moves on to the next one within the same deadline, and each gets its share of the time, so that a
+silent one cannot use up what the others need.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lending connections out and taking them back, and the waiting in between.
 
-What is decided is in `smtpconn.pool.state`; the connections themselves are `smtpconn.pool.stock`'s. Here
-too everything is decided under the lock and done outside it.
+What is decided is in `smtpconn.pool.state`; the connections themselves are `smtpconn.pool.stock`'s.
+Here too everything is decided under the lock and done outside it.
 """
 
 from __future__ import annotations

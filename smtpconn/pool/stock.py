@@ -152,7 +152,8 @@ class Stock:
             connection.close_after_fork()
 
     def look_after_idle(self) -> float | None:
-        """Close idle connections whose time is over and say NOOP on silent ones; for the maintenance.
+        """Close idle connections whose time is over and say NOOP on silent ones; for the
+        maintenance.
 
         Returns when to look again (monotonic clock), None while nothing is idle.
         """

@@ -1,8 +1,8 @@
-"""What a exchange may ask its driver for: a group of commands and content, or TLS.
+"""What an exchange may ask its driver for: a group of commands and content, or TLS.
 
-A `CommandGroup` is written at once, and its replies are counted against it in order (RFC 2920 3.1: by
-counting, never by what a reply says). The driver fills `CommandGroup.replies` as they arrive, so after a
-failure the exchange still sees those that came. A group that does not wait may be written
+A `CommandGroup` is written at once, and its replies are counted against it in order (RFC 2920 3.1:
+by counting, never by what a reply says). The driver fills `CommandGroup.replies` as they arrive, so
+after a failure the exchange still sees those that came. A group that does not wait may be written
 later, with others; `WaitFor` waits for one.
 """
 

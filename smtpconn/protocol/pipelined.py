@@ -1,17 +1,18 @@
 """Many transactions in a row over one session, with as few turns as the server allows.
 
 Rule 1: the content of one message and the envelope of the next leave together, which makes one turn
-        a message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave one
-        behind the other through a window, and their replies are read while others are written.
+        a message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
+        one behind the other through a window, and their replies are read while others are written.
 Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
         under the sender of one that was refused, and Dovecot's submission server breaks down. But
-        Exim counts them (`SessionState.limits_nonmail`): when it has had nearly enough, a message is
-        ended before the next is begun, so that RSET is needed after refusals only.
+        Exim counts them (`SessionState.limits_nonmail`): when it has had nearly enough, a message
+        is ended before the next is begun, so that RSET is needed after refusals only.
 Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
         lost, each message that was under way gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
-Rule 5: replies out of action end it: none of those that follow is believed, and nothing more is said.
+Rule 5: replies out of action end it: none of those that follow is believed, and nothing more is
+        said.
 """
 
 from __future__ import annotations

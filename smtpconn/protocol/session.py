@@ -47,7 +47,8 @@ class SessionState:
             needs a RSET before it.
         must_close: why the dialogue cannot go on after this operation; "" if it can.
         transactions: how many were begun.
-        recently_active: whether the server has spoken so lately that content may be spent on it before
+        recently_active: whether the server has spoken so lately that content may be spent on it
+        before
             it answers (`Pipelining.EAGER`).
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
         quirks: what other sessions with the same server may know too.

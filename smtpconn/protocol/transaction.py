@@ -6,8 +6,8 @@ made by what it is given, never by copies of it. Its parts (`begin`, `judge`, `c
 
 Rule 1: everything that can be found wrong without the server is found before the first octet.
 Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
-        command by command, and not further than makes sense. Only where `SessionState.may_send_eagerly`
-        does a short message leave with its envelope, by BDAT.
+        command by command, and not further than makes sense. Only where
+        `SessionState.may_send_eagerly` does a short message leave with its envelope, by BDAT.
 Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
         in the same group. Servers differ in what a refused transaction leaves behind: Exim
         delivers the next message under the refused one's sender, Postfix goes on answering 552.

@@ -1,10 +1,11 @@
 """Whole sessions against a server that stops at octet n, for every n.
 
 What is cut, and what has to come of it, is told in `tests.faults.cutting` and
-`tests.support.sessions`, what is played in `tests.support.session_list`; here is only what is run: all
-octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of the
-octets of TLS itself every seventh for what ends a connection, and fewer for what only the deadline
-tells of (`STRIDES`). With SMTPCONN_EVERY_OCTET=1 it is all of those, too, which takes minutes.
+`tests.support.sessions`, what is played in `tests.support.session_list`; here is only what is run:
+all octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of
+the octets of TLS itself every seventh for what ends a connection, and fewer for what only the
+deadline tells of (`STRIDES`). With SMTPCONN_EVERY_OCTET=1 it is all of those, too, which takes
+minutes.
 """
 
 from __future__ import annotations

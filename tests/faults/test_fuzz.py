@@ -1,7 +1,7 @@
 """The fuzzers' targets without a fuzzer: on their seeds, and on a few octets of hypothesis' choice.
 
-So they keep working between two runs of ``python -m tests.fuzz``, and their promises hold in every run of
-the suite.
+So they keep working between two runs of ``python -m tests.fuzz``, and their promises hold in every
+run of the suite.
 """
 
 from __future__ import annotations

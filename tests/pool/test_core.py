@@ -1,7 +1,7 @@
 """How a pool's decisions are carried out, with fake connections, a fake clock and no second thread.
 
-What callers meet, with servers and threads, is in `tests.pool.test_connection_pool`; here it is which connections
-are asked, closed and counted, and when the keeper is told to look.
+What callers meet, with servers and threads, is in `tests.pool.test_connection_pool`; here it is
+which connections are asked, closed and counted, and when the keeper is told to look.
 """
 
 from __future__ import annotations

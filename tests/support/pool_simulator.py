@@ -1,7 +1,8 @@
-"""A pool_simulator at which callers of a pool are served: its decisions alone, without I/O and threads.
+"""A pool_simulator at which callers of a pool are served: its decisions alone, without I/O and
+threads.
 
-`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.lending` does, at a time of its own, with
-connections that are names only. The tests of the decisions play whole days with it.
+`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.lending` does, at a time of
+its own, with connections that are names only. The tests of the decisions play whole days with it.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def pool_simulator(
     max_idle: float = 60.0,
     keepalive: float | None = 20.0,
 ) -> PoolSimulator:
-    """A pool_simulator; as many connections as there may be can be made at once, unless told otherwise."""
+    """A pool_simulator; as many connections as there may be can be made at once, unless told
+    otherwise."""
     return PoolSimulator(
         Limits(
             max_size=max_size,

@@ -1,8 +1,8 @@
 """Whole sessions, played by the public API against a server that is cut, and what must come of it.
 
-A `SessionCase` is a list of operations on one connection. Played uncut it leaves a record: where each
-reply and each content ends in its stream. From that, and from how many octets each side had written
-when it was cut, `expectation` says what the client has to report, octet by octet:
+A `SessionCase` is a list of operations on one connection. Played uncut it leaves a record: where
+each reply and each content ends in its stream. From that, and from how many octets each side had
+written when it was cut, `expectation` says what the client has to report, octet by octet:
 
 * a message is delivered if its final reply left the server wholly;
 * else unknown, if the client's socket had taken the last octet of its content;
@@ -11,10 +11,10 @@ when it was cut, `expectation` says what the client has to report, octet by octe
 Of many messages in one call, the first that is not wholly delivered is told what happened, and
 those behind it that it was before their time, unless their contents have left as well.
 
-To add a way of sending: one more `Operation`, with its number of final replies, and a `SessionCase` with
-it in `tests.support.session_list`; if its result is of another type, `fates_of` has to know that. The
-expectation does not count round trips, but a client has to write the same octets up to the cut as
-uncut.
+To add a way of sending: one more `Operation`, with its number of final replies, and a `SessionCase`
+with it in `tests.support.session_list`; if its result is of another type, `fates_of` has to know
+that. The expectation does not count round trips, but a client has to write the same octets up to
+the cut as uncut.
 """
 
 from __future__ import annotations
