@@ -1,5 +1,7 @@
 """`EmailBackend`: Django's e-mail through the pool of the process.
 
+Example::
+
     EMAIL_BACKEND = "smtpconn.contrib.django.EmailBackend"                     # up to Django 6.0
 
     MAILERS = {                                                                # Django 6.1

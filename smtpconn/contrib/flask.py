@@ -1,5 +1,7 @@
 """`Mail`: a Flask extension that sends over the pool of the process.
 
+Example::
+
     mail = Mail()                                       mail.init_app(app)
 
     app.config["MAIL_URL"] = "smtp+starttls://user:password@smtp.example.com"

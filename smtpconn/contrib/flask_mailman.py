@@ -1,5 +1,7 @@
 """`EmailBackend`: Flask-Mailman's e-mail through the pool of the process.
 
+Example::
+
     app.config["MAIL_BACKEND"] = "smtpconn.contrib.flask_mailman.EmailBackend"
 
 Settings and return values are those of Flask-Mailman's own SMTP backend; what differs stands in

@@ -1,5 +1,7 @@
 """`PooledSmtpHandler`: log records as mail, without the application waiting for it.
 
+Example::
+
     handler = PooledSmtpHandler("smtps://user:password@smtp.example.com", sender, [admin], "Errors")
 
 It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted where it is logged

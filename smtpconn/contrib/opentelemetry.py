@@ -1,5 +1,7 @@
 """Traces and metrics for OpenTelemetry: a hook for what happens, instruments for how pools stand.
 
+Example::
+
     ConnectionPool(url, on_event=PoolInstrumentation())     spans, and metrics of single operations
     observe_pools()                                         how every `get_pool` pool stands
 

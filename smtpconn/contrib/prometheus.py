@@ -1,5 +1,7 @@
 """Metrics for Prometheus: a collector that reads pools when it is scraped, and histograms.
 
+Example::
+
     REGISTRY.register(PoolCollector())                  gauges and counters of every `get_pool` pool
 
     ConnectionPool(url, on_event=PoolHistograms())      how long things take

@@ -5,6 +5,8 @@ pytest, by the fixture ``smtp_server`` (see ``docs/testing.md``), which ``pytest
 Nothing of it is used by the client and it uses nothing of the client, so that it is an independent
 witness:
 
+Modules::
+
     server    SmtpServer: listening, threads, records, waiting for things to happen
     session   one connection's dialogue, by the RFCs
     link      the server's end of one connection: lines in, replies out, TLS

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 ROOT = Path(__file__).parent.parent.parent
 
-SHARED_BY_ADAPTERS = frozenset({"backend", "backlog", "delivery"})
+SHARED_BY_ADAPTERS = frozenset({"backend", "delivery", "logging_queue"})
 """Modules of `smtpconn.contrib` whose users are the adapters; what users get of it is theirs."""
 
 PLUGIN = "pytest_smtpconn"

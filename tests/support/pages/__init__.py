@@ -2,7 +2,7 @@
 
     page        what a page holds: blocks, the output it promises, checks no reader sees
     internet    embedded servers in the place of the hosts that pages name
-    __main__    runs one page: ``python -m tests.pages docs/errors.md``
+    __main__    runs one page: ``python -m tests.support.pages docs/errors.md``
 
 A page is one program: its blocks share a namespace. A block that is followed by the word *prints*
 and a block of text has to print that text; ``...`` in it stands for anything. A comment of HTML

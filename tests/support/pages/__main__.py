@@ -1,4 +1,4 @@
-"""Run the program that a page is: ``python -m tests.pages docs/errors.md``.
+"""Run the program that a page is: ``python -m tests.support.pages docs/errors.md``.
 
 A process for each page, because pages configure Django, set up logging and patch what they like.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from smtpconn import ConnectionPool
-from tests.pages.internet import Internet
-from tests.pages.page import Block, blocks, is_as_promised
+from tests.support.pages.internet import Internet
+from tests.support.pages.page import Block, blocks, is_as_promised
 
 
 def run(path: Path) -> int:
