@@ -20,7 +20,7 @@ import pytest
 from smtpconn import ConnectionPool, SmtpError
 from smtpconn.testing import SmtpServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"

@@ -36,16 +36,6 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
-from tests.pool.test_postfix import (
-    ALICE,
-    BOB,
-    NOBODY,
-    SENDER,
-    as_stored,
-    config,
-    identities,
-    message,
-)
 from tests.realservers import cyrus as cyrus_module
 from tests.realservers.certificates import Certificates
 from tests.realservers.cyrus import Cyrus
@@ -55,9 +45,17 @@ from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
 from tests.realservers.smtpsink import SmtpSink
-
-CAROL = "carol@example.test"
-"""Her mailbox is full."""
+from tests.support.numbered_messages import (
+    ALICE,
+    BOB,
+    CAROL,
+    NOBODY,
+    SENDER,
+    as_stored,
+    config,
+    identities,
+    message,
+)
 
 BODIES = {
     "dots": b".\r\n..\r\n.leading\r\n\r\n.",

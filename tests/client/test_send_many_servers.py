@@ -34,8 +34,6 @@ from smtpconn import (
     TlsMode,
 )
 from smtpconn.protocol import pipelined
-from tests.client.test_real_protocol import CAROL
-from tests.pool.test_postfix import ALICE, BOB, identities, message
 from tests.realservers.base import PASSWORDS, RealServer, wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.cyrus import Cyrus
@@ -44,6 +42,7 @@ from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
+from tests.support.numbered_messages import ALICE, BOB, CAROL, identities, message
 
 # Exim alone takes five seconds for a thousand messages, on a machine that does nothing else.
 pytestmark = [pytest.mark.realserver, pytest.mark.timeout(90)]

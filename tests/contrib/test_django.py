@@ -35,11 +35,11 @@ from smtpconn import AllRecipientsFailedError, PoolTimeoutError, SmtpTimeoutErro
 from smtpconn.contrib.django import EmailBackend
 from smtpconn.testing import SmtpServer
 from tests.contrib.djangomail import HAS_MAILERS, WAYS, Mailing, connections, message
-from tests.pool.test_forking import in_child
-from tests.pool.test_postfix import run_in_threads
 from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
+from tests.support.forks import in_child
+from tests.support.threads import run_in_threads
 
 pytestmark = [
     # The EMAIL_* settings and get_connection, from Django 6.1 on; they are to work until they go.

@@ -22,10 +22,10 @@ from smtpconn import (
 from smtpconn.contrib.flask import Mail, email_dispatched
 from smtpconn.testing import SmtpServer
 from tests.contrib.flaskmail import flask_mail
-from tests.pool.test_forking import in_child
-from tests.pool.test_postfix import run_in_threads
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
+from tests.support.forks import in_child
+from tests.support.threads import run_in_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 

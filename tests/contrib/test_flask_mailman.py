@@ -13,7 +13,7 @@ from flask import Flask
 
 from smtpconn.contrib.flask_mailman import EmailBackend
 from smtpconn.testing import SmtpServer
-from tests.pool.test_postfix import run_in_threads
+from tests.support.threads import run_in_threads
 
 ME, YOU, SHE = "me@example.com", "you@example.net", "she@example.net"
 BACKEND = "smtpconn.contrib.flask_mailman.EmailBackend"

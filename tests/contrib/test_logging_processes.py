@@ -26,7 +26,7 @@ from tests.contrib.logmail import (
     read,
     text_of,
 )
-from tests.pool.test_forking import in_child
+from tests.support.forks import in_child
 
 ROOT = Path(__file__).parent.parent.parent
 

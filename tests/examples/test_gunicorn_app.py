@@ -12,7 +12,7 @@ import pytest
 
 from smtpconn.testing import SmtpServer
 from tests.examples.processes import ROOT, Gunicorn
-from tests.pool.test_postfix import run_in_threads
+from tests.support.threads import run_in_threads
 
 CONFIG = str(ROOT / "examples" / "gunicorn_conf.py")
 WORKERS, MAX_SIZE = 3, 2

@@ -9,7 +9,7 @@ import pytest
 from examples.flask_app import create_app, mail
 from smtpconn.testing import SmtpServer
 from tests.examples.processes import Gunicorn
-from tests.pool.test_postfix import run_in_threads
+from tests.support.threads import run_in_threads
 
 APPS = {
     "django": "examples.django_app:application",

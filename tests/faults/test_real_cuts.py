@@ -31,11 +31,12 @@ from smtpconn import (
 )
 from tests.faults.conftest import Count
 from tests.faults.proxy import CuttingProxy
-from tests.pool.test_postfix import SENDER, identities, message, run_in_threads
 from tests.realservers.base import RealServer, wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.postfix import Postfix
+from tests.support.numbered_messages import SENDER, identities, message
+from tests.support.threads import run_in_threads
 
 THREADS = 8
 FEW = 10

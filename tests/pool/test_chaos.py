@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks.chaos import run
 from smtpconn import ConnectionPool, TlsMode
-from tests.pool.test_postfix import config, identities, run_in_threads, send_until_known
 from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
+from tests.support.numbered_messages import config, identities, send_until_known
+from tests.support.threads import run_in_threads
 
 
 @pytest.mark.parametrize("seed", [1, 2])

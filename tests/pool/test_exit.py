@@ -11,7 +11,7 @@ import pytest
 
 from smtpconn.testing import SmtpServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 SCRIPT = """
 import sys, threading, time

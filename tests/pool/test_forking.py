@@ -6,11 +6,9 @@ A child runs one function and reports through a pipe; it never returns into pyte
 from __future__ import annotations
 
 import os
-import select
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from smtpconn import ConnectionClosedError, ConnectionPool, ServerConfig, SmtpConnection, get_pool
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.forks import in_child
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
@@ -28,29 +27,6 @@ pytestmark = [
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """Call ``work`` in a forked child, and return what it returned or raised, as text."""
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            text = str(work())
-        except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-        try:
-            os.write(sending, text.encode())
-        finally:
-            os._exit(0)
-    os.close(sending)
-    try:
-        if not select.select([receiving], [], [], 10)[0]:
-            os.kill(child, signal.SIGKILL)
-        return os.read(receiving, 65536).decode() or "the child hung or died"
-    finally:
-        os.close(receiving)
-        os.waitpid(child, 0)
 
 
 class Sockets:

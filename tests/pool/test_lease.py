@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.bytecodes import is_safe
 from smtpconn import ConnectionPool, PoolError, PoolTimeoutError, ServerConfig, TransportError
-from smtpconn import pool as pool_module
+from smtpconn.pool import connection_pool as pool_module
 from smtpconn.pool import connector as connector_module
 from smtpconn.pool import lease as lease_module
 from smtpconn.pool import lending as lending_module

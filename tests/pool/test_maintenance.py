@@ -21,9 +21,9 @@ import pytest
 
 from smtpconn.pool import maintenance as keeper_module
 from smtpconn.pool.maintenance import Keeper
-from tests.pool.test_forking import in_child
+from tests.support.forks import in_child
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def now() -> float:

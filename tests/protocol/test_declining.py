@@ -7,7 +7,7 @@ import pytest
 from smtpconn import Phase, ProtocolError, SendResult, SmtpError, TransientError
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.transaction import transaction
-from tests.protocol.test_exchanges import request, session
+from tests.support.exchanges import request, session
 from tests.support.script import fails
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\nDATA\n"

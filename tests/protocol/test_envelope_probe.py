@@ -20,7 +20,7 @@ from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.session import MAX_NONMAIL, SessionState
 from smtpconn.testing import SmtpServer
-from tests.protocol.test_exchanges import request, session
+from tests.support.exchanges import request, session
 from tests.support.script import Script, fails, run_script
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"

@@ -25,32 +25,15 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.auth.mechanisms import CramMd5, Login, OAuthBearer, Plain, XOAuth2
-from smtpconn.model.capabilities import SmtpExtension
 from smtpconn.protocol import auth, handshake, single_command
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
+from tests.support.exchanges import request, session
 from tests.support.script import TLS, Script, fails, run_script
 
-ALL = "PIPELINING;SIZE 1000;8BITMIME;SMTPUTF8;DSN;CHUNKING;BINARYMIME"
 GREETING = "220 mx.example.test ready\n"
 EHLO = "EHLO client.example\n"
-
-
-def session(extensions: str = ALL, **facts: object) -> SessionState:
-    """A session that has said EHLO."""
-    lines = [line.split() for line in extensions.split(";") if line]
-    offers = ServerCapabilities(
-        "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)
-    )
-    given = {"ehlo_domain": "client.example", "is_private": True, "capabilities": offers}
-    return SessionState(**(given | facts))  # type: ignore[arg-type]
-
-
-def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> MailRequest:
-    """A request to some recipients, with parameters for MAIL."""
-    mail_params = MailFromParams(**params)  # type: ignore[arg-type]
-    return make_request("a@b.example", recipients or ["c@d.example"], message, mail_params)
 
 
 # Opening

@@ -11,9 +11,19 @@ from smtpconn.protocol import single_command
 from smtpconn.protocol.handshake import hello
 from smtpconn.protocol.session import MAX_NONMAIL, SPARE_NONMAIL_FROM, SessionState
 from smtpconn.protocol.transaction import transaction
-from tests.protocol.test_exchanges import session
-from tests.protocol.test_pipelined import FIRST, GO, content, envelope, kinds, letter, many, reset
-from tests.protocol.test_pipelined_eager import TAKEN, whole
+from tests.support.exchanges import session
+from tests.support.pipelined import (
+    FIRST,
+    GO,
+    TAKEN,
+    content,
+    envelope,
+    kinds,
+    letter,
+    many,
+    reset,
+    whole,
+)
 from tests.support.script import Script, Wire, fails, run_many, run_script, run_script_many
 from tests.support.strict_server import Plan, StrictServer
 

@@ -6,7 +6,7 @@ import pytest
 
 from smtpconn import ProtocolError
 from smtpconn.protocol.transaction import transaction
-from tests.protocol.test_exchanges import request, session
+from tests.support.exchanges import request, session
 from tests.support.script import Script, fails, run_script
 
 

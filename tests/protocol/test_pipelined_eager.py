@@ -18,33 +18,21 @@ from smtpconn import (
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.pipelined import Outcome
 from smtpconn.protocol.transaction import EAGER_CAP
-from tests.protocol.test_pipelined import (
+from tests.support.pipelined import (
     FIRST,
     GO,
-    Many,
-    chunk,
+    TAKEN,
     content,
+    eager,
     envelope,
     kinds,
     letter,
     many,
     reset,
+    whole,
 )
 from tests.support.script import Script, Wire, run_many, run_script_many, scripted
 from tests.support.strict_server import Plan, StrictServer
-
-TAKEN = "250 sender\n250 recipient\n250 taken\n"
-
-
-def eager(*requests: object, **facts: object) -> Many:
-    """The same as `many`, of a session that may send eagerly."""
-    return many(*requests, pipelining=Pipelining.EAGER, **facts)  # type: ignore[arg-type]
-
-
-def whole(number: int, *recipients: str, behind: bool = True) -> str:
-    """All that is said of a message."""
-    said = (reset if behind else envelope)(number, *recipients, verb="")
-    return said + chunk(number)
 
 
 def test_whole_transactions_in_one_turn() -> None:

@@ -26,7 +26,7 @@ from smtpconn import (
 from smtpconn.client import driver as driver_module
 from smtpconn.protocol import pipelined, transaction
 from smtpconn.protocol.mail_request import MailRequest, make_request
-from tests.protocol.test_exchanges import session
+from tests.support.exchanges import session
 from tests.support.script import Run, Wire, run_many
 from tests.support.strict_server import Plan, StrictServer
 
