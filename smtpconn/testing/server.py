@@ -399,9 +399,9 @@ class SmtpServer:
                 continue
             sock.settimeout(None)
             thread = _thread(self._serve, sock)
-            thread.start()
-            # Only now: who ends connections joins what is in the list.
+            # In one step: a thread that serves a connection is always one that can be joined.
             with self._changed:
+                thread.start()
                 self._threads = [t for t in self._threads if t.is_alive()]
                 self._threads.append(thread)
 
