@@ -8,10 +8,10 @@
 The layers, from the top; each uses only those below it:
 
     pool       pool, lease, registry -> lending (the lock), connector -> poolstate, servers,
-               pacing (pure decisions), fanout, keeper, forking, limits, events, stats
+               pacing (pure decisions), fanout, keeper, limits, events, stats
     session    connection, sending, logging_in -> channel (the lock) -> driver (runs conversations)
                config, options
-    I/O        transport, connect (racing addresses), tls, deadline
+    I/O        transport, connect (racing addresses), tls, deadline, forking
     dialogue   dialogue/: opening, auth, transaction, simple; pairing (whose reply is it)
     words      reply, commands, address, parameters, capabilities, content, message, envelope,
                sasl, scram, credentials, errors

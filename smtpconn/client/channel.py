@@ -6,6 +6,10 @@ own replies.
 
 Closing never waits: where another thread is busy, its operation is made to fail and that thread
 closes the descriptor, because only who holds the lock may.
+
+In a forked child the connection is closed, because it is the parent's. Whatever is called there
+asks `smtpconn.pool.connection_pool.forking` first: the lock may be held by a thread that the child
+does not have, and closing while somebody is busy would end the parent's session.
 """
 
 from __future__ import annotations
@@ -16,8 +20,15 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from smtpconn.client.driver import Driver
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    SmtpTimeoutError,
+)
 from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.net.forking import current_process, forget_in_child, reset_if_forked
 from smtpconn.protocol.exchange import Exchange, ExchangeAction
 from smtpconn.protocol.session import SessionState
 
@@ -40,13 +51,18 @@ class Channel:
         self.driver = driver
         self.peer = peer
         self.timeout = timeout
+        self._close_requested = False
+        self._begin()
+        forget_in_child(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._owner = 0
-        self._close_requested = False
 
     @property
     def is_open(self) -> bool:
         """Whether it can still be used, as far as is known without asking."""
+        reset_if_forked()
         return self.driver.transport.is_open and not self._close_requested
 
     def operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
@@ -60,6 +76,7 @@ class Channel:
         Raises:
             SmtpError: what the exchange or the connection failed with.
         """
+        reset_if_forked()
         deadline = Deadline(self.timeout if timeout is None else timeout)
         self._refuse_reentry(phase)
         try:
@@ -84,20 +101,28 @@ class Channel:
 
         Raises:
             As `operate`.
+            ConnectionClosedError: the process was forked since it was begun. Nothing further is
+                done then in the child, because the parent does it.
         """
+        process = current_process()
         self._refuse_reentry(phase)
         self._acquire(deadline, phase)
+        lock = self._lock
         try:
             self._check_good(phase)
             for item in self.driver.stream(exchange, deadline):
+                self._check_process(process, phase)
                 deadline.end_message()
                 deadline.pause()
                 yield item
+                self._check_process(process, phase)
                 deadline.go_on()
         finally:
-            # Perhaps in another thread than the one it was begun in.
-            self._owner = 0
-            self._give_up_lock()
+            # Perhaps in another thread than the one it was begun in; and in a forked child, where
+            # the lock is another one.
+            if lock is self._lock:
+                self._owner = 0
+            self._give_up(lock)
 
     def quit(self, farewell: Exchange[None], timeout: float | None) -> None:
         """Run the last exchange, if the channel is open, and close whatever comes of it.
@@ -105,6 +130,7 @@ class Channel:
         Raises:
             SmtpTimeoutError: another thread was busy for all of the timeout; nothing was done.
         """
+        reset_if_forked()
         deadline = Deadline(self.timeout if timeout is None else timeout)
         self._refuse_reentry(Phase.QUIT)
         try:
@@ -116,6 +142,8 @@ class Channel:
 
     def close(self) -> None:
         """Close at once; an operation of another thread ends with an error."""
+        # Or what looks like an operation of another thread would be one of the parent's.
+        reset_if_forked()
         self._close_requested = True
         if self._lock.acquire(blocking=False):
             try:
@@ -134,6 +162,7 @@ class Channel:
 
     def probe(self) -> bool:
         """Whether the channel is good as far as can be told without a round trip."""
+        reset_if_forked()
         # Whether something came can be asked without the lock; reading it, and TLS, need that.
         transport = self.driver.transport
         is_open = transport.is_open and not self._close_requested
@@ -149,16 +178,30 @@ class Channel:
     def close_after_fork(self) -> None:
         """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
         # Not through the lock: the thread that holds it may not exist in this process.
-        self.driver.close("the process was forked, and the connection is the parent's")
+        self.driver.transport.forget()
+
+    def forget(self) -> None:
+        """Take a new lock in a forked child. The transport closes by itself."""
+        self._begin()
 
     def unless_busy(self, look: Callable[[], T]) -> T | None:
         """Call ``look`` while no operation is under way; None, without waiting, if one is."""
+        reset_if_forked()
         if not self._lock.acquire(blocking=False):
             return None
         try:
             return look()
         finally:
             self._lock.release()
+
+    def _check_process(self, begun_in: int, phase: Phase) -> None:
+        if current_process() != begun_in:
+            raise ConnectionClosedError(
+                f"the process was forked while messages were sent to {self.peer}: "
+                "the parent goes on with them",
+                phase=phase,
+                may_have_been_delivered=True,
+            )
 
     def _check_good(self, phase: Phase) -> None:
         if not self.driver.transport.is_open:
@@ -197,10 +240,10 @@ class Channel:
         if self._owner != threading.get_ident():
             return  # not acquired
         self._owner = 0
-        self._give_up_lock()
+        self._give_up(self._lock)
 
-    def _give_up_lock(self) -> None:
-        self._lock.release()
+    def _give_up(self, lock: threading.Lock) -> None:
+        lock.release()
         # A close() that came while we were busy could not close the descriptor itself.
         if self._close_requested:
             self.close()

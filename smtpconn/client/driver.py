@@ -32,6 +32,7 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import reset_if_forked
 from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.exchange import (
@@ -83,7 +84,6 @@ class Driver:
 
     Attributes:
         number: of this connection in this process, for logs.
-        closed_because: why the transport is closed, "" while it is open.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Driver:
     ) -> None:
         self.transport = transport
         self.number = next(_numbers)
-        self.closed_because = ""
+        self._closed_because = ""
         self._session = session
         self._host = host
         self._peer = peer
@@ -114,6 +114,13 @@ class Driver:
     def shutdown_reply(self) -> SmtpResponse | None:
         """The 421 the server sent, if it did."""
         return self._matcher.shutdown_reply
+
+    @property
+    def closed_because(self) -> str:
+        """Why the transport is closed; "" while it is open."""
+        if self.transport.is_inherited:
+            return "the process was forked, and the connection is the parent's"
+        return self._closed_because
 
     def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
         """Run an exchange to its end and return its result.
@@ -246,14 +253,14 @@ class Driver:
     def close(self, because: str) -> None:
         """Close the transport; never waits and never fails."""
         if self.transport.is_open:
-            self.closed_because = self.closed_because or because
+            self._closed_because = self._closed_because or because
             self.transport.close()
             _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
 
     def interrupt(self) -> None:
         """Make an operation that another thread has under way fail at once, and close."""
         self._interrupted = True
-        self.closed_because = "close() was called"
+        self._closed_because = "close() was called"
         self.transport.interrupt()
 
     def closed_error(self, phase: Phase) -> ConnectionClosedError:
@@ -262,9 +269,16 @@ class Driver:
             f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
         )
 
+    def _closed_meanwhile(self, phase: Phase) -> ConnectionClosedError:
+        """The error for an operation that finds the connection closed although it was open."""
+        error = self.closed_error(phase)
+        # What was begun before a fork is the parent's, which goes on with it.
+        error.may_have_been_delivered = self.transport.is_inherited
+        return error
+
     def _perform(self, action: ExchangeAction, deadline: Deadline) -> None:
         if not self.transport.is_open:
-            raise self.closed_error(Phase.IDLE)
+            raise self._closed_meanwhile(Phase.IDLE)
         try:
             if self._matcher.failure is not None:
                 raise self._matcher.failure
@@ -370,6 +384,10 @@ class Driver:
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
         matcher = self._matcher
+        # The message's own iterable may have forked, or a signal handler.
+        reset_if_forked()
+        if self.transport.is_inherited:
+            raise self._closed_meanwhile(matcher.phase)
         matcher.queued += len(data)
         try:
             self.transport.write(data, deadline, matcher.note_sent, self._received_while_writing)
@@ -400,8 +418,8 @@ class Driver:
 
     def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
         """Name an error, preferring what the server managed to say before it hung up."""
-        if self._interrupted:
-            return self.closed_error(self._matcher.phase)
+        if self._interrupted or self.transport.is_inherited:
+            return self._closed_meanwhile(self._matcher.phase)
         self._drain()
         if self._matcher.failure is not None:
             return self._matcher.failure

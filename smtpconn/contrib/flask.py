@@ -19,7 +19,6 @@ tests that set ``TESTING`` late still send nothing.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,8 +134,8 @@ class Mail:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._app = app
-        self._lock = threading.Lock()
-        self._outboxes: list[list[AnyMessage]] = []
+        # Changed in one step each time, so that no lock is needed, which a fork might find held.
+        self._outboxes: dict[int, list[AnyMessage]] = {}
         if app is not None:
             self.init_app(app)
 
@@ -219,18 +218,15 @@ class Mail:
     def record_messages(self) -> Iterator[list[AnyMessage]]:
         """Record what this object sends meanwhile, suppressed or not, in whichever thread."""
         outbox: list[AnyMessage] = []
-        with self._lock:
-            self._outboxes.append(outbox)
+        self._outboxes[id(outbox)] = outbox
         try:
             yield outbox
         finally:
-            with self._lock:
-                self._outboxes = [each for each in self._outboxes if each is not outbox]
+            del self._outboxes[id(outbox)]
 
     def _record(self, app: Flask, message: AnyMessage) -> None:
-        with self._lock:
-            for outbox in self._outboxes:
-                outbox.append(message)
+        for outbox in list(self._outboxes.values()):
+            outbox.append(message)
         email_dispatched.send(app, message=message)
 
     def _state(self) -> _State:

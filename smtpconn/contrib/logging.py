@@ -30,8 +30,8 @@ from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_s
 from smtpconn.contrib.settings import MailSettings
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool.connection_pool import ConnectionPool
-from smtpconn.pool.forking import forget_in_child
 
 MAX_RECORD = 64 * 1024
 """Characters of a record that are mailed; bounds the memory a full backlog takes."""
@@ -131,16 +131,19 @@ class PooledSmtpHandler(logging.Handler):
     @property
     def dropped(self) -> int:
         """Records that were not mailed."""
+        reset_if_forked()
         return self._backlog.dropped
 
     @property
     def mailed(self) -> int:
         """Records in mails that the server accepted."""
+        reset_if_forked()
         return self._backlog.mailed
 
     @property
     def unknown(self) -> int:
         """Records in mails that may have been delivered."""
+        reset_if_forked()
         return self._backlog.unknown
 
     def getSubject(self, record: logging.LogRecord) -> str:
@@ -162,6 +165,7 @@ class PooledSmtpHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a record down to be mailed; drop and count it if there is no room."""
+        reset_if_forked()
         try:
             if not self._is_our_own(record):
                 text = _cut(self.format(record), MAX_RECORD)
@@ -174,6 +178,7 @@ class PooledSmtpHandler(logging.Handler):
 
         What has failed and is to be tried again later is not waited for.
         """
+        reset_if_forked()
         with self._lock:
             if self._own_ident == threading.get_ident() or not self._has_thread():
                 return
@@ -193,6 +198,7 @@ class PooledSmtpHandler(logging.Handler):
 
         `logging.shutdown` calls this when the process ends.
         """
+        reset_if_forked()
         try:
             if not self._is_closed:
                 self._finish()

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from smtpconn.model.errors import Phase, SmtpError, TransportError
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import close_in_child
 from smtpconn.net.transport import as_smtp_error, wait_for_sockets
 
 ATTEMPT_DELAY = 0.25
@@ -139,6 +140,7 @@ class HappyEyeballs:
             return
         self._running[sock] = name
         try:
+            close_in_child(sock)
             sock.settimeout(0)
             if self._source_address is not None:
                 sock.bind(self._source_address)

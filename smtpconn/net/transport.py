@@ -35,6 +35,7 @@ from smtpconn.model.errors import (
     TransportError,
 )
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import forget_in_child
 
 _RECEIVE = 64 * 1024
 _TLS_SEND = 16 * 1024
@@ -56,12 +57,19 @@ class Transport:
 
     Args:
         sock: connected; the transport owns it from now on.
+
+    Attributes:
+        is_tls: whether TLS is on it.
+        is_open: whether it was not closed.
+        is_inherited: whether it was closed because it is the socket of the process that this one
+            was forked from.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.is_tls = isinstance(sock, ssl.SSLSocket)
         self.is_open = True
+        self.is_inherited = False
         self._reads_block = _can_bound_reads(sock)
         self._read_bound = 0.0
         # Flags of a call that must not block although the socket does.
@@ -80,6 +88,7 @@ class Transport:
             self._probe_poll.register(sock, select.POLLIN)
         self._quick_ack = getattr(socket, "TCP_QUICKACK", None) if is_tcp else None
         self._owes_ack = False
+        forget_in_child(self)
 
     @property
     def local_ip(self) -> str | None:
@@ -260,6 +269,11 @@ class Transport:
         """Close the descriptor: no TLS shutdown and no waiting, so that a forked child may too."""
         self.is_open = False
         self._sock.close()
+
+    def forget(self) -> None:
+        """Close the descriptor in a forked child, whose parent goes on with the connection."""
+        self.is_inherited = self.is_inherited or self.is_open
+        self.close()
 
     def _is_ready(self, read: bool, write: bool, seconds: float) -> bool:
         if read and not write and self._read_poll is not None:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from smtpconn.model.errors import PoolError
+from smtpconn.net.forking import current_process, is_current_process
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -41,17 +44,12 @@ class FanOut(Generic[Item, Outcome]):
     def __init__(
         self, work: Callable[[Item], Outcome], items: Iterable[Item], threads: int
     ) -> None:
+        # None until the threads are started; then they are of that process only.
+        self._process: int | None = None
         self._run = _Run(work, iter(items), threads)
-        self._threads = [
-            # Each in a copy of the caller's context (PEP 567), so that the work belongs to what the
-            # caller is doing: a trace, a request.
-            threading.Thread(
-                target=contextvars.copy_context().run,
-                args=(self._run.work,),
-                name=f"smtpconn-sender-{n}",
-            )
-            for n in range(threads)
-        ]
+        self._count = threads
+        self._threads: list[threading.Thread] = []
+        self._context = contextvars.copy_context()
         self._running = 0
         self._has_begun = False
         self._error: BaseException | None = None
@@ -62,6 +60,12 @@ class FanOut(Generic[Item, Outcome]):
     def __next__(self) -> Outcome:
         if not self._has_begun:
             self._begin()
+        if self._running and self._is_the_parents():
+            # It would be waited for ever for threads that are the parent's.
+            raise PoolError(
+                "the process was forked while messages were sent: the parent goes on with them",
+                may_have_been_delivered=True,
+            )
         while self._running:
             outcome = self._run.outcomes.get()
             if outcome is None:
@@ -79,7 +83,12 @@ class FanOut(Generic[Item, Outcome]):
         raise error if error is not None else StopIteration
 
     def close(self) -> None:
-        """Begin nothing more, and wait until what was begun is finished."""
+        """Begin nothing more, and wait until what was begun is finished.
+
+        Does nothing in a forked child: what was begun is the parent's.
+        """
+        if self._is_the_parents():
+            return
         self._has_begun = True
         self._running = 0
         self._run.end()
@@ -88,12 +97,26 @@ class FanOut(Generic[Item, Outcome]):
                 thread.join()
 
     def __del__(self) -> None:
-        self._run.end()
+        if self._process is not None and is_current_process(self._process):
+            self._run.end()
+
+    def _is_the_parents(self) -> bool:
+        return self._process is not None and self._process != current_process()
 
     def _begin(self) -> None:
+        self._process = current_process()
         self._has_begun = True
         try:
-            for thread in self._threads:
+            # Not made before: a thread that waits to be started cannot be after a fork (3.13).
+            for n in range(self._count):
+                thread = threading.Thread(
+                    # Each in a copy of the caller's context (PEP 567), so that the work belongs to
+                    # what the caller is doing: a trace, a request.
+                    target=self._context.copy().run,
+                    args=(self._run.work,),
+                    name=f"smtpconn-sender-{n}",
+                )
+                self._threads.append(thread)
                 thread.start()
                 self._running += 1
         except BaseException:

@@ -32,6 +32,7 @@ from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import fan_out
 from smtpconn.pool.events import Action, Hook, Telling
 from smtpconn.pool.lease import Lease
@@ -195,6 +196,7 @@ class ConnectionPool:
                 self._pace.wait(deadline)
             result = self._run(lambda c: _send_over(c, make(c), deadline), deadline, telling)
         except BaseException as error:
+            reset_if_forked()
             unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
             self._lending.count(failed_messages=1, unknown_messages=unknown)
             telling.failed(error)

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Protocol
 
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.model.errors import PoolError
+from smtpconn.model.errors import ConnectionClosedError, Phase, PoolError
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import current_process, is_current_process
 from smtpconn.pool.state import Ticket
 
 
@@ -38,18 +39,23 @@ class Lease:
     Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in step
     with the server; it is closed after anything else than an ordinary exception (Ctrl-C, a killed
     greenlet), because nobody can tell what was cut off.
+
+    In a forked child a lease of the parent's is nothing: its connection is closed, and giving it
+    back changes nothing, because the child's pool has not lent it.
     """
 
-    __slots__ = ("_pool", "_ticket", "_timeout")
+    __slots__ = ("_pool", "_process", "_ticket", "_timeout")
 
     def __init__(self, pool: Lender, timeout: float) -> None:
         self._ticket: Ticket | None = None
+        self._process = 0
         self._pool = pool
         self._timeout = timeout
 
     def __enter__(self) -> SmtpConnection:
         if self._ticket is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
+        self._process = current_process()
         self._ticket = ticket = Ticket()
         try:
             return self._pool.checkout(ticket, self._timeout)
@@ -65,11 +71,12 @@ class Lease:
     ) -> None:
         # Again, and what is left of it, if it is cut off.
         if (ticket := self._ticket) is not None:
-            self._pool.check_in(ticket, kind is None or issubclass(kind, Exception))
+            if self._process == current_process():
+                self._pool.check_in(ticket, kind is None or issubclass(kind, Exception))
             self._ticket = None
 
     def __del__(self) -> None:
-        if self._ticket is not None:
+        if self._ticket is not None and is_current_process(self._process):
             self._pool.orphan(self._ticket)
 
     @property
@@ -88,4 +95,8 @@ class Lease:
         """Replace the connection, which is dead, by a new one, keeping the permit."""
         if self._ticket is None:
             raise PoolError("this lease is not in use")
+        if self._process != current_process():
+            raise ConnectionClosedError(
+                "the process was forked, and this lease is the parent's", phase=Phase.POOL
+            )
         return self._pool.renew(self._ticket, deadline)

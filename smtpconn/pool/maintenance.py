@@ -13,6 +13,8 @@ import time
 import weakref
 from typing import Protocol
 
+from smtpconn.net.forking import forget_in_child
+
 _log = logging.getLogger("smtpconn.pool")
 
 
@@ -27,6 +29,11 @@ class Keeper:
     """The thread, and the pools it looks after."""
 
     def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, in which the thread does not exist."""
         self._lock = threading.Lock()
         self._bell = threading.Event()
         self._pools: dict[int, tuple[weakref.ref[Kept]]] = {}
@@ -105,8 +112,3 @@ class Keeper:
 
 
 keeper = Keeper()
-
-
-def start_anew() -> None:
-    """Forget the thread: in a forked child it does not exist."""
-    keeper.__init__()  # type: ignore[misc]

@@ -11,7 +11,7 @@ import time
 
 from smtpconn.model.errors import Phase, PoolTimeoutError, ValidationError
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.forking import forget_in_child
+from smtpconn.net.forking import forget_in_child, reset_if_forked
 
 
 class Pace:
@@ -37,8 +37,9 @@ class Pace:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin with a new lock in a forked child."""
+        """Begin with a new lock in a forked child; what is reserved is the parent's."""
         self._lock = threading.Lock()
+        self._next = min(self._next, time.monotonic())
 
     def wait(self, deadline: Deadline) -> None:
         """Wait until a message may go.
@@ -46,6 +47,7 @@ class Pace:
         Raises:
             PoolTimeoutError: that would be after the deadline; nothing is reserved then.
         """
+        reset_if_forked()
         seconds = self.reserve(time.monotonic(), deadline.remaining())
         if seconds is None:
             raise PoolTimeoutError(

@@ -11,8 +11,8 @@ import threading
 from typing import Unpack
 
 from smtpconn.client.config import ServerConfig
+from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool.connection_pool import ConnectionPool
-from smtpconn.pool.forking import forget_in_child
 from smtpconn.pool.options import PoolOptions
 
 
@@ -29,6 +29,7 @@ class _Registry:
         self._lock = threading.Lock()
 
     def get(self, config: ServerConfig, options: PoolOptions) -> ConnectionPool:
+        reset_if_forked()
         key = (config, frozenset(options.items()))
         with self._lock:
             pool = self._pools.get(key)
@@ -37,6 +38,7 @@ class _Registry:
             return pool
 
     def open_pools(self) -> list[ConnectionPool]:
+        reset_if_forked()
         with self._lock:
             return [pool for pool in self._pools.values() if not pool.is_closed]
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import SmtpError
+from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool import maintenance
 from smtpconn.pool.connector import Connector
 from smtpconn.pool.events import Action, Hook, Teller, Telling
-from smtpconn.pool.forking import forget_in_child
 from smtpconn.pool.leak_report import Leaks
 from smtpconn.pool.options import Limits
 from smtpconn.pool.state import Pooled, PoolState, Ticket
@@ -80,6 +80,7 @@ class Stock:
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, those in use when they come back."""
+        reset_if_forked()
         with self._lock:
             self._state.drain()
             drained = self._state.take_expired(time.monotonic())
@@ -88,10 +89,12 @@ class Stock:
 
     def leaks(self) -> list[tuple[float, str]]:
         """The leases older than ``leak_after``: their age, and the stack of their checkout."""
+        reset_if_forked()
         return self._leaks.old(time.monotonic())
 
     def stats(self) -> PoolStats:
         """The figures at this moment."""
+        reset_if_forked()
         if self._orphans:
             self._adopt_orphans()
         with self._lock:
@@ -126,6 +129,7 @@ class Stock:
 
     def close(self, timeout: float) -> None:
         """Refuse new callers, wake waiting ones, say QUIT on idle connections, wait for leases."""
+        reset_if_forked()
         with self._lock:
             self._state.is_closed = True
             idle = list(self._state.idle)

@@ -26,7 +26,7 @@ from tests.contrib.logmail import (
     read,
     text_of,
 )
-from tests.support.forks import in_child
+from tests.support.forks import Fork, fork_in_c, in_child
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -138,10 +138,13 @@ def test_secure_means_starttls() -> None:
         PooledSmtpHandler("mx.example.com", FROM, TO, "Errors", ("u", "p"), ("no.key", "no.pem"))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+both_forks = pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["os.fork", "C"])
+
+
+@both_forks
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_mails_its_own_records_only(
-    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler, fork: Fork
 ) -> None:
     """What waits in the parent is mailed by the parent, once; the child starts its own thread."""
     handler = make()
@@ -152,10 +155,53 @@ def test_a_child_mails_its_own_records_only(
         handler.close()
         return handler.mailed
 
-    assert in_child(child) == "1"
+    assert in_child(child, fork) == "1"
     handler.flush()
     texts = [text_of(m).strip() for m in server.wait_for_messages(2)]
     assert texts == ["of the child", "of the parent"]
+
+
+@both_forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("first", ["emit", "flush", "close", "look"])
+def test_a_child_of_a_parent_that_was_mailing(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler, first: str, fork: Fork
+) -> None:
+    """It waits neither for the parent's thread nor for the lock which a thread there holds."""
+    handler = make(max_records=1)
+    logger.error("of the parent")
+    server.wait_for_messages(1)
+
+    def child() -> str:
+        if first == "flush":
+            handler.flush()
+        elif first == "close":
+            handler.close()
+        elif first == "look":
+            assert handler.mailed == 0
+        logger.error("of the child")
+        handler.flush()
+        return f"{handler.mailed} {handler.dropped}"
+
+    held, may_let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with handler._lock:
+            held.set()
+            assert may_let_go.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        assert in_child(child, fork) == ("0 1" if first == "close" else "1 0")
+    finally:
+        may_let_go.set()
+        thread.join(10)
+    logger.error("again of the parent")
+    texts = [text_of(m).strip() for m in server.wait_for_messages(2 + (first != "close"))]
+    assert texts.count("of the child") == (first != "close")
+    assert [t for t in texts if "parent" in t] == ["of the parent", "again of the parent"]
 
 
 # --- The end --------------------------------------------------------------------------------------

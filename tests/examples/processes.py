@@ -1,4 +1,4 @@
-"""The programs of examples/ as processes: under gunicorn, or as workers of Celery.
+"""The programs of examples/ as processes: under gunicorn or uWSGI, or as workers of Celery.
 
 They are started and ended as the real servers are (see `tests.realservers.base`): in a directory of
 their own, up when they say so, and nothing of them left behind.
@@ -6,6 +6,7 @@ their own, up when they say so, and nothing of them left behind.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.realservers.base import RealServer, wait_until
+from tests.realservers.base import RealServer, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 30.0
@@ -65,6 +66,56 @@ class Gunicorn(Program):
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+
+class Uwsgi(Program):
+    """uWSGI, with a master that loads the application before it forks the workers.
+
+    Each worker has a port of its own, so that a test can say which one is to answer.
+    """
+
+    name = "uwsgi"
+
+    def __init__(self, workers: int, *arguments: str, **settings: str) -> None:
+        super().__init__(*arguments, **settings)
+        self._ports = [self.port, *(free_port() for _ in range(workers - 1))]
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Also if it is there, but for another Python."""
+        return None if _scripts("uwsgi") else "uwsgi is not installed: pip install uwsgi"
+
+    def command(self) -> list[str]:
+        (program,) = _scripts("uwsgi")
+        command = [program, "--virtualenv", sys.prefix, "--master", "--die-on-term", "--need-app"]
+        command += ["--disable-logging", "--processes", str(len(self._ports))]
+        for number, port in enumerate(self._ports):
+            command += ["--http-socket", f"{self.host}:{port}"]
+            command += ["--map-socket", f"{number}:{number + 1}"]
+        return [*command, *self.arguments]
+
+    def ports(self) -> list[int]:
+        return self._ports
+
+    def is_ready(self) -> bool:
+        # Not by connecting: a worker that has not closed the others' sockets yet would accept it,
+        # or wait for ever for a connection that another one has accepted.
+        return self.logs().count("mapped socket ") == len(self._ports)
+
+    def get(self, worker: int, path: str) -> str:
+        """What the application answers in a worker; they are counted from 0 on."""
+        url = f"http://{self.host}:{self._ports[worker]}{path}"
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            return str(response.read().decode())
+
+
+def _scripts(distribution: str) -> list[str]:
+    """The programs of a package that this Python has, by the name of the package."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [str(file.locate()) for file in files if file.name == distribution]
 
 
 class CeleryWorker(Program):

@@ -38,7 +38,7 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "singer"}
 SERVERS_DIR = Path(os.environ.get("SMTPCONN_SERVERS_DIR", "/opt/smtpconn-servers"))
 
 NOBODY = 65534
-START_TIMEOUT = 20.0
+START_TIMEOUT = 30.0
 PR_SET_CHILD_SUBREAPER = 36
 
 # Below the range from which the kernel takes the ports of outgoing connections, so that none of
