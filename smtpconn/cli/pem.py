@@ -33,7 +33,7 @@ def trusting(path: str | None) -> ssl.SSLContext:
     """A context for a client that trusts the authorities in a file or directory.
 
     Args:
-        path: None for certifi's.
+        path: None for those of `smtpconn.net.tls.new_context`.
 
     Raises:
         UsageError: it cannot be read, or holds none.

@@ -136,7 +136,8 @@ def target_of(options: argparse.Namespace, out: Output) -> Target:
         target = _from_host(where, options.port, settings)
     if "timeout" not in settings and "timeout=" not in where:
         target = target.replace(timeout=DEFAULT_TIMEOUT)
-    target = target.replace(tls_context=_tls_context(options, target.tls_mode, out))
+    if (context := _tls_context(options, target, out)) is not None:
+        target = target.replace(tls_context=context, cafile=None)
     if options.allow_cleartext_auth and target.tls_mode is TlsMode.NONE:
         out.warning("--allow-cleartext-auth: everybody on the way can read the password")
         target = target.replace(allow_cleartext_auth=True)
@@ -199,16 +200,16 @@ def _split(where: str) -> tuple[str, int | None]:
     return host, int(port) if port else None
 
 
-def _tls_context(options: argparse.Namespace, mode: TlsMode, out: Output) -> ssl.SSLContext | None:
+def _tls_context(options: argparse.Namespace, target: Target, out: Output) -> ssl.SSLContext | None:
     """The TLS settings that options ask for; None for the library's own."""
     asked = (options.tls_ca_path, options.tls_cert, options.tls_key, options.insecure)
     if not any(asked):
         return None
-    if mode is TlsMode.NONE:
+    if target.tls_mode is TlsMode.NONE:
         raise UsageError("the options for TLS need --tls or --tlsc (or a URL with TLS)")
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key needs --tls-cert")
-    context = trusting(options.tls_ca_path)
+    context = trusting(options.tls_ca_path or target.cafile)
     if options.tls_cert:
         load_certificate(context, options.tls_cert, options.tls_key)
     if options.insecure:

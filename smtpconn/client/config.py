@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from smtpconn.auth.credentials import Credentials, PasswordCredentials
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.client.options import check_ehlo_domain, check_server
+from smtpconn.client.options import check_ehlo_domain, check_server, check_tls_options
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
@@ -29,6 +29,7 @@ _SCHEMES = {
     "lmtps": (Protocol.LMTP, TlsMode.IMPLICIT, 24),
     "lmtp+unix": (Protocol.LMTP, TlsMode.NONE, 0),
 }
+_TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class ServerConfig:
         timeout: seconds for connecting with logging in, and for each later operation by default.
         protocol: SMTP or LMTP.
         credentials: whom to log in as; None not to.
-        tls_context, ehlo_domain, source_address, pipelining, ignore_extensions,
-        allow_cleartext_auth, socket_factory: as `SmtpConnection.connect` takes them.
+        tls_context, cafile, tls_server_name, ehlo_domain, source_address, pipelining,
+        ignore_extensions, allow_cleartext_auth, socket_factory: as `SmtpConnection.connect` takes
+            them.
 
     Raises:
         ValidationError: a value that cannot be.
@@ -61,12 +63,15 @@ class ServerConfig:
     ignore_extensions: Iterable[str] = ()
     allow_cleartext_auth: bool = False
     socket_factory: SocketFactory | None = None
+    tls_server_name: str | None = None
+    cafile: str | None = None
 
     def __post_init__(self) -> None:
         check_server(self.host, self.port)
         Deadline(self.timeout)
         if self.ehlo_domain is not None:
             check_ehlo_domain(self.ehlo_domain)
+        check_tls_options(self.tls_context, self.cafile, self.tls_server_name)
         for name, kind in (
             ("tls_mode", TlsMode),
             ("protocol", Protocol),
@@ -88,8 +93,8 @@ class ServerConfig:
 
         Schemes and their ports: smtp (25), smtp+starttls (587), smtps (465), lmtp,
         lmtp+starttls, lmtps (24) and lmtp+unix, which has a path. User name and password are
-        percent-decoded and become `PasswordCredentials`. ``?timeout=`` (seconds) and
-        ``?ehlo_domain=`` may follow.
+        percent-decoded and become `PasswordCredentials`. ``?timeout=`` (seconds),
+        ``?ehlo_domain=``, ``?cafile=`` and ``?tls_server_name=`` may follow, joined by ``&``.
 
         Args:
             url: the URL.
@@ -157,6 +162,8 @@ class ServerConfig:
             allow_cleartext_auth=self.allow_cleartext_auth,
             socket_factory=self.socket_factory,
             tls_session=tls_session,
+            tls_server_name=self.tls_server_name,
+            cafile=self.cafile,
         )
         try:
             if self.credentials is not None:
@@ -204,9 +211,11 @@ def _query(query: str) -> dict[str, Any]:
                 known[name] = float(value)
             except ValueError:
                 raise ValidationError("?timeout= is a number of seconds") from None
-        elif name == "ehlo_domain":
+        elif name in _TEXTS:
             known[name] = value
         else:
             # Not quoted: a "?" that was not encoded may have put a password here.
-            raise ValidationError("behind the ? of a URL may stand timeout= and ehlo_domain=")
+            raise ValidationError(
+                f"behind the ? of a URL may stand timeout=, {'=, '.join(_TEXTS)}="
+            )
     return known

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from smtpconn.client.channel import Channel
+from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
 from smtpconn.client.driver import Driver
 from smtpconn.client.logging_in import LoggingIn
 from smtpconn.client.options import (
@@ -25,6 +26,7 @@ from smtpconn.client.options import (
     check_ehlo_domain,
     check_server,
     check_tls_mode,
+    check_tls_options,
     default_ehlo_domain,
 )
 from smtpconn.client.sending import Sending
@@ -34,7 +36,7 @@ from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import from_factory, open_socket
-from smtpconn.net.tls import TlsInfo, default_context
+from smtpconn.net.tls import TlsInfo, shared_context
 from smtpconn.net.transport import Transport, as_smtp_error
 from smtpconn.protocol import handshake, single_command
 from smtpconn.protocol.session import ServerQuirks, SessionState
@@ -44,6 +46,9 @@ QUIT_TIMEOUT = 2.0
 
 QUIT_NOWAIT_TIMEOUT = 0.1
 """Seconds that `SmtpConnection.quit_nowait` has to get six octets into the socket's buffer."""
+
+GREETING_TIMEOUT = 5.0
+"""Seconds to wait for a greeting in clear at the port where TLS begins with the first octet."""
 
 _log = logging.getLogger("smtpconn.connection")
 
@@ -76,7 +81,9 @@ class SmtpConnection(Sending, LoggingIn):
             port: 1 to 65535; 465 is usual for IMPLICIT, 587 for STARTTLS, 25 between servers.
             tls_mode: how the connection is protected.
             timeout: seconds for all of connecting, and for later operations by default.
-            tls_context: TLS settings; None trusts certifi's authorities and checks ``host``.
+            tls_context: TLS settings; None checks the name ``host``, and trusts the authorities of
+                ``cafile``; without that those in the environment's ``SSL_CERT_FILE`` and
+                ``SSL_CERT_DIR``; without these the system's and certifi's.
             ehlo_domain: how we name ourselves, a domain or an address literal; None for this
                 machine's full name if it has one, else our address.
             source_address: our own (address, port) to connect from, port 0 for any.
@@ -86,7 +93,11 @@ class SmtpConnection(Sending, LoggingIn):
             socket_factory: called with host, port and the seconds left instead of connecting,
                 for a proxy; returns a connected socket.
             tls_session: the `ssl.SSLSession` of an earlier connection with the same settings
-                (``connection.tls.session``); resumed if the server will, which saves time.
+                (``connection.tls.session``); resumed if the server will, which saves time. One of
+                another context is not offered, and if the handshake fails, it is tried once
+                without, on a new connection.
+            tls_server_name: the name in the server's certificate, if it is not ``host``.
+            cafile: the authorities to trust and no others, a file in PEM.
 
         Raises:
             ValidationError: an argument that cannot be; nothing was sent.
@@ -156,6 +167,41 @@ class SmtpConnection(Sending, LoggingIn):
     ) -> Self:
         deadline = Deadline(timeout)
         check_server(host, port)
+        cafile, tls_session = options.get("cafile"), options.get("tls_session")
+        check_tls_options(context, cafile, options.get("tls_server_name"))
+        used = context
+        if context is None and tls_mode is not TlsMode.NONE:
+            used = shared_context(cafile, seconds=deadline.remaining())
+        try:
+            try:
+                return cls._connect_once(
+                    protocol, host, port, tls_mode, deadline, used, tls_session, options
+                )
+            except SmtpError as error:
+                # The session offered may be what the handshake failed of.
+                is_over = error.phase is not Phase.TLS or not deadline.remaining()
+                if tls_session is None or is_over:
+                    raise
+                _log.debug("%s: again without a TLS session: %s", host, str(error))
+            return cls._connect_once(protocol, host, port, tls_mode, deadline, used, None, options)
+        except SmtpError as error:
+            hinted = with_hint(error, host, port, protocol, tls_mode, context is not None, cafile)
+            if hinted is error:
+                raise
+            raise hinted from hinted.__cause__
+
+    @classmethod
+    def _connect_once(
+        cls,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        deadline: Deadline,
+        context: ssl.SSLContext | None,
+        tls_session: ssl.SSLSession | None,
+        options: ConnectOptions,
+    ) -> Self:
         session = _new_session(protocol, options)
         factory = options.get("socket_factory")
         if factory is None:
@@ -175,14 +221,13 @@ class SmtpConnection(Sending, LoggingIn):
                 or options.get("allow_cleartext_auth", False)
                 or (factory is None and transport.peer_is_local)
             )
-            if tls_mode is not TlsMode.NONE and context is None:
-                context = default_context()
-            driver = Driver(
-                transport, session, host.rstrip("."), peer, context, options.get("tls_session")
-            )
+            tls_name = options.get("tls_server_name") or host.rstrip(".")
+            driver = Driver(transport, session, tls_name, peer, context, tls_session)
             _log.debug("#%d %s: connected", driver.number, peer)
             if tls_mode is TlsMode.IMPLICIT:
                 driver.start_tls(deadline)
+            elif port == IMPLICIT_TLS_PORT and transport.tls is None:
+                _wait_for_greeting(transport, peer, deadline)
             driver.run(
                 handshake.handshake(session, starttls=tls_mode is TlsMode.STARTTLS), deadline
             )
@@ -191,7 +236,7 @@ class SmtpConnection(Sending, LoggingIn):
             if isinstance(error, OSError) and not isinstance(error, SmtpError):
                 raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
             raise
-        return cls(Channel(driver, peer, timeout), session)
+        return cls(Channel(driver, peer, deadline.timeout), session)
 
     def reset(self, timeout: float | None = None) -> None:
         """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
@@ -375,6 +420,21 @@ class SmtpConnection(Sending, LoggingIn):
                 *(printable(str(extension)) for extension in self.capabilities.extensions),
             )
         )
+
+
+def _wait_for_greeting(transport: Transport, peer: str, deadline: Deadline) -> None:
+    """Wait for a first octet in clear where TLS is usual, and not until the deadline.
+
+    Raises:
+        SmtpTimeoutError: there was none.
+    """
+    seconds = min(GREETING_TIMEOUT, deadline.check(Phase.GREETING))
+    try:
+        transport.wait(Deadline(seconds), write=False)
+    except TimeoutError:
+        raise SmtpTimeoutError(
+            f"{peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
+        ) from None
 
 
 def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:

@@ -26,6 +26,8 @@ class ConnectOptions(TypedDict, total=False):
     allow_cleartext_auth: bool
     socket_factory: SocketFactory | None
     tls_session: ssl.SSLSession | None
+    tls_server_name: str | None
+    cafile: str | None
 
 
 def check_server(host: str, port: int) -> None:
@@ -67,6 +69,27 @@ def check_ehlo_domain(domain: str) -> None:
         AddressLiteral(domain)
     elif not Domain(domain).is_ascii:
         raise ValidationError(f"the EHLO domain has to be ASCII: {domain!a:.80}")
+
+
+def check_tls_options(
+    context: ssl.SSLContext | None, cafile: str | None, server_name: str | None
+) -> None:
+    """Check what is said about certificates.
+
+    Raises:
+        ValidationError: a value that cannot be, or authorities named twice.
+    """
+    if cafile is not None:
+        if not isinstance(cafile, str) or not cafile:
+            raise ValidationError(f"cafile is the path of a file, not {cafile!r:.80}")
+        if context is not None:
+            raise ValidationError("of cafile and tls_context only one may be set")
+    if server_name is not None and (
+        not isinstance(server_name, str)
+        or not server_name
+        or any(c <= " " or c in "/\x7f" for c in server_name)
+    ):
+        raise ValidationError(f"tls_server_name is a host name, not {server_name!r:.80}")
 
 
 def default_ehlo_domain(local_ip: str | None) -> str:

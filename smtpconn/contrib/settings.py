@@ -10,20 +10,17 @@ stays the same one, because equal settings make equal configurations (see `smtpc
 
 from __future__ import annotations
 
-import functools
-import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar, cast
-
-import certifi
 
 from smtpconn.auth.credentials import Credentials, PasswordCredentials
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.happy_eyeballs import SocketFactory
+from smtpconn.net.tls import shared_context
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.registry import get_pool
@@ -36,6 +33,8 @@ class ServerOptions(TypedDict, total=False):
 
     credentials: Credentials
     tls_context: ssl.SSLContext
+    tls_server_name: str
+    cafile: str
     ehlo_domain: str
     source_address: tuple[str, int]
     pipelining: Pipelining
@@ -105,16 +104,21 @@ class MailSettings:
         return ServerConfig(self.host or "", port, mode, **options)
 
     def config_with_tls(self) -> ServerConfig:
-        """The server, with the TLS context that frameworks expect.
+        """The server, with the client's certificate if there is one.
 
         Raises:
             ValidationError: a value that cannot be.
-            OSError: the client's certificate or key cannot be read.
+            OSError: the client's certificate or key, or ``cafile``, cannot be read.
         """
         config = self.config()
-        if config.tls_mode is not TlsMode.NONE and config.tls_context is None:
-            config = config.replace(tls_context=_context(self.ssl_certfile, self.ssl_keyfile))
-        return config
+        if config.tls_mode is TlsMode.NONE:
+            return config
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValidationError("ssl_keyfile is of no use without ssl_certfile")
+        if not self.ssl_certfile:
+            return config
+        context = shared_context(config.cafile, self.ssl_certfile, self.ssl_keyfile)
+        return config.replace(tls_context=context, cafile=None)
 
     def get_pool(self) -> ConnectionPool:
         """The process's pool for this server and these limits; raises as `config_with_tls`."""
@@ -177,25 +181,3 @@ def _number(name: str, value: object, kind: Callable[[Any], Number]) -> Number:
         return kind(value)
     except (TypeError, ValueError):
         raise ValidationError(f"{name} is a number, not {value!r:.40}") from None
-
-
-def _context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
-    """The TLS context for these files, the same one until they change."""
-    if keyfile and not certfile:
-        raise ValidationError("ssl_keyfile is of no use without ssl_certfile")
-    files = [file for file in (certfile, keyfile) if file]
-    return _make_context(certfile, keyfile, tuple(os.stat(file).st_mtime_ns for file in files))
-
-
-@functools.cache
-def _make_context(
-    certfile: str | None, keyfile: str | None, changed: tuple[int, ...]
-) -> ssl.SSLContext:
-    # The system's authorities, which are what the frameworks trust, and certifi's as everywhere
-    # else in smtpconn, for systems that have none.
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=certifi.where())
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if certfile:
-        context.load_cert_chain(certfile, keyfile or None)
-    return context

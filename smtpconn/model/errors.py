@@ -153,7 +153,8 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
 
     def __init__(self, response: SmtpResponse, *, phase: Phase, details: str = "") -> None:
         more = f" ({details!a:.500})" if details else ""
-        super().__init__(f"the server refused {phase}: {response}{more}", phase=phase)
+        hint = _starttls_hint(response)
+        super().__init__(f"the server refused {phase}: {response}{more}{hint}", phase=phase)
         self.response = response
         self.smtp_code = response.code
         self.smtp_error = _text(response)
@@ -261,6 +262,14 @@ class ValidationError(SmtpError, ValueError):
 def _text(response: SmtpResponse) -> bytes:
     """A reply's text as smtplib has it: the octets the server sent."""
     return "\n".join(response.lines).encode("utf-8", "surrogateescape")
+
+
+def _starttls_hint(response: SmtpResponse) -> str:
+    """What to try if the server wants TLS first (RFC 3207 4: 530; RFC 4954 6: 538)."""
+    wants_tls = response.code == 538 or (
+        response.code == 530 and any("TLS" in line.upper() for line in response.lines)
+    )
+    return "; try TlsMode.STARTTLS, in a URL smtp+starttls://" if wants_tls else ""
 
 
 def refusal(response: SmtpResponse, phase: Phase) -> SmtpError:

@@ -2,8 +2,7 @@
 
 A name often has several addresses and the first one is sometimes dead. The next one is tried when
 one has not answered for 250 ms, while the first may still win; so a dead address costs that much,
-not the whole timeout. The resolver cannot be given a timeout, so it runs in a thread of its own,
-which is left behind if the deadline passes first.
+not the whole timeout.
 """
 
 from __future__ import annotations
@@ -12,22 +11,26 @@ import errno
 import itertools
 import os
 import socket
-import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from smtpconn.model.errors import Phase, SmtpError, TransportError
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import close_in_child
+from smtpconn.net.resolver import Address, resolve
 from smtpconn.net.transport import as_smtp_error, wait_for_sockets
 
 ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried (RFC 8305 5)."""
 
+FIRST_PAUSE = 0.001
+MAX_PAUSE = 0.05
+"""Seconds before a UNIX socket whose backlog is full is asked again."""
+
 SocketFactory: TypeAlias = Callable[[str, int, float], socket.socket]
 """Makes a connected stream socket from host, port and the seconds left; for a proxy, say."""
 
-_Address: TypeAlias = tuple[int, int, int, tuple[object, ...] | str]
 _IN_PROGRESS = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})
 
 
@@ -48,10 +51,8 @@ def open_socket(
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:
         if host.startswith("/"):
-            return HappyEyeballs(deadline, None).run(
-                [(socket.AF_UNIX, socket.SOCK_STREAM, 0, host)]
-            )
-        addresses = _interleave(_resolve(host, port, deadline))
+            return _connect_unix(host, deadline)
+        addresses = _interleave(resolve(host, port, deadline))
         return HappyEyeballs(deadline, source_address).run(addresses)
     except SmtpError:
         raise
@@ -59,47 +60,26 @@ def open_socket(
         raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
 
 
-def _resolve(host: str, port: int, deadline: Deadline) -> list[_Address]:
-    try:
-        # An address needs no resolver, and no thread to wait for one.
-        return _getaddrinfo(host, port, socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):
-        pass
-    outcome: list[list[_Address] | Exception] = []
-    done = threading.Lock()
-    done.acquire()
+def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
+    """Connect to a UNIX socket, waiting for room in its backlog if that is full.
 
-    def resolve() -> None:
+    The kernel answers EAGAIN then to who does not block (connect(2)), and tells nobody when there
+    is room, so it is asked again.
+    """
+    pause = FIRST_PAUSE
+    while True:
         try:
-            outcome.append(_getaddrinfo(host, port, 0))
-        except Exception as error:
-            outcome.append(error)
-        finally:
-            done.release()
-
-    try:
-        threading.Thread(target=resolve, name="smtpconn-resolver", daemon=True).start()
-    except RuntimeError:
-        # No thread is to be had, or no more of them because the interpreter ends, when log records
-        # are still mailed. Then the resolver's own patience has to do.
-        resolve()
-    if not done.acquire(timeout=deadline.check(Phase.CONNECT)):
-        raise deadline.error(Phase.CONNECT)
-    if isinstance(outcome[0], Exception):
-        raise TransportError(
-            f"the name {host} cannot be resolved: {outcome[0]}", phase=Phase.CONNECT
-        ) from outcome[0]
-    return outcome[0]
+            return HappyEyeballs(deadline, None).run(
+                [(socket.AF_UNIX, socket.SOCK_STREAM, 0, path)]
+            )
+        except BlockingIOError:
+            time.sleep(min(pause, deadline.check(Phase.CONNECT)))
+            pause = min(2 * pause, MAX_PAUSE)
 
 
-def _getaddrinfo(host: str, port: int, flags: int) -> list[_Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, type_, proto, address) for family, type_, proto, _, address in found]
-
-
-def _interleave(addresses: Iterable[_Address]) -> list[_Address]:
+def _interleave(addresses: Iterable[Address]) -> list[Address]:
     """Alternate the families, beginning with the first one's (RFC 8305 4)."""
-    by_family: dict[int, list[_Address]] = {}
+    by_family: dict[int, list[Address]] = {}
     for address in addresses:
         by_family.setdefault(address[0], []).append(address)
     rounds = itertools.zip_longest(*by_family.values())
@@ -115,7 +95,7 @@ class HappyEyeballs:
         self._running: dict[socket.socket, str] = {}
         self._errors: list[tuple[str, OSError]] = []
 
-    def run(self, addresses: list[_Address]) -> socket.socket:
+    def run(self, addresses: list[Address]) -> socket.socket:
         waiting = list(addresses)
         try:
             while waiting or self._running:
@@ -130,7 +110,7 @@ class HappyEyeballs:
                 sock.close()
         raise self._failure()
 
-    def _start(self, address: _Address) -> None:
+    def _start(self, address: Address) -> None:
         family, type_, proto, where = address
         name = where if isinstance(where, str) else str(where[0])
         try:

@@ -119,7 +119,8 @@ class Transport:
 
         Args:
             context, host, deadline: the settings, the name, and by when.
-            session: of an earlier connection with the same settings, to resume if the server will.
+            session: of an earlier connection, to resume if the server will; it is offered only
+                with the context it came from.
 
         Raises:
             OSError: it failed; `as_smtp_error` names it.
@@ -132,7 +133,7 @@ class Transport:
         # Not the handshake on wrapping: it would block without regard to the deadline.
         try:
             tls = context.wrap_socket(
-                self._sock, server_hostname=host, do_handshake_on_connect=False, session=session
+                self._sock, server_hostname=host, do_handshake_on_connect=False
             )
         except BaseException as error:
             # A connection that is reset within these microseconds makes it stumble all the same.
@@ -141,6 +142,11 @@ class Transport:
         self._sock, self.is_tls = tls, True
         self._reads_block, self._now = False, 0
         tls.settimeout(0)
+        if session is not None:
+            try:
+                tls.session = session
+            except ValueError:
+                pass  # of another context, perhaps of another trust: it is not offered
         while True:
             try:
                 return tls.do_handshake()

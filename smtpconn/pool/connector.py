@@ -1,13 +1,14 @@
 """Making connections for a pool: to which server, in how much time, with which TLS session.
 
-Which server is worth trying is decided in `smtpconn.pool.failover`; here it is tried. A failure
-moves on to the next one within the same deadline, and each gets its share of the time, so that a
-silent one cannot use up what the others need.
+Which server is worth trying is decided in `smtpconn.pool.failover`; here it is tried. A failure,
+"too many connections" included, moves on to the next one within the same deadline, and each gets
+its share of the time, so that a silent one cannot use up what the others need.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import threading
 import time
@@ -18,12 +19,8 @@ from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, Teller
-from smtpconn.pool.failover import ServerSelector, ServerStats
+from smtpconn.pool.failover import TRIAL_TIMEOUT, ServerSelector, ServerStats
 from smtpconn.protocol.session import ServerQuirks
-
-MIN_CONNECT_ATTEMPT = 1.0
-"""Seconds that a server has to have had before it rests for its silence: a caller in a hurry must
-not take it from all others."""
 
 _log = logging.getLogger("smtpconn.pool")
 
@@ -35,6 +32,7 @@ class Connector:
         configs: the servers, the preferred one first.
         lock: the pool's; held for decisions, never while connecting.
         teller: who is told of it.
+        connections_to: how many connections the pool has to the server of an index, idle or lent.
 
     Attributes:
         connects, errors: connections made, and attempts that failed.
@@ -42,7 +40,11 @@ class Connector:
     """
 
     def __init__(
-        self, configs: Sequence[ServerConfig], lock: threading.RLock, teller: Teller
+        self,
+        configs: Sequence[ServerConfig],
+        lock: threading.RLock,
+        teller: Teller,
+        connections_to: Callable[[int], int],
     ) -> None:
         self.connects = 0
         self.errors = 0
@@ -50,18 +52,22 @@ class Connector:
         self._configs = configs
         self._lock = lock
         self._teller = teller
-        self._servers = ServerSelector(configs)
+        self._servers = ServerSelector(configs, connections_to)
         self._tls_sessions: dict[int, ssl.SSLSession] = {}
         self._quirks = [ServerQuirks() for _ in configs]
 
     def connect(
-        self, deadline: Deadline, is_to_wait: Callable[[SmtpError], bool]
+        self, deadline: Deadline, is_to_wait: Callable[[SmtpError | None, float], bool]
     ) -> tuple[SmtpConnection, int] | None:
         """Connect to the first server that can be had.
 
+        A server that hangs has `TRIAL_TIMEOUT` seconds while there are others, or connections that
+        may come back; and the rest of the time once there are none.
+
         Args:
             deadline: by when.
-            is_to_wait: asked when a server says that there are too many connections already;
+            is_to_wait: asked when no server can be had and one has too many connections already;
+                given its error (None if that was known before) and when to try again (monotonic);
                 True to give up for now.
 
         Returns the connection and its server's place in the order; None if it is given up.
@@ -70,19 +76,68 @@ class Connector:
             SmtpError: what the last server failed with.
         """
         with self._lock:
-            order = self._servers.to_try(time.monotonic())
-        for position, index in enumerate(order):
-            share = deadline.check(Phase.CONNECT) / (len(order) - position)
+            now = time.monotonic()
+            order = self._servers.to_try(now)
+            self._servers.begin_trials(order, now)
+        others_are_full = len(order) < len(self._configs)
+        too_many: SmtpError | None = None
+        failure: SmtpError | None = None
+        cut_short: list[int] = []
+        for left in range(len(order), 0, -1):
+            index = order[-left]
+            share = deadline.check(Phase.CONNECT) / (left + len(cut_short))
+            is_last_hope = left == 1 and not others_are_full and too_many is None
+            limit = math.inf if is_last_hope else TRIAL_TIMEOUT
+            try:
+                return self._connect_to(index, min(share, limit)), index
+            except SmtpError as error:
+                failure = error
+                if _is_too_many(error):
+                    too_many = error
+                if limit < share and isinstance(error, SmtpTimeoutError):
+                    cut_short.append(index)
+                if left > 1:
+                    name, server = self._teller.pool, self._configs[index]
+                    _log.info("%s: moving on from %s: %s", name, server, str(error))
+        if too_many is not None or others_are_full:
+            with self._lock:
+                retry_at = self._servers.retry_at(time.monotonic())
+            if is_to_wait(too_many, retry_at):
+                return None
+        while cut_short and deadline.remaining():
+            index = cut_short.pop(0)
+            share = deadline.check(Phase.CONNECT) / (1 + len(cut_short))
             try:
                 return self._connect_to(index, share), index
             except SmtpError as error:
-                if _is_too_many(error) and is_to_wait(error):
-                    return None
-                if position == len(order) - 1:
-                    raise
-                name, server = self._teller.pool, self._configs[index]
-                _log.info("%s: moving on from %s: %s", name, server, str(error))
-        raise AssertionError("there is at least one server")
+                failure = error
+        if failure is None:
+            # All were full, and meanwhile the last connection to them is gone: so there is room.
+            return self.connect(deadline, is_to_wait)
+        raise failure
+
+    def connect_to_better(
+        self, index: int, deadline: Deadline
+    ) -> tuple[SmtpConnection, int] | None:
+        """Ask whether a server preferred to this one is back, if it is this caller's turn to.
+
+        For a caller that has a connection to the server ``index`` and falls back on it; so all
+        others go on with theirs.
+
+        Returns a connection to the better server and its place; None if there is none.
+        """
+        with self._lock:
+            now = time.monotonic()
+            better = self._servers.better_to_try(index, now)
+            if better is None:
+                return None
+            self._servers.begin_trial(better, now)
+        try:
+            return self._connect_to(better, min(deadline.remaining() / 2, TRIAL_TIMEOUT)), better
+        except SmtpError as error:
+            name, server = self._teller.pool, self._configs[better]
+            _log.info("%s: staying away from %s: %s", name, server, str(error))
+            return None
 
     def keep_tls_session(self, connection: SmtpConnection, index: int) -> None:
         """Keep what the next connection to this server can resume.
@@ -93,10 +148,10 @@ class Connector:
         if tls is not None and tls.session is not None:
             self._tls_sessions[index] = tls.session
 
-    def has_better(self, index: int, now: float) -> bool:
-        """Whether a server that is preferred to this one is worth trying again."""
+    def has_better(self, index: int) -> bool:
+        """Whether a server that is preferred to this one is known to be back, and has room."""
         with self._lock:
-            return index > 0 and self._servers.preferred(now) < index
+            return self._servers.has_better(index)
 
     def last_error(self) -> SmtpError | None:
         """What went wrong last with the most preferred server that has trouble."""
@@ -120,7 +175,7 @@ class Connector:
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun
-            self._servers.succeeded(index)
+            self._servers.succeeded(index, time.monotonic())
         telling.done()
         return connection
 
@@ -129,14 +184,27 @@ class Connector:
             refusal = self._servers.login_refusal(index, time.monotonic())
         if refusal is not None:
             raise refusal
+        offered = self._tls_sessions.get(index)
         try:
-            return self._configs[index].connect(seconds, tls_session=self._tls_sessions.get(index))
+            connection = self._configs[index].connect(seconds, tls_session=offered)
         except SmtpError as error:
             with self._lock:
                 self.errors += 1
-                was_fair = seconds >= MIN_CONNECT_ATTEMPT or not isinstance(error, SmtpTimeoutError)
-                self._servers.failed(index, error, time.monotonic(), rests=was_fair)
+                now = time.monotonic()
+                self._servers.failed(index, error, now)
+                if _is_too_many(error):
+                    self._servers.met_limit(index, now)
+            if error.phase is Phase.TLS:
+                self._forget_tls_session(index, offered)
             raise
+        if connection.tls is not None and not connection.tls.session_reused:
+            self._forget_tls_session(index, offered)
+        return connection
+
+    def _forget_tls_session(self, index: int, offered: ssl.SSLSession | None) -> None:
+        """A session that was not resumed is of no use, or even in the way, to others."""
+        if self._tls_sessions.get(index) is offered:
+            self._tls_sessions.pop(index, None)
 
 
 def _is_too_many(error: SmtpError) -> bool:

@@ -40,10 +40,17 @@ class Lending(Stock):
             pooled = self._state.take_now(ticket, begun)
             if pooled is not None:
                 self._counters.checkouts += 1
-        if pooled is not None and self._is_good(pooled, begun):
+        deadline, made, now = None, None, begun
+        if pooled is not None and pooled.server:
+            deadline = Deadline(timeout)
+            made = self._move_back(ticket, pooled, deadline)
+            now = time.monotonic()
+        if made is not None:
+            pooled = made
+        elif pooled is not None and self._is_good(pooled, now):
             pooled.uses += 1
         else:
-            pooled = self._stand_in_line(ticket, Deadline(timeout), begun, telling)
+            pooled = self._stand_in_line(ticket, deadline or Deadline(timeout), begun, telling)
         if self._watches:
             self._watch(ticket, pooled, telling)
         return pooled.connection
@@ -164,6 +171,8 @@ class Lending(Stock):
             if pooled is None:
                 if (made := self._connect(ticket, deadline)) is not None:
                     return made
+            elif (made := self._move_back(ticket, pooled, deadline)) is not None:
+                return made
             elif self._is_good(pooled, time.monotonic()):
                 pooled.uses += 1
                 return pooled
@@ -171,11 +180,23 @@ class Lending(Stock):
                 with self._lock:
                     self._state.again(ticket, time.monotonic())
 
+    def _move_back(self, ticket: Ticket, pooled: Pooled, deadline: Deadline) -> Pooled | None:
+        """Replace an idle connection by one to a better server, if one is back; None if none is.
+
+        One caller at a time asks; the others go on with what is idle.
+        """
+        made = self._connector.connect_to_better(pooled.server, deadline) if pooled.server else None
+        if made is None:
+            return None
+        ticket.pooled = better = self._pooled(*made)
+        self._discard(pooled, "a better server may be back")
+        return better
+
     def _is_good(self, pooled: Pooled, now: float) -> bool:
         """Whether an idle connection may be handed out; it is given up if not."""
         if now >= pooled.good_until:
             why = self._state.why_expired(pooled, now) or "max_idle"
-        elif pooled.server and self._connector.has_better(pooled.server, now):
+        elif pooled.server and self._connector.has_better(pooled.server):
             why = "a better server may be back"
         elif pooled.connection.probe():
             return True
@@ -217,33 +238,37 @@ class Lending(Stock):
 
     def _connect(self, ticket: Ticket, deadline: Deadline) -> Pooled | None:
         """Make a connection; None if one is to be waited for instead."""
-        made = self._connector.connect(deadline, lambda error: self._step_back(ticket, error))
+        made = self._connector.connect(
+            deadline, lambda error, until: self._step_back(ticket, error, until)
+        )
         if made is None:
             return None
-        connection, server = made
-        now = time.monotonic()
-        limits = self._limits
         with self._lock:
-            ticket.pooled = pooled = Pooled(
-                connection,
-                born=now,
-                lifetime=limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1),
-                spoke_at=now,
-                server=server,
-                generation=self._state.generation,
-                most_messages=min(
-                    limits.max_messages, connection.capabilities.max_transactions or math.inf
-                ),
-            )
-            self._state.connected(ticket, now)
+            ticket.pooled = pooled = self._pooled(*made)
+            self._state.connected(ticket, pooled.born)
         return pooled
 
-    def _step_back(self, ticket: Ticket, error: SmtpError) -> bool:
+    def _pooled(self, connection: SmtpConnection, server: int) -> Pooled:
+        now = time.monotonic()
+        limits = self._limits
+        return Pooled(
+            connection,
+            born=now,
+            lifetime=limits.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1),
+            spoke_at=now,
+            server=server,
+            generation=self._state.generation,
+            most_messages=min(
+                limits.max_messages, connection.capabilities.max_transactions or math.inf
+            ),
+        )
+
+    def _step_back(self, ticket: Ticket, error: SmtpError | None, until: float) -> bool:
         with self._lock:
             now = time.monotonic()
-            waits = self._state.step_back(ticket, now)
+            waits = self._state.step_back(ticket, now, until)
             size = self._state.effective_size(now)
-        if waits:
+        if waits and error is not None and now < until:
             _log.warning("%s: down to %d connections for a while: %s", self.name, size, str(error))
         return waits
 

@@ -28,10 +28,6 @@ MAX_NOOPS = 8
 """Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
 
 
-LOWERED_FOR = 60.0
-"""Seconds for which a server's "too many connections" lowers the effective size."""
-
-
 @dataclass(slots=True, eq=False)
 class Pooled:
     """A connection of the pool and what is known of its life; times are of the monotonic clock.
@@ -165,17 +161,24 @@ class PoolState:
         self.permits.discard(ticket)
         self.settle(now)
 
-    def step_back(self, ticket: Ticket, now: float) -> bool:
-        """The server takes no more connections: wait for one to come back, if there are any.
+    def connections_to(self, server: int) -> int:
+        """How many connections to a server are idle or lent."""
+        lent = sum(
+            ticket.pooled is not None and ticket.pooled.server == server for ticket in self.permits
+        )
+        return lent + sum(pooled.server == server for pooled in self.idle)
 
-        The pool's effective size is lowered to those it has, for a while. Returns False if there
-        is none to wait for.
+    def step_back(self, ticket: Ticket, now: float, until: float) -> bool:
+        """No server takes more connections: wait for one to come back, if there are any.
+
+        The pool's effective size is lowered to those it has, ``until`` a server can be tried again.
+        Returns False if there is none to wait for.
         """
         # Connections and not permits: who only connects or waits may never have one to give.
         lent = sum(other.pooled is not None for other in self.permits)
         if not lent + len(self.idle):
             return False
-        self._ceiling, self._ceiling_until = lent + len(self.idle), now + LOWERED_FOR
+        self._ceiling, self._ceiling_until = lent + len(self.idle), until
         ticket.fresh = False
         ticket.wake = _held_lock()
         self.queue.appendleft(ticket)

@@ -58,8 +58,8 @@ class PoolStats:
         wait_seconds, use_seconds, connect_seconds: spent by all callers together on waiting for a
             connection (connecting included), on holding one, and on connecting.
         discards: connections given up, by reason.
-        effective_size: ``max_size``, or less for a while after the server said that there are too
-            many connections.
+        effective_size: ``max_size``, or less for a while after every server that can be had said
+            that there are too many connections.
         servers: how each server stands, in the order given.
     """
 

@@ -58,7 +58,9 @@ class Stock:
         self._lock = threading.RLock()
         self._state = PoolState(self._limits)
         self._counters = Counters()
-        self._connector = Connector(self._configs, self._lock, self.teller)
+        self._connector = Connector(
+            self._configs, self._lock, self.teller, self._state.connections_to
+        )
         self._looked_after_at: float | None = None
         self._all_back = threading.Event()
         self._leaks = Leaks(self.name, self._limits.leak_after)

@@ -5,7 +5,6 @@ Made by trustme (extra ``pytest``), which is imported when TLS is asked for and 
 
 from __future__ import annotations
 
-import functools
 import ssl
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,9 @@ class Authority:
         return ssl.create_default_context(cadata=self.pem.decode())
 
 
-@functools.cache
+_authorities: dict[str, Authority] = {}
+
+
 def authority() -> Authority:
     """The authority of this process.
 
@@ -51,4 +52,7 @@ def authority() -> Authority:
         raise ImportError(
             "a test server with TLS needs trustme: pip install 'smtpconn[pytest]'"
         ) from error
-    return Authority(trustme.CA())
+    if "own" not in _authorities:
+        # Threads may come here together; the one that was put down first is everybody's.
+        _authorities.setdefault("own", Authority(trustme.CA()))
+    return _authorities["own"]

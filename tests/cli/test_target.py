@@ -131,6 +131,18 @@ def test_urls_that_cannot_be(url: str) -> None:
         target(url)
 
 
+def test_our_own_certificate_and_the_authorities_of_the_url(certificates: Certificates) -> None:
+    """``?cafile=`` counts alone beside a certificate of ours, too."""
+    own = ["--tls-cert", str(certificates.client_file), "--tls-key"]
+    found = target(
+        f"smtps://mx?cafile={certificates.ca_file}", *own, str(certificates.client_key_file)
+    )
+    assert found.tls_context is not None
+    assert found.tls_context.cert_store_stats()["x509_ca"] == 1
+    assert found.cafile is None
+    assert target("smtps://mx?cafile=ca.pem").cafile == "ca.pem"
+
+
 def test_insecure_is_warned_about(certificates: Certificates) -> None:
     """Loudly, on standard error, and it is what it says."""
     stderr = io.StringIO()

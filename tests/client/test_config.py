@@ -244,6 +244,8 @@ def test_it_is_a_value() -> None:
         {"tls_mode": TlsMode.STARTTLS},
         {"allow_cleartext_auth": True},
         {"ehlo_domain": "me.example.com"},
+        {"tls_server_name": "mx.example.net"},
+        {"cafile": "ca.pem"},
         {"source_address": ("192.0.2.1", 0)},
         {"ignore_extensions": ["CHUNKING"]},
         {"timeout": 1.0},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from smtpconn import PasswordCredentials, Protocol, TlsMode, ValidationError
+from smtpconn import ConnectionPool, PasswordCredentials, Protocol, TlsMode, ValidationError
 from smtpconn.contrib.settings import MailSettings, read_settings
 from tests.realservers.certificates import Certificates
 
@@ -74,7 +77,7 @@ def test_what_else_a_configuration_has() -> None:
 
 
 def test_equal_settings_get_the_same_pool(certificates: Certificates) -> None:
-    """Also under TLS, where the context is the same one until the files change."""
+    """Also under TLS; a client's certificate has one context until its files change."""
     files = {
         "ssl_certfile": str(certificates.client_file),
         "ssl_keyfile": str(certificates.client_key_file),
@@ -84,7 +87,7 @@ def test_equal_settings_get_the_same_pool(certificates: Certificates) -> None:
         pool = read_settings(found).get_pool()
         assert read_settings(found).get_pool() is pool
         assert read_settings({**found, "pool": {"max_size": 3}}).get_pool() is not pool
-        assert (pool.config.tls_context is None) is (not more)
+        assert (pool.config.tls_context is None) is ("ssl_certfile" not in more)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +115,41 @@ def test_a_key_without_a_certificate() -> None:
     """It is of no use, which is said when it is needed."""
     with pytest.raises(ValidationError, match="ssl_keyfile"):
         read_settings({"host": "h", "use_tls": True, "ssl_keyfile": "key.pem"}).get_pool()
+
+
+def test_requests_that_start_together_share_a_pool(certificates: Certificates) -> None:
+    """The first requests of a process get one pool, with its one context, whoever comes first."""
+    found = {
+        "host": f"mx{time.monotonic_ns()}.example.com",
+        "use_tls": True,
+        "cafile": str(certificates.ca_file),
+        "ssl_certfile": str(certificates.client_file),
+        "ssl_keyfile": str(certificates.client_key_file),
+    }
+    for file in (certificates.client_file, certificates.client_key_file):
+        os.utime(file)  # so that the files have no context yet
+    start, pools = threading.Barrier(8), list[ConnectionPool]()
+
+    def request() -> None:
+        start.wait()
+        pools.append(read_settings(found).get_pool())
+
+    threads = [threading.Thread(target=request) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pools) == 8
+    assert len(set(map(id, pools))) == 1
+
+
+def test_authorities_beside_a_clients_certificate(certificates: Certificates) -> None:
+    """``cafile`` counts alone there, too."""
+    files = {
+        "ssl_certfile": str(certificates.client_file),
+        "ssl_keyfile": str(certificates.client_key_file),
+        "cafile": str(certificates.ca_file),
+    }
+    config = read_settings({"host": "h", "use_tls": True, **files}).config_with_tls()
+    assert config.tls_context is not None
+    assert config.tls_context.cert_store_stats()["x509_ca"] == 1

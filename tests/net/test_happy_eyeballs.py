@@ -330,6 +330,71 @@ def test_a_unix_socket_that_fails(tmp_path: Path, kind: str) -> None:
     assert caught.value.phase is Phase.CONNECT
 
 
+def full_backlog(path: str, stack: ExitStack) -> socket.socket:
+    """A UNIX socket whose backlog is full, so that connecting to it would block."""
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind(path)
+    listener.listen(0)
+    for _ in range(64):
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+        sock.setblocking(False)
+        if sock.connect_ex(path):
+            return listener
+    pytest.skip("this kernel has no limit to the queue of a listening socket")
+
+
+def test_a_full_backlog_is_waited_for(tmp_path: Path) -> None:
+    """A UNIX socket is connected to as soon as its server takes another connection."""
+    with ExitStack() as stack:
+        path = str(tmp_path / "smtp")
+        listener = full_backlog(path, stack)
+        asked = threading.Event()
+
+        class Recording(socket.socket):
+            def connect_ex(self, address: Any, /) -> int:
+                code = super().connect_ex(address)
+                if code:
+                    asked.set()
+                return code
+
+        def make_room() -> None:
+            assert asked.wait(TIMEOUT)
+            stack.enter_context(listener.accept()[0])
+
+        server = threading.Thread(target=make_room)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "socket", Recording)
+            server.start()
+            with open_socket(path, 0, Deadline(TIMEOUT)) as sock:
+                assert sock.getpeername() == path
+        server.join()
+
+
+def test_a_backlog_that_stays_full(tmp_path: Path) -> None:
+    """The deadline ends the waiting, which takes no time of the processor worth mentioning."""
+    with ExitStack() as stack:
+        path = str(tmp_path / "smtp")
+        full_backlog(path, stack)
+        begun, used = time.monotonic(), time.process_time()
+        with pytest.raises(SmtpTimeoutError) as caught:
+            open_socket(path, 0, Deadline(0.5))
+        assert 0.5 <= time.monotonic() - begun < 1.5
+        assert time.process_time() - used < 0.25
+        assert caught.value.phase is Phase.CONNECT
+
+
+def test_a_server_that_goes_while_its_backlog_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends the waiting is told as it is."""
+    with ExitStack() as stack:
+        path = str(tmp_path / "smtp")
+        listener = full_backlog(path, stack)
+        monkeypatch.setattr(time, "sleep", lambda seconds: listener.close())
+        with pytest.raises(TransportError, match="refused"):
+            open_socket(path, 0, Deadline(TIMEOUT))
+
+
 # --- A caller's own socket ------------------------------------------------------------------------
 
 

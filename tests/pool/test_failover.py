@@ -11,15 +11,24 @@ from smtpconn import (
     ServerConfig,
     SmtpError,
     SmtpResponse,
+    SmtpTimeoutError,
     TransientError,
 )
-from smtpconn.pool.failover import FIRST_BACKOFF, LOGIN_BACKOFF, MAX_BACKOFF, ServerSelector
+from smtpconn.pool.failover import (
+    FIRST_BACKOFF,
+    LOGIN_BACKOFF,
+    LOWERED_FOR,
+    MAX_BACKOFF,
+    TRIAL_TIMEOUT,
+    ServerSelector,
+)
 
 NOW = 1000.0
 
 DOWN = ConnectionClosedError("gone", phase=Phase.CONNECT)
 REFUSED = AuthError(SmtpResponse(535, ("5.7.8 no",)), phase=Phase.AUTH)
 REFUSED_FOR_NOW = AuthError(SmtpResponse(454, ("4.7.0 later",)), phase=Phase.AUTH)
+HURRIED = SmtpTimeoutError("no time", phase=Phase.CONNECT)
 BUSY = TransientError(SmtpResponse(421, ("4.7.0 too many connections",)), phase=Phase.CONNECT)
 
 
@@ -50,7 +59,7 @@ def test_the_rested_come_first_and_all_are_tried(failing: list[int], order: list
     for index in failing:
         group.failed(index, DOWN, NOW)
     assert group.to_try(NOW) == order
-    assert group.preferred(NOW) == order[0]
+    assert group.to_try(NOW)[0] == order[0]
     # When the rests are over, everything is as it was.
     assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1, 2]
 
@@ -65,7 +74,7 @@ def test_a_rest_ends_at_its_moment() -> None:
 
 def rest(group: ServerSelector, now: float) -> float:
     """How long the first server rests from ``now`` on, to a tenth of a second."""
-    return next(t / 10 for t in range(10_000) if group.preferred(now + t / 10) == 0)
+    return next(t / 10 for t in range(10_000) if group.to_try(now + t / 10)[0] == 0)
 
 
 def test_rests_double_up_to_the_limit() -> None:
@@ -98,12 +107,185 @@ def test_failures_during_a_rest_do_not_lengthen_it() -> None:
     assert group.stats()[0].failures == 10
 
 
-def test_a_failure_that_says_little_costs_no_rest() -> None:
-    """A failure that is not to count is in the figures, and the server is tried all the same."""
+def test_twelve_failures_in_a_row_cost_a_server_its_place() -> None:
+    """One failure costs a second, whoever met it; twelve in a row cost a minute."""
+    group, now = servers(2), NOW
+    group.failed(0, HURRIED, now)
+    assert rest(group, now) == FIRST_BACKOFF
+    for _ in range(11):
+        now += rest(group, now)
+        group.failed(0, HURRIED, now)
+    assert rest(group, now) == MAX_BACKOFF
+    group.succeeded(0, now)
+    assert group.to_try(now)[0] == 0
+
+
+# Asking whether a server is back
+
+
+def begin(group: ServerSelector, now: float) -> list[int]:
+    """What a caller who needs a connection does: the order, and its trials begun."""
+    order = group.to_try(now)
+    group.begin_trials(order, now)
+    return order
+
+
+def test_one_caller_asks_whether_a_server_is_back() -> None:
+    """After the rest the first caller asks; to the others the server comes last meanwhile."""
     group = servers(2)
-    group.failed(0, DOWN, NOW, rests=False)
-    assert group.preferred(NOW) == 0
-    assert group.stats()[0].last_error is not None
+    group.failed(0, DOWN, NOW)
+    now = NOW + FIRST_BACKOFF
+    assert [begin(group, now) for _ in range(3)] == [[0, 1], [1, 0], [1, 0]]
+    group.failed(0, DOWN, now)
+    assert begin(group, now) == [1, 0]
+    now += 2 * FIRST_BACKOFF
+    assert [begin(group, now) for _ in range(2)] == [[0, 1], [1, 0]]
+    group.succeeded(0, now)
+    assert [begin(group, now) for _ in range(2)] == [[0, 1], [0, 1]]
+
+
+def test_a_trial_that_is_cut_off_ends_by_itself() -> None:
+    """Whoever asked may never say how it went; some time later the next caller asks."""
+    group = servers(2)
+    group.failed(0, DOWN, NOW)
+    now = NOW + FIRST_BACKOFF
+    assert begin(group, now) == [0, 1]
+    assert begin(group, now + TRIAL_TIMEOUT - 0.001) == [1, 0]
+    assert begin(group, now + TRIAL_TIMEOUT) == [0, 1]
+
+
+def test_healthy_servers_are_for_everybody() -> None:
+    """No trial is begun at a server that never failed, nor behind one."""
+    group = servers(3)
+    group.failed(1, DOWN, NOW)
+    now = NOW + FIRST_BACKOFF
+    assert [begin(group, now) for _ in range(3)] == [[0, 1, 2]] * 3
+    group.failed(0, DOWN, now)
+    assert [begin(group, now) for _ in range(2)] == [[1, 2, 0], [2, 0, 1]]
+
+
+def test_the_only_server_is_for_everybody() -> None:
+    """There is nobody to wait for who knows more."""
+    group = servers(1)
+    group.failed(0, DOWN, NOW)
+    now = NOW + FIRST_BACKOFF
+    assert [begin(group, now) for _ in range(3)] == [[0]] * 3
+
+
+def test_when_all_have_failed_all_are_tried() -> None:
+    """Trials keep nobody from a server that may be the only one that works."""
+    group = servers(2)
+    for index in (0, 1):
+        group.failed(index, DOWN, NOW)
+    assert begin(group, NOW) == [0, 1]
+    now = NOW + FIRST_BACKOFF
+    assert [begin(group, now) for _ in range(2)] == [[0, 1], [1, 0]]
+
+
+def test_a_connection_to_a_backup_is_kept_until_a_better_server_is_back() -> None:
+    """A better server has to be asked after its rest; only once it answered is it better."""
+    group = servers(3)
+    for index in (0, 1):
+        group.failed(index, DOWN, NOW)
+    assert group.better_to_try(2, NOW) is None
+    assert not group.has_better(2)
+    now = NOW + FIRST_BACKOFF
+    assert group.better_to_try(2, now) == 0
+    assert group.better_to_try(1, now) == 0
+    assert group.better_to_try(0, now) is None
+    assert not group.has_better(2)
+    group.begin_trial(0, now)
+    assert group.better_to_try(2, now) == 1  # another caller may ask the other one
+    group.succeeded(1, now)
+    assert group.has_better(2)
+    assert not group.has_better(1)
+    group.succeeded(0, now)
+    assert group.has_better(1)
+
+
+# Servers that take no more connections
+
+
+class Pool:
+    """How many connections there are to each server."""
+
+    def __init__(self, *counts: int) -> None:
+        self.counts = list(counts)
+        configs = [ServerConfig.from_url(f"smtp://mx{n}.example.test") for n in range(len(counts))]
+        self.servers = ServerSelector(configs, self.counts.__getitem__)
+
+    def refuse(self, index: int, now: float) -> None:
+        """Have a server say "too many connections"."""
+        self.servers.failed(index, BUSY, now)
+        self.servers.met_limit(index, now)
+
+
+def test_a_full_server_gets_no_more_and_the_others_do() -> None:
+    """For a minute it has as many as it took; the order of the others stays."""
+    pool = Pool(3, 0)
+    pool.refuse(0, NOW)
+    group = pool.servers
+    assert group.to_try(NOW) == [1]
+    assert group.to_try(NOW + LOWERED_FOR - 0.001) == [1]
+    assert group.to_try(NOW + LOWERED_FOR) == [0, 1]
+    # One was given up, so that there is room for one: its rest is over by then.
+    pool.counts[0] = 2
+    assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1]
+
+
+def test_a_server_that_refuses_the_first_connection_has_no_limit() -> None:
+    """With none to it, "too many" says nothing of how many there may be; it rests."""
+    pool = Pool(0, 4)
+    pool.refuse(0, NOW)
+    assert pool.servers.to_try(NOW) == [1, 0]
+    assert pool.servers.to_try(NOW + FIRST_BACKOFF) == [0, 1]
+
+
+def test_a_limit_that_was_met_has_to_be_asked_for_again() -> None:
+    """Connections to the backup are kept after the minute, until one caller got one more."""
+    pool = Pool(3, 5)
+    group = pool.servers
+    pool.refuse(0, NOW)
+    pool.counts[0] = 2
+    now = NOW + FIRST_BACKOFF
+    assert group.better_to_try(1, now) == 0
+    group.succeeded(0, now)
+    assert group.has_better(1)  # there is room for one
+    pool.counts[0] = 3
+    assert not group.has_better(1)
+    assert group.better_to_try(1, now) is None
+    now = NOW + LOWERED_FOR
+    assert not group.has_better(1)
+    assert group.better_to_try(1, now) == 0
+    assert [begin(group, now) for _ in range(2)] == [[0, 1], [1, 0]]
+    assert group.better_to_try(1, now) is None
+    group.succeeded(0, now)
+    assert group.has_better(1)
+
+
+def test_when_to_try_again() -> None:
+    """When the first of them has rested and has room."""
+    pool = Pool(3, 2)
+    group = pool.servers
+    pool.refuse(0, NOW)
+    assert group.retry_at(NOW) == NOW  # the other one can be had
+    pool.refuse(1, NOW + 10)
+    assert group.retry_at(NOW + 10) == NOW + LOWERED_FOR
+    assert group.to_try(NOW + 10) == []
+    pool.counts[1] = 1
+    assert group.retry_at(NOW + 10) == NOW + 10 + FIRST_BACKOFF
+    only = Pool(1)
+    only.refuse(0, NOW)
+    assert only.servers.retry_at(NOW) == NOW + LOWERED_FOR
+
+
+def test_a_login_that_rests_repeats_its_own_refusal() -> None:
+    """What else goes wrong with the server meanwhile is not what its callers are told."""
+    group = servers(1)
+    group.failed(0, REFUSED, NOW)
+    group.failed(0, DOWN, NOW + 1)
+    assert isinstance(group.login_refusal(0, NOW + 1), AuthError)
+    assert isinstance(group.last_error(), ConnectionClosedError)
 
 
 def test_a_success_resets_everything() -> None:
@@ -112,7 +294,7 @@ def test_a_success_resets_everything() -> None:
     for _ in range(5):
         group.failed(0, REFUSED, NOW)
     assert group.login_refusal(0, NOW) is not None
-    group.succeeded(0)
+    group.succeeded(0, NOW)
     assert group.to_try(NOW) == [0, 1]
     assert group.login_refusal(0, NOW) is None
     assert group.last_error() is None
@@ -158,7 +340,7 @@ def test_the_figures_of_each_server() -> None:
     group.failed(1, DOWN, NOW)
     group.failed(1, BUSY, NOW)
     group.failed(2, DOWN, NOW)
-    group.succeeded(2)
+    group.succeeded(2, NOW)
     first, second, third = group.stats()
     assert [s.server for s in group.stats()] == [f"mx{n}.example.test:25" for n in range(3)]
     assert (first.is_healthy, first.failures, first.last_error) == (True, 0, None)
@@ -175,7 +357,7 @@ def test_the_last_error_is_the_most_preferred_servers() -> None:
     assert isinstance(group.last_error(), ConnectionClosedError)
     group.failed(1, BUSY, NOW)
     assert isinstance(group.last_error(), TransientError)
-    group.succeeded(1)
+    group.succeeded(1, NOW)
     assert isinstance(group.last_error(), ConnectionClosedError)
 
 

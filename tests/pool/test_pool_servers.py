@@ -290,7 +290,7 @@ def test_who_waits_goes_on_when_the_size_comes_back(
     server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller in the line makes its connection when the minute is over; nobody need give back."""
-    monkeypatch.setattr("smtpconn.pool.state.LOWERED_FOR", 0.05)
+    monkeypatch.setattr("smtpconn.pool.failover.LOWERED_FOR", 0.05)
     with ConnectionPool(server.url, max_size=2) as pool, pool.connection():
         server.fault("CONNECT", reply=TOO_MANY, close=True)
         take(pool, 10)

@@ -11,6 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from smtpconn.pool.failover import LOWERED_FOR
 from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
 from tests.support.pool_simulator import FakeConnection, pool_simulator
 
@@ -89,7 +90,9 @@ class Days(RuleBasedStateMachine):
         others = len(self.alive)
         self.line.insert(0, ticket)
         self.served.remove(ticket)
-        waits = self.pool_simulator.state.step_back(ticket, self.pool_simulator.now)
+        waits = self.pool_simulator.state.step_back(
+            ticket, self.pool_simulator.now, self.pool_simulator.now + LOWERED_FOR
+        )
         assert waits is (others > 0)
         if waits:
             assert self.pool_simulator.state.effective_size(self.pool_simulator.now) == others

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from smtpconn.pool.failover import LOWERED_FOR
 from smtpconn.pool.state import PoolState, Ticket
 from tests.pool.test_lease import ExceptionInjector, Struck
 from tests.support.pool_simulator import pool_simulator
@@ -80,7 +81,9 @@ def _renew(scene: Scene) -> None:
 
 def _step_back(scene: Scene) -> None:
     scene.struck = scene.connecting
-    scene.state.step_back(scene.connecting, scene.pool_simulator.now)
+    scene.state.step_back(
+        scene.connecting, scene.pool_simulator.now, scene.pool_simulator.now + LOWERED_FOR
+    )
 
 
 def _connect(scene: Scene) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn.pool.state import LOWERED_FOR, Ticket
+from smtpconn.pool.failover import LOWERED_FOR
+from smtpconn.pool.state import Ticket
 from tests.support.pool_simulator import PoolSimulator, pool_simulator
 
 
@@ -12,7 +13,7 @@ def refused(pool: PoolSimulator) -> Ticket:
     """A caller comes, and the server takes no more connections."""
     ticket = pool.arrive()
     assert pool.is_to_connect(ticket)
-    assert pool.state.step_back(ticket, pool.now)
+    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     return ticket
 
 
@@ -36,7 +37,7 @@ def test_who_is_refused_goes_before_those_who_wait() -> None:
     holder, pooled = pool.hold()
     ticket = pool.arrive()
     waiter = pool.arrive()
-    assert pool.state.step_back(ticket, pool.now)
+    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     pool.give_back(holder)
     assert ticket.pooled is pooled
     assert pool.is_waiting(waiter)
@@ -46,7 +47,7 @@ def test_with_none_to_wait_for_nothing_changes() -> None:
     """A refusal with no other caller out is the caller's own affair."""
     pool = pool_simulator(max_size=4)
     ticket = pool.arrive()
-    assert not pool.state.step_back(ticket, pool.now)
+    assert not pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     assert pool.is_to_connect(ticket)
     assert pool.state.effective_size(pool.now) == 4
 
@@ -107,7 +108,7 @@ def test_nobody_waits_for_those_who_wait(most: int) -> None:
     pool = pool_simulator(max_size=5, max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 1)]
     for caller in callers[:most]:
-        if not pool.state.step_back(caller, pool.now):
+        if not pool.state.step_back(caller, pool.now, pool.now + LOWERED_FOR):
             pool.lose(caller)
     assert any(pool.is_to_connect(caller) for caller in callers)
 
@@ -118,7 +119,7 @@ def test_who_is_refused_takes_an_idle_connection() -> None:
     holder, pooled = pool.hold()
     ticket = pool.arrive()
     pool.give_back(holder)
-    assert pool.state.step_back(ticket, pool.now)
+    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     assert ticket.pooled is pooled
 
 
@@ -128,7 +129,7 @@ def test_the_size_is_lowered_to_all_there_are() -> None:
     holders = [pool.hold()[0] for _ in range(3)]
     ticket = pool.arrive()
     pool.give_back(holders[0])
-    pool.state.step_back(ticket, pool.now)
+    pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     assert pool.state.effective_size(pool.now) == 3
 
 
@@ -138,6 +139,6 @@ def test_who_is_refused_a_new_one_takes_what_comes_back() -> None:
     ticket, _ = pool.hold()
     holder, pooled = pool.hold()
     pool.state.again(ticket, pool.now, fresh=True)
-    assert pool.state.step_back(ticket, pool.now)
+    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
     pool.give_back(holder)
     assert ticket.pooled is pooled

@@ -108,6 +108,7 @@ HARMLESS: dict[str, str] = {
     **dict.fromkeys(("port", "tls_mode", "protocol", "pipelining"), "how to connect; not said"),
     **dict.fromkeys(("tls_context", "tls_config", "tls_session"), "an object of the ssl module"),
     **dict.fromkeys(("source_address", "socket_factory"), "how to connect; not said"),
+    **dict.fromkeys(("cafile", "tls_server_name"), "for the TLS handshake; in no command"),
     "allow_cleartext_auth": "yes or no",
     **dict.fromkeys(sorted({"timeout", *PoolOptions.__annotations__} - {"name"}), "a limit"),
 }

@@ -308,6 +308,8 @@ CHANGES: dict[str, Any] = {
     "ignore_extensions": ["CHUNKING"],
     "allow_cleartext_auth": True,
     "socket_factory": lambda host, port, timeout: None,
+    "tls_server_name": "mx.example.net",
+    "cafile": "ca.pem",
 }
 
 

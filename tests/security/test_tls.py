@@ -25,7 +25,7 @@ from smtpconn import (
     UnsupportedExtensionError,
 )
 from smtpconn.net.happy_eyeballs import SocketFactory
-from smtpconn.net.tls import default_context
+from smtpconn.net.tls import shared_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.security.wire import ME, MESSAGE, TIMEOUT, YOU, Reader, Script, connect, peer, recorded
@@ -169,7 +169,7 @@ def test_there_is_no_opportunistic_mode() -> None:
 
 def test_certificates_are_checked_unless_somebody_says_otherwise() -> None:
     """The default settings check the certificate and the name, from TLS 1.2 on."""
-    context = default_context()
+    context = shared_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
