@@ -52,16 +52,16 @@ class Target(ServerConfig):
     mechanisms: tuple[str, ...] = ()
 
     def connect(
-        self, timeout: float | None = None, *, tls_session: ssl.SSLSession | None = None
+        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
     ) -> SmtpConnection:
         """Connect and log in as the user wants; raises as `ServerConfig.connect`."""
         if not self.mechanisms:
             return ServerConfig.connect(self, timeout, tls_session=tls_session)
-        deadline = Deadline(self.timeout if timeout is None else timeout)
+        deadline = Deadline.of(timeout, self.timeout)
         plain = self.replace(mechanisms=(), credentials=None)
-        connection = plain.connect(deadline.timeout, tls_session=tls_session)
+        connection = plain.connect(deadline, tls_session=tls_session)
         try:
-            self._log_in(connection, deadline.check(Phase.AUTH))
+            self._log_in(connection, deadline)
         except BaseException:
             connection.close()
             raise
@@ -72,12 +72,12 @@ class Target(ServerConfig):
         """Whom to log in as; None not to, or as whom the TLS certificate says."""
         return self.credentials.user if self.credentials is not None else None
 
-    def _log_in(self, connection: SmtpConnection, seconds: float) -> None:
+    def _log_in(self, connection: SmtpConnection, deadline: Deadline) -> None:
         offers = connection.capabilities
         offered = [name for name in self.mechanisms if _is_offered(name, offers.auth_mechanisms)]
         # If none is, trying the first one says so.
         name = offered[0] if offered else self.mechanisms[0]
-        _WAYS[name](connection, self.credentials, seconds)
+        _WAYS[name](connection, self.credentials, deadline)
 
 
 def _is_offered(name: str, offered: tuple[str, ...]) -> bool:
@@ -98,16 +98,18 @@ def _token(credentials: Credentials | None) -> tuple[str, str]:
     return credentials.user, credentials.current_token()
 
 
-def _oauthbearer(connection: SmtpConnection, who: Credentials | None, seconds: float) -> None:
+def _oauthbearer(connection: SmtpConnection, who: Credentials | None, timeout: Any) -> None:
     if isinstance(who, OAuthCredentials) and connection.capabilities.supports_auth(
         AuthMechanism.OAUTHBEARER
     ):
         # It goes before all others there, and with the user's name, which some servers want.
-        return connection.authenticate(who, seconds)
-    return connection.auth_oauthbearer(_token(who)[1], seconds)
+        return connection.authenticate(who, timeout)
+    return connection.auth_oauthbearer(_token(who)[1], timeout)
 
 
-_Way = Callable[[SmtpConnection, Credentials | None, float], None]
+# What is handed to them as their timeout is the deadline itself, so that an error shows the figure
+# the user gave; the public methods promise seconds only.
+_Way = Callable[[SmtpConnection, Credentials | None, Any], None]
 _WAYS: dict[str, _Way] = {
     AuthMechanism.PLAIN: lambda c, who, t: c.auth_plain(*_password(who), t),
     AuthMechanism.LOGIN: lambda c, who, t: c.auth_login(*_password(who), t),

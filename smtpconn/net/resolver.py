@@ -88,6 +88,7 @@ class _Resolver:
         Raises:
             SmtpTimeoutError: the deadline has passed.
         """
+        peer = f"{host}:{port}"
         wakeup = threading.Lock()
         lookup: _Lookup | None = None
         try:
@@ -99,8 +100,8 @@ class _Resolver:
                 if lookup is not None and lookup.outcome is not None:
                     return lookup.outcome
                 # Any lookup that ends wakes all: the slot that it leaves may be ours.
-                if not wakeup.acquire(timeout=deadline.check(Phase.CONNECT)):
-                    raise deadline.error(Phase.CONNECT)
+                if not wakeup.acquire(timeout=deadline.check(Phase.CONNECT, peer)):
+                    raise deadline.error(Phase.CONNECT, peer)
         finally:
             self._waiting.discard(wakeup)
 

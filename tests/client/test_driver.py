@@ -30,7 +30,7 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.client.driver import WRITE_BUFFER, Driver
-from smtpconn.net.deadline import Deadline
+from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.command import command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
@@ -152,6 +152,31 @@ def test_full_duplex(ends: Ends) -> None:
         assert run(driver, noops(count), 15) == [250] * count
         served.result()
     assert driver.transport.is_open
+
+
+def test_a_message_has_its_time_from_its_own_first_octet(ends: Ends) -> None:
+    """Content of the message before it, which leaves in the same batch, takes none of it."""
+    driver, peer = ends
+    order: list[str] = []
+
+    class Noting(StreamDeadline):
+        """A deadline that notes when a message begins."""
+
+        def begin_message(self) -> None:
+            order.append("begins")
+            super().begin_message()
+
+    def buffers() -> Iterator[bytes]:
+        order.append("content")
+        yield b"hello\r\n.\r\n"
+
+    def talk() -> Exchange[None]:
+        mail = command(Phase.MAIL, "MAIL FROM:<>")
+        yield CommandGroup((Payload(buffers()), mail), begins_message=True)
+
+    peer.sendall(b"250 stored\r\n250 ok\r\n")
+    driver.run(talk(), Noting(TIMEOUT))
+    assert order == ["content", "begins"]
 
 
 def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:

@@ -149,16 +149,16 @@ def test_the_rest_of_an_answer_is_not_held_up() -> None:
                 sock.options = ()
 
 
-def test_a_silent_peer_costs_one_system_call_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bounded read that ended without octets goes on until the deadline, and not beyond."""
-    monkeypatch.setattr("smtpconn.net.transport.MAX_READ", 0.01)
-    with plain_ends() as (transport, peer):
-        begun = time.monotonic()
-        with pytest.raises(TimeoutError):
-            transport.receive(Deadline(SHORT))
-        assert time.monotonic() - begun >= SHORT
-        peer.sendall(b"x")
-        assert transport.receive(Deadline(TIMEOUT)) == b"x"
+def test_a_wait_longer_than_one_poll(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded wait that ended without octets goes on until the deadline, and not beyond."""
+    monkeypatch.setattr("smtpconn.net.transport.MAX_WAIT", 0.01)
+    transport, peer = ends
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        transport.receive(Deadline(SHORT))
+    assert time.monotonic() - begun >= SHORT
+    peer.sendall(b"x")
+    assert transport.receive(Deadline(TIMEOUT)) == b"x"
 
 
 def ignore(_: object) -> None:
