@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from smtpconn.client.config import ServerConfig
-from smtpconn.model.errors import AllRecipientsFailedError, ResponseError, SmtpError
+from smtpconn.model.errors import SmtpError
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 

@@ -90,7 +90,7 @@ def _set_headers(message: EmailMessage, headers: Iterable[str]) -> None:
             replaced.add(name.lower())
             message[name] = value.strip()
         except (ValueError, TypeError, IndexError) as error:
-            raise UsageError(f"--header is 'Name: value': {text!a:.80}: {error}") from None
+            raise UsageError(f"--header is 'Name: value': {text!r:.80}: {error}") from None
 
 
 def unreadable(name: str, error: OSError) -> UsageError:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from smtpconn.cli.asjson import Json
 from smtpconn.model.errors import (
-    AuthError,
     ConnectionClosedError,
     Phase,
     PoolError,
@@ -22,6 +21,7 @@ from smtpconn.model.errors import (
     TlsError,
     ValidationError,
 )
+from smtpconn.model.response_errors import AuthError
 
 
 class Exit(enum.IntEnum):

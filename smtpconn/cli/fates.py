@@ -23,8 +23,9 @@ from smtpconn.cli.asjson import Json
 from smtpconn.cli.exits import CommandError, Ending, Exit, exit_of, text_of
 from smtpconn.cli.messages import Outgoing
 from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, Output
-from smtpconn.model.errors import AllRecipientsFailedError, Phase, ResponseError, SmtpError
+from smtpconn.model.errors import Phase, SmtpError
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
 
 _OF_A_MESSAGE = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})

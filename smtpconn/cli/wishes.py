@@ -62,7 +62,7 @@ def addresses(text: str) -> list[str]:
         header = None
     # A line break is looked for here: the email package reads on behind it.
     if header is None or not header.addresses or not text.isprintable() or _has_defects(header):
-        raise ValidationError(f"not an address, nor a list of them: {text!a:.80}")
+        raise ValidationError(f"not an address, nor a list of them: {text!r:.80}")
     return [address.addr_spec for address in header.addresses]
 
 

@@ -19,11 +19,9 @@ from typing import TypeVar
 
 from smtpconn.model.content import Buffer
 from smtpconn.model.errors import (
-    AllRecipientsFailedError,
     ConnectionClosedError,
     Phase,
     ProtocolError,
-    ResponseError,
     SmtpError,
     SmtpTimeoutError,
     SmtpUtf8RequiredError,
@@ -31,6 +29,7 @@ from smtpconn.model.errors import (
     ValidationError,
 )
 from smtpconn.model.replies import SmtpResponse, printable
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer

@@ -26,7 +26,8 @@ from smtpconn.auth.mechanisms import (
     XOAuth2,
 )
 from smtpconn.client.channel import Operations
-from smtpconn.model.errors import AuthError, Phase
+from smtpconn.model.errors import Phase
+from smtpconn.model.response_errors import AuthError
 from smtpconn.net.deadline import Deadline
 from smtpconn.protocol.auth import authenticate
 

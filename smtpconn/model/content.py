@@ -24,7 +24,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
 
-Message: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]"
+Message: TypeAlias = bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]
 """A message as it is given: its octets, or a binary file or an iterable, which are streamed."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview

@@ -106,10 +106,11 @@ class Deadline:
     def error(self, phase: Phase, peer: str = "") -> SmtpTimeoutError:
         """The error for this deadline having passed during ``phase``, with ``peer`` (host:port)."""
         where = f"{phase} with {peer}" if peer else str(phase)
-        return SmtpTimeoutError(f"{self._what()} has passed during {where}", phase=phase)
+        text = f"{self._share_of()}the timeout of {self} seconds has passed during {where}"
+        return SmtpTimeoutError(text, phase=phase)
 
-    def _what(self) -> str:
-        return f"the timeout of {self} seconds"
+    def _share_of(self) -> str:
+        return ""
 
     def __str__(self) -> str:
         """The seconds as the caller gave them."""
@@ -126,8 +127,8 @@ class _Share(Deadline):
         self._seconds = seconds
         self._end = time.monotonic() + seconds
 
-    def _what(self) -> str:
-        return f"a share of {self._seconds:.3g} seconds of {Deadline._what(self)}"
+    def _share_of(self) -> str:
+        return f"a share of {self._seconds:.3g} seconds of "
 
 
 class StreamDeadline(Deadline):

@@ -155,7 +155,11 @@ class HappyEyeballs:
         if len(self._errors) == 1:
             return first
         others = "; ".join(f"{name}: {error.strerror or error}" for name, error in self._errors)
-        return TransportError(f"no address could be reached: {others}", phase=Phase.CONNECT)
+        failure = TransportError(
+            f"no address could be reached: {others}", phase=Phase.CONNECT, cause=first
+        )
+        failure.__cause__ = first
+        return failure
 
 
 def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadline) -> socket.socket:

@@ -49,8 +49,9 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
     resolver = _resolvers.get(pid) or _resolvers.setdefault(pid, _Resolver())
     outcome = resolver.resolve(host, port, deadline)
     if isinstance(outcome, Exception):
+        why = getattr(outcome, "strerror", None) or outcome
         raise TransportError(
-            f"the name {host} cannot be resolved: {outcome}", phase=Phase.CONNECT
+            f"the name {host} cannot be resolved: {why}", phase=Phase.CONNECT, cause=outcome
         ) from outcome
     return outcome
 

@@ -347,23 +347,31 @@ def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -
         return closed_by_peer(phase, peer)
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
-            f"the certificate of {peer} is not to be trusted: {error.verify_message}", phase=phase
+            f"the certificate of {peer} is not to be trusted: {error.verify_message}",
+            phase=phase,
+            cause=error,
         )
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
         reason = getattr(error, "reason", None) or error
-        return TlsError(f"TLS with {peer} failed during {phase}: {reason}", phase=phase)
+        text = f"TLS with {peer} failed during {phase}: {reason}"
+        return TlsError(text, phase=phase, cause=error)
     if isinstance(error, _CLOSED_ERRORS) or error.errno in (errno.ENOTCONN, errno.ESHUTDOWN):
-        return closed_by_peer(phase, peer, "reset")
+        return closed_by_peer(phase, peer, "reset", error)
     if isinstance(error, TimeoutError):
-        return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase)
+        return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase, cause=error)
     return TransportError(
-        f"the connection to {peer} failed during {phase}: {error.strerror or error}", phase=phase
+        f"the connection to {peer} failed during {phase}: {error.strerror or error}",
+        phase=phase,
+        cause=error,
     )
 
 
-def closed_by_peer(phase: Phase, peer: str, how: str = "closed") -> ConnectionClosedError:
+def closed_by_peer(
+    phase: Phase, peer: str, how: str = "closed", cause: OSError | None = None
+) -> ConnectionClosedError:
     """The error for a connection that the peer ended."""
-    return ConnectionClosedError(f"{peer} {how} the connection during {phase}", phase=phase)
+    text = f"{peer} {how} the connection during {phase}"
+    return ConnectionClosedError(text, phase=phase, cause=cause)
 
 
 def _ip(name: object) -> str | None:

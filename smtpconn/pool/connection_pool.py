@@ -24,12 +24,12 @@ from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
     SmtpError,
-    TransientError,
     TransportError,
     ValidationError,
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.response_errors import TransientError
 from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked

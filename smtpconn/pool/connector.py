@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
+from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError
+from smtpconn.model.response_errors import TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, Teller
 from smtpconn.pool.failover import TRIAL_TIMEOUT, ServerSelector, ServerStats

@@ -37,6 +37,7 @@ from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
 from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.kinds import kind_of
 
 TIMEOUT = 5.0
 SMALL = 16 * 1024
@@ -409,7 +410,7 @@ def test_a_probe(ends: Ends, octets: bytes, hangs_up: bool, kind: type[SmtpError
     if hangs_up:
         peer.close()
     error = driver.probe()
-    assert (None if error is None else type(error)) is kind
+    assert kind_of(error) is kind
     assert driver.transport.is_open is (kind is None)
     if error is not None:
         assert error.phase is Phase.IDLE
