@@ -1,0 +1,97 @@
+"""What holds for the whole process: whether ``smtplib``'s API is pooled, and how careful it is."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, Unpack
+
+from smtpconn.net.tls import shared_context
+from smtpconn.pool.options import PoolOptions
+from smtpconn.smtplib.pools import Pools
+
+_unverified: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
+_lock = threading.Lock()
+
+
+@dataclass(slots=True)
+class Settings:
+    """The settings of the process.
+
+    Attributes:
+        pools: the pools that objects use which are given none; None for no pooling.
+        verify: whether certificates are checked where the program gives no context.
+        allow_cleartext_auth: whether a password may travel in clear to another machine.
+    """
+
+    pools: Pools | None = None
+    verify: bool = True
+    allow_cleartext_auth: bool = False
+
+    def context(self, certfile: str | None = None, keyfile: str | None = None) -> ssl.SSLContext:
+        """The TLS settings for a program that gives none; the same ones for the same files."""
+        if self.verify:
+            return shared_context(None, certfile, keyfile)
+        with _lock:
+            context = _unverified.get((certfile, keyfile))
+            if context is None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                if certfile:
+                    context.load_cert_chain(certfile, keyfile)
+                _unverified[certfile, keyfile] = context
+        return context
+
+
+current = Settings()
+
+
+class pooled(Pools):
+    """Have every `SMTP`, `SMTP_SSL` and `LMTP` of this process that is made from now on pooled.
+
+    Call it once where a program begins, or use it in a ``with`` statement, behind which everything
+    is as it was before, and the pools are closed.
+
+    Args:
+        options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
+            ``acquire_timeout`` 60 seconds unless given.
+
+    Raises:
+        ValidationError: as `smtpconn.ConnectionPool`.
+    """
+
+    def __init__(self, **options: Unpack[PoolOptions]) -> None:
+        super().__init__(**options)
+        self._before = current.pools
+        current.pools = self
+
+    def close(self) -> None:
+        """Close all pools; objects that are made from now on use those from before, if any."""
+        if current.pools is self:
+            current.pools = self._before
+        super().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def configure(*, verify: bool = True, allow_cleartext_auth: bool = False) -> None:
+    """Say how careful connections of this module are that are made from now on.
+
+    Args:
+        verify: whether `SMTP.starttls` and `SMTP_SSL` check certificates and host names where the
+            program gives no context. The standard library's ``smtplib`` does not; with False
+            neither does this module, and whoever is on the way can read passwords and messages.
+        allow_cleartext_auth: let passwords travel without TLS to other machines.
+    """
+    current.verify, current.allow_cleartext_auth = verify, allow_cleartext_auth
