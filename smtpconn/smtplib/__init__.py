@@ -18,37 +18,54 @@ standard library's, and pooled.
 """
 
 import smtplib as _original
-from smtplib import *  # noqa: F403
+from smtplib import CRLF as CRLF
+from smtplib import LMTP_PORT as LMTP_PORT
+from smtplib import OLDSTYLE_AUTH as OLDSTYLE_AUTH
+from smtplib import SMTP_PORT as SMTP_PORT
+from smtplib import SMTP_SSL_PORT as SMTP_SSL_PORT
 from smtplib import (
-    CRLF as CRLF,
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPNotSupportedError,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+    quoteaddr,
+    quotedata,
 )
-from smtplib import (
-    LMTP_PORT as LMTP_PORT,
-)
-from smtplib import (
-    OLDSTYLE_AUTH as OLDSTYLE_AUTH,
-)
-from smtplib import (
-    SMTP_PORT as SMTP_PORT,
-)
-from smtplib import (
-    SMTP_SSL_PORT as SMTP_SSL_PORT,
-)
-from smtplib import (
-    bCRLF as bCRLF,
-)
+from smtplib import bCRLF as bCRLF
 
+from smtpconn.smtplib.kinds import LMTP, SMTP_SSL
 from smtpconn.smtplib.pools import Pools
 from smtpconn.smtplib.settings import configure, pooled
-from smtpconn.smtplib.smtp import LMTP, SMTP, SMTP_SSL
+from smtpconn.smtplib.smtp import SMTP
 
-__all__ = [*_original.__all__, "LMTP", "Pools", "configure", "pooled"]
+__all__ = [
+    "LMTP",
+    "SMTP",
+    "SMTP_SSL",
+    "Pools",
+    "SMTPAuthenticationError",
+    "SMTPConnectError",
+    "SMTPDataError",
+    "SMTPException",
+    "SMTPHeloError",
+    "SMTPNotSupportedError",
+    "SMTPRecipientsRefused",
+    "SMTPResponseException",
+    "SMTPSenderRefused",
+    "SMTPServerDisconnected",
+    "configure",
+    "pooled",
+    "quoteaddr",
+    "quotedata",
+]
 
 # What else programs take from that module: the modules it imports, and its private names.
-globals().update(
-    {
-        name: value
-        for name, value in vars(_original).items()
-        if name not in globals() and not name.startswith("__")
-    }
-)
+for _name, _value in vars(_original).items():
+    if not _name.startswith("__"):
+        globals().setdefault(_name, _value)

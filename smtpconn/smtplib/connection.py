@@ -173,7 +173,13 @@ class CommandConnection(SmtpConnection):
 
     def greet(self, timeout: float | Deadline | None = None) -> SmtpResponse:
         """Wait for the greeting, whatever it is."""
-        self.greeting = self._run(raw_command.greet(self._session), Phase.GREETING, timeout)
+        # Not looked at before, as between operations: the greeting may be there already.
+        self.greeting = self._channel.operate(
+            raw_command.greet(self._session),
+            self._channel.deadline(timeout),
+            Phase.GREETING,
+            is_probed=True,
+        )
         return self.greeting
 
     def say_hello(

@@ -7,7 +7,6 @@ or a dict of recipients, because such code unpacks them. Text, ``phase``, ``is_t
 
 from __future__ import annotations
 
-import functools
 import smtplib
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ class _WithArgs(SmtpError):
 
     def __reduce__(self) -> tuple[object, ...]:
         mine = type(self)
-        self.__class__ = mine.__mro__[2]  # type: ignore[assignment]
+        self.__class__ = mine.__mro__[2]
         try:
             return self.__reduce__()
         finally:
@@ -97,8 +96,13 @@ def text_of(response: SmtpResponse) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-@functools.cache
+_made: dict[tuple[type[SmtpError], type[Exception] | None], type[SmtpError]] = {}
+
+
 def _with_args(kind: type[SmtpError], beside: type[Exception] | None) -> type[SmtpError]:
-    bases = (_WithArgs, kind) if beside is None else (_WithArgs, kind, beside)
-    made = type(kind.__name__, bases, {"__doc__": kind.__doc__, "__module__": "smtpconn"})
+    made = _made.get((kind, beside))
+    if made is None:
+        bases = (_WithArgs, kind) if beside is None else (_WithArgs, kind, beside)
+        made = type(kind.__name__, bases, {"__doc__": kind.__doc__, "__module__": "smtpconn"})
+        made = _made.setdefault((kind, beside), made)
     return made

@@ -1,16 +1,16 @@
 """Addresses and ESMTP options as ``smtplib`` takes them: free text, made safe to send.
 
-``smtplib`` sends whatever it is given: "Jane <jane@example.com>" without the name, and "John", which
-is no address, as it is. An address that is valid becomes one of smtpconn's own values. Any other is
-passed on as it is, for the server to judge, unless it could end its place in the command and begin
-something else (CVE-2025-59937): no control character, space or angle bracket may be in it.
+``smtplib`` sends whatever it is given: "Jane <jane@example.com>" without the name, and "John",
+which is no address, as it is. An address that is valid becomes one of smtpconn's own values. Any
+other is passed on as it is, for the server to judge, unless it could end its place in the command
+and begin something else (CVE-2025-59937): no control character, space or angle bracket may be in
+it.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import smtplib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parseaddr
@@ -168,6 +168,3 @@ def _safe(text: str) -> str:
 def _set_text(path: ReversePath | ForwardPath, text: str) -> None:
     for name, value in (("mailbox", None), ("is_ascii", text.isascii()), ("_text", text)):
         object.__setattr__(path, name, value)
-
-
-quoteaddr = smtplib.quoteaddr

@@ -1,6 +1,6 @@
-"""`SMTP`, `SMTP_SSL` and `LMTP`: the classes of the standard library's ``smtplib`` over smtpconn.
+"""`SMTP`: the class of the standard library's ``smtplib`` over smtpconn.
 
-Each is a subclass of the standard library's class of that name, with its signatures, attributes and
+It is a subclass of the standard library's class of that name, with its signatures, attributes and
 return values, and overrides everything that touches the connection. What is said goes through
 `smtpconn.smtplib.connection`; what is sent with `sendmail` is the one transaction that all of
 smtpconn sends.
@@ -18,7 +18,6 @@ function, a transaction left open) marks the borrowed connection as one that doe
 from __future__ import annotations
 
 import datetime
-import email.utils
 import smtplib
 import socket
 import ssl
@@ -43,7 +42,6 @@ from smtpconn.model.errors import (
     SmtpError,
     StartTlsUnavailableError,
     TransportError,
-    ValidationError,
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import RcptToParams
@@ -56,7 +54,7 @@ from smtpconn.protocol import raw_command
 from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.protocol.transaction import transact
 from smtpconn.smtplib import settings
-from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
+from smtpconn.smtplib.connection import CommandConnection
 from smtpconn.smtplib.errors import about, as_smtplib, refused, text_of
 from smtpconn.smtplib.paths import (
     check_ascii,
@@ -67,11 +65,20 @@ from smtpconn.smtplib.paths import (
     reverse_path,
 )
 from smtpconn.smtplib.pools import Address, Borrowed, Key, Pools, Server, credential_hash
+from smtpconn.smtplib.values import (
+    addr_only,
+    addresses,
+    as_bytes,
+    features,
+    octets,
+    resent_prefix,
+)
 
 Reply: TypeAlias = tuple[int, bytes]
+AnyResult: TypeAlias = SendResult | LmtpSendResult
 T = TypeVar("T")
 
-_DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
+DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
 
 UNLIMITED = 600.0
 """Seconds for an operation of an object without a timeout: the longest that RFC 5321 4.5.3.2 has
@@ -117,6 +124,7 @@ class SMTP(smtplib.SMTP):
     _borrowed: Borrowed | None = None
     _plan: _Plan | None = None
     _pool: Pools | bool | None = None
+    source_address: tuple[str, int] | None
     _place: tuple[str, int] = ("", 0)
     _uses = 0
     _has_open_transaction = False
@@ -130,7 +138,7 @@ class SMTP(smtplib.SMTP):
         host: str = "",
         port: int = 0,
         local_hostname: str | None = None,
-        timeout: float = _DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT,
         source_address: tuple[str, int] | None = None,
         *,
         pool: Pools | bool | None = None,
@@ -142,8 +150,7 @@ class SMTP(smtplib.SMTP):
         self.command_encoding = "ascii"
         self.source_address = source_address
         self._auth_challenge_count = 0
-        if local_hostname is not None:
-            self.local_hostname = local_hostname
+        self.local_hostname = local_hostname or default_ehlo_domain("127.0.0.1")
         if host:
             code, message = self.connect(host, port)
             if code != 220:
@@ -168,7 +175,7 @@ class SMTP(smtplib.SMTP):
             elif self._is_connected():
                 code, message = self._quit()
                 if code != 221 and exc_type is None:
-                    raise as_smtplib_response(code, message)
+                    raise smtplib.SMTPResponseException(code, message)
         except smtplib.SMTPServerDisconnected:
             pass
         finally:
@@ -176,7 +183,7 @@ class SMTP(smtplib.SMTP):
 
     # Connecting
 
-    def connect(
+    def connect(  # type: ignore[override]  # a typeshed that takes any socket address
         self,
         host: str = "localhost",
         port: int = 0,
@@ -237,7 +244,7 @@ class SMTP(smtplib.SMTP):
             port,
             self._protocol,
             deadline.timeout,
-            is_direct=type(self)._get_socket in _OUR_GET_SOCKET,
+            is_direct=self._connects_itself(),
             allow_cleartext_auth=settings.current.allow_cleartext_auth,
         )
         self._connection.show_to(self._show if self.debuglevel else None)
@@ -261,7 +268,11 @@ class SMTP(smtplib.SMTP):
         chosen = settings.current.pools if self._pool is None else self._pool
         if not isinstance(chosen, Pools) or chosen.is_closed:
             return None
-        return chosen if type(self)._get_socket in _OUR_GET_SOCKET else None
+        return chosen if self._connects_itself() else None
+
+    def _connects_itself(self) -> bool:
+        """Whether sockets are made here, and not by a subclass in a way of its own."""
+        return type(self)._get_socket.__module__.startswith(__package__)
 
     # The session
 
@@ -304,7 +315,7 @@ class SMTP(smtplib.SMTP):
         self.ehlo_resp = text_of(reply)
         if reply.code == 250:
             self.does_esmtp = True
-            self.esmtp_features = _features(ServerCapabilities.from_ehlo(reply))
+            self.esmtp_features = features(ServerCapabilities.from_ehlo(reply))
         return _pair(reply)
 
     def _forget_hello(self) -> None:
@@ -353,14 +364,14 @@ class SMTP(smtplib.SMTP):
 
     else:
 
-        def starttls(
+        def starttls(  # type: ignore[override]  # the two overloads as one
             self,
             keyfile: str | None = None,
             certfile: str | None = None,
             context: ssl.SSLContext | None = None,
         ) -> Reply:
             """Put TLS on the connection; without a context the certificate is verified."""
-            _check_files(context, keyfile, certfile)
+            check_files(context, keyfile, certfile)
             return self._start_tls(
                 context or settings.current.context(certfile, keyfile),
                 has_own_context=context is not None,
@@ -428,14 +439,14 @@ class SMTP(smtplib.SMTP):
 
         def answer(challenge: bytes) -> bytes:
             self._auth_challenge_count += 1
-            return _octets(authobject(challenge))
+            return octets(authobject(challenge))
 
         reply = self._do(
             lambda: connection.run(
                 lambda session: raw_command.authenticate_with(
                     session,
                     mechanism,
-                    None if first is None else _octets(first),
+                    None if first is None else octets(first),
                     answer,
                     _MAX_CHALLENGES,
                 ),
@@ -476,13 +487,13 @@ class SMTP(smtplib.SMTP):
 
     def verify(self, address: str) -> Reply:
         """Say VRFY."""
-        return self._say("vrfy", _addr_only(address))
+        return self._say("vrfy", addr_only(address))
 
     vrfy = verify
 
     def expn(self, address: str) -> Reply:
         """Say EXPN."""
-        return self._say("expn", _addr_only(address))
+        return self._say("expn", addr_only(address))
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> Reply:
         """Say MAIL."""
@@ -513,7 +524,7 @@ class SMTP(smtplib.SMTP):
 
     def data(self, msg: Any) -> Reply:
         """Say DATA and send a message; returns the final reply, in LMTP the worst."""
-        content = Content(_as_bytes(msg))
+        content = Content(as_bytes(msg))
         connection = self._needed()
         count = self._accepted if self._protocol is Protocol.LMTP else 1
         if not count:
@@ -540,14 +551,18 @@ class SMTP(smtplib.SMTP):
     ) -> dict[str, Reply]:
         """Send a message; returns the refused recipients with the replies they got."""
         given = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
-        octets = _as_bytes(msg)
+        octets = as_bytes(msg)
         if self._plan is None:
             self.ehlo_or_helo_if_needed()
         else:
             self._borrow(None)
         recipients = {str(forward_path(each)): each for each in given}
         try:
-            result = self._transact(from_addr, given, octets, mail_options, rcpt_options)
+            result = self._transact(
+                lambda connection: self._request(
+                    connection, from_addr, given, octets, mail_options, rcpt_options
+                )
+            )
         except SmtpError as error:
             about(error, from_addr, recipients)
             if not isinstance(error, ConnectionClosedError):
@@ -555,31 +570,27 @@ class SMTP(smtplib.SMTP):
             raise
         return self._outcome(result, recipients)
 
-    def _transact(
-        self,
-        from_addr: str,
-        to_addrs: list[str],
-        octets: bytes,
-        options: Sequence[str],
-        rcpt_options: Sequence[str],
-    ) -> SendResult | LmtpSendResult:
+    def _transact(self, make: Callable[[CommandConnection], MailRequest]) -> AnyResult:
+        """Send; once more over a new connection if that is safe, and a reused one was dead."""
         deadline = self._deadline()
-        while True:
-            connection = self._needed()
-            try:
-                request = self._request(
-                    connection, from_addr, to_addrs, octets, options, rcpt_options
-                )
-                return self._do(
-                    lambda: connection.run(lambda session: transact(session, request), Phase.MAIL)
-                )
-            except SmtpError as error:
-                if not self._may_renew(error):
-                    raise
-            assert self._borrowed is not None
-            with _Translated():
-                self._borrowed.renew(deadline)
-            self._adopt_borrowed()
+        connection = self._needed()
+        try:
+            return self._run_transaction(connection, make(connection))
+        except SmtpError as error:
+            if not self._may_renew(error):
+                raise
+        assert self._borrowed is not None
+        with _Translated():
+            self._borrowed.renew(deadline)
+        connection = self._adopt_borrowed()
+        return self._run_transaction(connection, make(connection))
+
+    def _run_transaction(self, connection: CommandConnection, request: MailRequest) -> AnyResult:
+        result = self._do(
+            lambda: connection.run(lambda session: transact(session, request), Phase.MAIL)
+        )
+        self._uses += 1
+        return result
 
     def _request(
         self,
@@ -597,7 +608,8 @@ class SMTP(smtplib.SMTP):
         if asked.smtputf8 and not offers.supports_smtputf8:
             raise smtplib.SMTPNotSupportedError("SMTPUTF8 not supported by server")
         if not offers.supports_smtputf8:
-            for path in (sender, *paths):
+            check_ascii(sender)
+            for path in paths:
                 check_ascii(path)
         content = Content(octets)
         if not offers.supports_8bitmime:
@@ -609,9 +621,7 @@ class SMTP(smtplib.SMTP):
             mail_words=asked.words, rcpt_words=words,
         )  # fmt: skip
 
-    def _outcome(
-        self, result: SendResult | LmtpSendResult, given: dict[str, str]
-    ) -> dict[str, Reply]:
+    def _outcome(self, result: AnyResult, given: dict[str, str]) -> dict[str, Reply]:
         refused_ones = {
             given[str(each.recipient)]: _pair(each.response) for each in result.rejected_recipients
         }
@@ -641,16 +651,16 @@ class SMTP(smtplib.SMTP):
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Reply]:
-        """Send a message of the email package, to those its headers name unless others are given."""
+        """Send a message of the email package, to those its headers name if none are given."""
         if self._plan is not None:
             self._borrow(None)
         self.ehlo_or_helo_if_needed()
-        prefix = _resent_prefix(msg)
+        prefix = resent_prefix(msg)
         if from_addr is None:
             name = "Sender" if prefix + "Sender" in msg else "From"
-            from_addr = next(iter(_addresses(msg, (prefix + name,))), "")
+            from_addr = next(iter(addresses(msg, (prefix + name,))), "")
         if to_addrs is None:
-            to_addrs = _addresses(msg, [prefix + name for name in ("To", "Bcc", "Cc")])
+            to_addrs = addresses(msg, [prefix + name for name in ("To", "Bcc", "Cc")])
         utf8 = not "".join([from_addr, *to_addrs]).isascii()
         if utf8 and not self.has_extn("smtputf8"):
             raise smtplib.SMTPNotSupportedError(
@@ -690,7 +700,7 @@ class SMTP(smtplib.SMTP):
         return _pair(self._do(lambda: connection.say(text)))
 
     @property
-    def sock(self) -> socket.socket | None:  # type: ignore[override]
+    def sock(self) -> socket.socket | None:
         """The socket, None while there is none; whoever has it may do anything with it."""
         if self._plan is None and not self._is_connected():
             return None
@@ -833,13 +843,14 @@ class SMTP(smtplib.SMTP):
         self._planned_as, self._plan = plan, None
         self._adopt_borrowed()
 
-    def _adopt_borrowed(self) -> None:
+    def _adopt_borrowed(self) -> CommandConnection:
         assert self._borrowed is not None
         self._connection = connection = self._borrowed.connection
         connection.timeout = self._seconds()
         connection.show_to(self._show if self.debuglevel else None)
         self._uses = int(self._borrowed.was_reused)
         self._note_what_was_said(connection)
+        return connection
 
     def _become_real(self, connection: CommandConnection) -> None:
         """Go on with a connection of its own, because no pool can answer for the server."""
@@ -849,10 +860,8 @@ class SMTP(smtplib.SMTP):
         connection.show_to(self._show if self.debuglevel else None)
 
     def _note_what_was_said(self, connection: CommandConnection) -> None:
-        hello = connection.hello
-        if hello is not None:
-            if connection.capabilities.extensions or self.helo_resp is None:
-                self._note_hello(hello)
+        if connection.hello is not None:
+            self._note_hello(connection.hello)
 
     def _hello_name(self) -> str:
         """How the object names itself."""
@@ -866,13 +875,7 @@ class SMTP(smtplib.SMTP):
             return self._plan.server.default_ehlo_name()
         if self._connection is not None:
             return self._connection.ehlo_name
-        return default_ehlo_domain("127.0.0.1")
-
-    def __getattr__(self, name: str) -> Any:
-        # A subclass may log in, or send, inside of connect.
-        if name == "local_hostname":
-            return self._default_hostname()
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.local_hostname
 
     def _may_renew(self, error: SmtpError) -> bool:
         """Whether an error means no more than that a reused connection had died meanwhile."""
@@ -923,9 +926,9 @@ class SMTP(smtplib.SMTP):
         Raises:
             ValueError: a timeout of 0.
         """
-        timeout = self.timeout
-        if timeout is _DEFAULT_TIMEOUT:
-            timeout = cast(float, socket.getdefaulttimeout())
+        timeout: float | None = self.timeout
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
         if timeout is None:
             return UNLIMITED
         if not timeout:
@@ -939,100 +942,6 @@ class SMTP(smtplib.SMTP):
             print(what, text, file=sys.stderr)
 
 
-class SMTP_SSL(SMTP, smtplib.SMTP_SSL):
-    """``smtplib.SMTP_SSL`` over smtpconn; without a context the certificate is verified.
-
-    Args:
-        host, port, local_hostname, timeout, source_address, context: as ``smtplib.SMTP_SSL``.
-        pool: as `SMTP` takes it.
-    """
-
-    default_port = smtplib.SMTP_SSL_PORT
-    _has_own_context = False
-
-    if sys.version_info >= (3, 12):
-
-        def __init__(
-            self,
-            host: str = "",
-            port: int = 0,
-            local_hostname: str | None = None,
-            *,
-            timeout: float = _DEFAULT_TIMEOUT,
-            source_address: tuple[str, int] | None = None,
-            context: ssl.SSLContext | None = None,
-            pool: Pools | bool | None = None,
-        ) -> None:
-            self._has_own_context = context is not None
-            self.context = context or settings.current.context()
-            SMTP.__init__(self, host, port, local_hostname, timeout, source_address, pool=pool)
-
-    else:
-
-        def __init__(
-            self,
-            host: str = "",
-            port: int = 0,
-            local_hostname: str | None = None,
-            keyfile: str | None = None,
-            certfile: str | None = None,
-            timeout: float = _DEFAULT_TIMEOUT,
-            source_address: tuple[str, int] | None = None,
-            context: ssl.SSLContext | None = None,
-            *,
-            pool: Pools | bool | None = None,
-        ) -> None:
-            _check_files(context, keyfile, certfile)
-            self.keyfile, self.certfile = keyfile, certfile
-            self._has_own_context = context is not None
-            self.context = context or settings.current.context(certfile, keyfile)
-            SMTP.__init__(self, host, port, local_hostname, timeout, source_address, pool=pool)
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        sock = super()._get_socket(host, port, timeout)
-        return wrap_in_tls(sock, self.context, host, self._deadline())
-
-    def _first_context(self) -> tuple[ssl.SSLContext | None, bool]:
-        return self.context, self._has_own_context
-
-
-class LMTP(SMTP, smtplib.LMTP):
-    """``smtplib.LMTP`` over smtpconn; every recipient's final reply is read (RFC 2033 4.2).
-
-    Args:
-        host: a name, an address, or the path of a UNIX socket (begins with "/").
-        port, local_hostname, source_address, timeout: as ``smtplib.LMTP`` takes them.
-        pool: as `SMTP` takes it.
-    """
-
-    ehlo_msg = "lhlo"
-
-    def __init__(
-        self,
-        host: str = "",
-        port: int = smtplib.LMTP_PORT,
-        local_hostname: str | None = None,
-        source_address: tuple[str, int] | None = None,
-        timeout: float = _DEFAULT_TIMEOUT,
-        *,
-        pool: Pools | bool | None = None,
-    ) -> None:
-        SMTP.__init__(self, host, port, local_hostname, timeout, source_address, pool=pool)
-
-    def connect(
-        self,
-        host: str = "localhost",
-        port: int = 0,
-        source_address: tuple[str, int] | None = None,
-    ) -> Reply:
-        """Connect, or plan to, also to a UNIX socket; returns the greeting."""
-        return SMTP.connect(self, host, port, source_address)
-
-    def _where(self, host: str, port: int | str) -> tuple[str, int]:
-        return (host, 0) if host.startswith("/") else super()._where(host, port)
-
-
-_OUR_GET_SOCKET = frozenset({SMTP._get_socket, SMTP_SSL._get_socket})
 _NO_RCPT_PARAMS = RcptToParams()
 
 
@@ -1051,69 +960,12 @@ class _Translated:
             as_smtplib(error)
 
 
-def as_smtplib_response(code: int, message: bytes) -> smtplib.SMTPResponseException:
-    """The error of leaving a ``with`` block whose QUIT was not taken well."""
-    return smtplib.SMTPResponseException(code, message)
-
-
 def _pair(response: SmtpResponse) -> Reply:
     return response.code, text_of(response)
 
 
-def _features(offers: ServerCapabilities) -> dict[str, str]:
-    """What a server offers as ``smtplib`` has it."""
-    found = {e.keyword.lower(): " ".join(e.parameters) for e in offers.extensions}
-    if "auth" in found:
-        found["auth"] = " " + found["auth"]
-    return found
-
-
-def _octets(answer: object) -> bytes:
-    """What a caller's function answers, as octets."""
-    if isinstance(answer, bytes):
-        return answer
-    if not isinstance(answer, str):
-        raise ValidationError(f"an answer to a challenge is a str, not {type(answer).__name__}")
-    return answer.encode("ascii")
-
-
-def _as_bytes(message: Any) -> bytes:
-    if isinstance(message, str):
-        return message.encode("ascii")
-    return bytes(message)
-
-
-def _addr_only(address: str) -> str:
-    name, spec = email.utils.parseaddr(address)
-    return address if (name, spec) == ("", "") else spec
-
-
-def _resent_prefix(message: Message) -> str:
-    resent = message.get_all("Resent-Date")
-    if resent is None:
-        return ""
-    if len(resent) > 1:
-        raise ValidationError("message has more than one 'Resent-' header block")
-    return "Resent-"
-
-
-def _addresses(message: Message, names: Sequence[str]) -> list[str]:
-    """The addresses in some fields.
-
-    Raises:
-        ValidationError: a field holds something that is none, which nobody is to be left out for.
-    """
-    found = []
-    for name in names:
-        for field in message.get_all(name, []):
-            addresses = [address for _, address in email.utils.getaddresses([str(field)])]
-            if str(field).strip() and not all(addresses):
-                raise ValidationError(f"{name} cannot be read: {str(field)!a:.200}")
-            found += addresses
-    return [address for address in found if address]
-
-
-def _check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
+def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
+    """Check that a client certificate is given in one way; as ``smtplib`` does."""
     for name, value in (("keyfile", keyfile), ("certfile", certfile)):
         if context is not None and value is not None:
             raise ValueError(f"context and {name} arguments are mutually exclusive")
