@@ -7,7 +7,6 @@ more (RFC 6531).
 from __future__ import annotations
 
 import argparse
-import email.policy
 import mimetypes
 import os
 import re
@@ -19,7 +18,8 @@ from pathlib import Path
 from smtpconn.cli.exits import UsageError
 from smtpconn.cli.wishes import Wishes
 from smtpconn.model.addresses import ForwardPath, ReversePath
-from smtpconn.model.email_message import needs_smtputf8, recipients_of, sender_of
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.email_message import as_octets, needs_smtputf8, recipients_of, sender_of
 
 _NAME = re.compile(r"[!-9;-~]+")
 
@@ -47,11 +47,8 @@ def compose(
     _set_headers(message, given.header)
     sender = wishes.sender if wishes.sender is not None else sender_of(message)
     recipients = wishes.recipients or tuple(recipients_of(message))
-    del message["Bcc"]
     utf8 = needs_smtputf8(sender, recipients)
-    policy = email.policy.SMTP.clone(cte_type="7bit", utf8=utf8)
-    text = message.as_bytes(policy=policy)
-    return sender, recipients, text
+    return sender, recipients, as_octets(message, ServerCapabilities(), smtputf8=utf8)
 
 
 def _domain(sender: ReversePath | None) -> str:

@@ -26,7 +26,7 @@ from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, Output
 from smtpconn.model.errors import Phase, SmtpError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
-from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
+from smtpconn.model.results import LmtpSendResult, SendOutcome
 
 _OF_A_MESSAGE = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
 
@@ -102,12 +102,12 @@ def judge(outgoing: Outgoing, outcome: SendOutcome) -> Told:
     """What became of a message, by what sending it came to."""
     sender, recipients = str(outgoing.envelope.sender), tuple(outgoing.recipients)
     result = outcome.result
-    if isinstance(result, SendResult):
+    if isinstance(result, LmtpSendResult):
+        return _judge_lmtp(outgoing.name, sender, recipients, result)
+    if result is not None:
         refused = tuple((str(r.recipient), r.response) for r in result.rejected_recipients)
         fate = Fate.PARTLY if refused else Fate.DELIVERED
         return Told(outgoing.name, fate, sender, recipients, result.response, refused)
-    if isinstance(result, LmtpSendResult):
-        return _judge_lmtp(outgoing.name, sender, recipients, result)
     error = outcome.error
     refused = ()
     if isinstance(error, AllRecipientsFailedError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import cast
 
 from smtpconn.cli import fates
 from smtpconn.cli.exits import CommandError, UsageError
@@ -19,6 +20,7 @@ from smtpconn.cli.messages import Outgoing, Source
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target
 from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.content import Message
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.results import Envelope, SendOutcome
@@ -184,7 +186,7 @@ def _send_bdat(connection: SmtpConnection, envelope: Envelope) -> SendOutcome:
     result = send(
         envelope.sender,
         envelope.recipients,
-        envelope.message,
+        cast("Message", envelope.message),
         envelope.mail_params,
         envelope.rcpt_params,
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import email.policy
 from dataclasses import dataclass, field, replace
-from email.errors import HeaderParseError
-from email.headerregistry import BaseHeader
 
 from smtpconn.cli.exits import UsageError
+from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.content import Message
 from smtpconn.model.errors import ValidationError
@@ -55,20 +53,11 @@ def addresses(text: str) -> list[str]:
     Raises:
         ValidationError: there is none, or something that is none.
     """
-    try:
-        header = email.policy.default.header_factory("To", text)
-    except (HeaderParseError, IndexError):
-        # IndexError is what the email package says to "to@".
-        header = None
-    # A line break is looked for here: the email package reads on behind it.
-    if header is None or not header.addresses or not text.isprintable() or _has_defects(header):
+    # A line break is looked for here: in a header field it may be a fold.
+    found = read_addresses(text, allow_gaps=False) if text.isprintable() else []
+    if not found:
         raise ValidationError(f"not an address, nor a list of them: {text!r:.80}")
-    return [address.addr_spec for address in header.addresses]
-
-
-def _has_defects(header: BaseHeader) -> bool:
-    # An address need not be ASCII (RFC 6531).
-    return any("non-ASCII" not in str(defect) for defect in header.defects)
+    return found
 
 
 def _is_path(text: str) -> bool:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import abc
 import smtplib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from smtpconn.contrib.delivery import deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import COMMON_NAMES, MailSettings, read_settings
 from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.email_message import AnyMessage, as_octets
 from smtpconn.model.errors import Phase, SmtpError, ValidationError
 from smtpconn.pool.connection_pool import ConnectionPool
 
@@ -40,6 +42,10 @@ _NO_CONNECTION = frozenset(
 )
 
 
+class UnsendableAddressError(ValueError):
+    """A message has an address that may not be sent; no ``OSError``, so nothing silences it."""
+
+
 class OutgoingMessage(Protocol):
     """What is common to the messages of both frameworks."""
 
@@ -50,6 +56,10 @@ class OutgoingMessage(Protocol):
 
 
 M = TypeVar("M", bound=OutgoingMessage)
+
+# What most servers offer. For one that does not, `deliver` encodes the message once more.
+_OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
+_NOT_OVERRIDDEN = ("email", "django", "flask_mailman")
 
 
 class PooledBackend(abc.ABC, Generic[M]):
@@ -134,7 +144,9 @@ class PooledBackend(abc.ABC, Generic[M]):
         """Send ``email_messages``, of the framework, one after the other.
 
         Returns how many were sent, that is accepted for at least one recipient. A message without
-        recipients is not sent and no error. Without ``fail_silently`` the first error ends it.
+        recipients is not sent and no error. Without ``fail_silently`` the first error of the server
+        ends it. An address that may not be sent is only its message's error: the others are sent
+        before it is raised.
 
         Raises:
             SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why.
@@ -146,10 +158,13 @@ class PooledBackend(abc.ABC, Generic[M]):
         if opened is None:
             return 0
         pool, sent = self.pool, 0
+        unsendable: UnsendableAddressError | None = None
         try:
             for message in email_messages:
                 try:
                     sent += self._send(pool, message)
+                except UnsendableAddressError as error:
+                    unsendable = unsendable or error
                 except smtplib.SMTPException as error:
                     if not self.fail_silently:
                         raise
@@ -159,6 +174,8 @@ class PooledBackend(abc.ABC, Generic[M]):
         finally:
             if opened:
                 self.close()
+        if unsendable is not None:
+            raise unsendable
         return sent
 
     @abc.abstractmethod
@@ -180,6 +197,26 @@ class PooledBackend(abc.ABC, Generic[M]):
         return True
 
 
+def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = None) -> bytes:
+    """A framework's finished message as it leaves, without Bcc.
+
+    Args:
+        message: a copy that was made to be sent.
+        smtputf8: whether UTF-8 may stand in its headers.
+        linesep: what its ``as_bytes`` is to be told, where it has one of its own: that is asked
+            then, because packages sign there (DKIM).
+
+    Raises:
+        ValidationError: as `smtpconn.model.email_message.as_octets`.
+    """
+    method = getattr(message.as_bytes, "__func__", None)
+    if getattr(method, "__module__", "").partition(".")[0] in _NOT_OVERRIDDEN:
+        return as_octets(message, _OFFERED, smtputf8=smtputf8)
+    del message["Bcc"]
+    own: Callable[..., bytes] = message.as_bytes
+    return own() if linesep is None else own(linesep=linesep)
+
+
 def _is_used(pool: ConnectionPool) -> bool:
     """Whether somebody has a connection: the server is there, and waiting would tell no more."""
     stats = pool.stats()
@@ -191,4 +228,4 @@ def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[For
     try:
         return reverse_path(str(sender)), forward_paths(map(str, recipients))
     except ValidationError as error:
-        raise ValueError(f"Invalid address: {error}") from error
+        raise UnsendableAddressError(f"Invalid address: {error}") from error

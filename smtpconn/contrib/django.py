@@ -27,7 +27,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from smtpconn.contrib.backend import PooledBackend
+from smtpconn.contrib.backend import PooledBackend, serialised
 from smtpconn.contrib.settings import ServerOptions
 from smtpconn.model.errors import ValidationError
 
@@ -112,15 +112,8 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         """
         if _MODERN:
             policy = email.policy.SMTPUTF8 if smtputf8 else email.policy.SMTP
-            outgoing = message.message(policy=policy)
-            form = {}
-        else:
-            outgoing = message.message()
-            form = {"linesep": "\r\n"}
-        # Django 5.2 lets it through among the extra headers.
-        del outgoing["Bcc"]
-        octets: bytes = outgoing.as_bytes(**form)
-        return octets
+            return serialised(message.message(policy=policy), smtputf8=smtputf8)
+        return serialised(message.message(), smtputf8=smtputf8, linesep="\r\n")
 
 
 def _email_settings(given: Mapping[str, object]) -> dict[str, object]:

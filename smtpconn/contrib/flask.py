@@ -31,13 +31,12 @@ from typing import Protocol, Self, TypeAlias
 from blinker import Namespace
 from flask import Flask, current_app, has_app_context
 
-from smtpconn.client.sending import Recipients
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import MailSettings, read_settings
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.email_message import recipients_of, sender_of
 from smtpconn.model.errors import ValidationError
-from smtpconn.model.results import LmtpSendResult, SendResult
+from smtpconn.model.results import Recipients, SendResult
 from smtpconn.pool.connection_pool import ConnectionPool
 
 email_dispatched = Namespace().signal(
@@ -46,7 +45,7 @@ email_dispatched = Namespace().signal(
 )
 """Sent with the app and ``message=`` for each message, also for one that is suppressed."""
 
-Result: TypeAlias = SendResult | LmtpSendResult | None
+Result: TypeAlias = SendResult | None
 """What the server said; None where sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
 """An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
@@ -335,7 +334,7 @@ def _send(
     sender: ReversePath,
     recipients: list[ForwardPath],
     timeout: float | None,
-) -> SendResult | LmtpSendResult:
+) -> SendResult:
     if isinstance(message, EmailMessage):
         result = pool.send_message(message, sender, recipients, timeout=timeout)
         check_delivered(result)

@@ -17,7 +17,7 @@ from flask import current_app, has_app_context
 from flask_mailman import EmailMessage
 from flask_mailman.backends.base import BaseEmailBackend
 
-from smtpconn.contrib.backend import PooledBackend
+from smtpconn.contrib.backend import PooledBackend, serialised
 from smtpconn.contrib.settings import COMMON_NAMES, ServerOptions
 from smtpconn.model.errors import ValidationError
 
@@ -59,10 +59,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         Raises:
             ValueError: a header field that may not be; as ``EmailMessage.message``.
         """
-        outgoing = message.message()
-        del outgoing["Bcc"]
-        octets: bytes = outgoing.as_bytes(linesep="\r\n")
-        return octets
+        return serialised(message.message(), smtputf8=smtputf8, linesep="\r\n")
 
 
 def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:

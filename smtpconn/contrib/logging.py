@@ -25,9 +25,11 @@ from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 
 from smtpconn.client.config import ServerConfig
-from smtpconn.contrib.delivery import bare_address, deliver, forward_paths, reverse_path
+from smtpconn.contrib.delivery import bare_address, deliver, listed_paths, reverse_path
 from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_seconds
 from smtpconn.contrib.settings import MailSettings
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.email_message import as_octets
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
@@ -51,7 +53,7 @@ class PooledSmtpHandler(logging.Handler):
             name or a pair of host and port as `logging.handlers.SMTPHandler` takes them; or a
             `ConnectionPool`, which is then not closed with the handler.
         fromaddr: the sender.
-        toaddrs: the recipient, or several.
+        toaddrs: the recipient, or several; a text may name several with commas.
         subject: the mails' subject; override `getSubject` to make it from the record.
         credentials: user name and password, with a host name or pair.
         secure: for STARTTLS, with a host name or pair: ``()``, or the client's key file, or that
@@ -98,7 +100,7 @@ class PooledSmtpHandler(logging.Handler):
         self.toaddrs = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
         self.subject = subject
         self._sender = reverse_path(fromaddr)
-        self._recipients = forward_paths(self.toaddrs)
+        self._recipients = listed_paths(self.toaddrs)
         if not self._recipients:
             raise ValidationError("toaddrs is empty: nobody would get the records")
         self._timeout = Deadline(timeout).timeout
@@ -308,8 +310,10 @@ class PooledSmtpHandler(logging.Handler):
         if batch.dropped:
             texts.insert(0, f"({batch.dropped} records before these were dropped.)")
         text = "\n\n".join(texts) + "\n"
-        message.set_content(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-        return message.as_bytes()
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        # No mail has a NUL in it as it is (RFC 2045 2.7).
+        message.set_content(text, cte="base64" if "\0" in text else None)
+        return as_octets(message, ServerCapabilities(), smtputf8=False)
 
     def _finish(self) -> None:
         patience = 0.0 if self._gave_up else self._close_timeout

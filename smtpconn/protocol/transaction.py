@@ -90,7 +90,7 @@ def transaction(
     """
     if session.is_lmtp:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
-    return cast("Exchange[SendResult]", transact(session, request, chunking=chunking))
+    return transact(session, request, chunking=chunking)
 
 
 def lmtp_transaction(
@@ -289,7 +289,7 @@ def _conclude_lmtp(
     recipients = this.request.recipients
     return LmtpSendResult(
         tuple(_result(r, answers.get(r)) for r in recipients if r not in refusals),
-        tuple(refusals[r] for r in recipients if r in refusals),
+        tuple(replace(refusals[r], recipient=r) for r in recipients if r in refusals),
     )
 
 

@@ -88,6 +88,53 @@ def test_a_message_arrives(server: SmtpServer, mailing: Mailing) -> None:
     assert b"\n" not in received.content.replace(b"\r\n", b"")
 
 
+@pytest.mark.parametrize(
+    ("written", "recipient"),
+    [
+        ("Example.com <noreply@example.com>", "noreply@example.com"),
+        ("Jane Q. Public <you@example.net>", YOU),
+        ("Acme Inc. <you@example.net>", YOU),
+        ("you@a_b.example", "you@a_b.example"),
+    ],
+)
+def test_names_with_a_full_stop(
+    server: SmtpServer, mailing: Mailing, written: str, recipient: str
+) -> None:
+    """As sender and as recipient, as Django's own backend takes them."""
+    backend = mailing.use(server)
+    assert backend.send_messages([mail.EmailMessage("s", "b", written, [written])]) == 1
+    (received,) = server.messages
+    assert (received.sender, received.recipients) == (recipient, (recipient,))
+
+
+def test_a_url_in_a_header_stays_whole(server: SmtpServer, mailing: Mailing) -> None:
+    """However long; no encoded word stands in a structured field (RFC 2047 5, RFC 8058)."""
+    backend = mailing.use(server)
+    url = f"<https://example.com/{'u' * 120}>"
+    sent = mail.EmailMessage("s", "x" * 3000, "me@example.com", [YOU])
+    sent.extra_headers = {"List-Unsubscribe": url, "Bcc": "hidden@example.net"}
+    assert backend.send_messages([sent]) == 1
+    (received,) = server.messages
+    assert f"List-Unsubscribe: {url}\r\n".encode() in received.content
+    assert max(map(len, received.content.split(b"\r\n"))) <= 998
+    assert b"hidden" not in received.content
+
+
+def test_an_address_that_cannot_be_sent_is_its_messages_error(
+    server: SmtpServer, mailing: Mailing
+) -> None:
+    """The others are sent; then it is raised, silently or not."""
+    backend = mailing.use(server)
+    for silently in (False, True):
+        backend.fail_silently = silently
+        letters = [
+            mail.EmailMessage("s", "b", "me@example.com", [to]) for to in (YOU, "no address", SHE)
+        ]
+        with pytest.raises(ValueError, match="no address"):
+            backend.send_messages(letters)
+    assert [m.recipients for m in server.messages] == [(YOU,), (SHE,)] * 2
+
+
 def test_twenty_requests_use_one_connection(server: SmtpServer, mailing: Mailing) -> None:
     """A view that calls send_mail makes a backend each time; the connection stays."""
     mailing.use(server)

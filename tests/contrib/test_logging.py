@@ -52,6 +52,29 @@ def test_it_mails_what_the_standard_handler_mails(
     assert our_mail["Message-ID"].endswith("@example.com>")
 
 
+@pytest.mark.parametrize("to", ["a@x.example, b@x.example", ["A. B. <a@x.example>", "b@x.example"]])
+def test_recipients_in_one_text(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler, to: str | list[str]
+) -> None:
+    """Commas part them, as the standard handler takes them."""
+    handler = make(toaddrs=to, fromaddr="Example.com <noreply@example.com>")
+    logger.error("x")
+    handler.flush()
+    (mail,) = server.wait_for_messages(1)
+    assert (mail.sender, mail.recipients) == ("noreply@example.com", ("a@x.example", "b@x.example"))
+    assert [a.addr_spec for a in read(mail)["To"].addresses] == ["a@x.example", "b@x.example"]
+
+
+def test_postmaster_gets_mail(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+) -> None:
+    """It is an address without a domain (RFC 5321 4.1.1.3)."""
+    handler = make(toaddrs="postmaster")
+    logger.error("x")
+    handler.flush()
+    assert server.wait_for_messages(1)[0].recipients == ("postmaster",)
+
+
 def test_records_of_a_while_become_one_mail(
     server: SmtpServer, logger: logging.Logger, make: MakeHandler
 ) -> None:

@@ -224,7 +224,7 @@ def test_a_header_within_a_header(text: str) -> None:
     message.set_payload("Hello!")
     with recorded() as (recorder, connection):
         with pytest.raises(ValidationError):
-            connection.send_message(message)  # type: ignore[arg-type]
+            connection.send_message(message)
         connection.noop()
         assert recorder.verbs == [b"EHLO", b"NOOP"]
 
