@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> None:
         prog="python -m smtpconn.smtplib",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--max-size", type=int, default=10, help="connections to each server")
     parser.add_argument("--no-pool", action="store_true", help="a connection for each object")

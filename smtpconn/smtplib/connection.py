@@ -144,6 +144,8 @@ class CommandConnection(SmtpConnection):
     """The server's first words."""
     hello: SmtpResponse | None = None
     """Its last reply of 250 to EHLO, LHLO or HELO."""
+    is_extended = False
+    """Whether that was to EHLO or LHLO."""
     login_reply: SmtpResponse | None = None
     """What it said to the login."""
 
@@ -190,7 +192,7 @@ class CommandConnection(SmtpConnection):
         exchange = raw_command.say_hello(self._session, hello, name)
         reply = self._run(exchange, Phase.EHLO, timeout)
         if reply.code == 250:
-            self.hello = reply
+            self.hello, self.is_extended = reply, verb.lower() != "helo"
         return reply
 
     def start_tls(

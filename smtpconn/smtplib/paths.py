@@ -166,5 +166,8 @@ def _safe(text: str) -> str:
 
 
 def _set_text(path: ReversePath | ForwardPath, text: str) -> None:
-    for name, value in (("mailbox", None), ("is_ascii", text.isascii()), ("_text", text)):
+    facts = {"mailbox": None, "is_ascii": text.isascii(), "_text": text}
+    if isinstance(path, ForwardPath):
+        facts["written"] = text
+    for name, value in facts.items():
         object.__setattr__(path, name, value)

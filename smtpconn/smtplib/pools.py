@@ -26,7 +26,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from smtplib import SMTPConnectError, SMTPHeloError, SMTPResponseException
-from typing import Unpack
+from types import TracebackType
+from typing import Self, Unpack
 
 from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.config import ServerConfig
@@ -425,9 +426,25 @@ class Pools:
         ConnectionPool("smtp://localhost", **self._options).close(0)  # refuses invalid options now
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._servers: OrderedDict[Address, Server] = OrderedDict()
+        self._when_closed: Callable[[], None] = lambda: None
         self.is_closed = False
         self.forget()
         forget_in_child(self)
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Have a function called by `close`."""
+        self._when_closed = call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def forget(self) -> None:
         """Take a new lock in a forked child; pools and servers begin anew by themselves."""
@@ -487,6 +504,7 @@ class Pools:
     def close(self) -> None:
         """Close all pools; connections in use are closed when they come back."""
         reset_if_forked()
+        self._when_closed()
         with self._lock:
             self.is_closed = True
             entries, servers = list(self._entries.values()), list(self._servers.values())

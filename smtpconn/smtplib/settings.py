@@ -5,8 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 from smtpconn.net.tls import shared_context
 from smtpconn.pool.options import PoolOptions
@@ -48,11 +47,11 @@ class Settings:
 current = Settings()
 
 
-class pooled(Pools):
+def pooled(**options: Unpack[PoolOptions]) -> Pools:
     """Have every `SMTP`, `SMTP_SSL` and `LMTP` of this process that is made from now on pooled.
 
-    Call it once where a program begins, or use it in a ``with`` statement, behind which everything
-    is as it was before, and the pools are closed.
+    Call it once where a program begins, or use what it returns in a ``with`` statement, behind
+    which everything is as it was before, and the pools are closed.
 
     Args:
         options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
@@ -61,28 +60,15 @@ class pooled(Pools):
     Raises:
         ValidationError: as `smtpconn.ConnectionPool`.
     """
+    pools, before = Pools(**options), current.pools
+    current.pools = pools
 
-    def __init__(self, **options: Unpack[PoolOptions]) -> None:
-        super().__init__(**options)
-        self._before = current.pools
-        current.pools = self
+    def restore() -> None:
+        if current.pools is pools:
+            current.pools = before
 
-    def close(self) -> None:
-        """Close all pools; objects that are made from now on use those from before, if any."""
-        if current.pools is self:
-            current.pools = self._before
-        super().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    pools.when_closed(restore)
+    return pools
 
 
 def configure(*, verify: bool = True, allow_cleartext_auth: bool = False) -> None:

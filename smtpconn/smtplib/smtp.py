@@ -31,9 +31,8 @@ from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.options import default_ehlo_domain
-from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Content
-from smtpconn.model.email_message import as_octets
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
@@ -46,7 +45,7 @@ from smtpconn.model.errors import (
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import RcptToParams
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.model.response_errors import ResponseError
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import open_socket
@@ -72,6 +71,7 @@ from smtpconn.smtplib.values import (
     features,
     octets,
     resent_prefix,
+    serialised,
 )
 
 Reply: TypeAlias = tuple[int, bytes]
@@ -379,7 +379,10 @@ class SMTP(smtplib.SMTP):
 
     def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> Reply:
         """Log in with the strongest mechanism both sides have."""
-        is_ours = all(getattr(type(self), name) is getattr(SMTP, name) for name in _LOGIN_METHODS)
+        is_ours = not any(
+            name in vars(self) or getattr(type(self), name) is not getattr(SMTP, name)
+            for name in _LOGIN_METHODS
+        )
         if not is_ours or not initial_response_ok:
             return self._log_in_by_methods(user, password, initial_response_ok)
         if self._borrowed is not None and self._can_go_back() and self._login is None:
@@ -388,10 +391,8 @@ class SMTP(smtplib.SMTP):
         credentials = PasswordCredentials(user, password)
         if self._plan is not None:
             self._borrow(credentials)
-            connection = self._needed()
-            reply = connection.login_reply
+            reply = self._needed().login_reply
             assert reply is not None
-            self._note_what_was_said(connection)
         else:
             connection = self._needed()
             if self._login == (user, password):
@@ -478,8 +479,8 @@ class SMTP(smtplib.SMTP):
     def _rset(self) -> None:
         try:
             self.rset()
-        except smtplib.SMTPServerDisconnected:
-            pass
+        except SmtpError:
+            pass  # what matters was raised, or the next command finds out
 
     def help(self, args: str = "") -> Any:
         """Say HELP."""
@@ -487,17 +488,20 @@ class SMTP(smtplib.SMTP):
 
     def verify(self, address: str) -> Reply:
         """Say VRFY."""
+        refuse_line_ends(f"vrfy {address}")
         return self._say("vrfy", addr_only(address))
 
     vrfy = verify
 
     def expn(self, address: str) -> Reply:
         """Say EXPN."""
+        refuse_line_ends(f"expn {address}")
         return self._say("expn", addr_only(address))
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> Reply:
         """Say MAIL."""
         words = ""
+        self._needed()
         if options and self.does_esmtp:
             words = " " + " ".join(options)
             if any(option.lower() == "smtputf8" for option in options):
@@ -514,6 +518,7 @@ class SMTP(smtplib.SMTP):
 
     def rcpt(self, recip: str, options: Sequence[str] = ()) -> Reply:
         """Say RCPT."""
+        self._needed()
         words = rcpt_words(options) if options and self.does_esmtp else ""
         text = f"rcpt to:<{forward_path(recip)}>{words}"
         text.encode(self.command_encoding)
@@ -565,7 +570,7 @@ class SMTP(smtplib.SMTP):
             )
         except SmtpError as error:
             about(error, from_addr, recipients)
-            if not isinstance(error, ConnectionClosedError):
+            if isinstance(error, (ResponseError, AllRecipientsFailedError)):
                 self._rset()
             raise
         return self._outcome(result, recipients)
@@ -590,6 +595,7 @@ class SMTP(smtplib.SMTP):
             lambda: connection.run(lambda session: transact(session, request), Phase.MAIL)
         )
         self._uses += 1
+        self._has_open_transaction = False
         return result
 
     def _request(
@@ -625,7 +631,7 @@ class SMTP(smtplib.SMTP):
         refused_ones = {
             given[str(each.recipient)]: _pair(each.response) for each in result.rejected_recipients
         }
-        if isinstance(result, SendResult):
+        if not isinstance(result, LmtpSendResult):
             return refused_ones
         delivered = [each for each in result.results if each.delivered]
         if any(each.response is None for each in result.results):
@@ -669,9 +675,8 @@ class SMTP(smtplib.SMTP):
             )
         if utf8:
             mail_options = (*mail_options, "SMTPUTF8", "BODY=8BITMIME")
-        offered = (SmtpExtension("8BITMIME"),) if utf8 or self.has_extn("8bitmime") else ()
-        octets = as_octets(msg, ServerCapabilities("", offered), smtputf8=utf8)
-        return self.sendmail(from_addr, to_addrs, octets, mail_options, rcpt_options)
+        flat = serialised(msg, allows_8bit=self.has_extn("8bitmime") or utf8, utf8=utf8)
+        return self.sendmail(from_addr, to_addrs, flat, mail_options, rcpt_options)
 
     # Raw access
 
@@ -813,9 +818,11 @@ class SMTP(smtplib.SMTP):
         """
         if self._plan is not None:
             self._borrow(None)
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             self._not_connected()
-        return self._connection
+        connection.timeout = self._seconds()
+        return connection
 
     def _raw(self) -> CommandConnection:
         """The connection, for something a pool cannot vouch for: it does not go back."""
@@ -846,7 +853,6 @@ class SMTP(smtplib.SMTP):
     def _adopt_borrowed(self) -> CommandConnection:
         assert self._borrowed is not None
         self._connection = connection = self._borrowed.connection
-        connection.timeout = self._seconds()
         connection.show_to(self._show if self.debuglevel else None)
         self._uses = int(self._borrowed.was_reused)
         self._note_what_was_said(connection)
@@ -856,12 +862,14 @@ class SMTP(smtplib.SMTP):
         """Go on with a connection of its own, because no pool can answer for the server."""
         self._plan = None
         self._connection = connection
-        connection.timeout = self._seconds()
         connection.show_to(self._show if self.debuglevel else None)
 
     def _note_what_was_said(self, connection: CommandConnection) -> None:
-        if connection.hello is not None:
-            self._note_hello(connection.hello)
+        hello = connection.hello
+        if hello is not None and connection.is_extended:
+            self._note_hello(hello)
+        elif hello is not None:
+            self.helo_resp = text_of(hello)
 
     def _hello_name(self) -> str:
         """How the object names itself."""
