@@ -53,7 +53,7 @@ def open_session(target: Target, stage: str | None) -> SmtpConnection:
         SmtpError: as `ServerConfig.connect`.
     """
     if stage in ("ehlo", "tls"):
-        target = target.replace(credentials=None, mechanisms=())
+        target = target.replace(credentials=None, mechanisms=None)
     if stage == "ehlo" and target.tls_mode is TlsMode.STARTTLS:
         target = target.replace(tls_mode=TlsMode.NONE)
     return target.connect()

@@ -11,7 +11,7 @@ import argparse
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from smtpconn.model.capabilities import AuthMechanism
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
+from smtpconn.protocol.session import ServerQuirks
 
 URL_VARIABLE = "SMTPCONN_URL"
 DEFAULT_TIMEOUT = 30.0
@@ -42,26 +43,27 @@ _TLS_OF_PORT = {465: TlsMode.IMPLICIT, 587: TlsMode.STARTTLS}
 
 @dataclass(frozen=True, slots=True)
 class Target(ServerConfig):
-    """A server, with the mechanisms to log in with where the user wants no others.
-
-    Attributes:
-        mechanisms: of `MECHANISMS`, in the order of preference; none for the strongest.
-    """
-
-    _: KW_ONLY
-    mechanisms: tuple[str, ...] = ()
+    """A server, logged in to with the first of the mechanisms that it offers, where some are named;
+    a mechanism that the credentials do not serve is an error and not passed over."""
 
     def connect(
-        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
+        self,
+        timeout: float | Deadline | None = None,
+        *,
+        tls_session: ssl.SSLSession | None = None,
+        quirks: ServerQuirks | None = None,
     ) -> SmtpConnection:
         """Connect and log in as the user wants; raises as `ServerConfig.connect`."""
         if not self.mechanisms:
-            return ServerConfig.connect(self, timeout, tls_session=tls_session)
+            return ServerConfig.connect(self, timeout, tls_session=tls_session, quirks=quirks)
         deadline = Deadline.of(timeout, self.timeout)
-        plain = self.replace(mechanisms=(), credentials=None)
-        connection = plain.connect(deadline, tls_session=tls_session)
+        plain = self.replace(mechanisms=None, credentials=None)
+        connection = plain.connect(deadline, tls_session=tls_session, quirks=quirks)
         try:
-            self._log_in(connection, deadline)
+            self._log_in_with_first(connection, deadline)
+        except Exception:
+            connection.quit_nowait()
+            raise
         except BaseException:
             connection.close()
             raise
@@ -72,11 +74,12 @@ class Target(ServerConfig):
         """Whom to log in as; None not to, or as whom the TLS certificate says."""
         return self.credentials.user if self.credentials is not None else None
 
-    def _log_in(self, connection: SmtpConnection, deadline: Deadline) -> None:
+    def _log_in_with_first(self, connection: SmtpConnection, deadline: Deadline) -> None:
         offers = connection.capabilities
-        offered = [name for name in self.mechanisms if _is_offered(name, offers.auth_mechanisms)]
+        names = tuple(self.mechanisms or ())
+        offered = [name for name in names if _is_offered(name, offers.auth_mechanisms)]
         # If none is, trying the first one says so.
-        name = offered[0] if offered else self.mechanisms[0]
+        name = offered[0] if offered else names[0]
         _WAYS[name](connection, self.credentials, deadline)
 
 
@@ -143,7 +146,9 @@ def target_of(options: argparse.Namespace, out: Output) -> Target:
     if options.allow_cleartext_auth and target.tls_mode is TlsMode.NONE:
         out.warning("--allow-cleartext-auth: everybody on the way can read the password")
         target = target.replace(allow_cleartext_auth=True)
-    return _with_credentials(target, options, out)
+    target = _with_credentials(target, options, out)
+    # Last: they have to fit the credentials.
+    return target.replace(mechanisms=options.auth) if options.auth else target
 
 
 def _where(options: argparse.Namespace) -> str:
@@ -167,7 +172,6 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "protocol": options.protocol and Protocol(options.protocol),
         "tls_mode": options.tls and TlsMode(options.tls),
         "pipelining": options.pipelining and Pipelining(options.pipelining),
-        "mechanisms": options.auth,
     }
     if options.local_interface is not None:
         settings["source_address"] = (options.local_interface, 0)
@@ -236,7 +240,7 @@ def _with_credentials(target: Target, options: argparse.Namespace, out: Output) 
             return target
     wants_login = bool(options.auth or options.auth_password_command or options.auth_token_command)
     if user is None:
-        if wants_login and target.mechanisms != ("EXTERNAL",):
+        if wants_login and options.auth != ("EXTERNAL",):
             raise UsageError("whom to log in as? Give --auth-user, or a URL with a user")
         return target
     return target.replace(credentials=_credentials(user, options, out))

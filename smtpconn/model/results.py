@@ -30,6 +30,9 @@ else:
 Recipients: TypeAlias = str | ForwardPath | Iterable[str | ForwardPath]
 """One address or several; at least one, and no mapping."""
 
+_SHOWN = 5
+"""Recipients that the repr of an envelope shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecipient:
@@ -193,6 +196,32 @@ class Envelope:
             mail_params,
             rcpt_params,
         )
+
+    def __repr__(self) -> str:
+        parts = [f"sender={_path(self.sender)}", f"recipients={_paths(self.recipients)}"]
+        parts.append(f"message={_size(self.message)}")
+        for name in ("mail_params", "rcpt_params"):
+            if getattr(self, name) is not None:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return f"Envelope({', '.join(parts)})"
+
+
+def _path(path: object) -> str:
+    return repr(str(path)) if isinstance(path, (str, ReversePath, ForwardPath)) else "?"
+
+
+def _paths(paths: object) -> str:
+    if not isinstance(paths, (list, tuple)):
+        return _path(paths)
+    more = f", ... {len(paths)} in all" if len(paths) > _SHOWN else ""
+    return f"[{', '.join(map(_path, paths[:_SHOWN]))}{more}]"
+
+
+def _size(message: object) -> str:
+    """How a message is shown: never its content, and a stream is not read."""
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return f"<{memoryview(message).nbytes} bytes>"
+    return f"<{type(message).__name__}>"
 
 
 @dataclass(frozen=True, slots=True)

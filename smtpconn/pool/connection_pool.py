@@ -12,9 +12,9 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar, Unpack
 
-from smtpconn.client.config import ServerConfig
+from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
@@ -28,6 +28,7 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.replies import printable
 from smtpconn.model.response_errors import TransientError
 from smtpconn.model.results import (
     AnyOutcome,
@@ -37,13 +38,14 @@ from smtpconn.model.results import (
     SendOutcome,
     SendResult,
 )
+from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import fan_out
 from smtpconn.pool.events import Action, Hook, Telling
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.lending import Lending
-from smtpconn.pool.options import Limits
+from smtpconn.pool.options import Limits, PoolOptions
 from smtpconn.pool.rate_limit import Pace
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
@@ -84,12 +86,13 @@ class ConnectionPool:
             checkout; None not to watch. Watching costs some microseconds per checkout.
         on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
         name: for logs and figures; None for a number.
+        options: attributes of `ServerConfig`, such as ``credentials``, for each server.
 
     A pool is safe to use from any thread, and in a forked child, which begins with no connection
     while the parent's stay as they are.
 
     Raises:
-        ValidationError: a limit that cannot be.
+        ValidationError: a limit that cannot be, no server, or an option that nobody knows.
     """
 
     def __init__(
@@ -109,8 +112,11 @@ class ConnectionPool:
         leak_after: float | None = None,
         on_event: Hook | None = None,
         name: str | None = None,
+        **options: Unpack[ServerSettings],
     ) -> None:
-        configs = _configs(config)
+        given = wrapped(config)
+        del config
+        configs = configs_of(given, options)
         self._configs = configs
         # Of a message it is known from the beginning where it goes only if there is no choice.
         self._only_server = configs[0] if len(configs) == 1 else None
@@ -302,10 +308,21 @@ class ConnectionPool:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ConnectionPool is neither pickled nor copied, it holds sockets and locks: make one "
+            "in each process, with get_pool for instance"
+        )
+
     def __repr__(self) -> str:
+        if not hasattr(self, "_lending"):
+            # Reports of an error in the constructor show the repr of this.
+            return "<ConnectionPool not made>"
         stats = self.stats()
+        closed = "closed " if self.is_closed else ""
+        name, server = printable(self.name), printable(str(self.config))
         return (
-            f"<ConnectionPool {self.name} {self.config} in_use={stats.in_use} idle={stats.idle} "
+            f"<ConnectionPool {name} {server} {closed}in_use={stats.in_use} idle={stats.idle} "
             f"waiting={stats.waiting} max_size={stats.max_size}>"
         )
 
@@ -329,13 +346,53 @@ class ConnectionPool:
             return operation(connection)
 
 
-def _configs(
+def wrapped(
     config: ServerConfig | str | Sequence[ServerConfig | str],
-) -> tuple[ServerConfig, ...]:
-    given = (config,) if isinstance(config, (ServerConfig, str)) else tuple(config)
-    if not given:
+) -> tuple[ServerConfig | Secret, ...]:
+    """The servers that somebody gave, with URLs wrapped: they may hold passwords.
+
+    Raises:
+        ValidationError: they are none.
+    """
+    several: tuple[object, ...] = (config,)
+    if isinstance(config, Iterable) and not isinstance(config, (str, bytes, bytearray, dict)):
+        several = tuple(config)
+    kinds = {type(each).__name__ for each in several if not isinstance(each, (ServerConfig, str))}
+    found = tuple(
+        Secret(each) if isinstance(each, str) else each
+        for each in several
+        if isinstance(each, (ServerConfig, str))
+    )
+    del config, several
+    if kinds:
+        raise ValidationError(
+            f"a server is a ServerConfig or a URL such as smtps://user:password@host, a str, "
+            f"not {', '.join(sorted(kinds))}"
+        )
+    if not found:
         raise ValidationError("a pool needs a server")
-    return tuple(ServerConfig.from_url(c) if isinstance(c, str) else c for c in given)
+    return found
+
+
+def configs_of(
+    given: Iterable[ServerConfig | Secret], options: ServerSettings
+) -> tuple[ServerConfig, ...]:
+    """The configurations of servers, with some attributes changed.
+
+    Raises:
+        ValidationError: a URL that cannot be read, or an option that nobody knows.
+    """
+    if unknown := sorted(options.keys() - ServerSettings.__annotations__.keys()):
+        raise ValidationError(
+            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolOptions.__annotations__)}, "
+            f"and its servers have {', '.join(sorted(ServerSettings.__annotations__))}"
+        )
+    return tuple(
+        ServerConfig.from_url(each.reveal(), **options)
+        if isinstance(each, Secret)
+        else each.replace(**options)
+        for each in given
+    )
 
 
 def _taken(

@@ -27,9 +27,12 @@ class ServerQuirks:
     Attributes:
         is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
             3.1 allows; not so Haraka, which answers them 503.
+        login: the way of logging in that worked where a stronger one did not (`Way.key` of
+            `smtpconn.auth.credentials`); "" where the strongest one does, or nothing is known.
     """
 
     is_streamable: bool = True
+    login: str = ""
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class SessionState:
         ehlo_domain: how we name ourselves, a domain or an address literal as text.
         is_private: whether a secret may be sent: TLS is on, the peer is this machine, or the
             caller allows it in clear.
+        is_local: whether the peer is known to be this machine.
         capabilities: the last EHLO, LHLO or HELO reply.
         is_authenticated: whether an AUTH succeeded.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
@@ -66,6 +70,7 @@ class SessionState:
     ignore_extensions: frozenset[str] = frozenset()
     ehlo_domain: str = "localhost"
     is_private: bool = False
+    is_local: bool = False
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
     is_authenticated: bool = False
     needs_reset: bool = False

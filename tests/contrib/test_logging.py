@@ -7,10 +7,11 @@ import logging.handlers
 import queue
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from smtpconn import ConnectionPool, PoolEvent
+from smtpconn import ConnectionPool, PoolEvent, ValidationError
 from smtpconn.contrib import logging_queue
 from smtpconn.contrib.logging import MAX_RECORD, MAX_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
@@ -430,3 +431,11 @@ def test_a_killed_thread_is_replaced(
     server.wait_for_messages(1)
     handler.flush()
     assert (handler.unknown, handler.mailed) == (1, 1)
+
+
+@pytest.mark.parametrize("given", [("user",), "user:correct-horse", ("a", "b", "correct-horse")])
+def test_credentials_that_are_no_pair(given: Any) -> None:
+    """They are refused where they are given, and not shown."""
+    with pytest.raises(ValidationError, match="a pair of user name and password") as caught:
+        PooledSmtpHandler("mx", "me@example.com", "you@example.com", "x", credentials=given)
+    assert "correct-horse" not in str(caught.value)

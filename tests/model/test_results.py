@@ -11,7 +11,7 @@ from email.mime.text import MIMEText
 import pytest
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
-from smtpconn.model.errors import ProtocolError, ValidationError
+from smtpconn.model.errors import ProtocolError, SmtpError, ValidationError
 from smtpconn.model.parameters import DsnNotify, MailFromParams, RcptToParams
 from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
 from smtpconn.model.results import (
@@ -172,3 +172,33 @@ def test_an_outcome_can_have_an_error() -> None:
     assert outcome.result is None
     assert outcome.error is error
     assert str(pickle.loads(pickle.dumps(outcome)).error) == "x"
+
+
+@pytest.mark.parametrize(
+    ("envelope", "shown"),
+    [
+        (
+            Envelope("a@x.example", ["b@y.example"], b"secret\r\n"),
+            "Envelope(sender='a@x.example', recipients=['b@y.example'], message=<8 bytes>)",
+        ),
+        (
+            Envelope("a@x.example", "b@y.example", memoryview(b"secret")),
+            "Envelope(sender='a@x.example', recipients='b@y.example', message=<6 bytes>)",
+        ),
+        (
+            Envelope(ReversePath(""), [ForwardPath("b@y.example")] * 7, iter([b"secret"])),
+            "Envelope(sender='', recipients=['b@y.example', 'b@y.example', 'b@y.example', "
+            "'b@y.example', 'b@y.example', ... 7 in all], message=<list_iterator>)",
+        ),
+        (
+            Envelope("a@x.example\n", ["b"], b"", MailFromParams(envid="x")),
+            "Envelope(sender='a@x.example\\n', recipients=['b'], message=<0 bytes>, mail_params=",
+        ),
+    ],
+)
+def test_the_repr_of_an_envelope(envelope: Envelope, shown: str) -> None:
+    """One line, with the addresses and the size, and nothing of what is in the message."""
+    assert repr(envelope).startswith(shown)
+    for text in (repr(envelope), repr(SendOutcome(envelope, None, SmtpError("a\nb")))):
+        assert "\n" not in text
+        assert "secret" not in text
