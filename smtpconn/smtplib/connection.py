@@ -122,10 +122,9 @@ class CommandConnection(SmtpConnection):
             transport = Transport(sock)
             session = SessionState(protocol=protocol)
             session.ehlo_domain = default_ehlo_domain(transport.local_ip)
+            session.is_local = is_direct and transport.peer_is_local
             session.is_private = (
-                transport.tls is not None
-                or allow_cleartext_auth
-                or (is_direct and transport.peer_is_local)
+                transport.tls is not None or allow_cleartext_auth or session.is_local
             )
         except BaseException as error:
             sock.close()
@@ -133,7 +132,8 @@ class CommandConnection(SmtpConnection):
                 raise as_smtp_error(error, Phase.CONNECT, Deadline(timeout), peer) from error
             raise
         driver = Driver(transport, session, host.rstrip("."), peer, context, tls_session)
-        connection = cls(WatchedChannel(driver, peer, timeout), session)
+        connection = cls.__new__(cls)
+        connection._channel, connection._session = WatchedChannel(driver, peer, timeout), session
         connection._host = host.rstrip(".")
         connection._written = deque()
         return connection
@@ -209,7 +209,7 @@ class CommandConnection(SmtpConnection):
         self, credentials: Credentials, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
         """Log in as `SmtpConnection.authenticate` does, and return the server's last word."""
-        self._authenticate(credentials, self._channel.deadline(timeout))
+        self._log_in_as(credentials, credentials.mechanisms, timeout)
         assert self.last_reply is not None
         self.login_reply = self.last_reply
         return self.last_reply

@@ -41,6 +41,7 @@ from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.options import PoolOptions
+from smtpconn.protocol.session import ServerQuirks
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
 from smtpconn.smtplib.errors import refused
 
@@ -382,7 +383,11 @@ class _PooledServer(ServerConfig):
     key: Key = field(repr=False)
 
     def connect(
-        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
+        self,
+        timeout: float | Deadline | None = None,
+        *,
+        tls_session: ssl.SSLSession | None = None,
+        quirks: ServerQuirks | None = None,
     ) -> CommandConnection:
         """Connect, or go on with what is parked, and log in; as `ServerConfig.connect`."""
         deadline = Deadline.of(timeout, self.timeout)
@@ -395,8 +400,13 @@ class _PooledServer(ServerConfig):
             server.forget_hellos()
             raise
         try:
+            if quirks is not None:
+                connection._share(quirks)
             if self.credentials is not None:
                 connection.log_in(self.credentials, deadline)
+        except Exception:
+            connection.quit_nowait()
+            raise
         except BaseException:
             connection.close()
             raise
