@@ -20,6 +20,8 @@ from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.parameters import BodyType, MailFromParams
 
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>]|[\ud800-\udfff]")
+# "Jane <jane@example.com>", and without a name.
+_IN_BRACKETS = re.compile(r"[^<>]*<([^<>]*)>\Z")
 # esmtp-param (RFC 5321 4.1.2); an equals sign is let through in the value.
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(?:=[^\x00-\x20\x7f]+)?\Z")
 
@@ -149,14 +151,12 @@ def _inner(given: str) -> str:
         raise TypeError(f"an address is a str, not {type(given).__name__}")
     refuse_line_ends(given)
     text = given.strip()
-    if text.startswith("<") and text.endswith(">"):
-        return text[1:-1]
-    # Whatever is an address by itself is not taken apart: parseaddr drops what it does not know.
-    try:
-        return str(ForwardPath(text))
-    except ValidationError:
-        pass
-    return parseaddr(text)[1] or text
+    if (named := _IN_BRACKETS.match(text)) is not None:
+        return named[1]
+    # Of what is no address parseaddr makes one that nobody has written: of "a b" it makes "a".
+    if text.endswith(")") and "@" in (spec := parseaddr(text)[1]):
+        return spec
+    return text
 
 
 def _safe(text: str) -> str:

@@ -133,7 +133,7 @@ class Server:
 
         One thread at a time connects, and the others use what it was told.
         """
-        with _held(self._asking, deadline):
+        with _Held(self._asking, deadline):
             known = self.greeting
             if known is not None and (self._parked is not None or is_alive()):
                 return known
@@ -161,7 +161,7 @@ class Server:
         known = self._known_hello(context, name)
         if known is not None:
             return known
-        with _held(self._asking, deadline):
+        with _Held(self._asking, deadline):
             known = self._known_hello(context, name)
             if known is not None:
                 return known
@@ -181,7 +181,7 @@ class Server:
             StartTlsUnavailableError: it is not offered.
             smtplib.SMTPResponseException: it was refused.
         """
-        with _held(self._asking, deadline):
+        with _Held(self._asking, deadline):
             reply = self.start_tls_reply
             if reply is not None and self._known_hello(context, name) is not None:
                 return reply
@@ -391,14 +391,14 @@ class _PooledServer(ServerConfig):
     ) -> CommandConnection:
         """Connect, or go on with what is parked, and log in; as `ServerConfig.connect`."""
         deadline = Deadline.of(timeout, self.timeout)
-        server, key = self.server, self.key
         try:
-            connection = server.connect(
-                key.context, server.verb, key.ehlo_name, deadline, tls_session
-            )
-        except SmtpError:
-            server.forget_hellos()
-            raise
+            connection = self._ready(deadline, tls_session)
+        except SmtpError as error:
+            # The TLS session offered may be what the handshake failed of.
+            if tls_session is None or error.phase is not Phase.TLS or not deadline.remaining():
+                self.server.forget_hellos()
+                raise
+            connection = self._ready(deadline, None)
         try:
             if quirks is not None:
                 connection._share(quirks)
@@ -411,6 +411,10 @@ class _PooledServer(ServerConfig):
             connection.close()
             raise
         return connection
+
+    def _ready(self, deadline: Deadline, tls_session: ssl.SSLSession | None) -> CommandConnection:
+        server, key = self.server, self.key
+        return server.connect(key.context, server.verb, key.ehlo_name, deadline, tls_session)
 
 
 @dataclass(slots=True, eq=False)
@@ -619,7 +623,7 @@ def _same_place(one: Address, other: Address) -> bool:
     return one.host == other.host and one.port == other.port
 
 
-class _held:
+class _Held:
     """Hold a lock that is waited for until a deadline, and no longer."""
 
     def __init__(self, lock: threading.Lock, deadline: Deadline) -> None:

@@ -41,6 +41,7 @@ from smtpconn.model.errors import (
     SmtpError,
     StartTlsUnavailableError,
     TransportError,
+    ValidationError,
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import RcptToParams
@@ -131,7 +132,7 @@ class SMTP(smtplib.SMTP):
     _is_tainted = False
     _gives_out_socket = False
     _accepted = 0
-    _login: tuple[str, str] | None = None
+    _login: bytes | None = None
 
     def __init__(
         self,
@@ -143,6 +144,8 @@ class SMTP(smtplib.SMTP):
         *,
         pool: Pools | bool | None = None,
     ) -> None:
+        if pool not in (None, False) and not isinstance(pool, Pools):
+            raise TypeError(f"pool is what Pools() or pooled() returns, not {pool!r:.80}")
         self._host = host
         self._pool = pool
         self.timeout = timeout
@@ -388,6 +391,7 @@ class SMTP(smtplib.SMTP):
         if self._borrowed is not None and self._can_go_back() and self._login is None:
             self._replan()
         self.user, self.password = user, password
+        credential = credential_hash(user, password)
         credentials = PasswordCredentials(user, password)
         if self._plan is not None:
             self._borrow(credentials)
@@ -395,14 +399,14 @@ class SMTP(smtplib.SMTP):
             assert reply is not None
         else:
             connection = self._needed()
-            if self._login == (user, password):
+            if self._login == credential:
                 return 503, b"already authenticated"
             self.ehlo_or_helo_if_needed()
             if not self.has_extn("auth"):
                 raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
             reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
             self._is_tainted = True
-        self._login = (user, password)
+        self._login = credential
         return _pair(reply)
 
     def _log_in_by_methods(self, user: str, password: str, initial_response_ok: bool) -> Reply:
@@ -561,6 +565,8 @@ class SMTP(smtplib.SMTP):
             self.ehlo_or_helo_if_needed()
         else:
             self._borrow(None)
+        if not given:
+            raise as_smtplib(AllRecipientsFailedError(()))
         recipients = {str(forward_path(each)): each for each in given}
         try:
             result = self._transact(
@@ -664,7 +670,10 @@ class SMTP(smtplib.SMTP):
         prefix = resent_prefix(msg)
         if from_addr is None:
             name = "Sender" if prefix + "Sender" in msg else "From"
-            from_addr = next(iter(addresses(msg, (prefix + name,))), "")
+            senders = addresses(msg, (prefix + name,))
+            if not senders:
+                raise ValidationError(f"the message has no {prefix}From: give from_addr")
+            from_addr = senders[0]
         if to_addrs is None:
             to_addrs = addresses(msg, [prefix + name for name in ("To", "Bcc", "Cc")])
         utf8 = not "".join([from_addr, *to_addrs]).isascii()

@@ -39,7 +39,8 @@ def octets(answer: object) -> bytes:
 def as_bytes(message: str | bytes) -> bytes:
     if isinstance(message, str):
         return message.encode("ascii")
-    return bytes(message)
+    # Not bytes(message) alone: of 5 that makes five NULs.
+    return bytes(memoryview(message))
 
 
 def addr_only(address: str) -> str:
