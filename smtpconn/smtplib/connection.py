@@ -88,9 +88,23 @@ class WatchedChannel(Channel):
 
 
 class CommandConnection(SmtpConnection):
-    """A connection over a socket, on which nothing was said yet; get one from `over`."""
+    """A connection over a socket, on which nothing was said yet; get one from `over`.
+
+    Attributes:
+        greeting: the server's first words.
+        hello: its last reply of 250 to EHLO, LHLO or HELO.
+        is_extended: whether that was to EHLO or LHLO.
+        login_reply: what it said to the login.
+    """
+
+    greeting: SmtpResponse | None = None
+    hello: SmtpResponse | None = None
+    is_extended = False
+    login_reply: SmtpResponse | None = None
 
     _channel: WatchedChannel
+    _host: str
+    _written: deque[CommandGroup]
 
     @classmethod
     def over(
@@ -137,17 +151,6 @@ class CommandConnection(SmtpConnection):
         connection._host = host.rstrip(".")
         connection._written = deque()
         return connection
-
-    _host: str
-    _written: deque[CommandGroup]
-    greeting: SmtpResponse | None = None
-    """The server's first words."""
-    hello: SmtpResponse | None = None
-    """Its last reply of 250 to EHLO, LHLO or HELO."""
-    is_extended = False
-    """Whether that was to EHLO or LHLO."""
-    login_reply: SmtpResponse | None = None
-    """What it said to the login."""
 
     @property
     def last_reply(self) -> SmtpResponse | None:
@@ -236,9 +239,14 @@ class CommandConnection(SmtpConnection):
         self._session.has_unread_replies = bool(self._written)
         return reply
 
-    def run(self, exchange: Callable[[SessionState], Exchange[T]], phase: Phase) -> T:
+    def run(
+        self,
+        exchange: Callable[[SessionState], Exchange[T]],
+        phase: Phase,
+        deadline: Deadline | None = None,
+    ) -> T:
         """Run an exchange over the session."""
-        return self._run(exchange(self._session), phase, None)
+        return self._run(exchange(self._session), phase, deadline)
 
     def _write(self, group: CommandGroup) -> None:
         self._run(raw_command.write(self._session, group), Phase.IDLE, None)

@@ -561,10 +561,11 @@ class SMTP(smtplib.SMTP):
         """Send a message; returns the refused recipients with the replies they got."""
         given = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
         octets = as_bytes(msg)
+        deadline = self._deadline()
         if self._plan is None:
             self.ehlo_or_helo_if_needed()
         else:
-            self._borrow(None)
+            self._borrow(None, deadline)
         if not given:
             raise as_smtplib(AllRecipientsFailedError(()))
         recipients = {str(forward_path(each)): each for each in given}
@@ -572,7 +573,8 @@ class SMTP(smtplib.SMTP):
             result = self._transact(
                 lambda connection: self._request(
                     connection, from_addr, given, octets, mail_options, rcpt_options
-                )
+                ),
+                deadline,
             )
         except SmtpError as error:
             about(error, from_addr, recipients)
@@ -581,12 +583,13 @@ class SMTP(smtplib.SMTP):
             raise
         return self._outcome(result, recipients)
 
-    def _transact(self, make: Callable[[CommandConnection], MailRequest]) -> AnyResult:
+    def _transact(
+        self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
+    ) -> AnyResult:
         """Send; once more over a new connection if that is safe, and a reused one was dead."""
-        deadline = self._deadline()
         connection = self._needed()
         try:
-            return self._run_transaction(connection, make(connection))
+            return self._run_transaction(connection, make(connection), deadline)
         except SmtpError as error:
             if not self._may_renew(error):
                 raise
@@ -594,11 +597,13 @@ class SMTP(smtplib.SMTP):
         with _Translated():
             self._borrowed.renew(deadline)
         connection = self._adopt_borrowed()
-        return self._run_transaction(connection, make(connection))
+        return self._run_transaction(connection, make(connection), deadline)
 
-    def _run_transaction(self, connection: CommandConnection, request: MailRequest) -> AnyResult:
+    def _run_transaction(
+        self, connection: CommandConnection, request: MailRequest, deadline: Deadline
+    ) -> AnyResult:
         result = self._do(
-            lambda: connection.run(lambda session: transact(session, request), Phase.MAIL)
+            lambda: connection.run(lambda session: transact(session, request), Phase.MAIL, deadline)
         )
         self._uses += 1
         self._has_open_transaction = False
@@ -839,7 +844,9 @@ class SMTP(smtplib.SMTP):
         self._is_tainted = True
         return connection
 
-    def _borrow(self, credentials: PasswordCredentials | None) -> None:
+    def _borrow(
+        self, credentials: PasswordCredentials | None, deadline: Deadline | None = None
+    ) -> None:
         plan = self._plan
         assert plan is not None
         credential = b""
@@ -853,7 +860,7 @@ class SMTP(smtplib.SMTP):
                 plan.server,
                 key,
                 credentials,
-                self._deadline(),
+                deadline or self._deadline(),
                 has_own_context=plan.has_own_context,
             )
         self._planned_as, self._plan = plan, None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,8 @@ from smtpconn.smtplib.pools import (
     credential_hash,
 )
 from smtpconn.testing import SmtpServer
+from tests.realservers.base import PASSWORDS
+from tests.realservers.postfix import Postfix
 from tests.support.threads import run_in_threads
 
 ME, YOU = "me@example.com", "you@example.net"
@@ -157,6 +160,35 @@ def test_tls_from_the_first_octet_and_lmtp(
     assert len(tls.messages) == len(lmtp.messages) == 3
 
 
+def test_a_unix_socket(tmp_path: Path, pools: smtplib.Pools) -> None:
+    """The usual way to a mail store on the same machine."""
+    path = str(tmp_path / "lmtp")
+    with SmtpServer(protocol="LMTP", unix_path=path) as server:
+        for _ in range(2):
+            with smtplib.LMTP(path) as lmtp:
+                assert lmtp.sendmail(ME, [YOU, ME], TEXT) == {}
+        assert len(server.connections) == 1
+        assert len(server.messages) == 4
+        pools.close()
+
+
+def test_over_a_real_postfix(
+    postfix_with_auth: Postfix, monkeypatch: pytest.MonkeyPatch, pools: smtplib.Pools
+) -> None:
+    """Messages of one user and of another arrive; each has a connection."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(postfix_with_auth.certificates.ca_file))
+    for user in ("alice", "bob") * 3:
+        with smtplib.SMTP("127.0.0.1", postfix_with_auth.port) as smtp:
+            smtp.ehlo()
+            smtp.starttls()
+            smtp.login(user, PASSWORDS[user])
+            assert smtp.sendmail(f"{user}@example.test", ["carol@example.test"], TEXT) == {}
+    postfix_with_auth.wait_until_queue_empty()
+    arrived = list((postfix_with_auth.root / "mail" / "carol" / "new").iterdir())
+    assert len(arrived) == 6
+    assert sum(pool.stats().connects for pool in pools.pools()) == 2
+
+
 # Never sharing
 
 
@@ -178,6 +210,13 @@ def test_a_wrong_password_is_never_answered_by_somebody_elses_login(
         smtp.starttls()
         smtp.sendmail(ME, YOU, TEXT)
     assert [m.user for m in server.messages] == ["user", "other", None]
+
+
+@pytest.mark.parametrize("pool", [True, "pooled", object()])
+def test_what_is_no_pool(pool: object) -> None:
+    """It is refused, and not silently without pooling."""
+    with pytest.raises(TypeError):
+        smtplib.SMTP("127.0.0.1", 1, pool=pool)  # type: ignore[arg-type]
 
 
 def test_a_credential_is_hashed_whole() -> None:
