@@ -419,10 +419,26 @@ class _PooledServer(ServerConfig):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """A pool, and whether it is of use to anybody.
+
+    Attributes:
+        has_own_context: whether its TLS context is the caller's own.
+        borrowing: how many are about to borrow a connection.
+        used_at: when somebody borrowed or gave back last (monotonic clock).
+    """
+
     pool: ConnectionPool
     has_own_context: bool
-    users: int = 0
+    borrowing: int = 0
     used_at: float = 0.0
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a connection is out, or somebody wants one."""
+        if self.borrowing:
+            return True
+        stats = self.pool.stats()
+        return bool(stats.in_use or stats.waiting)
 
 
 class Pools:
@@ -463,6 +479,8 @@ class Pools:
     def forget(self) -> None:
         """Take a new lock in a forked child; pools and servers begin anew by themselves."""
         self._lock = threading.Lock()
+        for entry in self._entries.values():
+            entry.borrowing = 0  # by threads that the child does not have
 
     def server(self, address: Address) -> Server:
         """What is known of an address."""
@@ -504,16 +522,13 @@ class Pools:
         try:
             seconds = min(deadline.check(Phase.POOL), self._options["acquire_timeout"])
             lease = entry.pool.connection(seconds)
-            return Borrowed(self, entry, lease, lease.__enter__())
-        except BaseException:
-            self.release(entry)
-            raise
+            return Borrowed(entry, lease, lease.__enter__())
+        finally:
+            self._end_borrowing(entry)
 
-    def release(self, entry: _Entry) -> None:
-        """Note that somebody uses a pool no longer."""
+    def _end_borrowing(self, entry: _Entry) -> None:
         with self._lock:
-            entry.users -= 1
-            entry.used_at = time.monotonic()
+            entry.borrowing -= 1
 
     def close(self) -> None:
         """Close all pools; connections in use are closed when they come back."""
@@ -558,7 +573,7 @@ class Pools:
                 )
                 pool = ConnectionPool(config, **self._options)
                 entry = self._entries[key] = _Entry(pool, has_own_context)
-            entry.users += 1
+            entry.borrowing += 1
             entry.used_at = now
             self._entries.move_to_end(key)
             dropped = self._drop_unused(key.address, now)
@@ -574,12 +589,11 @@ class Pools:
             for key, entry in self._entries.items()
         )
         for key, entry in list(self._entries.items()):
-            if entry.users:
-                continue
             is_own = entry.has_own_context and _same_place(key.address, address)
             is_one_too_many = own > MAX_POOLS_OF_OWN_CONTEXTS and is_own
             is_old = now - entry.used_at >= UNUSED_AFTER
-            if is_old or is_one_too_many or len(self._entries) > MAX_POOLS:
+            is_unwanted = is_old or is_one_too_many or len(self._entries) > MAX_POOLS
+            if is_unwanted and not entry.is_in_use:
                 dropped.append(self._entries.pop(key))
                 own -= is_own
         return dropped
@@ -588,12 +602,11 @@ class Pools:
 class Borrowed:
     """A connection that an object has borrowed, and how it is given back."""
 
-    __slots__ = ("_entry", "_lease", "_pools", "connection")
+    __slots__ = ("_entry", "_lease", "connection")
 
-    def __init__(self, pools: Pools, entry: _Entry, lease: Lease, connection: object) -> None:
+    def __init__(self, entry: _Entry, lease: Lease, connection: object) -> None:
         assert isinstance(connection, CommandConnection)
         self.connection = connection
-        self._pools = pools
         self._entry = entry
         self._lease = lease
 
@@ -613,10 +626,8 @@ class Borrowed:
         self.connection.show_to(None)
         if not keep:
             self.connection.close()
-        try:
-            self._lease.__exit__(None, None, None)
-        finally:
-            self._pools.release(self._entry)
+        self._lease.__exit__(None, None, None)
+        self._entry.used_at = time.monotonic()
 
 
 def _same_place(one: Address, other: Address) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import smtplib as original
 import socket
@@ -464,7 +465,7 @@ def test_ten_thousand_calls(has_own_context: bool) -> None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if has_own_context else None
             address, key = a_key(pools, number, context)
             entry = pools._entry(pools.server(address), key, None, Deadline(5), has_own_context)
-            pools.release(entry)
+            pools._end_borrowing(entry)
             assert len(pools.pools()) <= most + 1
         assert len(pools._servers) == 1
 
@@ -481,6 +482,19 @@ def test_contexts_made_anew_leave_few_connections(server: SmtpServer, pools: smt
         return sum(not c.closed for c in server.connections)
 
     server.wait_for(lambda: open_ones() <= MAX_POOLS_OF_OWN_CONTEXTS + 1)
+
+
+def test_an_object_that_nobody_closes(server: SmtpServer) -> None:
+    """Its connection is closed, its place is the next one's, and its pool is not in use."""
+    with smtplib.pooled(max_size=1, keepalive=None) as pools:
+        for _ in range(3):
+            smtp = smtplib.SMTP(server.host, server.port, timeout=5)
+            smtp.noop()
+            del smtp
+            gc.collect()
+        (entry,) = pools._entries.values()
+        assert not entry.is_in_use
+    assert len(server.connections) == 3
 
 
 def test_pools_in_use_are_kept(server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
