@@ -30,6 +30,6 @@ output has one JSON object and nothing else. No secret is ever written; besides 
 they are known, `output` takes them out of every line.
 """
 
-from smtpconn.cli.entry import main
+from smtpconn.cli.main import main
 
 __all__ = ["main"]

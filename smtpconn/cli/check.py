@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 
 from smtpconn.cli import certificate, options, stages, transcript
-from smtpconn.cli.exits import Ending
+from smtpconn.cli.exit_codes import CommandResult
 from smtpconn.cli.output import Output
 from smtpconn.cli.report import Finding, Latency, as_json, show
 from smtpconn.cli.target import Target, target_of
@@ -41,28 +41,28 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.common(parser)
 
 
-def run(given: argparse.Namespace, out: Output) -> Ending:
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
     """Look at a server and report."""
-    target = target_of(given, out)
-    stages.check_stage(target, given.quit_after)
+    target = target_of(args, out)
+    stages.check_stage(target, args.quit_after)
     finding = Finding(target)
     error: SmtpError | None = None
-    with transcript.Recorder(out.teller(given)) as recorder:
+    with transcript.Recorder(out.teller(args)) as recorder:
         begun = time.monotonic()
         try:
-            _examine(target, given.quit_after, finding)
-            _check_days(finding, given.min_days)
+            _examine(target, args.quit_after, finding)
+            _check_days(finding, args.min_days)
         except SmtpError as raised:
             error = raised
             out.transcript_error(str(error))
     finding.learn(recorder.lines, begun)
     show(finding, error, out)
-    return Ending.of(error, as_json(finding))
+    return CommandResult.of(error, as_json(finding))
 
 
 def _examine(target: Target, stage: str | None, finding: Finding) -> None:
     if stage == "connect":
-        return stages.knock(target)
+        return stages.connect_only(target)
     with stages.open_session(target, stage) as connection:
         finding.capabilities = connection.capabilities
         finding.is_authenticated = connection.is_authenticated

@@ -16,8 +16,8 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.wishes import Wishes
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.wishes import EnvelopeOptions
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.email_message import needs_smtputf8, recipients_of, sender_of
 
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[!-9;-~]+")
 
 
 def compose(
-    given: argparse.Namespace, wishes: Wishes
+    args: argparse.Namespace, wishes: EnvelopeOptions
 ) -> tuple[ReversePath, tuple[ForwardPath, ...], bytes]:
     """Make a message of the options, and its envelope.
 
@@ -41,10 +41,10 @@ def compose(
         message["To"] = ", ".join(map(str, wishes.recipients))
     message["Subject"] = f"test {formatdate(localtime=True)}"
     message["Message-ID"] = make_msgid(domain=_domain(wishes.sender))
-    message.set_content(_body(given.body))
-    for name in given.attach:
+    message.set_content(_body(args.body))
+    for name in args.attach:
         _attach(message, name.removeprefix("@"))
-    _set_headers(message, given.header)
+    _set_headers(message, args.header)
     sender = wishes.sender if wishes.sender is not None else sender_of(message)
     recipients = wishes.recipients or tuple(recipients_of(message))
     del message["Bcc"]

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from smtpconn.cli import fates
-from smtpconn.cli.exits import CommandError, UsageError
-from smtpconn.cli.fates import Fate, Told
+from smtpconn.cli import results
+from smtpconn.cli.exit_codes import CommandError, UsageError
 from smtpconn.cli.messages import Outgoing, Source
 from smtpconn.cli.output import Output
+from smtpconn.cli.results import DeliveryStatus, MessageResult
 from smtpconn.cli.target import Target
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import SmtpError, ValidationError
@@ -40,12 +40,12 @@ class Mailing:
         self.sources = sources
         self.was_interrupted = False
         self._out = out
-        self._tolds: list[Told] = []
+        self._tolds: list[MessageResult] = []
         # What is under way, by its envelope, which may not be hashable.
         self._open: dict[int, Outgoing] = {}
         self._begun = 0
 
-    def send(self, target: Target, carry: Carry) -> list[Told]:
+    def send(self, target: Target, carry: Carry) -> list[MessageResult]:
         """Send them all, going on after failures."""
         with self._out.progress(len(self.sources), "sending") as bar:
             try:
@@ -94,7 +94,7 @@ class Mailing:
             try:
                 outgoing = source.open()
             except (OSError, UsageError, SmtpError) as error:
-                self._tolds.append(Told(source.name, Fate.FAILED, error=error))
+                self._tolds.append(MessageResult(source.name, DeliveryStatus.FAILED, error=error))
                 continue
             self._open[id(outgoing.envelope)] = outgoing
             yield outgoing.envelope
@@ -104,21 +104,23 @@ class Mailing:
         outgoing.close()
         if outcome.error is not None:
             self._out.transcript_error(str(outcome.error))
-        self._tolds.append(fates.judge(outgoing, outcome))
+        self._tolds.append(results.judge(outgoing, outcome))
 
     def _tell_of_all(self, error: SmtpError) -> None:
         """Nothing can be sent at all."""
         left = self.sources[self._begun :]
-        self._tolds += [Told(source.name, Fate.FAILED, error=error) for source in left]
+        self._tolds += [
+            MessageResult(source.name, DeliveryStatus.FAILED, error=error) for source in left
+        ]
         self._begun = len(self.sources)
 
     def _tell_the_rest(self) -> None:
         for outgoing in list(self._open.values()):
             error = CommandError("the answer was not waited for", 0)
-            self._tolds.append(Told(outgoing.name, Fate.UNKNOWN, error=error))
+            self._tolds.append(MessageResult(outgoing.name, DeliveryStatus.UNKNOWN, error=error))
         for source in self.sources[self._begun :]:
             error = CommandError("not begun", 0)
-            self._tolds.append(Told(source.name, Fate.FAILED, error=error))
+            self._tolds.append(MessageResult(source.name, DeliveryStatus.FAILED, error=error))
 
 
 def over_pool(connections: int) -> Carry:

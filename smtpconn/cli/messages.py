@@ -21,8 +21,8 @@ from email.parser import HeaderParser
 from typing import BinaryIO
 
 from smtpconn.cli.compose import compose, unreadable
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.wishes import Wishes, envelope_of, wishes_of
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.wishes import EnvelopeOptions, envelope_of, envelope_options
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.content import Message
 from smtpconn.model.email_message import recipients_of, sender_of
@@ -78,16 +78,16 @@ class Source:
     open: Callable[[], Outgoing]
 
 
-def sources_of(given: argparse.Namespace, files: Sequence[str]) -> list[Source]:
+def sources_of(args: argparse.Namespace, files: Sequence[str]) -> list[Source]:
     """The messages that the options name, in their order.
 
     Raises:
         UsageError: they say both that there is a message and that one is to be composed.
-        ValidationError: as `wishes_of`.
+        ValidationError: as `envelope_options`.
     """
-    wishes = wishes_of(given)
-    names = [*files, *([given.data] if given.data is not None else [])]
-    composes = bool(given.header or given.attach or given.body is not None)
+    wishes = envelope_options(args)
+    names = [*files, *([args.data] if args.data is not None else [])]
+    composes = bool(args.header or args.attach or args.body is not None)
     if composes and names:
         raise UsageError(
             "--header, --body and --attach compose a message; with a file there is one"
@@ -97,36 +97,36 @@ def sources_of(given: argparse.Namespace, files: Sequence[str]) -> list[Source]:
     if names:
         return [_source(name, wishes) for name in names]
     if composes or sys.stdin is None or sys.stdin.isatty():
-        return [Source("composed message", lambda: _composed(given, wishes))]
+        return [Source("composed message", lambda: _composed(args, wishes))]
     return [_source("-", wishes)]
 
 
-def envelope_to_try(given: argparse.Namespace, files: Sequence[str]) -> Envelope:
+def envelope_to_try(args: argparse.Namespace, files: Sequence[str]) -> Envelope:
     """The envelope of the first message, which is looked at only for what no option says.
 
     Raises:
         As `sources_of` and opening a `Source`.
     """
-    wishes = wishes_of(given)
+    wishes = envelope_options(args)
     if wishes.sender is not None and wishes.recipients:
         return envelope_of(wishes.sender, wishes.recipients, b"", wishes)
-    outgoing = sources_of(given, files)[0].open()
+    outgoing = sources_of(args, files)[0].open()
     outgoing.close()
     return outgoing.envelope
 
 
-def _composed(given: argparse.Namespace, wishes: Wishes) -> Outgoing:
-    sender, recipients, text = compose(given, wishes)
+def _composed(args: argparse.Namespace, wishes: EnvelopeOptions) -> Outgoing:
+    sender, recipients, text = compose(args, wishes)
     return Outgoing("composed message", envelope_of(sender, recipients, text, wishes), text)
 
 
-def _source(name: str, wishes: Wishes) -> Source:
+def _source(name: str, wishes: EnvelopeOptions) -> Source:
     if name == "-":
         return Source("standard input", lambda: _read("standard input", sys.stdin.buffer, wishes))
     return Source(name, lambda: _open(name, wishes))
 
 
-def _open(name: str, wishes: Wishes) -> Outgoing:
+def _open(name: str, wishes: EnvelopeOptions) -> Outgoing:
     try:
         file = open(name, "rb")  # noqa: SIM115 - closed when it was sent
     except OSError as error:
@@ -138,7 +138,9 @@ def _open(name: str, wishes: Wishes) -> Outgoing:
         raise
 
 
-def _read(name: str, file: BinaryIO, wishes: Wishes, to_close: BinaryIO | None = None) -> Outgoing:
+def _read(
+    name: str, file: BinaryIO, wishes: EnvelopeOptions, to_close: BinaryIO | None = None
+) -> Outgoing:
     """Read a message as far as its envelope needs, and all of it if it is small."""
     begin = _read_up_to(file, WHOLE + 1)
     if not begin.strip():
@@ -184,7 +186,7 @@ def _size(file: BinaryIO, behind: int) -> int | None:
 
 
 def _parties(
-    name: str, header: bytes, wishes: Wishes
+    name: str, header: bytes, wishes: EnvelopeOptions
 ) -> tuple[ReversePath, tuple[ForwardPath, ...]]:
     """Sender and recipients: of the options, else of the header."""
     if wishes.sender is not None and wishes.recipients:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from smtpconn.cli import exits, secret
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli import exit_codes, secrets
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.target import MECHANISMS, URL_VARIABLE
 from smtpconn.model.modes import Pipelining
 
@@ -60,7 +60,7 @@ class NoPasswordHere(argparse.Action):
         """
         raise UsageError(
             f"a password is no argument, because every user of this machine can read those: set "
-            f"{secret.PASSWORD_VARIABLE} or give --auth-password-command"
+            f"{secrets.PASSWORD_VARIABLE} or give --auth-password-command"
         )
 
 
@@ -98,7 +98,7 @@ def common(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sysexits", action="store_true", help="exit codes of sysexits(3) instead of swaks's"
     )
-    parser.epilog = f"exit codes:\n{exits.table()}"
+    parser.epilog = f"exit codes:\n{exit_codes.table()}"
 
 
 def transcript(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +157,8 @@ def _tls(parser: argparse.ArgumentParser) -> None:
 def _login(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "login",
-        f"The password comes from {secret.PASSWORD_VARIABLE}, from a command or from a prompt; a "
-        f"token from {secret.TOKEN_VARIABLE} or from a command. There is no option for it.",
+        f"The password comes from {secrets.PASSWORD_VARIABLE}, from a command or from a prompt; a "
+        f"token from {secrets.TOKEN_VARIABLE} or from a command. There is no option for it.",
     )
     group.add_argument("-au", "--auth-user", metavar="USER")
     group.add_argument("--auth-password-command", metavar="COMMAND", help="prints the password")

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from smtpconn.cli.asjson import Json
-from smtpconn.cli.secret import Secrets
+from smtpconn.cli.secrets import Secrets
 from smtpconn.cli.transcript import Line
 from smtpconn.model.replies import printable
 
@@ -86,12 +86,12 @@ class Output:
             text = json.dumps(_without_secrets(value, self.secrets), ensure_ascii=True)
             print(text, file=self._stdout, flush=True)
 
-    def teller(self, given: argparse.Namespace) -> Callable[[Line], None] | None:
+    def teller(self, args: argparse.Namespace) -> Callable[[Line], None] | None:
         """What to tell each line of the dialogue, if the options ask for a transcript."""
-        self._shows_dialogue = bool(given.verbose or given.show_time_lapse)
-        if given.show_time_lapse:
+        self._shows_dialogue = bool(args.verbose or args.show_time_lapse)
+        if args.show_time_lapse:
             return functools.partial(self.transcript, with_lapse=True)
-        return self.transcript if given.verbose else None
+        return self.transcript if args.verbose else None
 
     def transcript(self, line: Line, *, with_lapse: bool = False) -> None:
         """A line of the dialogue."""

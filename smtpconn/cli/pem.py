@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.net.tls import new_context
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from smtpconn.cli import options, transcript
 from smtpconn.cli.asjson import Json, of_error, of_server
-from smtpconn.cli.exits import Ending, Exit
+from smtpconn.cli.exit_codes import CommandResult, ExitCode
 from smtpconn.cli.output import BAD, HEAD, Output
 from smtpconn.cli.report import milliseconds
 from smtpconn.cli.target import Target, target_of
@@ -72,24 +72,24 @@ class Pings:
     first: Steps = field(default_factory=Steps)
 
 
-def run(given: argparse.Namespace, out: Output) -> Ending:
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
     """Ping a server and report."""
-    target = target_of(given, out)
+    target = target_of(args, out)
     out.line(f"PING {target}, {target.protocol}", HEAD)
     pings = Pings()
     interrupted: KeyboardInterrupt | None = None
-    with transcript.Recorder(out.teller(given)) as recorder:
+    with transcript.Recorder(out.teller(args)) as recorder:
         begun = time.monotonic()
         try:
-            _ping(target, given.count, given.interval, pings, out)
+            _ping(target, args.count, args.interval, pings, out)
         except KeyboardInterrupt as error:
             interrupted = error
     pings.first = transcript.steps(recorder.lines, begun)
     _show(pings, out)
     result: dict[str, Json] = {"server": of_server(target), **_as_json(pings)}
     if interrupted is not None:
-        return Ending(Exit.INTERRUPTED, interrupted, result)
-    return Ending.of(pings.errors[-1] if pings.errors else None, result)
+        return CommandResult(ExitCode.INTERRUPTED, interrupted, result)
+    return CommandResult.of(pings.errors[-1] if pings.errors else None, result)
 
 
 def _ping(target: Target, count: int, interval: float, pings: Pings, out: Output) -> None:

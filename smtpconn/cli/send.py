@@ -1,7 +1,7 @@
 """``smtpconn send``: send messages, and say of each what became of it.
 
 This file is the command; what a message is, is in `smtpconn.cli.messages`, how many are sent in
-`smtpconn.cli.mailing`, and how it is told what became of them in `smtpconn.cli.fates`.
+`smtpconn.cli.mailing`, and how it is told what became of them in `smtpconn.cli.results`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import argparse
 import contextlib
 import time
 
-from smtpconn.cli import fates, options, stages, transcript
+from smtpconn.cli import options, results, stages, transcript
 from smtpconn.cli.asjson import Json, of_server
-from smtpconn.cli.exits import Ending, Exit, UsageError
+from smtpconn.cli.exit_codes import CommandResult, ExitCode, UsageError
 from smtpconn.cli.mailing import Mailing, over_connection, over_pool
 from smtpconn.cli.messages import sources_of
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import target_of
 from smtpconn.cli.transcript import Line
-from smtpconn.cli.trial import try_to
+from smtpconn.cli.trial import dry_run
 
 CONNECTIONS = 4
 """Connections for many messages, unless the user says otherwise."""
@@ -73,48 +73,48 @@ def _message_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attach", action="append", default=[], metavar="FILE")
 
 
-def run(given: argparse.Namespace, out: Output) -> Ending:
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
     """Send what the options name, and report."""
-    urls = [word for word in given.words if "://" in word]
+    urls = [word for word in args.words if "://" in word]
     if len(urls) > 1:
         raise UsageError("there is more than one URL")
-    given.url = urls[0] if urls else None
-    files = [word for word in given.words if "://" not in word]
-    target = target_of(given, out)
-    stages.check_stage(target, given.quit_after)
-    if given.quit_after is not None:
-        return try_to(target, given, files, out)
-    sources = sources_of(given, files)
+    args.url = urls[0] if urls else None
+    files = [word for word in args.words if "://" not in word]
+    target = target_of(args, out)
+    stages.check_stage(target, args.quit_after)
+    if args.quit_after is not None:
+        return dry_run(target, args, files, out)
+    sources = sources_of(args, files)
     mailing = Mailing(sources, out)
     with contextlib.ExitStack() as stack:
         stack.callback(mailing.close)
-        stack.enter_context(_transcript(given, mailing, out))
-        count = given.connections or (1 if _shows(given) else CONNECTIONS)
+        stack.enter_context(_transcript(args, mailing, out))
+        count = args.connections or (1 if _shows(args) else CONNECTIONS)
         count = min(count, len(sources))
-        carry = over_connection if given.bdat else over_pool(count)
+        carry = over_connection if args.bdat else over_pool(count)
         begun = time.monotonic()
-        tolds = mailing.send(target, carry)
+        results_ = mailing.send(target, carry)
         seconds = time.monotonic() - begun
-    fates.show(tolds, out, seconds)
+    results.show(results_, out, seconds)
     result: dict[str, Json] = {
         "server": of_server(target),
         "quit_after": None,
-        **fates.as_json(tolds, seconds),
+        **results.as_json(results_, seconds),
     }
     if mailing.was_interrupted:
-        return Ending(Exit.INTERRUPTED, KeyboardInterrupt(), result)
-    return fates.ending(tolds, result)
+        return CommandResult(ExitCode.INTERRUPTED, KeyboardInterrupt(), result)
+    return results.ending(results_, result)
 
 
-def _shows(given: argparse.Namespace) -> bool:
-    return bool(given.verbose or given.show_time_lapse)
+def _shows(args: argparse.Namespace) -> bool:
+    return bool(args.verbose or args.show_time_lapse)
 
 
 def _transcript(
-    given: argparse.Namespace, mailing: Mailing, out: Output
+    args: argparse.Namespace, mailing: Mailing, out: Output
 ) -> contextlib.AbstractContextManager[object]:
     """The recorder that shows the dialogue, and in it the content unless that is not wanted."""
-    tell = out.teller(given)
+    tell = out.teller(args)
     if tell is None:
         return contextlib.nullcontext()
     shown = tell
@@ -125,5 +125,5 @@ def _transcript(
             for text in mailing.content():
                 shown(Line(line.at, line.connection, "->", text, line.under_tls))
 
-    wanted = tell if given.suppress_data or len(mailing.sources) > 1 else with_content
+    wanted = tell if args.suppress_data or len(mailing.sources) > 1 else with_content
     return transcript.Recorder(wanted, keeps=False)

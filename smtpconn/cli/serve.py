@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from smtpconn.cli import options, secret
+from smtpconn.cli import options, secrets
 from smtpconn.cli.asjson import Json
-from smtpconn.cli.exits import CommandError, Ending, Exit, UsageError
+from smtpconn.cli.exit_codes import CommandError, CommandResult, ExitCode, UsageError
 from smtpconn.cli.output import FAINT, HEAD, Output
 from smtpconn.cli.pem import load_certificate
 from smtpconn.testing import ReceivedMessage, SmtpServer
@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-tlsc", "--tlsc", "--tls-on-connect", action="store_true", help="TLS from the first octet"
     )
     group.add_argument(
-        "--user", metavar="USER", help=f"want this login; password: {secret.PASSWORD_VARIABLE}"
+        "--user", metavar="USER", help=f"want this login; password: {secrets.PASSWORD_VARIABLE}"
     )
     group.add_argument("--auth-password-command", metavar="COMMAND", help="prints the password")
     group = parser.add_argument_group("messages")
@@ -70,18 +70,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.common(parser)
 
 
-def run(given: argparse.Namespace, out: Output) -> Ending:
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
     """Listen until Ctrl-C, SIGTERM or the last message wanted."""
-    catcher = Catcher(out, None if given.store is None else _directory(given.store), given.count)
+    catcher = MessageSink(out, None if args.store is None else _directory(args.store), args.count)
     error: CommandError | None = None
-    server = _server(given, catcher, out)
-    for step, settings in given.fault:
+    server = _server(args, catcher, out)
+    for step, settings in args.fault:
         server.fault(step, times=None, **settings)
     try:
         with _until_told():
-            if (error := _start(server, given)) is not None:
-                return Ending(Exit.SERVE, error, {"messages": 0})
-            out.info(f"smtpconn: listening on {_where(given, server)} (Ctrl-C ends)")
+            if (error := _start(server, args)) is not None:
+                return CommandResult(ExitCode.SERVE, error, {"messages": 0})
+            out.info(f"smtpconn: listening on {_where(args, server)} (Ctrl-C ends)")
             catcher.is_over.wait()
     except KeyboardInterrupt:
         pass
@@ -90,20 +90,22 @@ def run(given: argparse.Namespace, out: Output) -> Ending:
     out.info(f"smtpconn: {catcher.caught} messages")
     if catcher.failure is not None:
         error = CommandError(f"a message cannot be stored: {catcher.failure}", os.EX_IOERR)
-    return Ending(Exit.OK if error is None else Exit.SERVE, error, {"messages": catcher.caught})
+    return CommandResult(
+        ExitCode.OK if error is None else ExitCode.SERVE, error, {"messages": catcher.caught}
+    )
 
 
-def _start(server: SmtpServer, given: argparse.Namespace) -> CommandError | None:
+def _start(server: SmtpServer, args: argparse.Namespace) -> CommandError | None:
     """Begin to listen; why not, if it cannot be."""
     try:
         server.start()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        return CommandError(f"cannot listen on {_where(given, server)}: {reason}", os.EX_OSERR)
+        return CommandError(f"cannot listen on {_where(args, server)}: {reason}", os.EX_OSERR)
     return None
 
 
-def _stop(server: SmtpServer, catcher: Catcher) -> None:
+def _stop(server: SmtpServer, catcher: MessageSink) -> None:
     """Let those who are being answered have their answer, and end."""
     server.close_idle(None)
     try:
@@ -117,7 +119,7 @@ def _stop(server: SmtpServer, catcher: Catcher) -> None:
             raise
 
 
-class Catcher:
+class MessageSink:
     """Takes messages: prints them, or stores them.
 
     Args:
@@ -225,38 +227,38 @@ def _envelope_lines(message: ReceivedMessage) -> Iterator[tuple[str, str]]:
     yield "X-Received", f"by {message.via}{tls}, connection {message.connection}"
 
 
-def _server(given: argparse.Namespace, catcher: Catcher, out: Output) -> SmtpServer:
+def _server(args: argparse.Namespace, catcher: MessageSink, out: Output) -> SmtpServer:
     users = {}
-    if given.user is not None:
-        password = secret.password(given.user, given.auth_password_command)
-        out.secrets.add(given.user, password)
-        users[given.user] = password
-    context = _context(given)
-    if given.socket is None and not _is_loopback(given.host):
-        out.warning(f"listening on {given.host}: everybody who reaches it can send to it")
+    if args.user is not None:
+        password = secrets.password(args.user, args.auth_password_command)
+        out.secrets.add(args.user, password)
+        users[args.user] = password
+    context = _context(args)
+    if args.socket is None and not _is_loopback(args.host):
+        out.warning(f"listening on {args.host}: everybody who reaches it can send to it")
     return SmtpServer(
-        host=given.host,
-        port=given.port,
-        protocol=given.protocol,
+        host=args.host,
+        port=args.port,
+        protocol=args.protocol,
         hostname="localhost",
         users=users,
         require_auth=bool(users),
         tls_context=context,
-        implicit_tls=given.tlsc,
-        unix_path=given.socket,
-        size_limit=given.max_size,
-        recipient_known=lambda path: path not in given.refuse,
+        implicit_tls=args.tlsc,
+        unix_path=args.socket,
+        size_limit=args.max_size,
+        recipient_known=lambda path: path not in args.refuse,
         on_message=catcher.take,
     )
 
 
-def _context(given: argparse.Namespace) -> ssl.SSLContext | None:
-    if given.tls_cert is None:
-        if given.tlsc or given.tls_key:
+def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
+    if args.tls_cert is None:
+        if args.tlsc or args.tls_key:
             raise UsageError("--tlsc and --tls-key need --tls-cert")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    load_certificate(context, given.tls_cert, given.tls_key)
+    load_certificate(context, args.tls_cert, args.tls_key)
     return context
 
 
@@ -267,9 +269,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _where(given: argparse.Namespace, server: SmtpServer) -> str:
-    if given.socket is not None:
-        return str(given.socket)
+def _where(args: argparse.Namespace, server: SmtpServer) -> str:
+    if args.socket is not None:
+        return str(args.socket)
     host = f"[{server.host}]" if ":" in server.host else server.host
     return f"{host}:{server.port}"
 

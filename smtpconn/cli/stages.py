@@ -10,7 +10,7 @@ rcpt      and the recipients; then RSET, so nothing is sent
 
 from __future__ import annotations
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.target import Target
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.modes import TlsMode
@@ -36,7 +36,7 @@ def check_stage(target: Target, stage: str | None) -> None:
         raise UsageError("--quit-after auth: nobody is to log in (see --auth-user)")
 
 
-def knock(target: Target) -> None:
+def connect_only(target: Target) -> None:
     """Connect and hang up.
 
     Raises:

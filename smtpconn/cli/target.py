@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from smtpconn.auth.credentials import Credentials, OAuthCredentials, PasswordCredentials
-from smtpconn.cli import secret
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli import secrets
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.output import Output
 from smtpconn.cli.pem import load_certificate, trusting
 from smtpconn.client.config import ServerConfig
@@ -229,7 +229,7 @@ def _with_credentials(target: Target, options: argparse.Namespace, out: Output) 
             if options.url or options.server:
                 out.warning(
                     f"every user of this machine can read the password in the URL; "
-                    f"use {secret.PASSWORD_VARIABLE} or --auth-password-command"
+                    f"use {secrets.PASSWORD_VARIABLE} or --auth-password-command"
                 )
             return target
     wants_login = bool(options.auth or options.auth_password_command or options.auth_token_command)
@@ -245,7 +245,7 @@ def _credentials(user: str, options: argparse.Namespace, out: Output) -> Credent
     wants_token = bool(options.auth) and set(options.auth) <= _BY_TOKEN
     if command is not None or wants_token:
         return OAuthCredentials(user, _token_source(user, command, out))
-    password = secret.password(user, options.auth_password_command)
+    password = secrets.password(user, options.auth_password_command)
     out.secrets.add(user, password)
     return PasswordCredentials(user, password)
 
@@ -255,14 +255,14 @@ def _token_source(user: str, command: str | None, out: Output) -> Callable[..., 
 
     def token(*, force_refresh: bool = False) -> str:
         if command is not None:
-            value = secret.output_of(command)
+            value = secrets.output_of(command)
         else:
-            value = os.environ.get(secret.TOKEN_VARIABLE, "")
+            value = os.environ.get(secrets.TOKEN_VARIABLE, "")
         out.secrets.add(user, value)
         return value
 
-    if command is None and not os.environ.get(secret.TOKEN_VARIABLE):
+    if command is None and not os.environ.get(secrets.TOKEN_VARIABLE):
         raise UsageError(
-            f"there is no token: set {secret.TOKEN_VARIABLE} or give --auth-token-command"
+            f"there is no token: set {secrets.TOKEN_VARIABLE} or give --auth-token-command"
         )
     return token

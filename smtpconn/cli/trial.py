@@ -8,21 +8,23 @@ from collections.abc import Sequence
 
 from smtpconn.cli import stages, transcript
 from smtpconn.cli.asjson import Json, of_reply, of_server
-from smtpconn.cli.exits import CommandError, Ending, Exit
+from smtpconn.cli.exit_codes import CommandError, CommandResult, ExitCode
 from smtpconn.cli.messages import envelope_to_try
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.target import Target
 from smtpconn.model.errors import SmtpError
 
 
-def try_to(target: Target, given: argparse.Namespace, files: Sequence[str], out: Output) -> Ending:
+def dry_run(
+    target: Target, args: argparse.Namespace, files: Sequence[str], out: Output
+) -> CommandResult:
     """Go as far as a stage, and send nothing."""
-    stage = given.quit_after
+    stage = args.quit_after
     tried: list[tuple[str, Json]] = []
     error: BaseException | None = None
-    with transcript.Recorder(out.teller(given), keeps=False):
+    with transcript.Recorder(out.teller(args), keeps=False):
         try:
-            accepted, refused = _go_to(target, stage, given, files, tried, out)
+            accepted, refused = _go_to(target, stage, args, files, tried, out)
         except SmtpError as raised:
             error, accepted, refused = raised, 0, 0
             out.transcript_error(str(raised))
@@ -33,32 +35,32 @@ def try_to(target: Target, given: argparse.Namespace, files: Sequence[str], out:
     }
     if error is None and refused:
         text = f"{refused} of {accepted + refused} recipients were refused"
-        return Ending(
-            Exit.SOME_REFUSED if accepted else Exit.RCPT,
+        return CommandResult(
+            ExitCode.SOME_REFUSED if accepted else ExitCode.RCPT,
             CommandError(text, os.EX_UNAVAILABLE),
             result,
         )
     if error is None:
         out.line(f"{stage}: ok; nothing was sent", GOOD)
-    return Ending.of(error, result)
+    return CommandResult.of(error, result)
 
 
 def _go_to(
     target: Target,
     stage: str,
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     files: Sequence[str],
     tried: list[tuple[str, Json]],
     out: Output,
 ) -> tuple[int, int]:
     """How many recipients were accepted, and how many refused."""
     if stage == "connect":
-        stages.knock(target)
+        stages.connect_only(target)
         return 0, 0
     if stage not in ("mail", "rcpt"):
         stages.open_session(target, stage).quit()
         return 0, 0
-    envelope = envelope_to_try(given, files)
+    envelope = envelope_to_try(args, files)
     recipients = list(envelope.recipients) if stage == "rcpt" else []
     with target.connect() as connection:
         replies = connection.try_envelope(

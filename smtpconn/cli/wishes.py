@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from email.errors import HeaderParseError
 from email.headerregistry import BaseHeader
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.content import Message
 from smtpconn.model.errors import ValidationError
@@ -17,7 +17,7 @@ from smtpconn.model.results import Envelope
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class EnvelopeOptions:
     """What the options say of every message's envelope; None for what the headers say.
 
     Attributes:
@@ -31,21 +31,21 @@ class Wishes:
     notify: DsnNotify | None = None
 
 
-def wishes_of(given: argparse.Namespace) -> Wishes:
+def envelope_options(args: argparse.Namespace) -> EnvelopeOptions:
     """What the options say of envelopes.
 
     Raises:
         ValidationError: an address or parameter that may not be sent.
     """
-    recipients = tuple(ForwardPath(address) for text in given.to for address in addresses(text))
+    recipients = tuple(ForwardPath(address) for text in args.to for address in addresses(text))
     sender = None
-    if given.sender is not None:
-        sender = ReversePath("".join(addresses(given.sender)) if _is_path(given.sender) else "")
-    return Wishes(
+    if args.sender is not None:
+        sender = ReversePath("".join(addresses(args.sender)) if _is_path(args.sender) else "")
+    return EnvelopeOptions(
         sender,
         recipients,
-        MailFromParams(ret=given.dsn_ret and DsnRet(given.dsn_ret), envid=given.envid),
-        _notify(given.dsn_notify),
+        MailFromParams(ret=args.dsn_ret and DsnRet(args.dsn_ret), envid=args.envid),
+        _notify(args.dsn_notify),
     )
 
 
@@ -93,7 +93,7 @@ def envelope_of(
     sender: ReversePath,
     recipients: tuple[ForwardPath, ...],
     message: Message,
-    wishes: Wishes,
+    wishes: EnvelopeOptions,
     size: int | None = None,
 ) -> Envelope:
     """An envelope with the parameters that are wished for; ``size`` where only we know it."""

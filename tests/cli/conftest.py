@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpconn.testing import SmtpServer
-from tests.cli.running import MESSAGE, Input, Running
+from tests.cli.runner import MESSAGE, Input, Running
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import trustme
 
 from smtpconn.cli.report import milliseconds, size
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Ran, Running
+from tests.cli.runner import Ran, Running
 from tests.realservers.certificates import Certificates
 from tests.realservers.dovecot import Dovecot, oauth_token
 from tests.realservers.exim import Exim

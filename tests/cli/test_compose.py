@@ -12,15 +12,17 @@ import pytest
 
 from smtpconn import ForwardPath, ReversePath
 from smtpconn.cli.compose import compose
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.wishes import Wishes
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.wishes import EnvelopeOptions
 from smtpconn.model.errors import ValidationError
 
 ME, YOU = ReversePath("me@example.com"), (ForwardPath("you@example.com"),)
-WISHES = Wishes(ME, YOU)
+WISHES = EnvelopeOptions(ME, YOU)
 
 
-def composed(wishes: Wishes = WISHES, **given: object) -> tuple[EmailMessage, bytes, list[str]]:
+def composed(
+    wishes: EnvelopeOptions = WISHES, **given: object
+) -> tuple[EmailMessage, bytes, list[str]]:
     """The message, its octets, and its envelope."""
     options = argparse.Namespace(**({"header": [], "body": None, "attach": []} | given))
     sender, recipients, octets = compose(options, wishes)
@@ -53,14 +55,14 @@ def test_headers() -> None:
 def test_the_envelope_from_headers() -> None:
     """Without -f and -t they say it; Bcc counts, and does not leave."""
     headers = ["From: i@x.y", "To: a@x.y", "Cc: b@x.y", "Bcc: c@x.y"]
-    message, octets, envelope = composed(Wishes(), header=headers)
+    message, octets, envelope = composed(EnvelopeOptions(), header=headers)
     assert envelope == ["i@x.y", "a@x.y", "b@x.y", "c@x.y"]
     assert message["Bcc"] is None
     assert b"c@x.y" not in octets
 
 
-@pytest.mark.parametrize("wishes", [Wishes(sender=ME), Wishes(recipients=YOU)])
-def test_nobody(wishes: Wishes) -> None:
+@pytest.mark.parametrize("wishes", [EnvelopeOptions(sender=ME), EnvelopeOptions(recipients=YOU)])
+def test_nobody(wishes: EnvelopeOptions) -> None:
     """Somebody has to be the sender, and somebody the recipient."""
     with pytest.raises(ValidationError, match="give the"):
         composed(wishes)
@@ -100,7 +102,7 @@ def test_files_that_are_not_there(given: dict[str, object]) -> None:
 
 def test_an_internationalised_address() -> None:
     """Makes a message with UTF-8 headers (RFC 6532), any other does not."""
-    _, octets, envelope = composed(Wishes(ReversePath("j\u00f6rg@example.com"), YOU))
+    _, octets, envelope = composed(EnvelopeOptions(ReversePath("j\u00f6rg@example.com"), YOU))
     assert "From: j\u00f6rg@example.com\r\n".encode() in octets
     assert envelope[0] == "j\u00f6rg@example.com"
     assert composed(header=["Subject: gr\u00fcn"])[1].isascii()
@@ -108,6 +110,6 @@ def test_an_internationalised_address() -> None:
 
 def test_the_null_reverse_path() -> None:
     """Has no From of its own, and needs none."""
-    message, _, envelope = composed(Wishes(ReversePath(""), YOU))
+    message, _, envelope = composed(EnvelopeOptions(ReversePath(""), YOU))
     assert message["From"] is None
     assert envelope[0] == ""

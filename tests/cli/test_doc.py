@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from smtpconn.cli.entry import COMMANDS
-from smtpconn.cli.exits import Exit
+from smtpconn.cli.exit_codes import ExitCode
+from smtpconn.cli.main import COMMANDS
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Running
 
 DOC = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))
@@ -43,7 +43,7 @@ def test_no_option_that_does_not_exist() -> None:
 def test_every_exit_code() -> None:
     """With its meaning, in order."""
     rows = re.findall(r"(?m)^\| (\d+) \| (.*) \|$", DOC)
-    assert rows == [(str(code.value), code.meaning) for code in Exit]
+    assert rows == [(str(code.value), code.meaning) for code in ExitCode]
 
 
 def keys(value: object) -> set[str]:

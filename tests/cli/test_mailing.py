@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from smtpconn import Envelope, SendOutcome, SendResult, SmtpResponse
-from smtpconn.cli.fates import Fate
 from smtpconn.cli.mailing import Mailing
 from smtpconn.cli.messages import Outgoing, Source
 from smtpconn.cli.output import Output
+from smtpconn.cli.results import DeliveryStatus
 from smtpconn.cli.target import Target
 from smtpconn.model.modes import TlsMode
 from smtpconn.testing import SmtpServer
@@ -62,25 +62,32 @@ def test_ctrl_c_waits_for_what_is_under_way() -> None:
     """No further message is begun; what was begun is told as it is, the rest as not begun."""
     stderr = io.StringIO()
     these = mailing(10, stderr)
-    tolds = these.send(
+    results_ = these.send(
         TARGET, lambda _, envelopes: contextlib.nullcontext(Interrupted(envelopes, 3))
     )
     assert these.was_interrupted
     assert "waiting for what is under way" in stderr.getvalue()
-    assert [told.fate for told in tolds] == [Fate.DELIVERED] * 4 + [Fate.FAILED] * 6
-    assert {str(told).partition(": ")[2] for told in tolds[4:]} == {"not begun"}
-    assert {told.name for told in tolds} == {f"m{n}" for n in range(10)}
+    assert [told.fate for told in results_] == [DeliveryStatus.DELIVERED] * 4 + [
+        DeliveryStatus.FAILED
+    ] * 6
+    assert {str(told).partition(": ")[2] for told in results_[4:]} == {"not begun"}
+    assert {told.name for told in results_} == {f"m{n}" for n in range(10)}
 
 
 def test_ctrl_c_twice_gives_up() -> None:
     """What was under way is unknown then."""
     these = mailing(10, io.StringIO())
-    tolds = these.send(
+    results_ = these.send(
         TARGET, lambda _, envelopes: contextlib.nullcontext(Interrupted(envelopes, 3, 4))
     )
     assert these.was_interrupted
-    fates = [told.fate for told in tolds]
-    assert fates == [Fate.DELIVERED] * 2 + [Fate.UNKNOWN] * 2 + [Fate.FAILED] * 6
+    fates = [told.fate for told in results_]
+    assert (
+        fates
+        == [DeliveryStatus.DELIVERED] * 2
+        + [DeliveryStatus.UNKNOWN] * 2
+        + [DeliveryStatus.FAILED] * 6
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--bdat"]])

@@ -12,10 +12,10 @@ import pytest
 
 from smtpconn import ForwardPath, ReversePath
 from smtpconn.cli import messages
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.messages import Outgoing, sources_of
 from smtpconn.model.errors import ValidationError
-from tests.cli.running import Input
+from tests.cli.runner import Input
 
 HEADER = b"From: Me <me@example.com>\r\nTo: you@example.com, Them <them@example.com>\r\n"
 NOTHING: dict[str, object] = {

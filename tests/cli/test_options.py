@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.options import expand_headers, without_password
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Running
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.transcript import Line
-from tests.cli.running import Terminal
+from tests.cli.runner import Terminal
 
 SHOWN = argparse.Namespace(verbose=True, show_time_lapse=False)
 

@@ -9,7 +9,7 @@ import pytest
 
 from smtpconn.cli.ping import Summary, histogram
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Running
 from tests.realservers.exim import Exim
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from smtpconn.cli import messages
 from smtpconn.testing import SmtpServer
-from tests.cli.running import HEADER, MESSAGE, Input, Running
+from tests.cli.runner import HEADER, MESSAGE, Input, Running
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.postfix import Postfix
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from smtpconn.cli.output import Output
-from smtpconn.cli.serve import Catcher, store
+from smtpconn.cli.serve import MessageSink, store
 from smtpconn.testing import ReceivedMessage
-from tests.cli.running import Running
+from tests.cli.runner import Running
 from tests.realservers.certificates import Certificates
 
 MESSAGE = "From: a@b.c\r\nSubject: caught\r\n\r\nHello \x1b[2J\r\n.dot\r\n"
@@ -298,7 +298,7 @@ def test_a_socket(tmp_path: Path) -> None:
 def test_nobody_reads_any_more() -> None:
     """A pipe that breaks ends the catcher, and the message is not acknowledged."""
     out = Output()
-    catcher = Catcher(out, None, None)
+    catcher = MessageSink(out, None, None)
 
     def broken(text: str, style: str = "") -> None:
         raise BrokenPipeError(32, "Broken pipe")

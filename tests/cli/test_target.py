@@ -11,12 +11,12 @@ import pytest
 
 from smtpconn import OAuthCredentials, PasswordCredentials, Pipelining, Protocol, TlsMode
 from smtpconn.cli import options
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target, target_of
 from smtpconn.model.errors import UnsupportedExtensionError, ValidationError
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Running
 from tests.realservers.certificates import Certificates
 
 

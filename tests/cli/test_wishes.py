@@ -7,8 +7,8 @@ import argparse
 import pytest
 
 from smtpconn import DsnNotify, DsnRet, ForwardPath, ReversePath
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.wishes import Wishes, addresses, envelope_of, wishes_of
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.wishes import EnvelopeOptions, addresses, envelope_of, envelope_options
 from smtpconn.model.errors import ValidationError
 
 NOTHING: dict[str, object] = {
@@ -16,9 +16,9 @@ NOTHING: dict[str, object] = {
 }  # fmt: skip
 
 
-def wishes(**given: object) -> Wishes:
+def wishes(**given: object) -> EnvelopeOptions:
     """Of these options."""
-    return wishes_of(argparse.Namespace(**(NOTHING | given)))
+    return envelope_options(argparse.Namespace(**(NOTHING | given)))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_who() -> None:
     assert found.sender == ReversePath("me@b.c")
     assert found.recipients == tuple(map(ForwardPath, ("a@b.c", "d@e.f", "g@h.i")))
     assert wishes(sender="").sender == wishes(sender="<>").sender == ReversePath("")
-    assert wishes() == Wishes()
+    assert wishes() == EnvelopeOptions()
 
 
 def test_reports() -> None:

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 
 PASSWORD_VARIABLE = "SMTPCONN_PASSWORD"
 TOKEN_VARIABLE = "SMTPCONN_TOKEN"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from smtpconn.cli import asjson
 from smtpconn.cli.asjson import Json
-from smtpconn.cli.exits import CommandError, Ending, Exit, exit_of, text_of
+from smtpconn.cli.exit_codes import CommandError, CommandResult, ExitCode, exit_code_of, text_of
 from smtpconn.cli.messages import Outgoing
 from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, Output
 from smtpconn.model.errors import AllRecipientsFailedError, Phase, ResponseError, SmtpError
@@ -30,7 +30,7 @@ from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
 _OF_A_MESSAGE = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
 
 
-class Fate(enum.StrEnum):
+class DeliveryStatus(enum.StrEnum):
     """What became of a message."""
 
     UNKNOWN = "unknown"
@@ -40,11 +40,11 @@ class Fate(enum.StrEnum):
     DELIVERED = "delivered"
 
 
-_STYLES = {Fate.UNKNOWN: BAD, Fate.DELIVERED: GOOD}
+_STYLES = {DeliveryStatus.UNKNOWN: BAD, DeliveryStatus.DELIVERED: GOOD}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class MessageResult:
     """One message and its fate.
 
     Attributes:
@@ -57,7 +57,7 @@ class Told:
     """
 
     name: str
-    fate: Fate
+    fate: DeliveryStatus
     sender: str = ""
     recipients: tuple[str, ...] = ()
     reply: SmtpResponse | None = None
@@ -67,7 +67,11 @@ class Told:
     @property
     def accepted(self) -> int:
         """How many recipients it was delivered to."""
-        if self.fate not in (Fate.DELIVERED, Fate.PARTLY, Fate.UNKNOWN) or self.error is not None:
+        if (
+            self.fate
+            not in (DeliveryStatus.DELIVERED, DeliveryStatus.PARTLY, DeliveryStatus.UNKNOWN)
+            or self.error is not None
+        ):
             return 0
         return len(self.recipients) - len(self.refused)
 
@@ -97,120 +101,128 @@ class Told:
         }
 
 
-def judge(outgoing: Outgoing, outcome: SendOutcome) -> Told:
+def judge(outgoing: Outgoing, outcome: SendOutcome) -> MessageResult:
     """What became of a message, by what sending it came to."""
     sender, recipients = str(outgoing.envelope.sender), tuple(outgoing.recipients)
     result = outcome.result
     if isinstance(result, SendResult):
         refused = tuple((str(r.recipient), r.response) for r in result.rejected_recipients)
-        fate = Fate.PARTLY if refused else Fate.DELIVERED
-        return Told(outgoing.name, fate, sender, recipients, result.response, refused)
+        fate = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
+        return MessageResult(outgoing.name, fate, sender, recipients, result.response, refused)
     if isinstance(result, LmtpSendResult):
         return _judge_lmtp(outgoing.name, sender, recipients, result)
     error = outcome.error
     refused = ()
     if isinstance(error, AllRecipientsFailedError):
         refused = tuple((str(r.recipient), r.response) for r in error.rejected_recipients)
-    return Told(outgoing.name, fate_of(error), sender, recipients, None, refused, error)
+    return MessageResult(outgoing.name, status_of(error), sender, recipients, None, refused, error)
 
 
 def _judge_lmtp(
     name: str, sender: str, recipients: tuple[str, ...], result: LmtpSendResult
-) -> Told:
+) -> MessageResult:
     refused: list[tuple[str, SmtpResponse | None]] = [
         (str(r.recipient), r.response) for r in result.rejected_recipients
     ]
     refused += [(str(r.recipient), r.response) for r in result.results if not r.delivered]
     delivered = [r.response for r in result.results if r.delivered]
     if any(r.response is None for r in result.results):
-        fate = Fate.UNKNOWN
+        fate = DeliveryStatus.UNKNOWN
     elif not delivered:
-        fate = Fate.REFUSED
+        fate = DeliveryStatus.REFUSED
     else:
-        fate = Fate.PARTLY if refused else Fate.DELIVERED
+        fate = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
     reply = delivered[0] if delivered else None
-    return Told(name, fate, sender, recipients, reply, tuple(refused))
+    return MessageResult(name, fate, sender, recipients, reply, tuple(refused))
 
 
-def fate_of(error: BaseException | None) -> Fate:
+def status_of(error: BaseException | None) -> DeliveryStatus:
     """What an error means for the message."""
     if not isinstance(error, SmtpError):
-        return Fate.FAILED
+        return DeliveryStatus.FAILED
     if error.may_have_been_delivered:
-        return Fate.UNKNOWN
+        return DeliveryStatus.UNKNOWN
     is_answer = isinstance(error, (ResponseError, AllRecipientsFailedError))
-    return Fate.REFUSED if is_answer and error.phase in _OF_A_MESSAGE else Fate.FAILED
+    return (
+        DeliveryStatus.REFUSED
+        if is_answer and error.phase in _OF_A_MESSAGE
+        else DeliveryStatus.FAILED
+    )
 
 
-def show(tolds: Sequence[Told], out: Output, seconds: float) -> None:
+def show(results_: Sequence[MessageResult], out: Output, seconds: float) -> None:
     """Write the report: one line for one message, counts and every failure for many."""
-    if len(tolds) == 1:
-        if tolds[0].error is None:
-            out.line(f"{tolds[0].fate}: {tolds[0]}", _STYLES.get(tolds[0].fate, DOUBTFUL))
+    if len(results_) == 1:
+        if results_[0].error is None:
+            out.line(f"{results_[0].fate}: {results_[0]}", _STYLES.get(results_[0].fate, DOUBTFUL))
         return
-    counts = Counter(told.fate for told in tolds)
-    common = _common_error(tolds)
-    for told in sorted(tolds, key=lambda told: list(Fate).index(told.fate)):
-        if told.fate is not Fate.DELIVERED and common is None:
+    counts = Counter(told.fate for told in results_)
+    common = _common_error(results_)
+    for told in sorted(results_, key=lambda told: list(DeliveryStatus).index(told.fate)):
+        if told.fate is not DeliveryStatus.DELIVERED and common is None:
             out.row(str(told.fate), str(told), _STYLES.get(told.fate, DOUBTFUL))
-    for fate in reversed(Fate):
-        if counts[fate] or fate in (Fate.DELIVERED, Fate.REFUSED, Fate.UNKNOWN):
+    for fate in reversed(DeliveryStatus):
+        if counts[fate] or fate in (
+            DeliveryStatus.DELIVERED,
+            DeliveryStatus.REFUSED,
+            DeliveryStatus.UNKNOWN,
+        ):
             out.row(str(fate), f"{counts[fate]:>6}", _STYLES.get(fate, "") if counts[fate] else "")
-    if counts[Fate.UNKNOWN]:
+    if counts[DeliveryStatus.UNKNOWN]:
         out.line(
             "unknown: these may have been delivered: do not send them again blindly",
-            _STYLES[Fate.UNKNOWN],
+            _STYLES[DeliveryStatus.UNKNOWN],
         )
-    rate = len(tolds) / seconds if seconds else 0.0
-    out.line(f"{len(tolds)} messages in {seconds:.2f} s, {rate:.0f} per second")
+    rate = len(results_) / seconds if seconds else 0.0
+    out.line(f"{len(results_)} messages in {seconds:.2f} s, {rate:.0f} per second")
 
 
-def ending(tolds: Sequence[Told], result: dict[str, Json]) -> Ending:
+def ending(results_: Sequence[MessageResult], result: dict[str, Json]) -> CommandResult:
     """The exit code that the fates mean."""
-    common = _common_error(tolds)
+    common = _common_error(results_)
     if common is not None:
-        if any(told.fate is Fate.UNKNOWN for told in tolds):
-            return Ending(Exit.SOME_UNKNOWN, common, result)
-        return Ending(exit_of(common), common, result)
-    bad = [told for told in tolds if told.fate is not Fate.DELIVERED]
+        if any(told.fate is DeliveryStatus.UNKNOWN for told in results_):
+            return CommandResult(ExitCode.SOME_UNKNOWN, common, result)
+        return CommandResult(exit_code_of(common), common, result)
+    bad = [told for told in results_ if told.fate is not DeliveryStatus.DELIVERED]
     if not bad:
-        return Ending(Exit.OK, None, result)
-    unknown = [told for told in bad if told.fate is Fate.UNKNOWN]
-    text = f"{len(bad)} of {len(tolds)} messages were not delivered to everybody"
-    if len(tolds) == 1:
+        return CommandResult(ExitCode.OK, None, result)
+    unknown = [told for told in bad if told.fate is DeliveryStatus.UNKNOWN]
+    text = f"{len(bad)} of {len(results_)} messages were not delivered to everybody"
+    if len(results_) == 1:
         text = "not delivered to " + ", ".join(recipient for recipient, _ in bad[0].refused)
     if unknown:
         text += f"; {len(unknown)} may have been delivered: do not send again blindly"
-    code = Exit.SOME_UNKNOWN if unknown else Exit.SOME_REFUSED
-    if len(tolds) == 1 and bad[0].fate is Fate.REFUSED:
-        code = Exit.CONTENT
+    code = ExitCode.SOME_UNKNOWN if unknown else ExitCode.SOME_REFUSED
+    if len(results_) == 1 and bad[0].fate is DeliveryStatus.REFUSED:
+        code = ExitCode.CONTENT
     error = CommandError(text, os.EX_PROTOCOL if unknown else _sysexit(bad))
-    return Ending(code, error, result)
+    return CommandResult(code, error, result)
 
 
-def _common_error(tolds: Sequence[Told]) -> BaseException | None:
+def _common_error(results_: Sequence[MessageResult]) -> BaseException | None:
     """The one error that all the messages ended with."""
-    first = tolds[0].error if tolds else None
-    return first if all(told.error is first for told in tolds) else None
+    first = results_[0].error if results_ else None
+    return first if all(told.error is first for told in results_) else None
 
 
-def _sysexit(bad: Sequence[Told]) -> int:
+def _sysexit(bad: Sequence[MessageResult]) -> int:
     """Temporary only if sending all of them again is right."""
     for told in bad:
         replies = [reply for _, reply in told.refused if reply is not None]
         is_transient = isinstance(told.error, SmtpError) and told.error.is_transient
         if told.error is None:
             is_transient = bool(replies) and all(reply.is_transient for reply in replies)
-        if told.fate is Fate.PARTLY or not is_transient:
+        if told.fate is DeliveryStatus.PARTLY or not is_transient:
             return os.EX_UNAVAILABLE
     return os.EX_TEMPFAIL
 
 
-def as_json(tolds: Sequence[Told], seconds: float) -> dict[str, Json]:
+def as_json(results_: Sequence[MessageResult], seconds: float) -> dict[str, Json]:
     """The report as JSON."""
-    counts = Counter(told.fate for told in tolds)
+    counts = Counter(told.fate for told in results_)
     return {
-        "counts": {str(fate): counts[fate] for fate in Fate},
+        "counts": {str(fate): counts[fate] for fate in DeliveryStatus},
         "seconds": seconds,
-        "messages": [told.as_json() for told in tolds],
+        "messages": [told.as_json() for told in results_],
     }

@@ -1,4 +1,4 @@
-"""Exit codes: one table, and which of it an error means.
+"""ExitCode codes: one table, and which of it an error means.
 
 The numbers are swaks's where it has one for the same thing, so scripts keep working. A code says
 *where* it went wrong; whether to send again is in the message, and in ``--sysexits``, which is for
@@ -24,12 +24,12 @@ from smtpconn.model.errors import (
 )
 
 
-class Exit(enum.IntEnum):
+class ExitCode(enum.IntEnum):
     """What a process ends with. Each member's text is its line in ``--help`` and the docs."""
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> Exit:
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
         """Make a member of a number and what it means."""
         member = int.__new__(cls, value)
         member._value_ = value
@@ -58,23 +58,23 @@ class Exit(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CommandResult:
     """How a command ended.
 
     Attributes:
         code: the exit code.
-        error: why it is not `Exit.OK`, if one error says it.
+        error: why it is not `ExitCode.OK`, if one error says it.
         result: what ``--json`` shows, besides how it ended.
     """
 
-    code: Exit
+    code: ExitCode
     error: BaseException | None = None
     result: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, error: BaseException | None, result: Mapping[str, Json]) -> Ending:
+    def of(cls, error: BaseException | None, result: Mapping[str, Json]) -> CommandResult:
         """The ending that an error means, or its absence."""
-        return cls(Exit.OK if error is None else exit_of(error), error, result)
+        return cls(ExitCode.OK if error is None else exit_code_of(error), error, result)
 
 
 class CommandError(Exception):
@@ -97,18 +97,18 @@ class UsageError(CommandError):
 
 
 _BY_PHASE = {
-    Phase.CONNECT: Exit.CONNECT,
-    Phase.POOL: Exit.CONNECT,
-    Phase.TLS: Exit.TLS,
-    Phase.STARTTLS: Exit.TLS,
-    Phase.GREETING: Exit.BANNER,
-    Phase.EHLO: Exit.EHLO,
-    Phase.AUTH: Exit.AUTH,
-    Phase.MAIL: Exit.MAIL,
-    Phase.RCPT: Exit.RCPT,
-    Phase.DATA: Exit.DATA,
-    Phase.CONTENT: Exit.CONTENT,
-    Phase.INPUT: Exit.USAGE,
+    Phase.CONNECT: ExitCode.CONNECT,
+    Phase.POOL: ExitCode.CONNECT,
+    Phase.TLS: ExitCode.TLS,
+    Phase.STARTTLS: ExitCode.TLS,
+    Phase.GREETING: ExitCode.BANNER,
+    Phase.EHLO: ExitCode.EHLO,
+    Phase.AUTH: ExitCode.AUTH,
+    Phase.MAIL: ExitCode.MAIL,
+    Phase.RCPT: ExitCode.RCPT,
+    Phase.DATA: ExitCode.DATA,
+    Phase.CONTENT: ExitCode.CONTENT,
+    Phase.INPUT: ExitCode.USAGE,
 }
 
 
@@ -119,34 +119,34 @@ def text_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def exit_of(error: BaseException) -> Exit:
+def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code an error means."""
     if isinstance(error, KeyboardInterrupt):
-        return Exit.INTERRUPTED
+        return ExitCode.INTERRUPTED
     if isinstance(error, TlsError):
-        return Exit.TLS
+        return ExitCode.TLS
     if isinstance(error, ConnectionClosedError) and error.phase is not Phase.CONNECT:
-        return Exit.CLOSED
+        return ExitCode.CLOSED
     if isinstance(error, SmtpError):
-        return _BY_PHASE.get(error.phase, Exit.COMMAND)
-    return Exit.USAGE
+        return _BY_PHASE.get(error.phase, ExitCode.COMMAND)
+    return ExitCode.USAGE
 
 
-def sysexit_of(code: Exit, error: BaseException | None) -> int:
+def sysexit_of(code: ExitCode, error: BaseException | None) -> int:
     """The same in the numbers of sysexits(3), which sendmail's callers know.
 
     75 (EX_TEMPFAIL) means that sending again is right; so a message that may have been delivered
     is never 75.
     """
-    if code in (Exit.OK, Exit.INTERRUPTED, Exit.BROKEN_PIPE):
+    if code in (ExitCode.OK, ExitCode.INTERRUPTED, ExitCode.BROKEN_PIPE):
         return int(code)
-    if code is Exit.BUG:
+    if code is ExitCode.BUG:
         return os.EX_SOFTWARE
     if isinstance(error, CommandError):
         return error.sysexit
     if isinstance(error, OSError) and not isinstance(error, SmtpError):
         return os.EX_OSERR
-    if code is Exit.SOME_UNKNOWN:
+    if code is ExitCode.SOME_UNKNOWN:
         return os.EX_PROTOCOL
     if not isinstance(error, SmtpError):
         return os.EX_UNAVAILABLE
@@ -167,4 +167,4 @@ def _sysexit_of_error(error: SmtpError) -> int:
 
 def table() -> str:
     """All codes, a line each, for ``--help``."""
-    return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in Exit)
+    return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)

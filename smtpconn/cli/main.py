@@ -17,7 +17,7 @@ from pathlib import Path
 
 import smtpconn
 from smtpconn.cli import asjson, check, options, ping, send, serve
-from smtpconn.cli.exits import Ending, Exit, UsageError, sysexit_of, text_of
+from smtpconn.cli.exit_codes import CommandResult, ExitCode, UsageError, sysexit_of, text_of
 from smtpconn.cli.output import Output
 from smtpconn.model.errors import SmtpError
 
@@ -50,27 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         ending = _run(arguments, out)
         code = sysexit_of(ending.code, ending.error) if sysexits else int(ending.code)
         _tell(out, command, ending, code)
-        if ending.code is Exit.INTERRUPTED and _are_threads_left():
+        if ending.code is ExitCode.INTERRUPTED and _are_threads_left():
             _exit_at_once(code)
         return code
     except BrokenPipeError:
         _forget_stdout()
-        return int(Exit.BROKEN_PIPE)
+        return int(ExitCode.BROKEN_PIPE)
     finally:
         logging.getLogger("smtpconn").removeHandler(silence)
 
 
-def _run(arguments: list[str], out: Output) -> Ending:
+def _run(arguments: list[str], out: Output) -> CommandResult:
     try:
-        given = _parse(arguments)
-        run: Callable[[argparse.Namespace, Output], Ending] = given.run
-        return run(given, out)
+        args = _parse(arguments)
+        run: Callable[[argparse.Namespace, Output], CommandResult] = args.run
+        return run(args, out)
     except BrokenPipeError:
         raise
     except (SmtpError, UsageError, OSError, KeyboardInterrupt) as error:
-        return Ending.of(error, {})
+        return CommandResult.of(error, {})
     except Exception as error:
-        return Ending(Exit.BUG, error)
+        return CommandResult(ExitCode.BUG, error)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -79,9 +79,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         module, summary = COMMANDS[arguments[0]]
         parser = options.Parser(prog=f"smtpconn {arguments[0]}", description=summary)
         module.add(parser)
-        given = parser.parse_intermixed_args(options.expand_headers(arguments[1:]))
-        given.run = module.run
-        return given
+        args = parser.parse_intermixed_args(options.expand_headers(arguments[1:]))
+        args.run = module.run
+        return args
     listed = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in COMMANDS.items())
     parser = options.Parser(
         prog="smtpconn",
@@ -94,7 +94,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _tell(out: Output, command: str | None, ending: Ending, code: int) -> None:
+def _tell(out: Output, command: str | None, ending: CommandResult, code: int) -> None:
     """Say why it did not work, and give the JSON object if that is wanted."""
     error = asjson.of_error(ending.error)
     if ending.error is not None and error is not None:
@@ -111,10 +111,10 @@ def _tell(out: Output, command: str | None, ending: Ending, code: int) -> None:
     )
 
 
-def _one_line(error: BaseException, code: Exit) -> str:
+def _one_line(error: BaseException, code: ExitCode) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if code is Exit.BUG:
+    if code is ExitCode.BUG:
         # Not its text, which might hold anything.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"

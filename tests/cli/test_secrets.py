@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from smtpconn.cli import secret
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.secret import Secrets
+from smtpconn.cli import secrets
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.secrets import Secrets
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Input, Running
+from tests.cli.runner import Input, Running
 from tests.realservers.certificates import Certificates
 
 USER, PASSWORD = "alice", "open sesame + 1"
@@ -27,13 +27,13 @@ def forms(password: str = PASSWORD) -> list[str]:
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable, as it is."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", PASSWORD)
-    assert secret.password(USER, None) == PASSWORD
+    assert secrets.password(USER, None) == PASSWORD
 
 
 def test_from_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first line, without the line end; it goes before the environment."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "another")
-    assert secret.password(USER, COMMAND) == PASSWORD
+    assert secrets.password(USER, COMMAND) == PASSWORD
 
 
 def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("sys.stdin", Input(b"", is_terminal=True))
     monkeypatch.setattr("getpass.getpass", getpass)
-    assert secret.password(USER, None) == PASSWORD
+    assert secrets.password(USER, None) == PASSWORD
     assert asked == ["Password for alice: "]
 
 
@@ -59,13 +59,13 @@ def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Input(b"", is_terminal=True))
     monkeypatch.setattr("getpass.getpass", getpass)
     with pytest.raises(UsageError, match="no password was typed for alice"):
-        secret.password(USER, None)
+        secrets.password(USER, None)
 
 
 def test_nowhere() -> None:
     """Without a terminal nobody is asked, and the error says what to do."""
     with pytest.raises(UsageError, match="set SMTPCONN_PASSWORD or give --auth-password-command"):
-        secret.password(USER, None)
+        secrets.password(USER, None)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_nowhere() -> None:
 def test_a_command_that_is_no_use(command: str, text: str) -> None:
     """What it printed is not quoted."""
     with pytest.raises(UsageError, match=text) as caught:
-        secret.output_of(command)
+        secrets.output_of(command)
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up."""
-    monkeypatch.setattr(secret, "COMMAND_TIMEOUT", 0.05)
+    monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.05)
     with pytest.raises(UsageError, match="did not end"):
-        secret.output_of(f"{sys.executable} -c 'import time; time.sleep(10)'")
+        secrets.output_of(f"{sys.executable} -c 'import time; time.sleep(10)'")
 
 
 def test_hiding() -> None:

@@ -24,11 +24,11 @@ from smtpconn import (
     TransientError,
     TransportError,
 )
-from smtpconn.cli import fates
-from smtpconn.cli.exits import Exit, sysexit_of
-from smtpconn.cli.fates import Fate, Told
+from smtpconn.cli import results
+from smtpconn.cli.exit_codes import ExitCode, sysexit_of
 from smtpconn.cli.messages import Outgoing
 from smtpconn.cli.output import Output
+from smtpconn.cli.results import DeliveryStatus, MessageResult
 
 OK, NO, LATER = (SmtpResponse(c, (t,)) for c, t in ((250, "ok"), (550, "no"), (450, "later")))
 A, B = ForwardPath("a@example.com"), ForwardPath("b@example.com")
@@ -37,9 +37,11 @@ OUTGOING = Outgoing("m.eml", ENVELOPE, b"")
 LOST = ConnectionClosedError("lost", phase=Phase.CONTENT, may_have_been_delivered=True)
 
 
-def judged(result: SendResult | LmtpSendResult | None, error: SmtpError | None = None) -> Told:
+def judged(
+    result: SendResult | LmtpSendResult | None, error: SmtpError | None = None
+) -> MessageResult:
     """What became of a message with two recipients."""
-    return fates.judge(OUTGOING, SendOutcome(ENVELOPE, result, error))
+    return results.judge(OUTGOING, SendOutcome(ENVELOPE, result, error))
 
 
 def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
@@ -55,20 +57,24 @@ def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
 @pytest.mark.parametrize(
     ("told", "fate", "accepted"),
     [
-        (judged(SendResult(OK, (A, B))), Fate.DELIVERED, 2),
-        (judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),))), Fate.PARTLY, 1),
-        (judged(lmtp(OK, OK)), Fate.DELIVERED, 2),
-        (judged(lmtp(OK, NO)), Fate.PARTLY, 1),
-        (judged(lmtp(LATER, NO)), Fate.REFUSED, 0),
-        (judged(lmtp(OK, None)), Fate.UNKNOWN, 1),
-        (judged(None, LOST), Fate.UNKNOWN, 0),
-        (judged(None, PermanentError(NO, phase=Phase.MAIL)), Fate.REFUSED, 0),
-        (judged(None, AllRecipientsFailedError([RejectedRecipient(A, NO)])), Fate.REFUSED, 0),
-        (judged(None, PermanentError(NO, phase=Phase.GREETING)), Fate.FAILED, 0),
-        (judged(None, TransportError("no", phase=Phase.CONNECT)), Fate.FAILED, 0),
+        (judged(SendResult(OK, (A, B))), DeliveryStatus.DELIVERED, 2),
+        (judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),))), DeliveryStatus.PARTLY, 1),
+        (judged(lmtp(OK, OK)), DeliveryStatus.DELIVERED, 2),
+        (judged(lmtp(OK, NO)), DeliveryStatus.PARTLY, 1),
+        (judged(lmtp(LATER, NO)), DeliveryStatus.REFUSED, 0),
+        (judged(lmtp(OK, None)), DeliveryStatus.UNKNOWN, 1),
+        (judged(None, LOST), DeliveryStatus.UNKNOWN, 0),
+        (judged(None, PermanentError(NO, phase=Phase.MAIL)), DeliveryStatus.REFUSED, 0),
+        (
+            judged(None, AllRecipientsFailedError([RejectedRecipient(A, NO)])),
+            DeliveryStatus.REFUSED,
+            0,
+        ),
+        (judged(None, PermanentError(NO, phase=Phase.GREETING)), DeliveryStatus.FAILED, 0),
+        (judged(None, TransportError("no", phase=Phase.CONNECT)), DeliveryStatus.FAILED, 0),
     ],
 )
-def test_a_fate(told: Told, fate: Fate, accepted: int) -> None:
+def test_a_fate(told: MessageResult, fate: DeliveryStatus, accepted: int) -> None:
     """By the server's answers, and unknown whenever one is missing that may be a yes."""
     assert told.fate is fate
     assert told.accepted == accepted
@@ -80,13 +86,16 @@ def test_a_fate_in_words() -> None:
     assert str(told) == "m.eml: to 1 of 2 recipients: 250 ok; not to b@example.com: 550 no"
     assert "not to b@example.com: no answer" in str(judged(lmtp(OK, None)))
     assert str(judged(None, LOST)) == "m.eml: lost"
-    assert str(Told("m", Fate.FAILED, error=OSError(5, "broken", "m"))) == "m: broken"
+    assert (
+        str(MessageResult("m", DeliveryStatus.FAILED, error=OSError(5, "broken", "m")))
+        == "m: broken"
+    )
 
 
-def shown(*tolds: Told) -> list[str]:
+def shown(*results_: MessageResult) -> list[str]:
     """The report."""
     stdout = io.StringIO()
-    fates.show(tolds, Output(stdout=stdout, stderr=io.StringIO()), 2.0)
+    results.show(results_, Output(stdout=stdout, stderr=io.StringIO()), 2.0)
     return stdout.getvalue().splitlines()
 
 
@@ -113,34 +122,36 @@ def test_a_report_of_many() -> None:
 def test_a_report_of_one_error_for_all() -> None:
     """Is not told a thousand times; the error itself is told at the end."""
     error = TransportError("no server", phase=Phase.CONNECT)
-    lines = shown(*[Told(f"{n}.eml", Fate.FAILED, error=error) for n in range(1000)])
+    lines = shown(
+        *[MessageResult(f"{n}.eml", DeliveryStatus.FAILED, error=error) for n in range(1000)]
+    )
     assert lines[0] == "delivered          0"
     assert "failed          1000" in lines
 
 
 @pytest.mark.parametrize(
-    ("tolds", "code", "sysexit"),
+    ("results_", "code", "sysexit"),
     [
-        ([DELIVERED], Exit.OK, 0),
-        ([DELIVERED, DELIVERED], Exit.OK, 0),
-        ([REFUSED], Exit.MAIL, os.EX_UNAVAILABLE),
-        ([UNKNOWN], Exit.SOME_UNKNOWN, os.EX_PROTOCOL),
-        ([judged(lmtp(OK, NO))], Exit.SOME_REFUSED, os.EX_UNAVAILABLE),
-        ([judged(lmtp(NO, NO))], Exit.CONTENT, os.EX_UNAVAILABLE),
-        ([judged(lmtp(LATER, LATER))], Exit.CONTENT, os.EX_TEMPFAIL),
-        ([judged(lmtp(OK, None))], Exit.SOME_UNKNOWN, os.EX_PROTOCOL),
-        ([DELIVERED, REFUSED], Exit.SOME_REFUSED, os.EX_UNAVAILABLE),
-        ([DELIVERED, DEFERRED], Exit.SOME_REFUSED, os.EX_TEMPFAIL),
-        ([DEFERRED, REFUSED], Exit.SOME_REFUSED, os.EX_UNAVAILABLE),
-        ([DELIVERED, REFUSED, UNKNOWN], Exit.SOME_UNKNOWN, os.EX_PROTOCOL),
+        ([DELIVERED], ExitCode.OK, 0),
+        ([DELIVERED, DELIVERED], ExitCode.OK, 0),
+        ([REFUSED], ExitCode.MAIL, os.EX_UNAVAILABLE),
+        ([UNKNOWN], ExitCode.SOME_UNKNOWN, os.EX_PROTOCOL),
+        ([judged(lmtp(OK, NO))], ExitCode.SOME_REFUSED, os.EX_UNAVAILABLE),
+        ([judged(lmtp(NO, NO))], ExitCode.CONTENT, os.EX_UNAVAILABLE),
+        ([judged(lmtp(LATER, LATER))], ExitCode.CONTENT, os.EX_TEMPFAIL),
+        ([judged(lmtp(OK, None))], ExitCode.SOME_UNKNOWN, os.EX_PROTOCOL),
+        ([DELIVERED, REFUSED], ExitCode.SOME_REFUSED, os.EX_UNAVAILABLE),
+        ([DELIVERED, DEFERRED], ExitCode.SOME_REFUSED, os.EX_TEMPFAIL),
+        ([DEFERRED, REFUSED], ExitCode.SOME_REFUSED, os.EX_UNAVAILABLE),
+        ([DELIVERED, REFUSED, UNKNOWN], ExitCode.SOME_UNKNOWN, os.EX_PROTOCOL),
     ],
 )
-def test_exit_codes(tolds: list[Told], code: Exit, sysexit: int) -> None:
+def test_exit_codes(results_: list[MessageResult], code: ExitCode, sysexit: int) -> None:
     """One message's own error; for many whether some were refused, and before that unknown."""
-    ending = fates.ending(tolds, {})
+    ending = results.ending(results_, {})
     assert ending.code is code
     assert sysexit_of(ending.code, ending.error) == sysexit
-    assert (ending.error is None) == (code is Exit.OK)
+    assert (ending.error is None) == (code is ExitCode.OK)
 
 
 def test_a_fate_as_json() -> None:
@@ -149,6 +160,6 @@ def test_a_fate_as_json() -> None:
     assert len({tuple(each) for each in found}) == 1
     assert found[0]["reply"] == {"code": 250, "enhanced_status": None, "lines": ["ok"]}
     assert found[2]["refused"] == [{"recipient": "b@example.com", "reply": None}]
-    assert fates.as_json([DELIVERED, UNKNOWN], 1.5)["counts"] == {
+    assert results.as_json([DELIVERED, UNKNOWN], 1.5)["counts"] == {
         "unknown": 1, "refused": 0, "failed": 0, "partly": 0, "delivered": 1,
     }  # fmt: skip

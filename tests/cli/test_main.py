@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import smtpconn as package
 from smtpconn.cli import main
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Running
 
 ROOT = Path(package.__file__).parent.parent
 
@@ -102,7 +103,8 @@ def test_a_pipe_that_is_broken_before(
 
     monkeypatch.setattr("smtpconn.cli.output.Output.line", broken)
     # Which would be pytest's own.
-    monkeypatch.setattr("smtpconn.cli.entry._forget_stdout", lambda: None)
+    module = importlib.import_module("smtpconn.cli.main")
+    monkeypatch.setattr(module, "_forget_stdout", lambda: None)
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.everything) == (141, "")
 
@@ -129,7 +131,7 @@ def test_our_own_mistakes(
     monkeypatch.setattr("smtpconn.cli.check.target_of", broken)
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.out) == (70, "")
-    assert "this is a bug in smtpconn: ZeroDivisionError at test_entry.py:" in ran.err
+    assert "this is a bug in smtpconn: ZeroDivisionError at test_main.py:" in ran.err
     assert "sesame" not in ran.err
     found = smtpconn("check", server.url, "--json")
     assert "sesame" not in found.everything
