@@ -1,7 +1,8 @@
-"""`main`: reads the command line, runs the command, and turns whatever happens into an exit code.
+"""`main`: parse the command line, run the command, and turn every ending into an exit code.
 
-This is the one place that catches everything. What a user can do something about is one line on
-standard error; what nobody foresaw is one line too, which says that it is our mistake and where.
+This is the one place that catches everything. An error that a user can act on is one line on
+standard error; a bug in smtpconn is one line too, which says so and where. Neither a closed
+standard output nor Ctrl-C at any moment shows a traceback.
 """
 
 from __future__ import annotations
@@ -9,23 +10,33 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import smtpconn
-from smtpconn.cli import asjson, check, options, ping, send, serve
-from smtpconn.cli.exit_codes import CommandResult, ExitCode, UsageError, sysexit_of, text_of
+from smtpconn.cli import check, options, ping, send, serve
+from smtpconn.cli.exit_codes import (
+    CommandResult,
+    ExitCode,
+    UsageError,
+    error_json,
+    exit_code_of,
+    sysexit_of,
+    text_of,
+)
 from smtpconn.cli.output import Output
 from smtpconn.model.errors import SmtpError
 
 COMMANDS = {
-    "check": (check, "what is this server, and does it do what I need?"),
+    "check": (check, "what does this server offer, and does it do what I need?"),
     "send": (send, "send messages: from files, from standard input, or composed here"),
-    "ping": (ping, "how long does it take to get a connection and an answer?"),
-    "serve": (serve, "catch mail on this machine while developing"),
+    "ping": (ping, "how long does it take to get a connection and a reply?"),
+    "serve": (serve, "catch mail on this machine during development"),
 }
 
 
@@ -33,31 +44,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``smtpconn`` and return its exit code.
 
     Args:
-        argv: the arguments without the program's name; None for the process's own.
+        argv: the arguments without the program's name; None for the arguments of the process.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    # Known before the command line is read, so that an error in it is told in the same way.
-    out = Output(as_json="--json" in arguments)
-    sysexits = "--sysexits" in arguments
-    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    # What goes wrong is told here; warnings for logs would stand beside it on standard error.
+    is_process = argv is None
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _replace_closed_streams()
+    # Errors are reported here; the logging of warnings would repeat them on standard error.
     silence = logging.NullHandler()
     logging.getLogger("smtpconn").addHandler(silence)
     try:
-        ending = _run(arguments, out)
-        code = sysexit_of(ending.code, ending.error) if sysexits else int(ending.code)
-        _tell(out, command, ending, code)
-        if ending.code is ExitCode.INTERRUPTED and _are_threads_left():
-            _exit_at_once(code)
-        return code
+        return _main(arguments)
     except BrokenPipeError:
-        _forget_stdout()
+        _discard_stdout()
         return int(ExitCode.BROKEN_PIPE)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+    except SystemExit:
+        _flush_stdout()
+        raise
     finally:
         logging.getLogger("smtpconn").removeHandler(silence)
+        if is_process:
+            _let_sigint_end_the_process()
+
+
+def _main(arguments: list[str]) -> int:
+    # Found without the parser, so that an error of the parser is reported in the same way.
+    out = Output(as_json="--json" in arguments)
+    sysexits = "--sysexits" in arguments
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    result = _run(arguments, out)
+    code = sysexit_of(result.code, result.error) if sysexits else int(result.code)
+    with _sigint_ignored():
+        try:
+            _report(out, command, result, code)
+        except OSError as error:
+            # The command's own failure, if it has one, is the more important one.
+            if result.code is ExitCode.OK:
+                is_pipe = isinstance(error, BrokenPipeError)
+                code = int(ExitCode.BROKEN_PIPE if is_pipe else exit_code_of(error))
+                if not is_pipe:
+                    out.error(text_of(error))
+        if out.is_stdout_broken:
+            _discard_stdout()
+        if result.code is ExitCode.INTERRUPTED and _has_other_threads():
+            _exit_at_once(code)
+    return code
 
 
 def _run(arguments: list[str], out: Output) -> CommandResult:
@@ -74,7 +109,7 @@ def _run(arguments: list[str], out: Output) -> CommandResult:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Read a command line; the options of a command stand anywhere behind its name."""
+    """Parse a command line; the options of a command may stand anywhere after its name."""
     if arguments and arguments[0] in COMMANDS:
         module, summary = COMMANDS[arguments[0]]
         parser = options.Parser(prog=f"smtpconn {arguments[0]}", description=summary)
@@ -87,18 +122,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="smtpconn",
         usage="smtpconn COMMAND [OPTION ...]",
         description=f"An SMTP and LMTP client.\n\ncommands:\n{listed}",
-        epilog="smtpconn COMMAND --help tells more.",
+        epilog="smtpconn COMMAND --help lists the options.",
     )
     parser.add_argument("--version", action="version", version=smtpconn.__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def _tell(out: Output, command: str | None, ending: CommandResult, code: int) -> None:
-    """Say why it did not work, and give the JSON object if that is wanted."""
-    error = asjson.of_error(ending.error)
-    if ending.error is not None and error is not None:
-        error["message"] = _one_line(ending.error, ending.code)
+def _report(out: Output, command: str | None, result: CommandResult, code: int) -> None:
+    """Write the error, and the JSON object with ``--json``."""
+    error = error_json(result.error)
+    if result.error is not None and error is not None:
+        error["message"] = _one_line(result.error, result.code)
         out.error(str(error["message"]))
     out.object(
         {
@@ -106,7 +141,7 @@ def _tell(out: Output, command: str | None, ending: CommandResult, code: int) ->
             "ok": code == 0,
             "exit": code,
             "error": error,
-            **ending.result,
+            **result.values,
         }
     )
 
@@ -115,7 +150,7 @@ def _one_line(error: BaseException, code: ExitCode) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if code is ExitCode.BUG:
-        # Not its text, which might hold anything.
+        # Not its text, which may contain a secret.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return f"this is a bug in smtpconn: {type(error).__name__} at {where}"
@@ -125,24 +160,73 @@ def _one_line(error: BaseException, code: ExitCode) -> str:
     return text
 
 
-def _are_threads_left() -> bool:
-    """Whether somebody is at work that nobody wants to wait for any more."""
+# The process
+
+
+def _replace_closed_streams() -> None:
+    """Open /dev/null in place of standard streams that are closed, as by ``>&-``.
+
+    Python sets such a stream to None, and the descriptor would become that of the next socket.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        opened = os.open(os.devnull, os.O_RDWR)
+        # It takes the lowest descriptor that is free: in a process, the closed one.
+        if name != "stdin":
+            setattr(sys, name, open(opened, "w", closefd=False))  # noqa: SIM115
+        elif opened != descriptor:
+            os.close(opened)
+
+
+@contextmanager
+def _sigint_ignored() -> Iterator[None]:
+    """Let Ctrl-C not interrupt the report of how a command ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _let_sigint_end_the_process() -> None:
+    """From here on Ctrl-C ends the process without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _has_other_threads() -> bool:
+    """Whether threads are left that the end of the interpreter would wait for."""
     others = (t for t in threading.enumerate() if t is not threading.main_thread())
     return any(not thread.daemon for thread in others)
 
 
 def _exit_at_once(code: int) -> None:
-    """End the process; the interpreter would wait for its threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End the process without waiting for threads."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # broken or closed
     os._exit(code)
 
 
-def _forget_stdout() -> None:
-    """Have the interpreter not complain, when it ends, about the pipe that is broken."""
+def _flush_stdout() -> None:
     try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _discard_stdout()
+
+
+def _discard_stdout() -> None:
+    """Keep the interpreter from writing, as it ends, what a broken standard output did not take."""
+    try:
+        descriptor = sys.stdout.fileno()
         devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        os.dup2(devnull, descriptor)
         os.close(devnull)
     except (OSError, ValueError):
-        pass  # standard output is no file
+        pass  # standard output is not a file

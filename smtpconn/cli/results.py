@@ -1,13 +1,14 @@
-"""What became of each message, and how that is told.
+"""The delivery status of each message of ``send``, and the report of them.
 
-    delivered   the server took it for everybody
-    partly      it took it for some, and refused others
-    refused     it said no; nobody got it
-    failed      it never came that far; nobody got it
-    unknown     the connection was lost after the message and before the answer
+    delivered   the server accepted the message for every recipient
+    partly      the server accepted it for some recipients, and refused others
+    refused     the server refused it; nobody received it
+    failed      it did not reach the server; nobody received it
+    unknown     the connection was lost after the message and before the reply
 
-Rule: unknown is never called anything else, and stands first, because it is the one that needs a
-person: sent again it may arrive twice, not sent again it may be lost.
+An unknown message needs a decision: sending it again may deliver it twice, not sending it may lose
+it. So unknown is never reported as anything else, and the unknown messages are the last lines of
+the report, where they cannot scroll away.
 """
 
 from __future__ import annotations
@@ -18,46 +19,61 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smtpconn.cli import asjson
-from smtpconn.cli.asjson import Json
-from smtpconn.cli.exit_codes import CommandError, CommandResult, ExitCode, exit_code_of, text_of
-from smtpconn.cli.messages import Outgoing
-from smtpconn.cli.output import BAD, DOUBTFUL, GOOD, Output
+from smtpconn.cli.exit_codes import (
+    CommandError,
+    CommandResult,
+    ExitCode,
+    Json,
+    error_json,
+    exit_code_of,
+    reply_json,
+    text_of,
+)
+from smtpconn.cli.messages import OutgoingMessage
+from smtpconn.cli.output import BAD, GOOD, WARNING, Output
 from smtpconn.model.errors import AllRecipientsFailedError, Phase, ResponseError, SmtpError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
 
-_OF_A_MESSAGE = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
+_MESSAGE_PHASES = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
 
 
 class DeliveryStatus(enum.StrEnum):
-    """What became of a message."""
+    """What happened to a message; in the order of the report."""
 
-    UNKNOWN = "unknown"
     REFUSED = "refused"
     FAILED = "failed"
     PARTLY = "partly"
     DELIVERED = "delivered"
+    UNKNOWN = "unknown"
 
 
+_COUNTED = (
+    DeliveryStatus.DELIVERED,
+    DeliveryStatus.PARTLY,
+    DeliveryStatus.FAILED,
+    DeliveryStatus.REFUSED,
+    DeliveryStatus.UNKNOWN,
+)
+_ALWAYS_COUNTED = (DeliveryStatus.DELIVERED, DeliveryStatus.REFUSED, DeliveryStatus.UNKNOWN)
 _STYLES = {DeliveryStatus.UNKNOWN: BAD, DeliveryStatus.DELIVERED: GOOD}
 
 
 @dataclass(frozen=True, slots=True)
 class MessageResult:
-    """One message and its fate.
+    """A message and its delivery status.
 
     Attributes:
-        name: of the message.
-        fate: what became of it.
-        sender, recipients: its envelope; "" and none if it could not even be read.
-        reply: the server's final one.
-        refused: who did not get it, each with the reply; None where there is none.
-        error: what it ended with.
+        name: the name of the message: its file, usually.
+        status: what happened to it.
+        sender, recipients: its envelope; "" and () if it could not be read.
+        reply: the server's final reply.
+        refused: the recipients that did not get it, each with the reply; None without a reply.
+        error: the error that sending it ended with.
     """
 
     name: str
-    fate: DeliveryStatus
+    status: DeliveryStatus
     sender: str = ""
     recipients: tuple[str, ...] = ()
     reply: SmtpResponse | None = None
@@ -66,12 +82,8 @@ class MessageResult:
 
     @property
     def accepted(self) -> int:
-        """How many recipients it was delivered to."""
-        if (
-            self.fate
-            not in (DeliveryStatus.DELIVERED, DeliveryStatus.PARTLY, DeliveryStatus.UNKNOWN)
-            or self.error is not None
-        ):
+        """The number of recipients for which the server accepted the message."""
+        if self.error is not None or self.status in (DeliveryStatus.REFUSED, DeliveryStatus.FAILED):
             return 0
         return len(self.recipients) - len(self.refused)
 
@@ -79,46 +91,46 @@ class MessageResult:
         if self.error is not None:
             text = text_of(self.error)
             return text if text.startswith(f"{self.name}: ") else f"{self.name}: {text}"
-        answer = "" if self.reply is None else f": {self.reply}"
-        text = f"{self.name}: to {self.accepted} of {len(self.recipients)} recipients{answer}"
-        for recipient, reply in self.refused:
-            text += f"; not to {recipient}: {reply if reply is not None else 'no answer'}"
+        reply = "" if self.reply is None else f": {self.reply}"
+        text = f"{self.name}: to {self.accepted} of {len(self.recipients)} recipients{reply}"
+        for recipient, refusal in self.refused:
+            text += f"; not to {recipient}: {refusal if refusal is not None else 'no answer'}"
         return text
 
     def as_json(self) -> dict[str, Json]:
-        """The same as JSON."""
+        """The result as JSON."""
         return {
             "name": self.name,
-            "fate": str(self.fate),
+            "fate": str(self.status),
             "sender": self.sender,
             "recipients": self.recipients,
-            "reply": asjson.of_reply(self.reply),
+            "reply": reply_json(self.reply),
             "refused": [
-                {"recipient": recipient, "reply": asjson.of_reply(reply)}
+                {"recipient": recipient, "reply": reply_json(reply)}
                 for recipient, reply in self.refused
             ],
-            "error": asjson.of_error(self.error),
+            "error": error_json(self.error),
         }
 
 
-def judge(outgoing: Outgoing, outcome: SendOutcome) -> MessageResult:
-    """What became of a message, by what sending it came to."""
-    sender, recipients = str(outgoing.envelope.sender), tuple(outgoing.recipients)
+def result_of(message: OutgoingMessage, outcome: SendOutcome) -> MessageResult:
+    """The result of a message whose sending came to ``outcome``."""
+    sender, recipients = str(message.envelope.sender), tuple(message.recipients)
     result = outcome.result
     if isinstance(result, SendResult):
         refused = tuple((str(r.recipient), r.response) for r in result.rejected_recipients)
-        fate = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
-        return MessageResult(outgoing.name, fate, sender, recipients, result.response, refused)
+        status = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
+        return MessageResult(message.name, status, sender, recipients, result.response, refused)
     if isinstance(result, LmtpSendResult):
-        return _judge_lmtp(outgoing.name, sender, recipients, result)
+        return _lmtp_result(message.name, sender, recipients, result)
     error = outcome.error
     refused = ()
     if isinstance(error, AllRecipientsFailedError):
         refused = tuple((str(r.recipient), r.response) for r in error.rejected_recipients)
-    return MessageResult(outgoing.name, status_of(error), sender, recipients, None, refused, error)
+    return MessageResult(message.name, status_of(error), sender, recipients, None, refused, error)
 
 
-def _judge_lmtp(
+def _lmtp_result(
     name: str, sender: str, recipients: tuple[str, ...], result: LmtpSendResult
 ) -> MessageResult:
     refused: list[tuple[str, SmtpResponse | None]] = [
@@ -127,102 +139,104 @@ def _judge_lmtp(
     refused += [(str(r.recipient), r.response) for r in result.results if not r.delivered]
     delivered = [r.response for r in result.results if r.delivered]
     if any(r.response is None for r in result.results):
-        fate = DeliveryStatus.UNKNOWN
+        status = DeliveryStatus.UNKNOWN
     elif not delivered:
-        fate = DeliveryStatus.REFUSED
+        status = DeliveryStatus.REFUSED
     else:
-        fate = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
+        status = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
     reply = delivered[0] if delivered else None
-    return MessageResult(name, fate, sender, recipients, reply, tuple(refused))
+    return MessageResult(name, status, sender, recipients, reply, tuple(refused))
 
 
 def status_of(error: BaseException | None) -> DeliveryStatus:
-    """What an error means for the message."""
+    """The delivery status of a message whose sending raised ``error``."""
     if not isinstance(error, SmtpError):
         return DeliveryStatus.FAILED
     if error.may_have_been_delivered:
         return DeliveryStatus.UNKNOWN
-    is_answer = isinstance(error, (ResponseError, AllRecipientsFailedError))
-    return (
-        DeliveryStatus.REFUSED
-        if is_answer and error.phase in _OF_A_MESSAGE
-        else DeliveryStatus.FAILED
-    )
+    is_reply = isinstance(error, (ResponseError, AllRecipientsFailedError))
+    is_refusal = is_reply and error.phase in _MESSAGE_PHASES
+    return DeliveryStatus.REFUSED if is_refusal else DeliveryStatus.FAILED
 
 
-def show(results_: Sequence[MessageResult], out: Output, seconds: float) -> None:
-    """Write the report: one line for one message, counts and every failure for many."""
-    if len(results_) == 1:
-        if results_[0].error is None:
-            out.line(f"{results_[0].fate}: {results_[0]}", _STYLES.get(results_[0].fate, DOUBTFUL))
+def show(results: Sequence[MessageResult], out: Output, seconds: float) -> None:
+    """Write the report: one line for one message; for many the counts and every failure."""
+    if len(results) == 1:
+        (only,) = results
+        if only.error is None:
+            out.line(f"{only.status}: {only}", _STYLES.get(only.status, WARNING))
         return
-    counts = Counter(told.fate for told in results_)
-    common = _common_error(results_)
-    for told in sorted(results_, key=lambda told: list(DeliveryStatus).index(told.fate)):
-        if told.fate is not DeliveryStatus.DELIVERED and common is None:
-            out.row(str(told.fate), str(told), _STYLES.get(told.fate, DOUBTFUL))
-    for fate in reversed(DeliveryStatus):
-        if counts[fate] or fate in (
-            DeliveryStatus.DELIVERED,
-            DeliveryStatus.REFUSED,
-            DeliveryStatus.UNKNOWN,
-        ):
-            out.row(str(fate), f"{counts[fate]:>6}", _STYLES.get(fate, "") if counts[fate] else "")
+    counts = Counter(result.status for result in results)
+    is_listed = _common_error(results) is None
+    for status in DeliveryStatus:
+        if is_listed and status not in (DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN):
+            _list(results, status, out)
+    for status in _COUNTED:
+        count = counts[status]
+        if count or status in _ALWAYS_COUNTED:
+            out.row(str(status), f"{count:>6}", _STYLES.get(status, "") if count else "")
+    rate = len(results) / seconds if seconds else 0.0
+    out.line(f"{len(results)} messages in {seconds:.2f} s, {rate:.0f} per second")
     if counts[DeliveryStatus.UNKNOWN]:
         out.line(
             "unknown: these may have been delivered: do not send them again blindly",
             _STYLES[DeliveryStatus.UNKNOWN],
         )
-    rate = len(results_) / seconds if seconds else 0.0
-    out.line(f"{len(results_)} messages in {seconds:.2f} s, {rate:.0f} per second")
+        _list(results, DeliveryStatus.UNKNOWN, out)
 
 
-def ending(results_: Sequence[MessageResult], result: dict[str, Json]) -> CommandResult:
-    """The exit code that the fates mean."""
-    common = _common_error(results_)
+def _list(results: Sequence[MessageResult], status: DeliveryStatus, out: Output) -> None:
+    for result in results:
+        if result.status is status:
+            out.row(str(status), str(result), _STYLES.get(status, WARNING))
+
+
+def command_result(results: Sequence[MessageResult], values: dict[str, Json]) -> CommandResult:
+    """How ``send`` ends after these results; ``values`` are for the JSON object."""
+    common = _common_error(results)
     if common is not None:
-        if any(told.fate is DeliveryStatus.UNKNOWN for told in results_):
-            return CommandResult(ExitCode.SOME_UNKNOWN, common, result)
-        return CommandResult(exit_code_of(common), common, result)
-    bad = [told for told in results_ if told.fate is not DeliveryStatus.DELIVERED]
+        if any(result.status is DeliveryStatus.UNKNOWN for result in results):
+            return CommandResult(ExitCode.SOME_UNKNOWN, common, values)
+        return CommandResult(exit_code_of(common), common, values)
+    bad = [result for result in results if result.status is not DeliveryStatus.DELIVERED]
     if not bad:
-        return CommandResult(ExitCode.OK, None, result)
-    unknown = [told for told in bad if told.fate is DeliveryStatus.UNKNOWN]
-    text = f"{len(bad)} of {len(results_)} messages were not delivered to everybody"
-    if len(results_) == 1:
+        return CommandResult(ExitCode.OK, None, values)
+    unknown = [result for result in bad if result.status is DeliveryStatus.UNKNOWN]
+    text = f"{len(bad)} of {len(results)} messages were not delivered to everybody"
+    if len(results) == 1:
         text = "not delivered to " + ", ".join(recipient for recipient, _ in bad[0].refused)
     if unknown:
         text += f"; {len(unknown)} may have been delivered: do not send again blindly"
     code = ExitCode.SOME_UNKNOWN if unknown else ExitCode.SOME_REFUSED
-    if len(results_) == 1 and bad[0].fate is DeliveryStatus.REFUSED:
+    if len(results) == 1 and bad[0].status is DeliveryStatus.REFUSED:
         code = ExitCode.CONTENT
     error = CommandError(text, os.EX_PROTOCOL if unknown else _sysexit(bad))
-    return CommandResult(code, error, result)
+    return CommandResult(code, error, values)
 
 
-def _common_error(results_: Sequence[MessageResult]) -> BaseException | None:
-    """The one error that all the messages ended with."""
-    first = results_[0].error if results_ else None
-    return first if all(told.error is first for told in results_) else None
+def _common_error(results: Sequence[MessageResult]) -> BaseException | None:
+    """The error that all the messages ended with; None if there is no such error."""
+    first = results[0].error if results else None
+    return first if all(result.error is first for result in results) else None
 
 
 def _sysexit(bad: Sequence[MessageResult]) -> int:
-    """Temporary only if sending all of them again is right."""
-    for told in bad:
-        replies = [reply for _, reply in told.refused if reply is not None]
-        is_transient = isinstance(told.error, SmtpError) and told.error.is_transient
-        if told.error is None:
+    """EX_TEMPFAIL only if sending all of them again is right."""
+    for result in bad:
+        replies = [reply for _, reply in result.refused if reply is not None]
+        is_transient = isinstance(result.error, SmtpError) and result.error.is_transient
+        if result.error is None:
             is_transient = bool(replies) and all(reply.is_transient for reply in replies)
-        if told.fate is DeliveryStatus.PARTLY or not is_transient:
+        if result.status is DeliveryStatus.PARTLY or not is_transient:
             return os.EX_UNAVAILABLE
     return os.EX_TEMPFAIL
 
 
-def as_json(results_: Sequence[MessageResult], seconds: float) -> dict[str, Json]:
+def as_json(results: Sequence[MessageResult], seconds: float) -> dict[str, Json]:
     """The report as JSON."""
-    counts = Counter(told.fate for told in results_)
+    counts = Counter(result.status for result in results)
     return {
-        "counts": {str(fate): counts[fate] for fate in DeliveryStatus},
+        "counts": {str(status): counts[status] for status in DeliveryStatus},
         "seconds": seconds,
-        "messages": [told.as_json() for told in results_],
+        "messages": [result.as_json() for result in results],
     }

@@ -26,10 +26,11 @@ class Authority:
         self._authority = authority
         self.pem = authority.cert_pem.bytes()
 
-    def server_context(self) -> ssl.SSLContext:
-        """A server-side context with a new certificate for this machine."""
+    def server_context(self, host: str) -> ssl.SSLContext:
+        """A server-side context with a new certificate for this machine and for ``host``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(*NAMES).configure_cert(context)
+        names = NAMES if host in ("", *NAMES) else (*NAMES, host)
+        self._authority.issue_cert(*names).configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:

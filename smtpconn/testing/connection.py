@@ -12,7 +12,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 
 from smtpconn.testing.records import ServerConnection
 
@@ -92,7 +91,7 @@ class Link:
         self._count_turn()
         for start in range(0, len(data), size):
             self._send_now(data[start : start + size])
-            time.sleep(0.001)  # so that the kernel does not put them together
+            self.wait(0.001)  # so that the kernel does not join them
 
     def flush(self) -> None:
         """Write what was gathered."""
@@ -114,11 +113,19 @@ class Link:
         except (OSError, ValueError) as error:
             raise Gone from error
 
+    def wait(self, seconds: float) -> None:
+        """Do nothing for some time.
+
+        Raises:
+            Gone: the connection was ended meanwhile by `end`.
+        """
+        if self._ended.wait(seconds):
+            raise Gone
+
     def hang(self) -> None:
-        """Say nothing and read nothing until the connection is ended by the server or the peer."""
+        """Send nothing and read nothing until `end` ends the connection."""
         self.flush()
-        while not self._ended.wait(TICK):
-            pass
+        self._ended.wait()
         raise Gone
 
     def end(self, *, reset: bool = False) -> None:

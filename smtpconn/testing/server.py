@@ -22,7 +22,7 @@ from smtpconn.testing.certificates import Authority, authority
 from smtpconn.testing.connection import TICK, Gone, Link
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
-from smtpconn.testing.session import SaslExchange, Session, Settings, login, plain
+from smtpconn.testing.session import ANY_LOGIN, SaslExchange, Session, Settings, login, plain
 
 _BUILT_IN = {"PLAIN": plain, "LOGIN": login}
 
@@ -46,6 +46,8 @@ class SmtpServer:
         unix_path: where to listen instead, on a UNIX socket.
         size_limit: octets of a message; None for no limit.
         auth_mechanisms: of PLAIN and LOGIN, those to offer when there are users.
+        accept_any_login: offer PLAIN, LOGIN, CRAM-MD5, XOAUTH2 and OAUTHBEARER, and accept every
+            user with every secret.
         sasl: further mechanisms; name -> function that makes the exchange (see `SaslExchange`).
         answer_after_pause: seconds of silence of the client before an answer leaves; makes
             ``ServerConnection.turns`` count round trips.
@@ -77,6 +79,7 @@ class SmtpServer:
         unix_path: str | None = None,
         size_limit: int | None = 10 * 1024 * 1024,
         auth_mechanisms: Sequence[str] = ("PLAIN", "LOGIN"),
+        accept_any_login: bool = False,
         sasl: Mapping[str, SaslExchange] | None = None,
         answer_after_pause: float = 0.0,
         recipient_known: Callable[[str], bool] = lambda path: True,
@@ -93,11 +96,15 @@ class SmtpServer:
             if tls not in ("starttls", "implicit") or tls_context is not None:
                 raise ValueError('tls is "starttls" or "implicit", without a tls_context')
             self._authority = authority()
-            tls_context, implicit_tls = self._authority.server_context(), tls == "implicit"
+            tls_context, implicit_tls = self._authority.server_context(host), tls == "implicit"
         names = users or {}
+        if names and accept_any_login:
+            raise ValueError("users and accept_any_login exclude each other")
         mechanisms: dict[str, SaslExchange] = {
             name: functools.partial(_BUILT_IN[name], names) for name in auth_mechanisms if names
         }
+        if accept_any_login:
+            mechanisms |= ANY_LOGIN
         self._settings = Settings(
             protocol=protocol,
             hostname=hostname,

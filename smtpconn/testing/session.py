@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 import ssl
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -159,12 +159,12 @@ class Session:
     def _say_with(self, fault: Fault, reply: bytes, answer: Answer) -> None:
         if fault.delay:
             self._link.flush()
-            time.sleep(fault.delay)
+            self._link.wait(fault.delay)
         if fault.hang:
             self._link.hang()
         if fault.hangs_up_unanswered:
             self._hang_up(fault)
-        octets = fault.octets(reply)
+        octets = fault.apply_to(reply)
         if fault.reply is None or octets[:1] == reply[:1]:
             answer.then()
         if fault.split:
@@ -422,6 +422,29 @@ def _end_of_path(text: str) -> int:
         elif char == ">" and not quoted:
             return position
     return -1
+
+
+def _any_login(challenge: bytes, pattern: bytes) -> Generator[bytes, bytes, str | None]:
+    """A mechanism with one answer, of which only the user's name is looked at."""
+    found = re.match(pattern, (yield challenge), re.DOTALL)
+    return None if found is None else (found[1] or b"").decode("utf-8", "replace")
+
+
+def _any_login_with_login() -> Generator[bytes, bytes, str | None]:
+    user = yield b"Username:"
+    yield b"Password:"
+    return user.decode("utf-8", "replace")
+
+
+ANY_LOGIN: Mapping[str, SaslExchange] = {
+    "PLAIN": functools.partial(_any_login, b"", rb"[^\0]*\0([^\0]+)\0"),
+    "LOGIN": _any_login_with_login,
+    "CRAM-MD5": functools.partial(_any_login, b"<1.1@localhost>", rb"(.+) [0-9A-Fa-f]{32}\Z"),
+    "XOAUTH2": functools.partial(_any_login, b"", rb"user=([^\1]*)\1auth=Bearer "),
+    "OAUTHBEARER": functools.partial(_any_login, b"", rb"n,(?:a=([^,]*))?,\1.*auth=Bearer "),
+}
+"""Mechanisms that accept every user and every secret. SCRAM is not among them: there the server
+proves that it knows the password, too."""
 
 
 def plain(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:

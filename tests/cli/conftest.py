@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import MESSAGE, Input, Running
+from tests.cli.runner import MESSAGE, Input, Runner
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +21,9 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def smtpconn(capsys: pytest.CaptureFixture[str]) -> Running:
+def smtpconn(capsys: pytest.CaptureFixture[str]) -> Runner:
     """Runs a command."""
-    return Running(capsys)
+    return Runner(capsys)
 
 
 @pytest.fixture

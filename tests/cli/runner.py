@@ -1,4 +1,4 @@
-"""Running ``smtpconn`` in this process, and what it leaves: exit code, output, JSON."""
+"""Runner ``smtpconn`` in this process, and what it leaves: exit code, output, JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     """What a run left."""
 
     code: int
@@ -38,18 +38,18 @@ class Ran:
         return found
 
 
-class Running:
+class Runner:
     """Runs commands; a fixture."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *arguments: object) -> Ran:
+    def __call__(self, *arguments: object) -> RunResult:
         """Run a command to its end."""
         self._capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         captured = self._capsys.readouterr()
-        ran = Ran(code, captured.out, captured.err)
+        ran = RunResult(code, captured.out, captured.err)
         assert "Traceback" not in ran.everything
         return ran
 

@@ -7,19 +7,21 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import certifi
 import pytest
 import trustme
 
-from smtpconn.cli.report import milliseconds, size
+from smtpconn.cli.check import read_certificate
+from smtpconn.cli.output import milliseconds, size
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Ran, Running
-from tests.realservers.certificates import Certificates
+from tests.cli.runner import Runner, RunResult
+from tests.realservers.certificates import SERVER_NAMES, Certificates
 from tests.realservers.dovecot import Dovecot, oauth_token
 from tests.realservers.exim import Exim
 from tests.realservers.postfix import Postfix
 
 
-def rows(ran: Ran) -> dict[str, str]:
+def rows(ran: RunResult) -> dict[str, str]:
     """The report's lines by their names; what has no name belongs to the one above."""
     found: dict[str, str] = {}
     name = ""
@@ -29,7 +31,7 @@ def rows(ran: Ran) -> dict[str, str]:
     return found
 
 
-def test_a_report_in_clear(smtpconn: Running, server: SmtpServer) -> None:
+def test_a_report_in_clear(smtpconn: Runner, server: SmtpServer) -> None:
     """Everything a session tells, and nothing on standard error."""
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.err) == (0, "")
@@ -46,7 +48,7 @@ def test_a_report_in_clear(smtpconn: Running, server: SmtpServer) -> None:
 
 
 def test_a_report_under_tls(
-    smtpconn: Running, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS, the certificate and the login are in it."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
@@ -69,7 +71,7 @@ def test_a_report_under_tls(
     assert found["note"] == "the server takes passwords in clear (AUTH without TLS)"
 
 
-def test_a_report_as_json(smtpconn: Running, certificates: Certificates) -> None:
+def test_a_report_as_json(smtpconn: Runner, certificates: Certificates) -> None:
     """The same as one object, with every key there always."""
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
         found = smtpconn(
@@ -101,7 +103,7 @@ def test_a_report_as_json(smtpconn: Running, certificates: Certificates) -> None
     assert nothing["error"]["transient"] is True
 
 
-def test_what_was_found_before_it_failed(smtpconn: Running, certificates: Certificates) -> None:
+def test_what_was_found_before_it_failed(smtpconn: Runner, certificates: Certificates) -> None:
     """A certificate that is not to be trusted ends it; what came before is in the report."""
     with SmtpServer(tls_context=certificates.server_context()) as server:
         ran = smtpconn("check", f"smtp+starttls://localhost:{server.port}", "-v")
@@ -129,12 +131,12 @@ def a_server_whose_certificate_ends(days: float) -> SmtpServer:
 @pytest.mark.parametrize(
     ("days", "note"),
     [
-        (-3, "the certificate is over since 3 days"),
+        (-3, "the certificate expired 3 days ago"),
         (12, "the certificate is valid for only 12 more days"),
         (90, None),
     ],
 )
-def test_a_certificate_that_ends(smtpconn: Running, days: int, note: str | None) -> None:
+def test_a_certificate_that_ends(smtpconn: Runner, days: int, note: str | None) -> None:
     """Is noted, also where it is not checked."""
     with a_server_whose_certificate_ends(days) as server:
         ran = smtpconn("check", f"smtps://localhost:{server.port}", "--insecure")
@@ -142,12 +144,13 @@ def test_a_certificate_that_ends(smtpconn: Running, days: int, note: str | None)
     assert f"{days} days left" in ran.out
     assert "certificate NOT verified" in ran.out
     assert "the certificate was not checked (--insecure)" in ran.out
-    assert ("note          the certificate is" in ran.out) == (note is not None)
+    is_noted = re.search(r"note +the certificate (is|expired)", ran.out) is not None
+    assert is_noted == (note is not None)
     assert note is None or note in ran.out
 
 
 @pytest.mark.parametrize(("least", "code"), [(12, 0), (13, 29)])
-def test_days_that_are_wanted(smtpconn: Running, least: int, code: int) -> None:
+def test_days_that_are_wanted(smtpconn: Runner, least: int, code: int) -> None:
     """With --min-days a certificate that ends too soon is a failure, for monitoring."""
     with a_server_whose_certificate_ends(12) as server:
         url = f"smtps://localhost:{server.port}"
@@ -156,7 +159,7 @@ def test_days_that_are_wanted(smtpconn: Running, least: int, code: int) -> None:
     assert ("valid for 12 more days, fewer than 13" in ran.err) == (code != 0)
 
 
-def test_days_of_no_certificate(smtpconn: Running, server: SmtpServer) -> None:
+def test_days_of_no_certificate(smtpconn: Runner, server: SmtpServer) -> None:
     """Without TLS there are none, which is a failure, too."""
     assert smtpconn("check", server.url, "--min-days", 5).code == 29
 
@@ -171,7 +174,7 @@ def test_days_of_no_certificate(smtpconn: Running, server: SmtpServer) -> None:
     ],
 )
 def test_no_further_than_a_stage(
-    smtpconn: Running,
+    smtpconn: Runner,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
@@ -190,7 +193,7 @@ def test_no_further_than_a_stage(
 
 
 @pytest.mark.parametrize("stage", ["tls", "auth"])
-def test_a_stage_that_is_never_reached(smtpconn: Running, server: SmtpServer, stage: str) -> None:
+def test_a_stage_that_is_never_reached(smtpconn: Runner, server: SmtpServer, stage: str) -> None:
     """Is an error, and nothing is asked of the server."""
     assert smtpconn("check", server.url, "-q", stage).code == 1
     assert server.connections == []
@@ -206,7 +209,7 @@ def test_a_stage_that_is_never_reached(smtpconn: Running, server: SmtpServer, st
     ],
 )
 def test_where_it_failed(
-    smtpconn: Running, server: SmtpServer, step: str, reply: str, code: int
+    smtpconn: Runner, server: SmtpServer, step: str, reply: str, code: int
 ) -> None:
     """The exit code says it, in one line of standard error."""
     server.fault(step, reply=reply)
@@ -216,7 +219,7 @@ def test_where_it_failed(
     assert "result        failed" in ran.out
 
 
-def test_a_server_that_says_nothing(smtpconn: Running, server: SmtpServer) -> None:
+def test_a_server_that_says_nothing(smtpconn: Runner, server: SmtpServer) -> None:
     """The timeout ends it."""
     server.fault("CONNECT", hang=True)
     ran = smtpconn("check", server.url, "--timeout", "0.1")
@@ -224,14 +227,14 @@ def test_a_server_that_says_nothing(smtpconn: Running, server: SmtpServer) -> No
     assert "0.1" in ran.err
 
 
-def test_starttls_that_is_not_offered(smtpconn: Running, server: SmtpServer) -> None:
+def test_starttls_that_is_not_offered(smtpconn: Runner, server: SmtpServer) -> None:
     """Nothing goes in clear instead."""
     ran = smtpconn("check", "-s", f"{server.host}:{server.port}", "--tls")
     assert ran.code == 29
     assert "does not offer STARTTLS" in ran.err
 
 
-def test_old_and_odd_servers(smtpconn: Running, tmp_path: Path) -> None:
+def test_old_and_odd_servers(smtpconn: Runner, tmp_path: Path) -> None:
     """HELO alone, and LMTP on a UNIX socket."""
     with SmtpServer(ehlo=False) as server:
         found = rows(smtpconn("check", server.url))
@@ -244,13 +247,13 @@ def test_old_and_odd_servers(smtpconn: Running, tmp_path: Path) -> None:
         assert found["result"] == "ok"
 
 
-def test_a_family_of_addresses(smtpconn: Running, server: SmtpServer) -> None:
+def test_a_family_of_addresses(smtpconn: Runner, server: SmtpServer) -> None:
     """With -4 the server on 127.0.0.1 is found under its name, with -6 it is not."""
     assert smtpconn("check", "-s", f"localhost:{server.port}", "-4").code == 0
     assert smtpconn("check", "-s", f"localhost:{server.port}", "-6").code == 2
 
 
-def test_escape_sequences_stay_where_they_are(smtpconn: Running, server: SmtpServer) -> None:
+def test_escape_sequences_stay_where_they_are(smtpconn: Runner, server: SmtpServer) -> None:
     """A server cannot draw on the administrator's terminal."""
     server.fault("CONNECT", reply="220 mx \x1b[2J")
     ran = smtpconn("check", server.url, "-v")
@@ -264,12 +267,12 @@ def test_durations_and_sizes() -> None:
     shown = [milliseconds(s) for s in (0.00012, 0.0123, 1.5)]
     assert shown == ["0.12 ms", "12.3 ms", "1500 ms"]
     assert [size(n) for n in (10, 2048, 10485760, 5 * 10**9)] == [
-        "10 octets", "2.0 kB", "10.5 MB", "5.0 GB",
+        "10 bytes", "2.0 kB", "10.5 MB", "5.0 GB",
     ]  # fmt: skip
 
 
 def test_postfix(
-    smtpconn: Running,
+    smtpconn: Runner,
     postfix_with_auth: Postfix,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
@@ -290,7 +293,7 @@ def test_postfix(
 
 
 def test_exim(
-    smtpconn: Running, exim: Exim, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, exim: Exim, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A report of Exim, by implicit TLS, with a password and with a certificate."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "wonderland")
@@ -311,7 +314,7 @@ def test_exim(
 
 
 def test_dovecot(
-    smtpconn: Running,
+    smtpconn: Runner,
     dovecot_submission: Dovecot,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
@@ -337,3 +340,75 @@ def test_dovecot(
     assert ran.code == 0
     assert "login         alice, by OAUTHBEARER" in ran.out
     assert oauth_token() not in ran.everything
+
+
+# Certificates
+
+
+def der(pem: bytes) -> bytes:
+    """A certificate's octets."""
+    return ssl.PEM_cert_to_DER_cert(pem.decode())
+
+
+def test_a_servers_certificate(certificates: Certificates) -> None:
+    """Names, issuer, dates and fingerprint are read."""
+    pem = certificates.server_file.read_text().split("-----END CERTIFICATE-----")[0]
+    found = read_certificate(ssl.PEM_cert_to_DER_cert(pem + "-----END CERTIFICATE-----"))
+    assert set(found.names) == set(SERVER_NAMES)
+    assert "CN=mx.example.test" in found.subject
+    assert "O=trustme" in found.issuer
+    assert not found.is_self_signed
+    assert found.not_before < datetime.now(UTC) < found.not_after
+    assert len(found.sha256.split(":")) == 32
+
+
+def test_days_left() -> None:
+    """Whole days, below 0 when it is over."""
+    end = datetime(2020, 1, 31, 12, tzinfo=UTC)
+    pem = trustme.CA().issue_cert("mx.example.com", not_after=end).cert_chain_pems[0].bytes()
+    found = read_certificate(der(pem))
+    assert found.not_after == end
+    assert found.days_left(end - timedelta(days=10, hours=1)) == 10
+    assert found.days_left(end - timedelta(hours=1)) == 0
+    assert found.days_left(end + timedelta(hours=1)) == -1
+
+
+def test_addresses_and_wildcards() -> None:
+    """IP addresses of both kinds and wildcards are names."""
+    names = ["*.example.com", "192.0.2.7", "2001:db8::1"]
+    found = read_certificate(der(trustme.CA().issue_cert(*names).cert_chain_pems[0].bytes()))
+    assert set(found.names) == set(names)
+
+
+def test_every_certificate_of_the_authorities() -> None:
+    """What OpenSSL reads of certifi's authorities is what is read here: dates and names."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    for octets, theirs in zip(
+        context.get_ca_certs(binary_form=True), context.get_ca_certs(), strict=True
+    ):
+        ours = read_certificate(octets)
+        not_after = theirs["notAfter"]
+        assert isinstance(not_after, str)
+        assert ours.not_after.timestamp() == ssl.cert_time_to_seconds(not_after)
+        assert ours.is_self_signed == (theirs["subject"] == theirs["issuer"])
+        for attributes in theirs["subject"]:
+            assert isinstance(attributes, tuple)
+            for name, value in attributes:  # type: ignore[str-unpack]
+                assert name != "commonName" or f"CN={value}" in ours.subject
+
+
+@pytest.mark.parametrize(
+    "octets", [b"", b"0", b"\x30\x03\x02\x01\x01", b"\x30\x82\xff\xff", b"a" * 99]
+)
+def test_what_is_no_certificate(octets: bytes) -> None:
+    """Garbage is a ValueError, nothing else."""
+    with pytest.raises(ValueError, match=r"not a certificate|unpack"):
+        read_certificate(octets)
+
+
+def test_a_certificate_that_is_cut_off() -> None:
+    """At every octet."""
+    whole = der(trustme.CA().issue_cert("mx.example.com").cert_chain_pems[0].bytes())
+    for end in range(len(whole)):
+        with pytest.raises(ValueError):  # noqa: PT011 - which of its texts does not matter
+            read_certificate(whole[:end])

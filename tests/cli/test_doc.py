@@ -11,7 +11,7 @@ import pytest
 from smtpconn.cli.exit_codes import ExitCode
 from smtpconn.cli.main import COMMANDS
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Running
+from tests.cli.runner import Runner
 
 DOC = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))
@@ -55,7 +55,7 @@ def keys(value: object) -> set[str]:
     return set()
 
 
-def test_every_key_of_the_json(smtpconn: Running, server: SmtpServer) -> None:
+def test_every_key_of_the_json(smtpconn: Runner, server: SmtpServer) -> None:
     """Of the objects of all commands."""
     envelope = ("-f", "me@example.com", "-t", "you@example.com,nobody@example.com")
     found: set[str] = set()

@@ -13,7 +13,7 @@ import pytest
 import smtpconn as package
 from smtpconn.cli import main
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Running
+from tests.cli.runner import Runner
 
 ROOT = Path(package.__file__).parent.parent
 
@@ -94,7 +94,7 @@ def test_nobody_reads_the_output(server: SmtpServer) -> None:
 
 
 def test_a_pipe_that_is_broken_before(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ends with 141 and not a word."""
 
@@ -104,12 +104,12 @@ def test_a_pipe_that_is_broken_before(
     monkeypatch.setattr("smtpconn.cli.output.Output.line", broken)
     # Which would be pytest's own.
     module = importlib.import_module("smtpconn.cli.main")
-    monkeypatch.setattr(module, "_forget_stdout", lambda: None)
+    monkeypatch.setattr(module, "_discard_stdout", lambda: None)
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.everything) == (141, "")
 
 
-def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends with 130 and one word, wherever it strikes."""
 
     def interrupted(*_: object) -> None:
@@ -121,7 +121,7 @@ def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.Monke
 
 
 def test_our_own_mistakes(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Are one line that says so, without the text of the error, which may hold anything."""
 
@@ -139,7 +139,7 @@ def test_our_own_mistakes(
 
 
 def test_an_error_of_the_system(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Is one line with the file's name."""
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import email
+import email.policy
 import io
 import os
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
-from smtpconn import ForwardPath, ReversePath
+from smtpconn import DsnNotify, DsnRet, ForwardPath, ReversePath
 from smtpconn.cli import messages
 from smtpconn.cli.exit_codes import UsageError
-from smtpconn.cli.messages import Outgoing, sources_of
+from smtpconn.cli.messages import (
+    EnvelopeOptions,
+    OutgoingMessage,
+    addresses,
+    compose,
+    envelope_of,
+    envelope_options,
+    sources_of,
+)
 from smtpconn.model.errors import ValidationError
 from tests.cli.runner import Input
 
@@ -24,7 +35,7 @@ NOTHING: dict[str, object] = {
 }  # fmt: skip
 
 
-def opened(tmp_path: Path, octets: bytes, **given: object) -> Outgoing:
+def opened(tmp_path: Path, octets: bytes, **given: object) -> OutgoingMessage:
     """The message that a file with these octets is."""
     path = tmp_path / "m.eml"
     path.write_bytes(octets)
@@ -65,7 +76,7 @@ def test_what_leaves(tmp_path: Path, end: bytes) -> None:
 def test_a_header_with_a_line_that_is_none(tmp_path: Path) -> None:
     """Recipients behind it would be missed, so the options have to say who."""
     octets = b"From: me@b.c\r\nTo: you@b.c\r\nwhat is this\r\nCc: cc@b.c\r\n\r\nhi\r\n"
-    with pytest.raises(UsageError, match="is no header field"):
+    with pytest.raises(UsageError, match="is not a header field"):
         opened(tmp_path, octets)
     assert opened(tmp_path, octets, sender="", to=["x@y.z"]).text == octets
 
@@ -194,3 +205,197 @@ def test_contradictions(given: dict[str, object], files: list[str], text: str) -
     """Between a message and composing one."""
     with pytest.raises(UsageError, match=text):
         sources_of(argparse.Namespace(**(NOTHING | given)), files)
+
+
+# The envelope
+
+
+NO_ENVELOPE: dict[str, object] = {
+    "sender": None, "to": [], "dsn_notify": None, "dsn_ret": None, "envid": None
+}  # fmt: skip
+
+
+def read_options(**given: object) -> EnvelopeOptions:
+    """Of these options."""
+    return envelope_options(argparse.Namespace(**(NO_ENVELOPE | given)))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a@b.c", ["a@b.c"]),
+        ("a@b.c,d@e.f, g@h.i", ["a@b.c", "d@e.f", "g@h.i"]),
+        ("Jane Doe <jane@b.c>, <d@e.f>", ["jane@b.c", "d@e.f"]),
+        ('"a,b"@c.d', ['"a,b"@c.d']),
+        ("j\u00f6rg@b.c", ["j\u00f6rg@b.c"]),
+        ("a@[192.0.2.1]", ["a@[192.0.2.1]"]),
+    ],
+)
+def test_lists_of_addresses(text: str, found: list[str]) -> None:
+    """With commas, display names and quoted local parts."""
+    assert addresses(text) == found
+
+
+@pytest.mark.parametrize("text", ["", ",", "a@b.c,,d@e.f", "<>"])
+def test_what_is_no_list_of_addresses(text: str) -> None:
+    """Is refused whole."""
+    with pytest.raises(ValidationError):
+        addresses(text)
+
+
+@pytest.mark.parametrize("text", ["someone", "a@b.c\r\nRCPT TO:<x@y.z>", "a b@c.d"])
+def test_what_may_not_be_sent(text: str) -> None:
+    """Neither as a recipient nor as the sender."""
+    with pytest.raises(ValidationError):
+        read_options(to=[text])
+    with pytest.raises(ValidationError):
+        read_options(sender=text)
+
+
+def test_sender_and_recipients() -> None:
+    """-t may be repeated; '' and <> are the null reverse-path; nothing is for the headers."""
+    found = read_options(sender="Me <me@b.c>", to=["a@b.c,d@e.f", "g@h.i"])
+    assert found.sender == ReversePath("me@b.c")
+    assert found.recipients == tuple(map(ForwardPath, ("a@b.c", "d@e.f", "g@h.i")))
+    assert read_options(sender="").sender == read_options(sender="<>").sender == ReversePath("")
+    assert read_options() == EnvelopeOptions()
+
+
+def test_notifications_become_parameters() -> None:
+    """DSN's options become the parameters of MAIL and of every RCPT."""
+    found = read_options(
+        sender="", to=["a@b.c,d@e.f"], dsn_notify="success,FAILURE", dsn_ret="HDRS", envid="x1"
+    )
+    assert found.notify == DsnNotify.SUCCESS | DsnNotify.FAILURE
+    envelope = envelope_of(ReversePath(""), found.recipients, b"", found)
+    assert envelope.mail_params == found.mail_params
+    assert found.mail_params.ret is DsnRet.HDRS
+    assert found.mail_params.envid == "x1"
+    assert envelope.rcpt_params is not None
+    assert [each.notify for each in envelope.rcpt_params] == [found.notify] * 2
+
+
+@pytest.mark.parametrize("names", ["", "sometimes", "success,"])
+def test_an_unknown_notification(names: str) -> None:
+    """Words that NOTIFY does not have."""
+    with pytest.raises(UsageError, match="--dsn-notify"):
+        read_options(dsn_notify=names)
+
+
+def test_reports_that_contradict_each_other() -> None:
+    """NEVER stands alone (RFC 3461 4.1)."""
+    found = read_options(dsn_notify="never,success", to=["a@b.c"])
+    with pytest.raises(ValidationError):
+        envelope_of(ReversePath(""), found.recipients, b"", found)
+
+
+def test_a_size_that_only_we_know() -> None:
+    """Goes beside what was wished for."""
+    found = read_options(envid="x1")
+    params = envelope_of(ReversePath(""), (), b"", found, 123).mail_params
+    assert params is not None
+    assert (params.size, params.envid) == (123, "x1")
+
+
+# Composed messages
+
+
+ME, YOU = ReversePath("me@example.com"), (ForwardPath("you@example.com"),)
+OPTIONS = EnvelopeOptions(ME, YOU)
+
+
+def composed(
+    given_options: EnvelopeOptions = OPTIONS, **given: object
+) -> tuple[EmailMessage, bytes, list[str]]:
+    """The message, its octets, and its envelope."""
+    options = argparse.Namespace(**({"header": [], "body": None, "attach": []} | given))
+    sender, recipients, octets = compose(options, given_options)
+    message = email.message_from_bytes(octets, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    return message, octets, [str(sender), *map(str, recipients)]
+
+
+def test_what_is_left_out() -> None:
+    """A test message with all it needs (RFC 5322 3.6), and CRLF line ends."""
+    message, octets, envelope = composed()
+    assert message["From"] == "me@example.com"
+    assert message["To"] == "you@example.com"
+    assert message["Subject"].startswith("test ")
+    assert message["Date"]
+    assert message["Message-ID"].endswith("@example.com>")
+    assert message.get_content().strip() == "This is a test mailing."
+    assert b"\n" not in octets.replace(b"\r\n", b"")
+    assert envelope == ["me@example.com", "you@example.com"]
+
+
+def test_headers() -> None:
+    """The first of a name takes the place of ours, further ones are added."""
+    message, _, _ = composed(header=["Subject: hello: you", "X-A: 1", "x-a:2", "From: I <i@x.y>"])
+    assert message.get_all("Subject") == ["hello: you"]
+    assert message.get_all("X-A") == ["1", "2"]
+    assert message["From"] == "I <i@x.y>"
+
+
+def test_the_envelope_from_headers() -> None:
+    """Without -f and -t they say it; Bcc counts, and does not leave."""
+    headers = ["From: i@x.y", "To: a@x.y", "Cc: b@x.y", "Bcc: c@x.y"]
+    message, octets, envelope = composed(EnvelopeOptions(), header=headers)
+    assert envelope == ["i@x.y", "a@x.y", "b@x.y", "c@x.y"]
+    assert message["Bcc"] is None
+    assert b"c@x.y" not in octets
+
+
+@pytest.mark.parametrize(
+    "given_options", [EnvelopeOptions(sender=ME), EnvelopeOptions(recipients=YOU)]
+)
+def test_nobody(given_options: EnvelopeOptions) -> None:
+    """Somebody has to be the sender, and somebody the recipient."""
+    with pytest.raises(ValidationError, match="give the"):
+        composed(given_options)
+
+
+@pytest.mark.parametrize("header", ["", "no colon", ": x", "Sub ject: x", "A: b\r\nBcc: x@y.z"])
+def test_what_is_no_header(header: str) -> None:
+    """Is refused, above all one that would be two."""
+    with pytest.raises(UsageError, match="--header"):
+        composed(header=[header])
+
+
+def test_a_body_and_attachments(tmp_path: Path) -> None:
+    """From text or a file; an attachment arrives as it is."""
+    (tmp_path / "body").write_text("Gr\u00fc\u00dfe")
+    octets = bytes(range(256)) * 3
+    (tmp_path / "a.png").write_bytes(octets)
+    (tmp_path / "b.txt").write_bytes(octets)
+    files = [str(tmp_path / "a.png"), f"@{tmp_path / 'b.txt'}"]
+    message, raw, _ = composed(body=f"@{tmp_path / 'body'}", attach=files)
+    assert raw.isascii()
+    body = message.get_body()
+    assert isinstance(body, EmailMessage)
+    assert body.get_content().strip() == "Gr\u00fc\u00dfe"
+    attached = list(message.iter_attachments())
+    assert [each.get_filename() for each in attached] == ["a.png", "b.txt"]
+    assert [each.get_payload(decode=True) for each in attached] == [octets] * 2
+    assert composed(body="hi")[1].endswith(b"\r\n\r\nhi\r\n")
+
+
+@pytest.mark.parametrize("given", [{"body": "@/no/such"}, {"attach": ["/no/such"]}])
+def test_files_that_are_not_there(given: dict[str, object]) -> None:
+    """Are named."""
+    with pytest.raises(UsageError, match="/no/such: No such file"):
+        composed(OPTIONS, **given)
+
+
+def test_an_internationalised_address() -> None:
+    """Makes a message with UTF-8 headers (RFC 6532), any other does not."""
+    _, octets, envelope = composed(EnvelopeOptions(ReversePath("j\u00f6rg@example.com"), YOU))
+    assert "From: j\u00f6rg@example.com\r\n".encode() in octets
+    assert envelope[0] == "j\u00f6rg@example.com"
+    assert composed(header=["Subject: gr\u00fcn"])[1].isascii()
+
+
+def test_the_null_reverse_path() -> None:
+    """Has no From of its own, and needs none."""
+    message, _, envelope = composed(EnvelopeOptions(ReversePath(""), YOU))
+    assert message["From"] is None
+    assert envelope[0] == ""

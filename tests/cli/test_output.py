@@ -114,7 +114,7 @@ def test_the_error_in_a_transcript() -> None:
     stdout = io.StringIO()
     out = Output(stdout=stdout, stderr=io.StringIO())
     out.transcript_error("lost")
-    assert out.teller(SHOWN) is not None
+    assert out.transcript_writer(SHOWN) is not None
     out.transcript_error("lost")
     assert stdout.getvalue() == "*** lost\n"
 

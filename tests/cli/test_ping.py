@@ -9,11 +9,11 @@ import pytest
 
 from smtpconn.cli.ping import Summary, histogram
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Running
+from tests.cli.runner import Runner
 from tests.realservers.exim import Exim
 
 
-def test_a_report(smtpconn: Running, server: SmtpServer) -> None:
+def test_a_report(smtpconn: Runner, server: SmtpServer) -> None:
     """One line each, the first one's steps, the figures and a histogram."""
     ran = smtpconn("ping", server.url, "-c", 4, "-i", "0.001")
     assert (ran.code, ran.err) == (0, "")
@@ -29,7 +29,7 @@ def test_a_report(smtpconn: Running, server: SmtpServer) -> None:
 
 
 def test_a_connection_is_replaced_before_the_server_loses_patience(
-    smtpconn: Running, server: SmtpServer
+    smtpconn: Runner, server: SmtpServer
 ) -> None:
     """After eight NOOPs."""
     ran = smtpconn("ping", server.url, "-c", 20, "-i", "0.001")
@@ -38,14 +38,14 @@ def test_a_connection_is_replaced_before_the_server_loses_patience(
     assert [c.commands.count("NOOP") for c in server.connections] == [8, 8, 4]
 
 
-def test_exim_is_not_provoked(smtpconn: Running, exim: Exim) -> None:
+def test_exim_is_not_provoked(smtpconn: Runner, exim: Exim) -> None:
     """Which hangs up at the eleventh command that is no mail."""
     found = smtpconn("ping", f"smtp://localhost:{exim.port}", "-c", 18, "-i", "0.001", "--json")
     assert found.code == 0
     assert found.object["answered"] == 18
 
 
-def test_as_json(smtpconn: Running, server: SmtpServer) -> None:
+def test_as_json(smtpconn: Runner, server: SmtpServer) -> None:
     """The same figures in seconds; the same keys where there was no server."""
     found = smtpconn("ping", server.url, "-c", 3, "-i", "0.001", "--json").object
     nothing = smtpconn("ping", "localhost:1", "--json").object
@@ -61,7 +61,7 @@ def test_as_json(smtpconn: Running, server: SmtpServer) -> None:
     assert nothing["errors"][0]["phase"] == "connect"
 
 
-def test_no_server(smtpconn: Running) -> None:
+def test_no_server(smtpconn: Runner) -> None:
     """Is told at once, once."""
     ran = smtpconn("ping", "localhost:1", "-c", 100)
     assert ran.code == 2
@@ -69,7 +69,7 @@ def test_no_server(smtpconn: Running) -> None:
     assert "answered      0 of 1" in ran.out
 
 
-def test_an_answer_that_does_not_come(smtpconn: Running, server: SmtpServer) -> None:
+def test_an_answer_that_does_not_come(smtpconn: Runner, server: SmtpServer) -> None:
     """Is counted, and the others are made all the same."""
     server.fault("NOOP", close=True, skip=1)
     ran = smtpconn("ping", server.url, "-c", 3, "-i", "0.001")
@@ -77,7 +77,7 @@ def test_an_answer_that_does_not_come(smtpconn: Running, server: SmtpServer) -> 
     assert "answered      2 of 3, over 2 connections" in ran.out
 
 
-def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends it with the figures so far."""
     sleeps = itertools.count(1)
 

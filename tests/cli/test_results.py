@@ -1,4 +1,4 @@
-"""What became of messages, and how it is told."""
+"""The delivery status of messages, and the report of it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from smtpconn import (
 )
 from smtpconn.cli import results
 from smtpconn.cli.exit_codes import ExitCode, sysexit_of
-from smtpconn.cli.messages import Outgoing
+from smtpconn.cli.messages import OutgoingMessage
 from smtpconn.cli.output import Output
 from smtpconn.cli.results import DeliveryStatus, MessageResult
 
 OK, NO, LATER = (SmtpResponse(c, (t,)) for c, t in ((250, "ok"), (550, "no"), (450, "later")))
 A, B = ForwardPath("a@example.com"), ForwardPath("b@example.com")
 ENVELOPE = Envelope("me@example.com", ["a@example.com", "b@example.com"], b"")
-OUTGOING = Outgoing("m.eml", ENVELOPE, b"")
+OUTGOING = OutgoingMessage("m.eml", ENVELOPE, b"")
 LOST = ConnectionClosedError("lost", phase=Phase.CONTENT, may_have_been_delivered=True)
 
 
@@ -41,7 +41,7 @@ def judged(
     result: SendResult | LmtpSendResult | None, error: SmtpError | None = None
 ) -> MessageResult:
     """What became of a message with two recipients."""
-    return results.judge(OUTGOING, SendOutcome(ENVELOPE, result, error))
+    return results.result_of(OUTGOING, SendOutcome(ENVELOPE, result, error))
 
 
 def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
@@ -55,7 +55,7 @@ def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
 
 
 @pytest.mark.parametrize(
-    ("told", "fate", "accepted"),
+    ("result", "fate", "accepted"),
     [
         (judged(SendResult(OK, (A, B))), DeliveryStatus.DELIVERED, 2),
         (judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),))), DeliveryStatus.PARTLY, 1),
@@ -74,16 +74,16 @@ def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
         (judged(None, TransportError("no", phase=Phase.CONNECT)), DeliveryStatus.FAILED, 0),
     ],
 )
-def test_a_fate(told: MessageResult, fate: DeliveryStatus, accepted: int) -> None:
+def test_a_status(result: MessageResult, fate: DeliveryStatus, accepted: int) -> None:
     """By the server's answers, and unknown whenever one is missing that may be a yes."""
-    assert told.fate is fate
-    assert told.accepted == accepted
+    assert result.status is fate
+    assert result.accepted == accepted
 
 
-def test_a_fate_in_words() -> None:
+def test_a_status_in_words() -> None:
     """The reply, whom it is not delivered to, and why."""
-    told = judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),)))
-    assert str(told) == "m.eml: to 1 of 2 recipients: 250 ok; not to b@example.com: 550 no"
+    result = judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),)))
+    assert str(result) == "m.eml: to 1 of 2 recipients: 250 ok; not to b@example.com: 550 no"
     assert "not to b@example.com: no answer" in str(judged(lmtp(OK, None)))
     assert str(judged(None, LOST)) == "m.eml: lost"
     assert (
@@ -92,10 +92,10 @@ def test_a_fate_in_words() -> None:
     )
 
 
-def shown(*results_: MessageResult) -> list[str]:
+def shown(*found: MessageResult) -> list[str]:
     """The report."""
     stdout = io.StringIO()
-    results.show(results_, Output(stdout=stdout, stderr=io.StringIO()), 2.0)
+    results.show(found, Output(stdout=stdout, stderr=io.StringIO()), 2.0)
     return stdout.getvalue().splitlines()
 
 
@@ -109,18 +109,18 @@ def test_a_report_of_many() -> None:
     """Failures first, unknown before all; counts; and what not to do."""
     lines = shown(DELIVERED, REFUSED, UNKNOWN, DELIVERED)
     assert lines == [
-        "unknown       m.eml: lost",
         "refused       m.eml: the server refused mail: 550 no",
         "delivered          2",
         "refused            1",
         "unknown            1",
-        "unknown: these may have been delivered: do not send them again blindly",
         "4 messages in 2.00 s, 2 per second",
+        "unknown: these may have been delivered: do not send them again blindly",
+        "unknown       m.eml: lost",
     ]
 
 
 def test_a_report_of_one_error_for_all() -> None:
-    """Is not told a thousand times; the error itself is told at the end."""
+    """It is not repeated for each message; the error itself is the last line."""
     error = TransportError("no server", phase=Phase.CONNECT)
     lines = shown(
         *[MessageResult(f"{n}.eml", DeliveryStatus.FAILED, error=error) for n in range(1000)]
@@ -130,7 +130,7 @@ def test_a_report_of_one_error_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("results_", "code", "sysexit"),
+    ("found", "code", "sysexit"),
     [
         ([DELIVERED], ExitCode.OK, 0),
         ([DELIVERED, DELIVERED], ExitCode.OK, 0),
@@ -146,17 +146,17 @@ def test_a_report_of_one_error_for_all() -> None:
         ([DELIVERED, REFUSED, UNKNOWN], ExitCode.SOME_UNKNOWN, os.EX_PROTOCOL),
     ],
 )
-def test_exit_codes(results_: list[MessageResult], code: ExitCode, sysexit: int) -> None:
+def test_exit_codes(found: list[MessageResult], code: ExitCode, sysexit: int) -> None:
     """One message's own error; for many whether some were refused, and before that unknown."""
-    ending = results.ending(results_, {})
+    ending = results.command_result(found, {})
     assert ending.code is code
     assert sysexit_of(ending.code, ending.error) == sysexit
     assert (ending.error is None) == (code is ExitCode.OK)
 
 
-def test_a_fate_as_json() -> None:
+def test_a_status_as_json() -> None:
     """With every key always."""
-    found = [told.as_json() for told in (DELIVERED, REFUSED, judged(lmtp(OK, None)))]
+    found = [result.as_json() for result in (DELIVERED, REFUSED, judged(lmtp(OK, None)))]
     assert len({tuple(each) for each in found}) == 1
     assert found[0]["reply"] == {"code": 250, "enhanced_status": None, "lines": ["ok"]}
     assert found[2]["refused"] == [{"recipient": "b@example.com", "reply": None}]

@@ -11,7 +11,7 @@ from smtpconn.cli import secrets
 from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.secrets import Secrets
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Input, Running
+from tests.cli.runner import Input, Runner
 from tests.realservers.certificates import Certificates
 
 USER, PASSWORD = "alice", "open sesame + 1"
@@ -114,7 +114,7 @@ ECHO = "535 5.7.8 no such login: " + " ".join(forms())
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", None])
 @pytest.mark.parametrize("is_right", [True, False])
 def test_no_secret_is_ever_written(
-    smtpconn: Running,
+    smtpconn: Runner,
     monkeypatch: pytest.MonkeyPatch,
     certificates: Certificates,
     how: tuple[str, ...],
@@ -140,7 +140,7 @@ def test_no_secret_is_ever_written(
 
 
 def test_a_password_in_a_url_is_warned_about_and_not_shown(
-    smtpconn: Running, server: SmtpServer
+    smtpconn: Runner, server: SmtpServer
 ) -> None:
     """Neither in the warning nor in any error."""
     url = f"smtp://alice:{PASSWORD.replace(' ', '%20')}@{server.host}:{server.port}"
@@ -157,7 +157,7 @@ def test_a_password_in_a_url_is_warned_about_and_not_shown(
 
 
 def test_a_url_from_the_environment_is_not_warned_about(
-    smtpconn: Running, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others cannot read it there."""
     with SmtpServer(users={USER: PASSWORD}) as server:
@@ -168,7 +168,7 @@ def test_a_url_from_the_environment_is_not_warned_about(
     assert "login         alice, by PLAIN" in ran.out
 
 
-def test_there_is_no_option_for_a_password(smtpconn: Running) -> None:
+def test_there_is_no_option_for_a_password(smtpconn: Runner) -> None:
     """swaks's -ap is refused with the reason, and what follows a wrong option is not quoted."""
     for option in ("-ap", "--auth-password", "--password", "--passwd", "--passwd=x"):
         ran = smtpconn("check", "localhost:1", "-au", USER, option, PASSWORD, PASSWORD)

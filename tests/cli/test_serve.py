@@ -1,4 +1,4 @@
-"""``smtpconn serve``: a mail catcher, as a process of its own and inside this one."""
+"""``smtpconn serve``: a mail sink, as a process of its own and inside this one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from smtpconn.cli.output import Output
 from smtpconn.cli.serve import MessageSink, store
 from smtpconn.testing import ReceivedMessage
-from tests.cli.runner import Running
+from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
 
 MESSAGE = "From: a@b.c\r\nSubject: caught\r\n\r\nHello \x1b[2J\r\n.dot\r\n"
@@ -34,6 +34,7 @@ class Served:
 
     process: subprocess.Popen[str]
     port: int
+    before: list[str]
     out: str = ""
     err: str = ""
 
@@ -60,12 +61,14 @@ def serving(*arguments: object) -> Iterator[Served]:
     ) as process:
         try:
             assert process.stderr is not None
-            line = process.stderr.readline()
-            while "warning" in line:
+            before: list[str] = []
+            found = None
+            while found is None:
                 line = process.stderr.readline()
-            found = re.search(r"listening on \S+:(\d+) ", line)
-            assert found is not None, line + process.stderr.read()
-            yield Served(process, int(found[1]))
+                assert line, before
+                before.append(line.rstrip())
+                found = re.search(r"listening on \S+:(\d+) ", line)
+            yield Served(process, int(found[1]), before)
         finally:
             process.kill()
 
@@ -123,7 +126,7 @@ def test_messages_are_stored(tmp_path: Path) -> None:
 
 
 def test_the_last_message_wanted_is_acknowledged() -> None:
-    """The catcher ends only when its client has the answer, however fast both are."""
+    """The sink ends only when its client has the answer, however fast both are."""
     for _ in range(5):
         with serving("--count", 1) as served:
             assert send(served.port) == {}
@@ -198,7 +201,7 @@ def test_faults_on_demand() -> None:
         assert served.end() == 0
 
 
-def test_it_listens_on_loopback_unless_told(smtpconn: Running) -> None:
+def test_it_listens_on_loopback_unless_told(smtpconn: Runner) -> None:
     """And where it is told otherwise, it warns."""
     with serving() as served, socket.create_connection(("127.0.0.1", served.port)) as peer:
         assert peer.getpeername()[0] == "127.0.0.1"
@@ -209,7 +212,7 @@ def test_it_listens_on_loopback_unless_told(smtpconn: Running) -> None:
     assert "smtpconn: cannot listen on 192.0.2.1:8025: Cannot assign" in ran.err
 
 
-def test_a_port_that_is_taken(smtpconn: Running) -> None:
+def test_a_port_that_is_taken(smtpconn: Runner) -> None:
     """Is told in one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = smtpconn("serve", "-p", taken.getsockname()[1], "--json")
@@ -222,21 +225,23 @@ def test_a_port_that_is_taken(smtpconn: Running) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--tlsc"], "need --tls-cert"),
-        (["--tls-cert", "/no/such"], "no use: No such file"),
+        (["--tls-key", "k"], "needs --tls-cert"),
+        (["--auth", "any", "--user", "me"], "exclude each other"),
+        (["--auth", "all"], "invalid choice"),
+        (["--tls-cert", "/no/such"], "cannot be used: No such file"),
         (["--user", "me"], "there is no password for me"),
         (["--store", "/dev/null/x"], "--store /dev/null/x: "),
     ],
 )
-def test_what_cannot_be(smtpconn: Running, arguments: list[str], text: str) -> None:
+def test_what_cannot_be(smtpconn: Runner, arguments: list[str], text: str) -> None:
     """Is told before it listens."""
     ran = smtpconn("serve", *arguments)
     assert ran.code == 1
     assert text in ran.err
 
 
-def test_what_cannot_be_stored_is_not_acknowledged(smtpconn: Running, tmp_path: Path) -> None:
-    """The client learns that it was not taken, and the catcher ends with the reason."""
+def test_what_cannot_be_stored_is_not_acknowledged(smtpconn: Runner, tmp_path: Path) -> None:
+    """The client learns that it was not taken, and the sink ends with the reason."""
     directory = tmp_path / "mail"
     with serving("--store", directory) as served:
         directory.rmdir()
@@ -296,15 +301,15 @@ def test_a_socket(tmp_path: Path) -> None:
 
 
 def test_nobody_reads_any_more() -> None:
-    """A pipe that breaks ends the catcher, and the message is not acknowledged."""
+    """A pipe that breaks ends the sink, and the message is not acknowledged."""
     out = Output()
-    catcher = MessageSink(out, None, None)
+    sink = MessageSink(out, None, None)
 
     def broken(text: str, style: str = "") -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
     out.line = broken  # type: ignore[method-assign, assignment]
     with pytest.raises(BrokenPipeError):
-        catcher.take(RECEIVED)
-    assert catcher.is_over.is_set()
-    assert catcher.caught == 0
+        sink.take(RECEIVED)
+    assert sink.is_over.is_set()
+    assert sink.count == 0

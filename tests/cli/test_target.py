@@ -16,7 +16,7 @@ from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target, target_of
 from smtpconn.model.errors import UnsupportedExtensionError, ValidationError
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Running
+from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
 
 
@@ -109,8 +109,8 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["--socket", "/x", "-4"], "not for a UNIX socket"),
         (["mx", "--insecure"], "need --tls or --tlsc"),
         (["mx", "--tls", "--tls-key", "k"], "needs --tls-cert"),
-        (["mx", "--tls", "--tls-cert", "/no/such"], "no use: No such file"),
-        (["mx", "--tls", "--tls-ca-path", "/no/such"], "no use: No such file"),
+        (["mx", "--tls", "--tls-cert", "/no/such"], "cannot be used: No such file"),
+        (["mx", "--tls", "--tls-ca-path", "/no/such"], "cannot be used: No such file"),
         (["mx", "--tls", "--tls-ca-path", __file__], "holds no PEM that fits"),
         (["mx", "--tls", "--tls-cert", __file__], "holds no PEM that fits"),
         (["mx", "--auth", "PLAIN"], "whom to log in as"),
@@ -207,7 +207,7 @@ def test_a_token_from_a_command_is_got_again() -> None:
     ],
 )
 def test_the_first_mechanism_that_is_offered(
-    smtpconn: Running,
+    smtpconn: Runner,
     monkeypatch: pytest.MonkeyPatch,
     wanted: str,
     offered: tuple[str, ...],
@@ -221,7 +221,7 @@ def test_the_first_mechanism_that_is_offered(
     assert f"login         me, by {used}" in ran.out
 
 
-def test_no_mechanism_is_offered(smtpconn: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_mechanism_is_offered(smtpconn: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what is, and the connection is closed."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}) as server:
@@ -237,7 +237,7 @@ def test_no_mechanism_is_offered(smtpconn: Running, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_mechanism_for_other_credentials(
-    smtpconn: Running, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token mechanism beside a password one, where only a password is there."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")

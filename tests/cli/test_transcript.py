@@ -82,11 +82,10 @@ def test_the_clock_of_what_did_not_happen() -> None:
     assert steps(said, 0.0) == Steps(connect=0, banner=1)
 
 
-def test_banner_mechanism_and_offers() -> None:
-    """What no connection tells when there came to be none is read off the log."""
-    assert transcript.greeting(STARTTLS) == ["220-mx", "220 ready"]
-    assert transcript.mechanism(STARTTLS) == "LOGIN"
-    assert transcript.mechanism([]) is None
+def test_banner_and_offers() -> None:
+    """Of a session that failed, of which there is no connection, they are in the log."""
+    assert transcript.banner(STARTTLS) == ["220-mx", "220 ready"]
+    assert transcript.banner([]) == []
     offers = transcript.capabilities(STARTTLS)
     assert offers is not None
     assert offers.size_limit == 9
