@@ -55,7 +55,8 @@ def test_it_is_installed_under_its_name() -> None:
     line = config["options.entry_points"]["console_scripts"].strip()
     assert line == "smtpconn = smtpconn.cli:main"
     assert callable(main)
-    assert config["options.extras_require"]["cli"].split() == ["rich"]
+    extra = config["options.extras_require"]["cli"].split()
+    assert extra == ["cryptography>=42", "rich", "trustme"]
 
 
 def test_importing_the_package_does_not_bring_it_along() -> None:
