@@ -94,7 +94,7 @@ def sources_of(args: argparse.Namespace, files: Sequence[str]) -> list[MessageSo
     """The messages that the options name, in their order.
 
     Raises:
-        UsageError: the options name a message and compose one.
+        UsageError: the options name a message and compose one, or standard input is closed.
         ValidationError: as `envelope_options`.
     """
     options = envelope_options(args)
@@ -106,6 +106,8 @@ def sources_of(args: argparse.Namespace, files: Sequence[str]) -> list[MessageSo
         )
     if names.count("-") > 1:
         raise UsageError("standard input can be read only once")
+    if "-" in names and sys.stdin is None:
+        raise UsageError("standard input is closed", os.EX_NOINPUT)
     if names:
         return [_source(name, options) for name in names]
     if composes or sys.stdin is None or sys.stdin.isatty():

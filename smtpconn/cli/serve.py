@@ -246,7 +246,9 @@ def decoded_lines(message: ReceivedMessage) -> list[str]:
     try:
         email = message.email
         lines = [f"{name}: {value}" for name, value in email.items()]
-        text = email.get_body(("plain", "html"))
+        text: MIMEPart | None = email.get_body(("plain", "html"))
+        if text is None and not email.is_multipart() and "multipart" in email.get_content_type():
+            text = email  # a multipart message without its boundary
         body = [] if text is None else _text_of(text).splitlines()
         return [*lines, "", *body, *(_part_line(part) for part in _parts(email, text))]
     except Exception:
@@ -268,8 +270,10 @@ def _text_of(part: MIMEPart) -> str:
 
 
 def _content(part: MIMEPart) -> bytes:
+    if part.is_multipart():
+        return b"".join(bytes(each) for each in part.iter_parts())  # an attached message
     content = part.get_payload(decode=True)
-    return content if isinstance(content, bytes) else part.as_bytes()
+    return content if isinstance(content, bytes) else b""
 
 
 def _parts(part: MIMEPart, shown: MIMEPart | None) -> Iterator[MIMEPart]:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Literal, Self
 from urllib.parse import quote
 
@@ -227,6 +228,8 @@ class SmtpServer:
 
     def close_idle(self, reply: str | None = "421 4.3.2 Shutting down") -> None:
         """Say ``reply`` (None: nothing) on every connection that is silent, and close it."""
+        if not isinstance(reply, (str, NoneType)):
+            raise TypeError(f"reply is str or None, not {reply!r:.80}")
         with self._changed:
             links = list(self._links)
         for link in links:
@@ -266,7 +269,8 @@ class SmtpServer:
             match: only for a command line that holds this.
 
         Raises:
-            ValueError: there is no such step.
+            TypeError: an argument of another type.
+            ValueError: an unknown step, a negative number, or ``times`` below 1.
         """
         self._faults.add(
             Fault(step, reply, delay, close, reset, hang, split, before, after, times, skip, match)
@@ -282,6 +286,8 @@ class SmtpServer:
             reply: what is said to RCPT.
             times: how often; None for always.
         """
+        if not isinstance(address, str):
+            raise TypeError(f"address is str, not {address!r:.80}")
         self.fault("RCPT", reply=reply, match=f"<{address}>", times=times)
 
     def shut_down_at(

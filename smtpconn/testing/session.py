@@ -440,8 +440,8 @@ ANY_LOGIN: Mapping[str, SaslExchange] = {
     "PLAIN": functools.partial(_any_login, b"", rb"[^\0]*\0([^\0]+)\0"),
     "LOGIN": _any_login_with_login,
     "CRAM-MD5": functools.partial(_any_login, b"<1.1@localhost>", rb"(.+) [0-9A-Fa-f]{32}\Z"),
-    "XOAUTH2": functools.partial(_any_login, b"", rb"user=([^\1]*)\1auth=Bearer "),
-    "OAUTHBEARER": functools.partial(_any_login, b"", rb"n,(?:a=([^,]*))?,\1.*auth=Bearer "),
+    "XOAUTH2": functools.partial(_any_login, b"", rb"user=([^\x01]*)\x01auth=Bearer "),
+    "OAUTHBEARER": functools.partial(_any_login, b"", rb"n,(?:a=([^,]*))?,\x01.*auth=Bearer "),
 }
 """Mechanisms that accept every user and every secret. SCRAM is not among them: there the server
 proves that it knows the password, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -157,6 +158,27 @@ def test_days_that_are_wanted(smtpconn: Runner, least: int, code: int) -> None:
         ran = smtpconn("check", url, "--insecure", "--min-days", least)
     assert ran.code == code
     assert ("valid for 12 more days, fewer than 13" in ran.err) == (code != 0)
+
+
+def test_without_cryptography(
+    smtpconn: Runner, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ssl says of a verified certificate is the same; the extra is named."""
+    arguments = ["--tls-ca-path", certificates.ca_file, "--json"]
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        url = f"smtps://localhost:{server.port}"
+        whole = smtpconn("check", url, *arguments).object
+        monkeypatch.setitem(sys.modules, "cryptography", None)
+        found = smtpconn("check", url, *arguments).object
+        unverified = smtpconn("check", url, "--insecure", "--json").object
+        ran = smtpconn("check", url, "--insecure", "--min-days", 1)
+    assert found["tls"]["certificate"] == whole["tls"]["certificate"]
+    assert any("pip install 'smtpconn[cli]'" in note for note in found["notes"])
+    assert not any("smtpconn[cli]" in note for note in whole["notes"])
+    assert unverified["tls"]["certificate"] is None
+    assert unverified["ok"]
+    assert ran.code == 29
+    assert "pip install 'smtpconn[cli]'" in ran.err
 
 
 def test_days_of_no_certificate(smtpconn: Runner, server: SmtpServer) -> None:

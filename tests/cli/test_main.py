@@ -110,6 +110,36 @@ def test_a_pipe_that_is_broken_before(
     assert (ran.code, ran.everything) == (141, "")
 
 
+COMMAND_LINES = ["check {}", "send {} -", "ping {} -c 1", "send --help", "--version", "check"]
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES)
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", ">/dev/full"])
+def test_closed_and_full_streams(server: SmtpServer, command: str, streams: str) -> None:
+    """No traceback, and the exit code of what was done; a full disk is an error that is named."""
+    line = f"{sys.executable} -W error -m smtpconn {command.format(server.url)}"
+    feed = "" if "<" in streams else "printf 'From: a@b.c\\nTo: d@e.f\\n\\nhi\\n' | "
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {feed}{line} {streams}"],
+        capture_output=True, text=True, timeout=15, check=False,
+    )  # fmt: skip
+    everything = done.stdout + done.stderr
+    assert "Traceback" not in everything
+    assert "Exception ignored" not in everything
+    is_bad = command == "check" or ("send {}" in command and "<" in streams)
+    is_full = "full" in streams and "{}" in command
+    assert done.returncode == (1 if is_bad or is_full else 0)
+    assert ("standard output: No space left on device" in done.stderr) == is_full
+
+
+def test_a_closed_standard_output_is_not_a_socket(server: SmtpServer) -> None:
+    """Python's print would write into the connection that got its descriptor."""
+    server.fault("QUIT", delay=0.2)
+    command = f"{sys.executable} -m smtpconn check {server.url} >&-"
+    assert subprocess.run(["bash", "-c", command], timeout=15, check=False).returncode == 0
+    assert server.connections[0].commands[1:] == ["NOOP"] * 3 + ["QUIT"]
+
+
 def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends with 130 and one word, wherever it strikes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -14,12 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import EmailMessage
+from email.policy import SMTP
 from pathlib import Path
 
 import pytest
 
+from smtpconn import OAuthCredentials, PasswordCredentials, ServerConfig, TlsMode
+from smtpconn.auth.credentials import Credentials
 from smtpconn.cli.output import Output
-from smtpconn.cli.serve import MessageSink, store
+from smtpconn.cli.serve import MessageSink, decoded_lines, store
 from smtpconn.testing import ReceivedMessage
 from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
@@ -190,6 +195,165 @@ def test_tls_from_the_first_octet(certificates: Certificates) -> None:
         with smtplib.SMTP_SSL("localhost", served.port, context=context) as client:
             assert client.noop()[0] == 250
         assert served.end() == 0
+
+
+@pytest.mark.parametrize("mode", ["--tls", "--tlsc"])
+def test_a_certificate_made_at_start(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that is printed at start makes clients trust it; it is gone at the end."""
+    with serving(mode, "--auth", "any", "--count", 1) as served:
+        (line,) = (line for line in served.before if line.startswith("SSL_CERT_FILE="))
+        ca_file = line.partition("=")[2]
+        context = ssl.create_default_context(cafile=ca_file)
+        assert context.check_hostname
+        if mode == "--tls":
+            client = smtplib.SMTP("127.0.0.1", served.port, timeout=10)
+            client.starttls(context=context)
+        else:
+            client = smtplib.SMTP_SSL("localhost", served.port, timeout=10, context=context)
+        with client:
+            client.login("anybody", "anything")
+            client.sendmail("a@b.c", "d@e.f", MESSAGE)
+        assert served.wait() == 0
+    assert "X-User: anybody" in served.out
+    assert "under TLS" in served.out
+    assert not Path(ca_file).exists()
+
+
+def test_a_certificate_for_another_address() -> None:
+    """It is valid for the address of --host, too."""
+    with serving("--tls", "--host", "127.0.0.2") as served:
+        (line,) = (line for line in served.before if line.startswith("SSL_CERT_FILE="))
+        context = ssl.create_default_context(cafile=line.partition("=")[2])
+        with smtplib.SMTP("127.0.0.2", served.port, timeout=10) as client:
+            assert client.starttls(context=context)[0] == 220
+        assert served.end() == 0
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        PasswordCredentials("me", "sesame"),
+        PasswordCredentials("j\u00f6rg", "\u00fc"),
+        OAuthCredentials("me@example.com", "token"),
+    ],
+)
+def test_every_login_is_accepted(credentials: Credentials) -> None:
+    """By password and by token, in clear, with every mechanism that is offered."""
+    with serving("--auth", "any") as served:
+        config = ServerConfig("127.0.0.1", served.port, TlsMode.NONE, credentials=credentials)
+        with config.connect() as client:
+            assert client.is_authenticated
+            offered = client.capabilities.auth_mechanisms
+        assert offered == ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER")
+        send(served.port)  # no login is required
+        assert served.end() == 0
+    assert "1 messages" in served.err
+
+
+def settings_of(lines: list[str], heading: str) -> dict[str, object]:
+    """The settings after a heading, executed as the Python that they are."""
+    begin = next(n for n, line in enumerate(lines) if line.startswith(heading)) + 1
+    block = itertools.takewhile(lambda line: " = " in line, lines[begin:])
+    settings: dict[str, object] = {}
+    exec("\n".join(block), {}, settings)
+    return settings
+
+
+def test_settings_to_copy(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are Python, and name what was asked for: address, kind of TLS, user."""
+    monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
+    with serving("--host", "0.0.0.0") as served:
+        django = settings_of(served.before, "# Django")
+        assert django == {"EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": served.port}
+    with serving(
+        "--tls-cert", certificates.server_file, "--tls-key", certificates.server_key_file,
+        "--user", "me",
+    ) as served:  # fmt: skip
+        django, flask = (settings_of(served.before, name) for name in ("# Django", "# Flask"))
+        assert django["EMAIL_USE_TLS"] is flask["MAIL_USE_TLS"] is True
+        assert django["EMAIL_HOST_USER"] == flask["MAIL_USERNAME"] == "me"
+        assert "sesame" not in "".join(served.before)
+        assert not any("SSL_CERT_FILE" in line for line in served.before)
+    with serving("--tlsc") as served:
+        django, flask = (settings_of(served.before, name) for name in ("# Django", "# Flask"))
+        assert django["EMAIL_USE_SSL"] is flask["MAIL_USE_SSL"] is True
+        assert flask["MAIL_PORT"] == served.port
+    with serving("--json") as served:
+        assert len(served.before) == 1
+
+
+def test_without_trustme(smtpconn: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    monkeypatch.setattr("smtpconn.testing.certificates._authorities", {})
+    ran = smtpconn("serve", "--tls", "-p", "0")
+    assert ran.code == 1
+    assert "pip install 'smtpconn[cli]'" in ran.err
+
+
+# What is shown of a message
+
+
+def decoded(message: EmailMessage) -> list[str]:
+    """The lines that are printed for a message."""
+    return decoded_lines(ReceivedMessage("a@b.c", ("d@e.f",), message.as_bytes(policy=SMTP)))
+
+
+def test_text_and_header_are_decoded() -> None:
+    """No base64, no quoted-printable, no encoded words."""
+    message = EmailMessage()
+    message["Subject"] = "Gr\u00fc\u00dfe aus K\u00f6ln"
+    message["From"] = "K\u00e4the <k@example.com>"
+    message.set_content("Sch\u00f6n!\nBis bald.\n", cte="base64")
+    lines = decoded(message)
+    assert "Subject: Gr\u00fc\u00dfe aus K\u00f6ln" in lines
+    assert "From: K\u00e4the <k@example.com>" in lines
+    assert lines[-3:] == ["", "Sch\u00f6n!", "Bis bald."]
+
+
+def test_attachments_are_named() -> None:
+    """With their type and size; the HTML beside a text is not shown, nor an attached message."""
+    message = EmailMessage()
+    message.set_content("text\n")
+    message.add_alternative("<p>html</p>\n", subtype="html")
+    message.add_attachment(b"x" * 2500, maintype="image", subtype="png", filename="\u00fc.png")
+    inner = EmailMessage()
+    inner.set_content("inner\n")
+    message.add_attachment(inner)
+    assert decoded(message)[-4:] == [
+        "text",
+        "[another part (text/html, 13 bytes)]",
+        "[attachment: \u00fc.png (image/png, 2.5 kB)]",
+        f"[another part (message/rfc822, {len(bytes(inner))} bytes)]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"Content-Type: text/html\r\n\r\n<p>only</p>\r\n", "<p>only</p>"),
+        (b"Content-Type: text/plain; charset=no-such\r\n\r\n\xc3\xbc\r\n", "\u00fc"),
+        (b"Subject: x\r\n\r\n\xff\r\n", "\\xff"),
+        (b"Content-Type: application/pdf\r\n\r\n%PDF\r\n", "[another part (application/pdf"),
+        (b"Content-Type: multipart/mixed; boundary=x\r\n\r\nno part\r\n", "no part"),
+        (b"To: \"\r\nFrom: (((\r\nDate: x\r\n\r\nhi\r\n", "hi"),
+        (b"no header at all", "no header at all"),
+        (b"", ""),
+    ],
+)  # fmt: skip
+def test_malformed_messages_are_shown(content: bytes, shown: str) -> None:
+    """Whatever a program sends: an error in it is what it is developed with a mailbox for."""
+    lines = decoded_lines(ReceivedMessage("a@b.c", ("d@e.f",), content))
+    assert shown in "\n".join(lines)
+
+
+def test_messages_as_they_came() -> None:
+    """With --raw nothing is decoded."""
+    with serving("--raw", "--count", 1) as served:
+        with smtplib.SMTP("127.0.0.1", served.port, timeout=10) as client:
+            client.sendmail("a@b.c", "d@e.f", "Subject: =?utf-8?q?=C3=BC?=\r\n\r\nhi\r\n")
+        assert served.wait() == 0
+    assert "Subject: =?utf-8?q?=C3=BC?=" in served.out.splitlines()
 
 
 def test_faults_on_demand() -> None:

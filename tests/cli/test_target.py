@@ -7,6 +7,7 @@ import io
 import ssl
 from pathlib import Path
 
+import certifi
 import pytest
 
 from smtpconn import OAuthCredentials, PasswordCredentials, Pipelining, Protocol, TlsMode
@@ -108,6 +109,7 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["-s", "mx:port"], "HOST or HOST:PORT"),
         (["--socket", "/x", "-4"], "not for a UNIX socket"),
         (["mx", "--insecure"], "need --tls or --tlsc"),
+        (["mx", "--tls-server-name", "mx"], "need --tls or --tlsc"),
         (["mx", "--tls", "--tls-key", "k"], "needs --tls-cert"),
         (["mx", "--tls", "--tls-cert", "/no/such"], "cannot be used: No such file"),
         (["mx", "--tls", "--tls-ca-path", "/no/such"], "cannot be used: No such file"),
@@ -171,6 +173,31 @@ def test_authorities_from_a_directory(certificates: Certificates) -> None:
     assert found.tls_context is not None
     assert found.tls_context.verify_mode is ssl.CERT_REQUIRED
     assert found.tls_context.check_hostname
+
+
+def test_the_authorities_of_the_environment(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that --tls-ca-path names count alone, as everywhere in the library."""
+    monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
+    found = target("mx", "--tls", "--tls-ca-path", str(certificates.ca_file)).tls_context
+    assert found is not None
+    assert len(found.get_ca_certs()) == 1
+    assert found.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert target("mx", "--tls").tls_context is None  # the library's own rule
+
+
+def test_the_name_in_the_certificate(smtpconn: Runner, certificates: Certificates) -> None:
+    """With --tls-server-name it is checked in place of the host."""
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        url = f"smtps://127.0.0.1:{server.port}"
+        arguments = ["--tls-ca-path", certificates.ca_file, "--tls-server-name"]
+        assert smtpconn("check", url, *arguments, "mx.example.test").code == 0
+        ran = smtpconn("check", url, *arguments, "other.example.test")
+        assert ran.code == 29
+        assert "other.example.test" in ran.err
+        ran = smtpconn("check", url, *arguments, "mx.example.test", "-q", "ehlo")
+        assert ran.code == 0
 
 
 def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

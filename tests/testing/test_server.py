@@ -202,6 +202,39 @@ def test_logins(mechanism: str, at_once: bool) -> None:
         assert server.messages[0].user == "user"
 
 
+@pytest.mark.parametrize(
+    ("login", "user"),
+    [
+        (b"AUTH PLAIN AG1lAGFueXRoaW5n", "me"),
+        (b"AUTH XOAUTH2 dXNlcj1tZQFhdXRoPUJlYXJlciB4AQE=", "me"),
+        (b"AUTH OAUTHBEARER bixhPW1lLAFhdXRoPUJlYXJlciB4AQE=", "me"),
+        (b"AUTH OAUTHBEARER biwsAWF1dGg9QmVhcmVyIHgBAQ==", ""),
+    ],
+)
+def test_any_login_is_accepted(login: bytes, user: str) -> None:
+    """With every secret; the user is recorded, and no login is required."""
+    with SmtpServer(accept_any_login=True) as server, connected(server) as peer:
+        assert peer.ask(b"MAIL FROM:<>").startswith("250")
+        assert peer.ask(b"RSET").startswith("250")
+        assert peer.ask(login).startswith("235")
+        assert server.connections[0].user == user
+
+
+@pytest.mark.parametrize("name", ["PLAIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"])
+def test_any_login_has_to_be_one(name: str) -> None:
+    """An answer that does not follow the mechanism is refused, so that a client's fault shows."""
+    with SmtpServer(accept_any_login=True) as server, connected(server) as peer:
+        assert peer.ask(f"AUTH {name}".encode()).startswith("334")
+        assert peer.ask(b"bWU=").startswith("535")
+        assert server.connections[0].user is None
+
+
+def test_any_login_beside_users() -> None:
+    """A contradiction."""
+    with pytest.raises(ValueError, match="exclude each other"):
+        SmtpServer(accept_any_login=True, users={"me": "x"})
+
+
 def test_a_server_without_ehlo() -> None:
     """It knows HELO."""
     with SmtpServer(ehlo=False) as server, smtplib.SMTP(server.host, server.port) as client:
