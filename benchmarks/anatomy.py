@@ -18,11 +18,12 @@ from smtpconn.client.channel import Channel
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.client.driver import Driver
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.model.replies import ReplyParser, response
+from smtpconn.model.replies import response
 from smtpconn.model.results import SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.mail_request import envelope_commands, make_request
+from smtpconn.protocol.reply_parser import ReplyParser
 from smtpconn.protocol.session import SessionState
 
 ENVELOPE = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
@@ -34,6 +35,7 @@ class Echo:
     """A transport at whose other end a server answers every turn at once."""
 
     is_open = True
+    is_inherited = False
     is_tls = False
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
     celery -A examples.celery_tasks worker --concurrency 4
     python -m examples.celery_tasks you@example.net she@example.net
 
-`notify` is the short way: acknowledged before it runs, tried again when the server says 4xx. A
+`notify` is the short way: acknowledged before it runs, and tried again wherever that is safe. A
 worker that is killed takes its message with it.
 
 `deliver` is for mail that matters. It is acknowledged when it is done, so a killed worker's message
@@ -31,7 +31,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from examples.mail_ledger import Ledger
-from smtpconn import SmtpError, TransientError, get_pool
+from smtpconn import RetryableError, SmtpError, get_pool
 
 SMTP_URL = os.environ.get("SMTP_URL", "smtp://localhost")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
@@ -59,7 +59,7 @@ def deliver(self: Task, message_id: str, sender: str, recipients: list[str], tex
     except SmtpError as error:
         if error.may_have_been_delivered:
             return ledger.settle(message_id, "unknown", str(error))
-        if not error.is_transient or self.request.retries >= self.max_retries:
+        if not error.is_safe_to_retry or self.request.retries >= self.max_retries:
             ledger.settle(message_id, "failed", str(error))
             raise
         ledger.release(message_id)
@@ -82,13 +82,13 @@ def _again(task: Task, error: SmtpError) -> Retry | Reject:
 
 
 @app.task(
-    name="mail.notify", autoretry_for=(TransientError,), retry_backoff=FIRST_RETRY, max_retries=8
+    name="mail.notify", autoretry_for=(RetryableError,), retry_backoff=FIRST_RETRY, max_retries=8
 )
 def notify(sender: str, recipient: str, text: str) -> None:
-    """The short way. A class cannot say all that `deliver` asks the error for.
+    """The short way: again if it was certainly not delivered and may be later.
 
-    Not tried again: a connection refused, or a 4xx for the only recipient, which is greylisting and
-    an `AllRecipientsFailedError` with ``is_transient``.
+    That is each `RetryableError`: greylisting, a server that is down, a connection that was lost
+    before the content. Not tried again: what is refused for good, and what may have arrived.
     """
     get_pool(SMTP_URL, max_size=1).send(sender, [recipient], text.encode())
 

@@ -13,8 +13,8 @@ The layers, from the top; each uses only those below it:
                config, options
     I/O        transport, connect (racing addresses), tls, deadline, forking
     dialogue   dialogue/: opening, auth, transaction, simple; pairing (whose reply is it)
-    words      reply, commands, address, parameters, capabilities, content, message, envelope,
-               sasl, scram, credentials, errors
+    words      reply, replies, commands, address, parameters, capabilities, content, message,
+               envelope, sasl, scram, credentials, response_errors, errors
 
 `smtpconn.testing` has an SMTP server for tests. Everything named below is public and stays.
 
@@ -32,24 +32,20 @@ if typing.TYPE_CHECKING:
     from smtpconn.model.addresses import AddressLiteral, Domain, ForwardPath, Mailbox, ReversePath
     from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
     from smtpconn.model.errors import (
-        AllRecipientsFailedError,
-        AuthError,
         ConnectionClosedError,
         ParseError,
-        PermanentError,
         Phase,
         PoolClosedError,
         PoolError,
         PoolOverloadedError,
         PoolTimeoutError,
         ProtocolError,
-        ResponseError,
+        RetryableError,
         SmtpError,
         SmtpTimeoutError,
         SmtpUtf8RequiredError,
         StartTlsUnavailableError,
         TlsError,
-        TransientError,
         TransportError,
         UnsupportedExtensionError,
         ValidationError,
@@ -65,6 +61,13 @@ if typing.TYPE_CHECKING:
         RcptToParams,
     )
     from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
+    from smtpconn.model.response_errors import (
+        AllRecipientsFailedError,
+        AuthError,
+        PermanentError,
+        ResponseError,
+        TransientError,
+    )
     from smtpconn.model.results import (
         Envelope,
         LmtpSendResult,
@@ -120,6 +123,7 @@ __all__ = [
     "RecipientResult",
     "RejectedRecipient",
     "ResponseError",
+    "RetryableError",
     "ReversePath",
     "SendOutcome",
     "SendResult",
@@ -157,10 +161,10 @@ _NAMES = {
         "Envelope LmtpSendResult RecipientResult RejectedRecipient SendOutcome SendResult"
     ),
     "model.errors": (
-        "AllRecipientsFailedError AuthError ConnectionClosedError ParseError PermanentError Phase "
-        "PoolClosedError PoolError PoolOverloadedError PoolTimeoutError ProtocolError "
-        "ResponseError SmtpError SmtpTimeoutError SmtpUtf8RequiredError StartTlsUnavailableError "
-        "TlsError TransientError TransportError UnsupportedExtensionError ValidationError"
+        "ConnectionClosedError ParseError Phase PoolClosedError PoolError PoolOverloadedError "
+        "PoolTimeoutError ProtocolError RetryableError SmtpError SmtpTimeoutError "
+        "SmtpUtf8RequiredError StartTlsUnavailableError TlsError TransportError "
+        "UnsupportedExtensionError ValidationError"
     ),
     "pool.events": "Action PoolEvent Stage",
     "model.parameters": (
@@ -169,6 +173,9 @@ _NAMES = {
     "pool.connection_pool": "ConnectionPool",
     "pool.registry": "get_pool",
     "model.replies": "EnhancedStatusCode SmtpResponse",
+    "model.response_errors": (
+        "AllRecipientsFailedError AuthError PermanentError ResponseError TransientError"
+    ),
     "pool.failover": "ServerStats",
     "pool.stats": "PoolStats",
     "net.tls": "TlsInfo",
@@ -180,10 +187,20 @@ if not typing.TYPE_CHECKING:  # to type checkers it would be a promise that ever
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            if (variant := _variant(name)) is None:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return variant
         value = getattr(importlib.import_module(f"smtpconn.{_HOME[name]}"), name)
         globals()[name] = value
         return value
+
+
+def _variant(name: str) -> object:
+    """What errors turn out to be besides their class, for those who rebuild one by its name."""
+    if not name.endswith("Error"):
+        return None
+    importlib.import_module("smtpconn.model.response_errors")
+    return importlib.import_module("smtpconn.model.errors").variants.get(name)
 
 
 def __dir__() -> list[str]:

@@ -11,8 +11,11 @@ import inspect
 import json
 import pickle
 import smtplib
+import ssl
 import subprocess
 import sys
+import traceback
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +73,7 @@ NAMES = [
     "RecipientResult",
     "RejectedRecipient",
     "ResponseError",
+    "RetryableError",
     "ReversePath",
     "SendOutcome",
     "SendResult",
@@ -97,7 +101,8 @@ NAMES = [
 CAUGHT_AS: dict[str, tuple[type[BaseException], ...]] = {
     "SmtpError": (smtplib.SMTPException,),
     "TransportError": (ConnectionError, OSError),
-    "TlsError": (smtpconn.TransportError, ConnectionError),
+    "RetryableError": (SmtpError,),
+    "TlsError": (smtpconn.TransportError, ConnectionError, ssl.SSLError),
     "ConnectionClosedError": (smtplib.SMTPServerDisconnected, ConnectionError),
     "SmtpTimeoutError": (TimeoutError,),
     "ProtocolError": (smtplib.SMTPException,),
@@ -203,6 +208,37 @@ def test_every_argument_is_typed(name: str) -> None:
         if parameter.name not in ("self", "cls"):
             assert parameter.annotation is not parameter.empty
     assert signature.return_annotation is not signature.empty
+
+
+CLASSES = [n for n in NAMES if inspect.isclass(getattr(smtpconn, n))]
+ERRORS = [n for n in CLASSES if issubclass(getattr(smtpconn, n), SmtpError)]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_type_hints_can_be_read(name: str) -> None:
+    """Whoever documents, checks or injects by annotations can resolve those of public classes."""
+    kind = getattr(smtpconn, name)
+    typing.get_type_hints(kind)
+    for member in vars(kind).values():
+        function = getattr(member, "__func__", member)
+        if inspect.isfunction(function):
+            typing.get_type_hints(function)
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(ERRORS)))
+def test_the_source_can_be_read(name: str) -> None:
+    """Debuggers and documentation find where a class is written."""
+    assert f"class {name}" in inspect.getsource(getattr(smtpconn, name))
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_come_from_where_users_import_them(name: str) -> None:
+    """Tracebacks, pickles and serialisers name ``smtpconn``."""
+    kind = getattr(smtpconn, name)
+    assert (kind.__module__, kind.__qualname__) == ("smtpconn", name)
+    error = an_error(kind)
+    assert traceback.format_exception_only(error)[-1].startswith("smtpconn.")
+    assert "def __init__" in inspect.getsource(kind.__init__)
 
 
 def test_the_list_of_errors() -> None:

@@ -18,17 +18,15 @@ from typing import TypeAlias
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import (
-    AllRecipientsFailedError,
-    AuthError,
     ConnectionClosedError,
     Phase,
     PoolError,
-    ResponseError,
     SmtpError,
     TlsError,
     ValidationError,
 )
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, AuthError, ResponseError
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 

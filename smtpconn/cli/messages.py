@@ -271,7 +271,7 @@ def addresses(text: str) -> list[str]:
         header = None
     # The email package ignores line breaks, so they are looked for here.
     if header is None or not header.addresses or not text.isprintable() or _has_defects(header):
-        raise ValidationError(f"not an address, nor a list of them: {text!a:.80}")
+        raise ValidationError(f"not an address, nor a list of them: {text!r:.80}")
     return [address.addr_spec for address in header.addresses]
 
 
@@ -386,7 +386,7 @@ def _set_headers(message: EmailMessage, headers: Iterable[str]) -> None:
             replaced.add(name.lower())
             message[name] = value.strip()
         except (ValueError, TypeError, IndexError) as error:
-            raise UsageError(f"--header needs 'Name: value', not {text!a:.80}: {error}") from None
+            raise UsageError(f"--header needs 'Name: value', not {text!r:.80}: {error}") from None
 
 
 def _unreadable(name: str, error: OSError) -> UsageError:

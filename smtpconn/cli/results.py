@@ -31,8 +31,9 @@ from smtpconn.cli.exit_codes import (
 )
 from smtpconn.cli.messages import OutgoingMessage
 from smtpconn.cli.output import BAD, GOOD, WARNING, Output
-from smtpconn.model.errors import AllRecipientsFailedError, Phase, ResponseError, SmtpError
+from smtpconn.model.errors import Phase, SmtpError
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
 
 _MESSAGE_PHASES = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})

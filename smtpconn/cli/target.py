@@ -67,16 +67,16 @@ class Target(ServerConfig):
     mechanisms: tuple[str, ...] = ()
 
     def connect(
-        self, timeout: float | None = None, *, tls_session: ssl.SSLSession | None = None
+        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
     ) -> SmtpConnection:
         """Connect and log in as the user wants; raises as `ServerConfig.connect`."""
         if not self.mechanisms:
             return ServerConfig.connect(self, timeout, tls_session=tls_session)
-        deadline = Deadline(self.timeout if timeout is None else timeout)
+        deadline = Deadline.of(timeout, self.timeout)
         plain = self.replace(mechanisms=(), credentials=None)
-        connection = plain.connect(deadline.timeout, tls_session=tls_session)
+        connection = plain.connect(deadline, tls_session=tls_session)
         try:
-            self._log_in(connection, deadline.check(Phase.AUTH))
+            self._log_in(connection, deadline)
         except BaseException:
             connection.close()
             raise
@@ -87,12 +87,12 @@ class Target(ServerConfig):
         """The user to log in as; None without a login, or for the identity of our certificate."""
         return self.credentials.user if self.credentials is not None else None
 
-    def _log_in(self, connection: SmtpConnection, seconds: float) -> None:
+    def _log_in(self, connection: SmtpConnection, deadline: Deadline) -> None:
         offers = connection.capabilities
         offered = [name for name in self.mechanisms if _is_offered(name, offers.auth_mechanisms)]
         # Without any, trying the first one raises the right error.
         name = offered[0] if offered else self.mechanisms[0]
-        _LOGINS[name](connection, self.credentials, seconds)
+        _LOGINS[name](connection, self.credentials, deadline)
 
 
 def _is_offered(name: str, offered: tuple[str, ...]) -> bool:
@@ -113,16 +113,18 @@ def _token(credentials: Credentials | None) -> tuple[str, str]:
     return credentials.user, credentials.current_token()
 
 
-def _oauthbearer(connection: SmtpConnection, who: Credentials | None, seconds: float) -> None:
+def _oauthbearer(connection: SmtpConnection, who: Credentials | None, timeout: Any) -> None:
     if isinstance(who, OAuthCredentials) and connection.capabilities.supports_auth(
         AuthMechanism.OAUTHBEARER
     ):
         # authenticate() prefers it to all others, and sends the user name, which some servers need.
-        return connection.authenticate(who, seconds)
-    return connection.auth_oauthbearer(_token(who)[1], seconds)
+        return connection.authenticate(who, timeout)
+    return connection.auth_oauthbearer(_token(who)[1], timeout)
 
 
-_Login = Callable[[SmtpConnection, Credentials | None, float], None]
+# They get the deadline itself as their timeout, so that an error shows the user's own figure; the
+# public methods promise seconds only.
+_Login = Callable[[SmtpConnection, Credentials | None, Any], None]
 _LOGINS: dict[str, _Login] = {
     AuthMechanism.PLAIN: lambda c, who, t: c.auth_plain(*_password(who), t),
     AuthMechanism.LOGIN: lambda c, who, t: c.auth_login(*_password(who), t),

@@ -65,23 +65,44 @@ class Channel:
         reset_if_forked()
         return self.driver.transport.is_open and not self._close_requested
 
-    def operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
+    def deadline(self, timeout: float | Deadline | None) -> Deadline:
+        """The deadline of an operation that begins now; None for the channel's own timeout.
+
+        A deadline that runs already is returned as it is.
+
+        Raises:
+            ValidationError: it is no timeout.
+        """
+        if timeout is None:
+            return Deadline(self.timeout)
+        return timeout if isinstance(timeout, Deadline) else Deadline(timeout)
+
+    def operate(
+        self,
+        exchange: Exchange[T],
+        deadline: Deadline,
+        phase: Phase,
+        *,
+        is_probed: bool = False,
+    ) -> T:
         """Run one exchange as the only one.
 
         Args:
             exchange: not yet begun.
-            timeout: seconds for all of it; None for the channel's own.
+            deadline: by when all of it has ended.
             phase: what to name in an error if it does not come to begin.
+            is_probed: whether `probe` has just found the connection good, so that this need not
+                look again.
 
         Raises:
             SmtpError: what the exchange or the connection failed with.
         """
         reset_if_forked()
-        deadline = Deadline(self.timeout if timeout is None else timeout)
         self._refuse_reentry(phase)
         try:
             self._acquire(deadline, phase)
-            self._check_good(phase)
+            if not (is_probed and self.driver.transport.is_open):
+                self._check_good(phase)
             return self.driver.run(exchange, deadline)
         finally:
             self._release()
@@ -124,14 +145,13 @@ class Channel:
                 self._owner = 0
             self._give_up(lock)
 
-    def quit(self, farewell: Exchange[None], timeout: float | None) -> None:
+    def quit(self, farewell: Exchange[None], deadline: Deadline) -> None:
         """Run the last exchange, if the channel is open, and close whatever comes of it.
 
         Raises:
             SmtpTimeoutError: another thread was busy for all of the timeout; nothing was done.
         """
         reset_if_forked()
-        deadline = Deadline(self.timeout if timeout is None else timeout)
         self._refuse_reentry(Phase.QUIT)
         try:
             self._acquire(deadline, Phase.QUIT)
@@ -228,10 +248,11 @@ class Channel:
             )
 
     def _acquire(self, deadline: Deadline, phase: Phase) -> None:
-        if not self._lock.acquire(timeout=deadline.check(phase)):
+        seconds = deadline.remaining() or deadline.check(phase, self.peer)
+        if not self._lock.acquire(timeout=seconds):
             raise SmtpTimeoutError(
-                f"another thread's operation held the connection for all of the timeout of "
-                f"{deadline.timeout:g} seconds; nothing was sent",
+                f"another thread's operation held the connection to {self.peer} for all of the "
+                f"timeout of {deadline} seconds; nothing was sent",
                 phase=phase,
             )
         self._owner = threading.get_ident()

@@ -14,8 +14,13 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from smtpconn.auth.credentials import Credentials, PasswordCredentials
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.client.options import check_ehlo_domain, check_server, check_tls_options
-from smtpconn.model.errors import Phase, ValidationError
+from smtpconn.client.options import (
+    ConnectOptions,
+    check_ehlo_domain,
+    check_server,
+    check_tls_options,
+)
+from smtpconn.model.errors import ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import SocketFactory
@@ -131,43 +136,36 @@ class ServerConfig:
         return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
 
     def connect(
-        self, timeout: float | None = None, *, tls_session: ssl.SSLSession | None = None
+        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
     ) -> SmtpConnection:
         """Connect and log in, within one timeout.
 
         Args:
-            timeout: seconds; None for the configuration's.
+            timeout: seconds; None for the configuration's. A pool hands its own deadline down.
             tls_session: as `SmtpConnection.connect` takes it.
 
         Raises:
             SmtpError: as `SmtpConnection.connect` and `SmtpConnection.authenticate`; the
                 connection is then closed.
         """
-        deadline = Deadline(self.timeout if timeout is None else timeout)
-        connect = (
-            SmtpConnection.connect_lmtp
-            if self.protocol is Protocol.LMTP
-            else SmtpConnection.connect
-        )
-        connection = connect(
-            self.host,
-            self.port,
-            self.tls_mode,
-            deadline.timeout,
-            tls_context=self.tls_context,
-            ehlo_domain=self.ehlo_domain,
-            source_address=self.source_address,
-            pipelining=self.pipelining,
-            ignore_extensions=self.ignore_extensions,
-            allow_cleartext_auth=self.allow_cleartext_auth,
-            socket_factory=self.socket_factory,
-            tls_session=tls_session,
-            tls_server_name=self.tls_server_name,
-            cafile=self.cafile,
+        deadline = Deadline.of(timeout, self.timeout)
+        options: ConnectOptions = {
+            "ehlo_domain": self.ehlo_domain,
+            "source_address": self.source_address,
+            "pipelining": self.pipelining,
+            "ignore_extensions": self.ignore_extensions,
+            "allow_cleartext_auth": self.allow_cleartext_auth,
+            "socket_factory": self.socket_factory,
+            "tls_session": tls_session,
+            "tls_server_name": self.tls_server_name,
+            "cafile": self.cafile,
+        }
+        connection = SmtpConnection._connect(
+            self.protocol, self.host, self.port, self.tls_mode, deadline, self.tls_context, options
         )
         try:
             if self.credentials is not None:
-                connection.authenticate(self.credentials, deadline.check(Phase.AUTH))
+                connection._authenticate(self.credentials, deadline)
         except BaseException:
             connection.close()
             raise

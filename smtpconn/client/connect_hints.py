@@ -64,7 +64,11 @@ def with_hint(
         hint = _mode_hint(error, host, port, protocol, tls_mode)
     if not hint:
         return error
-    hinted = kind(f"{error}; {hint}", phase=error.phase)
+    text = f"{error}; {hint}"
+    if issubclass(kind, TransportError):
+        hinted: SmtpError = kind(text, phase=error.phase, cause=error.__cause__)
+    else:
+        hinted = kind(text, phase=error.phase)
     hinted.__cause__ = error.__cause__
     return hinted
 

@@ -15,7 +15,7 @@ import logging
 import socket
 import ssl
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from smtpconn.client.channel import Channel
 from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
@@ -39,6 +39,7 @@ from smtpconn.net.happy_eyeballs import from_factory, open_socket
 from smtpconn.net.tls import TlsInfo, shared_context
 from smtpconn.net.transport import Transport, as_smtp_error
 from smtpconn.protocol import handshake, single_command
+from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.session import ServerQuirks, SessionState
 
 QUIT_TIMEOUT = 2.0
@@ -49,6 +50,8 @@ QUIT_NOWAIT_TIMEOUT = 0.1
 
 GREETING_TIMEOUT = 5.0
 """Seconds to wait for a greeting in clear at the port where TLS begins with the first octet."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("smtpconn.connection")
 
@@ -105,9 +108,8 @@ class SmtpConnection(Sending, LoggingIn):
             StartTlsUnavailableError: STARTTLS was asked for and is not offered.
             TransientError, PermanentError, ProtocolError: the server does not want us, or is none.
         """
-        return cls._connect(
-            Protocol.SMTP, host, port, check_tls_mode(tls_mode), timeout, tls_context, options
-        )
+        deadline, mode = Deadline(timeout), check_tls_mode(tls_mode)
+        return cls._connect(Protocol.SMTP, host, port, mode, deadline, tls_context, options)
 
     @classmethod
     def connect_with_tls_config(
@@ -137,9 +139,8 @@ class SmtpConnection(Sending, LoggingIn):
 
         A ``host`` that begins with "/" is the path of a UNIX socket, and ``port`` is not used.
         """
-        return cls._connect(
-            Protocol.LMTP, host, port, check_tls_mode(tls_mode), timeout, tls_context, options
-        )
+        deadline, mode = Deadline(timeout), check_tls_mode(tls_mode)
+        return cls._connect(Protocol.LMTP, host, port, mode, deadline, tls_context, options)
 
     @classmethod
     def connect_lmtp_with_tls_config(
@@ -161,11 +162,10 @@ class SmtpConnection(Sending, LoggingIn):
         host: str,
         port: int,
         tls_mode: TlsMode,
-        timeout: float,
+        deadline: Deadline,
         context: ssl.SSLContext | None,
         options: ConnectOptions,
     ) -> Self:
-        deadline = Deadline(timeout)
         check_server(host, port)
         cafile, tls_session = options.get("cafile"), options.get("tls_session")
         check_tls_options(context, cafile, options.get("tls_server_name"))
@@ -240,15 +240,15 @@ class SmtpConnection(Sending, LoggingIn):
 
     def reset(self, timeout: float | None = None) -> None:
         """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
-        self._channel.operate(single_command.reset(self._session), timeout, Phase.RSET)
+        self._operate(single_command.reset(self._session), timeout, Phase.RSET)
 
     def noop(self, timeout: float | None = None) -> None:
         """Say NOOP: is the server still there (RFC 5321 4.1.1.9)? Servers punish many of them."""
-        self._channel.operate(single_command.noop(self._session), timeout, Phase.NOOP)
+        self._operate(single_command.noop(self._session), timeout, Phase.NOOP)
 
     def rehlo(self, timeout: float | None = None) -> None:
         """Ask again what the server offers, for instance after logging in (RFC 5321 4.1.4)."""
-        self._channel.operate(handshake.hello(self._session), timeout, Phase.EHLO)
+        self._operate(handshake.hello(self._session), timeout, Phase.EHLO)
 
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
         """Ask whether an address exists (RFC 5321 3.5); most servers answer 252: they do not say.
@@ -257,19 +257,19 @@ class SmtpConnection(Sending, LoggingIn):
             TransientError, PermanentError: refused, or no such address.
             SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8.
         """
-        return self._channel.operate(
+        return self._operate(
             single_command.ask(self._session, Phase.VRFY, address), timeout, Phase.VRFY
         )
 
     def expn(self, list_name: str, timeout: float | None = None) -> SmtpResponse:
         """Ask who is on a mailing list (RFC 5321 3.5); raises as `vrfy`."""
-        return self._channel.operate(
+        return self._operate(
             single_command.ask(self._session, Phase.EXPN, list_name), timeout, Phase.EXPN
         )
 
     def help(self, topic: str | None = None, timeout: float | None = None) -> SmtpResponse:
         """Ask for help, on a topic or at all (RFC 5321 4.1.1.8); raises as `vrfy`."""
-        return self._channel.operate(
+        return self._operate(
             single_command.ask(self._session, Phase.HELP, topic or ""), timeout, Phase.HELP
         )
 
@@ -290,12 +290,14 @@ class SmtpConnection(Sending, LoggingIn):
         Raises:
             SmtpTimeoutError: another thread's operation did not end in time; nothing was done.
         """
-        self._channel.quit(single_command.quit_(self._session), timeout)
+        self._channel.quit(single_command.quit_(self._session), self._channel.deadline(timeout))
 
     def quit_nowait(self) -> None:
         """Say QUIT, close without waiting for the answer; never fails, hardly ever waits."""
         try:
-            self._channel.quit(single_command.quit_(self._session, wait=False), QUIT_NOWAIT_TIMEOUT)
+            self._channel.quit(
+                single_command.quit_(self._session, wait=False), Deadline(QUIT_NOWAIT_TIMEOUT)
+            )
         except SmtpTimeoutError:
             self.close()  # another thread is busy with it; closing ends that
 
@@ -419,6 +421,9 @@ class SmtpConnection(Sending, LoggingIn):
                 # middle; closing ends that.
                 pass
         self.close()
+
+    def _operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
+        return self._channel.operate(exchange, self._channel.deadline(timeout), phase)
 
     def _share(self, quirks: ServerQuirks) -> None:
         """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""

@@ -19,11 +19,9 @@ from typing import TypeVar
 
 from smtpconn.model.content import Buffer
 from smtpconn.model.errors import (
-    AllRecipientsFailedError,
     ConnectionClosedError,
     Phase,
     ProtocolError,
-    ResponseError,
     SmtpError,
     SmtpTimeoutError,
     SmtpUtf8RequiredError,
@@ -31,6 +29,7 @@ from smtpconn.model.errors import (
     ValidationError,
 )
 from smtpconn.model.replies import SmtpResponse, printable
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
@@ -48,6 +47,10 @@ from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+DRAIN_TIMEOUT = 0.1
+"""Seconds for reading what a server has sent already, where nothing is waited for: a server that
+goes on sending must not keep us there."""
 
 WRITE_BUFFER = 64 * 1024
 """Octets up to which pieces are copied together, so that a turn is one write."""
@@ -218,7 +221,10 @@ class Driver:
         try:
             if self.transport.is_silent():
                 return None
+            deadline = Deadline(DRAIN_TIMEOUT)
             while error is None and (data := self.transport.receive_now()) is not None:
+                if data and not deadline.remaining():
+                    break
                 if data:
                     self._pair(data)
                     error = self._matcher.failure
@@ -344,15 +350,18 @@ class Driver:
 
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write a group together with those before it that did not wait."""
-        if group.begins_message:
-            deadline.begin_message()
         if self._shows_wire:
             for piece in group.pieces:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
         unsent, matcher = self._unsent, self._matcher
         matcher.expect(group, len(unsent))
+        begins = group.begins_message
         for piece in group.pieces:
             if isinstance(piece, Command):
+                if begins:
+                    # Not before: the content of the message before it may stand first.
+                    deadline.begin_message()
+                    begins = False
                 unsent += piece.wire
             else:
                 group.payload_octets = self._write_payload(piece, deadline)
@@ -426,8 +435,9 @@ class Driver:
         return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
 
     def _drain(self) -> None:
+        deadline = Deadline(DRAIN_TIMEOUT)
         try:
-            while data := self.transport.receive_now():
+            while (data := self.transport.receive_now()) and deadline.remaining():
                 self._pair(data)
         except OSError:
             pass  # the connection is gone, which is known already

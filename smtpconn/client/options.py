@@ -68,7 +68,7 @@ def check_ehlo_domain(domain: str) -> None:
     if domain.startswith("["):
         AddressLiteral(domain)
     elif not Domain(domain).is_ascii:
-        raise ValidationError(f"the EHLO domain has to be ASCII: {domain!a:.80}")
+        raise ValidationError(f"the EHLO domain has to be ASCII: {domain!r:.80}")
 
 
 def check_tls_options(

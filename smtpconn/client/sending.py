@@ -20,7 +20,7 @@ from smtpconn.model.errors import Phase, SmtpError, ValidationError
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
-from smtpconn.net.deadline import StreamDeadline
+from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.mail_request import MailRequest, make_request
@@ -81,8 +81,9 @@ class Sending(Operations):
         Raises:
             ProtocolError: ``rcpt_params`` has another length than ``recipients``; nothing was sent.
         """
+        deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.send_request(request, timeout)
+        return self.send_request(request, deadline)
 
     def send_bdat(
         self,
@@ -112,8 +113,9 @@ class Sending(Operations):
         timeout: float | None = None,
     ) -> SendResult:
         """The same as `send_bdat`, with parameters for each RCPT too."""
+        deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.send_request(request, timeout, chunking=True)
+        return self.send_request(request, deadline, chunking=True)
 
     def send_lmtp(
         self,
@@ -144,8 +146,9 @@ class Sending(Operations):
         timeout: float | None = None,
     ) -> LmtpSendResult:
         """The same as `send_lmtp`, with parameters for each RCPT too."""
+        deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.deliver_request(request, timeout)
+        return self.deliver_request(request, deadline)
 
     def send_lmtp_bdat(
         self,
@@ -170,8 +173,9 @@ class Sending(Operations):
         timeout: float | None = None,
     ) -> LmtpSendResult:
         """The same as `send_lmtp_bdat`, with parameters for each RCPT."""
+        deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.deliver_request(request, timeout, chunking=True)
+        return self.deliver_request(request, deadline, chunking=True)
 
     def send_message(
         self,
@@ -193,10 +197,11 @@ class Sending(Operations):
             SmtpUtf8RequiredError: an address is not ASCII and the server does not offer SMTPUTF8.
             SmtpError: as `send`.
         """
+        deadline = self._channel.deadline(timeout)
         request = message_request(message, sender, recipients, self._session.capabilities)
         if self._session.is_lmtp:
-            return self.deliver_request(request, timeout)
-        return self.send_request(request, timeout)
+            return self.deliver_request(request, deadline)
+        return self.send_request(request, deadline)
 
     def try_envelope(
         self,
@@ -220,10 +225,11 @@ class Sending(Operations):
             ValidationError, ProtocolError, UnsupportedExtensionError, SmtpUtf8RequiredError: as
                 `send_with_all_params`.
         """
+        deadline = self._channel.deadline(timeout)
         request = make_request(
             sender, recipients, b"", mail_params, rcpt_params, needs_recipient=False
         )
-        return self._channel.operate(envelope_probe(self._session, request), timeout, Phase.MAIL)
+        return self._channel.operate(envelope_probe(self._session, request), deadline, Phase.MAIL)
 
     def send_many(
         self, envelopes: Iterable[Envelope], timeout: float | None = None
@@ -250,7 +256,7 @@ class Sending(Operations):
             Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
         """
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
-        source = _Source(envelopes, deadline, self._channel.driver.mark_idle)
+        source = _Source(envelopes, deadline, self._watch_source, self._channel.driver.mark_idle)
         exchange = pipelined.stream(self._session, source.requests())
         items: Iterator[pipelined.Outcome]
         items = self._channel.stream(exchange, deadline, Phase.MAIL)
@@ -264,18 +270,43 @@ class Sending(Operations):
             raise source.error
 
     def send_request(
-        self, request: MailRequest, timeout: float | None = None, *, chunking: bool = False
+        self,
+        request: MailRequest,
+        deadline: Deadline,
+        *,
+        chunking: bool = False,
+        is_probed: bool = False,
     ) -> SendResult:
-        """Send over SMTP what `make_request` has checked; for the pool, which may do it twice."""
+        """Send over SMTP what `make_request` has checked; for the pool, which may do it twice.
+
+        Args:
+            request, deadline: what to send, and by when.
+            chunking: with BDAT.
+            is_probed: whether `probe` has just found the connection good.
+        """
+        if request.content.is_stream:
+            self._watch_source(request, deadline)
         exchange = transaction(self._session, request, chunking=chunking)
-        return self._channel.operate(exchange, timeout, Phase.MAIL)
+        return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
 
     def deliver_request(
-        self, request: MailRequest, timeout: float | None = None, *, chunking: bool = False
+        self,
+        request: MailRequest,
+        deadline: Deadline,
+        *,
+        chunking: bool = False,
+        is_probed: bool = False,
     ) -> LmtpSendResult:
         """The same over LMTP."""
+        if request.content.is_stream:
+            self._watch_source(request, deadline)
         exchange = lmtp_transaction(self._session, request, chunking=chunking)
-        return self._channel.operate(exchange, timeout, Phase.MAIL)
+        return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
+
+    def _watch_source(self, request: MailRequest, deadline: Deadline) -> None:
+        """Have the deadline looked at between the blocks of a message that is a stream."""
+        peer = self._channel.peer
+        request.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
 
 
 class _Source:
@@ -285,12 +316,14 @@ class _Source:
         self,
         envelopes: Iterable[Envelope],
         deadline: StreamDeadline,
+        watch: Callable[[MailRequest, Deadline], None],
         mark_idle: Callable[[], None],
     ) -> None:
         self.taken: deque[Envelope] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
         self._deadline = deadline
+        self._watch = watch
         self._mark_idle = mark_idle
 
     def requests(self) -> Iterator[MailRequest | SmtpError]:
@@ -298,6 +331,8 @@ class _Source:
         try:
             for envelope in self._envelopes:
                 request = self._request(envelope)
+                if isinstance(request, MailRequest) and request.content.is_stream:
+                    self._watch(request, self._deadline)
                 self.taken.append(envelope)
                 self._deadline.go_on()
                 self._mark_idle()

@@ -18,13 +18,13 @@ from email.headerregistry import Address
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.errors import (
-    AllRecipientsFailedError,
     ConnectionClosedError,
     Phase,
     UnsupportedExtensionError,
     ValidationError,
 )
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError
 from smtpconn.model.results import LmtpSendResult, RejectedRecipient, SendResult
 from smtpconn.pool.connection_pool import ConnectionPool
 
@@ -51,22 +51,22 @@ def bare_address(text: str) -> str:
         try:
             domain = domain.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise ValidationError(f"{domain!a:.80} is no domain name: {error}") from None
+            raise ValidationError(f"{domain!r:.80} is no domain name: {error}") from None
     return Address(username=address.username, domain=domain).addr_spec
 
 
 def _parse(text: str) -> Address:
     # A line break is looked for here: the email package reads on behind it.
     if "\r" in text or "\n" in text:
-        raise ValidationError(f"a line break in an address: {text!a:.80}")
+        raise ValidationError(f"a line break in an address: {text!r:.80}")
     try:
         header = email.policy.default.header_factory("To", text)
     except (HeaderParseError, IndexError) as error:
         # IndexError is what the email package says to "to@".
-        raise ValidationError(f"not a single address: {text!a:.80}") from error
+        raise ValidationError(f"not a single address: {text!r:.80}") from error
     defects = [str(defect) for defect in header.defects if "non-ASCII" not in str(defect)]
     if defects or len(header.addresses) != 1:
-        raise ValidationError(f"not a single address: {text!a:.80} {'; '.join(defects)}".rstrip())
+        raise ValidationError(f"not a single address: {text!r:.80} {'; '.join(defects)}".rstrip())
     address: Address = header.addresses[0]
     return address
 

@@ -27,7 +27,8 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
-from smtpconn.model.errors import AllRecipientsFailedError, ResponseError, SmtpError
+from smtpconn.model.errors import SmtpError
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.events import Action, PoolEvent, Stage
 from smtpconn.pool.registry import open_pools

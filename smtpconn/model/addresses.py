@@ -279,7 +279,7 @@ class ForwardPath:
 
 
 def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 80 else text[:77] + "...")
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _check_str(value: object, what: str) -> None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias, cast
 
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
 
-Message: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]"
+Message: TypeAlias = bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]
 """A message as it is given: its octets, or a binary file or an iterable, which are streamed."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -52,12 +52,17 @@ class Content:
         binary_size: the octets as they are, as SIZE declares them for BODY=BINARYMIME; None when
             that cannot be known without reading a stream to its end.
         is_8bit: whether any octet is above 127; None when that cannot be known.
+        is_stream: whether it is a file or an iterable, which is read only once.
+        on_block: called each time a stream has given a block, before the block is used; what it
+            raises ends the message.
 
     Raises:
         ValidationError: the message is no bytes.
     """
 
     binary_size: int | None = None
+    is_stream = False
+    on_block: Callable[[], object] | None = None
     is_8bit: bool | None = None
     _size: int | None = None
     _whole: Buffer | None = None
@@ -167,6 +172,7 @@ class Content:
         self._size = self.binary_size = remaining
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
+        self.is_stream = True
         # The first block is read now: a text file must be refused before a command is sent.
         first = _octets(next(stream, b""))
         self._stream = itertools.chain((first,), map(_octets, stream))
@@ -178,7 +184,12 @@ class Content:
                 phase=Phase.CONTENT,
             )
         self._spent = True
-        return self._stream
+        return self._stream if self.on_block is None else self._watched(self.on_block)
+
+    def _watched(self, on_block: Callable[[], object]) -> Iterator[bytes]:
+        for block in self._stream:
+            on_block()
+            yield block
 
 
 @dataclass(slots=True, eq=False)

@@ -123,7 +123,7 @@ def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
             for address in _parsed(field).addresses
         ]
     except _NONSENSE as error:
-        raise ValidationError(f"an address field cannot be read: {error!a:.200}") from error
+        raise ValidationError(f"an address field cannot be read: {error}") from error
 
 
 def _parsed(field: object) -> AddressHeader:
@@ -137,7 +137,7 @@ def _parsed(field: object) -> AddressHeader:
     defects = [d for d in header.defects if isinstance(d, InvalidHeaderDefect)]
     # There is one address without a domain (RFC 5321 4.1.1.3).
     if defects and str(header).strip().lower() != "postmaster":
-        raise ValidationError(f"{str(header)!a:.80} is no list of addresses: {defects[0]}")
+        raise ValidationError(f"{str(header)!r:.80} is no list of addresses: {defects[0]}")
     return cast("AddressHeader", header)
 
 
@@ -154,4 +154,4 @@ def _fields(message: AnyMessage, name: str) -> list[object]:
         # Here the email package parses them, and finds a line end in an encoded word, say.
         return list(message.get_all(name, []))
     except _NONSENSE as error:
-        raise ValidationError(f"the message's {name} cannot be read: {error!a:.200}") from error
+        raise ValidationError(f"the message's {name} cannot be read: {error}") from error

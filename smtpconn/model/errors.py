@@ -1,17 +1,13 @@
-"""Every error smtpconn raises, and what each one lets you decide.
+"""Every error smtpconn raises but those that hold a reply, and how all of them are built.
 
     SmtpError(smtplib.SMTPException)
+    ├─ RetryableError                           certainly not delivered, and may be sent again
     ├─ TransportError(ConnectionError)          the socket or TLS failed
-    │  └─ TlsError
+    │  └─ TlsError(ssl.SSLError)
     ├─ ConnectionClosedError(smtplib.SMTPServerDisconnected, ConnectionError)
     ├─ SmtpTimeoutError(TimeoutError)           the operation's one deadline has passed
     ├─ ProtocolError                            misuse, or a reply that breaks the protocol
     │  └─ ParseError                            a reply that is not SMTP at all
-    ├─ ResponseError(smtplib.SMTPResponseException)   the server said no: .response
-    │  ├─ TransientError                        4xx: try again later
-    │  ├─ PermanentError                        5xx: do not
-    │  └─ AuthError(smtplib.SMTPAuthenticationError)
-    ├─ AllRecipientsFailedError(smtplib.SMTPRecipientsRefused)
     ├─ StartTlsUnavailableError, SmtpUtf8RequiredError,
     │  UnsupportedExtensionError                (smtplib.SMTPNotSupportedError)
     ├─ PoolError
@@ -20,14 +16,26 @@
     │  └─ PoolClosedError
     └─ ValidationError(ValueError)              something that may not be sent was given
 
+Those that hold a reply are in `smtpconn.model.response_errors`.
+
 Rules of this file:
 
 * Every error is also the class its users catch already (``smtplib``'s, ``OSError``,
-  ``TimeoutError``, ``ValueError``), so code moves over without new ``except`` clauses.
+  ``TimeoutError``, ``ValueError``), so code moves over without new ``except`` clauses. What an
+  error is besides its own class depends on where and how it happened: a refused sender is an
+  ``smtplib.SMTPSenderRefused``, a refused connection a ``ConnectionRefusedError``, and what is safe
+  to send again a `RetryableError`. Those combinations are the *variants* of a class, all made by
+  `make_variants`. An error is always of the variant that its attributes say
+  (`SmtpError.__setattr__`), so no place that raises one, or changes its mind, has to know of them.
 * Every error answers three questions without parsing its text: ``phase`` (where), ``is_transient``
   (is it worth trying again later) and ``may_have_been_delivered`` (could the message have arrived;
   False means certainly not, so sending it again cannot make a duplicate).
-* Every error pickles, because Celery and multiprocessing send errors between processes.
+* Errors travel: Celery, multiprocessing and others send them between processes. ``args`` holds
+  everything an error tells, in types that JSON has, and ``type(error)(*error.args)`` is the same
+  error; pickle and copy use that too. An error that is rebuilt from less, a bare text, says that
+  the message may have been delivered wherever its class leaves that open.
+* The classes name ``smtpconn`` as their module, where users import them from. Pickles and
+  serialised errors stay readable when a file moves.
 * No error ever holds a credential or a command line: only what the server said and what we know.
 """
 
@@ -35,13 +43,10 @@ from __future__ import annotations
 
 import enum
 import smtplib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from smtpconn.model.replies import SmtpResponse
-    from smtpconn.model.results import RejectedRecipient
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
 
 
 class Phase(enum.StrEnum):
@@ -68,59 +73,223 @@ class Phase(enum.StrEnum):
     INPUT = "input"
 
 
+# The attributes that decide which variant of its class an error is.
+_DECIDING = frozenset({"phase", "is_transient", "may_have_been_delivered"})
+
+# What is copied from an error of the socket, the resolver or TLS, and is among the facts.
+_CAUSE_FACTS = ("errno", "strerror", "library", "reason", "verify_code", "verify_message")
+
+
 class SmtpError(smtplib.SMTPException):
     """The root of every error smtpconn raises.
+
+    Args:
+        message: the text.
+        facts: what the second of an error's ``args`` holds, when it is rebuilt from them.
+        phase: where it happened.
+        may_have_been_delivered: as the attribute; False unless said otherwise, if ``phase`` is
+            given. An error with neither, nor with facts, was rebuilt from its text alone: then it
+            is True for the classes that leave it open.
+        cause: the error of the socket, the resolver or TLS behind it, whose class and numbers this
+            error has as well.
 
     Attributes:
         phase: where it happened.
         is_transient: whether the same call may succeed later without anything being changed.
         may_have_been_delivered: False if the message was certainly not delivered, so that it is
             safe to send again; True if its last byte may have left without a final reply.
+        args: the text and the facts: ``type(error)(*error.args)`` is the same error, also after
+            JSON.
     """
 
-    phase: Phase = Phase.INPUT
-    is_transient: bool = False
-    may_have_been_delivered: bool = False
+    __module__ = "smtpconn"
+
+    phase = Phase.INPUT
+    is_transient = False
+    may_have_been_delivered = False
+
+    _text = ""
+    _leaves_delivery_open = True
+    """Whether ``may_have_been_delivered`` may be True for an error of this class."""
 
     def __init__(
         self,
         message: str = "",
+        facts: object = None,
         *,
         phase: Phase | None = None,
-        may_have_been_delivered: bool = False,
+        may_have_been_delivered: bool | None = None,
+        cause: BaseException | None = None,
     ) -> None:
         # OSError.__init__ by name: the smtplib classes beside us in the tree take other arguments.
+        # With one argument alone: it would take the first of two for an errno.
         OSError.__init__(self, message)
-        if phase is not None:
-            self.phase = phase
-        if may_have_been_delivered:
-            self.may_have_been_delivered = True
+        self._text = str(message)
+        if may_have_been_delivered is None:
+            may_have_been_delivered = phase is None and self._leaves_delivery_open
+        # In the instance, whatever the class says: it may become one of another variant.
+        self.is_transient = self.is_transient
+        self.may_have_been_delivered = may_have_been_delivered
+        self.phase = self.phase if phase is None else phase
+        if cause is not None:
+            self._take_from(cause)
+        if facts is not None:
+            self._take_facts(facts)
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__.startswith("smtpconn."):
+            cls.__module__ = "smtpconn"
+
+    @property
+    def is_safe_to_retry(self) -> bool:
+        """Whether the same call may succeed later and cannot make a duplicate.
+
+        The error is a `RetryableError` then, which ``except`` and retry libraries can name.
+        """
+        return self.is_transient and not self.may_have_been_delivered
+
+    if not TYPE_CHECKING:  # for type checkers `args` is what all exceptions have
+
+        @property
+        def args(self) -> tuple[object, ...]:
+            """The text and the facts; made when asked for, so that they are never out of date."""
+            return self._text, self._facts()
+
+        @args.setter
+        def args(self, args: tuple[object, ...]) -> None:
+            # Code that adds its own words to an error's text does it like this.
+            self._text = str(args[0]) if args else ""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name in _DECIDING:
+            self._choose_variant()
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._text!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Not by calling the constructor again: each class has its own, and __dict__ has it all.
-        return _restore, (type(self), self.args, self.__dict__)
+        cls, args = type(self), self.args
+        known = vars(cls._rebuild(args, {}))
+        added = {name: value for name, value in vars(self).items() if name not in known}
+        return cls._rebuild, (args, added)
+
+    @classmethod
+    def _rebuild(cls, args: tuple[object, ...], added: dict[str, object]) -> Self:
+        """The error with these ``args``, and what a caller added to it (notes, attributes)."""
+        error = cls.__new__(cls)
+        # A subclass of a user's may have a constructor of its own, with other arguments.
+        public = _VARIANTS[cls.__mro__[_depth_of_ours(cls)]][0]
+        public.__init__(error, *args)  # type: ignore[arg-type]
+        vars(error).update(added)
+        return error
+
+    def _facts(self) -> dict[str, object]:
+        """Everything but the text, in types that JSON has."""
+        facts: dict[str, object] = {
+            "phase": str(self.phase),
+            "is_transient": self.is_transient,
+            "may_have_been_delivered": self.may_have_been_delivered,
+        }
+        for name in _CAUSE_FACTS:
+            if value := getattr(self, name, None):
+                facts[name] = value
+        return facts
+
+    def _take_facts(self, facts: object) -> None:
+        """Take what `_facts` made; nothing, if it is not that (any more).
+
+        An error that came damaged says at least what its class and its text say.
+        """
+        if not isinstance(facts, Mapping):
+            return
+        # What decides about sending again first: it stands even where the rest cannot be read.
+        try:
+            for read in (_flags_from, self._state_from):
+                for name, value in read(facts).items():
+                    setattr(self, name, value)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass
+
+    def _state_from(self, facts: Mapping[str, object]) -> dict[str, object]:
+        """The attributes that these facts are, but for the flags.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: they are no facts of this class.
+        """
+        return {name: facts[name] for name in _CAUSE_FACTS if name in facts}
+
+    def _take_from(self, cause: BaseException) -> None:
+        """Be the class of the error behind this one as well, and have its numbers."""
+        for name in _CAUSE_FACTS:
+            if (value := getattr(cause, name, None)) is not None:
+                setattr(self, name, value)
+        public, beside = _VARIANTS.get(type(self), (type(self), None))
+        for each in _BESIDE.get(public, ()):
+            beside = each if isinstance(cause, each) else beside
+        self.__class__ = _CLASSES.get((public, beside, self.is_safe_to_retry), type(self))
+
+    def _beside(self) -> type[Exception] | None:
+        """The class of the standard library that this error is as well, where that depends."""
+        return _VARIANTS[type(self)][1]
+
+    def _choose_variant(self) -> None:
+        if type(self) not in _VARIANTS:
+            return  # a user's own subclass
+        key = _VARIANTS[type(self)][0], self._beside(), self.is_safe_to_retry
+        self.__class__ = _CLASSES.get(key, type(self))
 
 
-def _restore(cls: type[SmtpError], args: tuple[object, ...], state: dict[str, object]) -> SmtpError:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+def _flags_from(facts: Mapping[str, object]) -> dict[str, object]:
+    """What the facts say of where it happened and of sending again; raises as `_state_from`."""
+    return {
+        "phase": Phase(str(facts["phase"])),
+        "is_transient": facts["is_transient"] is True,
+        "may_have_been_delivered": facts["may_have_been_delivered"] is not False,
+    }
+
+
+class RetryableError(SmtpError):
+    """The message was certainly not delivered, and the same call may succeed later: send it again.
+
+    Every error whose `SmtpError.is_safe_to_retry` is True is one, whatever else it is; a message of
+    which it is unknown whether it was delivered never is. For ``except``, for Celery's
+    ``autoretry_for``, for tenacity's ``retry_if_exception_type``.
+    """
+
+    is_transient = True
+    _leaves_delivery_open = False
 
 
 class TransportError(SmtpError, ConnectionError):
-    """The network failed: no route, refused, reset, no such host. Worth trying again later."""
+    """The network failed: no route, refused, reset, no such host. Worth trying again later.
+
+    A refused connection is also a ``ConnectionRefusedError``, an unknown name a
+    ``socket.gaierror``; ``errno`` and ``strerror`` are the operating system's or the resolver's.
+    """
 
     is_transient = True
 
 
-class TlsError(TransportError):
-    """The TLS handshake or session failed: untrusted certificate, wrong name, broken record."""
+class TlsError(TransportError, ssl.SSLError):
+    """The TLS handshake or session failed: untrusted certificate, wrong name, broken record.
+
+    One about the server's certificate is also an ``ssl.SSLCertVerificationError``.
+
+    Attributes:
+        library, reason: OpenSSL's, "" where there are none.
+        verify_code, verify_message: why the certificate is not to be trusted; 0 and "" where that
+            is not the trouble.
+    """
 
     is_transient = False
+    library = ""
+    reason = ""
+    verify_code = 0
+    verify_message = ""
 
 
 class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, ConnectionError):
@@ -129,10 +298,20 @@ class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, Connectio
     is_transient = True
 
 
+# Where smtplib has no session yet, or we have none at all.
+_OUTSIDE_A_SESSION = frozenset({Phase.CONNECT, Phase.TLS, Phase.POOL, Phase.INPUT})
+
+
 class SmtpTimeoutError(SmtpError, TimeoutError):
-    """The operation's deadline has passed; unless it never began, the connection is closed."""
+    """The operation's deadline has passed; unless it never began, the connection is closed.
+
+    Within a session it is also an ``smtplib.SMTPServerDisconnected``, as with smtplib.
+    """
 
     is_transient = True
+
+    def _beside(self) -> type[Exception] | None:
+        return None if self.phase in _OUTSIDE_A_SESSION else smtplib.SMTPServerDisconnected
 
 
 class ProtocolError(SmtpError):
@@ -143,96 +322,30 @@ class ParseError(ProtocolError):
     """What the server sent is not an SMTP reply (RFC 5321 4.2), or exceeds the limits for one."""
 
 
-class ResponseError(SmtpError, smtplib.SMTPResponseException):
-    """The server answered with a failure.
-
-    Attributes:
-        response: its whole reply. ``smtp_code`` and ``smtp_error`` hold the same for code that
-            knows ``smtplib``.
-    """
-
-    def __init__(self, response: SmtpResponse, *, phase: Phase, details: str = "") -> None:
-        more = f" ({details!a:.500})" if details else ""
-        hint = _starttls_hint(response)
-        super().__init__(f"the server refused {phase}: {response}{more}{hint}", phase=phase)
-        self.response = response
-        self.smtp_code = response.code
-        self.smtp_error = _text(response)
-        self.is_transient = response.is_transient
-
-
-class TransientError(ResponseError):
-    """A 4xx reply: the same message may be accepted later (RFC 5321 4.2.1)."""
-
-
-class PermanentError(ResponseError):
-    """A 5xx reply: the same message will be refused again (RFC 5321 4.2.1)."""
-
-
-class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
-    """The server refused the credentials; ``is_transient`` is True for a 454 (RFC 4954 6).
-
-    Attributes:
-        server_error: what the server said is wrong with a token, usually JSON (RFC 7628 3.2.2);
-            "" where the mechanism has no such thing.
-    """
-
-    def __init__(
-        self, response: SmtpResponse, *, phase: Phase = Phase.AUTH, server_error: str = ""
-    ) -> None:
-        super().__init__(response, phase=phase, details=server_error)
-        self.server_error = server_error
-
-
-class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
-    """Every recipient was refused, so nothing was sent. Transient only if all refusals are.
-
-    Attributes:
-        rejected_recipients: each refused recipient with the reply it got, in the order given.
-        recipients: the same as ``smtplib`` has it: address -> (code, text).
-    """
-
-    def __init__(self, rejected_recipients: Sequence[RejectedRecipient]) -> None:
-        rejected = tuple(rejected_recipients)
-        first = f"{rejected[0].recipient}: {rejected[0].response}" if rejected else "none given"
-        count = len(rejected)
-        message = f"all {count} recipients were refused, the first is {first}"
-        if count == 1:
-            message = f"the only recipient was refused: {first}"
-        super().__init__(message, phase=Phase.RCPT)
-        self.rejected_recipients = rejected
-        self.recipients = {str(r.recipient): (r.response.code, _text(r.response)) for r in rejected}
-        self.is_transient = all(r.response.is_transient for r in rejected)
-
-    @property
-    def count(self) -> int:
-        """How many recipients were refused."""
-        return len(self.rejected_recipients)
-
-    @property
-    def responses(self) -> tuple[SmtpResponse, ...]:
-        """The replies, one per recipient in the order given."""
-        return tuple(r.response for r in self.rejected_recipients)
-
-
 class StartTlsUnavailableError(SmtpError, smtplib.SMTPNotSupportedError):
     """STARTTLS was asked for and the server does not offer it; nothing was sent in clear."""
 
     phase = Phase.STARTTLS
+    _leaves_delivery_open = False
 
 
 class SmtpUtf8RequiredError(SmtpError, smtplib.SMTPNotSupportedError):
     """An address or argument is not ASCII and the server lacks SMTPUTF8 (RFC 6531)."""
 
+    _leaves_delivery_open = False
+
 
 class UnsupportedExtensionError(SmtpError, smtplib.SMTPNotSupportedError):
     """The call needs an extension the server did not advertise; nothing was sent."""
+
+    _leaves_delivery_open = False
 
 
 class PoolError(SmtpError):
     """The pool could not hand out a connection."""
 
     phase = Phase.POOL
+    _leaves_delivery_open = False
 
 
 class PoolTimeoutError(PoolError, TimeoutError):
@@ -258,28 +371,64 @@ class ValidationError(SmtpError, ValueError):
     then the connection is closed, and the message was certainly not delivered.
     """
 
-
-def _text(response: SmtpResponse) -> bytes:
-    """A reply's text as smtplib has it: the octets the server sent."""
-    return "\n".join(response.lines).encode("utf-8", "surrogateescape")
+    _leaves_delivery_open = False
 
 
-def _starttls_hint(response: SmtpResponse) -> str:
-    """What to try if the server wants TLS first (RFC 3207 4: 530; RFC 4954 6: 538)."""
-    wants_tls = response.code == 538 or (
-        response.code == 530 and any("TLS" in line.upper() for line in response.lines)
-    )
-    return "; try TlsMode.STARTTLS, in a URL smtp+starttls://" if wants_tls else ""
+# For each class, variants included: the class of docs/errors.md, and what it is beside that.
+_VARIANTS: dict[type[SmtpError], tuple[type[SmtpError], type[Exception] | None]] = {}
+_CLASSES: dict[tuple[type[SmtpError], type[Exception] | None, bool], type[SmtpError]] = {}
+_BESIDE: dict[type[SmtpError], tuple[type[Exception], ...]] = {}
+
+variants: dict[str, type[SmtpError]] = {}
+"""The variants that are classes of their own, by the name that ``smtpconn`` knows them by."""
 
 
-def refusal(response: SmtpResponse, phase: Phase) -> SmtpError:
-    """The error for a reply that is not the success the RFC has for ``phase``.
+def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
+    """Make the classes that errors of a class may turn out to be.
 
-    A reply that is neither success nor refusal (a 354 to MAIL, a 250 to STARTTLS) means that the
-    dialogue is out of step, which no later reply can mend: that is a `ProtocolError`.
+    Each has the ``__name__`` of the class it is a variant of, which logs, metrics and `repr` go by,
+    and in ``__qualname__`` a name of its own, which is importable from ``smtpconn``: pickle and
+    serialisers find it there.
+
+    Args:
+        public: the class of docs/errors.md.
+        beside: what an error of it may be as well, by the word for it in the variant's name.
     """
-    if response.is_transient:
-        return TransientError(response, phase=phase)
-    if response.is_permanent:
-        return PermanentError(response, phase=phase)
-    return ProtocolError(f"a reply that makes no sense for {phase}: {response}", phase=phase)
+    _BESIDE[public] = tuple(beside.values())
+    for word, other in {"": None, **beside}.items():
+        for is_retryable in (False, True):
+            # RetryableError before the others, so that SmtpError's methods go before theirs.
+            kinds = (public, RetryableError if is_retryable else None, other)
+            bases = tuple(kind for kind in kinds if kind is not None)
+            kind = public
+            if public is SmtpError and is_retryable:
+                kind = RetryableError
+            elif len(bases) > 1:
+                name = f"{'Retryable' * is_retryable}{word}{public.__name__}"
+                kind = type(name, bases, {"__doc__": public.__doc__, "__module__": "smtpconn"})
+                kind.__name__ = public.__name__
+                variants[name] = kind
+            _VARIANTS[kind] = public, other
+            _CLASSES[public, other, is_retryable] = kind
+
+
+def _depth_of_ours(cls: type[SmtpError]) -> int:
+    """Where in the order of its bases a class has the first that is ours."""
+    return next(depth for depth, base in enumerate(cls.__mro__) if base in _VARIANTS)
+
+
+make_variants(SmtpError)
+make_variants(TransportError, ConnectionRefused=ConnectionRefusedError, UnknownName=socket.gaierror)
+make_variants(TlsError, Certificate=ssl.SSLCertVerificationError)
+make_variants(ConnectionClosedError)
+make_variants(SmtpTimeoutError, Disconnected=smtplib.SMTPServerDisconnected)
+make_variants(ProtocolError)
+make_variants(ParseError)
+make_variants(StartTlsUnavailableError)
+make_variants(SmtpUtf8RequiredError)
+make_variants(UnsupportedExtensionError)
+make_variants(PoolError)
+make_variants(PoolTimeoutError)
+make_variants(PoolOverloadedError)
+make_variants(PoolClosedError)
+make_variants(ValidationError)

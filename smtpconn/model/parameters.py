@@ -362,19 +362,19 @@ def _orcpt(orcpt: str, smtputf8: bool) -> str:
 def _check_orcpt(orcpt: str) -> None:
     kind, semicolon, address = orcpt.partition(";")
     if not (semicolon and kind and address and kind.replace("-", "").isalnum() and kind.isascii()):
-        raise ValidationError(f"orcpt is type;address such as rfc822;o@example.com: {orcpt!a:.80}")
+        raise ValidationError(f"orcpt is type;address such as rfc822;o@example.com: {orcpt!r:.80}")
     if kind.lower() == "utf-8":
         if len(address.encode("utf-8", "surrogatepass")) > 500 or any(
             c < "!" or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff" for c in address
         ):
-            raise ValidationError(f"orcpt is too long or not printable: {orcpt!a:.80}")
+            raise ValidationError(f"orcpt is too long or not printable: {orcpt!r:.80}")
         return
     _check_printable("orcpt", address, 500)
 
 
 def _check_printable(name: str, text: str, limit: int) -> None:
     if not 1 <= len(text) <= limit or not all("!" <= c <= "~" or c == " " for c in text):
-        raise ValidationError(f"{name} has 1 to {limit} printable ASCII characters: {text!a:.80}")
+        raise ValidationError(f"{name} has 1 to {limit} printable ASCII characters: {text!r:.80}")
 
 
 def _check_type(name: str, value: object, kind: type) -> None:

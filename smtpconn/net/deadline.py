@@ -1,11 +1,14 @@
 """One deadline per operation: a moment on the monotonic clock, handed down instead of a timeout.
 
-Whoever is about to wait asks how long it may; so a server that drips a byte a second cannot stretch
-an operation, and waiting for a lock, a pool or a name server counts like any other wait.
+The public method makes the `Deadline`, and the object itself goes down to the socket. Every wait
+asks it how long it may take, and every loop that makes progress without waiting asks it too; so a
+server that drips a byte a second cannot stretch an operation, and waiting for a lock, a pool or a
+name server counts like any other wait. Error texts show the figure the caller gave.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -41,6 +44,42 @@ class Deadline:
         self.timeout = timeout
         self._end = time.monotonic() + timeout
 
+    @classmethod
+    def of(cls, timeout: float | Deadline | None, default: float) -> Deadline:
+        """The deadline for a timeout in seconds; one that runs already is returned as it is.
+
+        Args:
+            timeout: seconds, a deadline that a caller further up has made, or None.
+            default: seconds where ``timeout`` is None.
+
+        Raises:
+            ValidationError: as `Deadline`.
+        """
+        if isinstance(timeout, Deadline):
+            return timeout
+        return cls(default if timeout is None else timeout)
+
+    def at_most(self, seconds: float) -> Deadline:
+        """The same deadline, or one in ``seconds`` from now if that is earlier."""
+        end = time.monotonic() + seconds
+        if end >= self._end:
+            return self
+        earlier = Deadline.__new__(Deadline)
+        earlier.timeout, earlier._end = seconds, end
+        return earlier
+
+    def share(self, count: int, limit: float = math.inf) -> Deadline:
+        """The deadline for the first of ``count`` attempts that divide the time left evenly.
+
+        Args:
+            count: how many attempts the time left is for.
+            limit: seconds that the attempt takes at most.
+        """
+        remaining = self.remaining()
+        if count == 1 and limit >= remaining:
+            return self
+        return _Share(self, min(remaining / count, limit))
+
     def begin_message(self) -> None:
         """A message begins; of interest to `StreamDeadline` alone."""
 
@@ -49,22 +88,47 @@ class Deadline:
         remaining = self._end - time.monotonic()
         return remaining if remaining > 0 else 0.0
 
-    def check(self, phase: Phase) -> float:
+    def check(self, phase: Phase, peer: str = "") -> float:
         """Return the seconds left, more than 0.
+
+        Args:
+            phase: what is in progress.
+            peer: ``host:port`` for the error.
 
         Raises:
             SmtpTimeoutError: none are left.
         """
         remaining = self.remaining()
         if not remaining:
-            raise self.error(phase)
+            raise self.error(phase, peer)
         return remaining
 
-    def error(self, phase: Phase) -> SmtpTimeoutError:
-        """The error for this deadline having passed during ``phase``."""
-        return SmtpTimeoutError(
-            f"the timeout of {self.timeout:g} seconds has passed during {phase}", phase=phase
-        )
+    def error(self, phase: Phase, peer: str = "") -> SmtpTimeoutError:
+        """The error for this deadline having passed during ``phase``, with ``peer`` (host:port)."""
+        where = f"{phase} with {peer}" if peer else str(phase)
+        text = f"{self._share_of()}the timeout of {self} seconds has passed during {where}"
+        return SmtpTimeoutError(text, phase=phase)
+
+    def _share_of(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        """The seconds as the caller gave them."""
+        return f"{self.timeout:.15g}"
+
+
+class _Share(Deadline):
+    """A part of another deadline's time; errors tell both."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, whole: Deadline, seconds: float) -> None:
+        self.timeout = whole.timeout
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def _share_of(self) -> str:
+        return f"a share of {self._seconds:.3g} seconds of "
 
 
 class StreamDeadline(Deadline):

@@ -53,7 +53,7 @@ def open_socket(
         if host.startswith("/"):
             return _connect_unix(host, deadline)
         addresses = _interleave(resolve(host, port, deadline))
-        return HappyEyeballs(deadline, source_address).run(addresses)
+        return HappyEyeballs(deadline, source_address, peer).run(addresses)
     except SmtpError:
         raise
     except OSError as error:
@@ -69,11 +69,11 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
     pause = FIRST_PAUSE
     while True:
         try:
-            return HappyEyeballs(deadline, None).run(
+            return HappyEyeballs(deadline, None, path).run(
                 [(socket.AF_UNIX, socket.SOCK_STREAM, 0, path)]
             )
         except BlockingIOError:
-            time.sleep(min(pause, deadline.check(Phase.CONNECT)))
+            time.sleep(min(pause, deadline.check(Phase.CONNECT, path)))
             pause = min(2 * pause, MAX_PAUSE)
 
 
@@ -89,8 +89,11 @@ def _interleave(addresses: Iterable[Address]) -> list[Address]:
 class HappyEyeballs:
     """Non-blocking connects under way; the first to succeed wins and the others are closed."""
 
-    def __init__(self, deadline: Deadline, source_address: tuple[str, int] | None) -> None:
+    def __init__(
+        self, deadline: Deadline, source_address: tuple[str, int] | None, peer: str
+    ) -> None:
         self._deadline = deadline
+        self._peer = peer
         self._source_address = source_address
         self._running: dict[socket.socket, str] = {}
         self._errors: list[tuple[str, OSError]] = []
@@ -134,7 +137,7 @@ class HappyEyeballs:
         """Wait for a connect to succeed; None when one failed or patience ran out."""
         if not self._running:
             return None
-        remaining = self._deadline.check(Phase.CONNECT)
+        remaining = self._deadline.check(Phase.CONNECT, self._peer)
         seconds = remaining if patience is None else min(patience, remaining)
         for sock in wait_for_sockets(dict.fromkeys(self._running, (False, True)), seconds):
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -152,7 +155,11 @@ class HappyEyeballs:
         if len(self._errors) == 1:
             return first
         others = "; ".join(f"{name}: {error.strerror or error}" for name, error in self._errors)
-        return TransportError(f"no address could be reached: {others}", phase=Phase.CONNECT)
+        failure = TransportError(
+            f"no address could be reached: {others}", phase=Phase.CONNECT, cause=first
+        )
+        failure.__cause__ = first
+        return failure
 
 
 def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadline) -> socket.socket:
@@ -161,10 +168,10 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
     Raises:
         SmtpError: what the function raised, if it is an `OSError`.
     """
-    remaining = deadline.check(Phase.CONNECT)
+    peer = f"{host}:{port}"
     try:
-        return factory(host, port, remaining)
+        return factory(host, port, deadline.check(Phase.CONNECT, peer))
     except SmtpError:
         raise
     except OSError as error:
-        raise as_smtp_error(error, Phase.CONNECT, deadline, f"{host}:{port}") from error
+        raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error

@@ -49,8 +49,9 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
     resolver = _resolvers.get(pid) or _resolvers.setdefault(pid, _Resolver())
     outcome = resolver.resolve(host, port, deadline)
     if isinstance(outcome, Exception):
+        why = getattr(outcome, "strerror", None) or outcome
         raise TransportError(
-            f"the name {host} cannot be resolved: {outcome}", phase=Phase.CONNECT
+            f"the name {host} cannot be resolved: {why}", phase=Phase.CONNECT, cause=outcome
         ) from outcome
     return outcome
 
@@ -88,6 +89,7 @@ class _Resolver:
         Raises:
             SmtpTimeoutError: the deadline has passed.
         """
+        peer = f"{host}:{port}"
         wakeup = threading.Lock()
         lookup: _Lookup | None = None
         try:
@@ -99,8 +101,8 @@ class _Resolver:
                 if lookup is not None and lookup.outcome is not None:
                     return lookup.outcome
                 # Any lookup that ends wakes all: the slot that it leaves may be ours.
-                if not wakeup.acquire(timeout=deadline.check(Phase.CONNECT)):
-                    raise deadline.error(Phase.CONNECT)
+                if not wakeup.acquire(timeout=deadline.check(Phase.CONNECT, peer)):
+                    raise deadline.error(Phase.CONNECT, peer)
         finally:
             self._waiting.discard(wakeup)
 

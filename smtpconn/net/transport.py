@@ -4,9 +4,13 @@ Nothing here waits longer than the deadline allows, whatever the peer does. Whil
 blocked, what arrives is read and handed over; two peers that both insist on writing first would
 otherwise wait for each other for ever (RFC 2920 3.1), however large their buffers are.
 
-There are two ways to wait for octets. The general one is a non-blocking socket and
-`Transport.wait`. Where the kernel can bound a blocking read by itself (a plain socket on Linux),
-the read is the wait: one system call where there would be two, for what is done most.
+The socket never blocks: waiting is `Transport.wait`, which is ``poll``. A blocking read that the
+kernel bounds (SO_RCVTIMEO) would save a system call, but a handled signal ends it and Python begins
+it again with the whole time (PEP 475): signals in a row would postpone the deadline for ever. Of a
+poll Python computes the time that is left.
+
+Progress is no excuse: the loops look at the clock also while octets move, so that neither a drip
+nor a flood stretches an operation.
 
 Plain `OSError`s come out of `Transport`; `as_smtp_error` is the one place that gives them names.
 Which reply belongs to what is not known here. Modules are used through their names at call time
@@ -17,12 +21,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import math
 import select
 import socket
 import ssl
-import struct
-import sys
 from collections.abc import Callable
 
 from smtpconn.model.content import Buffer
@@ -42,9 +43,9 @@ _TLS_SEND = 16 * 1024
 """A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
 has left be told."""
 
-MAX_READ = 1.0
-"""Seconds that one blocking read may take. The deadline is looked at in between; so the kernel has
-to be told another number only when less than this is left."""
+_SEND = 1024 * 1024
+"""Octets for one call in clear: the kernel goes on taking more while a fast peer reads, and the
+deadline is looked at in between."""
 
 MAX_WAIT = 1_000_000.0
 """Seconds one wait may take; the kernel counts milliseconds in an int, which is 24 days."""
@@ -70,11 +71,10 @@ class Transport:
         self.is_tls = isinstance(sock, ssl.SSLSocket)
         self.is_open = True
         self.is_inherited = False
-        self._reads_block = _can_bound_reads(sock)
-        self._read_bound = 0.0
-        # Flags of a call that must not block although the socket does.
-        self._now = socket.MSG_DONTWAIT if self._reads_block else 0
-        sock.settimeout(None if self._reads_block else 0)
+        # Whether TLS has to write before it can read on (renegotiation, KeyUpdate); as of the last
+        # look that found nothing.
+        self._read_wants_write = False
+        sock.settimeout(0)
         is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -140,7 +140,6 @@ class Transport:
             _close_half_made(error)
             raise
         self._sock, self.is_tls = tls, True
-        self._reads_block, self._now = False, 0
         tls.settimeout(0)
         if session is not None:
             try:
@@ -174,15 +173,31 @@ class Transport:
         Raises:
             OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
         """
-        view = memoryview(data)
-        while view:
-            if taken := self._send(view[:_TLS_SEND] if self.is_tls else view):
-                sent(taken)
-                view = view[taken:]
-            elif (arrived := self.receive_now()) is not None:
-                received(arrived)
+        most = _TLS_SEND if self.is_tls else _SEND
+        rest: Buffer = data
+        while rest:
+            if not deadline.remaining():
+                raise TimeoutError
+            try:
+                taken = self._sock.send(rest if len(rest) <= most else memoryview(rest)[:most])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                wants_read = False
+            except ssl.SSLWantReadError:
+                wants_read = True  # renegotiation: a record of the peer's has to come first
             else:
-                self.wait(deadline)
+                self._owes_ack = False
+                sent(taken)
+                if taken == len(rest):
+                    return
+                rest = memoryview(rest)[taken:]
+                continue
+            if (arrived := self.receive_now()) is not None:
+                received(arrived)
+            elif self._read_wants_write:
+                # The newest word of TLS, which holds for sending too.
+                self.wait(deadline, read=False)
+            else:
+                self.wait(deadline, write=not wants_read)
 
     def receive(self, deadline: Deadline) -> bytes:
         """Wait for octets and return them; b"" at the end of the stream.
@@ -191,21 +206,23 @@ class Transport:
             OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
         """
         # A TLS record may have been read in part, which no poll would tell; so ask TLS first.
-        if self.is_tls and (data := self.receive_now()) is not None:
+        if self.is_tls and deadline.remaining() and (data := self.receive_now()) is not None:
             return data
-        while True:
+        poll = self._read_poll
+        while seconds := deadline.remaining():
             if (self._owes_ack or self.is_tls) and self._quick_ack is not None:
                 # What came so far is not acknowledged yet, and nothing of ours is under way that
                 # would do it; a peer with Nagle's algorithm keeps the rest back until then (40 ms).
                 # In TLS something may have come that we never see, such as a session ticket.
                 self._sock.setsockopt(socket.IPPROTO_TCP, self._quick_ack, 1)
-            if self._reads_block:
-                data = self._read(deadline.remaining())
-            else:
-                self.wait(deadline, write=False)
-                data = self.receive_now()
-            if data is not None:
+            if poll is None or self._read_wants_write:
+                write = self._read_wants_write
+                self.wait(deadline, read=not write, write=write)
+            elif not poll.poll(1000 * (seconds if seconds < MAX_WAIT else MAX_WAIT)):
+                continue
+            if (data := self.receive_now()) is not None:
                 return data
+        raise TimeoutError
 
     def is_silent(self) -> bool:
         """Whether certainly nothing has arrived, neither octets nor the end of the stream.
@@ -228,23 +245,12 @@ class Transport:
             OSError: the connection failed.
         """
         try:
-            data = self._sock.recv(_RECEIVE, self._now)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        self._owes_ack = True
-        return data
-
-    def _read(self, seconds: float) -> bytes | None:
-        """Read as `receive_now`, but wait for it, at most so long and at most `MAX_READ`."""
-        if not seconds:
-            raise TimeoutError
-        bound = seconds if seconds < MAX_READ else MAX_READ
-        if bound != self._read_bound:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(bound))
-            self._read_bound = bound
-        try:
             data = self._sock.recv(_RECEIVE)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._read_wants_write = False
+            return None
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
             return None
         self._owes_ack = True
         return data
@@ -255,10 +261,11 @@ class Transport:
         Raises:
             TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
         """
-        while not self._is_ready(read, write, deadline.remaining()):
-            # One wait is bounded (MAX_WAIT), so it may end before the deadline.
-            if not deadline.remaining():
-                raise TimeoutError
+        # One wait is bounded (MAX_WAIT), so it may end before the deadline.
+        while seconds := deadline.remaining():
+            if self._is_ready(read, write, seconds):
+                return
+        raise TimeoutError
 
     def interrupt(self) -> None:
         """Make whoever waits on this transport in another thread fail at once.
@@ -282,30 +289,10 @@ class Transport:
         self.close()
 
     def _is_ready(self, read: bool, write: bool, seconds: float) -> bool:
-        if read and not write and self._read_poll is not None:
-            return bool(self._read_poll.poll(_milliseconds(seconds)))
         return bool(wait_for_sockets({self._sock: (read, write)}, seconds))
 
     def _has_pending(self) -> bool:
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
-
-    def _send(self, data: Buffer) -> int:
-        try:
-            taken = self._sock.send(data, self._now)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
-        self._owes_ack = False
-        return taken
-
-
-def _can_bound_reads(sock: socket.socket) -> bool:
-    """Whether the kernel can be told how long a blocking read of this socket may take.
-
-    Not where the class was replaced (gevent's socket never blocks the thread, and so knows nothing
-    of the kernel's bound), nor with TLS (OpenSSL would go on reading).
-    """
-    is_plain = type(sock) is socket.socket and socket.socket.__module__ == "socket"
-    return is_plain and sys.platform == "linux"
 
 
 def _close_half_made(error: BaseException) -> None:
@@ -316,12 +303,6 @@ def _close_half_made(error: BaseException) -> None:
             if isinstance(value, ssl.SSLSocket):
                 value.close()
         traceback = traceback.tb_next
-
-
-def _timeval(seconds: float) -> bytes:
-    # Not 0, which would be for ever.
-    microseconds = max(1, math.ceil(seconds * 1e6))
-    return struct.pack("ll", *divmod(microseconds, 1_000_000))
 
 
 def wait_for_sockets(
@@ -361,28 +342,36 @@ def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -
     if isinstance(error, SmtpError):
         return error
     if isinstance(error, TimeoutError) and error.errno is None:
-        return deadline.error(phase)
+        return deadline.error(phase, peer)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return closed_by_peer(phase, peer)
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
-            f"the certificate of {peer} is not to be trusted: {error.verify_message}", phase=phase
+            f"the certificate of {peer} is not to be trusted: {error.verify_message}",
+            phase=phase,
+            cause=error,
         )
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
         reason = getattr(error, "reason", None) or error
-        return TlsError(f"TLS with {peer} failed during {phase}: {reason}", phase=phase)
+        text = f"TLS with {peer} failed during {phase}: {reason}"
+        return TlsError(text, phase=phase, cause=error)
     if isinstance(error, _CLOSED_ERRORS) or error.errno in (errno.ENOTCONN, errno.ESHUTDOWN):
-        return closed_by_peer(phase, peer, "reset")
+        return closed_by_peer(phase, peer, "reset", error)
     if isinstance(error, TimeoutError):
-        return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase)
+        return SmtpTimeoutError(f"{peer} does not answer during {phase}", phase=phase, cause=error)
     return TransportError(
-        f"the connection to {peer} failed during {phase}: {error.strerror or error}", phase=phase
+        f"the connection to {peer} failed during {phase}: {error.strerror or error}",
+        phase=phase,
+        cause=error,
     )
 
 
-def closed_by_peer(phase: Phase, peer: str, how: str = "closed") -> ConnectionClosedError:
+def closed_by_peer(
+    phase: Phase, peer: str, how: str = "closed", cause: OSError | None = None
+) -> ConnectionClosedError:
     """The error for a connection that the peer ended."""
-    return ConnectionClosedError(f"{peer} {how} the connection during {phase}", phase=phase)
+    text = f"{peer} {how} the connection during {phase}"
+    return ConnectionClosedError(text, phase=phase, cause=cause)
 
 
 def _ip(name: object) -> str | None:

@@ -24,12 +24,12 @@ from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
     SmtpError,
-    TransientError,
     TransportError,
     ValidationError,
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.response_errors import TransientError
 from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
@@ -166,8 +166,9 @@ class ConnectionPool:
         Raises:
             SmtpError: as `connection` and `SmtpConnection.send_with_all_params`.
         """
+        deadline = Deadline(self.config.timeout if timeout is None else timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self._send(lambda _: request, timeout)
+        return self._send(lambda _: request, deadline)
 
     def send_message(
         self,
@@ -182,13 +183,13 @@ class ConnectionPool:
         Safe against dead connections, with ``timeout`` and errors, as `send`.
         """
         return self._send(
-            lambda c: message_request(message, sender, recipients, c.capabilities), timeout
+            lambda c: message_request(message, sender, recipients, c.capabilities),
+            Deadline(self.config.timeout if timeout is None else timeout),
         )
 
     def _send(
-        self, make: Callable[[SmtpConnection], MailRequest], timeout: float | None
+        self, make: Callable[[SmtpConnection], MailRequest], deadline: Deadline
     ) -> SendResult | LmtpSendResult:
-        deadline = Deadline(self.config.timeout if timeout is None else timeout)
         telling = self._lending.teller.about(Action.SEND, self._only_server)
         try:
             telling.begin()
@@ -300,7 +301,8 @@ class ConnectionPool:
         self, operation: Callable[[SmtpConnection], T], deadline: Deadline, telling: Telling
     ) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
-        lease = self.connection(min(self._acquire_timeout, deadline.check(Phase.POOL)))
+        deadline.check(Phase.POOL, str(self.config))
+        lease = Lease(self._lending, deadline.at_most(self._acquire_timeout))
         with lease as connection:
             telling.at(self._configs[lease.server])
             try:
@@ -348,11 +350,11 @@ def _send_over(
     BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
     because an Exchange is known that never answers a correct BDAT.
     """
-    seconds = deadline.check(Phase.MAIL)
+    # Checking out has looked at the socket, or made it.
     chunking = request.mail_params.body is BodyType.BINARYMIME or connection.prefers_chunking
     if connection.protocol is Protocol.LMTP:
-        return connection.deliver_request(request, seconds, chunking=chunking)
-    return connection.send_request(request, seconds, chunking=chunking)
+        return connection.deliver_request(request, deadline, chunking=chunking, is_probed=True)
+    return connection.send_request(request, deadline, chunking=chunking, is_probed=True)
 
 
 def _is_stale(error: SmtpError) -> bool:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError, TransientError
+from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError
+from smtpconn.model.response_errors import TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, Teller
 from smtpconn.pool.failover import TRIAL_TIMEOUT, ServerSelector, ServerStats
@@ -85,16 +86,17 @@ class Connector:
         cut_short: list[int] = []
         for left in range(len(order), 0, -1):
             index = order[-left]
-            share = deadline.check(Phase.CONNECT) / (left + len(cut_short))
             is_last_hope = left == 1 and not others_are_full and too_many is None
             limit = math.inf if is_last_hope else TRIAL_TIMEOUT
+            share = deadline.share(left + len(cut_short))
+            is_cut_short = limit < share.remaining()
             try:
-                return self._connect_to(index, min(share, limit)), index
+                return self._connect_to(index, share.share(1, limit)), index
             except SmtpError as error:
                 failure = error
                 if _is_too_many(error):
                     too_many = error
-                if limit < share and isinstance(error, SmtpTimeoutError):
+                if is_cut_short and isinstance(error, SmtpTimeoutError):
                     cut_short.append(index)
                 if left > 1:
                     name, server = self._teller.pool, self._configs[index]
@@ -106,7 +108,7 @@ class Connector:
                 return None
         while cut_short and deadline.remaining():
             index = cut_short.pop(0)
-            share = deadline.check(Phase.CONNECT) / (1 + len(cut_short))
+            share = deadline.share(1 + len(cut_short))
             try:
                 return self._connect_to(index, share), index
             except SmtpError as error:
@@ -133,7 +135,7 @@ class Connector:
                 return None
             self._servers.begin_trial(better, now)
         try:
-            return self._connect_to(better, min(deadline.remaining() / 2, TRIAL_TIMEOUT)), better
+            return self._connect_to(better, deadline.share(2, TRIAL_TIMEOUT)), better
         except SmtpError as error:
             name, server = self._teller.pool, self._configs[better]
             _log.info("%s: staying away from %s: %s", name, server, str(error))
@@ -161,13 +163,13 @@ class Connector:
         """How each server stands."""
         return self._servers.stats()
 
-    def _connect_to(self, index: int, seconds: float) -> SmtpConnection:
+    def _connect_to(self, index: int, deadline: Deadline) -> SmtpConnection:
         begun = time.monotonic()
         config = self._configs[index]
         telling = self._teller.about(Action.CONNECT, config)
         try:
             telling.begin()
-            connection = self._try(index, min(config.timeout, seconds))
+            connection = self._try(index, deadline.at_most(config.timeout))
         except BaseException as error:
             telling.failed(error)
             raise
@@ -179,14 +181,15 @@ class Connector:
         telling.done()
         return connection
 
-    def _try(self, index: int, seconds: float) -> SmtpConnection:
+    def _try(self, index: int, deadline: Deadline) -> SmtpConnection:
+        deadline.check(Phase.CONNECT, str(self._configs[index]))
         with self._lock:
             refusal = self._servers.login_refusal(index, time.monotonic())
         if refusal is not None:
             raise refusal
         offered = self._tls_sessions.get(index)
         try:
-            connection = self._configs[index].connect(seconds, tls_session=offered)
+            connection = self._configs[index].connect(deadline, tls_session=offered)
         except SmtpError as error:
             with self._lock:
                 self.errors += 1

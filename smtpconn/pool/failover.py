@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from smtpconn.client.config import ServerConfig
-from smtpconn.model.errors import AuthError, SmtpError
+from smtpconn.model.errors import SmtpError
+from smtpconn.model.response_errors import AuthError
 
 FIRST_BACKOFF = 1.0
 """Seconds a server rests after its first failure; doubled with each further one."""

@@ -20,7 +20,7 @@ from smtpconn.pool.state import Ticket
 class Lender(Protocol):
     """What a lease needs of a pool."""
 
-    def checkout(self, ticket: Ticket, timeout: float) -> SmtpConnection:
+    def checkout(self, ticket: Ticket, timeout: float | Deadline) -> SmtpConnection:
         """Get a connection that is good, standing in line if need be."""
 
     def renew(self, ticket: Ticket, deadline: Deadline) -> SmtpConnection:
@@ -46,7 +46,7 @@ class Lease:
 
     __slots__ = ("_pool", "_process", "_ticket", "_timeout")
 
-    def __init__(self, pool: Lender, timeout: float) -> None:
+    def __init__(self, pool: Lender, timeout: float | Deadline) -> None:
         self._ticket: Ticket | None = None
         self._process = 0
         self._pool = pool

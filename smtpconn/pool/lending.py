@@ -29,7 +29,7 @@ _log = logging.getLogger("smtpconn.pool")
 class Lending(Stock):
     """The inside of a pool; made as `smtpconn.pool.stock.Stock`."""
 
-    def checkout(self, ticket: Ticket, timeout: float) -> SmtpConnection:
+    def checkout(self, ticket: Ticket, timeout: float | Deadline) -> SmtpConnection:
         """Get a connection that is good, standing in line if need be; for `Lease`."""
         begun = time.monotonic()
         telling = SILENCE
@@ -40,17 +40,18 @@ class Lending(Stock):
             pooled = self._state.take_now(ticket, begun)
             if pooled is not None:
                 self._counters.checkouts += 1
-        deadline, made, now = None, None, begun
+        made, now = None, begun
         if pooled is not None and pooled.server:
-            deadline = Deadline(timeout)
-            made = self._move_back(ticket, pooled, deadline)
+            timeout = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
+            made = self._move_back(ticket, pooled, timeout)
             now = time.monotonic()
         if made is not None:
             pooled = made
         elif pooled is not None and self._is_good(pooled, now):
             pooled.uses += 1
         else:
-            pooled = self._stand_in_line(ticket, deadline or Deadline(timeout), begun, telling)
+            deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
+            pooled = self._stand_in_line(ticket, deadline, begun, telling)
         if self._watches:
             self._watch(ticket, pooled, telling)
         return pooled.connection
@@ -288,7 +289,7 @@ class Lending(Stock):
         oldest = min((t.since for t in state.permits), default=None)
         age = 0.0 if oldest is None else time.monotonic() - oldest
         return PoolTimeoutError(
-            f"no connection to {self._config} became free within {deadline.timeout:.3g} s: "
+            f"no connection to {self._config} became free within {deadline} s: "
             f"max_size={self._limits.max_size}, in use={len(state.permits)}, "
             f"idle={len(state.idle)}, connecting={len(state.connecting)}, "
             f"waiting={len(state.queue)}; the oldest lease is {age:.1f} s old"

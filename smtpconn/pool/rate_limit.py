@@ -51,7 +51,7 @@ class Pace:
         seconds = self.reserve(time.monotonic(), deadline.remaining())
         if seconds is None:
             raise PoolTimeoutError(
-                f"max_rate does not let this message go within {deadline.timeout:g} s",
+                f"max_rate does not let this message go within {deadline} s",
                 phase=Phase.POOL,
             )
         if seconds:

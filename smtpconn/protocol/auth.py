@@ -12,14 +12,9 @@ import base64
 from collections.abc import Generator
 
 from smtpconn.auth.mechanisms import SaslMechanism
-from smtpconn.model.errors import (
-    AuthError,
-    Phase,
-    ProtocolError,
-    UnsupportedExtensionError,
-    refusal,
-)
+from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AuthError, refusal
 from smtpconn.protocol.command import secret_command
 from smtpconn.protocol.exchange import Exchange, ExchangeAction, single
 from smtpconn.protocol.session import SessionState

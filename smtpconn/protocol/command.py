@@ -74,7 +74,7 @@ def ascii_command(phase: Phase, text: str) -> Command:
     """
     if not text.isascii():
         raise SmtpUtf8RequiredError(
-            f"{text!a} is not ASCII and the server does not offer SMTPUTF8", phase=phase
+            f"{text!r} is not ASCII and the server does not offer SMTPUTF8", phase=phase
         )
     return command(phase, text)
 
@@ -90,7 +90,7 @@ def secret_command(text: str, log: str) -> Command:
 
 
 def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> bytes:
-    shown = ascii(text if log is None else log)[:200]
+    shown = repr(text if log is None else log)[:200]
     # Asked, not tried: the error of trying would hold the text, which may be a secret.
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise ValidationError(f"{shown} holds a lone surrogate", phase=phase)

@@ -6,10 +6,9 @@ checks, same order), and RSET ends it, so nothing is ever delivered by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from smtpconn.model.errors import Phase, refusal
+from smtpconn.model.errors import Phase
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import explain, refusal
 from smtpconn.protocol.exchange import CommandGroup, Exchange
 from smtpconn.protocol.mail_request import MailRequest, envelope_commands
 from smtpconn.protocol.session import SessionState
@@ -36,17 +35,19 @@ def envelope_probe(
         commands.insert(0, RSET)
     session.needs_reset = True
     session.transactions += 1
-    replies: Sequence[SmtpResponse]
+    replies: list[SmtpResponse] = []
     if session.may_pipeline:
         group = CommandGroup(tuple(commands))
         yield group
         replies = group.replies
     else:
-        replies = yield from send_in_turn(commands, begins_message=False)
+        yield from send_in_turn(commands, replies, begins_message=False)
     answered = list(zip(commands, replies, strict=False))
     for command, reply in answered:
         is_recipient = command.phase is Phase.RCPT
         if not reply.is_success and (not is_recipient or reply.is_intermediate):
-            raise refusal(reply, command.phase)
+            error = refusal(reply, command.phase)
+            explain(error, ehlo_domain=session.ehlo_domain, sender=str(request.sender))
+            raise error
     yield from reset(session)
     return tuple(reply for command, reply in answered if command.phase is Phase.RCPT)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.errors import Phase, StartTlsUnavailableError, refusal
+from smtpconn.model.errors import Phase, SmtpError, StartTlsUnavailableError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import explain, refusal
 from smtpconn.protocol.command import ascii_command, command
 from smtpconn.protocol.exchange import (
     GREETING,
@@ -61,12 +62,18 @@ def hello(session: SessionState) -> Exchange[None]:
     elif verb == "EHLO" and reply.code in _EHLO_UNKNOWN:
         reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
         if reply.code != 250:
-            raise refusal(reply, Phase.EHLO)
+            raise _hello_refused(session, reply)
         session.capabilities = ServerCapabilities.from_helo(reply)
     else:
-        raise refusal(reply, Phase.EHLO)
+        raise _hello_refused(session, reply)
     # EHLO resets what was under way (RFC 5321 4.1.1.1).
     session.needs_reset = False
+
+
+def _hello_refused(session: SessionState, reply: SmtpResponse) -> SmtpError:
+    error = refusal(reply, Phase.EHLO)
+    explain(error, ehlo_domain=session.ehlo_domain)
+    return error
 
 
 def _is_exims(reply: SmtpResponse) -> bool:

@@ -27,11 +27,11 @@ from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
     ProtocolError,
-    ResponseError,
     SmtpError,
     ValidationError,
 )
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import ResponseError
 from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest
@@ -44,6 +44,7 @@ from smtpconn.protocol.transaction import (
     conclude,
     conclude_eager,
     content_of,
+    explain_refusal,
     judge,
     may_leave_with_envelope,
     may_send_empty_data,
@@ -212,7 +213,8 @@ class _Streaming:
             if following is not None:
                 # What failed was this envelope, unless an answer before it is missing as well.
                 is_next = len(group.replies) >= behind
-                yield _why_lost(error, group.replies[behind:]) if is_next else _not_sent(error)
+                replies = group.replies[behind:]
+                yield self._why_lost(following, error, replies) if is_next else _not_sent(error)
             return
         self._session.must_close = ""
         outcome = None if this is None else self._conclude(this, group.replies[:behind])
@@ -359,9 +361,20 @@ class _Streaming:
             elif has_left:
                 yield refused_for_certain(self._session, sent.this, sent.group) or _unknown(error)
             elif sent is struck:
-                yield _why_lost(error, sent.group.replies)
+                yield self._why_lost(sent.this, error, sent.group.replies)
             else:
                 yield _not_sent(error)
+
+    def _why_lost(
+        self, this: Transaction, error: Exception, replies: Sequence[SmtpResponse]
+    ) -> SmtpError:
+        """The outcome of a message whose reply was the next to come; it has these so far."""
+        # A refusal that ends the connection is about what it answers: the message before.
+        is_of_another = isinstance(error, ResponseError) and not replies
+        if is_of_another or not isinstance(error, SmtpError):
+            return _not_sent(error)
+        explain_refusal(self._session, this, error, replies)
+        return error
 
 
 def unreadable(error: Exception) -> SmtpError:
@@ -379,15 +392,6 @@ def _unknown(error: Exception) -> SmtpError:
     unknown = copy.copy(error) if isinstance(error, SmtpError) else _not_sent(error)
     unknown.may_have_been_delivered = True
     return unknown
-
-
-def _why_lost(error: Exception, replies: Sequence[SmtpResponse]) -> SmtpError:
-    """The outcome of a message whose reply was the next to come; it has these so far."""
-    # A refusal that ends the connection is about what it answers: the message before.
-    is_of_another = isinstance(error, ResponseError) and not replies
-    if is_of_another or not isinstance(error, SmtpError):
-        return _not_sent(error)
-    return error
 
 
 def _not_sent(error: Exception) -> SmtpError:

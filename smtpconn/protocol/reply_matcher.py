@@ -23,16 +23,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from smtpconn.model.errors import (
-    ConnectionClosedError,
-    ParseError,
-    Phase,
-    ProtocolError,
-    SmtpError,
-    refusal,
-)
-from smtpconn.model.replies import ReplyParser, SmtpResponse
+from smtpconn.model.errors import ConnectionClosedError, ParseError, Phase, ProtocolError, SmtpError
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import refusal
 from smtpconn.protocol.exchange import CommandGroup
+from smtpconn.protocol.reply_parser import ReplyParser
 
 SHUTTING_DOWN = 421
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from smtpconn.model.errors import Phase, refusal
+from smtpconn.model.errors import Phase
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import refusal
 from smtpconn.protocol.command import ascii_command, command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, single
 from smtpconn.protocol.session import SessionState

@@ -26,9 +26,10 @@ from typing import cast
 
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.content import END_OF_DATA, Chunk
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError, refusal
+from smtpconn.model.errors import Phase, ProtocolError, SmtpError
 from smtpconn.model.parameters import check_size, is_too_big
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import explain, refusal
 from smtpconn.model.results import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.protocol.command import Command, command
 from smtpconn.protocol.exchange import (
@@ -123,13 +124,17 @@ def transact(
     this = begin(session, request, chunking=chunking)
     if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
         return (yield from _send_at_once(session, this))
-    replies: Sequence[SmtpResponse]
-    if session.may_pipeline:
-        group = CommandGroup(tuple(this.commands), begins_message=is_first_try)
-        yield group
-        replies = group.replies
-    else:
-        replies = yield from send_in_turn(this.commands, begins_message=is_first_try)
+    replies: list[SmtpResponse] = []
+    try:
+        if session.may_pipeline:
+            group = CommandGroup(tuple(this.commands), begins_message=is_first_try)
+            replies = group.replies
+            yield group
+        else:
+            yield from send_in_turn(this.commands, replies, begins_message=is_first_try)
+    except SmtpError as error:
+        explain_refusal(session, this, error, replies)
+        raise
     failure = judge(session, this, replies)
     if failure is not None:
         if wants_content(this, replies):
@@ -138,11 +143,12 @@ def transact(
             else:
                 session.must_close = NOBODY
         raise failure
+    final: Sequence[SmtpResponse]
     if chunking:
-        replies = yield from _send_chunks(session, this)
+        final = yield from _send_chunks(session, this)
     else:
-        replies = yield from final_replies(CommandGroup((content_of(session, this),)))
-    return conclude(session, this, replies)
+        final = yield from final_replies(CommandGroup((content_of(session, this),)))
+    return conclude(session, this, final)
 
 
 def begin(
@@ -192,7 +198,18 @@ def judge(
         failure = why_refused(this.commands, replies, this.accepted, this.rejected)
     if failure is None:
         session.has_reset = False
+    else:
+        explain_refusal(session, this, failure, replies)
     return failure
+
+
+def explain_refusal(
+    session: SessionState, this: Transaction, error: SmtpError, replies: Sequence[SmtpResponse]
+) -> None:
+    """Tell an error that a transaction ended with whom it is about."""
+    _, rejected = sort_recipients(this.sent_to, this.commands, replies)
+    sender, name = str(this.request.sender), session.ehlo_domain
+    explain(error, ehlo_domain=name, sender=sender, rejected=rejected)
 
 
 def _are_all_wanted(this: Transaction, replies: Sequence[SmtpResponse]) -> bool:
@@ -335,23 +352,29 @@ def conclude_eager(
 
 
 def send_in_turn(
-    envelope: list[Command], *, begins_message: bool
-) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
-    """Send command by command; fewer replies than commands if the rest made no sense."""
-    replies: list[SmtpResponse] = []
+    envelope: list[Command], replies: list[SmtpResponse], *, begins_message: bool
+) -> Generator[ExchangeAction, None, None]:
+    """Send command by command; fewer replies than commands if the rest made no sense.
+
+    Args:
+        envelope: what to send.
+        replies: filled with the replies as they come, also with those before a failure.
+        begins_message: whether a message's time begins with its MAIL.
+    """
     any_accepted = False
     for each in envelope:
         if each.phase is Phase.DATA and not any_accepted:
             break
         group = CommandGroup((each,), begins_message=begins_message and each.phase is Phase.MAIL)
-        yield group
+        try:
+            yield group
+        finally:
+            replies += group.replies
         reply = group.replies[0]
-        replies.append(reply)
         if each.phase is Phase.RCPT:
             any_accepted = any_accepted or reply.is_success
         elif not reply.is_success:
             break
-    return replies
 
 
 def _send_chunks(

@@ -10,15 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smtpconn.model.addresses import ForwardPath
-from smtpconn.model.errors import (
-    AllRecipientsFailedError,
-    Phase,
-    ProtocolError,
-    SmtpError,
-    TransientError,
-    refusal,
-)
+from smtpconn.model.errors import Phase, ProtocolError, SmtpError
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, TransientError, refusal
 from smtpconn.model.results import LmtpSendResult, RejectedRecipient
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN

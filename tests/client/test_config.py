@@ -25,6 +25,7 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.net.deadline import Deadline
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 
@@ -367,17 +368,17 @@ def test_one_deadline_for_connecting_and_logging_in(server: SmtpServer, step: st
 def test_logging_in_has_what_connecting_left_of_the_time(
     server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The login's timeout is the rest of the one deadline."""
-    given: list[float | None] = []
+    """The login has the rest of the one deadline."""
+    given: list[float] = []
 
-    def authenticate(self: SmtpConnection, who: object, timeout: float | None = None) -> None:
-        given.append(timeout)
+    def authenticate(self: SmtpConnection, who: object, deadline: Deadline) -> None:
+        assert deadline.timeout == 5
+        given.append(deadline.remaining())
 
-    monkeypatch.setattr(SmtpConnection, "authenticate", authenticate)
+    monkeypatch.setattr(SmtpConnection, "_authenticate", authenticate)
     server.fault("EHLO", delay=0.05)
     config = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "right"))
     config.connect(5.0).close()
-    assert given[0] is not None
     assert 0 < given[0] <= 4.95
 
 

@@ -38,6 +38,7 @@ from smtpconn import (
 )
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.kinds import kind_of
 
 ME = "me@example.com"
 YOU = "you@example.com"
@@ -584,7 +585,7 @@ def test_what_may_not_be_sent_is_not(error: type[SmtpError], call: Call) -> None
     with SmtpServer(extensions=[]) as server, connect(server) as connection:
         with pytest.raises(error) as caught:
             call(connection)
-        assert type(caught.value) is error
+        assert kind_of(caught.value) is error
         assert not caught.value.may_have_been_delivered
         assert connection.is_open
         connection.noop()

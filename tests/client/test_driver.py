@@ -30,13 +30,14 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.client.driver import WRITE_BUFFER, Driver
-from smtpconn.net.deadline import Deadline
+from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.command import command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
 from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.kinds import kind_of
 
 TIMEOUT = 5.0
 SMALL = 16 * 1024
@@ -152,6 +153,31 @@ def test_full_duplex(ends: Ends) -> None:
         assert run(driver, noops(count), 15) == [250] * count
         served.result()
     assert driver.transport.is_open
+
+
+def test_a_message_has_its_time_from_its_own_first_octet(ends: Ends) -> None:
+    """Content of the message before it, which leaves in the same batch, takes none of it."""
+    driver, peer = ends
+    order: list[str] = []
+
+    class Noting(StreamDeadline):
+        """A deadline that notes when a message begins."""
+
+        def begin_message(self) -> None:
+            order.append("begins")
+            super().begin_message()
+
+    def buffers() -> Iterator[bytes]:
+        order.append("content")
+        yield b"hello\r\n.\r\n"
+
+    def talk() -> Exchange[None]:
+        mail = command(Phase.MAIL, "MAIL FROM:<>")
+        yield CommandGroup((Payload(buffers()), mail), begins_message=True)
+
+    peer.sendall(b"250 stored\r\n250 ok\r\n")
+    driver.run(talk(), Noting(TIMEOUT))
+    assert order == ["content", "begins"]
 
 
 def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
@@ -384,7 +410,7 @@ def test_a_probe(ends: Ends, octets: bytes, hangs_up: bool, kind: type[SmtpError
     if hangs_up:
         peer.close()
     error = driver.probe()
-    assert (None if error is None else type(error)) is kind
+    assert kind_of(error) is kind
     assert driver.transport.is_open is (kind is None)
     if error is not None:
         assert error.phase is Phase.IDLE

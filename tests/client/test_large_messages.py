@@ -134,8 +134,8 @@ def test_under_tls_too(certificates: Certificates) -> None:
         given: list[tuple[int, bool]] = []
         send = tls.send
 
-        def noted(data: memoryview, flags: int = 0) -> int:
-            given.append((len(data), data.obj is GOOD))
+        def noted(data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+            given.append((len(data), isinstance(data, memoryview) and data.obj is GOOD))
             return send(data, flags)
 
         tls.send = noted  # type: ignore[method-assign, assignment]

@@ -36,6 +36,7 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.net.deadline import Deadline
 from tests.realservers import cyrus as cyrus_module
 from tests.realservers.certificates import Certificates
 from tests.realservers.cyrus import Cyrus
@@ -295,8 +296,8 @@ def test_scram_by_its_name(
 
     with config(postfix_with_auth, certificates, TlsMode.STARTTLS).connect() as connection:
         with pytest.raises(AuthError):
-            connection._log_in(Scram(AuthMechanism(mechanism), "alice", "wrong"), None)
-        connection._log_in(Scram(AuthMechanism(mechanism), "alice", "wonderland"), None)
+            connection._log_in(Scram(AuthMechanism(mechanism), "alice", "wrong"), Deadline(10))
+        connection._log_in(Scram(AuthMechanism(mechanism), "alice", "wonderland"), Deadline(10))
         assert connection.is_authenticated
 
 

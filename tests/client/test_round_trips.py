@@ -15,6 +15,7 @@ from smtpconn import AllRecipientsFailedError, Envelope, Pipelining, SmtpConnect
 from smtpconn.model.content import CHUNK
 from smtpconn.protocol.transaction import EAGER_CAP
 from smtpconn.testing import SmtpServer
+from tests.support.kinds import kind_of
 
 PAUSE = 0.03
 EVERYTHING = ("PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME")
@@ -144,8 +145,8 @@ def send_many(connection: SmtpConnection, count: int) -> None:
     outcomes = connection.send_many(
         Envelope(f"{n}@example.com", nobody if n % 5 == 3 else THREE, MESSAGE) for n in range(count)
     )
-    errors = [type(outcome.error) for outcome in outcomes]
-    five = [type(None)] * 3 + [AllRecipientsFailedError, type(None)]
+    errors = [kind_of(outcome.error) for outcome in outcomes]
+    five = [None] * 3 + [AllRecipientsFailedError, None]
     assert errors == five * (count // 5)
 
 

@@ -42,6 +42,7 @@ from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
+from tests.support.kinds import kind_of
 from tests.support.numbered_messages import ALICE, BOB, CAROL, identities, message
 
 # Exim alone takes five seconds for a thousand messages, on a machine that does nothing else.
@@ -291,7 +292,8 @@ class ToCyrus(Place):
 def check_outcome(kind: Kind, outcome: SendOutcome) -> None:
     """Hold what was reported against what was to be expected."""
     if kind.error is not None:
-        assert type(outcome.error) is kind.error, outcome.error
+        assert outcome.error is not None
+        assert kind_of(outcome.error) is kind.error, outcome.error
         assert not outcome.error.may_have_been_delivered
         return
     result = outcome.result

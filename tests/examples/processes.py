@@ -1,4 +1,4 @@
-"""The programs of examples/ as processes: under gunicorn or uWSGI, or as workers of Celery.
+"""The programs of examples/ as processes: under gunicorn or uWSGI, or as workers of a queue.
 
 They are started and ended as the real servers are (see `tests.realservers.base`): in a directory of
 their own, up when they say so, and nothing of them left behind.
@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import signal
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -118,7 +119,40 @@ def _scripts(distribution: str) -> list[str]:
     return [str(file.locate()) for file in files if file.name == distribution]
 
 
-class CeleryWorker(Program):
+class QueueWorker(Program):
+    """A worker of a queue, which listens to no port."""
+
+    def ports(self) -> list[int]:
+        return []
+
+
+class RqWorker(QueueWorker):
+    """A worker of examples/rq_jobs.py; its argument is the class of the worker."""
+
+    name = "rq"
+
+    def command(self) -> list[str]:
+        of_redis = ["--url", self.settings["REDIS_URL"], "--with-scheduler"]
+        kind = ["--worker-class", *self.arguments]
+        return [sys.executable, "-m", "rq.cli", "worker", *of_redis, *kind, "mail"]
+
+    def is_ready(self) -> bool:
+        return "Listening on mail" in self.logs()
+
+
+class DramatiqWorker(QueueWorker):
+    """A worker of examples/dramatiq_actors.py."""
+
+    name = "dramatiq"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "dramatiq", "examples.dramatiq_actors", *self.arguments]
+
+    def is_ready(self) -> bool:
+        return "is ready for action" in self.logs()
+
+
+class CeleryWorker(QueueWorker):
     """A worker of examples/celery_tasks.py, as `tests.examples.worker` sets it up."""
 
     name = "celery"
@@ -127,9 +161,6 @@ class CeleryWorker(Program):
         alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         worker = ["worker", "--loglevel", "INFO", *alone, *self.arguments]
         return [sys.executable, "-m", "celery", "-A", "tests.examples.worker", *worker]
-
-    def ports(self) -> list[int]:
-        return []
 
     def is_ready(self) -> bool:
         return " ready." in self.logs()
@@ -146,3 +177,16 @@ def wait_for(condition: Callable[[], bool], what: str, program: Program) -> None
     """Wait until the condition holds; else fail with the program's logs."""
     if not wait_until(condition, TIMEOUT, 0.02):
         raise AssertionError(f"{what}: not within {TIMEOUT} s\n{program.logs()}")
+
+
+def queue_with(module: str, *addresses: str, **settings: str) -> None:
+    """Queue a message for each, with the program that an example is when it is run."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *addresses],
+        capture_output=True,
+        timeout=TIMEOUT,
+        env=os.environ | settings | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import smtplib
 import subprocess
 import sys
 import threading
@@ -17,7 +18,13 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from smtpconn import AllRecipientsFailedError, PermanentError, Phase, SmtpError
+from smtpconn import (
+    AllRecipientsFailedError,
+    ConnectionClosedError,
+    PermanentError,
+    Phase,
+    RetryableError,
+)
 from smtpconn.testing import SmtpServer
 from tests.examples.processes import ROOT, TIMEOUT, CeleryWorker, wait_for
 from tests.realservers.redis import RedisServer
@@ -25,12 +32,13 @@ from tests.realservers.redis import RedisServer
 pytestmark = pytest.mark.timeout(60)
 
 NOTIFY = """
-import pickle, sys
+import os, pickle, sys
 import tests.examples.worker
 from examples.celery_tasks import notify
 
 text = "Subject: hello\\r\\n\\r\\nHello!\\r\\n"
-asked = [notify.delay("app@example.com", address, text) for address in sys.argv[1:]]
+tried = int(os.environ.get("TRIED", "0"))
+asked = [notify.apply_async(("app@example.com", a, text), retries=tried) for a in sys.argv[1:]]
 answers = [each.get(timeout=20, propagate=False) for each in asked]
 sys.stdout.buffer.write(pickle.dumps(answers))
 """
@@ -189,23 +197,64 @@ def test_what_redis_refuses_for_a_while(desk: PoolSimulator) -> None:
     assert desk.taken() == dict.fromkeys(addresses(5), 1)
 
 
-def test_the_short_way_and_errors_that_travel(desk: PoolSimulator) -> None:
-    """autoretry_for tries again after a 4xx to the message; errors come back as they were."""
+def test_the_short_way(desk: PoolSimulator) -> None:
+    """What was certainly not delivered goes again, until it is: all of it arrives, once."""
     desk.smtp.fault("CONTENT", reply="451 4.3.0 later", match="later@")
+    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
+    # Twice, because over a connection that was used before the pool tries again by itself.
+    desk.smtp.fault("DATA", close=True, match="drop@", times=2)
+    desk.smtp.fault("MAIL", reply="421 4.3.2 bye", match="app@", times=2)
+    who = ["later@example.net", "grey@example.net", "drop@example.net", "usual@example.net"]
+    with desk.worker(concurrency=1):
+        assert desk.notify(*who) == [None] * 4
+    assert desk.taken() == dict.fromkeys(who, 1)
+
+
+def test_the_short_way_while_the_server_is_down(desk: PoolSimulator) -> None:
+    """A refused connection is tried again, and the message arrives when the server is back."""
+    port = desk.smtp.port
+    desk.smtp.stop()
+    answers: list[object] = []
+    with desk.worker(concurrency=1) as worker:
+        asking = threading.Thread(target=lambda: answers.extend(desk.notify("you@example.net")))
+        asking.start()
+        wait_for(lambda: "Retry in" in worker.logs(), "tried again", worker)
+        assert desk.taken() == {}
+        with SmtpServer(port=port) as back:
+            asking.join(TIMEOUT)
+            assert answers == [None]
+            assert [message.recipients for message in back.messages] == [("you@example.net",)]
+        assert "Connection refused" in worker.logs()
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_errors_that_travel(desk: PoolSimulator, serializer: str) -> None:
+    """The caller of ``result.get()`` sees class, phase, reply and certainty as they were."""
+    desk.settings["RESULTS"] = serializer
+    desk.settings["TRIED"] = "8"  # so that this is the last time
     desk.smtp.fault("CONTENT", reply="554 5.7.1 spam", match="spam@")
+    desk.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@")
     desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@")
     desk.smtp.fault("CONTENT", close=True, match="lost@")
-    who = ["later@example.net", "spam@example.net", "grey@example.net", "lost@example.net"]
+    who = ["spam@example.net", "no@example.net", "grey@example.net", "lost@example.net"]
     with desk.worker(concurrency=1):
-        later, spam, grey, lost = desk.notify(*who)
-    assert later is None
-    assert desk.taken() == {"later@example.net": 1}
+        spam, no, grey, lost = desk.notify(*who)
+    assert desk.taken() == {}
     assert isinstance(spam, PermanentError)
+    assert isinstance(spam, smtplib.SMTPDataError)
     assert (spam.phase, spam.response.code, spam.smtp_error) == (Phase.CONTENT, 554, b"5.7.1 spam")
+    assert str(spam.response.enhanced_status) == "5.7.1"
+    assert not spam.may_have_been_delivered
+    assert isinstance(no, AllRecipientsFailedError)
+    assert not isinstance(no, RetryableError)
+    assert [r.response.code for r in no.rejected_recipients] == [550]
+    # It is given up, and still certain.
     assert isinstance(grey, AllRecipientsFailedError)
+    assert isinstance(grey, RetryableError)
     assert (grey.is_transient, grey.recipients) == (True, {who[2]: (450, b"4.2.0 greylisted")})
-    assert isinstance(lost, SmtpError)
-    assert lost.may_have_been_delivered
+    assert isinstance(lost, ConnectionClosedError)
+    assert not isinstance(lost, RetryableError)
+    assert (lost.phase, lost.may_have_been_delivered) == (Phase.CONTENT, True)
 
 
 def test_workers_that_are_killed(desk: PoolSimulator, gate: Gate) -> None:

@@ -4,7 +4,11 @@ Celery waits ten seconds before it believes that a process of its is dead, and a
 dead worker had is given to others.
 """
 
+import os
+
 from examples.celery_tasks import REDIS_URL, app
+
+RESULTS = os.environ.get("RESULTS", "json")
 
 app.conf.update(
     worker_lost_wait=0.2,
@@ -15,6 +19,6 @@ app.conf.update(
         "unacked_mutex_expire": 1,
     },
     result_backend=REDIS_URL,
-    result_serializer="pickle",
-    result_accept_content=["pickle"],
+    result_serializer=RESULTS,
+    result_accept_content=[RESULTS],
 )

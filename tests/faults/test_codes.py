@@ -27,6 +27,7 @@ from tests.faults.table import (
     outcome,
 )
 from tests.support.cases import LONG, connect_to, faults, settings
+from tests.support.kinds import kind_of
 from tests.support.runner import run_all
 from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
@@ -171,7 +172,7 @@ def problems(cell: Cell, servers: Executor, contexts: Contexts) -> list[str]:
 
 def _wrong_outcome(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
     error = record.error
-    if (type(error) if error is not None else None) is not due.error:
+    if kind_of(error) is not due.error:
         yield f"{error!r} instead of {due.error}"
     elif error is not None:
         if error.phase is not due.phase:

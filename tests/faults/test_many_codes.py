@@ -19,6 +19,7 @@ from tests.faults.cutting import Witness, serve, socket_pair
 from tests.faults.many_table import ManyCell, Outcomes, Way, cells, outcomes
 from tests.faults.table import Outcome
 from tests.support.cases import connect_to, faults, settings
+from tests.support.kinds import kind_of
 from tests.support.runner import run_all
 from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
@@ -90,7 +91,7 @@ def problems(cell: ManyCell, servers: Executor, contexts: Contexts) -> list[str]
 
 def _wrong_outcome(due: Outcome, said: SendOutcome, cell: ManyCell) -> Iterator[str]:
     error = said.error
-    if (type(error) if error is not None else None) is not due.error:
+    if kind_of(error) is not due.error:
         yield f"{error!r} instead of {due.error}"
     elif error is not None:
         if due.phase is not None and error.phase is not due.phase:

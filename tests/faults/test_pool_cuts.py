@@ -25,6 +25,7 @@ from smtpconn import (
 )
 from tests.faults.conftest import Count
 from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
+from tests.support.kinds import kind_of
 from tests.support.runner import RUNNER_THREADS, run_all
 from tests.support.session_list import FIRST, SECOND, THIRD
 from tests.support.sessions import (
@@ -197,7 +198,7 @@ def _unexpected(uncut: Record, record: Record, cut: Cut) -> Iterator[str]:
     if record.connections[1] != 1 + is_retried:
         yield f"{record.connections} connections"
     error, kind = record.errors[1], SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
-    if error is not None and type(error) is not kind:
+    if error is not None and kind_of(error) is not kind:
         yield f"{type(error).__name__} instead of {kind.__name__}"
 
 

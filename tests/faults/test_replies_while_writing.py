@@ -23,6 +23,7 @@ from smtpconn import (
 )
 from tests.faults.conftest import Count
 from tests.faults.cutting import Cut, How, Side
+from tests.support.kinds import kind_of
 from tests.support.runner import run_all
 from tests.support.session_list import LARGE_SESSIONS
 from tests.support.sessions import Fate, SessionCase, play
@@ -61,11 +62,11 @@ def test_an_answer_before_the_end_of_the_content(
         record = play(visit, cut, servers)
         error = record.error
         found = {
-            "class": type(error) is not kind,
+            "class": kind_of(error) is not kind,
             "phase": error is not None and error.phase is not Phase.CONTENT,
             "fates": set(record.fates) != {Fate.NOT_DELIVERED},
             "stored": bool(record.witness.stored),
-            "those behind": {type(e) for e in record.behind} - {ConnectionClosedError},
+            "those behind": {kind_of(e) for e in record.behind} - {ConnectionClosedError},
             "not closed": not record.is_closed,
         }
         return [what for what, wrong in found.items() if wrong]

@@ -7,7 +7,8 @@ import re
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ParseError, SmtpError
 from smtpconn.model.parameters import MailFromParams, mail_parameters
-from smtpconn.model.replies import ReplyParser, SmtpResponse, response
+from smtpconn.model.replies import SmtpResponse, response
+from smtpconn.protocol.reply_parser import ReplyParser
 from tests.fuzz.source import Source
 
 SEEDS = (

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 from smtpconn.model.errors import ParseError
-from smtpconn.model.replies import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, ReplyParser, SmtpResponse
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.protocol.reply_parser import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, ReplyParser
 from tests.fuzz.source import Source
 
 LONGEST = 16 * 1024

@@ -327,7 +327,7 @@ def test_bad_mailboxes(text: str) -> None:
     """What is no mailbox is refused, and the error can be logged."""
     with pytest.raises(ValidationError) as caught:
         Mailbox(text)
-    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 700
 
@@ -357,7 +357,7 @@ def test_bad_domains(text: str) -> None:
     """What is no domain name, or looks like another one, is refused."""
     with pytest.raises(ValidationError) as caught:
         Domain(text)
-    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("text", GOOD_LITERALS)
@@ -589,7 +589,7 @@ def test_a_domain_idna_does_not_allow() -> None:
     """A name that IDNA 2008 forbids cannot be had in A-labels."""
     with pytest.raises(ValidationError) as caught:
         Domain("\u0308a.example").to_ascii()
-    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

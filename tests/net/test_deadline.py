@@ -128,6 +128,67 @@ def test_timeouts_of_years(timeout: float) -> None:
         connection.noop()
 
 
+# Handed down
+
+
+def test_it_is_handed_down_as_it_is(clock: Clock) -> None:
+    """Who is given a deadline uses that one; who is given seconds, or nothing, makes one."""
+    deadline = Deadline(10)
+    clock.now += 4
+    assert Deadline.of(deadline, 60) is deadline
+    assert Deadline.of(3, 60).remaining() == 3.0
+    assert Deadline.of(None, 60).remaining() == 60.0
+    with pytest.raises(ValidationError):
+        Deadline.of(0, 60)
+
+
+def test_a_part_of_an_operation_may_have_less(clock: Clock) -> None:
+    """Whichever ends first holds, and its figure is the one that is told."""
+    deadline = Deadline(10)
+    assert deadline.at_most(10) is deadline
+    assert deadline.at_most(60) is deadline
+    earlier = deadline.at_most(4)
+    assert (earlier.timeout, earlier.remaining()) == (4, 4.0)
+    clock.now += 4
+    assert "timeout of 4 seconds has" in str(earlier.error(Phase.POOL))
+    assert deadline.at_most(6) is deadline
+    assert deadline.remaining() == 6.0
+
+
+def test_attempts_share_what_is_left(clock: Clock) -> None:
+    """The last attempt has all that is left; an error tells the share and the whole."""
+    deadline = Deadline(10)
+    clock.now += 1
+    assert deadline.share(1) is deadline
+    first = deadline.share(3)
+    assert first.remaining() == 3.0
+    clock.now += 1
+    second = deadline.share(2)
+    assert second.remaining() == 4.0
+    clock.now += 8
+    with pytest.raises(SmtpTimeoutError) as caught:
+        second.check(Phase.GREETING, "mx.example.test:25")
+    assert str(caught.value) == (
+        "a share of 4 seconds of the timeout of 10 seconds has passed during greeting with "
+        "mx.example.test:25"
+    )
+
+
+@pytest.mark.parametrize(
+    ("timeout", "text"),
+    [
+        *((0.5, "0.5"), (60, "60"), (60.0, "60"), (0.1 + 0.2, "0.3"), (1e-9, "1e-09")),
+        *((86400 * 365, "31536000"), (1.234567891, "1.234567891")),
+    ],
+)
+def test_the_figure_is_the_callers_own(timeout: float, text: str) -> None:
+    """An error shows the timeout as it was given, to the last digit, and who it was about."""
+    error = Deadline(timeout).error(Phase.DATA, "mx.example.test:25")
+    assert str(error) == (
+        f"the timeout of {text} seconds has passed during data with mx.example.test:25"
+    )
+
+
 # Many messages in one call
 
 

@@ -26,6 +26,7 @@ from smtpconn import (
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import ATTEMPT_DELAY, open_socket
 from smtpconn.testing import SmtpServer
+from tests.support.kinds import kind_of
 
 TIMEOUT = 5.0
 NAME = "mail.example.test"
@@ -148,7 +149,7 @@ def test_all_addresses_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, addresses)
     with pytest.raises(TransportError) as caught:
         open_named()
-    assert type(caught.value) is TransportError
+    assert kind_of(caught.value) is TransportError
     assert caught.value.phase is Phase.CONNECT
     for host, _ in addresses:
         assert f"{host}: Connection refused" in str(caught.value)
@@ -438,7 +439,7 @@ def test_a_factory_that_fails(error: OSError, kind: type[SmtpError]) -> None:
 
     with pytest.raises(kind) as caught:
         SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
-    assert type(caught.value) is kind
+    assert kind_of(caught.value) is kind
     assert caught.value.phase is Phase.CONNECT
     assert caught.value.__cause__ is error
 

@@ -26,6 +26,7 @@ from smtpconn import (
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport, as_smtp_error, wait_for_sockets
 from tests.realservers.certificates import Certificates
+from tests.support.kinds import kind_of
 
 TIMEOUT = 5.0
 SHORT = 0.1
@@ -149,16 +150,16 @@ def test_the_rest_of_an_answer_is_not_held_up() -> None:
                 sock.options = ()
 
 
-def test_a_silent_peer_costs_one_system_call_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bounded read that ended without octets goes on until the deadline, and not beyond."""
-    monkeypatch.setattr("smtpconn.net.transport.MAX_READ", 0.01)
-    with plain_ends() as (transport, peer):
-        begun = time.monotonic()
-        with pytest.raises(TimeoutError):
-            transport.receive(Deadline(SHORT))
-        assert time.monotonic() - begun >= SHORT
-        peer.sendall(b"x")
-        assert transport.receive(Deadline(TIMEOUT)) == b"x"
+def test_a_wait_longer_than_one_poll(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded wait that ended without octets goes on until the deadline, and not beyond."""
+    monkeypatch.setattr("smtpconn.net.transport.MAX_WAIT", 0.01)
+    transport, peer = ends
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        transport.receive(Deadline(SHORT))
+    assert time.monotonic() - begun >= SHORT
+    peer.sendall(b"x")
+    assert transport.receive(Deadline(TIMEOUT)) == b"x"
 
 
 def ignore(_: object) -> None:
@@ -405,7 +406,7 @@ def test_a_handshake_with_nobody(certificates: Certificates) -> None:
         with pytest.raises(OSError) as caught:  # noqa: PT011
             transport.start_tls(certificates.client_context(), "localhost", Deadline(TIMEOUT))
         named = as_smtp_error(caught.value, Phase.TLS, Deadline(TIMEOUT), "peer")
-        assert type(named) is ConnectionClosedError
+        assert kind_of(named) is ConnectionClosedError
 
 
 def test_a_connection_that_is_reset_before_the_handshake(certificates: Certificates) -> None:
@@ -420,7 +421,7 @@ def test_a_connection_that_is_reset_before_the_handshake(certificates: Certifica
             transport.start_tls(certificates.client_context(), "localhost", Deadline(TIMEOUT))
         transport.close()
         named = as_smtp_error(caught.value, Phase.TLS, Deadline(TIMEOUT), "peer")
-        assert type(named) is ConnectionClosedError
+        assert kind_of(named) is ConnectionClosedError
 
 
 # --- Names of errors ------------------------------------------------------------------------------
@@ -451,7 +452,7 @@ VERIFICATION.verify_message = "self-signed certificate"
 def test_every_error_has_a_name(error: OSError, kind: type[SmtpError], text: str) -> None:
     """Each error of the socket or of TLS has its class, phase and a text that names the peer."""
     named = as_smtp_error(error, Phase.NOOP, Deadline(5), "mx.example.test:25")
-    assert type(named) is kind
+    assert kind_of(named) is kind
     assert text in str(named)
     assert named.phase is Phase.NOOP
     if kind is not SmtpTimeoutError or error.errno:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.message import EmailMessage
 from functools import partial
-from typing import TypedDict
+from typing import Any, Literal, TypedDict
 
 import pytest
 
@@ -40,6 +40,8 @@ from smtpconn import (
     TransportError,
     ValidationError,
 )
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.transport import Transport
 from smtpconn.testing import SmtpServer
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
@@ -682,6 +684,116 @@ def test_the_pool_waits_for_a_connection_within_the_timeout(server: SmtpServer) 
         pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.02)
     # The caller's own figure, although some microseconds of it were gone when the wait began.
     assert "became free within 0.02 s:" in str(caught.value)
+
+
+# One deadline, and one look
+
+
+def test_one_deadline_goes_down_to_the_socket(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A send makes one, and every read and write of it is handed that one."""
+    made: list[Deadline] = []
+    seen: list[Deadline] = []
+    make, write, receive = Deadline.__init__, Transport.write, Transport.receive
+
+    def noting(self: Deadline, timeout: float) -> None:
+        made.append(self)
+        make(self, timeout)
+
+    def noted_write(self: Transport, data: bytes, deadline: Deadline, *told: Any) -> None:
+        seen.append(deadline)
+        write(self, data, deadline, *told)
+
+    def noted_receive(self: Transport, deadline: Deadline) -> bytes:
+        seen.append(deadline)
+        return receive(self, deadline)
+
+    with ConnectionPool(server.url, keepalive=None) as pool:
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Deadline, "__init__", noting)
+            patch.setattr(Transport, "write", noted_write)
+            patch.setattr(Transport, "receive", noted_receive)
+            pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=7.5)
+    assert [deadline.timeout for deadline in made] == [7.5]
+    assert len(seen) >= 4
+    assert all(deadline is made[0] for deadline in seen)
+
+
+@pytest.mark.parametrize("step", ["CONNECT", "EHLO", "MAIL", "CONTENT", "AUTH"])
+def test_an_error_shows_the_figure_the_caller_gave(step: str) -> None:
+    """Wherever the time ran out: the caller's own timeout, and the server."""
+    with SmtpServer(users={"user": "secret"}, extensions=()) as server:
+        server.fault(step, hang=True)
+        config = ServerConfig.from_url(server.url).replace(
+            credentials=PasswordCredentials("user", "secret")
+        )
+        with ConnectionPool(config, keepalive=None) as pool:
+            with pytest.raises(SmtpTimeoutError) as caught:
+                pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.125)
+            text = str(caught.value)
+    assert text.startswith("the timeout of 0.125 seconds has passed during ")
+    assert text.endswith(f" with {config}")
+
+
+def test_an_error_shows_the_configurations_figure(server: SmtpServer) -> None:
+    """Where nobody gave a timeout it is that of the configuration, or ``acquire_timeout``."""
+    server.fault("CONTENT", hang=True)
+    config = ServerConfig.from_url(server.url).replace(timeout=0.125)
+    with ConnectionPool(config, max_size=1, keepalive=None, acquire_timeout=0.0625) as pool:
+        with pytest.raises(SmtpTimeoutError, match=r"timeout of 0\.125 seconds"):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        with (
+            pool.connection(),
+            pytest.raises(PoolTimeoutError, match=r"became free within 0\.0625 s"),
+        ):
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+
+
+def test_a_silent_server_of_two_is_told_with_its_share() -> None:
+    """What a server had of the time is said beside what the caller gave."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        urls = [f"smtp://127.0.0.1:{sock.getsockname()[1]}" for sock in (one, other)]
+        with ConnectionPool(urls, keepalive=None) as pool:
+            with pytest.raises(SmtpTimeoutError) as caught:
+                pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.25)
+            first = pool.stats().servers[0].last_error
+    assert "the timeout of 0.25 seconds has passed during greeting" in str(caught.value)
+    assert re.match(r"a share of 0\.12\d* seconds of the timeout of 0\.25 seconds", str(first))
+
+
+@pytest.mark.parametrize("tls", [None, "implicit"])
+def test_a_pooled_send_looks_at_the_socket_once(
+    tls: Literal["implicit"] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking out looks whether the connection still lives; sending does not look again."""
+    looks: list[Transport] = []
+    is_silent = Transport.is_silent
+
+    def noted(self: Transport) -> bool:
+        looks.append(self)
+        return is_silent(self)
+
+    monkeypatch.setattr(Transport, "is_silent", noted)
+    with SmtpServer(tls=tls) as server:
+        context = server.client_context if tls else None
+        config = ServerConfig.from_url(server.url).replace(tls_context=context)
+        with ConnectionPool(config, keepalive=None) as pool:
+            for _ in range(3):
+                looks.clear()
+                pool.send(SENDER, RECIPIENTS, MESSAGE)
+            assert len(looks) == 1
+            looks.clear()
+            # A connection that the caller holds is looked at before each of its operations.
+            with pool.connection() as connection:
+                connection.noop()
+                connection.noop()
+            assert len(looks) == 3
+        assert len(server.connections) == 1
 
 
 # Idle connections are looked after

@@ -33,6 +33,7 @@ from smtpconn import (
 )
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.kinds import kind_of
 
 ME = "me@example.com"
 YOU = "you@example.com"
@@ -154,7 +155,7 @@ def test_a_refused_port(mode: TlsMode) -> None:
         port = listener.getsockname()[1]
     with pytest.raises(TransportError, match="refused") as caught:
         SmtpConnection.connect("127.0.0.1", port, mode, TIMEOUT)
-    assert type(caught.value) is TransportError
+    assert kind_of(caught.value) is TransportError
     assert caught.value.phase is Phase.CONNECT
     assert caught.value.is_transient
 
@@ -228,7 +229,7 @@ def test_silence(step: str, phase: Phase, call: Call, extensions: list[str]) -> 
         start = time.monotonic()
         error = fails(call, connection)
         assert SHORT <= time.monotonic() - start < SHORT + SLACK
-        assert type(error) is SmtpTimeoutError
+        assert kind_of(error) is SmtpTimeoutError
         assert error.phase is phase
         assert error.may_have_been_delivered is (step == "CONTENT")
         assert server.messages == []
@@ -247,7 +248,7 @@ def test_hanging_up_while_connecting(
         server.fault(step, close=how == "close", reset=how == "reset")
         with pytest.raises(ConnectionClosedError) as caught:
             connect_by(certificates, server.port, mode)
-        assert type(caught.value) is ConnectionClosedError
+        assert kind_of(caught.value) is ConnectionClosedError
         # A connection that is gone as soon as it is made may be noticed before it is read from.
         early = {Phase.CONNECT} if step == "CONNECT" or mode is TlsMode.IMPLICIT else set()
         assert caught.value.phase in {phase} | early
@@ -265,7 +266,7 @@ def test_hanging_up(step: str, phase: Phase, call: Call, extensions: list[str], 
     ):
         server.fault(step, close=how == "close", reset=how == "reset")
         error = fails(call, connection)
-        assert type(error) is ConnectionClosedError
+        assert kind_of(error) is ConnectionClosedError
         assert error.phase is phase
         assert error.may_have_been_delivered is (step == "CONTENT")
         assert not connection.is_shutting_down
@@ -281,7 +282,7 @@ def test_hanging_up_under_tls(certificates: Certificates, how: str) -> None:
     ):
         server.fault("CONTENT", close=how == "close", reset=how == "reset")
         error = fails(send, connection)
-        assert type(error) is ConnectionClosedError
+        assert kind_of(error) is ConnectionClosedError
         assert error.phase is Phase.CONTENT
         assert error.may_have_been_delivered
 
@@ -294,7 +295,7 @@ def test_a_farewell_between_commands(reply: str | None) -> None:
         server.wait_for(lambda: server.connections[0].closed)
         error = fails(send, connection)
         kind = ProtocolError if reply is not None and reply[0] == "2" else ConnectionClosedError
-        assert type(error) is kind
+        assert kind_of(error) is kind
         assert error.phase is Phase.IDLE
         assert not error.may_have_been_delivered
         assert connection.is_shutting_down is (reply is not None and reply.startswith("421"))
@@ -308,7 +309,7 @@ def test_a_reply_too_many() -> None:
         connection.noop()
         assert not connection.is_open
         error = fails(send, connection)
-        assert type(error) is ConnectionClosedError
+        assert kind_of(error) is ConnectionClosedError
         assert len(server.connections[0].commands) == 2
 
 
@@ -456,7 +457,7 @@ def test_a_slow_drip(step: str, phase: Phase, call: Call) -> None:
         start = time.monotonic()
         error = fails(call, connection)
         assert time.monotonic() - start < SHORT + SLACK
-        assert type(error) is SmtpTimeoutError
+        assert kind_of(error) is SmtpTimeoutError
         assert error.phase is phase
         assert error.may_have_been_delivered is (step == "CONTENT")
 
@@ -510,7 +511,7 @@ def test_starttls_is_refused(certificates: Certificates, reply: str, kind: type[
         server.fault("STARTTLS", reply=reply, close=True)
         with pytest.raises(kind) as caught:
             connect_by(certificates, server.port, mode)
-        assert type(caught.value) is kind
+        assert kind_of(caught.value) is kind
         assert caught.value.phase is Phase.STARTTLS
         server.wait_for(lambda: server.connections[0].closed)
         assert server.connections[0].commands[1:] == ["STARTTLS"]

@@ -24,6 +24,7 @@ from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import EAGER_CAP, lmtp_transaction, transaction
 from tests.support.exchanges import session
+from tests.support.kinds import kind_of
 from tests.support.pipelined import envelope, kinds, letter
 from tests.support.script import OffScript, Script, Wire, fails, run_many, run_script
 
@@ -72,7 +73,7 @@ def test_a_refusal(replies: str, kind: type[SmtpError], phase: Phase) -> None:
         return at_once(sessions[-1])
 
     error = fails(again, [(SAID, replies)])
-    assert type(error) is kind
+    assert kind_of(error) is kind
     assert isinstance(error, SmtpError)
     assert error.phase is phase
     assert not error.may_have_been_delivered
@@ -96,7 +97,7 @@ def test_replies_that_do_not_line_up(replies: str, kind: type[SmtpError]) -> Non
     driver._spoke_at = math.inf
     with pytest.raises(kind) as caught:
         driver.run(at_once(made), Deadline(10))
-    assert type(caught.value) is kind
+    assert kind_of(caught.value) is kind
     assert caught.value.may_have_been_delivered
     assert not wire.is_open
 
@@ -128,7 +129,7 @@ def test_a_connection_that_is_lost(
     driver._spoke_at = math.inf
     with pytest.raises(kind) as caught:
         driver.run(at_once(made), Deadline(10))
-    assert type(caught.value) is kind
+    assert kind_of(caught.value) is kind
     assert caught.value.may_have_been_delivered is may_have_been_delivered
     assert not wire.is_open
 

@@ -8,6 +8,7 @@ from smtpconn import Phase, ProtocolError, SendResult, SmtpError, TransientError
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.transaction import transaction
 from tests.support.exchanges import request, session
+from tests.support.kinds import kind_of
 from tests.support.script import fails
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\nDATA\n"
@@ -33,7 +34,7 @@ def test_no_dot_if_somebody_would_get_an_empty_message(
 
     said = ("RSET\n" if needs_reset else "") + MAIL
     error = fails(again, [(said, answers)])
-    assert type(error) is kind
+    assert kind_of(error) is kind
     assert isinstance(error, SmtpError)
     assert error.phase is phase
     assert not error.may_have_been_delivered

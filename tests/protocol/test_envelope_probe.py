@@ -21,6 +21,7 @@ from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.session import MAX_NONMAIL, SessionState
 from smtpconn.testing import SmtpServer
 from tests.support.exchanges import request, session
+from tests.support.kinds import kind_of
 from tests.support.script import Script, fails, run_script
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"
@@ -74,7 +75,7 @@ def test_a_refused_sender_and_nonsense_are_errors(
 ) -> None:
     """A refusal of MAIL says nothing of recipients; a 354 to RCPT is out of step."""
     error = fails(lambda: rehearse(session()), [(MAIL + TWO, answers)])
-    assert type(error) is kind
+    assert kind_of(error) is kind
     assert isinstance(error, SmtpError)
     assert error.phase is phase
     assert not error.may_have_been_delivered

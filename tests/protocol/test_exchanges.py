@@ -31,6 +31,7 @@ from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
 from tests.support.exchanges import request, session
+from tests.support.kinds import kind_of
 from tests.support.script import TLS, Script, fails, run_script
 
 GREETING = "220 mx.example.test ready\n"
@@ -97,7 +98,7 @@ def test_other_refusals_of_ehlo_are_refusals(code: int, kind: type[Exception]) -
     """Only what says that EHLO is unknown leads to HELO."""
     made = SessionState(ehlo_domain="client.example")
     script: Script = [("", GREETING), (EHLO, f"{code} no\n")]
-    assert type(fails(lambda: handshake.handshake(made, starttls=False), script)) is kind
+    assert kind_of(fails(lambda: handshake.handshake(made, starttls=False), script)) is kind
 
 
 def test_lmtp_has_no_helo() -> None:
@@ -144,7 +145,7 @@ def test_starttls_refused(code: int, kind: type[Exception]) -> None:
         ("STARTTLS\n", f"{code} no\n"),
     ]
     made = SessionState(ehlo_domain="client.example")
-    assert type(fails(lambda: handshake.handshake(made, starttls=True), script)) is kind
+    assert kind_of(fails(lambda: handshake.handshake(made, starttls=True), script)) is kind
 
 
 # AUTH

@@ -29,6 +29,7 @@ from smtpconn import (
     TlsMode,
 )
 from smtpconn.client.options import ConnectOptions
+from smtpconn.net.deadline import Deadline
 from smtpconn.pool.options import PoolOptions
 from smtpconn.protocol.mail_request import make_request
 from tests.security.wire import ME, MESSAGE, YOU, Recorder, connect, peer
@@ -100,6 +101,8 @@ TEXTS: dict[str, tuple[str, Callable[[str], Any]]] = {
 HARMLESS: dict[str, str] = {
     "message": "content, which follows the commands; see tests/security/test_smuggling.py",
     "chunking": "yes or no: which command the content goes with",
+    "deadline": "a limit",
+    "is_probed": "yes or no: whether somebody has looked at the connection already",
     "changes": "the arguments of ServerConfig by another way",
     "options": "the arguments of ServerConfig by another way",
     "count": "how many connections to make",
@@ -125,6 +128,7 @@ FROM_THE_SERVER = frozenset(
 _NEEDED: dict[str, Any] = {
     "authzid": "z", "user": "u", "password": "p", "token": "t", "sender": ME, "recipients": [YOU],
     "message": MESSAGE, "params": None, "mail_params": None, "rcpt_params": None, "seconds": 9,
+    "deadline": Deadline(3600),
 }  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from smtpconn import (
     SmtpError,
     SmtpTimeoutError,
 )
-from smtpconn.model.replies import MAX_CHALLENGE, MAX_LINES, MAX_REPLY, response
+from smtpconn.model.replies import response
+from smtpconn.protocol.reply_parser import MAX_CHALLENGE, MAX_LINES, MAX_REPLY
 from tests.security.wire import ME, MESSAGE, YOU, Reader, connect, peer
 
 GREETING = b"220 mx.example.com\r\n"

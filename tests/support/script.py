@@ -30,6 +30,7 @@ from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.protocol.pipelined import Outcome, stream
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
+from tests.support.kinds import kind_of
 
 T = TypeVar("T")
 Said = str | bytes
@@ -61,7 +62,7 @@ def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
             _play(make(), script, size, "")
         except Exception as error:
             errors.append(error)
-    assert [type(e) for e in errors] == [type(errors[0])] * 2
+    assert [kind_of(e) for e in errors] == [kind_of(errors[0])] * 2
     assert str(errors[0]) == str(errors[1])
     return errors[0]
 
@@ -144,6 +145,7 @@ class Wire(Transport):
         gives: float = math.inf,
     ) -> None:
         self.is_open = True
+        self.is_inherited = False
         self.turns = 0
         self._answer = answer
         self._size, self._blocks, self._takes, self._gives = size, blocks, takes, gives

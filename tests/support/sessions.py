@@ -45,6 +45,7 @@ from smtpconn import (
 )
 from smtpconn.testing.session import Settings, login, plain
 from tests.faults.cutting import Cut, How, Witness, serve, socket_pair
+from tests.support.kinds import kind_of
 
 USERS = {"u": "p"}
 ME, TWO = "a@b.c", ["d@e.f", "g@h.i"]
@@ -358,7 +359,7 @@ def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
             yield f"no error, though these were not answered: {missing}"
         return
     kind = _kind(cut)
-    if type(error) is not kind:
+    if kind_of(error) is not kind:
         yield f"{type(error).__name__} instead of {kind.__name__}: {error}"
     if not error.is_transient:
         yield "not transient"
@@ -371,7 +372,8 @@ def _wrong_behind(record: Record, cut: Cut) -> Iterator[str]:
     for error in record.behind:
         is_unknown = error is not None and error.may_have_been_delivered
         kind = _kind(cut) if is_unknown else ConnectionClosedError
-        if type(error) is not kind or not (is_unknown or error.phase in (Phase.MAIL, Phase.IDLE)):
+        is_right = error is not None and (is_unknown or error.phase in (Phase.MAIL, Phase.IDLE))
+        if not is_right or kind_of(error) is not kind:
             yield f"a message behind the one that was lost: {error!r}"
 
 

@@ -13,15 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpconn.model.errors import ParseError
-from smtpconn.model.replies import (
+from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse, response
+from smtpconn.protocol.reply_parser import (
     MAX_CHALLENGE,
     MAX_LINE,
     MAX_LINES,
     MAX_REPLY,
-    EnhancedStatusCode,
     ReplyParser,
-    SmtpResponse,
-    response,
 )
 
 QUICK = settings(deadline=None, max_examples=150)
