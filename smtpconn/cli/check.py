@@ -274,7 +274,7 @@ class Report:
             pass  # the report says that there is one
 
     def add_from_log(self, lines: list[Line], begun: float) -> None:
-        """Add the times; and after a failure what was said before, of which no connection is left.
+        """Add the times; and after a failure the greeting and the capabilities that came before it.
 
         Args:
             lines: the lines of the transcript.

@@ -1,7 +1,7 @@
 """``smtpconn serve``: a mailbox for development; the successor of ``python -m smtpd``.
 
 The server is `smtpconn.testing.SmtpServer`: it accepts mail and delivers nothing. A message is
-acknowledged after it was printed or stored, so that a client is never told a lie. It listens on the
+acknowledged after it was printed or stored, so that the reply is true. It listens on the
 loopback interface unless an option says otherwise, because it accepts everything from everybody.
 """
 
