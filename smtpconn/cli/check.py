@@ -334,6 +334,7 @@ class Report:
         for note in self.notes():
             out.row("note", note, WARNING)
         if isinstance(error, TlsError) and self.tls is None:
+            out.row("note", "--tls-ca-path names an authority to trust", WARNING)
             out.row("note", "--insecure shows a certificate without trusting it", WARNING)
         out.row("result", "ok" if error is None else "failed", GOOD if error is None else BAD)
 

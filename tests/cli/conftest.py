@@ -1,4 +1,4 @@
-"""What the tests of the command share."""
+"""Fixtures for the tests of the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.runner import MESSAGE, Input, Runner
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the machine's own environment gets in, and standard input is empty."""
+    """Isolate the tests from the environment; standard input is empty."""
     for name in ("SMTPCONN_URL", "SMTPCONN_PASSWORD", "SMTPCONN_TOKEN", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

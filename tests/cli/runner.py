@@ -1,4 +1,4 @@
-"""Runner ``smtpconn`` in this process, and what it leaves: exit code, output, JSON."""
+"""Run ``smtpconn`` in this process, and get its exit code, output and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run left."""
+    """The result of a run."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class RunResult:
 
     @property
     def everything(self) -> str:
-        """All that was written."""
+        """Standard output and standard error."""
         return self.out + self.err
 
     @property
@@ -39,7 +39,7 @@ class RunResult:
 
 
 class Runner:
-    """Runs commands; a fixture."""
+    """Runs commands; see the fixture ``smtpconn``."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -55,22 +55,22 @@ class Runner:
 
 
 class Terminal(io.StringIO):
-    """What looks like a terminal."""
+    """A stream that claims to be a terminal."""
 
     encoding = "utf-8"
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Return True."""
         return True
 
 
 class Input(io.TextIOWrapper):
-    """Standard input with these octets."""
+    """Standard input with these bytes."""
 
-    def __init__(self, octets: bytes, *, is_terminal: bool = False) -> None:
-        super().__init__(io.BytesIO(octets))
+    def __init__(self, content: bytes, *, is_terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(content))
         self._is_terminal = is_terminal
 
     def isatty(self) -> bool:
-        """As it was made."""
+        """Whether it claims to be a terminal."""
         return self._is_terminal

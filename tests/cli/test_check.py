@@ -33,7 +33,7 @@ def rows(ran: RunResult) -> dict[str, str]:
 
 
 def test_a_report_in_clear(smtpconn: Runner, server: SmtpServer) -> None:
-    """Everything a session tells, and nothing on standard error."""
+    """The report has everything that the session shows; standard error stays empty."""
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.err) == (0, "")
     found = rows(ran)
@@ -73,7 +73,7 @@ def test_a_report_under_tls(
 
 
 def test_a_report_as_json(smtpconn: Runner, certificates: Certificates) -> None:
-    """The same as one object, with every key there always."""
+    """The report is one object, and has the same keys after a failure."""
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
         found = smtpconn(
             "check", f"smtps://localhost:{server.port}", "--tls-ca-path", certificates.ca_file,
@@ -105,7 +105,7 @@ def test_a_report_as_json(smtpconn: Runner, certificates: Certificates) -> None:
 
 
 def test_what_was_found_before_it_failed(smtpconn: Runner, certificates: Certificates) -> None:
-    """A certificate that is not to be trusted ends it; what came before is in the report."""
+    """An untrusted certificate is a failure; what came before is in the report."""
     with SmtpServer(tls_context=certificates.server_context()) as server:
         ran = smtpconn("check", f"smtp+starttls://localhost:{server.port}", "-v")
     found = rows(ran)
@@ -137,8 +137,8 @@ def a_server_whose_certificate_ends(days: float) -> SmtpServer:
         (90, None),
     ],
 )
-def test_a_certificate_that_ends(smtpconn: Runner, days: int, note: str | None) -> None:
-    """Is noted, also where it is not checked."""
+def test_a_certificate_that_expires(smtpconn: Runner, days: int, note: str | None) -> None:
+    """A certificate that expires soon gets a note, also if it is not checked."""
     with a_server_whose_certificate_ends(days) as server:
         ran = smtpconn("check", f"smtps://localhost:{server.port}", "--insecure")
     assert ran.code == 0
@@ -151,7 +151,7 @@ def test_a_certificate_that_ends(smtpconn: Runner, days: int, note: str | None) 
 
 
 @pytest.mark.parametrize(("least", "code"), [(12, 0), (13, 29)])
-def test_days_that_are_wanted(smtpconn: Runner, least: int, code: int) -> None:
+def test_min_days(smtpconn: Runner, least: int, code: int) -> None:
     """With --min-days a certificate that ends too soon is a failure, for monitoring."""
     with a_server_whose_certificate_ends(12) as server:
         url = f"smtps://localhost:{server.port}"
@@ -163,7 +163,7 @@ def test_days_that_are_wanted(smtpconn: Runner, least: int, code: int) -> None:
 def test_without_cryptography(
     smtpconn: Runner, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ssl says of a verified certificate is the same; the extra is named."""
+    """For a verified certificate ssl shows the same; a note names the extra."""
     arguments = ["--tls-ca-path", certificates.ca_file, "--json"]
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
         url = f"smtps://localhost:{server.port}"
@@ -181,8 +181,8 @@ def test_without_cryptography(
     assert "pip install 'smtpconn[cli]'" in ran.err
 
 
-def test_days_of_no_certificate(smtpconn: Runner, server: SmtpServer) -> None:
-    """Without TLS there are none, which is a failure, too."""
+def test_min_days_without_a_certificate(smtpconn: Runner, server: SmtpServer) -> None:
+    """Without a certificate --min-days fails."""
     assert smtpconn("check", server.url, "--min-days", 5).code == 29
 
 
@@ -195,14 +195,14 @@ def test_days_of_no_certificate(smtpconn: Runner, server: SmtpServer) -> None:
         ("auth", ["EHLO", "STARTTLS", "EHLO", "AUTH", "QUIT"]),
     ],
 )
-def test_no_further_than_a_stage(
+def test_quit_after_a_stage(
     smtpconn: Runner,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
     commands: list[str],
 ) -> None:
-    """With --quit-after nothing is said that belongs to a later one."""
+    """With --quit-after no command of a later stage is sent."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, tls_context=certificates.server_context()) as server:
         ran = smtpconn(
@@ -215,8 +215,8 @@ def test_no_further_than_a_stage(
 
 
 @pytest.mark.parametrize("stage", ["tls", "auth"])
-def test_a_stage_that_is_never_reached(smtpconn: Runner, server: SmtpServer, stage: str) -> None:
-    """Is an error, and nothing is asked of the server."""
+def test_a_stage_that_does_not_exist(smtpconn: Runner, server: SmtpServer, stage: str) -> None:
+    """A stage that the session does not have is an error, and no connection is made."""
     assert smtpconn("check", server.url, "-q", stage).code == 1
     assert server.connections == []
 
@@ -230,10 +230,10 @@ def test_a_stage_that_is_never_reached(smtpconn: Runner, server: SmtpServer, sta
         ("NOOP", "500 no", 30),
     ],
 )
-def test_where_it_failed(
+def test_exit_codes_of_failures(
     smtpconn: Runner, server: SmtpServer, step: str, reply: str, code: int
 ) -> None:
-    """The exit code says it, in one line of standard error."""
+    """The exit code is that of the step, and standard error has one line."""
     server.fault(step, reply=reply)
     ran = smtpconn("check", server.url)
     assert ran.code == code
@@ -242,7 +242,7 @@ def test_where_it_failed(
 
 
 def test_a_server_that_says_nothing(smtpconn: Runner, server: SmtpServer) -> None:
-    """The timeout ends it."""
+    """The timeout ends the command."""
     server.fault("CONNECT", hang=True)
     ran = smtpconn("check", server.url, "--timeout", "0.1")
     assert ran.code == 21
@@ -250,14 +250,14 @@ def test_a_server_that_says_nothing(smtpconn: Runner, server: SmtpServer) -> Non
 
 
 def test_starttls_that_is_not_offered(smtpconn: Runner, server: SmtpServer) -> None:
-    """Nothing goes in clear instead."""
+    """The command fails, and does not go on in clear."""
     ran = smtpconn("check", "-s", f"{server.host}:{server.port}", "--tls")
     assert ran.code == 29
     assert "does not offer STARTTLS" in ran.err
 
 
 def test_old_and_odd_servers(smtpconn: Runner, tmp_path: Path) -> None:
-    """HELO alone, and LMTP on a UNIX socket."""
+    """The report covers a server that knows only HELO, and LMTP on a UNIX socket."""
     with SmtpServer(ehlo=False) as server:
         found = rows(smtpconn("check", server.url))
         assert found["offers"] == "no extension"
@@ -275,7 +275,7 @@ def test_a_family_of_addresses(smtpconn: Runner, server: SmtpServer) -> None:
     assert smtpconn("check", "-s", f"localhost:{server.port}", "-6").code == 2
 
 
-def test_escape_sequences_stay_where_they_are(smtpconn: Runner, server: SmtpServer) -> None:
+def test_escape_sequences_are_escaped(smtpconn: Runner, server: SmtpServer) -> None:
     """A server cannot draw on the administrator's terminal."""
     server.fault("CONNECT", reply="220 mx \x1b[2J")
     ran = smtpconn("check", server.url, "-v")
@@ -285,7 +285,7 @@ def test_escape_sequences_stay_where_they_are(smtpconn: Runner, server: SmtpServ
 
 
 def test_durations_and_sizes() -> None:
-    """As people read them."""
+    """Durations and sizes are shown in units that are easy to read."""
     shown = [milliseconds(s) for s in (0.00012, 0.0123, 1.5)]
     assert shown == ["0.12 ms", "12.3 ms", "1500 ms"]
     assert [size(n) for n in (10, 2048, 10485760, 5 * 10**9)] == [
@@ -385,7 +385,7 @@ def test_a_servers_certificate(certificates: Certificates) -> None:
 
 
 def test_days_left() -> None:
-    """Whole days, below 0 when it is over."""
+    """The days that are left are whole days, and negative after the end."""
     end = datetime(2020, 1, 31, 12, tzinfo=UTC)
     pem = trustme.CA().issue_cert("mx.example.com", not_after=end).cert_chain_pems[0].bytes()
     found = read_certificate(der(pem))
@@ -403,7 +403,7 @@ def test_addresses_and_wildcards() -> None:
 
 
 def test_every_certificate_of_the_authorities() -> None:
-    """What OpenSSL reads of certifi's authorities is what is read here: dates and names."""
+    """OpenSSL and `read_certificate` agree on the dates and names of all authorities of certifi."""
     context = ssl.create_default_context(cafile=certifi.where())
     for octets, theirs in zip(
         context.get_ca_certs(binary_form=True), context.get_ca_certs(), strict=True
@@ -422,14 +422,14 @@ def test_every_certificate_of_the_authorities() -> None:
 @pytest.mark.parametrize(
     "octets", [b"", b"0", b"\x30\x03\x02\x01\x01", b"\x30\x82\xff\xff", b"a" * 99]
 )
-def test_what_is_no_certificate(octets: bytes) -> None:
-    """Garbage is a ValueError, nothing else."""
+def test_garbage_is_not_a_certificate(octets: bytes) -> None:
+    """Garbage raises ValueError and nothing else."""
     with pytest.raises(ValueError, match=r"not a certificate|unpack"):
         read_certificate(octets)
 
 
 def test_a_certificate_that_is_cut_off() -> None:
-    """At every octet."""
+    """A certificate that is cut at any byte raises ValueError."""
     whole = der(trustme.CA().issue_cert("mx.example.com").cert_chain_pems[0].bytes())
     for end in range(len(whole)):
         with pytest.raises(ValueError):  # noqa: PT011 - which of its texts does not matter

@@ -19,7 +19,7 @@ WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_in_it(command: str) -> None:
-    """And none that does not exist stands in a table."""
+    """docs/cli.md has every option of every command."""
     parser = argparse.ArgumentParser()
     COMMANDS[command][0].add(parser)
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
@@ -28,7 +28,7 @@ def test_every_option_is_in_it(command: str) -> None:
 
 
 def test_no_option_that_does_not_exist() -> None:
-    """In the tables of options."""
+    """Every option in the tables exists."""
     known = {"-v", "--header", "--h-NAME"}
     for module, _ in COMMANDS.values():
         parser = argparse.ArgumentParser()
@@ -41,7 +41,7 @@ def test_no_option_that_does_not_exist() -> None:
 
 
 def test_every_exit_code() -> None:
-    """With its meaning, in order."""
+    """docs/cli.md has every exit code with its meaning, in order."""
     rows = re.findall(r"(?m)^\| (\d+) \| (.*) \|$", DOC)
     assert rows == [(str(code.value), code.meaning) for code in ExitCode]
 
@@ -56,7 +56,7 @@ def keys(value: object) -> set[str]:
 
 
 def test_every_key_of_the_json(smtpconn: Runner, server: SmtpServer) -> None:
-    """Of the objects of all commands."""
+    """docs/cli.md has every key of the objects of all commands."""
     envelope = ("-f", "me@example.com", "-t", "you@example.com,nobody@example.com")
     found: set[str] = set()
     for arguments in (
@@ -73,7 +73,7 @@ def test_every_key_of_the_json(smtpconn: Runner, server: SmtpServer) -> None:
 
 
 def test_the_reports_are_those_of_the_servers_it_names() -> None:
-    """Pasted, each with its banner."""
+    """The pasted reports have the banners of these servers."""
     for server in ("ESMTP Postfix", "ESMTP Exim", "Dovecot (Debian) ready."):
         assert server in DOC
     assert DOC.count("result        ok") == 4

@@ -86,7 +86,7 @@ def test_what_may_have_been_delivered_is_never_a_reason_to_send_again() -> None:
 
 
 def test_what_has_no_error() -> None:
-    """Success is 0 in any numbers, and a bug is a bug."""
+    """Success is 0 and a bug is EX_SOFTWARE, with and without an error."""
     assert CommandResult.of(None, {}) == CommandResult(ExitCode.OK)
     assert sysexit_of(ExitCode.OK, None) == 0
     assert sysexit_of(ExitCode.BUG, ValueError()) == os.EX_SOFTWARE
@@ -94,7 +94,7 @@ def test_what_has_no_error() -> None:
 
 
 def test_errors_are_one_line() -> None:
-    """A file's name goes before what is wrong with it, and nothing is without words."""
+    """The text has the name of the file, and is never empty."""
     assert text_of(FileNotFoundError(2, "gone", "f.eml")) == "f.eml: gone"
     assert text_of(OSError(28, "no space")) == "no space"
     assert text_of(SmtpError("what")) == "what"

@@ -34,7 +34,7 @@ def process(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[
 
 
 def test_python_m_smtpconn(server: SmtpServer) -> None:
-    """Is the command; a message on standard input arrives."""
+    """``python -m smtpconn`` is the command; a message on standard input arrives."""
     done = process("-m", "smtpconn", "send", server.url, stdin=b"From: a@b.c\nTo: d@e.f\n\nhi\n")
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.messages[0].content == b"From: a@b.c\r\nTo: d@e.f\r\n\r\nhi\r\n"
@@ -42,7 +42,7 @@ def test_python_m_smtpconn(server: SmtpServer) -> None:
 
 
 def test_without_rich(server: SmtpServer) -> None:
-    """Everything works without the extra."""
+    """The command works without the package rich."""
     done = process("-c", WITHOUT_RICH, "check", server.url)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"result        ok" in done.stdout
@@ -60,13 +60,13 @@ def test_it_is_installed_under_its_name() -> None:
 
 
 def test_importing_the_package_does_not_bring_it_along() -> None:
-    """Programs do not pay for the command."""
+    """Importing smtpconn imports neither argparse nor rich."""
     script = "import sys, smtpconn; sys.exit('argparse' in sys.modules or 'rich' in sys.modules)"
     assert process("-c", script).returncode == 0
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """Is the package's."""
+    """--version prints the version of the package."""
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
@@ -74,7 +74,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lists the commands."""
+    """--help lists the commands."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -82,8 +82,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {name} " in text for name in ("check", "send", "ping", "serve"))
 
 
-def test_nobody_reads_the_output(server: SmtpServer) -> None:
-    """A pipe that breaks is no reason for words."""
+def test_a_broken_pipe(server: SmtpServer) -> None:
+    """A broken pipe prints nothing on standard error."""
     command = f"{sys.executable} -m smtpconn check {server.url} | true; echo ${{PIPESTATUS[0]}}"
     for _ in range(3):
         done = subprocess.run(
@@ -97,7 +97,7 @@ def test_nobody_reads_the_output(server: SmtpServer) -> None:
 def test_a_pipe_that_is_broken_before(
     smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends with 141 and not a word."""
+    """A pipe that is broken from the start ends the command with 141 and no output."""
 
     def broken(*_: object, **__: object) -> None:
         raise BrokenPipeError
@@ -133,7 +133,7 @@ def test_closed_and_full_streams(server: SmtpServer, command: str, streams: str)
 
 
 def test_a_closed_standard_output_is_not_a_socket(server: SmtpServer) -> None:
-    """Python's print would write into the connection that got its descriptor."""
+    """The connection does not get descriptor 1, into which print would write."""
     server.fault("QUIT", delay=0.2)
     command = f"{sys.executable} -m smtpconn check {server.url} >&-"
     assert subprocess.run(["bash", "-c", command], timeout=15, check=False).returncode == 0
@@ -141,7 +141,7 @@ def test_a_closed_standard_output_is_not_a_socket(server: SmtpServer) -> None:
 
 
 def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends with 130 and one word, wherever it strikes."""
+    """Ctrl-C ends the command with 130 and one word."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -151,10 +151,8 @@ def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.Monkey
     assert (ran.code, ran.out, ran.err) == (130, "", "smtpconn: interrupted\n")
 
 
-def test_our_own_mistakes(
-    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Are one line that says so, without the text of the error, which may hold anything."""
+def test_a_bug(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug is one line, without the text of the error, which may contain a secret."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("sesame")
@@ -172,7 +170,7 @@ def test_our_own_mistakes(
 def test_an_error_of_the_system(
     smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is one line with the file's name."""
+    """An OSError is one line with the name of the file."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "/tmp/x")

@@ -28,13 +28,13 @@ def test_headers_as_swaks_has_them(given: list[str], expanded: list[str]) -> Non
 
 
 def test_a_header_without_text() -> None:
-    """Is an error."""
+    """A header option without its text is an error."""
     with pytest.raises(UsageError, match="--h-Subject needs the text"):
         expand_headers(["--h-Subject"])
 
 
 def test_a_url_in_an_error() -> None:
-    """Has no password."""
+    """The password of a URL is removed from an error."""
     text = "not here: smtp://user:p@ss@mx.example.com:25"
     assert without_password(text) == "not here: smtp://<secret>@mx.example.com:25"
 
@@ -67,7 +67,7 @@ def test_a_url_in_an_error() -> None:
     ],
 )
 def test_errors_are_one_line(smtpconn: Runner, arguments: list[str]) -> None:
-    """On standard error, with code 1, whatever is wrong."""
+    """Every error is one line on standard error, with code 1."""
     ran = smtpconn(*arguments)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("smtpconn: ")
@@ -86,7 +86,7 @@ def test_errors_as_json(smtpconn: Runner) -> None:
 
 @pytest.mark.parametrize("command", ["check", "send", "ping", "serve"])
 def test_help(capsys: pytest.CaptureFixture[str], smtpconn: Runner, command: str) -> None:
-    """Each command tells its options and all exit codes."""
+    """--help of a command has its options and all exit codes."""
     with pytest.raises(SystemExit) as caught:
         smtpconn(command, "--help")
     assert caught.value.code == 0
@@ -98,6 +98,6 @@ def test_help(capsys: pytest.CaptureFixture[str], smtpconn: Runner, command: str
 
 
 def test_options_stand_anywhere(smtpconn: Runner, server: SmtpServer) -> None:
-    """Before and behind the URL and the files."""
+    """Options may stand before and after the URL and the files."""
     ran = smtpconn("check", "--timeout", "5", server.url, "-q", "ehlo")
     assert ran.code == 0

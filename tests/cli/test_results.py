@@ -55,7 +55,7 @@ def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
 
 
 @pytest.mark.parametrize(
-    ("result", "fate", "accepted"),
+    ("result", "status", "accepted"),
     [
         (judged(SendResult(OK, (A, B))), DeliveryStatus.DELIVERED, 2),
         (judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),))), DeliveryStatus.PARTLY, 1),
@@ -74,14 +74,14 @@ def lmtp(*replies: SmtpResponse | None) -> LmtpSendResult:
         (judged(None, TransportError("no", phase=Phase.CONNECT)), DeliveryStatus.FAILED, 0),
     ],
 )
-def test_a_status(result: MessageResult, fate: DeliveryStatus, accepted: int) -> None:
-    """By the server's answers, and unknown whenever one is missing that may be a yes."""
-    assert result.status is fate
+def test_a_status(result: MessageResult, status: DeliveryStatus, accepted: int) -> None:
+    """The status follows from the replies; a missing reply makes it unknown."""
+    assert result.status is status
     assert result.accepted == accepted
 
 
 def test_a_status_in_words() -> None:
-    """The reply, whom it is not delivered to, and why."""
+    """The text has the reply, and each refused recipient with its reply."""
     result = judged(SendResult(OK, (A,), (RejectedRecipient(B, NO),)))
     assert str(result) == "m.eml: to 1 of 2 recipients: 250 ok; not to b@example.com: 550 no"
     assert "not to b@example.com: no answer" in str(judged(lmtp(OK, None)))
@@ -106,7 +106,7 @@ DEFERRED = judged(None, TransientError(LATER, phase=Phase.MAIL))
 
 
 def test_a_report_of_many() -> None:
-    """Failures first, unknown before all; counts; and what not to do."""
+    """Failures come first, then the counts; the unknown messages are the last lines."""
     lines = shown(DELIVERED, REFUSED, UNKNOWN, DELIVERED)
     assert lines == [
         "refused       m.eml: the server refused mail: 550 no",
@@ -147,7 +147,7 @@ def test_a_report_of_one_error_for_all() -> None:
     ],
 )
 def test_exit_codes(found: list[MessageResult], code: ExitCode, sysexit: int) -> None:
-    """One message's own error; for many whether some were refused, and before that unknown."""
+    """One message has the code of its error; with many, unknown goes before refused."""
     ending = results.command_result(found, {})
     assert ending.code is code
     assert sysexit_of(ending.code, ending.error) == sysexit
@@ -155,7 +155,7 @@ def test_exit_codes(found: list[MessageResult], code: ExitCode, sysexit: int) ->
 
 
 def test_a_status_as_json() -> None:
-    """With every key always."""
+    """Every status has the same keys."""
     found = [result.as_json() for result in (DELIVERED, REFUSED, judged(lmtp(OK, None)))]
     assert len({tuple(each) for each in found}) == 1
     assert found[0]["reply"] == {"code": 250, "enhanced_status": None, "lines": ["ok"]}

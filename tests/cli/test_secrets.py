@@ -25,13 +25,13 @@ def forms(password: str = PASSWORD) -> list[str]:
 
 
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, as it is."""
+    """The password is the value of the variable."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", PASSWORD)
     assert secrets.password(USER, None) == PASSWORD
 
 
 def test_from_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first line, without the line end; it goes before the environment."""
+    """The password is the first line of the output; the command overrides the environment."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "another")
     assert secrets.password(USER, COMMAND) == PASSWORD
 
@@ -51,7 +51,7 @@ def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-D is an error of one line."""
+    """Ctrl-D at the prompt is an error of one line."""
 
     def getpass(prompt: str) -> str:
         raise EOFError
@@ -62,8 +62,8 @@ def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         secrets.password(USER, None)
 
 
-def test_nowhere() -> None:
-    """Without a terminal nobody is asked, and the error says what to do."""
+def test_no_password() -> None:
+    """Without a terminal there is no prompt, and the error says what to do."""
     with pytest.raises(UsageError, match="set SMTPCONN_PASSWORD or give --auth-password-command"):
         secrets.password(USER, None)
 
@@ -78,22 +78,22 @@ def test_nowhere() -> None:
         (f"{sys.executable} -c pass", "printed nothing"),
     ],
 )
-def test_a_command_that_is_no_use(command: str, text: str) -> None:
-    """What it printed is not quoted."""
+def test_a_command_that_fails(command: str, text: str) -> None:
+    """The error does not quote the output of the command."""
     with pytest.raises(UsageError, match=text) as caught:
         secrets.output_of(command)
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up."""
+    """A command that does not end is an error after a timeout."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.05)
     with pytest.raises(UsageError, match="did not end"):
         secrets.output_of(f"{sys.executable} -c 'import time; time.sleep(10)'")
 
 
 def test_hiding() -> None:
-    """Every form is taken out; what is too short to be told from words is not looked for."""
+    """Every form of a secret is removed, unless it is too short."""
     secrets = Secrets()
     secrets.add(USER, PASSWORD)
     secrets.add(USER, "a")
@@ -159,7 +159,7 @@ def test_a_password_in_a_url_is_warned_about_and_not_shown(
 def test_a_url_from_the_environment_is_not_warned_about(
     smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others cannot read it there."""
+    """A password in the environment is not visible to others."""
     with SmtpServer(users={USER: PASSWORD}) as server:
         url = f"smtp://{USER}:{PASSWORD.replace(' ', '%20')}@{server.host}:{server.port}"
         monkeypatch.setenv("SMTPCONN_URL", url)

@@ -50,15 +50,15 @@ def test_standard_input(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
 ) -> None:
-    """Is sent if there is no file, or asked for; with local line ends, too."""
+    """Standard input is sent without a file and for -, with CRLF line ends."""
     monkeypatch.setattr("sys.stdin", Input(MESSAGE.replace("\r\n", "\n").encode()))
     ran = smtpconn("send", server.url, *arguments)
     assert ran.code == 0
     assert server.messages[0].content == MESSAGE.encode()
 
 
-def test_a_composed_message_by_swaks_habits(smtpconn: Runner, server: SmtpServer) -> None:
-    """-s, -f, -t, --h-Subject, --body."""
+def test_a_composed_message(smtpconn: Runner, server: SmtpServer) -> None:
+    """The options of swaks compose and send a message."""
     ran = smtpconn(
         "send", "-s", server.host, "-p", server.port, "-f", "me@example.com",
         "-t", "a@example.com,b@example.com", "-t", "c@example.com",
@@ -108,7 +108,7 @@ def test_it_goes_on_after_failures(
 def test_what_may_have_been_delivered(
     smtpconn: Runner, server: SmtpServer, files: list[str]
 ) -> None:
-    """Has its own code and words, for one message and for many."""
+    """An unknown message has its own exit code and text, alone and among many."""
     server.fault("CONTENT", close=True)
     ran = smtpconn("send", server.url, files[0])
     assert ran.code == 41
@@ -131,10 +131,10 @@ def test_what_may_have_been_delivered(
         ("CONTENT", "554 no", 26),
     ],
 )
-def test_where_it_failed(
+def test_exit_codes_of_failures(
     smtpconn: Runner, server: SmtpServer, files: list[str], step: str, reply: str, code: int
 ) -> None:
-    """One message's exit code says it; standard error has the server's words in one line."""
+    """The exit code is that of the step; standard error has the reply in one line."""
     server.fault(step, reply=reply)
     ran = smtpconn("send", server.url, files[0])
     assert (ran.code, ran.out) == (code, "")
@@ -143,7 +143,7 @@ def test_where_it_failed(
 
 
 def test_no_server(smtpconn: Runner, files: list[str]) -> None:
-    """Many messages have one error, and none is tried in vain."""
+    """Without a server all messages have one error."""
     ran = smtpconn("send", "smtp://localhost:1", *files)
     assert ran.code == 2
     assert ran.err == (
@@ -154,7 +154,7 @@ def test_no_server(smtpconn: Runner, files: list[str]) -> None:
 
 
 def test_as_json(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None:
-    """Each message with its envelope, fate and reply."""
+    """Each message has its envelope, status and reply."""
     server.fault("RCPT", reply="450 4.2.0 later", match="you@")
     found = smtpconn("send", server.url, *files[:2], "--json", "--connections", 1).object
     assert found["command"] == "send"
@@ -219,7 +219,7 @@ def test_bdat(smtpconn: Runner, files: list[str], protocol: str) -> None:
 def test_bdat_goes_on_after_failures(
     smtpconn: Runner, server: SmtpServer, files: list[str]
 ) -> None:
-    """Over a new connection if need be; and without CHUNKING it says so."""
+    """A lost connection is replaced; without CHUNKING there is an error."""
     server.fault("CONTENT", close=True)
     ran = smtpconn("send", server.url, "--bdat", *files)
     assert ran.code == 41
@@ -232,7 +232,7 @@ def test_bdat_goes_on_after_failures(
 
 
 def test_lmtp(smtpconn: Runner, tmp_path: Path, files: list[str]) -> None:
-    """Each recipient has an answer of its own."""
+    """Each recipient has its own reply."""
     path = str(tmp_path / "lmtp")
     with SmtpServer(protocol="LMTP", unix_path=path) as server:
         server.fault("CONTENT", reply="552 5.2.2 full", match="full@", times=None)
@@ -249,7 +249,7 @@ def test_lmtp(smtpconn: Runner, tmp_path: Path, files: list[str]) -> None:
 def test_a_large_file_is_streamed(
     smtpconn: Runner, server: SmtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole and unchanged, with its size declared, by DATA and BDAT."""
+    """It arrives unchanged and with its size, by DATA and BDAT."""
     monkeypatch.setattr(messages, "WHOLE", 1000)
     octets = (HEADER + "\r\n").encode() + b".line\r\n" * 50_000
     path = tmp_path / "large.eml"
@@ -260,8 +260,10 @@ def test_a_large_file_is_streamed(
         assert f"SIZE={len(octets)}" in server.messages[-1].mail_parameters
 
 
-def test_reports_that_are_wanted(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None:
-    """DSN's parameters go along."""
+def test_delivery_status_notifications(
+    smtpconn: Runner, server: SmtpServer, files: list[str]
+) -> None:
+    """The DSN options become parameters of MAIL and RCPT."""
     ran = smtpconn(
         "send", server.url, files[0], "--dsn-notify", "success,delay", "--dsn-ret", "hdrs",
         "--envid", "x1",
@@ -281,10 +283,10 @@ def test_reports_that_are_wanted(smtpconn: Runner, server: SmtpServer, files: li
         ("rcpt", ["EHLO", "MAIL", "RCPT", "RCPT", "RSET", "QUIT"]),
     ],
 )
-def test_no_further_than_a_stage(
+def test_quit_after_a_stage(
     smtpconn: Runner, server: SmtpServer, stage: str, commands: list[str]
 ) -> None:
-    """Nothing is sent; no message is needed where the options say who."""
+    """Nothing is sent, and no message is needed if the options have the envelope."""
     ran = smtpconn(
         "send", server.url, "-f", "me@example.com", "-t", "a@example.com,b@example.com",
         "-q", stage,
@@ -296,8 +298,8 @@ def test_no_further_than_a_stage(
     assert server.messages == []
 
 
-def test_recipients_that_are_tried(smtpconn: Runner, server: SmtpServer, tmp_path: Path) -> None:
-    """Each has its reply; 24 if none is accepted, 40 if some are not; the message says who."""
+def test_quit_after_rcpt(smtpconn: Runner, server: SmtpServer, tmp_path: Path) -> None:
+    """Each recipient has its reply; the code is 24 if none is accepted and 40 if some are."""
     path = tmp_path / "m.eml"
     path.write_text("From: me@example.com\nTo: nobody@example.com\nCc: you@example.com\n\nhi\n")
     ran = smtpconn("send", server.url, path, "-q", "rcpt")
@@ -326,8 +328,8 @@ def test_recipients_that_are_tried(smtpconn: Runner, server: SmtpServer, tmp_pat
         (["smtp://a"], "there is no message in it"),
     ],
 )
-def test_what_cannot_be(smtpconn: Runner, arguments: list[str], text: str) -> None:
-    """Is one line and code 1, before anything is sent."""
+def test_mistakes_in_options(smtpconn: Runner, arguments: list[str], text: str) -> None:
+    """A mistake in the options is one line and code 1, and nothing is sent."""
     ran = smtpconn("send", *arguments)
     assert ran.code == 1
     assert text in ran.err

@@ -85,7 +85,7 @@ def send(port: int, *recipients: str) -> dict[str, tuple[int, bytes]]:
 
 
 def test_messages_are_printed_until_ctrl_c() -> None:
-    """With their envelopes, without what would move the cursor; Ctrl-C is a good end."""
+    """Messages are printed with their envelopes, without control characters, until Ctrl-C."""
     with serving() as served:
         send(served.port, "d@e.f", "g@h.i")
         send(served.port)
@@ -105,15 +105,15 @@ def test_messages_are_printed_until_ctrl_c() -> None:
     assert "\x1b" not in served.out
 
 
-def test_sigterm_is_a_good_end_too() -> None:
-    """For process managers."""
+def test_sigterm() -> None:
+    """SIGTERM ends the command like Ctrl-C."""
     with serving() as served:
         assert served.end(signal.SIGTERM) == 0
     assert served.err == "smtpconn: 0 messages\n"
 
 
 def test_messages_are_stored(tmp_path: Path) -> None:
-    """As files with the octets that came, each with what else is known beside it."""
+    """Each message is an .eml file with the bytes that came, with a .json beside it."""
     directory = tmp_path / "new" / "mail"
     with serving("--store", directory, "--count", 2) as served:
         send(served.port)
@@ -130,16 +130,16 @@ def test_messages_are_stored(tmp_path: Path) -> None:
         assert str(path) in served.out
 
 
-def test_the_last_message_wanted_is_acknowledged() -> None:
-    """The sink ends only when its client has the answer, however fast both are."""
+def test_the_last_message_is_acknowledged() -> None:
+    """The command ends only after the client has its reply."""
     for _ in range(5):
         with serving("--count", 1) as served:
             assert send(served.port) == {}
             assert served.wait() == 0
 
 
-def test_a_client_that_stays_is_not_waited_for() -> None:
-    """One that says nothing is hung up on, one that is in the middle has a second."""
+def test_clients_at_the_end() -> None:
+    """A silent client is disconnected at once, one in the middle of a command after a second."""
     with (
         serving() as served,
         socket.create_connection(("127.0.0.1", served.port), timeout=10) as silent,
@@ -154,7 +154,7 @@ def test_a_client_that_stays_is_not_waited_for() -> None:
 
 
 def test_messages_as_json() -> None:
-    """One object each in a line, and one at the end."""
+    """Each message is an object in a line, and the result is the last one."""
     with serving("--json", "--count", 1) as served:
         send(served.port)
         assert served.wait() == 0
@@ -166,7 +166,7 @@ def test_messages_as_json() -> None:
 
 
 def test_tls_and_a_login(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a certificate STARTTLS is offered, with a user the login is wanted."""
+    """With a certificate STARTTLS is offered; with a user the login is required."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with (
         serving(
@@ -186,8 +186,8 @@ def test_tls_and_a_login(certificates: Certificates, monkeypatch: pytest.MonkeyP
     assert "sesame" not in served.out + served.err
 
 
-def test_tls_from_the_first_octet(certificates: Certificates) -> None:
-    """With --tlsc."""
+def test_implicit_tls(certificates: Certificates) -> None:
+    """--tlsc uses TLS from the first byte."""
     with serving(
         "--tls-cert", certificates.server_file, "--tls-key", certificates.server_key_file, "--tlsc"
     ) as served:
@@ -342,12 +342,12 @@ def test_attachments_are_named() -> None:
     ],
 )  # fmt: skip
 def test_malformed_messages_are_shown(content: bytes, shown: str) -> None:
-    """Whatever a program sends: an error in it is what it is developed with a mailbox for."""
+    """Every message is shown, because a mailbox for development gets malformed ones."""
     lines = decoded_lines(ReceivedMessage("a@b.c", ("d@e.f",), content))
     assert shown in "\n".join(lines)
 
 
-def test_messages_as_they_came() -> None:
+def test_raw_messages() -> None:
     """With --raw nothing is decoded."""
     with serving("--raw", "--count", 1) as served:
         with smtplib.SMTP("127.0.0.1", served.port, timeout=10) as client:
@@ -357,7 +357,7 @@ def test_messages_as_they_came() -> None:
 
 
 def test_faults_on_demand() -> None:
-    """What goes wrong goes wrong every time."""
+    """A fault applies every time."""
     with serving("--refuse", "no@e.f", "--fault", "DATA=451 4.3.0 later") as served:
         for _ in range(2):
             with pytest.raises(smtplib.SMTPDataError, match="later"):
@@ -365,8 +365,8 @@ def test_faults_on_demand() -> None:
         assert served.end() == 0
 
 
-def test_it_listens_on_loopback_unless_told(smtpconn: Runner) -> None:
-    """And where it is told otherwise, it warns."""
+def test_the_default_address_is_loopback(smtpconn: Runner) -> None:
+    """It listens on loopback; another address gets a warning."""
     with serving() as served, socket.create_connection(("127.0.0.1", served.port)) as peer:
         assert peer.getpeername()[0] == "127.0.0.1"
         served.process.kill()
@@ -377,7 +377,7 @@ def test_it_listens_on_loopback_unless_told(smtpconn: Runner) -> None:
 
 
 def test_a_port_that_is_taken(smtpconn: Runner) -> None:
-    """Is told in one line."""
+    """A port that is in use is an error of one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = smtpconn("serve", "-p", taken.getsockname()[1], "--json")
     assert ran.code == 7
@@ -397,15 +397,17 @@ def test_a_port_that_is_taken(smtpconn: Runner) -> None:
         (["--store", "/dev/null/x"], "--store /dev/null/x: "),
     ],
 )
-def test_what_cannot_be(smtpconn: Runner, arguments: list[str], text: str) -> None:
-    """Is told before it listens."""
+def test_mistakes_in_options(smtpconn: Runner, arguments: list[str], text: str) -> None:
+    """A mistake in the options is an error before the server listens."""
     ran = smtpconn("serve", *arguments)
     assert ran.code == 1
     assert text in ran.err
 
 
-def test_what_cannot_be_stored_is_not_acknowledged(smtpconn: Runner, tmp_path: Path) -> None:
-    """The client learns that it was not taken, and the sink ends with the reason."""
+def test_a_message_that_cannot_be_stored_is_not_acknowledged(
+    smtpconn: Runner, tmp_path: Path
+) -> None:
+    """The client gets no reply, and the command ends with the reason."""
     directory = tmp_path / "mail"
     with serving("--store", directory) as served:
         directory.rmdir()
@@ -418,7 +420,7 @@ def test_what_cannot_be_stored_is_not_acknowledged(smtpconn: Runner, tmp_path: P
 
 
 def test_names_never_collide(tmp_path: Path) -> None:
-    """However many messages come at once."""
+    """Names differ however many messages come at once."""
     with ThreadPoolExecutor(8) as threads:
         paths = list(threads.map(lambda _: store(tmp_path, RECEIVED), range(200)))
     assert len(set(paths)) == 200
@@ -426,7 +428,7 @@ def test_names_never_collide(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By another process with the same number in the same microsecond."""
+    """A name that another process has taken is not overwritten."""
 
     class Clock:
         @staticmethod
@@ -444,7 +446,7 @@ def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_socket(tmp_path: Path) -> None:
-    """LMTP on a UNIX socket, ended by the last message wanted."""
+    """LMTP works on a UNIX socket, which is removed at the end."""
     path = tmp_path / "lmtp"
     caught: list[int] = []
     words = ["serve", "--socket", str(path), "--protocol", "lmtp", "--count", "1"]
@@ -464,8 +466,8 @@ def test_a_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_nobody_reads_any_more() -> None:
-    """A pipe that breaks ends the sink, and the message is not acknowledged."""
+def test_a_broken_pipe() -> None:
+    """A broken pipe ends the sink, and the message is not acknowledged."""
     out = Output()
     sink = MessageSink(out, None, None)
 

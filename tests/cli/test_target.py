@@ -59,29 +59,29 @@ def target(*arguments: str) -> Target:
          Protocol.LMTP),
     ],
 )  # fmt: skip
-def test_where(
+def test_servers(
     arguments: list[str], host: str, port: int, mode: TlsMode, protocol: Protocol
 ) -> None:
-    """URLs, hosts with swaks's default ports, sockets; options go before the URL."""
+    """URLs, hosts and sockets have swaks's default ports; options override the URL."""
     found = target(*arguments)
     assert (found.host, found.port, found.tls_mode, found.protocol) == (host, port, mode, protocol)
 
 
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SMTPCONN_URL is the default; an argument goes before it."""
+    """SMTPCONN_URL is the default; an argument overrides it."""
     monkeypatch.setenv("SMTPCONN_URL", "smtp://there")
     assert target().host == "there"
     assert target("here").host == "here"
 
 
-def test_a_socket_is_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is one, too."""
+def test_a_relative_socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path becomes an absolute one."""
     monkeypatch.chdir(tmp_path)
     assert target("--socket", "lmtp").host == str(tmp_path / "lmtp")
 
 
-def test_what_else_options_say() -> None:
-    """EHLO name, timeout, pipelining and family arrive."""
+def test_other_options() -> None:
+    """The options for EHLO, timeout, pipelining and family set the configuration."""
     found = target("mx", "--ehlo", "me.example", "--timeout", "7", "--pipelining", "eager", "-4")
     assert found.ehlo_domain == "me.example"
     assert found.timeout == 7
@@ -96,7 +96,7 @@ def test_what_else_options_say() -> None:
     [(["mx"], 30), (["smtp://mx?timeout=9"], 9), (["smtp://mx?timeout=9", "--timeout", "5"], 5)],
 )
 def test_the_timeout(arguments: list[str], seconds: float) -> None:
-    """Half a minute, unless the URL or an option says otherwise."""
+    """The default is half a minute; the URL and the option override it."""
     assert target(*arguments).timeout == seconds
 
 
@@ -120,21 +120,21 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["mx", "-au", "me", "--auth", "XOAUTH2"], "there is no token"),
     ],
 )
-def test_what_cannot_be(arguments: list[str], text: str) -> None:
-    """Contradictions and files that are no use are told."""
+def test_mistakes_in_options(arguments: list[str], text: str) -> None:
+    """Contradictions, missing options and unusable files are errors."""
     with pytest.raises(UsageError, match=text):
         target(*arguments)
 
 
 @pytest.mark.parametrize("url", ["imap://mx", "smtp://mx:port", "smtp://", "smtp://a b"])
-def test_urls_that_cannot_be(url: str) -> None:
-    """As `ServerConfig.from_url` says."""
+def test_invalid_urls(url: str) -> None:
+    """An invalid URL raises the error of `ServerConfig.from_url`."""
     with pytest.raises(ValidationError):
         target(url)
 
 
 def test_our_own_certificate_and_the_authorities_of_the_url(certificates: Certificates) -> None:
-    """``?cafile=`` counts alone beside a certificate of ours, too."""
+    """``?cafile=`` counts alone also beside --tls-cert."""
     own = ["--tls-cert", str(certificates.client_file), "--tls-key"]
     found = target(
         f"smtps://mx?cafile={certificates.ca_file}", *own, str(certificates.client_key_file)
@@ -145,8 +145,8 @@ def test_our_own_certificate_and_the_authorities_of_the_url(certificates: Certif
     assert target("smtps://mx?cafile=ca.pem").cafile == "ca.pem"
 
 
-def test_insecure_is_warned_about(certificates: Certificates) -> None:
-    """Loudly, on standard error, and it is what it says."""
+def test_insecure(certificates: Certificates) -> None:
+    """--insecure prints a warning, and turns verification off."""
     stderr = io.StringIO()
     found = target_of(
         parsed("mx", "--tls", "--insecure"), Output(stdout=io.StringIO(), stderr=stderr)
@@ -158,7 +158,7 @@ def test_insecure_is_warned_about(certificates: Certificates) -> None:
 
 @pytest.mark.parametrize(("arguments", "is_allowed"), [(["mx"], True), (["mx", "--tls"], False)])
 def test_passwords_in_clear(arguments: list[str], is_allowed: bool) -> None:
-    """Are allowed only if asked for, with a warning; under TLS there is nothing to allow."""
+    """They need an option, which prints a warning; under TLS it changes nothing."""
     stderr = io.StringIO()
     out = Output(stdout=io.StringIO(), stderr=stderr)
     found = target_of(parsed(*arguments, "--allow-cleartext-auth"), out)
@@ -168,7 +168,7 @@ def test_passwords_in_clear(arguments: list[str], is_allowed: bool) -> None:
 
 
 def test_authorities_from_a_directory(certificates: Certificates) -> None:
-    """A directory is as good as a file."""
+    """--tls-ca-path may be a directory."""
     found = target("mx", "--tls", "--tls-ca-path", str(certificates.directory))
     assert found.tls_context is not None
     assert found.tls_context.verify_mode is ssl.CERT_REQUIRED
@@ -201,7 +201,7 @@ def test_the_name_in_the_certificate(smtpconn: Runner, certificates: Certificate
 
 
 def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user from the URL or an option; the password from elsewhere."""
+    """The user comes from the URL or an option, the password from the environment."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     for arguments in (["smtp://me@mx"], ["mx", "-au", "me"], ["smtp://you:x@mx", "-au", "me"]):
         assert target(*arguments).credentials == PasswordCredentials("me", "sesame")
@@ -209,7 +209,7 @@ def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the mechanisms that take one."""
+    """A mechanism that needs a token gets it from the environment."""
     monkeypatch.setenv("SMTPCONN_TOKEN", "ticket")
     found = target("mx", "-au", "me", "--auth", "xoauth2,oauthbearer")
     assert isinstance(found.credentials, OAuthCredentials)
@@ -217,8 +217,8 @@ def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mechanisms == ("XOAUTH2", "OAUTHBEARER")
 
 
-def test_a_token_from_a_command_is_got_again() -> None:
-    """Whenever the library asks, so that it is fresh."""
+def test_a_token_from_a_command() -> None:
+    """The command runs for every token, so that each is fresh."""
     found = target("mx", "-au", "me", "--auth-token-command", "/bin/echo ticket")
     assert isinstance(found.credentials, OAuthCredentials)
     assert found.credentials.current_token(force_refresh=True) == "ticket"
@@ -240,7 +240,7 @@ def test_the_first_mechanism_that_is_offered(
     offered: tuple[str, ...],
     used: str,
 ) -> None:
-    """In the user's order."""
+    """The first mechanism of --auth that is offered is used."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, auth_mechanisms=offered) as server:
         ran = smtpconn("check", server.url, "-au", "me", "--auth", wanted)
@@ -249,7 +249,7 @@ def test_the_first_mechanism_that_is_offered(
 
 
 def test_no_mechanism_is_offered(smtpconn: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what is, and the connection is closed."""
+    """The error has the mechanisms that are offered, and the connection is closed."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}) as server:
         ran = smtpconn("check", server.url, "-au", "me", "--auth", "CRAM-MD5")
@@ -266,7 +266,7 @@ def test_no_mechanism_is_offered(smtpconn: Runner, monkeypatch: pytest.MonkeyPat
 def test_a_mechanism_for_other_credentials(
     smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token mechanism beside a password one, where only a password is there."""
+    """A mechanism for tokens fails if there is only a password."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, sasl={"XOAUTH2": lambda: iter(())}) as server:  # type: ignore[dict-item, return-value]
         ran = smtpconn("check", server.url, "-au", "me", "--auth", "XOAUTH2,PLAIN")
