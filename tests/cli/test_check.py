@@ -368,7 +368,7 @@ def test_dovecot(
 
 
 def der(pem: bytes) -> bytes:
-    """A certificate's octets."""
+    """The DER of a certificate in PEM."""
     return ssl.PEM_cert_to_DER_cert(pem.decode())
 
 
@@ -405,10 +405,10 @@ def test_addresses_and_wildcards() -> None:
 def test_every_certificate_of_the_authorities() -> None:
     """OpenSSL and `read_certificate` agree on the dates and names of all authorities of certifi."""
     context = ssl.create_default_context(cafile=certifi.where())
-    for octets, theirs in zip(
+    for content, theirs in zip(
         context.get_ca_certs(binary_form=True), context.get_ca_certs(), strict=True
     ):
-        ours = read_certificate(octets)
+        ours = read_certificate(content)
         not_after = theirs["notAfter"]
         assert isinstance(not_after, str)
         assert ours.not_after.timestamp() == ssl.cert_time_to_seconds(not_after)
@@ -420,12 +420,12 @@ def test_every_certificate_of_the_authorities() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"", b"0", b"\x30\x03\x02\x01\x01", b"\x30\x82\xff\xff", b"a" * 99]
+    "content", [b"", b"0", b"\x30\x03\x02\x01\x01", b"\x30\x82\xff\xff", b"a" * 99]
 )
-def test_garbage_is_not_a_certificate(octets: bytes) -> None:
+def test_garbage_is_not_a_certificate(content: bytes) -> None:
     """Garbage raises ValueError and nothing else."""
     with pytest.raises(ValueError, match=r"not a certificate|unpack"):
-        read_certificate(octets)
+        read_certificate(content)
 
 
 def test_a_certificate_that_is_cut_off() -> None:

@@ -35,10 +35,10 @@ NOTHING: dict[str, object] = {
 }  # fmt: skip
 
 
-def opened(tmp_path: Path, octets: bytes, **given: object) -> OutgoingMessage:
-    """The message that a file with these octets is."""
+def opened(tmp_path: Path, content: bytes, **given: object) -> OutgoingMessage:
+    """The message from a file with this content."""
     path = tmp_path / "m.eml"
-    path.write_bytes(octets)
+    path.write_bytes(content)
     (source,) = sources_of(argparse.Namespace(**(NOTHING | given)), [str(path)])
     assert source.name == str(path)
     outgoing = source.open()
@@ -75,10 +75,10 @@ def test_what_is_sent(tmp_path: Path, end: bytes) -> None:
 
 def test_a_header_with_an_invalid_line(tmp_path: Path) -> None:
     """Recipients after such a line would be missed, so the options must name them."""
-    octets = b"From: me@b.c\r\nTo: you@b.c\r\nwhat is this\r\nCc: cc@b.c\r\n\r\nhi\r\n"
+    content = b"From: me@b.c\r\nTo: you@b.c\r\nwhat is this\r\nCc: cc@b.c\r\n\r\nhi\r\n"
     with pytest.raises(UsageError, match="is not a header field"):
-        opened(tmp_path, octets)
-    assert opened(tmp_path, octets, sender="", to=["x@y.z"]).text == octets
+        opened(tmp_path, content)
+    assert opened(tmp_path, content, sender="", to=["x@y.z"]).text == content
 
 
 def test_the_from_line_of_an_mbox(tmp_path: Path) -> None:
@@ -107,11 +107,11 @@ def test_internationalised_headers(tmp_path: Path) -> None:
     assert outgoing.envelope.sender == ReversePath("j\u00f6rg@b.c")
 
 
-@pytest.mark.parametrize("octets", [b"", b"\r\n \n"])
-def test_an_empty_file(tmp_path: Path, octets: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"\r\n \n"])
+def test_an_empty_file(tmp_path: Path, content: bytes) -> None:
     """An empty file is not a message."""
     with pytest.raises(UsageError, match="there is no message in it"):
-        opened(tmp_path, octets, sender="", to=["a@b.c"])
+        opened(tmp_path, content, sender="", to=["a@b.c"])
 
 
 def test_a_large_message_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,24 +307,24 @@ OPTIONS = EnvelopeOptions(ME, YOU)
 def composed(
     given_options: EnvelopeOptions = OPTIONS, **given: object
 ) -> tuple[EmailMessage, bytes, list[str]]:
-    """The message, its octets, and its envelope."""
+    """The message, its bytes, and its envelope."""
     options = argparse.Namespace(**({"header": [], "body": None, "attach": []} | given))
-    sender, recipients, octets = compose(options, given_options)
-    message = email.message_from_bytes(octets, policy=email.policy.default)
+    sender, recipients, content = compose(options, given_options)
+    message = email.message_from_bytes(content, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
-    return message, octets, [str(sender), *map(str, recipients)]
+    return message, content, [str(sender), *map(str, recipients)]
 
 
 def test_defaults_of_a_composed_message() -> None:
     """A composed message has all required fields (RFC 5322 3.6) and CRLF line ends."""
-    message, octets, envelope = composed()
+    message, content, envelope = composed()
     assert message["From"] == "me@example.com"
     assert message["To"] == "you@example.com"
     assert message["Subject"].startswith("test ")
     assert message["Date"]
     assert message["Message-ID"].endswith("@example.com>")
     assert message.get_content().strip() == "This is a test mailing."
-    assert b"\n" not in octets.replace(b"\r\n", b"")
+    assert b"\n" not in content.replace(b"\r\n", b"")
     assert envelope == ["me@example.com", "you@example.com"]
 
 
@@ -339,10 +339,10 @@ def test_headers() -> None:
 def test_the_envelope_from_headers() -> None:
     """Without -f and -t the header has the envelope; Bcc is used and not sent."""
     headers = ["From: i@x.y", "To: a@x.y", "Cc: b@x.y", "Bcc: c@x.y"]
-    message, octets, envelope = composed(EnvelopeOptions(), header=headers)
+    message, content, envelope = composed(EnvelopeOptions(), header=headers)
     assert envelope == ["i@x.y", "a@x.y", "b@x.y", "c@x.y"]
     assert message["Bcc"] is None
-    assert b"c@x.y" not in octets
+    assert b"c@x.y" not in content
 
 
 @pytest.mark.parametrize(
@@ -364,9 +364,9 @@ def test_invalid_header_fields(header: str) -> None:
 def test_a_body_and_attachments(tmp_path: Path) -> None:
     """The body is a text or a file; an attachment arrives unchanged."""
     (tmp_path / "body").write_text("Gr\u00fc\u00dfe")
-    octets = bytes(range(256)) * 3
-    (tmp_path / "a.png").write_bytes(octets)
-    (tmp_path / "b.txt").write_bytes(octets)
+    content = bytes(range(256)) * 3
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "b.txt").write_bytes(content)
     files = [str(tmp_path / "a.png"), f"@{tmp_path / 'b.txt'}"]
     message, raw, _ = composed(body=f"@{tmp_path / 'body'}", attach=files)
     assert raw.isascii()
@@ -375,7 +375,7 @@ def test_a_body_and_attachments(tmp_path: Path) -> None:
     assert body.get_content().strip() == "Gr\u00fc\u00dfe"
     attached = list(message.iter_attachments())
     assert [each.get_filename() for each in attached] == ["a.png", "b.txt"]
-    assert [each.get_payload(decode=True) for each in attached] == [octets] * 2
+    assert [each.get_payload(decode=True) for each in attached] == [content] * 2
     assert composed(body="hi")[1].endswith(b"\r\n\r\nhi\r\n")
 
 
@@ -388,8 +388,8 @@ def test_missing_files(given: dict[str, object]) -> None:
 
 def test_an_internationalised_address() -> None:
     """Only an address that is not ASCII makes a message with a UTF-8 header (RFC 6532)."""
-    _, octets, envelope = composed(EnvelopeOptions(ReversePath("j\u00f6rg@example.com"), YOU))
-    assert "From: j\u00f6rg@example.com\r\n".encode() in octets
+    _, content, envelope = composed(EnvelopeOptions(ReversePath("j\u00f6rg@example.com"), YOU))
+    assert "From: j\u00f6rg@example.com\r\n".encode() in content
     assert envelope[0] == "j\u00f6rg@example.com"
     assert composed(header=["Subject: gr\u00fcn"])[1].isascii()
 

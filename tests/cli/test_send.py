@@ -251,13 +251,13 @@ def test_a_large_file_is_streamed(
 ) -> None:
     """It arrives unchanged and with its size, by DATA and BDAT."""
     monkeypatch.setattr(messages, "WHOLE", 1000)
-    octets = (HEADER + "\r\n").encode() + b".line\r\n" * 50_000
+    content = (HEADER + "\r\n").encode() + b".line\r\n" * 50_000
     path = tmp_path / "large.eml"
-    path.write_bytes(octets)
+    path.write_bytes(content)
     for more in ([], ["--bdat"]):
         assert smtpconn("send", server.url, path, *more).code == 0
-        assert server.messages[-1].content == octets
-        assert f"SIZE={len(octets)}" in server.messages[-1].mail_parameters
+        assert server.messages[-1].content == content
+        assert f"SIZE={len(content)}" in server.messages[-1].mail_parameters
 
 
 def test_delivery_status_notifications(
