@@ -1,19 +1,22 @@
-"""Who we log in as, and which mechanisms that can be done with.
+"""Credentials, and how a mechanism is chosen.
 
 Rule: the strongest mechanism both sides have goes first (RFC 4954 4), where stronger means that
-less of the secret is shown to the server and to whoever listens.
+less of the secret is shown to the server and to whoever listens. When another one may follow after
+a refusal is decided in `LoginPlan`, and nowhere else.
 """
 
 from __future__ import annotations
 
+import inspect
 import ssl
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import FrozenInstanceError, dataclass, field
+from typing import NoReturn, TypeAlias
 
 from smtpconn.auth import scram
 from smtpconn.auth.mechanisms import (
     CramMd5,
+    External,
     Login,
     OAuthBearer,
     Plain,
@@ -23,49 +26,151 @@ from smtpconn.auth.mechanisms import (
     check_token,
 )
 from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities
-from smtpconn.model.errors import Phase, UnsupportedExtensionError
+from smtpconn.model.errors import Phase, SmtpError, UnsupportedExtensionError, ValidationError
+from smtpconn.model.response_errors import AuthError
+from smtpconn.model.secret import Secret
+
+SCRAM = "SCRAM"
+"""Stands for every SCRAM, the strongest first."""
+
+_BY_PASSWORD = (*scram.FAMILY, AuthMechanism.CRAM_MD5, AuthMechanism.PLAIN, AuthMechanism.LOGIN)
+_BY_TOKEN = (AuthMechanism.OAUTHBEARER, AuthMechanism.XOAUTH2)
+_SHOW_PASSWORD = (AuthMechanism.PLAIN, AuthMechanism.LOGIN)
+_SHOW_SECRET = (*_SHOW_PASSWORD, *_BY_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class PasswordCredentials:
+class _Frozen:
+    """What credentials of both kinds are: values that cannot be changed and show no secret.
+
+    No dataclasses: `dataclasses.asdict` would take their secrets out, as it does for whoever
+    writes a configuration to a log.
+    """
+
+    __slots__ = ()
+
+    def _values(self) -> tuple[object, ...]:
+        raise AssertionError("each kind has its own")
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Frozen) or type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __copy__(self) -> _Frozen:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _Frozen:
+        return self
+
+
+class PasswordCredentials(_Frozen):
     """A user name and a password; the password is never shown.
 
-    Attributes:
-        user, password: as the server knows them; any mechanism that serves a password is used.
+    Args:
+        user, password: as the server knows them.
+        mechanisms: the only ones to log in with, in this order; None for all that a password
+            serves, the strongest first. "SCRAM" stands for each SCRAM.
 
     Raises:
-        ValidationError: the user name is empty, or either holds a character no mechanism can send.
+        ValidationError: the user name is empty, either holds a character no mechanism can send, or
+            a mechanism is none or serves no password.
     """
 
+    __slots__ = ("_password", "mechanisms", "user")
+    __match_args__ = ("user", "password")
+
     user: str
-    password: str = field(repr=False)
+    mechanisms: tuple[str, ...] | None
 
-    def __post_init__(self) -> None:
-        check_credential("user", self.user, may_be_empty=False)
-        check_credential("password", self.password)
+    def __init__(
+        self, user: str, password: str, *, mechanisms: Iterable[str] | None = None
+    ) -> None:
+        secret = Secret.of(password)
+        del password
+        # Set before it is checked: a report of an error shows the repr of this, half made or not.
+        self._set(user=user, _password=secret, mechanisms=None)
+        check_credential("user", user, may_be_empty=False)
+        check_credential("password", secret)
+        self._set(mechanisms=mechanism_names(mechanisms, _BY_PASSWORD, "a password"))
+
+    @property
+    def password(self) -> str:
+        """The password."""
+        return self.secret.reveal()
+
+    @property
+    def secret(self) -> Secret:
+        """The password, which this does not show."""
+        secret: Secret = self._password  # type: ignore[attr-defined]
+        return secret
+
+    def _values(self) -> tuple[object, ...]:
+        return self.user, self.secret, self.mechanisms
+
+    def __repr__(self) -> str:
+        return f"PasswordCredentials(user={self.user!r}{_shown(self.mechanisms)})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # For processes that are to log in. Whoever pickles credentials pickles the password.
+        return _password_credentials, (self.user, self.password, self.mechanisms)
 
 
-@dataclass(frozen=True, slots=True)
-class OAuthCredentials:
+class OAuthCredentials(_Frozen):
     """A user name and a bearer token, or a function that gets one; the token is never shown.
 
-    Attributes:
+    Args:
         user: whose mailbox it is.
-        token: the token, or a function without arguments that returns it. The function is called
-            for each new connection, and once more with ``force_refresh=True`` if the server says
-            535 to what it returned; it may raise, and then connecting fails with its error.
+        token: the token, or a function that returns it. The function is called without arguments
+            for each new connection, and once more if the server says 535 to what it returned: with
+            ``force_refresh=True``, if it takes that.
+        mechanisms: as for `PasswordCredentials`, of those a token serves.
 
     Raises:
-        ValidationError: the user name is empty, or the token cannot be one.
+        ValidationError: the user name is empty, the token cannot be one, the function cannot be
+            called without arguments or is a coroutine function, or a mechanism serves no token.
     """
 
-    user: str
-    token: str | Callable[..., str] = field(repr=False)
+    __slots__ = ("_token", "mechanisms", "user")
+    __match_args__ = ("user", "token")
 
-    def __post_init__(self) -> None:
-        check_credential("user", self.user, may_be_empty=False)
-        if not callable(self.token):
-            check_token(self.token)
+    user: str
+    mechanisms: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        user: str,
+        token: str | Callable[..., str],
+        *,
+        mechanisms: Iterable[str] | None = None,
+    ) -> None:
+        given = token if callable(token) else Secret.of(token)
+        del token
+        self._set(user=user, _token=given, mechanisms=None)
+        check_credential("user", user, may_be_empty=False)
+        if isinstance(given, Secret):
+            check_token(given)
+        else:
+            _check_function(given)
+        self._set(mechanisms=mechanism_names(mechanisms, _BY_TOKEN, "a token"))
+
+    @property
+    def token(self) -> str | Callable[..., str]:
+        """The token, or the function that gets one."""
+        given: Secret | Callable[..., str] = self._token  # type: ignore[attr-defined]
+        return given.reveal() if isinstance(given, Secret) else given
 
     def current_token(self, *, force_refresh: bool = False) -> str:
         """The token to log in with now; a function is asked for a new one with ``force_refresh``.
@@ -73,51 +178,346 @@ class OAuthCredentials:
         Raises:
             Exception: what the function raises.
         """
-        if not callable(self.token):
-            return self.token
-        return self.token(force_refresh=True) if force_refresh else self.token()
+        function = self.token
+        if not callable(function):
+            return function
+        if force_refresh and _takes(function, force_refresh=True):
+            return function(force_refresh=True)
+        return function()
+
+    def _values(self) -> tuple[object, ...]:
+        return self.user, self._token, self.mechanisms  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f"OAuthCredentials(user={self.user!r}{_shown(self.mechanisms)})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _oauth_credentials, (self.user, self.token, self.mechanisms)
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
 """Whom to log in as."""
 
-_BY_PASSWORD: tuple[tuple[AuthMechanism, Callable[[str, str], SaslMechanism]], ...] = (
-    (AuthMechanism.CRAM_MD5, CramMd5),
-    (AuthMechanism.PLAIN, Plain),
-    (AuthMechanism.LOGIN, Login),
-)
+
+def _password_credentials(
+    user: str, password: str, mechanisms: tuple[str, ...] | None
+) -> PasswordCredentials:
+    return PasswordCredentials(user, password, mechanisms=mechanisms)
 
 
-def by_password(
+def _oauth_credentials(
+    user: str, token: str | Callable[..., str], mechanisms: tuple[str, ...] | None
+) -> OAuthCredentials:
+    return OAuthCredentials(user, token, mechanisms=mechanisms)
+
+
+def _shown(mechanisms: tuple[str, ...] | None) -> str:
+    return f", mechanisms={[str(name) for name in mechanisms]}" if mechanisms is not None else ""
+
+
+def _check_function(function: Callable[..., str]) -> None:
+    """Refuse a function that gets no token, before a login depends on it."""
+    name = getattr(function, "__name__", type(function).__name__)
+    is_coroutine = inspect.iscoroutinefunction(function)
+    if is_coroutine or inspect.iscoroutinefunction(type(function).__call__):
+        raise ValidationError(
+            f"the function that gets a token returns a str; {name} is a coroutine function",
+            phase=Phase.AUTH,
+        )
+    if not _takes(function, otherwise=True):
+        raise ValidationError(
+            f"the function that gets a token is called as token() and, if it takes that, as "
+            f"token(force_refresh=True); {name}{inspect.signature(function)} cannot be called so",
+            phase=Phase.AUTH,
+        )
+
+
+def _takes(function: Callable[..., str], *, otherwise: bool = False, **arguments: object) -> bool:
+    """Whether a function can be called so; ``otherwise`` if nobody can say (some written in C)."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return otherwise
+    try:
+        signature.bind(**arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def check_credentials(credentials: object) -> None:
+    """Refuse what is no credentials, without showing it: it may hold a password.
+
+    Raises:
+        ValidationError: it is neither `PasswordCredentials` nor `OAuthCredentials`.
+    """
+    if not isinstance(credentials, Credentials):
+        kind = type(credentials).__name__
+        del credentials
+        raise ValidationError(
+            f"credentials are PasswordCredentials(user, password) or OAuthCredentials(user, "
+            f"token), not a {kind}",
+            phase=Phase.AUTH,
+        )
+
+
+def mechanism_names(
+    given: Iterable[str] | None,
+    valid: Sequence[AuthMechanism] = tuple(AuthMechanism),
+    what: str = "",
+) -> tuple[str, ...] | None:
+    """The names of mechanisms as they stand on the AUTH line; a text is split at commas and blanks.
+
+    Raises:
+        ValidationError: one is not among ``valid``, or there is none.
+    """
+    if given is None:
+        return None
+    words = given.replace(",", " ").split() if isinstance(given, str) else list(given)
+    names = tuple(name.upper() if isinstance(name, str) else "" for name in words)
+    known = dict.fromkeys(map(str, valid)) | ({SCRAM: None} if scram.FAMILY[0] in valid else {})
+    if not names or not known.keys() >= set(names):
+        # What was given is not shown: in a URL it may be what stands behind a "?" in a password.
+        serving = f" that {what} serves" if what else ""
+        raise ValidationError(
+            f"name one or more of the mechanisms{serving}: {', '.join(known)}", phase=Phase.AUTH
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def serve(mechanisms: Sequence[str], credentials: Credentials) -> bool:
+    """Whether any of some mechanisms can be used with some credentials."""
+    by_password = isinstance(credentials, PasswordCredentials)
+    known = {SCRAM, *_BY_PASSWORD} if by_password else set(_BY_TOKEN)
+    return not known.isdisjoint(mechanisms) or AuthMechanism.EXTERNAL in mechanisms
+
+
+# --- Choosing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way of logging in.
+
+    Attributes:
+        name: the mechanism.
+        make: makes it, when its turn comes.
+        binding: for -PLUS, the kind of channel binding.
+    """
+
+    name: AuthMechanism
+    make: Callable[[], SaslMechanism] = field(repr=False)
+    binding: str = ""
+
+    @property
+    def key(self) -> str:
+        """What a way is remembered by."""
+        return f"{self.name} {self.binding}".rstrip()
+
+
+def ways(
+    credentials: Credentials | None,
+    names: Sequence[str] | None,
+    capabilities: ServerCapabilities,
+    tls: ssl.SSLSocket | None,
+    token: Secret | None = None,
+) -> list[Way]:
+    """The ways that both sides have, in the order in which they are to be tried.
+
+    Args:
+        credentials: whom to log in as; None for EXTERNAL alone.
+        names: the mechanisms that may be used, in order; None for all, the strongest first.
+        capabilities: what the server offers.
+        tls: the TLS socket, for channel binding.
+        token: the current token of `OAuthCredentials`.
+    """
+    found: list[Way] = []
+    for name in _expanded(names, credentials):
+        if not capabilities.supports_auth(name):
+            continue
+        if name is AuthMechanism.EXTERNAL:
+            found.append(Way(name, External))
+        elif isinstance(credentials, PasswordCredentials):
+            found += _by_password(name, credentials, capabilities, tls)
+        elif credentials is not None and token is not None:
+            found += _by_token(name, credentials.user, token)
+    return found
+
+
+def _expanded(names: Sequence[str] | None, credentials: Credentials | None) -> list[AuthMechanism]:
+    if names is None:
+        if not isinstance(credentials, PasswordCredentials):
+            return list(_BY_TOKEN)
+        return [n for n in _BY_PASSWORD if n not in scram.FAMILY or scram.is_installed()]
+    every = [each for name in names for each in (scram.FAMILY if name == SCRAM else (name,))]
+    return list(dict.fromkeys(map(AuthMechanism, every)))
+
+
+def _by_password(
+    name: AuthMechanism,
     credentials: PasswordCredentials,
     capabilities: ServerCapabilities,
     tls: ssl.SSLSocket | None,
-) -> Iterator[SaslMechanism]:
-    """The mechanisms a password serves, the strongest first.
+) -> list[Way]:
+    user, secret = credentials.user, credentials.secret
+    if name in scram.FAMILY:
+        return scram_ways(user, secret, capabilities, tls, (name,))
+    simple = {
+        AuthMechanism.CRAM_MD5: CramMd5,
+        AuthMechanism.PLAIN: Plain,
+        AuthMechanism.LOGIN: Login,
+    }
+    make = simple.get(name)
+    return [] if make is None else [Way(name, lambda: make(user, secret))]
+
+
+def scram_ways(
+    user: str,
+    secret: Secret,
+    capabilities: ServerCapabilities,
+    tls: ssl.SSLSocket | None,
+    names: Iterable[AuthMechanism] = scram.FAMILY,
+) -> list[Way]:
+    """The ways of SCRAM that both sides have, the strongest first."""
+
+    def way(name: AuthMechanism, binding: tuple[str, ssl.SSLSocket] | None) -> Way:
+        kind = binding[0] if binding is not None else ""
+        return Way(name, lambda: scram.Scram(name, user, secret, binding), kind)
+
+    return [way(*each) for each in scram.candidates(capabilities, tls, names)]
+
+
+def _by_token(name: AuthMechanism, user: str, token: Secret) -> list[Way]:
+    if name is AuthMechanism.OAUTHBEARER:
+        return [Way(name, lambda: OAuthBearer(token, user))]
+    return [Way(name, lambda: XOAuth2(user, token))] if name is AuthMechanism.XOAUTH2 else []
+
+
+class LoginPlan:
+    """Which way of logging in to try next, and when to stop.
+
+    Rule 1: the next one is tried if one cannot be computed here, or after 500, 502, 504 and 534:
+            the server does not have it after all. After 534 ("too weak") to a password that was
+            shown, only those that do not show it.
+    Rule 2: SCRAM with channel binding that is refused before the password has played any part is
+            followed by the next SCRAM: there is no asking which binding a server knows.
+    Rule 3: after 535 to a challenge-response mechanism, which may be out of order on the server's
+            side, there is one attempt with PLAIN or LOGIN, if the password then goes to nobody
+            else (``is_trusted``). It is the last one.
+    Rule 4: otherwise it is over: above all after 4xx, after a challenge that made no sense, and
+            after a refused password or token. More attempts lock the account.
+
+    A server that could not prove that it knows the password is no refusal, but a `ProtocolError`
+    that ends the connection.
 
     Args:
-        credentials: whom to log in as.
-        capabilities: what the server offers.
-        tls: the TLS socket, for channel binding.
+        ways: in the order in which they are to be tried.
+        begin_with: `Way.key` of the one that worked last time; "" if there is none.
+        may_show: whether a secret may be shown at all.
+        is_trusted: whether the server is known to be the right one, and nobody listens.
+
+    Attributes:
+        tried: a line for each way that was considered and did not log in.
     """
-    if scram.is_installed():
-        yield from scram.candidates(credentials.user, credentials.password, capabilities, tls)
-    for name, mechanism in _BY_PASSWORD:
-        if capabilities.supports_auth(name):
-            yield mechanism(credentials.user, credentials.password)
 
+    def __init__(
+        self, ways: Iterable[Way], *, begin_with: str, may_show: bool, is_trusted: bool
+    ) -> None:
+        self.tried: list[str] = []
+        self._may_show = may_show
+        self._is_trusted = is_trusted
+        self._is_over = False
+        self._refused: AuthError | None = None
+        self._not_computed: SmtpError | None = None
+        # A memory is no reason to show a password where it would not have come to that.
+        self._left = sorted(
+            ways,
+            key=lambda way: way.key != begin_with or (way.name in _SHOW_SECRET and not is_trusted),
+        )
+        self._passwords = [way for way in self._left if way.name in _SHOW_PASSWORD]
 
-def by_token(user: str, token: str, capabilities: ServerCapabilities) -> Iterator[SaslMechanism]:
-    """The mechanisms a token serves, the standard one first."""
-    if capabilities.supports_auth(AuthMechanism.OAUTHBEARER):
-        yield OAuthBearer(token, user)
-    if capabilities.supports_auth(AuthMechanism.XOAUTH2):
-        yield XOAuth2(user, token)
+    def take(self) -> Way | None:
+        """The next way; None if there is none."""
+        while self._left and not self._is_over:
+            way = self._left.pop(0)
+            self._passwords = [each for each in self._passwords if each is not way]
+            if self._refused is None or self._may_show or way.name not in _SHOW_SECRET:
+                return way
+            self.tried.append(f"{way.name}: not tried, it would show the secret without TLS")
+        return None
+
+    def cannot(self, way: Way, error: SmtpError) -> None:
+        """Note that a way cannot be computed here, and why."""
+        self.tried.append(f"{way.name}: {error}")
+        self._not_computed = error
+
+    def refused(self, way: Way, mechanism: SaslMechanism, error: AuthError) -> None:
+        """Note a refusal, and decide what may follow."""
+        self.tried.append(f"{way.name}: {error.response}")
+        if error.because:
+            self.tried[-1] += f" ({error.because})"
+        self._refused = error
+        code, scrams = error.response.code, [w for w in self._left if w.name in scram.FAMILY]
+        unheard = not mechanism.was_challenged or code == 501
+        if error.is_transient or mechanism.cancelled_because:
+            self._left = []
+        elif code in (500, 502, 504):
+            pass
+        elif code == 534 and mechanism.shows_secret:
+            self._left = [w for w in self._left if w.name not in _SHOW_SECRET]
+            self._passwords = []
+        elif code == 534:
+            pass
+        elif way.name in scram.BINDING and unheard and scrams:
+            self._left = scrams
+        elif code == 535 and mechanism.is_challenge_response:
+            self._leave_one_attempt()
+        else:
+            self._left = []
+
+    def lost(self, way: Way, error: SmtpError) -> None:
+        """Note that the connection ended behind a refusal (`is_refused`), and what ended it."""
+        self.tried.append(f"{way.name}: {error}")
+        self._is_over = True
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server has refused the credentials, and not only a mechanism."""
+        return self._refused is not None and self._refused.response.code == 535
+
+    def failure(self, what: str, capabilities: ServerCapabilities) -> SmtpError:
+        """The error to raise when there is no way left.
+
+        Args:
+            what: the credentials, in words.
+            capabilities: what the server offers.
+        """
+        refused = self._refused
+        if refused is None:
+            return self._not_computed or none_offered(what, capabilities)
+        if len(self.tried) == 1:
+            return refused
+        return AuthError(
+            refused.response,
+            phase=refused.phase,
+            server_error=refused.server_error,
+            because=refused.because,
+            tried=self.tried,
+        )
+
+    def _leave_one_attempt(self) -> None:
+        shown = self._passwords[:1]
+        if shown and not self._is_trusted:
+            self.tried.append(
+                f"{shown[0].name}: not tried, because the server's certificate was not checked; "
+                f'if that is right, name it alone: mechanisms=("{shown[0].name}",)'
+            )
+        self._left = shown if self._is_trusted else []
 
 
 def none_offered(what: str, capabilities: ServerCapabilities) -> UnsupportedExtensionError:
     """The error for a server that offers nothing these credentials serve."""
-    offered = " ".join(capabilities.auth_mechanisms) or "no AUTH at all"
     return UnsupportedExtensionError(
-        f"{what} serves none of the mechanisms the server offers: {offered}", phase=Phase.AUTH
+        f"{what} serves none of the mechanisms the server offers: {capabilities.auth_offer}",
+        phase=Phase.AUTH,
     )

@@ -10,12 +10,18 @@ any part. Then the next kind can be tried.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from smtpconn.auth.mechanisms import SaslMechanism, check_credential, decode_challenge
+from smtpconn.auth.mechanisms import (
+    ChallengeError,
+    SaslMechanism,
+    check_credential,
+    decode_challenge,
+)
 from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities
 from smtpconn.model.errors import Phase, ProtocolError, ValidationError
+from smtpconn.model.secret import Secret
 
 if TYPE_CHECKING:
     from scramp import ScramClient
@@ -24,8 +30,11 @@ MAX_ITERATIONS = 2_000_000
 """Rounds of hashing a server may ask for: about a second's work, which no deadline can interrupt.
 Servers ask for 4096 to some 10,000; the strictest advice for stored passwords is 1,300,000."""
 
-_PLUS = (AuthMechanism.SCRAM_SHA_256_PLUS, AuthMechanism.SCRAM_SHA_1_PLUS)
-_BARE = (AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1)
+BINDING = (AuthMechanism.SCRAM_SHA_256_PLUS, AuthMechanism.SCRAM_SHA_1_PLUS)
+"""Those with channel binding."""
+
+FAMILY = (*BINDING, AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1)
+"""All of them, the strongest first."""
 
 
 class Scram(SaslMechanism):
@@ -41,17 +50,21 @@ class Scram(SaslMechanism):
         ProtocolError: the extra ``scram`` is not installed.
     """
 
+    is_challenge_response = True
+
     def __init__(
         self,
         name: AuthMechanism,
         user: str,
-        password: str,
+        password: str | Secret,
         binding: tuple[str, ssl.SSLSocket] | None = None,
     ) -> None:
+        secret = Secret.of(password)
+        del password
         check_credential("user", user, may_be_empty=False)
-        check_credential("password", password, may_be_empty=False)
+        check_credential("password", secret, may_be_empty=False)
         self.name = name
-        self._client = _client(name, user, password, binding)
+        self._client = _client(name, user, secret, binding)
         self._has_proven = False
 
     def begin(self) -> bytes:
@@ -60,13 +73,17 @@ class Scram(SaslMechanism):
 
     def answer(self, challenge: str) -> bytes | None:
         """Our proof to the server's first message; nothing more to its last, but a check of it."""
-        if self._has_proven:
+        if self._has_proven or self.server_error:
             return None
         message = decode_challenge(challenge).decode("utf-8", "replace")
         if not self.was_challenged:
             self.was_challenged = True
             return self._prove(message)
-        self._verify(message)
+        if message.startswith("e="):
+            # It refuses us in its own words (RFC 5802 7); what SMTP calls that comes behind it.
+            self.server_error = message[2:]
+        else:
+            self._verify(message)
         return b""
 
     def finish(self) -> None:
@@ -86,34 +103,43 @@ class Scram(SaslMechanism):
             self._client.set_server_first(message)
             return str(self._client.get_client_final()).encode()
         except ScramException as error:
-            raise ProtocolError(
-                f"the server's SCRAM message is wrong: {error}", phase=Phase.AUTH
-            ) from None
+            problem = str(error)
+        # Not in the except clause: the frames of that error know the password.
+        raise ChallengeError(f"the server's SCRAM message is wrong: {problem}", phase=Phase.AUTH)
 
     def _verify(self, message: str) -> None:
         from scramp import ScramException
 
+        if not message.startswith("v="):
+            raise ChallengeError(
+                f"the server's SCRAM message is wrong, it proves nothing: {message!a:.80}",
+                phase=Phase.AUTH,
+            )
+        problem = ""
         try:
             self._client.set_server_final(message)
+            self._has_proven = True
         except ScramException as error:
+            problem = str(error)
+        if not self._has_proven:
             raise ProtocolError(
-                f"the server could not prove that it knows the password: {error}", phase=Phase.AUTH
-            ) from None
-        self._has_proven = True
+                f"the server could not prove that it knows the password: {problem}",
+                phase=Phase.AUTH,
+            )
 
 
 def _check_cost(message: str) -> None:
     """Refuse a server's first message that would keep this machine busy.
 
     Raises:
-        ProtocolError: it asks for more than `MAX_ITERATIONS`.
+        ChallengeError: it asks for more than `MAX_ITERATIONS`.
     """
     for attribute in message.split(","):
         # Not int() of whatever it is: that takes its own time for a number of any length.
         if attribute.startswith("i=") and attribute[2:].isdecimal():
             count = attribute[2:].lstrip("0")
             if len(count) > len(str(MAX_ITERATIONS)) or int(count or 0) > MAX_ITERATIONS:
-                raise ProtocolError(
+                raise ChallengeError(
                     f"the server asks for more than {MAX_ITERATIONS} rounds of hashing",
                     phase=Phase.AUTH,
                 )
@@ -129,20 +155,21 @@ def is_installed() -> bool:
 
 
 def candidates(
-    user: str, password: str, capabilities: ServerCapabilities, tls: ssl.SSLSocket | None
-) -> Iterator[Scram]:
-    """The SCRAM exchanges to try, the strongest first; each only if the last was refused unheard.
+    capabilities: ServerCapabilities,
+    tls: ssl.SSLSocket | None,
+    names: Iterable[str] = FAMILY,
+) -> Iterator[tuple[AuthMechanism, tuple[str, ssl.SSLSocket] | None]]:
+    """What `Scram` may be made with, of ``names`` in their order: mechanism and channel binding.
 
-    Raises:
-        As `Scram`, when it comes to the first.
+    The next is for when the last was refused before the password had played any part.
     """
-    for name in _PLUS if tls is not None else ():
-        if tls is not None and capabilities.supports_auth(name):
-            for kind in _binding_kinds(tls):
-                yield Scram(name, user, password, (kind, tls))
-    for name in _BARE:
+    for name in map(AuthMechanism, names):
         if capabilities.supports_auth(name):
-            yield Scram(name, user, password)
+            if name not in BINDING:
+                yield name, None
+            elif tls is not None:
+                for kind in _binding_kinds(tls):
+                    yield name, (kind, tls)
 
 
 def _binding_kinds(tls: ssl.SSLSocket) -> list[str]:
@@ -154,7 +181,7 @@ def _binding_kinds(tls: ssl.SSLSocket) -> list[str]:
 
 
 def _client(
-    name: AuthMechanism, user: str, password: str, binding: tuple[str, ssl.SSLSocket] | None
+    name: AuthMechanism, user: str, password: Secret, binding: tuple[str, ssl.SSLSocket] | None
 ) -> ScramClient:
     try:
         from scramp import ScramClient, ScramException
@@ -163,9 +190,11 @@ def _client(
             "SCRAM needs the package scramp: pip install 'smtpconn[scram]'", phase=Phase.AUTH
         ) from None
     try:
-        return ScramClient([str(name)], user, password, channel_binding=binding)
+        return ScramClient([str(name)], user, password.reveal(), channel_binding=binding)
     except ScramException:
-        raise ValidationError(
-            "the user name or the password has characters that SASLprep does not allow",
-            phase=Phase.AUTH,
-        ) from None
+        pass
+    # Not in the except clause: the frames of that error know the password.
+    raise ValidationError(
+        "the user name or the password has characters that SASLprep does not allow",
+        phase=Phase.AUTH,
+    )

@@ -20,8 +20,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from email.errors import HeaderParseError
-from email.headerregistry import BaseHeader
 from email.message import EmailMessage
 from email.parser import HeaderParser
 from email.utils import formatdate, make_msgid
@@ -29,9 +27,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from smtpconn.cli.exit_codes import UsageError
+from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Message
-from smtpconn.model.email_message import needs_smtputf8, recipients_of, sender_of
+from smtpconn.model.email_message import as_octets, needs_smtputf8, recipients_of, sender_of
 from smtpconn.model.errors import ValidationError
 from smtpconn.model.parameters import DsnNotify, DsnRet, MailFromParams, RcptToParams
 from smtpconn.model.results import Envelope
@@ -264,20 +264,11 @@ def addresses(text: str) -> list[str]:
     Raises:
         ValidationError: the list is empty, or has something else in it.
     """
-    try:
-        header = email.policy.default.header_factory("To", text)
-    except (HeaderParseError, IndexError):
-        # The email package raises IndexError for "to@".
-        header = None
-    # The email package ignores line breaks, so they are looked for here.
-    if header is None or not header.addresses or not text.isprintable() or _has_defects(header):
+    # A line break is not allowed here, although it may be a fold in a header field.
+    found = read_addresses(text, allow_gaps=False) if text.isprintable() else []
+    if not found:
         raise ValidationError(f"not an address, nor a list of them: {text!r:.80}")
-    return [address.addr_spec for address in header.addresses]
-
-
-def _has_defects(header: BaseHeader) -> bool:
-    # An address that is not ASCII is valid (RFC 6531).
-    return any("non-ASCII" not in str(defect) for defect in header.defects)
+    return found
 
 
 def _is_path(text: str) -> bool:
@@ -343,11 +334,9 @@ def compose(
     _set_headers(message, args.header)
     sender = options.sender if options.sender is not None else sender_of(message)
     recipients = options.recipients or tuple(recipients_of(message))
-    del message["Bcc"]
     utf8 = needs_smtputf8(sender, recipients)
-    policy = email.policy.SMTP.clone(cte_type="7bit", utf8=utf8)
-    text = message.as_bytes(policy=policy)
-    return sender, recipients, text
+    # For a server without extensions: in 7 bits, which every server accepts.
+    return sender, recipients, as_octets(message, ServerCapabilities(), smtputf8=utf8)
 
 
 def _domain(sender: ReversePath | None) -> str:

@@ -34,7 +34,7 @@ from smtpconn.cli.output import BAD, GOOD, WARNING, Output
 from smtpconn.model.errors import Phase, SmtpError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
-from smtpconn.model.results import LmtpSendResult, SendOutcome, SendResult
+from smtpconn.model.results import LmtpSendResult, SendOutcome
 
 _MESSAGE_PHASES = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
 
@@ -118,12 +118,12 @@ def result_of(message: OutgoingMessage, outcome: SendOutcome) -> MessageResult:
     """The result of a message whose sending came to ``outcome``."""
     sender, recipients = str(message.envelope.sender), tuple(message.recipients)
     result = outcome.result
-    if isinstance(result, SendResult):
+    if isinstance(result, LmtpSendResult):
+        return _lmtp_result(message.name, sender, recipients, result)
+    if result is not None:
         refused = tuple((str(r.recipient), r.response) for r in result.rejected_recipients)
         status = DeliveryStatus.PARTLY if refused else DeliveryStatus.DELIVERED
         return MessageResult(message.name, status, sender, recipients, result.response, refused)
-    if isinstance(result, LmtpSendResult):
-        return _lmtp_result(message.name, sender, recipients, result)
     error = outcome.error
     refused = ()
     if isinstance(error, AllRecipientsFailedError):

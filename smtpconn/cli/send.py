@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import cast
 
 from smtpconn.cli import options, results, transcript
 from smtpconn.cli.exit_codes import (
@@ -47,6 +48,7 @@ from smtpconn.cli.target import (
 )
 from smtpconn.cli.transcript import Line
 from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.content import Message
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.results import Envelope, SendOutcome
@@ -397,7 +399,7 @@ def _send_bdat(connection: SmtpConnection, envelope: Envelope) -> SendOutcome:
     result = send(
         envelope.sender,
         envelope.recipients,
-        envelope.message,
+        cast("Message", envelope.message),
         envelope.mail_params,
         envelope.rcpt_params,
     )

@@ -19,7 +19,7 @@ import argparse
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.net.tls import Authorities, new_context
+from smtpconn.protocol.session import ServerQuirks
 
 URL_VARIABLE = "SMTPCONN_URL"
 DEFAULT_TIMEOUT = 30.0
@@ -57,26 +58,30 @@ _TLS_OF_PORT = {465: TlsMode.IMPLICIT, 587: TlsMode.STARTTLS}
 
 @dataclass(frozen=True, slots=True)
 class Target(ServerConfig):
-    """A server, and the mechanisms that the user restricts the login to.
+    """A server, and how the command logs in to it.
 
-    Attributes:
-        mechanisms: names from `MECHANISMS` in order of preference; empty for the strongest.
+    If `mechanisms` names some, the first one that the server offers is used. One that does not fit
+    the credentials is then an error; `ServerConfig` would try the next.
     """
 
-    _: KW_ONLY
-    mechanisms: tuple[str, ...] = ()
-
     def connect(
-        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
+        self,
+        timeout: float | Deadline | None = None,
+        *,
+        tls_session: ssl.SSLSession | None = None,
+        quirks: ServerQuirks | None = None,
     ) -> SmtpConnection:
         """Connect and log in as the user wants; raises as `ServerConfig.connect`."""
         if not self.mechanisms:
-            return ServerConfig.connect(self, timeout, tls_session=tls_session)
+            return ServerConfig.connect(self, timeout, tls_session=tls_session, quirks=quirks)
         deadline = Deadline.of(timeout, self.timeout)
-        plain = self.replace(mechanisms=(), credentials=None)
-        connection = plain.connect(deadline, tls_session=tls_session)
+        plain = self.replace(mechanisms=None, credentials=None)
+        connection = plain.connect(deadline, tls_session=tls_session, quirks=quirks)
         try:
-            self._log_in(connection, deadline)
+            self._log_in_with_first(connection, deadline)
+        except Exception:
+            connection.quit_nowait()
+            raise
         except BaseException:
             connection.close()
             raise
@@ -87,11 +92,12 @@ class Target(ServerConfig):
         """The user to log in as; None without a login, or for the identity of our certificate."""
         return self.credentials.user if self.credentials is not None else None
 
-    def _log_in(self, connection: SmtpConnection, deadline: Deadline) -> None:
+    def _log_in_with_first(self, connection: SmtpConnection, deadline: Deadline) -> None:
         offers = connection.capabilities
-        offered = [name for name in self.mechanisms if _is_offered(name, offers.auth_mechanisms)]
+        names = tuple(self.mechanisms or ())
+        offered = [name for name in names if _is_offered(name, offers.auth_mechanisms)]
         # Without any, trying the first one raises the right error.
-        name = offered[0] if offered else self.mechanisms[0]
+        name = offered[0] if offered else names[0]
         _LOGINS[name](connection, self.credentials, deadline)
 
 
@@ -158,7 +164,9 @@ def target_of(args: argparse.Namespace, out: Output) -> Target:
     if args.allow_cleartext_auth and target.tls_mode is TlsMode.NONE:
         out.warning("--allow-cleartext-auth: everybody on the way can read the password")
         target = target.replace(allow_cleartext_auth=True)
-    return _with_credentials(target, args, out)
+    target = _with_credentials(target, args, out)
+    # The mechanisms come last, because they are checked against the credentials.
+    return target.replace(mechanisms=args.auth) if args.auth else target
 
 
 def _where(args: argparse.Namespace) -> str:
@@ -183,7 +191,6 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "protocol": args.protocol and Protocol(args.protocol),
         "tls_mode": args.tls and TlsMode(args.tls),
         "pipelining": args.pipelining and Pipelining(args.pipelining),
-        "mechanisms": args.auth,
     }
     if args.local_interface is not None:
         settings["source_address"] = (args.local_interface, 0)
@@ -252,7 +259,7 @@ def _with_credentials(target: Target, args: argparse.Namespace, out: Output) -> 
             return target
     wants_login = bool(args.auth or args.auth_password_command or args.auth_token_command)
     if user is None:
-        if wants_login and target.mechanisms != ("EXTERNAL",):
+        if wants_login and args.auth != ("EXTERNAL",):
             raise UsageError("whom to log in as? Give --auth-user, or a URL with a user")
         return target
     return target.replace(credentials=_credentials(user, args, out))
@@ -360,7 +367,7 @@ def open_session(target: Target, stage: str | None) -> SmtpConnection:
         SmtpError: as `ServerConfig.connect`.
     """
     if stage in ("ehlo", "tls"):
-        target = target.replace(credentials=None, mechanisms=())
+        target = target.replace(credentials=None, mechanisms=None)
     if stage == "ehlo" and target.tls_mode is TlsMode.STARTTLS:
         target = target.replace(tls_mode=TlsMode.NONE, tls_server_name=None)
     return target.connect()

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any, Self, TypedDict
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from smtpconn.auth.credentials import Credentials, PasswordCredentials
+from smtpconn.auth.credentials import (
+    Credentials,
+    PasswordCredentials,
+    check_credentials,
+    mechanism_names,
+    serve,
+)
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.client.options import (
     ConnectOptions,
     check_ehlo_domain,
+    check_flag,
     check_server,
     check_tls_options,
+    extension_names,
 )
-from smtpconn.model.errors import ValidationError
+from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import SocketFactory
+from smtpconn.protocol.session import ServerQuirks
 
 _SCHEMES = {
     "smtp": (Protocol.SMTP, TlsMode.NONE, 25),
@@ -37,6 +47,30 @@ _SCHEMES = {
 _TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
+class ServerOptions(TypedDict, total=False):
+    """What `ServerConfig` has beyond the settings every framework has; it explains them."""
+
+    credentials: Credentials
+    mechanisms: Iterable[str]
+    tls_context: ssl.SSLContext
+    tls_server_name: str
+    cafile: str
+    ehlo_domain: str
+    source_address: tuple[str, int]
+    pipelining: Pipelining
+    ignore_extensions: tuple[str, ...]
+    allow_cleartext_auth: bool
+    protocol: Protocol
+    socket_factory: SocketFactory
+
+
+class ServerSettings(ServerOptions, total=False):
+    """What `ServerConfig` has beside host and port, which are in a URL; it explains them."""
+
+    tls_mode: TlsMode
+    timeout: float
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Where a server is and how to talk to it.
@@ -46,6 +80,9 @@ class ServerConfig:
         timeout: seconds for connecting with logging in, and for each later operation by default.
         protocol: SMTP or LMTP.
         credentials: whom to log in as; None not to.
+        mechanisms: the only ones to log in with, in this order, if the credentials name none
+            themselves; None for all, the strongest first. "SCRAM" stands for each SCRAM; EXTERNAL
+            needs no credentials, but a TLS certificate of ours.
         tls_context, cafile, tls_server_name, ehlo_domain, source_address, pipelining,
         ignore_extensions, allow_cleartext_auth, socket_factory: as `SmtpConnection.connect` takes
             them.
@@ -61,6 +98,7 @@ class ServerConfig:
     timeout: float = 60.0
     protocol: Protocol = Protocol.SMTP
     credentials: Credentials | None = None
+    mechanisms: Iterable[str] | None = None
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     ehlo_domain: str | None = None
     source_address: tuple[str, int] | None = None
@@ -88,9 +126,26 @@ class ServerConfig:
                 raise ValidationError(
                     f"{name} is one of {', '.join(kind)}, not {getattr(self, name)!r:.40}"
                 ) from None
-        object.__setattr__(
-            self, "ignore_extensions", frozenset(k.upper() for k in self.ignore_extensions)
-        )
+        object.__setattr__(self, "ignore_extensions", extension_names(self.ignore_extensions))
+        check_flag("allow_cleartext_auth", self.allow_cleartext_auth)
+        if not isinstance(self.tls_context, ssl.SSLContext | None):
+            raise ValidationError(
+                f"tls_context is an ssl.SSLContext, not a {type(self.tls_context).__name__}"
+            )
+        self._check_login()
+
+    def _check_login(self) -> None:
+        names = mechanism_names(self.mechanisms)
+        object.__setattr__(self, "mechanisms", names)
+        if self.credentials is None:
+            return
+        check_credentials(self.credentials)
+        if names is not None and not serve(names, self.credentials):
+            raise ValidationError(
+                f"none of the mechanisms {', '.join(names)} can be used with "
+                f"{type(self.credentials).__name__}",
+                phase=Phase.AUTH,
+            )
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -99,7 +154,8 @@ class ServerConfig:
         Schemes and their ports: smtp (25), smtp+starttls (587), smtps (465), lmtp,
         lmtp+starttls, lmtps (24) and lmtp+unix, which has a path. User name and password are
         percent-decoded and become `PasswordCredentials`. ``?timeout=`` (seconds),
-        ``?ehlo_domain=``, ``?cafile=`` and ``?tls_server_name=`` may follow, joined by ``&``.
+        ``?ehlo_domain=``, ``?auth=`` (mechanisms, separated by commas), ``?cafile=`` and
+        ``?tls_server_name=`` may follow, joined by ``&``.
 
         Args:
             url: the URL.
@@ -108,25 +164,18 @@ class ServerConfig:
         Raises:
             ValidationError: it is no such URL. The message never quotes a password.
         """
-        parts = _split(url)
-        if parts.scheme not in _SCHEMES:
+        secret = Secret(url)
+        del url
+        read = _read(secret)
+        if isinstance(read, ValidationError):
+            raise read
+        unknown = sorted(options.keys() - {each.name for each in fields(cls)})
+        if unknown:
             raise ValidationError(
-                f"a URL begins with one of {', '.join(_SCHEMES)}, not {parts.scheme!r:.40}"
+                f"unknown: {', '.join(unknown)}; a server's configuration has "
+                f"{', '.join(each.name for each in fields(cls))}"
             )
-        protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
-        host, port = _where(parts, default_port)
-        settings: dict[str, Any] = {
-            "host": host,
-            "port": port,
-            "tls_mode": tls_mode,
-            "protocol": protocol,
-            **_query(parts.query),
-        }
-        if parts.username is not None:
-            settings["credentials"] = PasswordCredentials(
-                unquote(parts.username), unquote(parts.password or "")
-            )
-        return cls(**(settings | options))
+        return cls(**(read | options))
 
     def replace(self, **changes: Any) -> Self:
         """The same configuration with some attributes changed."""
@@ -136,17 +185,22 @@ class ServerConfig:
         return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
 
     def connect(
-        self, timeout: float | Deadline | None = None, *, tls_session: ssl.SSLSession | None = None
+        self,
+        timeout: float | Deadline | None = None,
+        *,
+        tls_session: ssl.SSLSession | None = None,
+        quirks: ServerQuirks | None = None,
     ) -> SmtpConnection:
         """Connect and log in, within one timeout.
 
         Args:
             timeout: seconds; None for the configuration's. A pool hands its own deadline down.
             tls_session: as `SmtpConnection.connect` takes it.
+            quirks: what a pool knows of the server; more is added to it.
 
         Raises:
             SmtpError: as `SmtpConnection.connect` and `SmtpConnection.authenticate`; the
-                connection is then closed.
+                connection is then closed, with QUIT where the server refused.
         """
         deadline = Deadline.of(timeout, self.timeout)
         options: ConnectOptions = {
@@ -164,13 +218,76 @@ class ServerConfig:
             self.protocol, self.host, self.port, self.tls_mode, deadline, self.tls_context, options
         )
         try:
-            if self.credentials is not None:
-                connection._authenticate(self.credentials, deadline)
+            if quirks is not None:
+                connection._share(quirks)
+            self._log_in(connection, deadline)
+        except Exception:
+            # After a refusal both sides are in sync, and the server is told that this is the end.
+            connection.quit_nowait()
+            raise
         except BaseException:
             connection.close()
             raise
         connection.timeout = self.timeout
         return connection
+
+    def _log_in(self, connection: SmtpConnection, deadline: Deadline) -> None:
+        names = mechanism_names(self.mechanisms)
+        if self.credentials is not None:
+            names = self.credentials.mechanisms or names
+        elif names is None or "EXTERNAL" not in names:
+            return
+        connection._log_in_as(self.credentials, names, deadline)
+
+
+_PERCENT = (
+    "a user name or password in a URL is percent-encoded: / is %2F, ? is %3F, # is %23, [ is %5B, "
+    "] is %5D, @ is %40, : is %3A, % is %25"
+)
+
+
+def _read(secret: Secret) -> dict[str, Any] | ValidationError:
+    """The attributes that a URL names, or the error, whose frames are gone: they know the URL."""
+    url = secret.reveal()
+    try:
+        parts = _split(url)
+        if parts.scheme not in _SCHEMES:
+            raise ValidationError(
+                f"a URL begins with one of {', '.join(_SCHEMES)}, not {parts.scheme!r:.40}"
+            )
+        protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
+        host, port = _where(parts, default_port)
+        known: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "tls_mode": tls_mode,
+            "protocol": protocol,
+            **_query(parts.query),
+        }
+        if not _is_server(host, port):
+            # Not quoted: without an "@" a password may stand here.
+            raise ValidationError(
+                "the host in a URL is a name or an IP address, and its port 1 to 65535"
+            )
+        if parts.username is not None:
+            known["credentials"] = PasswordCredentials(
+                unquote(parts.username), unquote(parts.password or "")
+            )
+        return known
+    except ValidationError as error:
+        # What stands behind the first "@" may be the end of a password that was not encoded.
+        hint = f" ({_PERCENT})" if isinstance(url, str) and "@" in url else ""
+        text = f"{error}{hint}"
+        phase = error.phase
+    return ValidationError(text, phase=phase)
+
+
+def _is_server(host: str, port: int) -> bool:
+    try:
+        check_server(host, port)
+    except ValidationError:
+        return False
+    return True
 
 
 def _split(url: str) -> SplitResult:
@@ -211,9 +328,11 @@ def _query(query: str) -> dict[str, Any]:
                 raise ValidationError("?timeout= is a number of seconds") from None
         elif name in _TEXTS:
             known[name] = value
+        elif name == "auth":
+            known["mechanisms"] = mechanism_names(value)
         else:
             # Not quoted: a "?" that was not encoded may have put a password here.
             raise ValidationError(
-                f"behind the ? of a URL may stand timeout=, {'=, '.join(_TEXTS)}="
+                f"behind the ? of a URL may stand timeout=, auth=, {'=, '.join(_TEXTS)}="
             )
     return known

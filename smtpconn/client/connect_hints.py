@@ -17,6 +17,7 @@ from smtpconn.model.errors import (
     SmtpTimeoutError,
     TlsError,
     TransportError,
+    public_class,
 )
 from smtpconn.model.modes import Protocol, TlsMode
 from smtpconn.net.tls import Authorities
@@ -54,7 +55,7 @@ def with_hint(
         context_is_callers: whether the TLS settings are the caller's own context.
         cafile: the authorities the caller names, if any.
     """
-    kind = type(error)
+    kind = public_class(error)
     if kind not in _PLAIN_ERRORS:
         return error
     if isinstance(error.__cause__, ssl.SSLCertVerificationError):
@@ -64,11 +65,7 @@ def with_hint(
         hint = _mode_hint(error, host, port, protocol, tls_mode)
     if not hint:
         return error
-    text = f"{error}; {hint}"
-    if issubclass(kind, TransportError):
-        hinted: SmtpError = kind(text, phase=error.phase, cause=error.__cause__)
-    else:
-        hinted = kind(text, phase=error.phase)
+    hinted = kind(f"{error}; {hint}", phase=error.phase, cause=error.__cause__)
     hinted.__cause__ = error.__cause__
     return hinted
 

@@ -15,19 +15,21 @@ import logging
 import socket
 import ssl
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import NoReturn, Self, TypeVar, Unpack
 
-from smtpconn.client.channel import Channel
+from smtpconn.client.channel import Channel, Operations
 from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
 from smtpconn.client.driver import Driver
 from smtpconn.client.logging_in import LoggingIn
 from smtpconn.client.options import (
     ConnectOptions,
     check_ehlo_domain,
+    check_flag,
     check_server,
     check_tls_mode,
     check_tls_options,
     default_ehlo_domain,
+    extension_names,
 )
 from smtpconn.client.sending import Sending
 from smtpconn.model.capabilities import ServerCapabilities
@@ -65,6 +67,17 @@ class SmtpConnection(Sending, LoggingIn):
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it can be used on.
     """
+
+    def __init__(self, *given: object, **options: object) -> None:
+        """Refused: connections are made by `connect` and its kin.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "connections are made by SmtpConnection.connect(host, port, tls_mode, timeout), for "
+            'instance connect("mx.example.com", 587, TlsMode.STARTTLS, 30)'
+        )
 
     @classmethod
     def connect(
@@ -215,11 +228,12 @@ class SmtpConnection(Sending, LoggingIn):
             open_end = transport = Transport(sock)
             session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
             # Behind a caller's own socket there may be a proxy, so its peer says nothing.
+            session.is_local = factory is None and transport.peer_is_local
             session.is_private = (
                 tls_mode is TlsMode.IMPLICIT
                 or transport.tls is not None
                 or options.get("allow_cleartext_auth", False)
-                or (factory is None and transport.peer_is_local)
+                or session.is_local
             )
             tls_name = options.get("tls_server_name") or host.rstrip(".")
             driver = Driver(transport, session, tls_name, peer, context, tls_session)
@@ -236,7 +250,9 @@ class SmtpConnection(Sending, LoggingIn):
             if isinstance(error, OSError) and not isinstance(error, SmtpError):
                 raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
             raise
-        return cls(Channel(driver, peer, deadline.timeout), session)
+        connection = cls.__new__(cls)
+        Operations.__init__(connection, Channel(driver, peer, deadline.timeout), session)
+        return connection
 
     def reset(self, timeout: float | None = None) -> None:
         """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
@@ -403,6 +419,9 @@ class SmtpConnection(Sending, LoggingIn):
         state = self._channel.unless_busy(self._describe) or "<locked>"
         return f"<SmtpConnection {self._channel.peer} {self.protocol} {state}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an SmtpConnection is neither pickled nor copied: it holds a socket")
+
     def __enter__(self) -> Self:
         return self
 
@@ -462,9 +481,10 @@ def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:
     ehlo_domain = options.get("ehlo_domain")
     if ehlo_domain is not None:
         check_ehlo_domain(ehlo_domain)
+    check_flag("allow_cleartext_auth", options.get("allow_cleartext_auth", False))
     return SessionState(
         protocol=protocol,
         pipelining=options.get("pipelining", Pipelining.AUTO),
-        ignore_extensions=frozenset(k.upper() for k in options.get("ignore_extensions", ())),
+        ignore_extensions=extension_names(options.get("ignore_extensions", ())),
         ehlo_domain=ehlo_domain or "",
     )

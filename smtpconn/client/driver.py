@@ -74,6 +74,13 @@ RECOVERABLE_ERRORS = (
 )
 
 
+class _Unsent(bytearray):
+    """What is to be written. Its repr shows nothing: reports of errors show local variables."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} octets to be sent>"
+
+
 class Driver:
     """One transport and its dialogue.
 
@@ -107,7 +114,7 @@ class Driver:
         self._context = context
         self._tls_session = tls_session
         self._matcher = ReplyMatcher()
-        self._unsent = bytearray()
+        self._unsent = _Unsent()
         self._spoke_at = 0.0
         self._shows_wire = False
         self._has_begun = False
@@ -196,7 +203,7 @@ class Driver:
         return next(exchange)
 
     def _fail(self, error: BaseException) -> None:
-        """The exchange has ended with an error: close, unless both sides are still in action."""
+        """The exchange has ended with an error: close, unless both sides are still in sync."""
         if isinstance(error, RECOVERABLE_ERRORS):
             self._close_unless_in_sync(error)
         elif self._has_begun or not isinstance(error, ProtocolError):
@@ -449,4 +456,4 @@ class Driver:
         elif self._session.must_close:
             self.close(self._session.must_close)
         elif not self._matcher.is_reusable:
-            self.close(str(error) if error is not None else "the dialogue is out of action")
+            self.close(str(error) if error is not None else "the dialogue is out of sync")

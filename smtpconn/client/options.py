@@ -5,6 +5,7 @@ Also how we name ourselves to a server when nobody said (RFC 5321 4.1.4).
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
@@ -34,13 +35,70 @@ def check_server(host: str, port: int) -> None:
     """Check where to connect to.
 
     Raises:
-        ValidationError: an empty host, one with characters no name has, or no port.
+        ValidationError: an empty host, one with characters no name has, a URL, or no port.
     """
-    if not isinstance(host, str) or not host or any(c <= " " or c == "\x7f" for c in host):
+    if not isinstance(host, str) or not host:
+        raise ValidationError(f"a host is a name, an IP address or a path, not {host!r:.80}")
+    if not host.startswith("/"):
+        _check_host(host)
+    if any(c <= " " or c == "\x7f" for c in host):
         raise ValidationError(f"not a host name, IP address or path: {host!r:.80}")
     is_port = isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535
     if not is_port and not host.startswith("/"):
         raise ValidationError(f"a port is 1 to 65535, not {port!r:.20}")
+
+
+def _check_host(host: str) -> None:
+    if "/" in host or "@" in host:
+        # Not quoted: a URL may hold a password.
+        raise ValidationError(
+            "the host is a name or an IP address without scheme, user and port; a URL goes to "
+            "ServerConfig.from_url or ConnectionPool"
+        )
+    if ":" not in host or _is_ip(host):
+        return
+    name, _, port = host.rpartition(":")
+    if host.endswith("]"):
+        name, port = host, ""
+    name = name.removeprefix("[").removesuffix("]")
+    apart = f", port={port:.20}" if port else ""
+    raise ValidationError(
+        f"a host has no brackets, and the port stands apart from it: host={name!r:.80}{apart}"
+    )
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check what is either so or not.
+
+    Raises:
+        ValidationError: it is no bool. The text "False" would be true.
+    """
+    if not isinstance(value, bool):
+        raise ValidationError(f"{name} is True or False, not {value!r:.40}")
+
+
+def extension_names(given: Iterable[str]) -> frozenset[str]:
+    """The keywords of extensions, in capitals; a text is split at commas and blanks.
+
+    Raises:
+        ValidationError: they are no texts.
+    """
+    if isinstance(given, str):
+        return frozenset(given.upper().replace(",", " ").split())
+    try:
+        return frozenset(keyword.upper() for keyword in given)
+    except (TypeError, AttributeError):
+        raise ValidationError(
+            f"ignore_extensions are keywords such as ['CHUNKING'], not {given!r:.40}"
+        ) from None
 
 
 def check_tls_mode(mode: TlsMode) -> TlsMode:

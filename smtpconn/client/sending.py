@@ -8,26 +8,35 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from email.message import EmailMessage
-from typing import TypeAlias
+from dataclasses import replace
 
 from smtpconn.client.channel import Operations
-from smtpconn.model.addresses import ForwardPath, ReversePath
-from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
-from smtpconn.model.email_message import as_octets, needs_smtputf8, recipients_of, sender_of
-from smtpconn.model.errors import Phase, SmtpError, ValidationError
+from smtpconn.model.email_message import AnyMessage
+from smtpconn.model.errors import Phase, SmtpError
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.model.results import (
+    AnyOutcome,
+    Envelope,
+    LmtpSendResult,
+    Recipients,
+    SendOutcome,
+    SendResult,
+)
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.envelope_probe import envelope_probe
-from smtpconn.protocol.mail_request import MailRequest, make_request
+from smtpconn.protocol.mail_request import (
+    MailRequest,
+    check_item,
+    make_message_request,
+    make_request,
+    request_of,
+)
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
-
-Recipients: TypeAlias = str | ForwardPath | Sequence[str | ForwardPath]
-"""One address or several; at least one."""
 
 
 class Sending(Operations):
@@ -44,8 +53,9 @@ class Sending(Operations):
 
         Args:
             sender: where bounces go; "" for the null reverse-path.
-            recipients: one or more addresses.
-            message: bytes, a binary file or an iterable of bytes; line ends may be any.
+            recipients: one address, or an iterable of some, but no mapping.
+            message: bytes, a binary file or an iterable of bytes; line ends may be any. Otherwise
+                it is sent as it is, also with lines of more than 998 octets.
 
         Raises:
             ValidationError: an address or message that may not be sent; nothing was.
@@ -179,16 +189,20 @@ class Sending(Operations):
 
     def send_message(
         self,
-        message: EmailMessage,
+        message: AnyMessage,
         sender: str | ReversePath | None = None,
         recipients: Recipients | None = None,
         timeout: float | None = None,
-    ) -> SendResult | LmtpSendResult:
+    ) -> SendResult:
         """Send a message of the email package, over SMTP or LMTP, whichever is spoken.
 
+        Over LMTP the result is an `LmtpSendResult`.
+
         Args:
-            message: stays as it is. Bcc does not leave; eight bits are re-encoded to seven where
-                the server does not offer 8BITMIME.
+            message: an `email.message.EmailMessage`, or one of the older API; it stays as it is,
+                and several threads may send it at once. Bcc does not leave. Date and Message-ID
+                are added where they are missing. Parts are encoded where they have eight bits and
+                the server does not offer 8BITMIME, or lines of more than 998 octets.
             sender, recipients: None for those the headers name (Sender or From; To, Cc and Bcc; or
                 their Resent- forms).
 
@@ -198,7 +212,8 @@ class Sending(Operations):
             SmtpError: as `send`.
         """
         deadline = self._channel.deadline(timeout)
-        request = message_request(message, sender, recipients, self._session.capabilities)
+        made = make_message_request(message, sender, recipients)
+        request = made.for_server(self._session.capabilities)
         if self._session.is_lmtp:
             return self.deliver_request(request, deadline)
         return self.send_request(request, deadline)
@@ -232,8 +247,8 @@ class Sending(Operations):
         return self._channel.operate(envelope_probe(self._session, request), deadline, Phase.MAIL)
 
     def send_many(
-        self, envelopes: Iterable[Envelope], timeout: float | None = None
-    ) -> Iterator[SendOutcome]:
+        self, envelopes: Iterable[Envelope | AnyMessage], timeout: float | None = None
+    ) -> Iterator[AnyOutcome]:
         """Send many messages with as few turns as the server allows, going on after failures.
 
         With PIPELINING one turn per message (RFC 2920 3.1); with `Pipelining.EAGER` and CHUNKING
@@ -241,7 +256,8 @@ class Sending(Operations):
         an iterator that is closed early closes the connection if the server was waiting for more.
 
         Args:
-            envelopes: what to send; may be a generator. It is read ahead of the outcomes, and what
+            envelopes: what to send, envelopes or messages of the email package; may be a generator.
+                It is read ahead of the outcomes, and what
                 was taken from it may wait there for more, so it should give what is ready. A
                 message that is a file or an iterable has been read when the next is asked for.
             timeout: seconds for each message from its first octet to its final reply, not counting
@@ -253,10 +269,13 @@ class Sending(Operations):
 
         Raises:
             SmtpError: the connection could not be used at all; nothing was sent.
+            TypeError: something that is no envelope and no message; nothing behind it is taken.
             Exception: what ``envelopes`` itself raised, after the outcomes of what it gave.
         """
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
-        source = _Source(envelopes, deadline, self._watch_source, self._channel.driver.mark_idle)
+        source = _Source(
+            envelopes, self._session, deadline, self._watch_source, self._channel.driver.mark_idle
+        )
         exchange = pipelined.stream(self._session, source.requests())
         items: Iterator[pipelined.Outcome]
         items = self._channel.stream(exchange, deadline, Phase.MAIL)
@@ -314,7 +333,8 @@ class _Source:
 
     def __init__(
         self,
-        envelopes: Iterable[Envelope],
+        envelopes: Iterable[Envelope | AnyMessage],
+        session: SessionState,
         deadline: StreamDeadline,
         watch: Callable[[MailRequest, Deadline], None],
         mark_idle: Callable[[], None],
@@ -322,6 +342,7 @@ class _Source:
         self.taken: deque[Envelope] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
+        self._session = session
         self._deadline = deadline
         self._watch = watch
         self._mark_idle = mark_idle
@@ -329,8 +350,9 @@ class _Source:
     def requests(self) -> Iterator[MailRequest | SmtpError]:
         self._deadline.pause()
         try:
-            for envelope in self._envelopes:
-                request = self._request(envelope)
+            for item in self._envelopes:
+                check_item(item)
+                envelope, request = self._request(item)
                 if isinstance(request, MailRequest) and request.content.is_stream:
                     self._watch(request, self._deadline)
                 self.taken.append(envelope)
@@ -343,53 +365,23 @@ class _Source:
             self.error = error
         self._deadline.go_on()
 
-    def _request(self, envelope: Envelope) -> MailRequest | SmtpError:
-        if not isinstance(envelope, Envelope):
-            raise ValidationError(f"send_many takes Envelopes, not {type(envelope).__name__}")
-        message = envelope.message
+    def _request(self, item: Envelope | AnyMessage) -> tuple[Envelope, MailRequest | SmtpError]:
+        envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
         try:
-            return make_request(
-                envelope.sender,
-                envelope.recipients,
-                message if isinstance(message, bytes) else _as_it_is_now(message),
-                envelope.mail_params,
-                envelope.rcpt_params,
-            )
+            if not isinstance(item, Envelope):
+                envelope = Envelope.from_message(item)
+            request = request_of(_as_it_is_now(envelope))
+            return envelope, request.for_server(self._session.capabilities)
         except SmtpError as error:
-            return error
+            return envelope, error
         except Exception as error:
-            return pipelined.unreadable(error)
+            return envelope, pipelined.unreadable(error)
 
 
-def _as_it_is_now(message: Message) -> Message:
-    """A copy of what may be filled anew for the next envelope, taken before this one has left."""
+def _as_it_is_now(envelope: Envelope) -> Envelope:
+    """With a copy of what may be filled anew for the next envelope, before this one has left."""
+    message = envelope.message
     changes = isinstance(message, bytearray) or (
         isinstance(message, memoryview) and not isinstance(message.obj, bytes)
     )
-    return bytes(message) if changes else message  # type: ignore[arg-type]
-
-
-def message_request(
-    message: EmailMessage,
-    sender: str | ReversePath | None,
-    recipients: Recipients | None,
-    capabilities: ServerCapabilities,
-) -> MailRequest:
-    """Turn a message of the email package into a request for a server that offers this.
-
-    Raises:
-        ValidationError: as `Sending.send_message`.
-    """
-    if not hasattr(message, "get_all"):
-        raise ValidationError(
-            f"send_message takes an email.message.EmailMessage, not {type(message).__name__}; "
-            f"send takes bytes"
-        )
-    paths = make_request(
-        sender_of(message) if sender is None else sender,
-        recipients_of(message) if recipients is None else recipients,
-        b"",
-    )
-    utf8 = needs_smtputf8(paths.sender, paths.recipients) and capabilities.supports_smtputf8
-    octets = as_octets(message, capabilities, smtputf8=utf8)
-    return make_request(paths.sender, paths.recipients, octets)
+    return replace(envelope, message=bytes(message)) if changes else envelope  # type: ignore[arg-type]

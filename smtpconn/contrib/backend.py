@@ -16,15 +16,24 @@ Which errors are silent is the frameworks' contract: while opening `OSError`, wh
 from __future__ import annotations
 
 import abc
+import enum
 import smtplib
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from smtpconn.contrib.delivery import deliver, forward_paths, reverse_path
-from smtpconn.contrib.settings import COMMON_NAMES, MailSettings, read_settings
+from smtpconn.contrib.settings import (
+    COMMON_NAMES,
+    SECRET_NAMES,
+    MailSettings,
+    read_settings,
+)
 from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.email_message import AnyMessage, as_octets
 from smtpconn.model.errors import Phase, SmtpError, ValidationError
+from smtpconn.model.secret import Secret
 from smtpconn.pool.connection_pool import ConnectionPool
 
 _NO_CONNECTION = frozenset(
@@ -40,6 +49,10 @@ _NO_CONNECTION = frozenset(
 )
 
 
+class UnsendableAddressError(ValueError):
+    """A message has an address that may not be sent; no ``OSError``, so nothing silences it."""
+
+
 class OutgoingMessage(Protocol):
     """What is common to the messages of both frameworks."""
 
@@ -50,6 +63,10 @@ class OutgoingMessage(Protocol):
 
 
 M = TypeVar("M", bound=OutgoingMessage)
+
+# What most servers offer. For one that does not, `deliver` encodes the message once more.
+_OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
+_NOT_OVERRIDDEN = ("email", "django", "flask_mailman")
 
 
 class PooledBackend(abc.ABC, Generic[M]):
@@ -67,7 +84,6 @@ class PooledBackend(abc.ABC, Generic[M]):
     host: str | None
     port: int | str | None
     username: str | None
-    password: str | None
     use_tls: bool | None
     use_ssl: bool | None
     timeout: float | str | None
@@ -75,6 +91,17 @@ class PooledBackend(abc.ABC, Generic[M]):
     ssl_keyfile: str | None
     connection: ConnectionPool | None = None
     _settings: MailSettings
+    _password: Secret | None = None
+    _left_out: _LeftOut | None = None
+
+    @property
+    def password(self) -> str | None:
+        """The password, as the frameworks' own backends have it; kept where nothing shows it."""
+        return None if self._password is None else self._password.reveal()
+
+    @password.setter
+    def password(self, value: str | Secret | None) -> None:
+        self._password = None if value is None else Secret.of(value)
 
     def take_settings(self, *sources: Mapping[str, object]) -> None:
         """Take what `read_settings` finds in ``sources``, and check it.
@@ -98,8 +125,7 @@ class PooledBackend(abc.ABC, Generic[M]):
             ValidationError: a setting that cannot be.
             OSError: the client's certificate or key cannot be read.
         """
-        now = {name: getattr(self, name) for name in COMMON_NAMES}
-        return replace(self._settings, **now).get_pool()
+        return self._settings_now().get_pool()
 
     def open(self) -> bool | None:
         """Make sure that a connection can be had.
@@ -134,7 +160,9 @@ class PooledBackend(abc.ABC, Generic[M]):
         """Send ``email_messages``, of the framework, one after the other.
 
         Returns how many were sent, that is accepted for at least one recipient. A message without
-        recipients is not sent and no error. Without ``fail_silently`` the first error ends it.
+        recipients is not sent and no error. Without ``fail_silently`` the first error of the server
+        ends it. An address that may not be sent is only its message's error: the others are sent
+        before it is raised.
 
         Raises:
             SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why.
@@ -146,10 +174,13 @@ class PooledBackend(abc.ABC, Generic[M]):
         if opened is None:
             return 0
         pool, sent = self.pool, 0
+        unsendable: UnsendableAddressError | None = None
         try:
             for message in email_messages:
                 try:
                     sent += self._send(pool, message)
+                except UnsendableAddressError as error:
+                    unsendable = unsendable or error
                 except smtplib.SMTPException as error:
                     if not self.fail_silently:
                         raise
@@ -159,7 +190,69 @@ class PooledBackend(abc.ABC, Generic[M]):
         finally:
             if opened:
                 self.close()
+        if unsendable is not None:
+            raise unsendable
         return sent
+
+    @abc.abstractmethod
+    def anew(self) -> PooledBackend[M]:
+        """Another one as the framework makes it, from the settings of this process."""
+
+    def _settings_now(self) -> MailSettings:
+        if self._left_out is not None:
+            self._fill_in(self._left_out)
+        now = {name: getattr(self, name) for name in COMMON_NAMES}
+        return replace(self._settings, **(now | {"password": self._password}))
+
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self, memo: object) -> Self:
+        # Messages are copied with the backend that they hold; what is in it is shared anyway.
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Messages are pickled with the backend that they hold, for queues: no secret goes along,
+        and nothing that cannot. Where it is used again, the settings there have them."""
+        now = self._settings_now()
+        values = {f.name: getattr(now, f.name) for f in fields(now)}
+        values |= {"server": dict(now.server), "pool": dict(now.pool)}
+        names = [name for name in SECRET_NAMES if values.pop(name)]
+        for part in ("server", "pool"):
+            plain = {name: value for name, value in values[part].items() if _is_plain(value)}
+            names += values[part].keys() - plain.keys()
+            values[part] = plain
+        left_out = _LeftOut(tuple(names), _server_of(now)) if names else None
+        others = {"fail_silently": self.fail_silently, "alias": getattr(self, "alias", None)}
+        return _unpickled, (type(self), values, left_out, others)
+
+    def _fill_in(self, left_out: _LeftOut) -> None:
+        """Take what was not pickled from the settings of this process.
+
+        Raises:
+            ValidationError: they are for another server or login, which must not get this one's
+                secrets.
+        """
+        here = self.anew()._settings_now()
+        if _server_of(here) != left_out.server:
+            raise ValidationError(
+                f"{', '.join(left_out.names)} of this backend were not pickled, and the settings "
+                f"of this process are for another server or login: give the message a new "
+                f"connection"
+            )
+        found: dict[str, Any] = {}
+        for name in SECRET_NAMES:
+            if name in left_out.names:
+                found[name] = getattr(here, name)
+        found["server"] = {**here.server, **self._settings.server}
+        found["pool"] = {**here.pool, **self._settings.pool}
+        if found.get("url") is not None:
+            found |= dict.fromkeys(("host", "port", "use_tls", "use_ssl"))
+        self._settings = replace(self._settings, **found)
+        self._password = cast("Secret | None", found.get("password"))
+        self._left_out = None
 
     @abc.abstractmethod
     def octets(self, message: M, *, smtputf8: bool) -> bytes:
@@ -180,6 +273,67 @@ class PooledBackend(abc.ABC, Generic[M]):
         return True
 
 
+def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = None) -> bytes:
+    """A framework's finished message as it leaves, without Bcc.
+
+    Args:
+        message: a copy that was made to be sent.
+        smtputf8: whether UTF-8 may stand in its headers.
+        linesep: what its ``as_bytes`` is to be told, where it has one of its own: that is asked
+            then, because packages sign there (DKIM).
+
+    Raises:
+        ValidationError: as `smtpconn.model.email_message.as_octets`.
+    """
+    method = getattr(message.as_bytes, "__func__", None)
+    if getattr(method, "__module__", "").partition(".")[0] in _NOT_OVERRIDDEN:
+        return as_octets(message, _OFFERED, smtputf8=smtputf8)
+    del message["Bcc"]
+    own: Callable[..., bytes] = message.as_bytes
+    return own() if linesep is None else own(linesep=linesep)
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """What of a backend was not pickled.
+
+    Attributes:
+        names: of the settings.
+        server: which server and login they belong to.
+    """
+
+    names: tuple[str, ...]
+    server: tuple[object, ...]
+
+
+def _server_of(settings: MailSettings) -> tuple[object, ...]:
+    config = settings.config()
+    user = None if config.credentials is None else config.credentials.user
+    return config.host, config.port, str(config.tls_mode), str(config.protocol), user
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a setting can be pickled and holds no secret."""
+    if isinstance(value, (tuple, list, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, enum.Enum))
+
+
+def _unpickled(
+    kind: type[PooledBackend[Any]],
+    values: dict[str, Any],
+    left_out: _LeftOut | None,
+    others: dict[str, Any],
+) -> PooledBackend[Any]:
+    made: PooledBackend[Any] = kind.__new__(kind)
+    vars(made).update(others)
+    made._settings = MailSettings(**values)
+    made._left_out = left_out
+    for name in COMMON_NAMES:
+        setattr(made, name, getattr(made._settings, name))
+    return made
+
+
 def _is_used(pool: ConnectionPool) -> bool:
     """Whether somebody has a connection: the server is there, and waiting would tell no more."""
     stats = pool.stats()
@@ -191,4 +345,4 @@ def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[For
     try:
         return reverse_path(str(sender)), forward_paths(map(str, recipients))
     except ValidationError as error:
-        raise ValueError(f"Invalid address: {error}") from error
+        raise UnsendableAddressError(f"Invalid address: {error}") from error

@@ -13,10 +13,11 @@ import email.policy
 import logging
 import re
 from collections.abc import Iterable
-from email.errors import HeaderParseError
-from email.headerregistry import Address
 
+from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.content import has_long_line
+from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
@@ -45,35 +46,40 @@ def bare_address(text: str) -> str:
     """
     if _PLAIN.match(text):
         return text
-    address = _parse(text)
-    domain = address.domain
-    if not domain.isascii():
-        try:
-            domain = domain.encode("idna").decode("ascii")
-        except UnicodeError as error:
-            raise ValidationError(f"{domain!r:.80} is no domain name: {error}") from None
-    return Address(username=address.username, domain=domain).addr_spec
-
-
-def _parse(text: str) -> Address:
-    # A line break is looked for here: the email package reads on behind it.
+    # A line break is looked for here: in a header field it may be a fold.
     if "\r" in text or "\n" in text:
         raise ValidationError(f"a line break in an address: {text!r:.80}")
+    addresses = read_addresses(text)
+    if len(addresses) != 1:
+        raise ValidationError(f"not a single address, but {len(addresses)}: {text!r:.80}")
+    return _with_a_labels(addresses[0])
+
+
+def bare_addresses(text: str) -> list[str]:
+    """The addresses in ``text``, a list with commas; each as `bare_address`, raises the same."""
+    if "\r" in text or "\n" in text:
+        raise ValidationError(f"a line break in an address: {text!r:.80}")
+    return [_with_a_labels(address) for address in read_addresses(text)]
+
+
+def _with_a_labels(address: str) -> str:
+    if address.isascii():
+        return address
+    local_part, at, domain = address.rpartition("@")
     try:
-        header = email.policy.default.header_factory("To", text)
-    except (HeaderParseError, IndexError) as error:
-        # IndexError is what the email package says to "to@".
-        raise ValidationError(f"not a single address: {text!r:.80}") from error
-    defects = [str(defect) for defect in header.defects if "non-ASCII" not in str(defect)]
-    if defects or len(header.addresses) != 1:
-        raise ValidationError(f"not a single address: {text!r:.80} {'; '.join(defects)}".rstrip())
-    address: Address = header.addresses[0]
-    return address
+        return f"{local_part}{at}{domain if domain.isascii() else domain.encode('idna').decode()}"
+    except UnicodeError as error:
+        raise ValidationError(f"{domain!r:.80} is no domain name: {error}") from None
 
 
 def reverse_path(text: str) -> ReversePath:
     """The sender a framework names; raises as `bare_address`."""
     return ReversePath(bare_address(text))
+
+
+def listed_paths(texts: Iterable[str]) -> list[ForwardPath]:
+    """Recipients of which one text may name several, with commas; raises as `bare_address`."""
+    return [ForwardPath(each) for text in texts for each in bare_addresses(text)]
 
 
 def forward_paths(texts: Iterable[str]) -> list[ForwardPath]:
@@ -87,33 +93,34 @@ def deliver(
     recipients: list[ForwardPath],
     octets: bytes,
     timeout: float | None = None,
-) -> SendResult | LmtpSendResult:
-    """Send a finished message; an octet above 127 is no obstacle, whatever the server offers.
+) -> SendResult:
+    """Send a finished message; an octet above 127 is no obstacle, nor is a line of any length.
 
     Raises:
         SmtpError: as `ConnectionPool.send`, and as `check_delivered`.
     """
-    try:
-        result = pool.send(sender, recipients, octets, timeout=timeout)
-    except UnsupportedExtensionError as error:
-        if error.phase is not Phase.MAIL or octets.isascii():
-            raise
-        # Before anything was sent. The email package knows how to make seven bits of eight; it is
-        # asked only now because reading the message again takes time and loses signatures.
+    # The email package knows how to encode what may not leave. It is asked only where it must be,
+    # because reading the message again takes time and loses signatures.
+    if has_long_line(octets):
         result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
+    else:
+        try:
+            result = pool.send(sender, recipients, octets, timeout=timeout)
+        except UnsupportedExtensionError as error:
+            if error.phase is not Phase.MAIL or octets.isascii():
+                raise
+            # Before anything was sent.
+            result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
     check_delivered(result)
     return result
 
 
-def _reread(octets: bytes) -> email.message.EmailMessage:
-    # The old policy leaves header fields as they stand. mypy knows no message but the new one to
-    # be sendable; it is enough that it has headers.
-    message: email.message.EmailMessage
-    message = email.message_from_bytes(octets, policy=email.policy.compat32)  # type: ignore
-    return message
+def _reread(octets: bytes) -> AnyMessage:
+    # The old policy leaves header fields as they stand.
+    return email.message_from_bytes(octets, policy=email.policy.compat32)
 
 
-def check_delivered(result: SendResult | LmtpSendResult) -> None:
+def check_delivered(result: SendResult) -> None:
     """Raise if ``result`` says that nobody got the message, as over LMTP it may.
 
     Refused recipients beside accepted ones are logged, without their addresses: the frameworks
@@ -124,9 +131,8 @@ def check_delivered(result: SendResult | LmtpSendResult) -> None:
         ConnectionClosedError: it is not known for any recipient; ``may_have_been_delivered``.
     """
     refused = list(result.rejected_recipients)
-    accepted = len(result.accepted_recipients) if isinstance(result, SendResult) else 0
+    accepted = len(result.accepted_recipients)
     if isinstance(result, LmtpSendResult):
-        accepted = sum(each.delivered for each in result.results)
         undelivered = [each for each in result.results if not each.delivered]
         if not accepted and any(each.response is None for each in undelivered):
             raise ConnectionClosedError(

@@ -27,8 +27,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from smtpconn.contrib.backend import PooledBackend
-from smtpconn.contrib.settings import ServerOptions
+from smtpconn.client.config import ServerOptions
+from smtpconn.contrib.backend import PooledBackend, serialised
+from smtpconn.contrib.settings import hiding
 from smtpconn.model.errors import ValidationError
 
 # Since 6.0 messages are those of Python's modern email API.
@@ -56,7 +57,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             Django's SMTP backend takes them. Where one is missing the ``EMAIL_*`` setting counts,
             but for a backend of ``MAILERS``.
         fail_silently: as Django's.
-        kwargs: ``url``, ``pool`` and the names of `smtpconn.contrib.settings.ServerOptions`; where
+        kwargs: ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`; where
             one is missing the dict ``SMTPCONN`` of the settings counts, but for a backend of
             ``MAILERS``. What else there is goes to `BaseEmailBackend`.
 
@@ -79,7 +80,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         ssl_certfile: str | None = None,
         **kwargs: object,
     ) -> None:
-        given: dict[str, object] = {
+        given = hiding({
             "host": host or None,
             "port": port or None,
             "username": username,
@@ -89,13 +90,15 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             "timeout": timeout,
             "ssl_keyfile": ssl_keyfile,
             "ssl_certfile": ssl_certfile,
-        }
-        given.update((name, kwargs.pop(name)) for name in _OWN_NAMES & kwargs.keys())
+        })  # fmt: skip
+        del password
+        given |= hiding({name: kwargs.pop(name) for name in _OWN_NAMES & kwargs.keys()})
         self.alias = kwargs.get("alias")
         super().__init__(**kwargs)
         self.fail_silently = fail_silently
         if self.alias is None:
-            self.take_settings(given, getattr(settings, "SMTPCONN", {}), _email_settings(given))
+            own = hiding(getattr(settings, "SMTPCONN", {}))
+            self.take_settings(given, own, _email_settings(given))
             return
         try:
             if host is None and "url" not in given:
@@ -103,6 +106,16 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             self.take_settings(given, {})
         except ValidationError as error:
             raise _invalid_mailer(str(error), self.alias) from error
+
+    def anew(self) -> EmailBackend:
+        """As ``get_connection`` makes it, or as ``MAILERS`` has it under the same alias."""
+        if self.alias is None:
+            return EmailBackend()
+        # Not at the top: it is new in Django 6.1, as the alias is.
+        from django.core.mail import mailers
+
+        backend: EmailBackend = mailers[self.alias]
+        return backend
 
     def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Django serialises it, without Bcc.
@@ -112,23 +125,16 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         """
         if _MODERN:
             policy = email.policy.SMTPUTF8 if smtputf8 else email.policy.SMTP
-            outgoing = message.message(policy=policy)
-            form = {}
-        else:
-            outgoing = message.message()
-            form = {"linesep": "\r\n"}
-        # Django 5.2 lets it through among the extra headers.
-        del outgoing["Bcc"]
-        octets: bytes = outgoing.as_bytes(**form)
-        return octets
+            return serialised(message.message(policy=policy), smtputf8=smtputf8)
+        return serialised(message.message(), smtputf8=smtputf8, linesep="\r\n")
 
 
 def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
-    return {
+    return hiding({
         name: getattr(settings, setting)
         for name, setting in _SETTINGS.items()
         if given[name] is None
-    }
+    })  # fmt: skip
 
 
 def _invalid_mailer(text: str, alias: object) -> ImproperlyConfigured:

@@ -19,25 +19,24 @@ tests that set ``TESTING`` late still send nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, formataddr, make_msgid
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias, cast
 
 from blinker import Namespace
 from flask import Flask, current_app, has_app_context
 
-from smtpconn.client.sending import Recipients
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
-from smtpconn.contrib.settings import MailSettings, read_settings
+from smtpconn.contrib.settings import MailSettings, hiding, read_settings
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.email_message import recipients_of, sender_of
 from smtpconn.model.errors import ValidationError
-from smtpconn.model.results import LmtpSendResult, SendResult
+from smtpconn.model.results import Recipients, SendResult
 from smtpconn.pool.connection_pool import ConnectionPool
 
 email_dispatched = Namespace().signal(
@@ -46,7 +45,7 @@ email_dispatched = Namespace().signal(
 )
 """Sent with the app and ``message=`` for each message, also for one that is suppressed."""
 
-Result: TypeAlias = SendResult | LmtpSendResult | None
+Result: TypeAlias = SendResult | None
 """What the server said; None where sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
 """An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
@@ -113,11 +112,12 @@ class _State:
     def settings(self) -> MailSettings:
         """What the configuration says at this moment."""
         config = self.app.config
-        found = {name: config.get(setting) or None for name, setting in _SETTINGS.items()}
-        own = config.get("SMTPCONN") or {}
+        found = hiding({name: config.get(setting) or None for name, setting in _SETTINGS.items()})
+        own = hiding(config.get("SMTPCONN") or {})
         if config.get("MAIL_MAX_EMAILS"):
             # What became of a connection after so many messages, in Flask-Mail.
-            limits = {"max_messages": config["MAIL_MAX_EMAILS"], **own.get("pool", {})}
+            pool = cast(Mapping[str, object], own.get("pool") or {})
+            limits = {"max_messages": config["MAIL_MAX_EMAILS"], **pool}
             own = {**own, "pool": limits}
         return read_settings(own, found, {"host": "127.0.0.1"})
 
@@ -335,7 +335,7 @@ def _send(
     sender: ReversePath,
     recipients: list[ForwardPath],
     timeout: float | None,
-) -> SendResult | LmtpSendResult:
+) -> SendResult:
     if isinstance(message, EmailMessage):
         result = pool.send_message(message, sender, recipients, timeout=timeout)
         check_delivered(result)

@@ -17,8 +17,9 @@ from flask import current_app, has_app_context
 from flask_mailman import EmailMessage
 from flask_mailman.backends.base import BaseEmailBackend
 
-from smtpconn.contrib.backend import PooledBackend
-from smtpconn.contrib.settings import COMMON_NAMES, ServerOptions
+from smtpconn.client.config import ServerOptions
+from smtpconn.contrib.backend import PooledBackend, serialised
+from smtpconn.contrib.settings import COMMON_NAMES, hiding
 from smtpconn.model.errors import ValidationError
 
 _OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
@@ -30,7 +31,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
     Args:
         mailman, fail_silently: as Flask-Mailman gives them.
         kwargs: ``host``, ``port``, ``username`` and so on as Flask-Mailman's SMTP backend takes
-            them, ``url``, ``pool`` and the names of `smtpconn.contrib.settings.ServerOptions`.
+            them, ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`.
             Where one is missing the application's ``SMTPCONN`` dict counts, then ``MAIL_*``, where
             ``MAIL_URL`` stands for the server, the port and the TLS.
 
@@ -41,7 +42,8 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
     def __init__(
         self, mailman: object = None, fail_silently: bool = False, **kwargs: object
     ) -> None:
-        given = {name: kwargs.pop(name) for name in (_OWN_NAMES | {*COMMON_NAMES}) & kwargs.keys()}
+        names = (_OWN_NAMES | {*COMMON_NAMES}) & kwargs.keys()
+        given = hiding({name: kwargs.pop(name) for name in names})
         super().__init__(mailman=mailman, fail_silently=fail_silently, **kwargs)
         if self.mailman.mail_options:
             raise ValidationError(
@@ -49,9 +51,13 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             )
         # An empty host or port of a caller's is none, as in Flask-Mailman.
         given |= {name: given.get(name) or None for name in ("host", "port")}
-        theirs = {name: getattr(self.mailman, name, None) for name in COMMON_NAMES}
+        theirs = hiding({name: getattr(self.mailman, name, None) for name in COMMON_NAMES})
         theirs["host"] = self.mailman.server
         self.take_settings(given, *_own_settings(theirs), theirs)
+
+    def anew(self) -> EmailBackend:
+        """As Flask-Mailman makes it for the current application."""
+        return EmailBackend()
 
     def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Flask-Mailman serialises it, without Bcc.
@@ -59,10 +65,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         Raises:
             ValueError: a header field that may not be; as ``EmailMessage.message``.
         """
-        outgoing = message.message()
-        del outgoing["Bcc"]
-        octets: bytes = outgoing.as_bytes(linesep="\r\n")
-        return octets
+        return serialised(message.message(), smtputf8=smtputf8, linesep="\r\n")
 
 
 def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:
@@ -71,4 +74,4 @@ def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:
     found: list[Mapping[str, object]] = [config.get("SMTPCONN") or {}]
     if url := config.get("MAIL_URL"):
         found.append({"url": url} | {name: theirs[name] for name in ("username", "password")})
-    return found
+    return [hiding(each) for each in found]

@@ -25,10 +25,13 @@ from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 
 from smtpconn.client.config import ServerConfig
-from smtpconn.contrib.delivery import bare_address, deliver, forward_paths, reverse_path
+from smtpconn.contrib.delivery import bare_address, deliver, listed_paths, reverse_path
 from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_seconds
 from smtpconn.contrib.settings import MailSettings
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.email_message import as_octets
 from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool.connection_pool import ConnectionPool
@@ -51,7 +54,7 @@ class PooledSmtpHandler(logging.Handler):
             name or a pair of host and port as `logging.handlers.SMTPHandler` takes them; or a
             `ConnectionPool`, which is then not closed with the handler.
         fromaddr: the sender.
-        toaddrs: the recipient, or several.
+        toaddrs: the recipient, or several; a text may name several with commas.
         subject: the mails' subject; override `getSubject` to make it from the record.
         credentials: user name and password, with a host name or pair.
         secure: for STARTTLS, with a host name or pair: ``()``, or the client's key file, or that
@@ -94,22 +97,24 @@ class PooledSmtpHandler(logging.Handler):
         close_timeout: float = 2.0,
     ) -> None:
         super().__init__()
+        # Reports of errors show local variables.
+        server = Secret(mailhost) if isinstance(mailhost, str) else mailhost
+        login = _wrapped(credentials)
+        del mailhost, credentials
         self.fromaddr = fromaddr
         self.toaddrs = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
         self.subject = subject
         self._sender = reverse_path(fromaddr)
-        self._recipients = forward_paths(self.toaddrs)
+        self._recipients = listed_paths(self.toaddrs)
         if not self._recipients:
             raise ValidationError("toaddrs is empty: nobody would get the records")
         self._timeout = Deadline(timeout).timeout
         self._block = check_seconds("block", block)
         self._close_timeout = check_seconds("close_timeout", close_timeout)
         self._rules = Rules(capacity, group_for, max_records, max_mails, per)
-        self._owns_pool = not isinstance(mailhost, ConnectionPool)
+        self._owns_pool = not isinstance(server, ConnectionPool)
         self._pool = (
-            mailhost
-            if isinstance(mailhost, ConnectionPool)
-            else _own_pool(mailhost, credentials, secure)
+            server if isinstance(server, ConnectionPool) else _own_pool(server, login, secure)
         )
         self._is_closed = False
         self.forget()
@@ -308,8 +313,10 @@ class PooledSmtpHandler(logging.Handler):
         if batch.dropped:
             texts.insert(0, f"({batch.dropped} records before these were dropped.)")
         text = "\n\n".join(texts) + "\n"
-        message.set_content(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-        return message.as_bytes()
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        # No mail has a NUL in it as it is (RFC 2045 2.7).
+        message.set_content(text, cte="base64" if "\0" in text else None)
+        return as_octets(message, ServerCapabilities(), smtputf8=False)
 
     def _finish(self) -> None:
         patience = 0.0 if self._gave_up else self._close_timeout
@@ -332,28 +339,45 @@ class PooledSmtpHandler(logging.Handler):
             _log.warning("%d log records were not mailed", left)
 
 
+def _wrapped(credentials: object) -> tuple[str, Secret] | None:
+    """User name and password, wrapped.
+
+    Raises:
+        ValidationError: they are no pair; they are not shown.
+    """
+    if credentials is None:
+        return None
+    if isinstance(credentials, (tuple, list)) and len(credentials) == 2:
+        return credentials[0], Secret(credentials[1])
+    kind = type(credentials).__name__
+    del credentials
+    raise ValidationError(f"credentials are a pair of user name and password, not this {kind}")
+
+
 def _own_pool(
-    mailhost: str | tuple[str, int] | ServerConfig,
-    credentials: tuple[str, str] | None,
+    mailhost: Secret | tuple[str, int] | ServerConfig,
+    credentials: tuple[str, Secret] | None,
     secure: Sequence[str] | None,
 ) -> ConnectionPool:
     """A pool of one connection, which is all the one thread needs."""
     if isinstance(mailhost, ServerConfig):
         config = mailhost
-    elif isinstance(mailhost, str) and "://" in mailhost:
-        config = ServerConfig.from_url(mailhost)
-    else:
+    elif not isinstance(mailhost, Secret):
         config = _as_smtp_handler(mailhost, credentials, secure)
+    elif "://" in mailhost.reveal():
+        config = ServerConfig.from_url(mailhost.reveal())
+    else:
+        config = _as_smtp_handler((mailhost.reveal(), 0), credentials, secure)
     return ConnectionPool(config, max_size=1, keepalive=None, name="log-mail")
 
 
 def _as_smtp_handler(
-    mailhost: str | tuple[str, int],
-    credentials: tuple[str, str] | None,
+    mailhost: tuple[str, int],
+    credentials: tuple[str, Secret] | None,
     secure: Sequence[str] | None,
 ) -> ServerConfig:
     """What the arguments of `logging.handlers.SMTPHandler` say."""
-    host, port = (mailhost, 0) if isinstance(mailhost, str) else mailhost
+    host, port = mailhost
     user, password = credentials if credentials is not None else (None, None)
     keyfile, certfile = [*(secure or ()), None, None][:2]
     return MailSettings(

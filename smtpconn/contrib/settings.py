@@ -10,16 +10,15 @@ stays the same one, because equal settings make equal configurations (see `smtpc
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from smtpconn.auth.credentials import Credentials, PasswordCredentials
-from smtpconn.client.config import ServerConfig
+from smtpconn.auth.credentials import PasswordCredentials
+from smtpconn.client.config import ServerConfig, ServerOptions
 from smtpconn.model.errors import ValidationError
-from smtpconn.model.modes import Pipelining, Protocol, TlsMode
-from smtpconn.net.happy_eyeballs import SocketFactory
+from smtpconn.model.modes import TlsMode
+from smtpconn.model.secret import Secret
 from smtpconn.net.tls import shared_context
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.options import PoolOptions
@@ -28,25 +27,12 @@ from smtpconn.pool.registry import get_pool
 Number = TypeVar("Number", int, float)
 
 
-class ServerOptions(TypedDict, total=False):
-    """What `ServerConfig` has beyond the settings every framework has; it explains them."""
-
-    credentials: Credentials
-    tls_context: ssl.SSLContext
-    tls_server_name: str
-    cafile: str
-    ehlo_domain: str
-    source_address: tuple[str, int]
-    pipelining: Pipelining
-    ignore_extensions: tuple[str, ...]
-    allow_cleartext_auth: bool
-    protocol: Protocol
-    socket_factory: SocketFactory
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailSettings:
-    """The settings of a framework under common names.
+    """The settings of a framework under common names; shows neither the password nor the URL.
+
+    What comes from the environment is a text: numbers, and True and False where something is
+    either so or not, are read as meant.
 
     Attributes:
         url: as `ServerConfig.from_url` takes it, instead of the host, the port and use_*.
@@ -63,13 +49,13 @@ class MailSettings:
         ValidationError: settings that contradict each other, or a name nobody knows.
     """
 
-    url: str | None = None
+    url: str | Secret | None = None
     host: str | None = None
     port: int | str | None = None
     username: str | None = None
-    password: str | None = None
-    use_tls: bool | None = None
-    use_ssl: bool | None = None
+    password: str | Secret | None = None
+    use_tls: bool | str | None = None
+    use_ssl: bool | str | None = None
     timeout: float | str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -77,8 +63,17 @@ class MailSettings:
     server: ServerOptions = field(default_factory=ServerOptions)
 
     def __post_init__(self) -> None:
+        for name in SECRET_NAMES:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Secret.of(value))
+                del value
         _check_names("pool", self.pool, PoolOptions.__annotations__)
         _check_names("server", self.server, ServerOptions.__annotations__)
+        for name in ("use_tls", "use_ssl"):
+            if (chosen := getattr(self, name)) is not None:
+                object.__setattr__(self, name, flag(name, chosen))
+        object.__setattr__(self, "pool", _read_pool(self.pool))
+        object.__setattr__(self, "server", _read_server(self.server))
         if self.use_tls and self.use_ssl:
             raise ValidationError("of use_tls and use_ssl only one may be set")
         if self.url is not None and (self.host or self.port or self.use_tls or self.use_ssl):
@@ -96,9 +91,10 @@ class MailSettings:
         if self.timeout is not None:
             options["timeout"] = _number("timeout", self.timeout, float)
         if self.username and self.password:
-            options.setdefault("credentials", PasswordCredentials(self.username, self.password))
+            credentials = PasswordCredentials(self.username, Secret.of(self.password).reveal())
+            options.setdefault("credentials", credentials)
         if self.url is not None:
-            return ServerConfig.from_url(self.url, **options)
+            return ServerConfig.from_url(Secret.of(self.url).reveal(), **options)
         mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
         port = _number("port", self.port or _USUAL_PORT[mode], int)
         return ServerConfig(self.host or "", port, mode, **options)
@@ -125,6 +121,9 @@ class MailSettings:
         return get_pool(self.config_with_tls(), **self.pool)
 
 
+SECRET_NAMES = ("url", "password")
+"""Settings that are, or may hold, a password."""
+
 _USUAL_PORT = {TlsMode.NONE: 25, TlsMode.STARTTLS: 587, TlsMode.IMPLICIT: 465}
 
 COMMON_NAMES = tuple(
@@ -144,6 +143,7 @@ def read_settings(*sources: Mapping[str, object]) -> MailSettings:
     Raises:
         ValidationError: as `MailSettings`.
     """
+    sources = tuple(map(hiding, sources))
     found: dict[str, Any] = {}
     for source in sources:
         if source is sources[-1] and "url" in found:
@@ -157,6 +157,53 @@ def read_settings(*sources: Mapping[str, object]) -> MailSettings:
 
 
 _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
+
+
+def hiding(source: Mapping[str, object]) -> dict[str, object]:
+    """The same settings with those wrapped that no report of local variables is to show."""
+    return {
+        name: Secret.of(value) if name in SECRET_NAMES and isinstance(value, str) else value
+        for name, value in source.items()
+    }
+
+
+def flag(name: str, value: object) -> bool:
+    """What a setting means that is either so or not; "False" from the environment is no.
+
+    Raises:
+        ValidationError: it means neither.
+    """
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False, "": False, "none": False}
+    text = str(value).strip().lower()
+    if not isinstance(value, (bool, int, str)) or text not in words:
+        raise ValidationError(f"{name} is True or False, not {value!r:.40}")
+    return words[text]
+
+
+_COUNTS = {"max_size", "max_waiting", "max_messages", "max_connecting", "burst"}
+_SECONDS = {"acquire_timeout", "max_idle", "max_lifetime", "keepalive", "max_rate", "leak_after"}
+_CAN_BE_NONE = {"keepalive", "max_rate", "leak_after"}
+
+
+def _read_pool(given: PoolOptions) -> PoolOptions:
+    """The limits of the pool, with numbers for the texts that are numbers."""
+    read: dict[str, Any] = {**given}
+    for name, value in read.items():
+        if not isinstance(value, str):
+            continue
+        if name in _CAN_BE_NONE and value.strip().lower() in ("", "none"):
+            read[name] = None
+        elif name in _COUNTS | _SECONDS:
+            read[name] = _number(name, value, int if name in _COUNTS else float)
+    return cast(PoolOptions, read)
+
+
+def _read_server(given: ServerOptions) -> ServerOptions:
+    read: dict[str, Any] = {**given}
+    if "allow_cleartext_auth" in read:
+        read["allow_cleartext_auth"] = flag("allow_cleartext_auth", read["allow_cleartext_auth"])
+    return cast(ServerOptions, read)
 
 
 def _check_names(what: str, given: object, known: Mapping[str, object] | list[str]) -> None:

@@ -7,32 +7,44 @@ quoted string (CVE-2025-59937 let it leave as a parameter).
 
 The parsing walks each string once and never goes back. Nothing here knows what a server offers:
 whether UTF-8 or a bare domain may be sent is decided where the command is made.
+
+Real mail systems have addresses that RFC 5321 does not: ``a..b@docomo.example``, a local part of
+more than 64 octets, an underscore in a domain. Sending them harms nobody, so they are taken; what
+could end the path or the command early is refused.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
-
-MAX_LOCAL_PART = 64
-"""Octets in a local part as it is sent, quoting included: `Local-part` is what the grammar calls
-the whole of it (RFC 5321 4.5.3.1.1, 4.1.2)."""
 
 MAX_DOMAIN = 255
 """Octets in a domain (RFC 5321 4.5.3.1.2)."""
 
 MAX_PATH = 256
-"""Octets in a path with its angle brackets (RFC 5321 4.5.3.1.3)."""
+"""Octets in a path with its angle brackets (RFC 5321 4.5.3.1.3). The limit of 64 octets for a local
+part is not kept: a client may try more (RFC 5321 4.5.3.1), and there are servers that take it."""
+
+MAX_ADVICE = 2000
+"""Characters of a refused address up to which its error says what to pass instead."""
 
 # Everything but what RFC 5321 4.1.2 leaves out; said the other way round, with all of Unicode in
 # it, the expression takes longer to compile than most of smtpconn takes to load.
 _ATOM = r"[^\x00-\x20\"(),.:;<>@\[\\\]\x7F]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
+# The same with dots anywhere, which leaves as a quoted string. One repetition and no more: one
+# inside another takes exponential time.
+_LOOSE_DOT_STRING = re.compile(r"[^\x00-\x20\"(),:;<>@\[\\\]\x7F]+\Z")
+# What nearly all addresses are; each such text means the same to the parser, which is slower.
+_USUAL = re.compile(
+    r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@([A-Za-z0-9._-]+)\Z"
+).match
 _ASCII_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\Z")
 # dcontent without the angle brackets, which a careless server takes for the end of the path, and
 # without the quotation mark, behind which it might look for a quoted string's end.
@@ -94,16 +106,24 @@ class Domain:
                 f"package idna: pip install 'smtpconn[idna]'"
             ) from None
         try:
-            return Domain(idna.encode(self.name, uts46=True).decode("ascii"))
+            # Label by label: IDNA knows no underscore, and it may stand in another label.
+            name = ".".join(
+                label
+                if "_" in label and label.isascii()
+                else idna.encode(label, uts46=True).decode()
+                for label in self.name.split(".")
+            )
         except idna.IDNAError as error:
             raise ValidationError(f"{_shown(self.name)} is no domain name: {error}") from None
+        return _domain_of_mailbox(name)
 
 
 @dataclass(frozen=True, slots=True)
 class AddressLiteral:
     """An address in brackets: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` or ``[tag:content]``.
 
-    Takes the text with its brackets (RFC 5321 4.1.3).
+    Takes the text with its brackets (RFC 5321 4.1.3). In an IPv6 address ``::`` stands for two
+    groups at least there, so one that stands for a single group is written out.
 
     Raises:
         ValidationError: it is none of the three.
@@ -117,6 +137,9 @@ class AddressLiteral:
         bracketed = self.text.startswith("[") and self.text.endswith("]")
         if not (bracketed and len(self.text) <= MAX_DOMAIN and _is_literal(inner)):
             raise ValidationError(f"not an address literal: {_shown(self.text)}")
+        if "::" in inner and inner[:5].lower() == "ipv6:" and _groups(inner[5:]) == 7:
+            address = ipaddress.IPv6Address(inner[5:])
+            object.__setattr__(self, "text", f"[{inner[:5]}{address.exploded}]")
 
     def __str__(self) -> str:
         return self.text
@@ -148,14 +171,17 @@ class AddressLiteral:
 class Mailbox:
     """A local part at a domain: ``user@example.com`` (RFC 5321 4.1.2).
 
-    Takes the address as text; quoted strings are understood (``"john doe"@example.com``).
+    Takes the address as text; quoted strings are understood (``"john doe"@example.com``), and
+    blanks and tabs around it are dropped. Dots that need quoting (``a..b@example.com``) are sent
+    quoted.
 
     Attributes:
         local_part: without quoting.
-        domain: a `Domain` or an `AddressLiteral`.
+        domain: a `Domain` or an `AddressLiteral`; a label of it may have underscores, which the
+            constructor of `Domain` refuses.
 
     Raises:
-        ValidationError: the text is no mailbox.
+        ValidationError: the text is no mailbox, or no path has room for it.
     """
 
     address: InitVar[str]
@@ -164,16 +190,10 @@ class Mailbox:
 
     def __post_init__(self, address: str) -> None:
         _check_str(address, "an address")
-        _check_encodable(address, "address")
-        local_part, rest = _split_local_part(address)
-        if not local_part and not address.startswith('"'):
-            raise ValidationError(f"there is nothing before the @: {_shown(address)}")
-        if len(_quoted_if_needed(local_part).encode()) > MAX_LOCAL_PART:
-            raise ValidationError(
-                f"the part before the @ has more than {MAX_LOCAL_PART} octets: {_shown(address)}"
-            )
-        object.__setattr__(self, "local_part", local_part)
-        object.__setattr__(self, "domain", _domain(rest))
+        local_part, domain = _parse(address.strip(" \t"))
+        _set(self, "local_part", local_part)
+        _set(self, "domain", domain)
+        _check_path(str(self))
 
     def __repr__(self) -> str:
         return f"Mailbox({str(self)!r})"
@@ -195,11 +215,30 @@ class Mailbox:
         )
 
 
+_new, _set = object.__new__, object.__setattr__
+
+
+def _usual_mailbox(address: str) -> Mailbox | None:
+    """The mailbox that an address is which needs no second look; None for any other."""
+    # A subclass of str may print as something else than what it holds.
+    if type(address) is not str or len(address) > MAX_PATH - len("<>"):
+        return None
+    found = _USUAL(address)
+    if found is None:
+        return None
+    local_part, domain = found.groups()
+    mailbox = _new(Mailbox)
+    _set(mailbox, "local_part", local_part)
+    _set(mailbox, "domain", _known_domain(domain))
+    return mailbox
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class ReversePath:
     """Where bounces go, the argument of MAIL FROM; ``ReversePath("")`` is the null path ``<>``.
 
-    Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
+    Takes an address with or without angle brackets, and with blanks and tabs around it; a source
+    route is dropped (RFC 5321 C).
 
     Attributes:
         mailbox: where; None for the null path.
@@ -215,13 +254,11 @@ class ReversePath:
     _text: str = field(init=False, compare=False)
 
     def __post_init__(self, address: str) -> None:
-        text = _without_brackets(address)
-        mailbox = Mailbox(text) if text else None
-        object.__setattr__(self, "mailbox", mailbox)
-        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        mailbox = _usual_mailbox(address) or _path(address, _null_or_mailbox)
+        _set(self, "mailbox", mailbox)
+        _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
         # Written once here, sent many times.
-        object.__setattr__(self, "_text", "" if mailbox is None else str(mailbox))
-        _check_path(self._text)
+        _set(self, "_text", "" if mailbox is None else str(mailbox))
 
     def __repr__(self) -> str:
         return f"ReversePath({self._text!r})"
@@ -239,15 +276,18 @@ class ReversePath:
         return self if self.mailbox is None else ReversePath(str(self.mailbox.to_ascii()))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class ForwardPath:
     """A recipient, the argument of RCPT TO: a mailbox, or ``postmaster`` (RFC 5321 4.1.1.3).
 
-    Takes an address with or without angle brackets; a source route is dropped (RFC 5321 C).
+    Takes an address with or without angle brackets, and with blanks and tabs around it; a source
+    route is dropped (RFC 5321 C). It equals, and hashes as, the text it is sent as, so that
+    ``"user@example.com" in result.accepted_recipients`` says what it seems to.
 
     Attributes:
         mailbox: whose; None for ``postmaster``.
         is_ascii: whether it can be sent without SMTPUTF8.
+        written: the text it was made from.
 
     Raises:
         ValidationError: it is no forward-path.
@@ -255,17 +295,32 @@ class ForwardPath:
 
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
-    is_ascii: bool = field(init=False, compare=False)
+    is_ascii: bool = field(init=False)
+    written: str = field(init=False)
     _text: str = field(init=False)
 
     def __post_init__(self, address: str) -> None:
-        text = _without_brackets(address)
-        mailbox = None if text.lower() == "postmaster" else Mailbox(text)
-        object.__setattr__(self, "mailbox", mailbox)
-        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
-        # Written once here, sent many times.
-        object.__setattr__(self, "_text", text if mailbox is None else str(mailbox))
-        _check_path(self._text)
+        mailbox = _usual_mailbox(address)
+        if mailbox is not None:
+            _set(self, "mailbox", mailbox)
+            _set(self, "is_ascii", True)
+            _set(self, "written", address)
+            _set(self, "_text", address)
+            return
+        mailbox = _path(address, _postmaster_or_mailbox)
+        text = address.strip(" \t").strip("<>") if mailbox is None else str(mailbox)
+        _set(self, "mailbox", mailbox)
+        _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        _set(self, "written", str.__str__(address))
+        _set(self, "_text", text)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ForwardPath):
+            return self._text == other._text
+        return self._text == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return f"ForwardPath({self._text!r})"
@@ -357,13 +412,86 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+def _groups(ipv6: str) -> int:
+    """How many of its eight groups an IPv6 address writes out."""
+    # The last two may be written as an IPv4 address.
+    return sum(2 if "." in group else 1 for group in ipv6.split(":") if group)
+
+
 def _domain(text: str) -> Domain | AddressLiteral:
-    return AddressLiteral(text) if text.startswith("[") else Domain(text)
+    return AddressLiteral(text) if text.startswith("[") else _domain_of_mailbox(text)
+
+
+def _domain_of_mailbox(name: str) -> Domain:
+    """The domain of a mailbox: there are labels with underscores in use, which no host name has."""
+    if "_" not in name:
+        return Domain(name)
+    Domain(name.replace("_", "0"))
+    domain = _new(Domain)
+    _set(domain, "name", name)
+    return domain
+
+
+# Applications send to few domains.
+_known_domain = functools.lru_cache(maxsize=1024)(_domain_of_mailbox)
+
+
+def _path(address: str, read: Callable[[str], Mailbox | None]) -> Mailbox | None:
+    """Read a path; the error says what to pass instead, where that can be seen."""
+    _check_str(address, "an address")
+    try:
+        return read(_without_brackets(address))
+    except ValidationError as error:
+        advice = _advice(address)
+        if not advice:
+            raise
+        raise ValidationError(f"{error}; {advice}") from None
+
+
+def _null_or_mailbox(text: str) -> Mailbox | None:
+    return _mailbox(text) if text else None
+
+
+def _postmaster_or_mailbox(text: str) -> Mailbox | None:
+    return None if text.lower() == "postmaster" else _mailbox(text)
+
+
+def _mailbox(text: str) -> Mailbox:
+    """A mailbox, without blanks around it."""
+    if text.strip(" \t") != text:
+        raise ValidationError(f"a blank in an address: {_shown(text)}")
+    return Mailbox(text)
+
+
+def _advice(address: str) -> str:
+    """What to pass instead of an address with a name, or of several in one text; "" if unclear."""
+    if len(address) > MAX_ADVICE:
+        return ""
+    pieces = [piece for text in re.split("[,;]", address) if (piece := text.strip(" \t"))]
+    found = [_alone(piece) for piece in pieces]
+    if not all(found):
+        # The comma may stand in a name.
+        found = [_alone(address.strip(" \t"))]
+    if not found or not all(found):
+        return ""
+    if len(found) > 1:
+        return f"these are several addresses: pass a list, {found!a}"
+    return f"pass the address alone: {found[0]!a}"
+
+
+def _alone(text: str) -> str:
+    """The address behind a name, or the whole text; "" if that is none."""
+    inner = text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
+    try:
+        return str(_mailbox(inner))
+    except ValidationError:
+        return ""
 
 
 def _without_brackets(address: str) -> str:
-    _check_str(address, "an address")
-    text = address
+    text = str.__str__(address).strip(" \t")
+    if address and not text:
+        raise ValidationError("an address of nothing but blanks")
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]
     # A-d-l = At-domain *( "," At-domain ), followed by ":" and the mailbox (RFC 5321 4.1.2).
@@ -378,6 +506,15 @@ def _without_brackets(address: str) -> str:
     return text
 
 
+def _parse(address: str) -> tuple[str, Domain | AddressLiteral]:
+    """The local part of a mailbox without quoting, and its domain."""
+    _check_encodable(address, "address")
+    local_part, rest = _split_local_part(address)
+    if not local_part and not address.startswith('"'):
+        raise ValidationError(f"there is nothing before the @: {_shown(address)}")
+    return local_part, _domain(rest)
+
+
 def _split_local_part(address: str) -> tuple[str, str]:
     """The local part without quoting, and the domain's text."""
     if address.startswith('"'):
@@ -388,7 +525,7 @@ def _split_local_part(address: str) -> tuple[str, str]:
     local_part, at, domain = address.partition("@")
     if not at:
         raise ValidationError(f"there is no @ in the address: {_shown(address)}")
-    if local_part and not _is_dot_string(local_part):
+    if local_part and not _is_loose_dot_string(local_part):
         raise ValidationError(
             f"the part before the @ needs quotes or has a character that may not be sent: "
             f"{_shown(address)}"
@@ -421,6 +558,12 @@ def _in_quoted_string(char: str) -> bool:
 
 def _is_dot_string(text: str) -> bool:
     return _DOT_STRING.match(text) is not None and (
+        text.isascii() or all(map(_in_quoted_string, text))
+    )
+
+
+def _is_loose_dot_string(text: str) -> bool:
+    return _LOOSE_DOT_STRING.match(text) is not None and (
         text.isascii() or all(map(_in_quoted_string, text))
     )
 

@@ -173,7 +173,20 @@ class ServerCapabilities:
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:
         """The SASL mechanisms offered, in capitals and in the server's order (RFC 4954 3)."""
-        return tuple(p.upper() for p in self.parameters("AUTH") if _MECHANISM.match(p))
+        offered = (p.upper() for p in self.parameters("AUTH") if _MECHANISM.match(p))
+        # Each once: many servers repeat their list in the old form, "AUTH=".
+        return tuple(dict.fromkeys(offered))
+
+    @property
+    def auth_offer(self) -> str:
+        """What is offered to log in with, in words, and how to be offered more."""
+        offer = " ".join(self.auth_mechanisms) or "no AUTH at all"
+        if self.supports_starttls:
+            offer += (
+                " without TLS. It offers STARTTLS, and may offer more behind it: ask for that with "
+                "TlsMode.STARTTLS or a URL that begins with smtp+starttls://"
+            )
+        return offer
 
     def supports_auth(self, mechanism: AuthMechanism | str) -> bool:
         """Whether a SASL mechanism is offered; its name in any case."""
@@ -193,14 +206,19 @@ class ServerCapabilities:
         """Read a positive EHLO or LHLO reply, leaving out the keywords in ``ignore_extensions``."""
         found: dict[str, SmtpExtension] = {}
         for line in reply.lines[1:]:
+            # "AUTH=LOGIN PLAIN" is what a draft of RFC 2554 had; old Exchange and many appliances
+            # say it alone or besides.
             word, *parameters = _words(line) or [""]
+            if word[:5].upper() == "AUTH=":
+                word, parameters = word[:4], [word[5:], *parameters] if word[5:] else parameters
             # Matched before it is put in capitals: there are letters whose capital is ASCII.
             if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
                 continue
             # Some servers spread AUTH over several lines: the lists belong together.
             known = found[keyword].parameters if keyword in found else ()
             if keyword == "AUTH" or keyword not in found:
-                found[keyword] = SmtpExtension(keyword, known + tuple(parameters))
+                new = (parameter for parameter in parameters if parameter not in known)
+                found[keyword] = SmtpExtension(keyword, (*known, *new))
         return cls(greeting_name(reply), tuple(found.values()))
 
     @classmethod

@@ -1,39 +1,68 @@
 """`email.message.EmailMessage` on its way out: the envelope it names, and its octets.
 
 Building messages is the email package's job; this file reads the headers for the envelope as
-``smtplib.send_message`` does, and serialises, nothing more. Which form the octets take depends on
-what the server offers, so serialising is the last step before sending:
+``smtplib.send_message`` does, and serialises. Which form the octets take depends on what the server
+offers, so serialising is the last step before sending:
 
 * Bcc never leaves (RFC 5322 3.6.3), whoever is in it.
-* Eight bits stay where the server offers 8BITMIME; where not, the email package re-encodes to
-  seven.
-* UTF-8 in the headers stays only in a message that needs SMTPUTF8 anyway, because of an address.
+* Eight bits stay where the server offers 8BITMIME; where not, parts are encoded as quoted-printable
+  or base64, and so are those that have a line of more than 998 octets, which no server has to take
+  (RFC 5321 4.5.3.1.6).
+* UTF-8 in the headers stays only in a message that needs SMTPUTF8 anyway: because of an address, or
+  because it was read with UTF-8 in its headers (RFC 6532).
+
+Rule: the caller's object is only read, never changed, its inner parts included: other threads may
+be sending it at this moment. Everything here happens to a copy (`completed`, `as_octets`).
 """
 
 from __future__ import annotations
 
+import binascii
 import copy
 import io
 from collections.abc import Iterable, Sequence
 from email.errors import InvalidHeaderDefect, MessageError
 from email.generator import BytesGenerator
 from email.message import Message
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from email.utils import format_datetime, localtime, make_msgid
+from typing import TYPE_CHECKING, Never, TypeAlias, TypeGuard, cast
 
+from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.errors import ValidationError
+from smtpconn.model.content import has_long_line
+from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.header_fields import decoded, field_octets, is_internationalised
 
 if TYPE_CHECKING:
-    from email.headerregistry import AddressHeader
+    from email.headerregistry import AddressHeader, BaseHeader
 
-AnyMessage: TypeAlias = "Message[Any, Any]"
+AnyMessage: TypeAlias = "Message[object, Never]"
+"""A message of the email package, of its modern API or the one before."""
 
 # What the email package raises over headers and bodies it cannot make sense of: it has no list, and
-# its parsers call themselves for each bracket of a nested comment.
+# it calls itself for each part inside a part.
 _NONSENSE = (
     MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
+
+# Dots where RFC 5322 has none, and an address without a domain: `ForwardPath` knows better.
+_HARMLESS_DEFECTS = frozenset(
+    {
+        "local-part is not dot-atom, quoted-string, or obs-local-part",
+        "invalid repeated '.'",
+        "Invalid leading '.' in local part",
+        "Invalid trailing '.' in local part",
+        "addr-spec local part with no domain",
+    }
+)
+
+_UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
+
+
+def is_message(value: object) -> TypeGuard[AnyMessage]:
+    """Whether it is a message of the email package, and not octets."""
+    return isinstance(value, Message)
 
 
 def sender_of(message: AnyMessage) -> ReversePath:
@@ -70,6 +99,35 @@ def needs_smtputf8(sender: ReversePath, recipients: Sequence[ForwardPath]) -> bo
     return not (sender.is_ascii and all(r.is_ascii for r in recipients))
 
 
+def needs_utf8_fields(message: AnyMessage) -> bool:
+    """Whether its fields can leave as they are only with SMTPUTF8 (RFC 6532)."""
+    return any(
+        is_internationalised(name, value)
+        for part in _parts(message)
+        for name, value in part.raw_items()
+    )
+
+
+def completed(message: AnyMessage, sender: ReversePath) -> AnyMessage:
+    """A copy without Bcc, and with Date and Message-ID where they are missing (RFC 5322 3.6).
+
+    Args:
+        message: stays as it is.
+        sender: whose domain a new Message-ID gets; nobody is asked for one.
+
+    Raises:
+        ValidationError: its parts lie too deep inside each other.
+    """
+    outgoing = _copy(message)
+    present = {name.lower() for name, _ in outgoing.raw_items()}
+    fields = cast("Message[str, str]", outgoing)
+    if "date" not in present:
+        fields["Date"] = format_datetime(localtime())
+    if "message-id" not in present:
+        fields["Message-ID"] = make_msgid(domain=_domain(message, sender))
+    return outgoing
+
+
 def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8: bool) -> bytes:
     """Serialise a message for a server, with CRLF line ends and without Bcc.
 
@@ -80,26 +138,123 @@ def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
 
     Raises:
         ValidationError: it cannot be serialised for this server.
+        SmtpUtf8RequiredError: an address in a header needs UTF-8, which may not stand there.
     """
-    # The copy is shallow: only headers are taken out of it.
-    outgoing = copy.copy(message)
-    del outgoing["Bcc"]
-    del outgoing["Resent-Bcc"]
-    settings: dict[str, Any] = {
-        "linesep": "\r\n",
-        "cte_type": "8bit" if capabilities.supports_8bitmime else "7bit",
-    }
-    # The old policy, compat32, has no UTF-8 form.
-    if hasattr(outgoing.policy, "utf8"):
-        settings["utf8"] = smtputf8
-    policy = outgoing.policy.clone(**settings)
+    outgoing = _copy(message)
     octets = io.BytesIO()
+    generator = _Utf8Generator if smtputf8 else _Generator
+    policy = outgoing.policy.clone(linesep="\r\n", cte_type="8bit")
     try:
+        _encode_parts(outgoing, allows_8bit=capabilities.supports_8bitmime)
         # ">From " belongs into mailbox files (RFC 4155 2); the old policy writes it into mail too.
-        BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(outgoing)
+        generator(octets, mangle_from_=False, policy=policy).flatten(outgoing)
+    except SmtpError:
+        raise
     except _NONSENSE as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
     return octets.getvalue()
+
+
+class _Generator(BytesGenerator):
+    """The email package's, but for the header fields, which it would encode where none may be."""
+
+    utf8 = False
+
+    def _write_headers(self, message: AnyMessage) -> None:
+        for name, value in message.raw_items():
+            self._fp.write(field_octets(name, value, utf8=self.utf8))  # type: ignore[attr-defined]
+        self._fp.write(b"\r\n")  # type: ignore[attr-defined]
+
+
+class _Utf8Generator(_Generator):
+    utf8 = True
+
+
+def _copy(message: AnyMessage) -> AnyMessage:
+    """A message that may be changed while others read the one it is made from; without Bcc.
+
+    Header values and bodies are shared: they are replaced here, never changed.
+    """
+    try:
+        outgoing = _copied(message)
+    except RecursionError as error:
+        raise ValidationError("the parts of the message lie too deep in each other") from error
+    del outgoing["Resent-Bcc"]
+    return outgoing
+
+
+def _copied(message: AnyMessage) -> AnyMessage:
+    part = copy.copy(message)
+    # The copy shares its list of header fields; deleting, whatever, makes a new one.
+    del part["Bcc"]
+    if part.is_multipart():
+        part.set_payload([_copied(each) for each in _children(part)])  # type: ignore[misc]
+    return part
+
+
+def _parts(message: AnyMessage) -> Iterable[AnyMessage]:
+    """A message and all the parts inside it."""
+    left: list[AnyMessage] = [message]
+    while left:
+        part = left.pop()
+        yield part
+        left += _children(part)
+
+
+def _children(part: AnyMessage) -> list[AnyMessage]:
+    return list(cast("list[AnyMessage]", part.get_payload())) if part.is_multipart() else []
+
+
+def _encode_parts(message: AnyMessage, *, allows_8bit: bool) -> None:
+    """Encode the parts that may not leave as they are, in a message that is ours to change."""
+    signed: set[int] = set()
+    for part in _parts(message):
+        if part.is_multipart():
+            # Another form of a part that was signed is another part (RFC 1847 2.1).
+            if id(part) in signed or part.get_content_type() == "multipart/signed":
+                signed.update(map(id, _children(part)))
+            continue
+        encoding = _text_of(part, "Content-Transfer-Encoding").strip().lower()
+        if encoding not in _UNENCODED:
+            continue
+        octets = part.get_payload(decode=True)
+        if not isinstance(octets, bytes):
+            continue
+        is_text = part.get_content_maintype() == "text" and b"\0" not in octets
+        if (not allows_8bit and not octets.isascii()) or (
+            id(part) not in signed
+            and (has_long_line(octets) or (b"\0" in octets and _is_binary(part)))
+        ):
+            _encode(part, octets, is_text=is_text)
+
+
+def _is_binary(part: AnyMessage) -> bool:
+    """Whether a NUL in it means something; in a text it does not (RFC 2045 2.7, 2.8)."""
+    charset = str(part.get_content_charset("") or "").lower()
+    return part.get_content_maintype() != "text" or charset.startswith(("utf-16", "utf-32"))
+
+
+def _encode(part: AnyMessage, octets: bytes, *, is_text: bool) -> None:
+    fields = cast("Message[str, str]", part)
+    del fields["Content-Transfer-Encoding"]
+    fields["Content-Transfer-Encoding"] = "quoted-printable" if is_text else "base64"
+    if is_text:
+        encoded = binascii.b2a_qp(octets, istext=True)
+    else:
+        encoded = b"".join(
+            binascii.b2a_base64(octets[start : start + 57]) for start in range(0, len(octets), 57)
+        )
+    part.set_payload(encoded.decode("ascii"))
+
+
+def _domain(message: AnyMessage, sender: ReversePath) -> str:
+    """The domain for a Message-ID: the sender's; the machine's name would have to be looked up."""
+    try:
+        path = sender_of(message) if sender.is_null else sender
+        mailbox = None if path.mailbox is None else path.mailbox.to_ascii()
+    except SmtpError:
+        mailbox = None
+    return "localhost" if mailbox is None else str(mailbox.domain)
 
 
 def _prefix(message: AnyMessage) -> str:
@@ -117,41 +272,44 @@ def _prefix(message: AnyMessage) -> str:
 def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
     try:
         return [
-            address.addr_spec
+            address
             for name in names
             for field in _fields(message, name)
-            for address in _parsed(field).addresses
+            for address in _addresses_in(name, field)
         ]
+    except SmtpError:
+        raise
     except _NONSENSE as error:
         raise ValidationError(f"an address field cannot be read: {error}") from error
 
 
-def _parsed(field: object) -> AddressHeader:
-    """An address field with its addresses, all of them.
+def _addresses_in(name: str, field: object) -> list[str]:
+    """The addresses of a field, all of them.
 
     Not by ``email.utils.getaddresses``: of what it does not understand, such as an address literal
     in Python 3.13, it makes nothing, and somebody would not get the message.
     """
-    header: Any = field if hasattr(field, "addresses") else _address_header(str(field))
-    # Not in it: obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8.
-    defects = [d for d in header.defects if isinstance(d, InvalidHeaderDefect)]
-    # There is one address without a domain (RFC 5321 4.1.1.3).
-    if defects and str(header).strip().lower() != "postmaster":
+    if not hasattr(field, "addresses"):
+        text = decoded(str(field))
+        if "\ufffd" in text:
+            raise ValidationError(f"the message's {name} cannot be read: {text!r:.80}")
+        return read_addresses(text)
+    addresses = [address.addr_spec for address in cast("AddressHeader", field).addresses]
+    # Not among them: obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8.
+    header = cast("BaseHeader", field)
+    defects = [str(d) for d in header.defects if isinstance(d, InvalidHeaderDefect)]
+    if defects and not (
+        _HARMLESS_DEFECTS.issuperset(defects) and read_addresses(str(header)) == addresses
+    ):
         raise ValidationError(f"{str(header)!r:.80} is no list of addresses: {defects[0]}")
-    return cast("AddressHeader", header)
-
-
-def _address_header(text: str) -> AddressHeader:
-    # Only messages of the old API have fields that nobody has parsed; and this takes longer to
-    # import than anything else here.
-    from email.headerregistry import HeaderRegistry
-
-    return cast("AddressHeader", HeaderRegistry()("To", text))
+    return addresses
 
 
 def _fields(message: AnyMessage, name: str) -> list[object]:
-    try:
-        # Here the email package parses them, and finds a line end in an encoded word, say.
-        return list(message.get_all(name, []))
-    except _NONSENSE as error:
-        raise ValidationError(f"the message's {name} cannot be read: {error}") from error
+    """The fields of a name as they were set or read: not what the email package makes of octets."""
+    wanted = name.lower()
+    return [value for key, value in message.raw_items() if key.lower() == wanted]
+
+
+def _text_of(part: AnyMessage, name: str) -> str:
+    return str(next(iter(_fields(part, name)), ""))

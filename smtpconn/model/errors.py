@@ -379,6 +379,12 @@ _VARIANTS: dict[type[SmtpError], tuple[type[SmtpError], type[Exception] | None]]
 _CLASSES: dict[tuple[type[SmtpError], type[Exception] | None, bool], type[SmtpError]] = {}
 _BESIDE: dict[type[SmtpError], tuple[type[Exception], ...]] = {}
 
+
+def public_class(error: SmtpError) -> type[SmtpError]:
+    """The class of docs/errors.md that an error is a variant of."""
+    return _VARIANTS[type(error)][0]
+
+
 variants: dict[str, type[SmtpError]] = {}
 """The variants that are classes of their own, by the name that ``smtpconn`` knows them by."""
 

@@ -46,6 +46,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         facts: the second of those ``args``.
         phase: what the server refused.
         details: what else it said, shown in the text.
+        note: what we say about it, shown in the text.
 
     Attributes:
         response: its whole reply; the code is 0 if the error was rebuilt from a text alone.
@@ -64,6 +65,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         *,
         phase: Phase | None = None,
         details: str = "",
+        note: str = "",
     ) -> None:
         self.sender = ""
         self.recipients: dict[str, tuple[int, bytes]] = {}
@@ -72,6 +74,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
             self._take_response(response)
             self.is_transient = response.is_transient
             more = f" ({details!r:.500})" if details else ""
+            more += f" ({note})" if note else ""
             text = f"the server refused {phase}: {response}{more}{_starttls_hint(response)}"
             super().__init__(text, phase=phase)
         else:
@@ -129,6 +132,9 @@ class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
     Attributes:
         server_error: what the server said is wrong with a token, usually JSON (RFC 7628 3.2.2);
             "" where the mechanism has no such thing.
+        because: why we cancelled the login, or what the reply means; "" where it says it all.
+        tried: where several mechanisms were considered, a line for each, in order: its name, and
+            the reply to it or why it was not tried.
     """
 
     phase = Phase.AUTH
@@ -140,18 +146,34 @@ class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
         *,
         phase: Phase | None = None,
         server_error: str = "",
+        because: str = "",
+        tried: Sequence[str] = (),
     ) -> None:
         self.server_error = server_error
-        super().__init__(response, facts, phase=phase, details=server_error)
+        self.because = because
+        self.tried = tuple(tried)
+        notes = [because] if because else []
+        notes += [f"tried {'; '.join(self.tried)}"] if tried else []
+        note = "; ".join(notes)
+        super().__init__(response, facts, phase=phase, details=server_error, note=note)
 
     def _beside(self) -> type[Exception] | None:
         return None
 
     def _facts(self) -> dict[str, object]:
-        return super()._facts() | {"server_error": self.server_error}
+        return super()._facts() | {
+            "server_error": self.server_error,
+            "because": self.because,
+            "tried": list(self.tried),
+        }
 
     def _state_from(self, facts: Mapping[str, object]) -> dict[str, object]:
-        return super()._state_from(facts) | {"server_error": str(facts["server_error"])}
+        tried = cast("Sequence[object]", facts.get("tried", ()))
+        return super()._state_from(facts) | {
+            "server_error": str(facts["server_error"]),
+            "because": str(facts.get("because", "")),
+            "tried": tuple(map(str, tried)),
+        }
 
 
 class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):

@@ -6,14 +6,32 @@ arrives at them is in `smtpconn.protocol.transaction`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.content import Message
-from smtpconn.model.errors import SmtpError
+from smtpconn.model.email_message import AnyMessage, is_message, recipients_of, sender_of
+from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse
+
+if TYPE_CHECKING:
+    # With defaults (PEP 696), which the class of Python 3.11 does not know yet.
+    ResultT = TypeVar(
+        "ResultT", bound="SendResult | None", default="SendResult | None", covariant=True
+    )
+    ErrorT = TypeVar("ErrorT", bound=SmtpError | None, default=SmtpError | None, covariant=True)
+else:
+    ResultT = TypeVar("ResultT")
+    ErrorT = TypeVar("ErrorT")
+
+Recipients: TypeAlias = str | ForwardPath | Iterable[str | ForwardPath]
+"""One address or several; at least one, and no mapping."""
+
+_SHOWN = 5
+"""Recipients that the repr of an envelope shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,16 @@ class SendResult:
     accepted_recipients: tuple[ForwardPath, ...]
     rejected_recipients: tuple[RejectedRecipient, ...] = ()
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Whom it was accepted for, as the caller wrote them."""
+        return tuple(path.written for path in self.accepted_recipients)
+
+    @property
+    def refused(self) -> dict[str, SmtpResponse]:
+        """Who was refused, as the caller wrote them, with what the server said."""
+        return {each.recipient.written: each.response for each in self.rejected_recipients}
+
 
 @dataclass(frozen=True, slots=True)
 class RecipientResult:
@@ -60,17 +88,58 @@ class RecipientResult:
     delivered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LmtpSendResult:
-    """The outcome of an LMTP delivery (RFC 2033 4.2).
+@dataclass(frozen=True, slots=True, init=False)
+class LmtpSendResult(SendResult):
+    """The outcome of an LMTP delivery, where each recipient has a reply (RFC 2033 4.2).
+
+    Made of ``results`` and ``rejected_recipients``; the rest follows from them, and reads as that
+    of a `SendResult`. But it may be that nobody got the message.
 
     Attributes:
         results: one per recipient that was accepted at RCPT, in the order given.
         rejected_recipients: those the server refused at RCPT; the message was not sent to them.
+        response: the reply for the first recipient who got it; if nobody did, the first refusal.
+        accepted_recipients: those who got it, in the order given.
     """
 
-    results: tuple[RecipientResult, ...]
+    __match_args__ = ("results", "rejected_recipients")
+
+    response: SmtpResponse = field(init=False, repr=False, compare=False)
+    accepted_recipients: tuple[ForwardPath, ...] = field(init=False, repr=False, compare=False)
     rejected_recipients: tuple[RejectedRecipient, ...] = ()
+    results: tuple[RecipientResult, ...] = ()
+
+    def __init__(
+        self,
+        results: tuple[RecipientResult, ...],
+        rejected_recipients: tuple[RejectedRecipient, ...] = (),
+    ) -> None:
+        accepted = tuple(each.recipient for each in results if each.delivered)
+        replies = [each.response for each in results if each.delivered]
+        replies += [each.response for each in results]
+        replies += [each.response for each in rejected_recipients]
+        said = next((reply for reply in replies if reply is not None), _NOTHING_SAID)
+        object.__setattr__(self, "response", said)
+        object.__setattr__(self, "accepted_recipients", accepted)
+        object.__setattr__(self, "rejected_recipients", rejected_recipients)
+        object.__setattr__(self, "results", results)
+
+    @property
+    def refused(self) -> dict[str, SmtpResponse]:
+        """Who was refused, at RCPT or after the content, as the caller wrote them.
+
+        Of whom it is not known whether they got it (``response`` is None in ``results``) it says
+        nothing, nor does `accepted`.
+        """
+        refused = {each.recipient.written: each.response for each in self.rejected_recipients}
+        for each in self.results:
+            if not each.delivered and each.response is not None:
+                refused[each.recipient.written] = each.response
+        return refused
+
+
+_NOTHING_SAID = SmtpResponse(451, ("no answer for any recipient",))
+"""For a result of no recipients at all, which no delivery ends with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +147,98 @@ class Envelope:
     """A message with its sender and recipients, for sending many.
 
     Attributes:
-        sender, recipients, message: as `SmtpConnection.send` takes them.
+        sender, recipients: as `SmtpConnection.send` takes them.
+        message: as `SmtpConnection.send` takes it; or one of the email package, which becomes
+            octets when it is sent, as `SmtpConnection.send_message` does it.
         mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
     """
 
     sender: str | ReversePath
-    recipients: Sequence[str | ForwardPath]
-    message: Message
+    recipients: Iterable[str | ForwardPath]
+    message: Message | AnyMessage
     mail_params: MailFromParams | None = None
     rcpt_params: Sequence[RcptToParams] | None = None
 
+    @classmethod
+    def from_message(
+        cls,
+        message: AnyMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Iterable[str | ForwardPath] | None = None,
+        *,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+    ) -> Self:
+        """The envelope of an `email.message.EmailMessage`, or of a message of the older API.
+
+        Nothing is serialised yet: what its octets are depends on the server. Bcc does not leave,
+        and what is missing of Date and Message-ID is added, as `SmtpConnection.send_message` does.
+
+        Args:
+            message: stays as it is.
+            sender, recipients: None for those the header fields name (Sender or From; To, Cc and
+                Bcc; or their Resent- forms).
+            mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
+
+        Raises:
+            ValidationError: it is no such message, or its fields name none, or one that may not be
+                sent.
+        """
+        if not is_message(message):
+            raise ValidationError(
+                f"from_message takes an email.message.EmailMessage, not {type(message).__name__}; "
+                f"an Envelope takes bytes"
+            )
+        return cls(
+            sender_of(message) if sender is None else sender,
+            tuple(recipients_of(message)) if recipients is None else recipients,
+            message,
+            mail_params,
+            rcpt_params,
+        )
+
+    def __repr__(self) -> str:
+        parts = [f"sender={_path(self.sender)}", f"recipients={_paths(self.recipients)}"]
+        parts.append(f"message={_size(self.message)}")
+        for name in ("mail_params", "rcpt_params"):
+            if getattr(self, name) is not None:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return f"Envelope({', '.join(parts)})"
+
+
+def _path(path: object) -> str:
+    return repr(str(path)) if isinstance(path, (str, ReversePath, ForwardPath)) else "?"
+
+
+def _paths(paths: object) -> str:
+    if not isinstance(paths, (list, tuple)):
+        return _path(paths)
+    more = f", ... {len(paths)} in all" if len(paths) > _SHOWN else ""
+    return f"[{', '.join(map(_path, paths[:_SHOWN]))}{more}]"
+
+
+def _size(message: object) -> str:
+    """How a message is shown: never its content, and a stream is not read."""
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return f"<{memoryview(message).nbytes} bytes>"
+    return f"<{type(message).__name__}>"
+
 
 @dataclass(frozen=True, slots=True)
-class SendOutcome:
+class SendOutcome(Generic[ResultT, ErrorT]):
     """What became of one envelope.
 
     Attributes:
-        envelope: the very object that was given.
+        envelope: the very object that was given; for a message, the envelope made of it.
         result: as from `SmtpConnection.send`, or `SmtpConnection.send_lmtp` over LMTP; None if it
             ended with an error.
         error: the error it ended with, else None.
     """
 
     envelope: Envelope
-    result: SendResult | LmtpSendResult | None
-    error: SmtpError | None
+    result: ResultT
+    error: ErrorT
+
+
+AnyOutcome: TypeAlias = SendOutcome[SendResult, None] | SendOutcome[None, SmtpError]
+"""What ``send_many`` yields; type checkers know that one without an ``error`` has a ``result``."""

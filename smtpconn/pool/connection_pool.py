@@ -11,15 +11,14 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from email.message import EmailMessage
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar, Unpack
 
-from smtpconn.client.config import ServerConfig
+from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.client.sending import Recipients, message_request
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
+from smtpconn.model.email_message import AnyMessage, is_message
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
@@ -29,18 +28,34 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.modes import Protocol
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.replies import printable
 from smtpconn.model.response_errors import TransientError
-from smtpconn.model.results import Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.model.results import (
+    AnyOutcome,
+    Envelope,
+    LmtpSendResult,
+    Recipients,
+    SendOutcome,
+    SendResult,
+)
+from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import fan_out
 from smtpconn.pool.events import Action, Hook, Telling
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.lending import Lending
-from smtpconn.pool.options import Limits
+from smtpconn.pool.options import Limits, PoolOptions
 from smtpconn.pool.rate_limit import Pace
 from smtpconn.pool.stats import PoolStats
-from smtpconn.protocol.mail_request import MailRequest, make_request
+from smtpconn.protocol.mail_request import (
+    MailRequest,
+    MessageRequest,
+    check_item,
+    make_message_request,
+    make_request,
+    request_of,
+)
 
 T = TypeVar("T")
 
@@ -71,12 +86,13 @@ class ConnectionPool:
             checkout; None not to watch. Watching costs some microseconds per checkout.
         on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
         name: for logs and figures; None for a number.
+        options: attributes of `ServerConfig`, such as ``credentials``, for each server.
 
     A pool is safe to use from any thread, and in a forked child, which begins with no connection
     while the parent's stay as they are.
 
     Raises:
-        ValidationError: a limit that cannot be.
+        ValidationError: a limit that cannot be, no server, or an option that nobody knows.
     """
 
     def __init__(
@@ -96,8 +112,11 @@ class ConnectionPool:
         leak_after: float | None = None,
         on_event: Hook | None = None,
         name: str | None = None,
+        **options: Unpack[ServerSettings],
     ) -> None:
-        configs = _configs(config)
+        given = wrapped(config)
+        del config
+        configs = configs_of(given, options)
         self._configs = configs
         # Of a message it is known from the beginning where it goes only if there is no choice.
         self._only_server = configs[0] if len(configs) == 1 else None
@@ -152,7 +171,7 @@ class ConnectionPool:
         mail_params: MailFromParams | None = None,
         rcpt_params: Sequence[RcptToParams] | None = None,
         timeout: float | None = None,
-    ) -> SendResult | LmtpSendResult:
+    ) -> SendResult:
         """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
 
         If a connection that was used before turns out to be dead, or says 421, before the content
@@ -168,34 +187,31 @@ class ConnectionPool:
         """
         deadline = Deadline(self.config.timeout if timeout is None else timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self._send(lambda _: request, deadline)
+        return self._send(request, deadline)
 
     def send_message(
         self,
-        message: EmailMessage,
+        message: AnyMessage,
         sender: str | ReversePath | None = None,
         recipients: Recipients | None = None,
         *,
         timeout: float | None = None,
-    ) -> SendResult | LmtpSendResult:
+    ) -> SendResult:
         """Send a message of the email package; arguments as `SmtpConnection.send_message`.
 
-        Safe against dead connections, with ``timeout`` and errors, as `send`.
+        Safe against dead connections, with ``timeout`` and errors, as `send`. A Date and a
+        Message-ID that are added are the same at every try.
         """
-        return self._send(
-            lambda c: message_request(message, sender, recipients, c.capabilities),
-            Deadline(self.config.timeout if timeout is None else timeout),
-        )
+        deadline = Deadline(self.config.timeout if timeout is None else timeout)
+        return self._send(make_message_request(message, sender, recipients), deadline)
 
-    def _send(
-        self, make: Callable[[SmtpConnection], MailRequest], deadline: Deadline
-    ) -> SendResult | LmtpSendResult:
+    def _send(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
         telling = self._lending.teller.about(Action.SEND, self._only_server)
         try:
             telling.begin()
             if self._pace is not None:
                 self._pace.wait(deadline)
-            result = self._run(lambda c: _send_over(c, make(c), deadline), deadline, telling)
+            result = self._run(lambda c: _send_over(c, request, deadline), deadline, telling)
         except BaseException as error:
             reset_if_forked()
             unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
@@ -208,8 +224,8 @@ class ConnectionPool:
         return result
 
     def send_many(
-        self, envelopes: Iterable[Envelope], *, timeout: float | None = None
-    ) -> Iterator[SendOutcome]:
+        self, envelopes: Iterable[Envelope | AnyMessage], *, timeout: float | None = None
+    ) -> Iterator[AnyOutcome]:
         """Send many messages over all the pool's connections, going on after failures.
 
         Envelopes are taken one by one as connections become free, and memory stays bounded however
@@ -217,29 +233,31 @@ class ConnectionPool:
         of the caller.
 
         Args:
-            envelopes: what to send; may be a generator.
+            envelopes: what to send, envelopes or messages of the email package; may be a generator.
             timeout: seconds for each message, as in `send`.
 
         Yields:
             An outcome per envelope, as they come, which is not the order of the envelopes.
 
         Raises:
+            TypeError: something that is no envelope and no message; nothing behind it is taken.
             BaseException: what ``envelopes`` itself raised, after the outcomes of what was begun.
         """
         return fan_out(
-            lambda envelope: self._outcome(envelope, timeout), envelopes, self.stats().max_size
+            lambda item: self._outcome(*item, timeout), _taken(envelopes), self.stats().max_size
         )
 
-    def _outcome(self, envelope: Envelope, timeout: float | None) -> SendOutcome:
+    def _outcome(
+        self,
+        envelope: Envelope,
+        request: MailRequest | MessageRequest | SmtpError | None,
+        timeout: float | None,
+    ) -> AnyOutcome:
+        if isinstance(request, SmtpError):
+            return SendOutcome(envelope, None, request)
         try:
-            result = self.send(
-                envelope.sender,
-                envelope.recipients,
-                envelope.message,
-                mail_params=envelope.mail_params,
-                rcpt_params=envelope.rcpt_params,
-                timeout=timeout,
-            )
+            deadline = Deadline(self.config.timeout if timeout is None else timeout)
+            result = self._send(request or request_of(envelope), deadline)
         except SmtpError as error:
             return SendOutcome(envelope, None, error)
         except Exception as error:
@@ -290,10 +308,21 @@ class ConnectionPool:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ConnectionPool is neither pickled nor copied, it holds sockets and locks: make one "
+            "in each process, with get_pool for instance"
+        )
+
     def __repr__(self) -> str:
+        if not hasattr(self, "_lending"):
+            # Reports of an error in the constructor show the repr of this.
+            return "<ConnectionPool not made>"
         stats = self.stats()
+        closed = "closed " if self.is_closed else ""
+        name, server = printable(self.name), printable(str(self.config))
         return (
-            f"<ConnectionPool {self.name} {self.config} in_use={stats.in_use} idle={stats.idle} "
+            f"<ConnectionPool {name} {server} {closed}in_use={stats.in_use} idle={stats.idle} "
             f"waiting={stats.waiting} max_size={stats.max_size}>"
         )
 
@@ -317,23 +346,83 @@ class ConnectionPool:
             return operation(connection)
 
 
-def _configs(
+def wrapped(
     config: ServerConfig | str | Sequence[ServerConfig | str],
-) -> tuple[ServerConfig, ...]:
-    given = (config,) if isinstance(config, (ServerConfig, str)) else tuple(config)
-    if not given:
+) -> tuple[ServerConfig | Secret, ...]:
+    """The servers that somebody gave, with URLs wrapped: they may hold passwords.
+
+    Raises:
+        ValidationError: they are none.
+    """
+    several: tuple[object, ...] = (config,)
+    if isinstance(config, Iterable) and not isinstance(config, (str, bytes, bytearray, dict)):
+        several = tuple(config)
+    kinds = {type(each).__name__ for each in several if not isinstance(each, (ServerConfig, str))}
+    found = tuple(
+        Secret(each) if isinstance(each, str) else each
+        for each in several
+        if isinstance(each, (ServerConfig, str))
+    )
+    del config, several
+    if kinds:
+        raise ValidationError(
+            f"a server is a ServerConfig or a URL such as smtps://user:password@host, a str, "
+            f"not {', '.join(sorted(kinds))}"
+        )
+    if not found:
         raise ValidationError("a pool needs a server")
-    return tuple(ServerConfig.from_url(c) if isinstance(c, str) else c for c in given)
+    return found
 
 
-def _recipient_counts(result: SendResult | LmtpSendResult) -> tuple[int, int]:
+def configs_of(
+    given: Iterable[ServerConfig | Secret], options: ServerSettings
+) -> tuple[ServerConfig, ...]:
+    """The configurations of servers, with some attributes changed.
+
+    Raises:
+        ValidationError: a URL that cannot be read, or an option that nobody knows.
+    """
+    if unknown := sorted(options.keys() - ServerSettings.__annotations__.keys()):
+        raise ValidationError(
+            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolOptions.__annotations__)}, "
+            f"and its servers have {', '.join(sorted(ServerSettings.__annotations__))}"
+        )
+    return tuple(
+        ServerConfig.from_url(each.reveal(), **options)
+        if isinstance(each, Secret)
+        else each.replace(**options)
+        for each in given
+    )
+
+
+def _taken(
+    items: Iterable[Envelope | AnyMessage],
+) -> Iterator[tuple[Envelope, MailRequest | MessageRequest | SmtpError | None]]:
+    """Envelopes as they are taken, one at a time, and of each that is a message its request.
+
+    A message is copied here and not when its turn comes: whoever gives it may change it for the
+    next recipient as soon as the next is asked for.
+    """
+    for item in items:
+        check_item(item)
+        envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
+        request: MailRequest | MessageRequest | SmtpError | None = None
+        if is_message(envelope.message):
+            try:
+                if not isinstance(item, Envelope):
+                    envelope = Envelope.from_message(item)
+                request = request_of(envelope)
+            except SmtpError as error:
+                request = error
+        yield envelope, request
+
+
+def _recipient_counts(result: SendResult) -> tuple[int, int]:
     """The recipients who get the message, and those who were refused."""
-    if isinstance(result, SendResult):
-        accepted, refused = len(result.accepted_recipients), 0
-    else:
-        accepted = sum(each.delivered for each in result.results)
-        refused = len(result.results) - accepted
-    return accepted, refused + len(result.rejected_recipients)
+    accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
+    if isinstance(result, LmtpSendResult):
+        refused += len(result.results) - accepted
+    return accepted, refused
 
 
 def _unreadable(error: Exception) -> SmtpError:
@@ -343,13 +432,14 @@ def _unreadable(error: Exception) -> SmtpError:
 
 
 def _send_over(
-    connection: SmtpConnection, request: MailRequest, deadline: Deadline
-) -> SendResult | LmtpSendResult:
+    connection: SmtpConnection, made: MailRequest | MessageRequest, deadline: Deadline
+) -> SendResult:
     """Send in the way the connection has: LMTP, BDAT, or DATA.
 
     BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
     because an Exchange is known that never answers a correct BDAT.
     """
+    request = made.for_server(connection.capabilities)
     # Checking out has looked at the socket, or made it.
     chunking = request.mail_params.body is BodyType.BINARYMIME or connection.prefers_chunking
     if connection.protocol is Protocol.LMTP:

@@ -173,7 +173,6 @@ class Connector:
         except BaseException as error:
             telling.failed(error)
             raise
-        connection._share(self._quirks[index])
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun
@@ -189,7 +188,9 @@ class Connector:
             raise refusal
         offered = self._tls_sessions.get(index)
         try:
-            connection = self._configs[index].connect(deadline, tls_session=offered)
+            connection = self._configs[index].connect(
+                deadline, tls_session=offered, quirks=self._quirks[index]
+            )
         except SmtpError as error:
             with self._lock:
                 self.errors += 1

@@ -8,7 +8,7 @@ here; what it can cost is a connection, never the permit.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import ConnectionClosedError, Phase, PoolError
@@ -74,6 +74,12 @@ class Lease:
             if self._process == current_process():
                 self._pool.check_in(ticket, kind is None or issubclass(kind, Exception))
             self._ticket = None
+
+    def __repr__(self) -> str:
+        return f"<Lease {'not in use' if self._ticket is None else 'in use'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Lease is neither pickled nor copied: it holds a connection")
 
     def __del__(self) -> None:
         if self._ticket is not None and is_current_process(self._process):

@@ -50,11 +50,20 @@ class Limits:
         for name in ("max_size", "max_messages", "max_connecting"):
             _check_count(name, getattr(self, name), 1)
         _check_count("max_waiting", self.max_waiting, 0)
-        for seconds in (self.acquire_timeout, self.max_idle, self.max_lifetime):
-            Deadline(seconds)
-        for switchable in (self.keepalive, self.leak_after):
-            if switchable is not None:
-                Deadline(switchable)
+        for name in ("acquire_timeout", "max_idle", "max_lifetime"):
+            _check_seconds(name, getattr(self, name))
+        for name in ("keepalive", "leak_after"):
+            if getattr(self, name) is not None:
+                _check_seconds(name, getattr(self, name))
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    try:
+        Deadline(seconds)
+    except ValidationError:
+        raise ValidationError(
+            f"{name} is a number of seconds above 0, not {seconds!r:.40}"
+        ) from None
 
 
 def _check_count(name: str, count: object, least: int) -> None:

@@ -8,12 +8,16 @@ closed behind its users' backs.
 from __future__ import annotations
 
 import threading
-from typing import Unpack
+from typing import Unpack, cast
 
-from smtpconn.client.config import ServerConfig
+from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.net.forking import forget_in_child, reset_if_forked
-from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.connection_pool import ConnectionPool, configs_of, wrapped
 from smtpconn.pool.options import PoolOptions
+
+
+class GetPoolOptions(PoolOptions, ServerSettings, total=False):
+    """The keyword arguments of `get_pool`: those of `ConnectionPool`."""
 
 
 class _Registry:
@@ -46,7 +50,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def get_pool(config: ServerConfig | str, **options: Unpack[PoolOptions]) -> ConnectionPool:
+def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolOptions]) -> ConnectionPool:
     """The process's pool for this server and these limits; made at the first call.
 
     Args:
@@ -56,8 +60,12 @@ def get_pool(config: ServerConfig | str, **options: Unpack[PoolOptions]) -> Conn
     Raises:
         ValidationError: as `ConnectionPool` and `ServerConfig.from_url`.
     """
-    settings = ServerConfig.from_url(config) if isinstance(config, str) else config
-    return _registry.get(settings, options)
+    given = wrapped(config)
+    del config
+    limits = {k: v for k, v in options.items() if k in PoolOptions.__annotations__}
+    others = {k: v for k, v in options.items() if k not in limits}
+    (settings,) = configs_of(given[:1], cast(ServerSettings, others))
+    return _registry.get(settings, cast(PoolOptions, limits))
 
 
 def open_pools() -> list[ConnectionPool]:

@@ -2,20 +2,23 @@
 
 The initial response travels on the AUTH line when the whole line has at most 512 octets, which
 saves a round trip; a longer one waits for the server's empty challenge (RFC 4954 4 allows no longer
-command). A challenge the mechanism does not expect is cancelled with "*", and the server's last
-word is in the `AuthError`.
+command). A server that overlooks it asks with an empty challenge and gets it once more. A challenge
+that the mechanism does not expect or cannot read is cancelled with "*" (RFC 4954 4), both sides
+stay in sync, and the server's last word is in the `AuthError`.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Generator
+from dataclasses import dataclass
 
-from smtpconn.auth.mechanisms import SaslMechanism
+from smtpconn.auth.mechanisms import ChallengeError, SaslMechanism
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AuthError, refusal
-from smtpconn.protocol.command import secret_command
+from smtpconn.model.secret import Secret
+from smtpconn.protocol.command import Command, secret_command
 from smtpconn.protocol.exchange import Exchange, ExchangeAction, single
 from smtpconn.protocol.session import SessionState
 
@@ -30,7 +33,8 @@ def authenticate(session: SessionState, mechanism: SaslMechanism) -> Exchange[No
     """Log in.
 
     Raises:
-        AuthError: the server refused, or asked for something the mechanism does not have.
+        AuthError: the server refused, or asked for something that the mechanism does not have or
+            cannot read.
         UnsupportedExtensionError: it does not offer the mechanism; nothing was sent.
         ProtocolError: already logged in; the connection is not private and the mechanism shows the
             secret (nothing was sent); or a reply that makes no sense.
@@ -47,9 +51,9 @@ def _check(session: SessionState, mechanism: SaslMechanism) -> None:
     if session.is_authenticated:
         raise ProtocolError("already logged in on this connection (RFC 4954 4)", phase=Phase.AUTH)
     if not session.capabilities.supports_auth(mechanism.name):
-        offered = " ".join(session.capabilities.auth_mechanisms) or "no AUTH at all"
         raise UnsupportedExtensionError(
-            f"the server does not offer AUTH {mechanism.name}; it offers {offered}",
+            f"the server does not offer AUTH {mechanism.name}; it offers "
+            f"{session.capabilities.auth_offer}",
             phase=Phase.AUTH,
         )
     if mechanism.shows_secret and not session.is_private:
@@ -60,27 +64,81 @@ def _check(session: SessionState, mechanism: SaslMechanism) -> None:
         )
 
 
+@dataclass(slots=True)
+class _Opening:
+    """How an exchange begins.
+
+    Attributes:
+        line: the AUTH line.
+        response: the initial response, for when a challenge asks for it; None if none can.
+        is_on_line: whether it is on the AUTH line already.
+    """
+
+    line: Command
+    response: Command | None
+    is_on_line: bool
+
+
 def _exchange(mechanism: SaslMechanism) -> Generator[ExchangeAction, None, SmtpResponse]:
-    first = mechanism.begin()
-    line = f"AUTH {mechanism.name}"
-    if first is not None:
-        # An empty initial response is sent as "=" (RFC 4954 4).
-        whole = f"{line} {_base64(first) or '='}"
-        if len(whole) + 2 <= MAX_AUTH_COMMAND:
-            line, first = whole, None
-    reply = yield from single(secret_command(line, f"AUTH {mechanism.name} <secret>"))
+    opening = _opening(mechanism)
+    response = opening.response
+    reply = yield from single(opening.line)
     for _ in range(MAX_ROUNDS):
         if reply.code != 334:
             return reply
-        # The first challenge asks for what had no room on the AUTH line.
-        answer = first if first is not None else mechanism.answer(reply.lines[0])
-        first = None
-        if answer is None:
+        challenge = reply.lines[0]
+        # The first challenge asks for what had no room on the AUTH line, or was overlooked there.
+        if response is None or (opening.is_on_line and challenge.strip()):
+            response = _answer(mechanism, challenge)
+        if response is None:
             return (yield from _cancel())
-        reply = yield from single(secret_command(_base64(answer), "<secret>"))
+        reply = yield from single(response)
+        response = None
     if reply.code == 334:
         raise ProtocolError(f"the server sent more than {MAX_ROUNDS} challenges", phase=Phase.AUTH)
     return reply
+
+
+def _opening(mechanism: SaslMechanism) -> _Opening:
+    log = f"AUTH {mechanism.name}"
+    response = _response(mechanism)
+    line = None if response is None else _line_with(log, response)
+    if line is None:
+        return _Opening(secret_command(log, log), response, is_on_line=False)
+    return _Opening(line, response if mechanism.repeats_initial else None, is_on_line=True)
+
+
+def _line_with(log: str, response: Command) -> Command | None:
+    """The AUTH line with the initial response on it; None if there is no room."""
+    # An empty initial response is sent as "=" (RFC 4954 4).
+    text = Secret(f"{log} {response.wire[:-2].decode() or '='}")
+    if len(text.reveal()) + 2 > MAX_AUTH_COMMAND:
+        return None
+    return secret_command(text, f"{log} <secret>")
+
+
+def _response(mechanism: SaslMechanism) -> Command | None:
+    first = mechanism.begin()
+    if first is None:
+        return None
+    encoded = Secret(_base64(first))
+    del first
+    return secret_command(encoded, "<secret>")
+
+
+def _answer(mechanism: SaslMechanism, challenge: str) -> Command | None:
+    """The answer to a challenge; None if the exchange has to be cancelled."""
+    try:
+        answer = mechanism.answer(challenge)
+    except ChallengeError as error:
+        mechanism.cancelled_because = str(error)
+        return None
+    if answer is None:
+        mechanism.cancelled_because = f"{mechanism.name} has no answer to what the server asked"
+        return None
+    encoded = Secret(_base64(answer))
+    del answer
+    return secret_command(encoded, "<secret>")
 
 
 def _cancel() -> Generator[ExchangeAction, None, SmtpResponse]:
@@ -91,9 +149,15 @@ def _cancel() -> Generator[ExchangeAction, None, SmtpResponse]:
 
 
 def _failure(reply: SmtpResponse, mechanism: SaslMechanism) -> Exception:
-    if reply.is_transient or reply.is_permanent:
-        return AuthError(reply, phase=Phase.AUTH, server_error=mechanism.server_error)
-    return refusal(reply, Phase.AUTH)
+    if not (reply.is_transient or reply.is_permanent):
+        return refusal(reply, Phase.AUTH)
+    because = mechanism.cancelled_because
+    if reply.code == 503:
+        is_known = "already" in str(reply).lower()
+        because = "this session is logged in already" + (
+            ": it can be used as it is" if is_known else ", or AUTH has no place here (RFC 4954 4)"
+        )
+    return AuthError(reply, phase=Phase.AUTH, server_error=mechanism.server_error, because=because)
 
 
 def _base64(octets: bytes) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from smtpconn.model.errors import Phase, SmtpUtf8RequiredError, ValidationError
+from smtpconn.model.secret import Secret
 
 MAX_COMMAND = 2000
 """Octets in a command line with its CRLF. RFC 5321 4.5.3.1.4 has 512, which extensions enlarge
@@ -62,7 +63,10 @@ def command(phase: Phase, text: str, replies: int = 1) -> Command:
     # Nearly every command is printable ASCII, and that is soon seen.
     if text.isascii() and text.isprintable() and len(text) + 2 <= MAX_COMMAND:
         return Command(text.encode("ascii") + b"\r\n", text, phase, replies)
-    return Command(_checked(text, phase, MAX_COMMAND), text, phase, replies)
+    wire = _wire(text)
+    if problem := _problem(wire, MAX_COMMAND):
+        raise ValidationError(f"{problem}: {ascii(text)[:200]}", phase=phase)
+    return Command(wire, text, phase, replies)
 
 
 def ascii_command(phase: Phase, text: str) -> Command:
@@ -79,26 +83,38 @@ def ascii_command(phase: Phase, text: str) -> Command:
     return command(phase, text)
 
 
-def secret_command(text: str, log: str) -> Command:
+def secret_command(text: str | Secret, log: str) -> Command:
     """Make a SASL line (AUTH, or what answers a challenge) that is logged as ``log``.
 
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_AUTH_LINE` octets;
-            the message does not quote it.
+            neither the message nor a local variable on the error's way shows it.
     """
-    return Command(_checked(text, Phase.AUTH, MAX_AUTH_LINE, log), log, Phase.AUTH)
+    secret = Secret.of(text)
+    del text
+    made = Command(_wire(secret.reveal()), log, Phase.AUTH)
+    if problem := _problem(made.wire, MAX_AUTH_LINE):
+        raise ValidationError(f"{problem}: {ascii(log)[:200]}", phase=Phase.AUTH)
+    return made
 
 
-def _checked(text: str, phase: Phase, limit: int, log: str | None = None) -> bytes:
-    shown = repr(text if log is None else log)[:200]
-    # Asked, not tried: the error of trying would hold the text, which may be a secret.
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValidationError(f"{shown} holds a lone surrogate", phase=phase)
-    line = text.encode("utf-8")
-    if line.translate(None, _FORBIDDEN) != line or _FORBIDDEN_TEXT.search(text):
-        raise ValidationError(f"a control character may not be sent: {shown}", phase=phase)
-    if len(line) + 2 > limit:
-        raise ValidationError(
-            f"the line would have {len(line) + 2} octets, more than {limit}: {shown}", phase=phase
-        )
-    return line + b"\r\n"
+def _wire(text: str) -> bytes:
+    """The octets of a line, whatever is in it."""
+    # A lone surrogate becomes octets that are no UTF-8, by which it is found.
+    return text.encode("utf-8", "surrogatepass") + b"\r\n"
+
+
+def _problem(wire: bytes, limit: int) -> str:
+    """Why a line may not be sent; "" if it may. Raises nothing, so it keeps a secret."""
+    line = wire[:-2]
+    if not line.isascii():
+        text = line.decode("utf-8", "surrogatepass")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            return "a lone surrogate may not be sent"
+        if _FORBIDDEN_TEXT.search(text):
+            return "a control character may not be sent"
+    if line.translate(None, _FORBIDDEN) != line:
+        return "a control character may not be sent"
+    if len(wire) > limit:
+        return f"the line would have {len(wire)} octets, more than {limit}"
+    return ""

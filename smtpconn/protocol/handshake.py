@@ -6,13 +6,14 @@ or somebody on the way to it, could make us go on in clear.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import Phase, SmtpError, StartTlsUnavailableError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.model.response_errors import explain, refusal
+from smtpconn.model.response_errors import ResponseError, explain, refusal
 from smtpconn.protocol.command import ascii_command, command
 from smtpconn.protocol.exchange import (
     GREETING,
@@ -23,6 +24,7 @@ from smtpconn.protocol.exchange import (
     single,
 )
 from smtpconn.protocol.session import SessionState
+from smtpconn.protocol.single_command import quit_
 
 _EHLO_UNKNOWN = frozenset({500, 502, 504, 550})
 
@@ -35,15 +37,27 @@ def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
         StartTlsUnavailableError: it does not offer STARTTLS and ``starttls`` is True.
         ProtocolError: it answers something that makes no sense.
     """
+    try:
+        yield from _greet(session)
+    except ResponseError as error:
+        # A client that is refused ends the session with QUIT (RFC 5321 3.1); behind a 421 the
+        # server has ended it.
+        if error.response.code != 421:
+            with contextlib.suppress(SmtpError):
+                yield from quit_(session, wait=False)
+        raise
+    if starttls:
+        yield from _start_tls(session)
+        yield from hello(session)
+
+
+def _greet(session: SessionState) -> Generator[ExchangeAction, None, None]:
     group = CommandGroup((GREETING,))
     yield group
     greeting = session.greeting = group.replies[0]
     if greeting.code != 220:
         raise refusal(greeting, Phase.GREETING)
     yield from hello(session)
-    if starttls:
-        yield from _start_tls(session)
-        yield from hello(session)
 
 
 def hello(session: SessionState) -> Exchange[None]:

@@ -1,20 +1,32 @@
 """What a caller wants sent: checked, and as the commands of its envelope.
 
 Rule: everything that can be found wrong without asking the server is found here, before the first
-octet leaves. `make_request` looks at what the caller gave, `envelope_commands` holds it against
-what the server offers. Nothing is sent here.
+octet leaves. `make_request` looks at octets with their envelope, `make_message_request` at a
+message of the email package, `request_of` at an `Envelope` of either. What comes of them has
+`for_server`: the request as one server gets it, which for a message depends on what that server
+offers. `envelope_commands` holds a request against those offers. Nothing is sent here.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
-from smtpconn.model.content import Content, Message
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.content import NOT_SEVEN_BIT, Content, Message
+from smtpconn.model.email_message import (
+    AnyMessage,
+    as_octets,
+    completed,
+    is_message,
+    needs_utf8_fields,
+    recipients_of,
+    sender_of,
+)
 from smtpconn.model.errors import (
     Phase,
     ProtocolError,
@@ -31,6 +43,7 @@ from smtpconn.model.parameters import (
     mail_parameters,
     rcpt_parameters,
 )
+from smtpconn.model.results import Envelope, Recipients
 from smtpconn.protocol.command import Command, command
 from smtpconn.protocol.session import SessionState
 
@@ -39,6 +52,7 @@ _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
 _ONE = (str, ForwardPath)
+_NO_LIST = (Mapping, bytes, bytearray, memoryview)
 _mail = functools.partial(command, Phase.MAIL)
 _rcpt = functools.partial(command, Phase.RCPT)
 _is_ascii = operator.attrgetter("is_ascii")
@@ -66,12 +80,57 @@ class MailRequest:
     def __post_init__(self) -> None:
         is_ascii = self.sender.is_ascii and all(map(_is_ascii, self.recipients))
         self.needs_smtputf8 = self.mail_params.smtputf8 or not is_ascii
-        self.is_binary = self.mail_params.body is BodyType.BINARYMIME
+        body = self.mail_params.body
+        self.is_binary = body is BodyType.BINARYMIME
+        if body is BodyType.SEVENBIT:
+            self.content.is_declared_7bit = True
+
+    def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
+        """Itself: octets are the same for every server."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MessageRequest:
+    """The same of a message of the email package, whose octets depend on the server.
+
+    Attributes:
+        paths: a request for the same envelope without the message.
+        message: a copy that is ours, with all its fields.
+    """
+
+    paths: MailRequest
+    message: AnyMessage
+
+    def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
+        """The request for a server that offers this.
+
+        UTF-8 stays in its fields where it has to and the server offers SMTPUTF8. Eight bits stay
+        where it offers 8BITMIME.
+
+        Raises:
+            ValidationError, SmtpUtf8RequiredError: as `smtpconn.model.email_message.as_octets`.
+        """
+        paths = self.paths
+        params = paths.mail_params
+        utf8 = paths.needs_smtputf8 and capabilities.supports_smtputf8
+        if (
+            not utf8
+            and capabilities.supports_smtputf8
+            and capabilities.supports_8bitmime
+            and needs_utf8_fields(self.message)
+        ):
+            utf8, params = True, replace(params, smtputf8=True)
+        octets = as_octets(self.message, capabilities, smtputf8=utf8)
+        content = Content(octets)
+        if params.body is not BodyType.BINARYMIME:
+            content.refuse_nul()
+        return MailRequest(paths.sender, paths.recipients, content, params, paths.rcpt_params)
 
 
 def make_request(
     sender: str | ReversePath,
-    recipients: str | ForwardPath | Sequence[str | ForwardPath],
+    recipients: Recipients,
     message: Message | Content,
     mail_params: MailFromParams | None = None,
     rcpt_params: Sequence[RcptToParams] | None = None,
@@ -81,10 +140,11 @@ def make_request(
     """Check what a caller gave; ``needs_recipient=False`` if it may be for nobody.
 
     Raises:
-        ValidationError: an address that may not be sent, no recipient, a message that is no bytes.
+        ValidationError: an address that may not be sent, no recipient, a message that is no bytes
+            or holds a NUL and is not BINARYMIME.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
-    given = (recipients,) if isinstance(recipients, _ONE) else tuple(recipients)
+    given = _listed(recipients)
     if not given and needs_recipient:
         raise ValidationError("there is no recipient")
     if rcpt_params is not None and len(rcpt_params) != len(given):
@@ -92,13 +152,104 @@ def make_request(
             f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
             phase=Phase.INPUT,
         )
-    return MailRequest(
+    params = mail_params if mail_params is not None else NO_MAIL_PARAMS
+    paths = (
         _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
         tuple(map(_recipient, given)),
-        message if isinstance(message, Content) else Content(message),
-        mail_params if mail_params is not None else NO_MAIL_PARAMS,
+    )
+    content = message if isinstance(message, Content) else Content(message)
+    if params.body is not BodyType.BINARYMIME:
+        content.refuse_nul()
+    return MailRequest(
+        *paths,
+        content,
+        params,
         tuple(rcpt_params) if rcpt_params is not None else (NO_RCPT_PARAMS,) * len(given),
     )
+
+
+def make_message_request(
+    message: AnyMessage,
+    sender: str | ReversePath | None = None,
+    recipients: Recipients | None = None,
+    mail_params: MailFromParams | None = None,
+    rcpt_params: Sequence[RcptToParams] | None = None,
+) -> MessageRequest:
+    """Check a message of the email package and its envelope; the message stays as it is.
+
+    Its missing Date and Message-ID are made here, so that they are the same however often it is
+    tried.
+
+    Args:
+        message: of the email package.
+        sender, recipients: None for those the header fields name.
+        mail_params, rcpt_params: as for `make_request`.
+
+    Raises:
+        ValidationError: it is no such message, or as `make_request`.
+        ProtocolError: as `make_request`.
+    """
+    if not is_message(message):
+        raise ValidationError(
+            f"send_message takes an email.message.EmailMessage, not {type(message).__name__}; "
+            f"send takes bytes"
+        )
+    paths = make_request(
+        sender_of(message) if sender is None else sender,
+        recipients_of(message) if recipients is None else recipients,
+        b"",
+        mail_params,
+        rcpt_params,
+    )
+    return MessageRequest(paths, completed(message, paths.sender))
+
+
+def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
+    """Check an envelope, whatever its message is.
+
+    Raises:
+        As `make_request` and `make_message_request`.
+    """
+    message = envelope.message
+    if is_message(message):
+        return make_message_request(
+            message,
+            envelope.sender,
+            envelope.recipients,
+            envelope.mail_params,
+            envelope.rcpt_params,
+        )
+    return make_request(
+        envelope.sender,
+        envelope.recipients,
+        cast("Message", message),
+        envelope.mail_params,
+        envelope.rcpt_params,
+    )
+
+
+def check_item(item: object) -> None:
+    """Check what an iterable for ``send_many`` gave.
+
+    Raises:
+        TypeError: it is neither an envelope nor a message of the email package.
+    """
+    if not isinstance(item, Envelope) and not is_message(item):
+        raise TypeError(
+            f"send_many takes Envelopes and messages of the email package, not "
+            f"{type(item).__name__}"
+        )
+
+
+def _listed(recipients: Recipients) -> tuple[str | ForwardPath, ...]:
+    if isinstance(recipients, _ONE):
+        return (recipients,)
+    # Of a mapping only the keys would be taken; of bytes, numbers.
+    if not isinstance(recipients, Iterable) or isinstance(recipients, _NO_LIST):
+        raise ValidationError(
+            f"recipients are an address or several, not {type(recipients).__name__}"
+        )
+    return tuple(recipients)
 
 
 def _recipient(given: str | ForwardPath) -> ForwardPath:
@@ -107,7 +258,8 @@ def _recipient(given: str | ForwardPath) -> ForwardPath:
 
 def _checked(path: Path, kind: type[Path]) -> Path:
     if not isinstance(path, kind):
-        raise ValidationError(f"an address is a str or a {kind.__name__}: {path!r:.80}")
+        null = ' ("" for the null reverse-path)' if path is None and kind is ReversePath else ""
+        raise ValidationError(f"an address is a str or a {kind.__name__}{null}: {path!r:.80}")
     return path
 
 
@@ -195,7 +347,7 @@ def _body(request: MailRequest, offers_8bitmime: bool, chunking: bool) -> BodyTy
     if request.is_binary and not chunking:
         raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
     if body is BodyType.SEVENBIT and is_8bit:
-        raise ValidationError("the message holds octets above 127, which 7BIT does not allow")
+        raise ValidationError(NOT_SEVEN_BIT)
     if body is not None or is_8bit is False:
         return body
     if offers_8bitmime:

@@ -11,7 +11,7 @@ Rule 3: what cannot be streamed goes the plain way, between the others and in it
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
         lost, each message that was under way gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
-Rule 5: replies out of action end it: none of those that follow is believed, and nothing more is
+Rule 5: replies out of sync end it: none of those that follow is believed, and nothing more is
         said.
 """
 
@@ -255,7 +255,7 @@ class _Streaming:
         return failure
 
     def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Say nothing more after replies out of action, or when the dialogue cannot go on."""
+        """Say nothing more after replies out of sync, or when the dialogue cannot go on."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
@@ -345,7 +345,7 @@ class _Streaming:
     def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
         """Yield what became of the window; ``was_told``: whether by the driver, with all it knows.
 
-        Where replies are out of action, none of those that came is believed.
+        Where replies are out of sync, none of those that came is believed.
         """
         self._lost = error
         is_out_of_step = type(error) is ProtocolError

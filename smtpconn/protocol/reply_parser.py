@@ -3,7 +3,7 @@
 Rule 1: the grammar is strict. A line is three digits, then "-" (more lines follow), " " or nothing
 (last line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
 `ParseError`, after which the parser refuses to go on: a peer that lost its place in the dialogue
-cannot be brought back in action by guessing where its next reply begins.
+cannot be brought back in sync by guessing where its next reply begins.
 
 Rule 2: everything is bounded, because the peer decides how much it sends: the octets of a line,
 the lines of a reply, the octets of a reply.

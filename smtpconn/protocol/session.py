@@ -28,9 +28,12 @@ class ServerQuirks:
     Attributes:
         is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
             3.1 allows; not so Haraka, which answers them 503.
+        login: the way of logging in that worked where a stronger one did not (`Way.key` of
+            `smtpconn.auth.credentials`); "" where the strongest one does, or nothing is known.
     """
 
     is_streamable: bool = True
+    login: str = ""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class SessionState:
         ehlo_domain: how we name ourselves, a domain or an address literal as text.
         is_private: whether a secret may be sent: TLS is on, the peer is this machine, or the
             caller allows it in clear.
+        is_local: whether the peer is known to be this machine.
         capabilities: the last EHLO, LHLO or HELO reply.
         greeting: the server's first reply; None before it came. It is kept to be shown: it is not
             protected where TLS came by STARTTLS, and nothing is decided by it.
@@ -67,6 +71,7 @@ class SessionState:
     ignore_extensions: frozenset[str] = frozenset()
     ehlo_domain: str = "localhost"
     is_private: bool = False
+    is_local: bool = False
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
     greeting: SmtpResponse | None = None
     auth_mechanism: str | None = None

@@ -90,7 +90,7 @@ def transaction(
     """
     if session.is_lmtp:
         raise ProtocolError("this is an LMTP connection: use send_lmtp", phase=Phase.MAIL)
-    return cast("Exchange[SendResult]", transact(session, request, chunking=chunking))
+    return transact(session, request, chunking=chunking)
 
 
 def lmtp_transaction(
@@ -231,7 +231,7 @@ def may_send_empty_data(session: SessionState, this: Transaction, failure: SmtpE
     """Whether that 354 may be answered with a lone dot; if not, the dialogue cannot go on.
 
     In LMTP the dot has one answer per accepted recipient: none to wait for. And whom the server
-    accepted, in spite of the failure or behind a reply out of action, would get an empty message.
+    accepted, in spite of the failure or behind a reply out of sync, would get an empty message.
     """
     is_for_nobody = not this.accepted and not isinstance(failure, ProtocolError)
     return is_for_nobody and not session.is_lmtp
@@ -289,7 +289,7 @@ def _conclude_lmtp(
     recipients = this.request.recipients
     return LmtpSendResult(
         tuple(_result(r, answers.get(r)) for r in recipients if r not in refusals),
-        tuple(refusals[r] for r in recipients if r in refusals),
+        tuple(replace(refusals[r], recipient=r) for r in recipients if r in refusals),
     )
 
 
@@ -304,7 +304,7 @@ def _send_at_once(
     try:
         yield group
     except SmtpError as error:
-        # Where replies are out of action, those that came tell nothing.
+        # Where replies are out of sync, those that came tell nothing.
         is_out_of_step = type(error) is ProtocolError
         failure = None if is_out_of_step else refused_for_certain(session, this, group)
         if failure is not None:

@@ -1,6 +1,6 @@
 """What a server's replies to an envelope come to: who was accepted, and why nothing may follow.
 
-Rule: one refusal is reported, the one that explains the others. A reply out of action comes first,
+Rule: one refusal is reported, the one that explains the others. A reply out of sync comes first,
 because after it nothing can be believed; then a farewell; then refusals in the order of their
 causes.
 """
@@ -40,7 +40,7 @@ def why_refused(
         for each, reply in zip(envelope, replies, strict=False)
         if not _is_wanted(each, reply)
     ]
-    # A reply out of action goes before every refusal, because nothing else can be believed then;
+    # A reply out of sync goes before every refusal, because nothing else can be believed then;
     # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
     for error in errors:
         if isinstance(error, ProtocolError) or _is_farewell(error):

@@ -192,6 +192,12 @@ class SmtpServer:
         with self._changed:
             return list(self._connections)
 
+    def __repr__(self) -> str:
+        with self._changed:
+            messages, connections = len(self._messages), self._accepted
+        state = "listening" if self._listener is not None else "stopped"
+        return f"<SmtpServer {self.url} {state} connections={connections} messages={messages}>"
+
     def start(self) -> Self:
         """Start to listen."""
         self._listen()

@@ -37,12 +37,12 @@ class Settings:
     hostname: str
     extensions: tuple[str, ...]
     ehlo: bool
-    users: Mapping[str, str]
+    users: Mapping[str, str] = field(repr=False)
     tls_context: ssl.SSLContext | None
     implicit_tls: bool
     require_auth: bool
     size_limit: int | None
-    mechanisms: Mapping[str, SaslExchange]
+    mechanisms: Mapping[str, SaslExchange] = field(repr=False)
     recipient_known: Callable[[str], bool]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from smtpconn.auth import scram
 from smtpconn.auth.mechanisms import (
+    ChallengeError,
     CramMd5,
     External,
     Login,
@@ -64,7 +66,7 @@ WITH_USER: dict[str, Callable[[Any], SaslMechanism]] = {
         (Plain("Kurt", "xipj3plmq", "Ursel"), b"Ursel\0Kurt\0xipj3plmq"),
         (Plain("jürgen", "grün €"), "\0jürgen\0grün €".encode()),
         (Plain("a b", " \r\n\t"), b"\0a b\0 \r\n\t"),
-        (Login("jürgen", "x"), "jürgen".encode()),
+        (Login("jürgen", "x"), None),
         (CramMd5("u", "p"), None),
         (External(), b""),
         (External("u@example.com"), b"u@example.com"),
@@ -140,14 +142,16 @@ def test_scram_with_a_server_that_makes_us_work(count: str) -> None:
         mechanism.answer(encoded(f"r={nonce}server,s=W22ZaJ0SNY7soEsUEjb6gQ==,i={count}"))
 
 
-@pytest.mark.parametrize("final", ["v=AAAA", "v=", "e=other-error", "", "x", b"\xff"])
+@pytest.mark.parametrize("final", ["v=AAAA", "v=", "", "x", b"\xff"])
 def test_scram_with_a_server_that_does_not_know_the_password(final: bytes | str) -> None:
-    """A server that cannot prove itself is found out."""
+    """A server that cannot prove itself is found out; what is no proof at all is cancelled."""
     mechanism = scram_with(SECRET)
     nonce = (mechanism.begin() or b"").decode().rpartition("r=")[2]
     assert mechanism.answer(encoded(f"r={nonce}server,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"))
-    with pytest.raises(ProtocolError, match="prove"):
+    with pytest.raises(ProtocolError, match="prove") as caught:
         mechanism.answer(encoded(final))
+    is_proof = isinstance(final, str) and final.startswith("v=")
+    assert isinstance(caught.value, ChallengeError) is not is_proof
     with pytest.raises(ProtocolError, match="prov"):
         mechanism.finish()
 
@@ -180,17 +184,74 @@ def test_scram_is_offered_the_strongest_first() -> None:
     """Without TLS there is no channel binding; SHA-256 goes before SHA-1."""
     offered = tuple(m for m in AuthMechanism if m.startswith("SCRAM"))
     capabilities = ServerCapabilities("mx", (SmtpExtension("AUTH", offered),))
-    found = [m.name for m in scram.candidates("user", SECRET, capabilities, None)]
-    assert found == [AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1]
+    found = list(scram.candidates(capabilities, None))
+    assert found == [(AuthMechanism.SCRAM_SHA_256, None), (AuthMechanism.SCRAM_SHA_1, None)]
 
 
-def test_login_answers_the_password_once() -> None:
-    """LOGIN answers any prompt with the password, and the one after it not at all."""
-    for prompt in ("UGFzc3dvcmQ6", "", "not base64!"):
-        mechanism = Login("user", SECRET)
-        assert mechanism.begin() == b"user"
-        assert mechanism.answer(prompt) == SECRET.encode()
-        assert mechanism.answer(prompt) is None
+PROMPTS = {
+    "user": ["Username:", "User Name", "USER NAME\0", "login:", "Your e-mail user name please"],
+    "password": ["Password:", "PASSWORD\0", "pwd", "Password for user u:"],
+    "": ["", "whatever", "Kennwort"],
+}
+"""What servers say, by what they ask for."""
+
+
+@pytest.mark.parametrize("in_base64", [True, False])
+@pytest.mark.parametrize("second", PROMPTS["password"] + PROMPTS[""])
+@pytest.mark.parametrize("first", PROMPTS["user"] + PROMPTS[""])
+def test_login_answers_one_prompt_after_the_other(
+    first: str, second: str, *, in_base64: bool
+) -> None:
+    """The user name, then the password, then nothing; in base64 or, as some ask, in clear."""
+    prompts = [encoded(p) if in_base64 else p for p in (first, second)]
+    mechanism = Login("user", SECRET)
+    assert mechanism.answer(prompts[0]) == b"user"
+    assert mechanism.answer(prompts[1]) == SECRET.encode()
+    assert mechanism.answer("") is None
+    assert mechanism.answer(encoded("Password:")) is None
+
+
+@pytest.mark.parametrize("prompt", PROMPTS["password"])
+def test_login_answers_what_is_asked(prompt: str) -> None:
+    """A password that is asked for first is given first; each is given to its own prompt."""
+    mechanism = Login("user", SECRET)
+    assert mechanism.answer(encoded(prompt)) == SECRET.encode()
+    assert mechanism.answer(encoded(prompt)) is None
+    assert mechanism.answer(encoded("Username:")) == b"user"
+
+
+@pytest.mark.parametrize("prompt", PROMPTS["user"])
+def test_login_never_gives_the_password_as_user_name(prompt: str) -> None:
+    """A server that asks for the user name again gets it again, once, and never the password."""
+    mechanism = Login("user", SECRET)
+    assert mechanism.answer(encoded(prompt)) == b"user"
+    assert mechanism.answer(encoded(prompt)) == b"user"
+    assert mechanism.answer(encoded(prompt)) is None
+    assert mechanism.answer(encoded("Password:")) == SECRET.encode()
+
+
+def test_cram_md5_without_md5(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where FIPS forbids MD5, the error says so before anything is sent."""
+
+    def no_md5(*args: object) -> bytes:
+        raise ValueError("[digital envelope routines] unsupported")
+
+    monkeypatch.setattr(hmac, "digest", no_md5)
+    with pytest.raises(ProtocolError, match="FIPS") as caught:
+        CramMd5("user", SECRET)
+    assert caught.value.phase is Phase.AUTH
+
+
+@pytest.mark.parametrize("said", ["invalid-proof", "other-error", "unknown-user", ""])
+def test_a_scram_refusal_in_its_own_words(said: str) -> None:
+    """It is acknowledged, so that the reply of SMTP comes; but it is no proof."""
+    mechanism = scram_with(SECRET)
+    nonce = (mechanism.begin() or b"").decode().rpartition("r=")[2]
+    assert mechanism.answer(encoded(f"r={nonce}server,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"))
+    assert mechanism.answer(encoded(f"e={said}")) == b""
+    assert mechanism.server_error == said
+    with pytest.raises(ProtocolError, match="without proving"):
+        mechanism.finish()
 
 
 @pytest.mark.parametrize("mechanism", [Plain("u", SECRET), External("u")])
@@ -215,6 +276,7 @@ def test_what_is_wrong_with_a_token(challenge: str, said: str) -> None:
     assert bearer.answer(challenge) is None
     assert bearer.server_error == said
     answer: Callable[[str], bytes | None] = xoauth2.answer
+    assert answer(challenge) == b""
     assert answer(challenge) is None
     assert xoauth2.server_error == said
 

@@ -229,6 +229,8 @@ def read_options(**given: object) -> EnvelopeOptions:
         ('"a,b"@c.d', ['"a,b"@c.d']),
         ("j\u00f6rg@b.c", ["j\u00f6rg@b.c"]),
         ("a@[192.0.2.1]", ["a@[192.0.2.1]"]),
+        ("Acme Inc. <a@b.c>, postmaster", ["a@b.c", "postmaster"]),
+        ("a..b@docomo.example", ["a..b@docomo.example"]),
     ],
 )
 def test_lists_of_addresses(text: str, found: list[str]) -> None:

@@ -371,11 +371,11 @@ def test_logging_in_has_what_connecting_left_of_the_time(
     """The login has the rest of the one deadline."""
     given: list[float] = []
 
-    def authenticate(self: SmtpConnection, who: object, deadline: Deadline) -> None:
+    def log_in(self: SmtpConnection, who: object, names: object, deadline: Deadline) -> None:
         assert deadline.timeout == 5
         given.append(deadline.remaining())
 
-    monkeypatch.setattr(SmtpConnection, "_authenticate", authenticate)
+    monkeypatch.setattr(SmtpConnection, "_log_in_as", log_in)
     server.fault("EHLO", delay=0.05)
     config = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "right"))
     config.connect(5.0).close()
@@ -401,3 +401,94 @@ def test_a_callable_is_asked_for_each_connection() -> None:
 
 def _never() -> Any:
     raise AssertionError("nothing is sent without a token")
+
+
+# --- Wrong guesses --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"host": "smtp://h"}, "ServerConfig.from_url"),
+        ({"host": "user@h"}, "ServerConfig.from_url"),
+        ({"host": "h:25"}, "host='h', port=25"),
+        ({"host": "mx.example.com:submission"}, "port=submission"),
+        ({"host": "[::1]"}, "no brackets.*host='::1'$"),
+        ({"host": "[::1]:25"}, "port=25"),
+        ({"host": b"h"}, "not b'h'"),
+        ({"credentials": ("u", "p")}, r"PasswordCredentials\(user, password\).*not a tuple"),
+        ({"credentials": PasswordCredentials}, "not a type"),
+        ({"credentials": "u:p"}, "not a str"),
+        ({"allow_cleartext_auth": "False"}, "allow_cleartext_auth is True or False"),
+        ({"allow_cleartext_auth": None}, "allow_cleartext_auth is True or False"),
+        ({"tls_context": True}, r"ssl\.SSLContext, not a bool"),
+        ({"ignore_extensions": None}, r"\['CHUNKING'\]"),
+        ({"ignore_extensions": [5]}, r"\['CHUNKING'\]"),
+        ({"mechanisms": "NTLM"}, "PLAIN, LOGIN, .*SCRAM"),
+        ({"mechanisms": []}, "name one or more"),
+        ({"timeout": "10"}, "seconds"),
+        ({"port": "25"}, "1 to 65535"),
+        ({"tls_mode": True}, "NONE, IMPLICIT, STARTTLS"),
+    ],
+)
+def test_wrong_guesses_are_answered_with_what_is_right(changes: dict[str, Any], told: str) -> None:
+    """Where the configuration is made, in words that have the right spelling."""
+    config = ServerConfig("mx.example.com", 25, TlsMode.NONE)
+    with pytest.raises(ValidationError, match=told):
+        config.replace(**changes)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1%eth0", "2001:db8::", "/run/a:b/smtp", "a-b.c"])
+def test_hosts_with_colons_that_are_hosts(host: str) -> None:
+    """IPv6 addresses and paths."""
+    assert ServerConfig(host, 25, TlsMode.NONE).host == host
+
+
+def test_unknown_options_of_a_url() -> None:
+    """They are refused by name, with those there are."""
+    with pytest.raises(ValidationError, match=r"unknown: tiemout; .*timeout.*credentials"):
+        ServerConfig.from_url("smtp://h", tiemout=5)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("chunking", {"CHUNKING"}),
+        ("CHUNKING, dsn", {"CHUNKING", "DSN"}),
+        (["Size"], {"SIZE"}),
+        ([], set()),
+    ],
+)
+def test_extensions_to_ignore(given: Any, names: set[str]) -> None:
+    """A text is the names in it, not its letters."""
+    config = ServerConfig("h", 25, TlsMode.NONE, ignore_extensions=given)
+    assert config.ignore_extensions == frozenset(names)
+
+
+def test_a_mechanism_that_does_not_fit_the_credentials() -> None:
+    """A token is no password; EXTERNAL fits all, and who names none has them all."""
+    password, token = PasswordCredentials("u", "p"), OAuthCredentials("u", "t")
+    config = ServerConfig("h", 25, TlsMode.NONE, mechanisms="XOAUTH2 OAUTHBEARER")
+    assert config.replace(credentials=token).mechanisms == ("XOAUTH2", "OAUTHBEARER")
+    with pytest.raises(ValidationError, match="XOAUTH2, OAUTHBEARER"):
+        config.replace(credentials=password)
+    assert config.replace(credentials=password, mechanisms=["EXTERNAL"]).credentials is password
+
+
+def test_mechanisms_of_a_url() -> None:
+    """Names separated by commas; a wrong one is not quoted, because it may be a password's end."""
+    config = ServerConfig.from_url("smtp://u:p@h?auth=cram-md5,PLAIN&timeout=3")
+    assert (config.mechanisms, config.timeout) == (("CRAM-MD5", "PLAIN"), 3.0)
+    for url in (f"smtp://u:1?auth={SECRET}@h", f"smtp://h?auth={SECRET}", "smtp://h?auth="):
+        with pytest.raises(ValidationError, match="mechanisms: PLAIN, LOGIN") as caught:
+            ServerConfig.from_url(url)
+        assert SECRET not in str(caught.value)
+
+
+def test_a_connection_is_not_made_by_its_class() -> None:
+    """The error says how it is."""
+    for given in (("h", 25), ("h",), (), ("h", 25, TlsMode.NONE)):
+        with pytest.raises(TypeError, match=r"SmtpConnection\.connect\(host, port, tls_mode"):
+            SmtpConnection(*given)
+    with pytest.raises(ValidationError, match="allow_cleartext_auth is True or False"):
+        SmtpConnection.connect("h", 25, TlsMode.NONE, 5, allow_cleartext_auth="no")  # type: ignore[arg-type]

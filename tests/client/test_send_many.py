@@ -5,10 +5,18 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
 
 import pytest
 
-from smtpconn import Envelope, Pipelining, SmtpConnection, SmtpTimeoutError, TlsMode
+from smtpconn import (
+    Envelope,
+    Pipelining,
+    SmtpConnection,
+    SmtpTimeoutError,
+    TlsMode,
+    ValidationError,
+)
 from smtpconn.testing import SmtpServer
 
 MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
@@ -117,3 +125,76 @@ def test_a_server_that_falls_silent(server: SmtpServer, mode: Pipelining, step: 
     left = [o.error is not None and o.error.may_have_been_delivered for o in outcomes]
     behind = [mode is Pipelining.EAGER] * 2
     assert left[2:] == [mode is Pipelining.EAGER or step == "CONTENT", *behind]
+
+
+def message_to(*recipients: str, text: str = "hi\n") -> EmailMessage:
+    """A message of the email package."""
+    message = EmailMessage()
+    message["From"], message["To"] = "me@example.com", ", ".join(recipients)
+    message.set_content(text)
+    return message
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_messages_among_envelopes(server: SmtpServer, mode: Pipelining) -> None:
+    """Messages, envelopes of messages and of octets, in their order; one that cannot be is one."""
+    first, second = message_to("a@x.example"), message_to("b@x.example")
+    second["Bcc"] = "c@x.example"
+    given: list[Envelope | EmailMessage]
+    given = [first, Envelope.from_message(second), EmailMessage(), *letters(1), message_to("a")]
+    with connect(server, mode) as connection:
+        outcomes = list(connection.send_many(given))
+    assert [type(o.error) for o in outcomes] == [type(None)] * 2 + [
+        ValidationError, type(None), ValidationError,
+    ]  # fmt: skip
+    assert [o.envelope.message is m for o, m in zip(outcomes, given, strict=True)] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+    assert outcomes[1].envelope is given[1]
+    assert [m.recipients for m in server.messages] == [
+        ("a@x.example",), ("b@x.example", "c@x.example"), ("c@d.example",),
+    ]  # fmt: skip
+    assert not any(b"Bcc" in m.content for m in server.messages)
+    assert all(m.email["Message-ID"] and m.email["Date"] for m in server.messages[:2])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_message_that_is_changed_for_each_recipient(
+    server: SmtpServer, mode: Pipelining
+) -> None:
+    """Each gets what it was when it was given."""
+
+    def changing() -> Iterator[EmailMessage]:
+        message = message_to("nobody@x.example")
+        for n in range(20):
+            message.replace_header("To", f"{n}@x.example")
+            message.set_content(f"for {n}\n")
+            yield message
+
+    with connect(server, mode) as connection:
+        assert all(outcome.result for outcome in connection.send_many(changing()))
+    assert [(m.recipients, m.email.get_content()) for m in server.messages] == [
+        ((f"{n}@x.example",), f"for {n}\r\n") for n in range(20)
+    ]
+
+
+@pytest.mark.parametrize("wrong", [b"x", "x", None, ("a@b", ["c@d"], b"x"), 5])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_no_envelope(server: SmtpServer, mode: Pipelining, wrong: object) -> None:
+    """It is a mistake in the program, told behind the outcomes of what came before."""
+    taken: list[object] = []
+
+    def mixed() -> Iterator[Envelope]:
+        for each in (*letters(2), wrong, *letters(1)):
+            taken.append(each)
+            yield each  # type: ignore[misc]
+
+    with connect(server, mode) as connection:
+        outcomes = connection.send_many(mixed())
+        assert next(outcomes).result
+        assert next(outcomes).result
+        with pytest.raises(TypeError, match=type(wrong).__name__):
+            next(outcomes)
+        connection.noop()
+    assert len(taken) == 3
+    assert len(server.messages) == 2

@@ -41,8 +41,8 @@ def make(server: SmtpServer, logger: logging.Logger) -> Iterator[MakeHandler]:
     made: list[PooledSmtpHandler] = []
 
     def make_one(**options: object) -> PooledSmtpHandler:
-        settings = {"mailhost": server.url, "group_for": NEVER, **options}
-        handler = Complaints(fromaddr=FROM, toaddrs=TO, subject="Errors", **settings)  # type: ignore[arg-type]
+        settings = {"mailhost": server.url, "group_for": NEVER, "fromaddr": FROM, "toaddrs": TO}
+        handler = Complaints(subject="Errors", **(settings | options))  # type: ignore[arg-type]
         made.append(handler)
         logger.addHandler(handler)
         return handler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from smtpconn import ConnectionPool, ReversePath, UnsupportedExtensionError, ValidationError
@@ -21,6 +23,13 @@ from smtpconn.testing import SmtpServer
         ("jane@öäü.com", "jane@xn--4ca9at.com"),
         ("Jäne <jane@xn--4ca9at.com>", "jane@xn--4ca9at.com"),
         ("jäne@example.com", "jäne@example.com"),
+        ("Example.com <noreply@example.com>", "noreply@example.com"),
+        ("Jane Q. Public <jane@example.com>", "jane@example.com"),
+        ("Acme Inc. <jane@example.com>", "jane@example.com"),
+        ("postmaster", "postmaster"),
+        ("The Postmaster <postmaster>", "postmaster"),
+        (" jane@example.com\t", "jane@example.com"),
+        ("u@a_b.example", "u@a_b.example"),
     ],
 )
 def test_the_address_alone(text: str, address: str) -> None:
@@ -50,6 +59,35 @@ def test_what_is_no_single_address(text: str) -> None:
     """It is refused, whatever the email package makes of it."""
     with pytest.raises(ValidationError):
         forward_paths([text])
+
+
+def test_dots_that_need_quotes() -> None:
+    """They leave quoted, whatever stands around the address."""
+    (path,) = forward_paths(["Docomo <a..b@docomo.example>"])
+    assert str(path) == '"a..b"@docomo.example'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x@[", ":;x@y", "(" * 600, 'a"' * 32_768, "<" * 65_536, "a@b " * 16_384, "\ud800@x", "\0"],
+    ids=lambda text: ascii(text[:8]),
+)
+def test_nothing_but_a_validation_error_comes_of_any_text(text: str) -> None:
+    """At once, and without the email package's own accidents."""
+    started = time.perf_counter()
+    with pytest.raises(ValidationError):
+        forward_paths([text])
+    assert time.perf_counter() - started < 2
+
+
+def test_a_line_of_any_length_is_sent() -> None:
+    """What no server has to take is encoded on the way (RFC 5321 4.5.3.1.6)."""
+    octets = b"Subject: long\r\n\r\n" + b"x" * 5000 + b"\r\n"
+    with SmtpServer() as server, ConnectionPool(server.url) as pool:
+        deliver(pool, ReversePath("me@example.com"), forward_paths(["a@example.com"]), octets)
+        (message,) = server.messages
+    assert max(map(len, message.content.split(b"\r\n"))) <= 998
+    assert message.email.get_content().strip() == "x" * 5000
 
 
 def test_what_the_server_lacks_besides_8bitmime_stays_an_error() -> None:

@@ -5,10 +5,12 @@ Every deliberate difference that ``docs/django.md`` lists has its test here.
 
 from __future__ import annotations
 
+import copy
 import email
 import email.policy
 import logging
 import os
+import pickle
 import re
 import shutil
 import smtplib
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,12 @@ from django.test import Client, override_settings
 from django.urls import path
 from django.utils.log import AdminEmailHandler
 
-from smtpconn import AllRecipientsFailedError, PoolTimeoutError, SmtpTimeoutError
+from smtpconn import (
+    AllRecipientsFailedError,
+    PasswordCredentials,
+    PoolTimeoutError,
+    SmtpTimeoutError,
+)
 from smtpconn.contrib.django import EmailBackend
 from smtpconn.testing import SmtpServer
 from tests.contrib.djangomail import HAS_MAILERS, WAYS, Mailing, connections, message
@@ -86,6 +93,53 @@ def test_a_message_arrives(server: SmtpServer, mailing: Mailing) -> None:
     assert b"Message-ID: <" in received.content
     assert b"hidden" not in received.content
     assert b"\n" not in received.content.replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("written", "recipient"),
+    [
+        ("Example.com <noreply@example.com>", "noreply@example.com"),
+        ("Jane Q. Public <you@example.net>", YOU),
+        ("Acme Inc. <you@example.net>", YOU),
+        ("you@a_b.example", "you@a_b.example"),
+    ],
+)
+def test_names_with_a_full_stop(
+    server: SmtpServer, mailing: Mailing, written: str, recipient: str
+) -> None:
+    """As sender and as recipient, as Django's own backend takes them."""
+    backend = mailing.use(server)
+    assert backend.send_messages([mail.EmailMessage("s", "b", written, [written])]) == 1
+    (received,) = server.messages
+    assert (received.sender, received.recipients) == (recipient, (recipient,))
+
+
+def test_a_url_in_a_header_stays_whole(server: SmtpServer, mailing: Mailing) -> None:
+    """However long; no encoded word stands in a structured field (RFC 2047 5, RFC 8058)."""
+    backend = mailing.use(server)
+    url = f"<https://example.com/{'u' * 120}>"
+    sent = mail.EmailMessage("s", "x" * 3000, "me@example.com", [YOU])
+    sent.extra_headers = {"List-Unsubscribe": url, "Bcc": "hidden@example.net"}
+    assert backend.send_messages([sent]) == 1
+    (received,) = server.messages
+    assert f"List-Unsubscribe: {url}\r\n".encode() in received.content
+    assert max(map(len, received.content.split(b"\r\n"))) <= 998
+    assert b"hidden" not in received.content
+
+
+def test_an_address_that_cannot_be_sent_is_its_messages_error(
+    server: SmtpServer, mailing: Mailing
+) -> None:
+    """The others are sent; then it is raised, silently or not."""
+    backend = mailing.use(server)
+    for silently in (False, True):
+        backend.fail_silently = silently
+        letters = [
+            mail.EmailMessage("s", "b", "me@example.com", [to]) for to in (YOU, "no address", SHE)
+        ]
+        with pytest.raises(ValueError, match="no address"):
+            backend.send_messages(letters)
+    assert [m.recipients for m in server.messages] == [(YOU,), (SHE,)] * 2
 
 
 def test_twenty_requests_use_one_connection(server: SmtpServer, mailing: Mailing) -> None:
@@ -742,3 +796,97 @@ def test_postfix_with_auth_under_starttls(
     stats = backend.pool.stats()
     assert stats.messages == 20
     assert stats.connects <= 2
+
+
+# --- Queues ---------------------------------------------------------------------------------------
+
+SECRET = "correct-horse-battery"
+
+
+def pickled(backend: EmailBackend) -> bytes:
+    """A message that holds the backend, as Celery and django-mailer store it."""
+    octets = pickle.dumps(message(YOU, connection=backend))
+    assert SECRET.encode() not in octets
+    return octets
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_message_is_pickled_with_its_backend(mailing: Mailing, *, is_used: bool) -> None:
+    """No password goes along; where it is sent, the settings there have it."""
+    with SmtpServer(users={"app": SECRET}, require_auth=True) as server:
+        backend = mailing.use(server, username="app", password=SECRET, timeout=7)
+        if is_used:
+            assert message(YOU, connection=backend).send() == 1
+            backend.open()
+        again = pickle.loads(pickled(backend))
+        assert (again.connection.password, again.connection.timeout) == (None, 7)
+        assert again.send() == 1
+        assert again.connection.password == SECRET
+        assert again.connection.pool is backend.pool
+        assert pickle.loads(pickled(again.connection)).send() == 1
+        assert SECRET not in f"{vars(backend)} {vars(again.connection)} {backend!r}"
+
+
+@pytest.mark.parametrize("option", ["url", "credentials"])
+def test_a_pickled_message_and_other_places_of_a_password(mailing: Mailing, option: str) -> None:
+    """A URL and credentials stay behind as a password does; other options go along."""
+    with SmtpServer(users={"app": SECRET}, require_auth=True) as server:
+        found: Any = server.url_for("app")
+        if option == "credentials":
+            found = PasswordCredentials("app", SECRET)
+        place = server if option == "credentials" else None
+        backend = mailing.use(
+            place, **{option: found}, ehlo_domain="me.example.com", pool={"max_size": 2}
+        )
+        again = pickle.loads(pickled(backend))
+        assert again.send() == 1
+        assert again.connection.pool is backend.pool
+        assert server.connections[0].commands[0] == "EHLO me.example.com"
+
+
+@pytest.mark.parametrize("other", [{"username": "other"}, {"port": 2}, {"host": "mx.invalid"}])
+def test_a_pickled_message_never_gets_another_login(mailing: Mailing, other: Any) -> None:
+    """A password of this process's settings does not go to another server or with another name."""
+    with SmtpServer(users={"app": SECRET}) as server:
+        mailing.use(server, username="app", password=SECRET)
+        there = {"host": server.host, "port": server.port, "username": "app", "password": SECRET}
+        octets = pickled(EmailBackend(**(there | other)))
+        with pytest.raises(ValueError, match="give the message a new connection"):
+            pickle.loads(octets).send()
+        assert server.connections == []
+
+
+def test_a_pickled_message_without_a_login(server: SmtpServer, mailing: Mailing) -> None:
+    """What was given goes along whole, so it is the same wherever it is sent."""
+    mailing.use(host="mx.invalid")
+    octets = pickle.dumps(message(YOU, connection=EmailBackend(server.host, server.port)))
+    again = pickle.loads(octets)
+    assert again.send() == 1
+    again.connection.pool.close()
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy])
+def test_a_message_is_copied_with_its_backend(
+    mailing: Mailing, copying: Callable[[Any], Any]
+) -> None:
+    """As the backend for tests does; the copy has the same settings and the same pool."""
+    with SmtpServer(users={"app": SECRET}, require_auth=True) as server:
+        backend = mailing.use(server, username="app", password=SECRET)
+        backend.open()
+        assert copying(message(YOU, connection=backend)).send() == 1
+        assert copying(backend).pool is backend.pool
+
+
+def test_mechanisms_of_a_login(mailing: Mailing) -> None:
+    """An option, as a list or a text."""
+    with SmtpServer(users={"app": SECRET}, require_auth=True) as server:
+        backend = mailing.use(server, username="app", password=SECRET, mechanisms="LOGIN")
+        assert backend.send_messages([message(YOU)]) == 1
+        assert "AUTH LOGIN" in server.connections[0].commands
+
+
+def test_false_from_the_environment_is_no(server: SmtpServer, mailing: Mailing) -> None:
+    """``EMAIL_USE_TLS = os.environ["EMAIL_USE_TLS"]`` with "False" means no TLS."""
+    backend = mailing.use(server, use_tls="False")
+    assert backend.use_tls is False
+    assert backend.send_messages([message(YOU)]) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import smtplib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -160,3 +162,23 @@ def test_settings_that_cannot_be(make_app: MakeApp, config: dict[str, Any]) -> N
     app, mail = make_app(**config)
     with app.app_context(), pytest.raises(ValueError, match=r"only one|max_sise|MAIL_SEND"):
         mail.get_connection(fail_silently=True)
+
+
+def test_a_message_is_pickled_with_its_backend(make_app: MakeApp) -> None:
+    """No password goes along, from wherever it came; the application's settings have it."""
+    secret = "correct-horse-battery"
+    with SmtpServer(users={"app": secret}, require_auth=True) as server:
+        login = {"MAIL_PORT": server.port, "MAIL_USERNAME": "app", "MAIL_PASSWORD": secret}
+        url = {"MAIL_PORT": None, "MAIL_URL": server.url_for("app")}
+        for config in (login, url):
+            app, mail = make_app(**config)
+            with app.app_context():
+                sent = flask_mailman.EmailMessage("hello", "Hello!", to=[YOU])
+                sent.connection = mail.get_connection()
+                octets = pickle.dumps(sent.connection)
+                assert secret.encode() not in octets
+                again = pickle.loads(octets)
+                assert again.send_messages([sent]) == 1
+                assert again.pool is sent.connection.pool is copy.deepcopy(again).pool
+                assert secret not in f"{vars(sent.connection)['_settings']} {sent.connection!r}"
+    assert len(server.messages) == 2

@@ -7,10 +7,11 @@ import logging.handlers
 import queue
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from smtpconn import ConnectionPool, PoolEvent
+from smtpconn import ConnectionPool, PoolEvent, ValidationError
 from smtpconn.contrib import logging_queue
 from smtpconn.contrib.logging import MAX_RECORD, MAX_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
@@ -50,6 +51,29 @@ def test_it_mails_what_the_standard_handler_mails(
     mails = [read(first), read(second)]
     (our_mail,) = [mail for mail in mails if mail["Auto-Submitted"] == "auto-generated"]
     assert our_mail["Message-ID"].endswith("@example.com>")
+
+
+@pytest.mark.parametrize("to", ["a@x.example, b@x.example", ["A. B. <a@x.example>", "b@x.example"]])
+def test_recipients_in_one_text(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler, to: str | list[str]
+) -> None:
+    """Commas part them, as the standard handler takes them."""
+    handler = make(toaddrs=to, fromaddr="Example.com <noreply@example.com>")
+    logger.error("x")
+    handler.flush()
+    (mail,) = server.wait_for_messages(1)
+    assert (mail.sender, mail.recipients) == ("noreply@example.com", ("a@x.example", "b@x.example"))
+    assert [a.addr_spec for a in read(mail)["To"].addresses] == ["a@x.example", "b@x.example"]
+
+
+def test_postmaster_gets_mail(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+) -> None:
+    """It is an address without a domain (RFC 5321 4.1.1.3)."""
+    handler = make(toaddrs="postmaster")
+    logger.error("x")
+    handler.flush()
+    assert server.wait_for_messages(1)[0].recipients == ("postmaster",)
 
 
 def test_records_of_a_while_become_one_mail(
@@ -407,3 +431,11 @@ def test_a_killed_thread_is_replaced(
     server.wait_for_messages(1)
     handler.flush()
     assert (handler.unknown, handler.mailed) == (1, 1)
+
+
+@pytest.mark.parametrize("given", [("user",), "user:correct-horse", ("a", "b", "correct-horse")])
+def test_credentials_that_are_no_pair(given: Any) -> None:
+    """They are refused where they are given, and not shown."""
+    with pytest.raises(ValidationError, match="a pair of user name and password") as caught:
+        PooledSmtpHandler("mx", "me@example.com", "you@example.com", "x", credentials=given)
+    assert "correct-horse" not in str(caught.value)

@@ -153,3 +153,50 @@ def test_authorities_beside_a_clients_certificate(certificates: Certificates) ->
     config = read_settings({"host": "h", "use_tls": True, **files}).config_with_tls()
     assert config.tls_context is not None
     assert config.tls_context.cert_store_stats()["x509_ca"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("True", TlsMode.STARTTLS),
+        ("1", TlsMode.STARTTLS),
+        (" yes ", TlsMode.STARTTLS),
+        (1, TlsMode.STARTTLS),
+        ("False", TlsMode.NONE),
+        ("false", TlsMode.NONE),
+        ("0", TlsMode.NONE),
+        ("off", TlsMode.NONE),
+        ("", TlsMode.NONE),
+        (0, TlsMode.NONE),
+    ],
+)
+def test_true_and_false_from_the_environment(text: Any, mode: TlsMode) -> None:
+    """Everything there is a text; "False" is no."""
+    assert MailSettings(host="h", use_tls=text).config().tls_mode is mode
+    allowed = read_settings({"host": "h", "allow_cleartext_auth": text}).config()
+    assert allowed.allow_cleartext_auth is (mode is TlsMode.STARTTLS)
+    with pytest.raises(ValidationError, match="use_ssl is True or False"):
+        MailSettings(host="h", use_ssl="perhaps")
+
+
+def test_limits_from_the_environment() -> None:
+    """Numbers that are texts, and None where a limit can be switched off."""
+    given = {"max_size": "7", "max_idle": "2.5", "keepalive": "None", "max_rate": "", "burst": "3"}
+    settings = read_settings({"host": "h", "pool": given})
+    assert settings.pool == {
+        "max_size": 7, "max_idle": 2.5, "keepalive": None, "max_rate": None, "burst": 3,
+    }  # fmt: skip
+    for name, bad in (("max_size", "many"), ("max_idle", "soon"), ("max_size", "2.5")):
+        with pytest.raises(ValidationError, match=f"{name} is a number"):
+            read_settings({"host": "h", "pool": {name: bad}})
+
+
+@pytest.mark.parametrize("given", ["LOGIN,PLAIN", "login plain", ["LOGIN", "PLAIN"]])
+def test_mechanisms(given: Any) -> None:
+    """As a text or a list; those that serve no password are refused beside one."""
+    named = {"host": "h", "username": "u", "password": "p", "mechanisms": given}
+    assert read_settings(named).config().mechanisms == ("LOGIN", "PLAIN")
+    with pytest.raises(ValidationError, match="XOAUTH2"):
+        read_settings(named | {"mechanisms": "XOAUTH2"}).config()
+    with pytest.raises(ValidationError, match="CRAM-MD5"):
+        read_settings(named | {"mechanisms": "GSSAPI"}).config()

@@ -323,7 +323,7 @@ CONVERSATIONS = [
     Exchange("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
     # What is too long for the line of AUTH waits for an empty challenge.
     Exchange("auth plain, long", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
-    Exchange("auth login", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
+    Exchange("auth login", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Exchange("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Exchange("auth scram", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Exchange("auth xoauth2", ((LOGGED_IN,),), EHLO, Phase.AUTH),

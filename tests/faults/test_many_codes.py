@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
@@ -69,7 +70,7 @@ def _send(way: Way, connection: SmtpConnection) -> list[SendOutcome]:
     try:
         if way is Way.EAGER_BDAT:
             (one,) = envelopes
-            result = connection.send_bdat(one.sender, one.recipients, one.message)
+            result = connection.send_bdat(one.sender, one.recipients, cast(bytes, one.message))
             return [SendOutcome(one, result, None)]
         return list(connection.send_many(envelopes))
     except SmtpError as error:

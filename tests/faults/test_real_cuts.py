@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 
@@ -136,7 +137,7 @@ def by_many(config: ServerConfig, books: Books) -> None:
 
 def _send(pool: ConnectionPool, envelope: Envelope) -> object:
     try:
-        return pool.send(envelope.sender, envelope.recipients, envelope.message)
+        return pool.send(envelope.sender, envelope.recipients, cast(bytes, envelope.message))
     except SmtpError as error:
         return error
 

@@ -216,7 +216,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert outcome.may_have_been_delivered or not stored
             if isinstance(outcome, AllRecipientsFailedError):
                 self._check_rejected(outcome.rejected_recipients)
-        elif isinstance(outcome, SendResult):
+        elif isinstance(outcome, SendResult) and not isinstance(outcome, LmtpSendResult):
             self._check_reply(outcome.response, "CONTENT")
             self._check_rejected(outcome.rejected_recipients)
             # The answer to a content may be the begin of a reply whose rest is another's: 250 was

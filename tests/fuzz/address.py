@@ -71,4 +71,4 @@ def _check(value: Address) -> None:
         if mailbox is not None:
             local_part = printed.removesuffix(f"@{mailbox.domain}")
             assert local_part != printed
-            assert len(local_part.encode()) <= 64
+            assert len(local_part.encode()) <= 252

@@ -31,6 +31,8 @@ def check(source: Source) -> None:
     lines = tuple(source.rest().decode("utf-8", "surrogateescape").split("\n"))
     found = ServerCapabilities.from_ehlo(response(250, lines), frozenset({ignored}))
     first_words = {re.split(r"[ \t]+", line.lstrip(" \t"))[0] for line in lines[1:]}
+    # "AUTH=PLAIN" is an offer of AUTH, the old form of it.
+    first_words |= {word[:4] for word in first_words if word[:5].upper() == "AUTH="}
     keywords = {word.upper() for word in first_words if word.isascii()}
     for extension in found.extensions:
         assert re.fullmatch(r"[A-Z0-9][A-Z0-9-]*", extension.keyword)

@@ -214,17 +214,20 @@ def test_size_limit(line: str, limit: int | None) -> None:
         (("AUTH PLAIN", "SIZE 1", "auth LOGIN", "AUTH XOAUTH2"), ("PLAIN", "LOGIN", "XOAUTH2")),
         (("AUTH", "AUTH PLAIN"), ("PLAIN",)),
         (("AUTH PLAIN", "AUTH"), ("PLAIN",)),
-        (("AUTH=PLAIN LOGIN",), ()),
-        (("AUTH=PLAIN",), ()),
+        (("AUTH=PLAIN LOGIN",), ("PLAIN", "LOGIN")),
+        (("auth=plain",), ("PLAIN",)),
+        (("AUTH= PLAIN",), ("PLAIN",)),
         (("AUTH=", "AUTH="), ()),
-        (("AUTH=LOGIN", "AUTH PLAIN"), ("PLAIN",)),
-        (("AUTH PLAIN", "AUTH=LOGIN"), ("PLAIN",)),
+        (("AUTH=LOGIN", "AUTH PLAIN"), ("LOGIN", "PLAIN")),
+        (("AUTH PLAIN", "AUTH=LOGIN"), ("PLAIN", "LOGIN")),
+        (("AUTH LOGIN PLAIN", "AUTH=LOGIN PLAIN"), ("LOGIN", "PLAIN")),
+        (("XAUTH=PLAIN", "AUTH =PLAIN", "AUTH==PLAIN", "SIZE=1"), ()),
         (("X-AUTH PLAIN", "AUTHX PLAIN", "HELP AUTH PLAIN"), ()),
         (("SIZE AUTH PLAIN",), ()),
     ],
 )
 def test_auth_mechanisms(lines: tuple[str, ...], mechanisms: tuple[str, ...]) -> None:
-    """AUTH lists mechanisms, over several lines if need be; the old AUTH= line is no AUTH."""
+    """AUTH lists mechanisms, over several lines if need be; the old form AUTH= counts, too."""
     capabilities = ehlo(*lines)
     assert capabilities.auth_mechanisms == mechanisms
     for mechanism in AuthMechanism:

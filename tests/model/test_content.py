@@ -26,6 +26,7 @@ from smtpconn.model.content import (
     Content,
     LineEncoder,
     has_bare_line_end,
+    has_long_line,
     text_size,
 )
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
@@ -505,3 +506,82 @@ def test_the_encoder_keeps_no_text(pieces: list[bytes]) -> None:
         written += len(encoder.encode(piece))
         taken += len(piece)
         assert written >= taken - 1
+
+
+# Lines, NULs, seven bits
+
+
+@pytest.mark.parametrize(
+    ("text", "is_long"),
+    [
+        (b"", False),
+        (b"x" * 998, False),
+        (b"x" * 999, True),
+        (b"x" * 998 + b"\r\n", False),
+        (b"x" * 998 + b"\n", False),
+        (b"x" * 999 + b"\n", True),
+        (b"x" * 999 + b"\r\n", True),
+        (b"x" * 997 + b"\n" + b"y" * 998 + b"\r\n", False),
+        (b"x" * 5 + b"\n" + b"y" * 999 + b"\n", True),
+        (b"a\r\n" * 5000 + b"x" * 999, True),
+        (b"a\n" * 5000 + b"x" * 998, False),
+    ],
+)
+def test_which_lines_are_long(text: bytes, is_long: bool) -> None:
+    """Those of more than 998 octets, the line end not counted."""
+    assert has_long_line(text) is is_long
+    assert has_long_line(b"z\r\n" + text) is is_long
+
+
+@QUICK
+@given(st.lists(st.tuples(st.integers(990, 1003), st.sampled_from([b"\n", b"\r\n"])), max_size=6))
+def test_long_lines_are_found_wherever_they_stand(lines: list[tuple[int, bytes]]) -> None:
+    """The same as looking at each."""
+    text = b"".join(b"x" * length + end for length, end in lines)
+    assert has_long_line(text) is any(length > 998 for length, _ in lines)
+
+
+@QUICK
+@given(
+    st.binary(max_size=80)
+    | st.text("\r\n.a\xff\0", max_size=30).map(lambda text: text.encode("latin-1"))
+)
+def test_what_is_short_is_rewritten_as_the_rest(text: bytes) -> None:
+    """In one step, with what comes of it block by block."""
+    for stuff_dots, end in ((True, b".\r\n"), (False, b"")):
+        encoder = LineEncoder(stuff_dots=stuff_dots)
+        slowly = b"".join([*map(encoder.encode, [text[i : i + 1] for i in range(len(text))]),
+                           *encoder.finish(end)])  # fmt: skip
+        content = Content(text)
+        chunk = content.whole_chunk(is_binary=False)
+        assert chunk is not None
+        quickly = content.as_data() if stuff_dots else chunk.buffers
+        if text or stuff_dots:
+            assert b"".join(quickly) == slowly
+        assert content.size == text_size(memoryview(text)) == text_size(text)
+
+
+@pytest.mark.parametrize("text", [b"\0", b"a\r\n\0.\r\n", b"x" * 200_000 + b"\0"])
+def test_a_nul_is_refused_where_it_is_asked_for(text: bytes) -> None:
+    """Bytes at once, a stream as it is read; what has none is as before."""
+    for whole in (text, bytearray(text), memoryview(text)):
+        with pytest.raises(ValidationError, match="NUL"):
+            Content(whole).refuse_nul()
+    stream = Content(io.BytesIO(text))
+    stream.refuse_nul()
+    with pytest.raises(ValidationError, match="NUL") as caught:
+        list(stream.as_data())
+    assert caught.value.phase is Phase.CONTENT
+    fine = Content(io.BytesIO(b"a\n"))
+    fine.refuse_nul()
+    assert b"".join(fine.as_data()) == b"a\r\n.\r\n"
+
+
+def test_a_stream_declared_as_7bit_is_held_to_it() -> None:
+    """What it yields above 127 is refused as the same bytes are."""
+    for pieces in ([b"ok\n", b"\xe9\n"], [b"\xe9"]):
+        for how in (Content.as_data, Content.text_chunks):
+            content = Content(pieces)
+            content.is_declared_7bit = True
+            with pytest.raises(ValidationError, match="7BIT"):
+                list(how(content))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from email.message import EmailMessage
+import email
+import email.policy
+from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage, Message
 from email.mime.text import MIMEText
 
 import pytest
 
-from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.email_message import AnyMessage, as_octets, recipients_of, sender_of
+from smtpconn.model.addresses import ReversePath
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.content import has_long_line
+from smtpconn.model.email_message import AnyMessage, as_octets, completed, recipients_of, sender_of
 from smtpconn.model.errors import ValidationError
+
+WITH_8BIT = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 
 
 def modern() -> EmailMessage:
@@ -71,3 +78,194 @@ def test_what_cannot_be_read_is_an_error(field: str, old: bool) -> None:
     """Rather than a message for some of those it was meant for."""
     with pytest.raises(ValidationError):
         recipients_of(addressed(field, old=old))
+
+
+# --- Addresses of messages ---
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("Example.com <noreply@example.com>", "noreply@example.com"),
+        ("Acme Inc. <a@b.example>", "a@b.example"),
+        ("a..b@docomo.example", '"a..b"@docomo.example'),
+        ("a.@docomo.example", '"a."@docomo.example'),
+        ("u@a_b.example", "u@a_b.example"),
+    ],
+)
+def test_addresses_as_they_are_in_use(field: str, expected: str, old: bool) -> None:
+    """Stops in names, dots where the RFC has none, underscores: read, and sent as they must."""
+    message = addressed(field, old=old)
+    assert [str(path) for path in recipients_of(message)] == [expected]
+    assert str(sender_of(message)) == expected
+
+
+@pytest.mark.parametrize("policy", [email.policy.default, email.policy.compat32])
+def test_addresses_that_were_read_as_utf8(policy: email.policy.Policy[Message]) -> None:
+    """An RFC 6532 message goes to whom it names, by either API; what is no UTF-8 to nobody."""
+    raw = "To: Jörg <jörg@bücher.example>\r\nFrom: müller@example.com\r\n\r\n".encode()
+    message = email.message_from_bytes(raw, policy=policy)
+    assert [str(path) for path in recipients_of(message)] == ["jörg@bücher.example"]
+    assert str(sender_of(message)) == "müller@example.com"
+    for broken in (b"To: j\xf6rg@example.com\r\n\r\n", b"To: a@b, j\xc3@example.com\r\n\r\n"):
+        with pytest.raises(ValidationError):
+            recipients_of(email.message_from_bytes(broken, policy=policy))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+def test_no_encoded_word_names_a_recipient(old: bool) -> None:
+    """What stands inside one is a name, whatever it looks like."""
+    field = "=?utf-8?q?evil=40example=2Enet=2C?= <you@example.com>"
+    assert recipients_of(addressed(field, old=old)) == ["you@example.com"]
+    if old:
+        raw = f"To: {field}\r\n\r\n".encode()
+        assert recipients_of(email.message_from_bytes(raw)) == ["you@example.com"]
+
+
+# --- The message stays as it is ---
+
+
+def nested() -> EmailMessage:
+    """A multipart inside a multipart, without boundaries yet."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Bcc"] = "me@example.com", "you@example.com", "b@c.d"
+    message.set_content("text\n")
+    message.add_alternative("<p>html</p>\n", subtype="html")
+    message.add_attachment(b"data", maintype="application", subtype="octet-stream", filename="a")
+    inner = EmailMessage()
+    inner["Subject"], inner["Bcc"] = "inner", "secret@example.com"
+    inner.set_content("ünner\n" + "x" * 2000)
+    message.add_attachment(inner)
+    return message
+
+
+def looked_through(message: AnyMessage) -> str:
+    """Everything there is of a message, to its innermost part."""
+    return repr([(part.policy, list(part.raw_items()), part.preamble) for part in message.walk()])
+
+
+def test_a_message_is_only_read() -> None:
+    """Nor are its inner parts changed: no boundary, no other encoding, no Date."""
+    message = nested()
+    before = looked_through(message)
+    complete = completed(message, ReversePath("me@example.com"))
+    for offers in (ServerCapabilities(), WITH_8BIT):
+        octets = as_octets(complete, offers, smtputf8=False)
+        assert b"Bcc" not in octets
+        assert b"secret@example.com" not in octets
+        assert not has_long_line(octets)
+        parsed = email.message_from_bytes(octets, policy=email.policy.default)
+        assert [d for part in parsed.walk() for d in part.defects] == []
+        assert len(list(parsed.walk())) == len(list(message.walk()))
+    assert looked_through(message) == before
+
+
+def test_one_message_sent_by_several_threads() -> None:
+    """Each one arrives whole."""
+    message = nested()
+    with ThreadPoolExecutor(4) as threads:
+        octets = list(
+            threads.map(lambda _: as_octets(message, WITH_8BIT, smtputf8=False), range(60))
+        )
+    for each in octets:
+        parsed = email.message_from_bytes(each, policy=email.policy.default)
+        assert [d for part in parsed.walk() for d in part.defects] == []
+        assert [part.get_content_type() for part in parsed.walk()] == [
+            part.get_content_type() for part in message.walk()
+        ]
+
+
+def test_parts_too_deep_in_each_other_are_refused() -> None:
+    """As what cannot be sent, not as an accident inside."""
+    message = modern()
+    for _ in range(2000):
+        outer = EmailMessage()
+        outer["Content-Type"] = "multipart/mixed"
+        outer.set_payload([message])
+        message = outer
+    with pytest.raises(ValidationError):
+        completed(message, ReversePath(""))
+    with pytest.raises(ValidationError):
+        as_octets(message, ServerCapabilities(), smtputf8=False)
+
+
+# --- Date and Message-ID ---
+
+
+@pytest.mark.parametrize(
+    ("sender", "domain"),
+    [
+        ("bounces@mail.example.com", "mail.example.com"),
+        ("u@bücher.example", "xn--bcher-kva.example"),
+        ("u@[192.0.2.1]", "[192.0.2.1]"),
+        ("", "example.com"),
+    ],
+)
+def test_what_every_message_has_is_added(sender: str, domain: str) -> None:
+    """Date, and a Message-ID of the sender's domain, without asking anybody for a name."""
+    message = nested()
+    complete = completed(message, ReversePath(sender))
+    octets = as_octets(complete, WITH_8BIT, smtputf8=False)
+    parsed = email.message_from_bytes(octets, policy=email.policy.default)
+    assert parsed["Message-ID"].endswith(f"@{domain}>")
+    assert parsed["Date"].datetime is not None
+    again = email.message_from_bytes(as_octets(complete, ServerCapabilities(), smtputf8=False))
+    assert (again["Message-ID"], again["Date"]) == (parsed["Message-ID"], parsed["Date"])
+    assert "Date" not in message
+
+
+def test_what_is_there_is_not_made_anew() -> None:
+    """However it is written."""
+    message = modern()
+    message["date"], message["MESSAGE-ID"] = "Thu, 1 Jan 1970 00:00:00 +0000", "<1@x>"
+    complete = completed(message, ReversePath("me@example.com"))
+    assert len(complete.get_all("Date", [])) == len(complete.get_all("Message-ID", [])) == 1
+
+
+# --- Lines and eight bits ---
+
+
+@pytest.mark.parametrize("offers", [ServerCapabilities(), WITH_8BIT], ids=["7bit", "8bit"])
+@pytest.mark.parametrize(
+    "body",
+    [b"x" * 3000, b"short\r\n" + b"gr\xc3\xbc\xc3\x9fe " * 300, b"\xff\xfe" * 600 + b"\r\nend",
+     b"a \r\n" * 3 + b"." * 1200 + b"\r\n.\r\nFrom x"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "text/plain", "application/x"])
+def test_long_lines_are_encoded(body: bytes, kind: str, offers: ServerCapabilities) -> None:
+    """What no server has to take arrives all the same, octet for octet (RFC 5321 4.5.3.1.6)."""
+    raw = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + body
+    octets = as_octets(email.message_from_bytes(raw), offers, smtputf8=False)
+    assert max(map(len, octets.split(b"\r\n"))) <= 998
+    assert octets.isascii()
+    assert email.message_from_bytes(octets).get_payload(decode=True) == body
+
+
+@pytest.mark.parametrize(
+    "body", [b"x" * 998 + b"\r\n", b"y" * 998, b"gr\xc3\xbc\xc3\x9fe\r\n" * 200, b"\n" * 2000]
+)
+def test_other_lines_stay(body: bytes) -> None:
+    """Where the server takes eight bits."""
+    raw = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body
+    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert octets.endswith(b"\r\n\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+
+
+def test_what_was_signed_stays() -> None:
+    """Another form of it would be another part (RFC 1847 2.1)."""
+    raw = (
+        b'Content-Type: multipart/signed; boundary=b; protocol="x/y"\r\n\r\n--b\r\n'
+        b"Content-Type: text/plain\r\nSubject:  two  blanks\r\n\r\n" + b"x" * 2000 + b"\r\n--b\r\n"
+        b"Content-Type: x/y\r\n\r\nsignature\r\n--b--\r\n"
+    )
+    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert b"Subject: two  blanks\r\n\r\n" + b"x" * 2000 in octets
+
+
+def test_octets_in_an_attachment_may_be_any() -> None:
+    """A NUL in one that was declared binary leaves as base64."""
+    raw = b"Content-Type: a/b\r\nContent-Transfer-Encoding: binary\r\n\r\n\0\x01\xff"
+    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert b"\0" not in octets
+    assert email.message_from_bytes(octets).get_payload(decode=True) == b"\0\x01\xff"

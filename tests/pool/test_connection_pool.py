@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from email.message import EmailMessage
 from functools import partial
 from typing import Any, Literal, TypedDict
+from unittest import mock
 
 import pytest
 
@@ -1006,6 +1007,38 @@ def test_send_message(protocol: str) -> None:
         "you@example.com",
     ]
     assert all(b"Bcc" not in m.content and m.sender == SENDER for m in received)
+
+
+@pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
+def test_results_are_by_what_the_caller_wrote(protocol: str) -> None:
+    """However an address was written, and whenever it was refused; LMTP's duplicates too."""
+    written = ["<you@example.com>", " she@example.com", "a..b@example.com", "no@example.com"]
+    with (
+        SmtpServer(protocol=protocol, recipient_known=lambda path: "no@" not in path) as server,
+        ConnectionPool(server.url) as pool,
+    ):
+        server.fault("RCPT", reply="550 5.1.1 No", match="she@")
+        result = pool.send(SENDER, (each for each in [*written, "<no@example.com>"]), MESSAGE)
+    assert result.accepted == ("<you@example.com>", "a..b@example.com")
+    assert [*result.refused] == [" she@example.com", "no@example.com", "<no@example.com>"]
+    assert {reply.code for reply in result.refused.values()} == {550}
+    assert "you@example.com" in result.accepted_recipients
+    assert '"a..b"@example.com' in {r for m in server.messages for r in m.recipients}
+
+
+def test_a_message_that_is_tried_again_is_the_same(server: SmtpServer) -> None:
+    """Its Message-ID is made once, before the first try."""
+    message = EmailMessage()
+    message["From"], message["To"] = SENDER, "you@example.com"
+    message.set_content("Hello!\n")
+    with ConnectionPool(server.url) as pool:
+        pool.send_message(message)
+        server.fault("MAIL", reply="421 4.3.2 Bye")
+        with mock.patch("smtpconn.model.email_message.make_msgid", return_value="<1@x>") as make:
+            pool.send_message(message)
+        assert pool.stats().retries == 1
+    assert make.call_count == 1
+    assert [m.email["Message-ID"] for m in server.messages][-1] == "<1@x>"
 
 
 def test_a_wrong_argument_costs_nothing(server: SmtpServer) -> None:

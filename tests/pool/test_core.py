@@ -71,9 +71,6 @@ class FakeConnection:
         """In a forked child."""
         self.ended_by.append("close_after_fork")
 
-    def _share(self, quirks: object) -> None:
-        """What is known of the server is of no interest here."""
-
 
 class World:
     """Time, the server, and the keeper.

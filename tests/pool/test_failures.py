@@ -431,13 +431,14 @@ def test_a_reply_that_makes_no_sense(step: str, phase: Phase, call: Call, reply:
     ("reply", "kind"), [("554 5.7.1 no", PermanentError), ("450 4.7.1 later", TransientError)]
 )
 def test_a_greeting_that_refuses(reply: str, kind: type[SmtpError]) -> None:
-    """A server that does not want us says so in its greeting."""
+    """A server that does not want us says so in its greeting, and hears QUIT and nothing more."""
     with SmtpServer() as server:
         server.fault("CONNECT", reply=reply)
         with pytest.raises(kind) as caught:
             connect(server)
         assert caught.value.phase is Phase.GREETING
-        assert server.connections[0].commands == []
+        server.wait_for(lambda: server.connections[0].closed)
+        assert server.connections[0].commands == ["QUIT"]
 
 
 # --- Slow drips -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -122,3 +122,34 @@ def test_the_open_pools() -> None:
         assert other not in open_pools()
     pool.close()
     assert pool not in open_pools()
+
+
+@pytest.mark.parametrize("make", [ConnectionPool, get_pool])
+def test_options_of_the_server_beside_a_url(make: Callable[..., ConnectionPool]) -> None:
+    """A pool takes what `ServerConfig` takes, and refuses by name what neither knows."""
+    login = PasswordCredentials("user", "password")
+    with make("smtp://mx", credentials=login, timeout=7.0, max_size=3, tls_mode="STARTTLS") as pool:
+        assert pool.config == ServerConfig(
+            "mx", 25, TlsMode.STARTTLS, timeout=7.0, credentials=login
+        )
+        assert pool.stats().max_size == 3
+    with make(ServerConfig("mx", 25, TlsMode.NONE), ehlo_domain="me.example.com") as pool:
+        assert pool.config.ehlo_domain == "me.example.com"
+    with pytest.raises(ValidationError, match=r"unknown: max_sice; .*max_size.*credentials"):
+        make("smtp://mx", max_sice=3)
+
+
+@pytest.mark.parametrize("make", [ConnectionPool, get_pool])
+@pytest.mark.parametrize("given", [b"smtp://mx", None, 25, {"host": "mx"}, ["smtp://mx", None]])
+def test_what_is_no_server(make: Callable[..., ConnectionPool], given: Any) -> None:
+    """It is refused where it is given, with what is one."""
+    with pytest.raises(ValidationError, match="a server is a ServerConfig or a URL such as"):
+        make(given)
+
+
+@pytest.mark.parametrize("name", ["max_idle", "max_lifetime", "acquire_timeout", "keepalive"])
+def test_limits_are_refused_by_name(name: str) -> None:
+    """Also where None, or a text, stands for a number of seconds."""
+    for bad in ("10", 0, *([None] if name != "keepalive" else [])):
+        with pytest.raises(ValidationError, match=f"{name} is a number of seconds above 0"):
+            ConnectionPool("smtp://mx", **{name: bad})  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from email.message import EmailMessage
 from typing import cast
 
 import pytest
@@ -289,3 +290,72 @@ def test_what_a_server_does_not_take_is_known_to_all_its_connections() -> None:
     alone = ["MAIL", "RCPT", "DATA"]
     assert told[0][:11] == alone + ["RSET", *alone] * 2
     assert told[1][:9] == told[2][:9] == alone * 3
+
+
+def message_to(recipient: str) -> EmailMessage:
+    """A message of the email package."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Bcc"] = "me@example.com", recipient, "secret@x.example"
+    message.set_content(f"Grüße an {recipient}\n", cte="8bit")
+    return message
+
+
+def test_a_message_is_encoded_for_the_server_it_goes_to() -> None:
+    """Eight bits where they may stay, else seven; Bcc never."""
+    for extensions in (["8BITMIME"], []):
+        with SmtpServer(extensions=extensions) as server, ConnectionPool(server.url) as pool:
+            given: list[Envelope | EmailMessage] = [message_to("a@x.example")]
+            given.append(Envelope.from_message(message_to("b@x.example")))
+            outcomes = list(pool.send_many(given))
+            assert [outcome.error for outcome in outcomes] == [None, None]
+            for message in server.wait_for_messages(2):
+                assert message.content.isascii() is not bool(extensions)
+                assert message.email.get_content().startswith("Grüße an ")
+                assert "Bcc" not in message.email
+                assert "secret@x.example" in message.recipients
+
+
+def test_one_message_that_is_changed_for_each_recipient() -> None:
+    """Each gets what it was when it was given, though threads send it later."""
+
+    def changing() -> Iterator[EmailMessage]:
+        message = message_to("nobody@x.example")
+        for n in range(40):
+            message.replace_header("To", f"{n}@x.example")
+            message.set_content(f"for {n}\n")
+            yield message
+
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=4) as pool:
+        assert all(outcome.result for outcome in pool.send_many(changing()))
+        messages = server.wait_for_messages(40)
+    assert sorted((m.recipients[0], m.email.get_content()) for m in messages) == sorted(
+        (f"{n}@x.example", f"for {n}\r\n") for n in range(40)
+    )
+
+
+def test_a_message_that_names_nobody_is_refused_for_itself() -> None:
+    """The others are sent."""
+    given = [EmailMessage(), message_to("a@x.example"), message_to("nobody at all")]
+    with SmtpServer() as server, ConnectionPool(server.url) as pool:
+        outcomes = {id(o.envelope.message): o for o in pool.send_many(given)}
+        assert len(server.messages) == 1
+    assert isinstance(outcomes[id(given[0])].error, ValidationError)
+    assert outcomes[id(given[1])].error is None
+    assert isinstance(outcomes[id(given[2])].error, ValidationError)
+
+
+@pytest.mark.parametrize("wrong", [b"x", None, ("a@b", ["c@d"], b"x")])
+def test_what_is_no_envelope(wrong: object) -> None:
+    """A mistake in the program: nothing behind it is taken."""
+    taken: list[object] = []
+
+    def mixed() -> Iterator[Envelope]:
+        for each in (wrong, *[Envelope("", ["a@x.example"], b"x")] * 20):
+            taken.append(each)
+            yield each  # type: ignore[misc]
+
+    with SmtpServer() as server, ConnectionPool(server.url) as pool:
+        with pytest.raises(TypeError, match=type(wrong).__name__):
+            list(pool.send_many(mixed()))
+        assert server.messages == []
+    assert taken == [wrong]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 import pytest
 
 from smtpconn import (
     AllRecipientsFailedError,
     AuthError,
+    AuthMechanism,
     BodyType,
     DsnNotify,
     MailFromParams,
@@ -25,7 +27,16 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
-from smtpconn.auth.mechanisms import CramMd5, Login, OAuthBearer, Plain, XOAuth2
+from smtpconn.auth.mechanisms import (
+    CramMd5,
+    External,
+    Login,
+    OAuthBearer,
+    Plain,
+    SaslMechanism,
+    XOAuth2,
+)
+from smtpconn.auth.scram import Scram
 from smtpconn.protocol import auth, handshake, single_command
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
@@ -43,10 +54,11 @@ EHLO = "EHLO client.example\n"
 
 @pytest.mark.parametrize("code", [421, 450, 554])
 def test_an_unfriendly_greeting(code: int) -> None:
-    """A greeting that is a refusal is raised as one."""
-    error = fails(
-        lambda: handshake.handshake(SessionState(), starttls=False), [("", f"{code} no\n")]
-    )
+    """A greeting that is a refusal is raised as one, after QUIT (RFC 5321 3.1)."""
+    # After a 421 the server closes the connection itself.
+    farewell: Script = [("QUIT\n", "")] if code != 421 else []
+    script: Script = [("", f"{code} no\n"), *farewell]
+    error = fails(lambda: handshake.handshake(SessionState(), starttls=False), script)
     assert isinstance(error, TransientError if code < 500 else PermanentError)
     assert error.phase == "greeting"
 
@@ -97,14 +109,16 @@ def test_helo_is_said_where_ehlo_is_unknown(code: int) -> None:
 def test_other_refusals_of_ehlo_are_refusals(code: int, kind: type[Exception]) -> None:
     """Only what says that EHLO is unknown leads to HELO."""
     made = SessionState(ehlo_domain="client.example")
-    script: Script = [("", GREETING), (EHLO, f"{code} no\n")]
+    farewell: Script = [("QUIT\n", "")] if code != 421 else []
+    script: Script = [("", GREETING), (EHLO, f"{code} no\n"), *farewell]
     assert kind_of(fails(lambda: handshake.handshake(made, starttls=False), script)) is kind
 
 
 def test_lmtp_has_no_helo() -> None:
     """LHLO or nothing (RFC 2033 4.1)."""
     made = SessionState(ehlo_domain="client.example", protocol=Protocol.LMTP)
-    script: Script = [("", GREETING), ("LHLO client.example\n", "500 what?\n")]
+    lhlo = "LHLO client.example\n"
+    script: Script = [("", GREETING), (lhlo, "500 what?\n"), ("QUIT\n", "")]
     assert isinstance(
         fails(lambda: handshake.handshake(made, starttls=False), script), PermanentError
     )
@@ -191,11 +205,129 @@ def test_the_longest_line_has_512_octets(octets: int, in_one_step: bool) -> None
     run_script(lambda: auth.authenticate(_anonymous(made), Plain("u", password)), script)
 
 
-def test_login_answers_two_prompts_whatever_they_say() -> None:
-    """The user name on the line, the password at the prompt."""
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
+        ("VXNlciBOYW1lAA==", "UGFzc3dvcmQA"),
+        ("", ""),
+        ("whatever", "you say"),
+        ("Username:", "Password:"),
+    ],
+)
+def test_login_answers_two_prompts_whatever_they_say(first: str, second: str) -> None:
+    """Nothing on the line, the user name at the first prompt, the password at the second."""
     made = session(OFFERS)
-    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 whatever\n"), (f"{b64('p')}\n", "235 ok\n")]
+    script: Script = [
+        ("AUTH LOGIN\n", f"334 {first}\n"),
+        (f"{b64('u')}\n", f"334 {second}\n"),
+        (f"{b64('p')}\n", "235 ok\n"),
+    ]
     run_script(lambda: auth.authenticate(_anonymous(made), Login("u", "p")), script)
+
+
+def test_login_with_the_prompts_the_other_way_round() -> None:
+    """What is asked for is what is given."""
+    script: Script = [
+        ("AUTH LOGIN\n", "334 UGFzc3dvcmQ6\n"),
+        (f"{b64('p')}\n", "334 VXNlcm5hbWU6\n"),
+        (f"{b64('u')}\n", "235 ok\n"),
+    ]
+    made = session(OFFERS)
+    run_script(lambda: auth.authenticate(_anonymous(made), Login("u", "p")), script)
+
+
+def test_login_cancels_a_third_prompt() -> None:
+    """Nothing is left to give."""
+    script: Script = [
+        ("AUTH LOGIN\n", "334 \n"),
+        (f"{b64('u')}\n", "334 \n"),
+        (f"{b64('p')}\n", "334 UGFzc3dvcmQ6\n"),
+        ("*\n", "501 cancelled\n"),
+    ]
+    error = fails(lambda: auth.authenticate(session(OFFERS), Login("u", "p")), script)
+    assert isinstance(error, AuthError)
+    assert error.response.code == 501
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: Plain("u", "p"), f"AUTH PLAIN {b64(chr(0) + 'u' + chr(0) + 'p')}"),
+        (
+            lambda: XOAuth2("u", "t"),
+            f"AUTH XOAUTH2 {b64(chr(1).join(['user=u', 'auth=Bearer t', '', '']))}",
+        ),
+        (External, "AUTH EXTERNAL ="),
+        (lambda: External("z"), f"AUTH EXTERNAL {b64('z')}"),
+    ],
+    ids=["PLAIN", "XOAUTH2", "EXTERNAL", "EXTERNAL z"],
+)
+def test_an_overlooked_initial_response_is_sent_once_more(
+    make: Callable[[], SaslMechanism], line: str
+) -> None:
+    """A server that asks with an empty challenge has not read it (PLAIN at some appliances)."""
+    made = session(f"{OFFERS} EXTERNAL")
+    again = line.rpartition(" ")[2].removeprefix("=")
+    script: Script = [(f"{line}\n", "334 \n"), (f"{again}\n", "235 ok\n")]
+    run_script(lambda: auth.authenticate(_anonymous(made), make()), script)
+
+
+@pytest.mark.parametrize("password", ["p", "x" * 400], ids=["on the line", "behind it"])
+def test_an_initial_response_is_not_sent_a_third_time(password: str) -> None:
+    """Asked for again, the exchange is cancelled."""
+    response = b64(f"\0u\0{password}")
+    line = f"AUTH PLAIN {response}\n" if len(password) == 1 else "AUTH PLAIN\n"
+    script: Script = [
+        (line, "334 \n"),
+        (f"{response}\n", "334 \n"),
+        ("*\n", "501 cancelled\n"),
+    ]
+    error = fails(lambda: auth.authenticate(session(OFFERS), Plain("u", password)), script)
+    assert isinstance(error, AuthError)
+
+
+@pytest.mark.parametrize("challenge", ["not base64!", "YQ", "ü"])
+def test_a_challenge_that_is_not_base64_is_cancelled(challenge: str) -> None:
+    """With an asterisk (RFC 4954 4); the error quotes it, and both sides are in step."""
+    script: Script = [
+        ("AUTH CRAM-MD5\n", f"334 {challenge}\n"),
+        ("*\n", "501 5.7.0 cancelled\n"),
+    ]
+    error = fails(lambda: auth.authenticate(session(OFFERS), CramMd5("u", "p")), script)
+    assert isinstance(error, AuthError)
+    assert "not base64" in str(error)
+    assert error.because
+
+
+@pytest.mark.parametrize("first", ["", "x", "r=other,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", "e=no"])
+def test_a_scram_message_that_is_wrong_is_cancelled(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a challenge that is not base64 is; an empty one asks for the first message again."""
+    core = pytest.importorskip("scramp.core")
+    monkeypatch.setattr(core.Nonce, "create", lambda: core.Nonce("n"))
+    ours = b64("n,,n=u,r=n")
+    script: Script = [(f"AUTH SCRAM-SHA-256 {ours}\n", f"334 {b64(first)}\n")]
+    if not first:
+        script.append((f"{ours}\n", "334 \n"))
+    script.append(("*\n", "501 5.7.0 cancelled\n"))
+    made = session("AUTH SCRAM-SHA-256")
+    error = fails(
+        lambda: auth.authenticate(made, Scram(AuthMechanism.SCRAM_SHA_256, "u", "p")), script
+    )
+    assert isinstance(error, AuthError)
+    assert "SCRAM message is wrong" in error.because
+
+
+@pytest.mark.parametrize("text", ["5.5.1 already authenticated", "5.5.1 Error: already logged in"])
+def test_a_session_that_is_logged_in_already(text: str) -> None:
+    """The server says 503 (RFC 4954 4): the error says what that means, and it will stay so."""
+    script: Script = [(PLAIN_LINE, f"503 {text}\n")]
+    error = fails(lambda: auth.authenticate(session(OFFERS), Plain("u", "p")), script)
+    assert isinstance(error, AuthError)
+    assert "this session is logged in already: it can be used as it is" in str(error)
+    assert not error.is_transient
 
 
 def test_cram_md5_by_its_rfc() -> None:
@@ -233,11 +365,12 @@ def test_a_challenge_nobody_expects_is_cancelled() -> None:
 def test_xoauth2_errors_are_told() -> None:
     """The JSON of the 334 is in the error."""
     line = f"AUTH XOAUTH2 {b64(chr(1).join(['user=u', 'auth=Bearer t', '', '']))}\n"
-    script: Script = [(line, f"334 {b64('{status: 400}')}\n"), ("*\n", "535 no\n")]
+    script: Script = [(line, f"334 {b64('{status: 400}')}\n"), ("\n", "535 5.7.8 no\n")]
     error = fails(lambda: auth.authenticate(session(OFFERS), XOAuth2("u", "t")), script)
     assert isinstance(error, AuthError)
     assert error.server_error == "{status: 400}"
     assert "{status: 400}" in str(error)
+    assert error.response.lines == ("5.7.8 no",)
 
 
 def test_oauthbearer_errors_are_acknowledged() -> None:
@@ -268,7 +401,7 @@ def test_endless_challenges_end() -> None:
             return b"x"
 
     rounds: Script = [("eA==\n", "334 \n")] * 10
-    script: Script = [(f"AUTH LOGIN {b64('u')}\n", "334 \n"), *rounds]
+    script: Script = [("AUTH LOGIN\n", "334 \n"), *rounds]
     error = fails(lambda: auth.authenticate(session(OFFERS), Patient("u", "p")), script)
     assert isinstance(error, ProtocolError)
 

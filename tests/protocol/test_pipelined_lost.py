@@ -89,7 +89,7 @@ def check(letters: Sequence[Letter], server: StrictServer, outcomes: Sequence[ob
 
 
 def _check_one(sender: str, outcome: object, names: list[str], server: StrictServer) -> None:
-    if isinstance(outcome, SendResult):
+    if isinstance(outcome, SendResult) and not isinstance(outcome, LmtpSendResult):
         assert names == [_name(r) for r in outcome.accepted_recipients]
     elif isinstance(outcome, LmtpSendResult):
         delivered = {_name(r.recipient) for r in outcome.results if r.delivered}

@@ -307,6 +307,6 @@ def test_nested_headers_do_not_exhaust_the_stack(chosen: policy.Policy, nested: 
 
     with peer(serve) as factory, connect(factory) as connection:
         with pytest.raises(SmtpError):
-            connection.send_message(message, recipients=[YOU])  # type: ignore[arg-type]
+            connection.send_message(message, recipients=[YOU])
         connection.noop()
         connection.close()

@@ -112,6 +112,13 @@ def shape(line: bytes) -> tuple[bytes, frozenset[bytes]]:
     return b"sasl", frozenset()
 
 
+def verbs(shapes: list[tuple[bytes, frozenset[bytes]]]) -> list[bytes]:
+    """What was asked for in turn; a login is one thing, whatever mechanism its lines are of."""
+    found = [verb for verb, _ in shapes]
+    pairs = zip(found, [b"", *found], strict=False)
+    return [verb for verb, before in pairs if not verb == before == b"sasl"]
+
+
 @pytest.mark.parametrize("argument", ATTACKED, ids=str)
 def test_no_text_becomes_anything_else(target: Target, argument: Argument) -> None:
     """Whatever stands in an argument, the server hears the commands meant and no others."""
@@ -128,7 +135,7 @@ def test_no_text_becomes_anything_else(target: Target, argument: Argument) -> No
             ]
         for text in texts:
             heard = [shape(line) for line in attempt(target, argument, text)]
-            assert [verb for verb, _ in heard] == [verb for verb, _ in meant][: len(heard)]
+            assert verbs(heard) == verbs(meant)[: len(verbs(heard))]
             for (_, found), (_, expected) in zip(heard, meant, strict=False):
                 assert found <= expected
     contents = {content for recorder in target.recorders for content in recorder.contents}
@@ -224,7 +231,7 @@ def test_a_header_within_a_header(text: str) -> None:
     message.set_payload("Hello!")
     with recorded() as (recorder, connection):
         with pytest.raises(ValidationError):
-            connection.send_message(message)  # type: ignore[arg-type]
+            connection.send_message(message)
         connection.noop()
         assert recorder.verbs == [b"EHLO", b"NOOP"]
 

@@ -7,9 +7,13 @@ connections used again with other credentials or weaker settings.
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
+import functools
 import logging
+import os
 import pickle
+import pprint
 import queue
 import ssl
 import traceback
@@ -22,12 +26,14 @@ import pytest
 
 from smtpconn import (
     ConnectionPool,
+    Envelope,
     OAuthCredentials,
     PasswordCredentials,
     Pipelining,
     PoolEvent,
     Protocol,
     ProtocolError,
+    SendOutcome,
     ServerConfig,
     SmtpError,
     TlsMode,
@@ -35,6 +41,12 @@ from smtpconn import (
     ValidationError,
     get_pool,
 )
+from smtpconn.auth.mechanisms import Plain
+from smtpconn.contrib.logging import PooledSmtpHandler
+from smtpconn.contrib.settings import MailSettings, read_settings
+from smtpconn.model.secret import Secret
+from smtpconn.protocol.command import Command, secret_command
+from smtpconn.testing import SmtpServer
 from tests.security.wire import TIMEOUT, Recorder, connect, peer, recorded
 
 SECRET = "correct-horse-battery"
@@ -99,11 +111,21 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def local_variables(error: BaseException) -> Iterator[str]:
+    """What reports show of smtpconn's frames (Sentry, Django's error page, capture_locals)."""
+    for frame in traceback.TracebackException.from_exception(error, capture_locals=True).stack:
+        is_ours = f"{os.sep}smtpconn{os.sep}" in frame.filename or frame.filename == "<string>"
+        for name, value in (frame.locals or {}).items() if is_ours else ():
+            yield f"{frame.filename}:{frame.lineno} {name}={value}"
+
+
 def check_error(error: BaseException) -> None:
-    """Nothing of an error shows the secret: text, arguments, attributes, report or pickle."""
+    """Nothing of an error shows the secret: text, arguments, attributes, report, local variables
+    of the frames it came through, or pickle."""
     for each in chain(error):
         assert not shows(each, repr(each), each.args, vars(each))
         assert not shows(*traceback.format_exception(each))
+        assert not shows(*local_variables(each))
     assert not shows(pickle.dumps(error), pickle.dumps(error).decode("latin-1"))
 
 
@@ -218,6 +240,8 @@ def test_no_pool_shows_its_secret() -> None:
         f"smtp://user:{SECRET}@mx\uff03example.com",
         f"smtp://user:{SECRET}%00@mx.example.com",
         f"smtp://user:{SECRET}@mx.example.com/path",
+        f"smtp://user%3A{SECRET}",
+        f"smtp://{SECRET}%20",
         f"smtp://:{SECRET}@mx.example.com",
         f"lmtp+unix://user:{SECRET}@/run/lmtp",
         f"http://user:{SECRET}@mx.example.com",
@@ -301,6 +325,7 @@ CHANGES: dict[str, Any] = {
     "timeout": 61.0,
     "protocol": Protocol.LMTP,
     "credentials": PasswordCredentials("user", SECRET),
+    "mechanisms": ("PLAIN",),
     "tls_context": ssl.create_default_context(),
     "ehlo_domain": "client.example.com",
     "source_address": ("127.0.0.1", 0),
@@ -350,3 +375,152 @@ def test_a_configuration_cannot_be_changed_under_a_pool() -> None:
     """A configuration is frozen: what a pool was found by is what it connects with."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.credentials = PasswordCredentials("user", SECRET)  # type: ignore[misc]
+
+
+# --- What else can be written down ----------------------------------------------------------------
+
+PASSWORD = PasswordCredentials("user", SECRET)
+URL = f"smtp://user:{SECRET}@mx.example.com"
+HOLDERS: dict[str, Callable[[], Any]] = {
+    "password": lambda: PASSWORD,
+    "token": lambda: OAuthCredentials("user", SECRET),
+    "function": lambda: OAuthCredentials("user", functools.partial(str, SECRET)),
+    "configuration": lambda: CONFIG.replace(credentials=PASSWORD),
+    "configuration of a URL": lambda: ServerConfig.from_url(URL),
+    "settings": lambda: MailSettings(host="mx", username="user", password=SECRET),
+    "settings with a URL": lambda: MailSettings(url=URL),
+    "settings as they are read": lambda: read_settings({"url": URL}, {"password": SECRET}),
+    "settings with credentials": lambda: read_settings({"host": "mx", "credentials": PASSWORD}),
+    "mechanism": lambda: Plain("user", SECRET),
+    "command": lambda: secret_command(SECRET, "<secret>"),
+    "secret": lambda: Secret(SECRET),
+    "test server": lambda: SmtpServer(users={"user": SECRET}),
+    "test server's settings": lambda: SmtpServer(users={"user": SECRET})._settings,
+    "envelope": lambda: Envelope("a@x.example", ["b@x.example"], SECRET.encode()),
+    "envelope with a stream": lambda: Envelope("a@x.example", ["b@x.example"], [SECRET.encode()]),
+    "outcome": lambda: SendOutcome(
+        Envelope("a@x.example", ["b@x.example"], SECRET.encode()), None, SmtpError("no")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_holds_a_secret_does_not_show_it(name: str) -> None:
+    """In one line of repr, str or a log; by itself, in others, in copies."""
+    holder = HOLDERS[name]()
+    if name == "function":
+        holder = OAuthCredentials("user", lambda: SECRET)
+    for each in (holder, copy.copy(holder)):
+        shown = [repr(each), str(each), f"{each}", f"{[each]}", f"{ {'x': each} }", f"{each!a}"]
+        assert not shows(*shown, pprint.pformat(each))
+        assert all("\n" not in text for text in shown)
+
+
+@pytest.mark.parametrize("name", [n for n in HOLDERS if "server" not in n and "envelope" not in n])
+def test_what_is_made_of_a_secret_does_not_show_it(name: str) -> None:
+    """Whoever writes a configuration to a log as a dict writes no password."""
+    holder = HOLDERS[name]()
+    if dataclasses.is_dataclass(holder) and not isinstance(holder, (type, Command, SendOutcome)):
+        assert not shows(dataclasses.asdict(holder), dataclasses.astuple(holder))
+    assert not shows(getattr(holder, "__dict__", ""), copy.deepcopy(holder) if name else "")
+
+
+def test_credentials_that_are_none_are_not_shown() -> None:
+    """A tuple, as other clients take it, is refused by name where it is given."""
+    for given in [("user", SECRET), f"user:{SECRET}", {"password": SECRET}]:
+        for make in (
+            lambda g: ServerConfig("mx", 25, TlsMode.NONE, credentials=g),
+            lambda g: ServerConfig.from_url("smtp://mx", credentials=g),
+            lambda g: ConnectionPool("smtp://mx", credentials=g),
+            lambda g: get_pool("smtp://mx", credentials=g),
+            lambda g: MailSettings(host="mx", server={"credentials": g}).config(),
+        ):
+            with pytest.raises(ValidationError, match="PasswordCredentials") as caught:
+                make(given)
+            assert not shows(caught.value, repr(caught.value), vars(caught.value))
+
+
+@pytest.mark.parametrize(
+    "host", [URL, f"user:{SECRET}@mx.example.com", f"https://{SECRET}/", f"{SECRET}/"]
+)
+def test_a_host_that_is_a_url_is_not_quoted(host: str) -> None:
+    """It says what to do with a URL."""
+    with pytest.raises(ValidationError, match="from_url") as caught:
+        ServerConfig(host, 25, TlsMode.NONE)
+    assert not shows(caught.value)
+
+
+def test_a_login_that_cannot_be_written() -> None:
+    """A connection that fails while the password leaves: the frames of that show no octets."""
+    with recorded() as (_, connection):
+
+        def fail(*args: object) -> None:
+            raise ConnectionResetError("reset by peer")
+
+        transport = connection._channel.driver.transport
+        transport.write = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(SmtpError) as caught:
+            connection.auth_plain("user", SECRET)
+        assert any("to be sent" in text for text in local_variables(caught.value))
+        check_error(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"smtp://user:{SECRET}@mx:x", f"{URL}?x=1", f"http:{SECRET}"])
+def test_no_url_is_shown_by_those_who_take_one(url: str) -> None:
+    """A pool, the pools of the process, and the settings of frameworks."""
+    for make in (
+        ConnectionPool,
+        lambda u: ConnectionPool([u, u]),
+        get_pool,
+        lambda u: read_settings({"url": u}).config(),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            make(url)
+        check_error(caught.value)
+
+
+@pytest.mark.parametrize("end", ["", "/x", "?x", "#x", "[x"])
+def test_a_password_that_is_not_percent_encoded(end: str) -> None:
+    """The error says how to write it, and does not show it."""
+    url = f"smtp://user:{SECRET}{end}@mx.example.com" + ("" if end else "/path")
+    with pytest.raises(ValidationError, match="percent-encoded: / is %2F") as caught:
+        ServerConfig.from_url(url)
+    check_error(caught.value)
+
+
+@pytest.mark.parametrize("copying", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_what_holds_sockets_is_not_pickled(copying: Callable[[Any], object]) -> None:
+    """A pool, a connection and a lease say so themselves; no lock is to blame."""
+    with ConnectionPool(CONFIG.replace(credentials=PASSWORD)) as pool, recorded() as (_, c):
+        for each, text in ((pool, "get_pool"), (c, "socket"), (pool.connection(), "connection")):
+            with pytest.raises(TypeError, match=text) as caught:
+                copying(each)
+            assert "RLock" not in str(caught.value)
+    for closed in (pool, pool.connection(), c):
+        assert "\n" not in repr(closed)
+        assert not shows(repr(closed))
+    assert "closed" in repr(pool)
+
+
+def test_a_secret_is_not_pickled_by_itself() -> None:
+    """Only with the credentials it belongs to, by those who pickle those."""
+    for secret in (Secret(SECRET), [Secret(SECRET)], MailSettings(host="mx", password=SECRET)):
+        with pytest.raises(TypeError, match="secret"):
+            pickle.dumps(secret)
+    assert Secret("a") == Secret("a") != Secret("b")
+    assert hash(Secret("a")) == hash(Secret("a"))
+    assert Secret("a") != "a"
+    assert not Secret("")
+
+
+def test_no_handler_shows_its_secret() -> None:
+    """Neither a URL nor a pair that a logging handler was given."""
+    for given in (
+        {"mailhost": f"smtp://user:{SECRET}@mx:x"},
+        {"mailhost": "m x", "credentials": ("user", SECRET)},
+        {"mailhost": "mx", "credentials": ("", SECRET), "toaddrs": ["a b"]},
+    ):
+        arguments: dict[str, Any] = {"toaddrs": ["you@example.com"], **given}
+        with pytest.raises(ValidationError) as caught:
+            PooledSmtpHandler(fromaddr="me@example.com", subject="x", **arguments)
+        check_error(caught.value)

@@ -10,29 +10,33 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable
+from email.message import EmailMessage
+from typing import TypeAlias
 
 import pytest
 
-from smtpconn import BodyType, MailFromParams, SmtpConnection
+from smtpconn import BodyType, MailFromParams, SmtpConnection, ValidationError
 from smtpconn.model.content import Content
 from tests.security.wire import ME, YOU, recorded
 
-LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\n", b"\0\r\n", b"\r\0\n")
+LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\n")
+WITH_NUL = (b"\0\r\n", b"\r\0\n", b"\r\n\0")
 SECOND = b"MAIL FROM:<admin@example.com>\r\nRCPT TO:<victim@example.com>\r\nDATA\r\nX: y\r\n\r\nz"
 ENDINGS = list(itertools.product(LINE_ENDS, LINE_ENDS))
 
 # Whatever some server takes for the end of a message.
 ANY_END = re.compile(rb"(?:\A|\r\n|\r|\n)\.(?=\r|\n)")
 
-Send = Callable[[SmtpConnection, "bytes | io.BytesIO | Iterable[bytes]"], object]
+Form: TypeAlias = "bytes | bytearray | memoryview | io.BytesIO | Iterable[bytes]"
+Send = Callable[[SmtpConnection, Form], object]
 
 
-def send(connection: SmtpConnection, message: bytes | io.BytesIO | Iterable[bytes]) -> object:
+def send(connection: SmtpConnection, message: Form) -> object:
     """Send with DATA."""
     return connection.send(ME, YOU, message)
 
 
-def send_bdat(connection: SmtpConnection, message: bytes | io.BytesIO | Iterable[bytes]) -> object:
+def send_bdat(connection: SmtpConnection, message: Form) -> object:
     """Send with BDAT."""
     return connection.send_bdat(ME, YOU, message)
 
@@ -71,9 +75,43 @@ def test_bdat_has_no_bare_line_end(line_end: bytes) -> None:
         assert recorder.verbs == [b"EHLO"] + [b"MAIL", b"RCPT", b"BDAT"] * 3 + [b"QUIT"]
 
 
+@pytest.mark.parametrize("how", [send, send_bdat])
+@pytest.mark.parametrize("before", WITH_NUL)
+@pytest.mark.parametrize("after", [*LINE_ENDS, *WITH_NUL])
+def test_no_nul_reaches_a_server_as_text(how: Send, before: bytes, after: bytes) -> None:
+    """There are servers that drop NULs, and then the dot behind one may end the message."""
+    message = b"Subject: a\r\n\r\nb" + before + b"." + after + SECOND
+    for form in (message, bytearray(message), memoryview(message)):
+        with recorded() as (recorder, connection):
+            with pytest.raises(ValidationError, match="NUL"):
+                how(connection, form)
+            connection.quit()
+            assert recorder.verbs == [b"EHLO", b"QUIT"]
+    for stream in every_form(message)[1:]:
+        with recorded() as (recorder, connection):
+            with pytest.raises(ValidationError, match="NUL") as caught:
+                how(connection, stream)
+            assert not caught.value.may_have_been_delivered
+            # Of DATA there is no way back; the chunks of BDAT are forgotten at the next RSET.
+            assert connection.is_open is (how is send_bdat)
+            assert not any(b"\0" in content for content in recorder.contents)
+
+
+def test_no_nul_of_a_form_reaches_a_server_by_send_message() -> None:
+    """The text of a web form is what it is; the message is refused before a command is said."""
+    message = EmailMessage()
+    message["From"], message["To"] = ME, YOU
+    message.set_content("hello\r\n\0.\r\n" + SECOND.decode())
+    with recorded() as (recorder, connection):
+        with pytest.raises(ValidationError, match="NUL"):
+            connection.send_message(message)
+        connection.quit()
+        assert recorder.verbs == [b"EHLO", b"QUIT"]
+
+
 def test_binarymime_is_counted_not_ended() -> None:
     """What looks like an end of message is content in BINARYMIME, untouched and counted."""
-    message = b"a\n.\n\r.\r\r\n.\r\n" + SECOND
+    message = b"a\n.\n\r.\r\r\n.\r\n\0.\r\n" + SECOND
     params = MailFromParams(body=BodyType.BINARYMIME)
     with recorded() as (recorder, connection):
         connection.send_bdat(ME, YOU, message, params)

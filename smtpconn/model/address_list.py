@@ -1,0 +1,228 @@
+"""Addresses as people and header fields write them: names, comments, groups (RFC 5322 3.4, 4.4).
+
+Rule: this file finds out which part of a text is an address; whether that address may be sent is
+decided by `smtpconn.model.addresses`. A text is read from its begin to its end once, without
+recursion, so that the time is linear whatever stands in it. What has more than one reading is
+refused, because a message must not go to another address than was written.
+
+Read besides what RFC 5322 3.4 has: full stops and brackets in names that are not quoted, empty
+places in a list, source routes (which are dropped later), and UTF-8 (RFC 6532). Not read: blanks
+inside an address, but for those around its @.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from smtpconn.model.errors import ValidationError
+
+_TOKEN = re.compile(
+    r'(?P<blank>[ \t]+)|(?P<atom>[^\x00-\x20"(),.:;<>@\[\\\]\x7F]+)|(?P<special>[,.:;<>@])'
+    r'|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<literal>\[[^\[\]\\]*\])|(?P<comment>\()'
+)
+_IN_COMMENT = re.compile(r"\\.|[()]")
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_FOLD = re.compile(r"\r?\n(?=[ \t])")
+_WORDS = ("atom", "quoted", "literal")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An address and the name it stands behind.
+
+    Attributes:
+        name: without quoting, or the comment behind the address; "" for none. Encoded words (RFC
+            2047) stay as they are.
+        address: for `smtpconn.model.addresses.ForwardPath`; not checked.
+    """
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Addresses under one name, such as ``undisclosed-recipients:;``.
+
+    Attributes:
+        name: without quoting; None for an address that is in no group.
+        members: in their order.
+    """
+
+    name: str | None
+    members: tuple[Named, ...]
+
+
+def read_addresses(text: str, *, allow_gaps: bool = True) -> list[str]:
+    """The addresses in a list, in their order, without names and comments.
+
+    Args:
+        text: a list of addresses, or the value of an address field, which may be folded.
+        allow_gaps: whether nothing may stand between two commas (RFC 5322 4.4).
+
+    Raises:
+        ValidationError: it is no list of addresses.
+    """
+    groups = read_groups(text, allow_gaps=allow_gaps)
+    return [each.address for group in groups for each in group.members]
+
+
+def read_groups(text: str, *, allow_gaps: bool = True) -> list[Group]:
+    """The same with names and groups; an address in no group is a group of its own.
+
+    Raises:
+        ValidationError: it is no list of addresses.
+    """
+    return list(_Reader(_FOLD.sub("", text), allow_gaps=allow_gaps).groups())
+
+
+@dataclass(slots=True)
+class _Token:
+    """A word, a special character, or "" for the end.
+
+    Attributes:
+        kind: of `_TOKEN`; "end" for the end.
+        text: as it stands there.
+        is_apart: whether a blank or a comment stands before it.
+    """
+
+    kind: str
+    text: str
+    is_apart: bool
+
+    def is_one_of(self, specials: str) -> bool:
+        return self.kind == "special" and self.text in specials
+
+
+class _Reader:
+    """Reads one text; `groups` is called once."""
+
+    def __init__(self, text: str, *, allow_gaps: bool) -> None:
+        self._text = text
+        self._allow_gaps = allow_gaps
+        self._tokens = self._scan()
+        self._comment = ""
+
+    def groups(self) -> Iterator[Group]:
+        group: str | None = None
+        members: list[Named] = []
+        ended_group = False
+        while True:
+            words, end = self._words()
+            if end.is_one_of(">"):
+                raise self._error("an angle bracket that closes nothing")
+            if ended_group and (words or end.is_one_of("<:;")):
+                raise self._error("there is no comma behind a group")
+            if end.is_one_of(":"):
+                if group is not None or not words:
+                    raise self._error("a colon that begins no group")
+                group = self._name(words)
+                continue
+            named: Named | None
+            if end.is_one_of("<"):
+                named, end = self._angle(words)
+            else:
+                named = self._bare(words) if words else None
+                if named is None and not (self._allow_gaps or end.is_one_of(";") or ended_group):
+                    raise self._error("an empty place")
+            ended_group = end.is_one_of(";")
+            if group is None:
+                if ended_group:
+                    raise self._error("a semicolon that ends no group")
+                if named is not None:
+                    yield Group(None, (named,))
+            else:
+                if named is not None:
+                    members.append(named)
+                if ended_group:
+                    yield Group(group, tuple(members))
+                    group, members = None, []
+            if end.kind == "end":
+                if group is not None:
+                    raise self._error("a group without an end")
+                return
+
+    def _words(self) -> tuple[list[_Token], _Token]:
+        """What comes before the next character that ends a name or an address, and that."""
+        self._comment = ""
+        words: list[_Token] = []
+        for token in self._tokens:
+            if token.kind == "end" or token.is_one_of(",:;<>"):
+                return words, token
+            words.append(token)
+        raise AssertionError("there is an end")
+
+    def _angle(self, words: list[_Token]) -> tuple[Named, _Token]:
+        """An address in angle brackets behind a name, and what ends it."""
+        name = self._name(words)
+        inside: list[_Token] = []
+        for token in self._tokens:
+            if token.is_one_of(">"):
+                break
+            if token.kind == "end" or token.is_one_of("<;"):
+                raise self._error("an angle bracket that is not closed")
+            inside.append(token)
+        address = self._joined(inside)
+        behind, end = self._words()
+        if behind or end.is_one_of("<>:"):
+            raise self._error("something behind an angle bracket")
+        return Named(name or self._comment, address), end
+
+    def _bare(self, words: list[_Token]) -> Named:
+        address = self._joined(words)
+        if not any(token.is_one_of("@") for token in words) and address.lower() != "postmaster":
+            raise self._error("a name without an address")
+        return Named(self._comment, address)
+
+    def _joined(self, tokens: list[_Token]) -> str:
+        """The tokens of an address; blanks and comments may stand only around its @."""
+        for before, token in itertools.pairwise(tokens):
+            if token.is_apart and not (token.is_one_of("@,:") or before.is_one_of("@,:")):
+                raise self._error("a blank in an address, or no comma between two")
+        if not tokens:
+            raise self._error("an address is missing")
+        return "".join(token.text for token in tokens)
+
+    def _name(self, words: list[_Token]) -> str:
+        """A phrase without its quoting, with one blank where there were some."""
+        if any(token.is_one_of("@") for token in words):
+            raise self._error("an address where a name stands")
+        text = "".join(
+            (" " if token.is_apart else "")
+            + (_QUOTED_PAIR.sub(r"\1", token.text[1:-1]) if token.kind == "quoted" else token.text)
+            for token in words
+        )
+        return text.strip()
+
+    def _scan(self) -> Iterator[_Token]:
+        text, position, is_apart = self._text, 0, False
+        while position < len(text):
+            found = _TOKEN.match(text, position)
+            if found is None:
+                raise self._error(f"{text[position]!a} cannot stand there")
+            kind = found.lastgroup or ""
+            position = found.end()
+            if kind == "comment":
+                start, position = position, self._end_of_comment(position)
+                self._comment = text[start : position - 1]
+                is_apart = True
+            elif kind == "blank":
+                is_apart = True
+            else:
+                yield _Token(kind, found[0], is_apart)
+                is_apart = False
+        yield _Token("end", "", is_apart)
+
+    def _end_of_comment(self, position: int) -> int:
+        depth = 1
+        for found in _IN_COMMENT.finditer(self._text, position):
+            depth += {"(": 1, ")": -1}.get(found[0], 0)
+            if not depth:
+                return found.end()
+        raise self._error("a comment without an end")
+
+    def _error(self, why: str) -> ValidationError:
+        return ValidationError(f"not an address, nor a list of them: {self._text!r:.80}: {why}")

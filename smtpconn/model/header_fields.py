@@ -1,0 +1,330 @@
+"""Header fields of `email.message` objects as they leave (RFC 5322 2.2, RFC 2047, RFC 6532).
+
+The email package folds fields so that long words become encoded words wherever they stand, which
+destroys addresses, message ids and the URLs of List-Unsubscribe (RFC 2047 5 and RFC 8058 forbid
+it); some of its versions lose quotes as well. So fields are written here:
+
+* What was read from a message stays as it is, line by line, as long as it may.
+* An encoded word stands only where text or a name stands, never in an address, an id or a URL.
+* An address of a field has its domain in A-labels, or all of it in UTF-8 where that may be sent.
+* A line is folded at a blank behind at most 78 characters; a word that is longer stays whole, up to
+  998 (RFC 5322 2.1.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from email import base64mime, quoprimime
+from email.header import Header
+from typing import Protocol, cast
+
+from smtpconn.model.address_list import Group, Named, read_groups
+from smtpconn.model.addresses import ForwardPath
+from smtpconn.model.content import MAX_LINE
+from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
+
+LINE = 78
+"""Characters after which a line is folded, if it can be."""
+
+MAX_ENCODED_WORD = 75
+"""Characters in an encoded word (RFC 2047 2)."""
+
+ADDRESS_FIELDS = frozenset(
+    prefix + name
+    for prefix in ("", "resent-")
+    for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
+)
+_MIME_FIELDS = frozenset({"content-type", "content-disposition"})
+# Where a word is an id, a URL or an address, which no encoding may touch.
+_STRUCTURED_FIELDS = frozenset(
+    {"message-id", "references", "in-reply-to", "content-id", "return-path", "received",
+     "resent-message-id", "dkim-signature", "date"}
+)  # fmt: skip
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_BLANKS = re.compile(r"([ \t]+)")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Atoms with a blank between them (RFC 5322 3.2.3, RFC 6532 3.2).
+_ATOM = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7F]+'
+_PLAIN_NAME = re.compile(rf"{_ATOM}(?: {_ATOM})*\Z")
+
+
+class _Address(Protocol):
+    display_name: str
+    addr_spec: str
+
+
+class _AddressGroup(Protocol):
+    display_name: str | None
+    addresses: Sequence[_Address]
+
+
+class _Parsed(Protocol):
+    """A field that the email package has parsed (`email.headerregistry`)."""
+
+    def fold(self, *, policy: object) -> str: ...
+
+
+def field_octets(name: str, value: object, *, utf8: bool) -> bytes:
+    """A field with its CRLF.
+
+    Args:
+        name: of the field.
+        value: as `email.message.Message.raw_items` has it: the text that was read, with octets that
+            are not ASCII as surrogates; a text or `email.header.Header` of the old API; or an
+            object of `email.headerregistry`.
+        utf8: whether UTF-8 may stand in it (RFC 6532).
+
+    Raises:
+        ValidationError: it may not be sent: a line break that begins no folded line, a word of more
+            than 998 octets that may not be encoded, an address that cannot be read.
+        SmtpUtf8RequiredError: an address is not ASCII, and UTF-8 may not stand in it.
+    """
+    kind = name.lower()
+    if hasattr(value, "fold"):
+        text = _of_parsed(name, kind, cast("_Parsed", value), utf8=utf8)
+    elif isinstance(value, Header) and kind not in ADDRESS_FIELDS:
+        text = f"{name}: {_checked(name, value.encode(linesep=chr(10)))}"
+    else:
+        text = _of_text(name, kind, str(value), utf8=utf8)
+    return text.encode("utf-8") + b"\r\n"
+
+
+def is_internationalised(name: str, value: object) -> bool:
+    """Whether a field can be sent as it is only with SMTPUTF8 (RFC 6532).
+
+    True of one that was read with UTF-8 in it, and of an address whose local part is not ASCII.
+    """
+    if hasattr(value, "groups"):
+        groups = cast("Iterable[_AddressGroup]", value.groups)
+        specs = (address.addr_spec for group in groups for address in group.addresses)
+        return any(not spec.rpartition("@")[0].isascii() for spec in specs)
+    return isinstance(value, str) and not value.isascii() and is_utf8(value)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has octets that are not ASCII as surrogates, and they are UTF-8."""
+    return _SURROGATE.search(text) is not None and _SURROGATE.search(decoded(text)) is None
+
+
+def decoded(text: str) -> str:
+    """A text that was read, with its octets read as UTF-8; as it is if they are something else."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def unfolded(text: str) -> str:
+    """A folded value in one line (RFC 5322 2.2.3).
+
+    Raises:
+        ValidationError: it has a line break that begins no folded line.
+    """
+    return "".join(_lines("a field", text))
+
+
+def _of_text(name: str, kind: str, given: str, *, utf8: bool) -> str:
+    text = decoded(given)
+    lines = _lines(name, text)
+    is_mail = text.isascii() or (utf8 and _SURROGATE.search(text) is None)
+    if (
+        is_mail
+        and len(name) + 2 + len(lines[0].encode()) <= MAX_LINE
+        and all(len(line.encode()) <= MAX_LINE and line.strip(" \t") for line in lines[1:])
+    ):
+        return f"{name}: " + "\r\n".join(lines)
+    text = "".join(lines)
+    if is_mail:
+        return _folded(name, kind, text, utf8=utf8)
+    if kind in ADDRESS_FIELDS:
+        return _of_groups(name, kind, read_groups(text), utf8=utf8)
+    if kind in _MIME_FIELDS and _SURROGATE.search(text) is None:
+        from email.headerregistry import HeaderRegistry
+
+        return _of_parsed(name, kind, cast("_Parsed", HeaderRegistry()(name, text)), utf8=utf8)
+    return _folded(name, kind, text, utf8=utf8)
+
+
+def _of_parsed(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
+    if hasattr(value, "groups"):
+        return _of_address_header(name, kind, value, utf8=utf8)
+    if hasattr(value, "params"):
+        from email.policy import EmailPolicy
+
+        # Its words are parameters, which have their own encoding (RFC 2231).
+        folded = value.fold(policy=EmailPolicy(utf8=utf8, max_line_length=LINE))
+        return f"{name}:{_checked(name, folded.partition(':')[2])}"
+    return _folded(name, kind, str(value), utf8=utf8)
+
+
+def _of_address_header(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
+    given = cast("Iterable[_AddressGroup]", value.groups)  # type: ignore[attr-defined]
+    groups = [
+        Group(g.display_name, tuple(Named(a.display_name, a.addr_spec) for a in g.addresses))
+        for g in given
+    ]
+    from email.policy import EmailPolicy
+
+    text = value.fold(policy=EmailPolicy(max_line_length=0, utf8=True)).partition(":")[2].strip()
+    try:
+        read = read_groups(text)
+    except ValidationError:
+        read = []
+    if _members(read) == _members(groups):
+        if text.isascii():
+            # As it was written, with its comments.
+            return _folded(name, kind, text, utf8=utf8)
+    elif not all(map(_is_address, _members(groups))):
+        # The email package cannot read what was written.
+        groups = read or read_groups(text)
+    # Else encoded words have been decoded in the text, and now it says something else.
+    return _of_groups(name, kind, groups, utf8=utf8)
+
+
+def _members(groups: Iterable[Group]) -> list[str]:
+    return [each.address for group in groups for each in group.members]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ForwardPath(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _of_groups(name: str, kind: str, groups: Iterable[Group], *, utf8: bool) -> str:
+    texts = []
+    for group in groups:
+        members = ", ".join(_named(name, each, utf8=utf8) for each in group.members)
+        if group.name is not None:
+            members = f"{_phrase(group.name, utf8=utf8)}: {members}".rstrip() + ";"
+        texts.append(members)
+    return _folded(name, kind, ", ".join(texts), utf8=utf8)
+
+
+def _named(field: str, named: Named, *, utf8: bool) -> str:
+    address = named.address
+    if not address.isascii() and not utf8:
+        path = ForwardPath(address).to_ascii()
+        if not path.is_ascii:
+            raise SmtpUtf8RequiredError(
+                f"{address!r:.80} in the message's {field} is not ASCII, and the server does not "
+                f"offer SMTPUTF8"
+            )
+        address = str(path)
+    if _CONTROL.search(address) or _SURROGATE.search(address):
+        raise ValidationError(f"the message's {field} has no such address: {address!r:.80}")
+    return f"{_phrase(named.name, utf8=utf8)} <{address}>" if named.name else address
+
+
+def _phrase(name: str, *, utf8: bool) -> str:
+    """A name: as it is, quoted, or as encoded words (RFC 5322 3.2.5, RFC 2047 5)."""
+    if _CONTROL.search(name) or _SURROGATE.search(name) or not (utf8 or name.isascii()):
+        return " ".join(_encoded_words(name))
+    if _PLAIN_NAME.match(name):
+        return name
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
+    """Fold a text that stands in one line, encoding words of it where they may be."""
+    pieces = _BLANKS.split(text.strip(" \t"))
+    words, blanks = pieces[::2], ["", *pieces[1::2]]
+    may_encode = not (kind in _STRUCTURED_FIELDS or kind in ADDRESS_FIELDS)
+    parts: list[tuple[str, str]] = []
+    run: list[str] = []
+    run_blank = ""
+    for blank, word in zip(blanks, words, strict=True):
+        if _is_sendable(word, len(name) + 2 if not parts else 1, utf8=utf8):
+            if run:
+                parts += _encoded(run_blank, "".join(run))
+                run = []
+            parts.append((blank, word))
+        elif not may_encode or (kind.startswith("list-") and re.search("[<>@]", word)):
+            raise ValidationError(
+                f"the message's {name} has a word that may not be sent: more than {MAX_LINE} "
+                f"octets, a control character, or not ASCII: {word!r:.80}"
+            )
+        else:
+            # Blanks between encoded words do not count (RFC 2047 6.2), so they are encoded too.
+            run_blank = run_blank if run else blank
+            run += [blank, word] if run else [word]
+    if run:
+        parts += _encoded(run_blank, "".join(run))
+    return _laid_out(name, parts)
+
+
+def _is_sendable(word: str, behind: int, *, utf8: bool) -> bool:
+    if not (word.isascii() or (utf8 and _SURROGATE.search(word) is None)):
+        return False
+    return not _CONTROL.search(word) and len(word.encode()) + behind <= MAX_LINE
+
+
+def _encoded(blank: str, text: str) -> list[tuple[str, str]]:
+    first, *others = _encoded_words(text)
+    return [(blank, first), *((" ", word) for word in others)]
+
+
+def _laid_out(name: str, parts: Iterable[tuple[str, str]]) -> str:
+    lines = [f"{name}:"]
+    is_begin = True
+    for blank, word in parts:
+        gap = " " if is_begin else blank
+        if is_begin or len(lines[-1]) + len(gap) + len(word) <= LINE:
+            lines[-1] += gap + word
+        else:
+            lines.append(gap + word)
+        is_begin = False
+    return "\r\n".join(lines) if not is_begin else f"{name}: "
+
+
+def _encoded_words(text: str) -> list[str]:
+    """A text as encoded words of at most 75 characters each (RFC 2047 2)."""
+    charset, codec = "utf-8", "utf-8"
+    if _SURROGATE.search(text):
+        # Nobody knows what they are (RFC 1428 3); they arrive as they came.
+        charset, codec = "unknown-8bit", "latin-1"
+        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    words = []
+    start = 0
+    while start < len(text):
+        # What a character takes is known only when it is encoded: by halves, never below one.
+        size = min(len(text) - start, 40)
+        word = _encoded_word(text[start : start + size].encode(codec), charset)
+        while len(word) > MAX_ENCODED_WORD and size > 1:
+            size //= 2
+            word = _encoded_word(text[start : start + size].encode(codec), charset)
+        words.append(word)
+        start += size
+    return words
+
+
+def _encoded_word(octets: bytes, charset: str) -> str:
+    quoted = quoprimime.header_encode(octets, charset)
+    base64 = base64mime.header_encode(octets, charset)
+    return min(quoted, base64, key=len)
+
+
+def _lines(name: str, text: str) -> list[str]:
+    """The lines of a folded value.
+
+    Raises:
+        ValidationError: one of them would begin another field, or the message.
+    """
+    lines = _LINE_END.split(text)
+    if any(not line.startswith((" ", "\t")) for line in lines[1:]):
+        raise ValidationError(f"the message's {name} has a line break in it: {text!r:.80}")
+    return lines
+
+
+def _checked(name: str, folded: str) -> str:
+    """A value that the email package has folded, with CRLF."""
+    lines = _lines(name, folded.rstrip("\r\n"))
+    if any(len(line.encode("utf-8", "surrogateescape")) > MAX_LINE for line in lines):
+        raise ValidationError(f"the message's {name} has a word of more than {MAX_LINE} octets")
+    return "\r\n".join(lines)

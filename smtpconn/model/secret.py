@@ -1,0 +1,54 @@
+"""`Secret`: a password or token that shows itself to nobody but who asks for it.
+
+Reports of errors show more than texts: Sentry, Django's error page and
+``traceback.TracebackException(capture_locals=True)`` show the repr of every local variable of every
+frame that an error came through. So a secret is wrapped where it comes in, the argument it came in
+by is deleted, and it is unwrapped only in functions that cannot fail.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, Self
+
+
+class Secret:
+    """A text whose repr, copies and pickles do not show it; compared by value.
+
+    Args:
+        value: the text. Whether it is one is checked by who takes it.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @classmethod
+    def of(cls, value: str | Secret) -> Secret:
+        """The value itself if it is wrapped already."""
+        return value if isinstance(value, Secret) else cls(value)
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == other._value if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled: pickle the credentials it belongs to")
