@@ -2,7 +2,7 @@
 
 This is the one place that catches everything. An error that a user can act on is one line on
 standard error; a bug in smtpconn is one line too, which says so and where. Neither a closed
-standard output nor Ctrl-C at any moment shows a traceback.
+standard output nor Ctrl-C shows a traceback.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import smtpconn
@@ -52,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_process = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     _replace_closed_streams()
+    handler = _sigint_handler()
     # Errors are reported here; the logging of warnings would repeat them on standard error.
     silence = logging.NullHandler()
     logging.getLogger("smtpconn").addHandler(silence)
@@ -67,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     finally:
         logging.getLogger("smtpconn").removeHandler(silence)
-        if is_process:
-            _let_sigint_end_the_process()
+        _restore_sigint(handler, is_process=is_process)
 
 
 def _main(arguments: list[str]) -> int:
@@ -78,20 +77,20 @@ def _main(arguments: list[str]) -> int:
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     result = _run(arguments, out)
     code = sysexit_of(result.code, result.error) if sysexits else int(result.code)
-    with _sigint_ignored():
-        try:
-            _report(out, command, result, code)
-        except OSError as error:
-            # The command's own failure, if it has one, is the more important one.
-            if result.code is ExitCode.OK:
-                is_pipe = isinstance(error, BrokenPipeError)
-                code = int(ExitCode.BROKEN_PIPE if is_pipe else exit_code_of(error))
-                if not is_pipe:
-                    out.error(text_of(error))
-        if out.is_stdout_broken:
-            _discard_stdout()
-        if result.code is ExitCode.INTERRUPTED and _has_other_threads():
-            _exit_at_once(code)
+    _ignore_sigint()
+    try:
+        _report(out, command, result, code)
+    except OSError as error:
+        # The command's own failure, if it has one, is the more important one.
+        if result.code is ExitCode.OK:
+            is_pipe = isinstance(error, BrokenPipeError)
+            code = int(ExitCode.BROKEN_PIPE if is_pipe else exit_code_of(error))
+            if not is_pipe:
+                out.error(text_of(error))
+    if out.is_stdout_broken:
+        _discard_stdout()
+    if result.code is ExitCode.INTERRUPTED and _has_other_threads():
+        _exit_at_once(code)
     return code
 
 
@@ -179,23 +178,24 @@ def _replace_closed_streams() -> None:
             os.close(opened)
 
 
-@contextmanager
-def _sigint_ignored() -> Iterator[None]:
+def _sigint_handler() -> signal._HANDLER:
+    """The handler of SIGINT; None outside the main thread, which alone may change it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return signal.getsignal(signal.SIGINT) if is_main else None
+
+
+def _ignore_sigint() -> None:
     """Let Ctrl-C not interrupt the report of how a command ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    if _sigint_handler() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _let_sigint_end_the_process() -> None:
-    """From here on Ctrl-C ends the process without a traceback."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _restore_sigint(handler: signal._HANDLER, *, is_process: bool) -> None:
+    """Restore the handler of SIGINT; at the end of a process, let it end without a traceback."""
+    if is_process and handler is signal.default_int_handler:
+        handler = signal.SIG_DFL
+    if handler is not None:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _has_other_threads() -> bool:

@@ -237,7 +237,8 @@ class BatchSender:
         """Let Ctrl-C stop the batch without losing a result.
 
         The first one raises nothing once messages are in flight. The second one ends the wait for
-        them. Any other is ignored, so that the report is written to its end.
+        them. Any other is ignored, so that the report is written to its end; `main` restores the
+        handler.
         """
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -248,7 +249,8 @@ class BatchSender:
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            handler = signal.SIG_IGN if self.was_interrupted else signal.default_int_handler
+            signal.signal(signal.SIGINT, handler)
 
     def _on_sigint(self) -> None:
         if not self.was_interrupted:
@@ -256,6 +258,8 @@ class BatchSender:
             if self._is_connecting:
                 raise KeyboardInterrupt  # nothing is in flight
             return
+        if self._gives_up:
+            return  # raised once; a second exception could interrupt the account
         self._gives_up = True
         if self._is_waiting:
             raise KeyboardInterrupt

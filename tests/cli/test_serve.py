@@ -338,6 +338,7 @@ def test_attachments_are_named() -> None:
         (b"Content-Type: multipart/mixed; boundary=x\r\n\r\nno part\r\n", "no part"),
         (b"To: \"\r\nFrom: (((\r\nDate: x\r\n\r\nhi\r\n", "hi"),
         (b"no header at all", "no header at all"),
+        (b"Subject: Gr\xc3\xbc\xc3\x9fe\r\n\r\nx\r\n", "Subject: Gr\u00fc\u00dfe"),
         (b"", ""),
     ],
 )  # fmt: skip
