@@ -206,25 +206,32 @@ class BatchSender:
         self._is_connecting = False
         self._is_waiting = False
         self._gives_up = False
+        self._is_over = False
 
     def send(self, target: Target, method: SendMethod) -> list[MessageResult]:
         """Send all messages, going on after failures; returns a result for each source."""
+        failure: SmtpError | None = None
         with self._out.progress(len(self.sources), "sending") as bar:
             try:
                 with contextlib.ExitStack() as stack:
                     self._is_connecting = True
+                    if self._is_stopping():
+                        raise KeyboardInterrupt
                     outcomes = stack.enter_context(method(target, self._envelopes()))
                     self._is_connecting = False
                     while (outcome := self._next(outcomes)) is not None:
                         self._add(outcome)
                         bar.advance()
             except SmtpError as error:
-                self._fail_rest(error)
+                failure = error
             except KeyboardInterrupt:
                 self.was_interrupted = True
             finally:
                 self._is_connecting = False
         with self._lock:
+            self._is_over = True
+            if failure is not None:
+                self._fail_rest(failure)
             for index, message in self._in_flight.values():
                 unknown = CommandError("the reply was not waited for", 0)
                 status = DeliveryStatus.UNKNOWN
@@ -321,7 +328,7 @@ class BatchSender:
             yield message.envelope
 
     def _is_stopping(self) -> bool:
-        return self.was_interrupted
+        return self.was_interrupted or self._is_over
 
     def _add(self, outcome: SendOutcome) -> None:
         index, message = self._in_flight[id(outcome.envelope)]

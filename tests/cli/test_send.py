@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpconn import Envelope, SendOutcome, SendResult, SmtpResponse
+from smtpconn import Envelope, PoolClosedError, SendOutcome, SendResult, SmtpResponse
 from smtpconn.cli import main, messages
 from smtpconn.cli.messages import MessageSource, OutgoingMessage
 from smtpconn.cli.output import Output
@@ -568,7 +568,14 @@ def test_ctrl_c_while_connecting(files: list[str]) -> None:
     assert json.loads(out)["counts"]["failed"] == len(files)
 
 
-def test_a_message_that_is_opened_too_late_is_not_sent() -> None:
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (KeyboardInterrupt(), "late: not begun"),
+        (PoolClosedError("the pool is closed"), "late: the pool is closed"),
+    ],
+)
+def test_a_message_that_is_opened_too_late_is_not_sent(end: BaseException, text: str) -> None:
     """A file that is still being read when the account is made is not begun, and never is."""
     opening, opened = threading.Event(), threading.Event()
 
@@ -587,8 +594,8 @@ def test_a_message_that_is_opened_too_late_is_not_sent() -> None:
 
         def __next__(self) -> SendOutcome:
             assert opening.wait(10)
-            sender.was_interrupted = True
-            raise KeyboardInterrupt
+            sender.was_interrupted = isinstance(end, KeyboardInterrupt)
+            raise end
 
     outcomes: list[Outcomes] = []
 
@@ -599,7 +606,7 @@ def test_a_message_that_is_opened_too_late_is_not_sent() -> None:
     (result,) = sender.send(TARGET, method)
     opened.set()
     outcomes[0].thread.join(10)
-    assert (result.status, str(result)) == (DeliveryStatus.FAILED, "late: not begun")
+    assert (result.status, str(result)) == (DeliveryStatus.FAILED, text)
     assert taken == []
 
 
