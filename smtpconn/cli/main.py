@@ -89,7 +89,7 @@ def _main(arguments: list[str]) -> int:
                 out.error(text_of(error))
     if out.is_stdout_broken:
         _discard_stdout()
-    if result.code is ExitCode.INTERRUPTED and _has_other_threads():
+    if result.code is ExitCode.INTERRUPTED and _is_still_sending():
         _exit_at_once(code)
     return code
 
@@ -198,10 +198,9 @@ def _restore_sigint(handler: signal._HANDLER, *, is_process: bool) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def _has_other_threads() -> bool:
-    """Whether threads are left that the end of the interpreter would wait for."""
-    others = (t for t in threading.enumerate() if t is not threading.main_thread())
-    return any(not thread.daemon for thread in others)
+def _is_still_sending() -> bool:
+    """Whether messages are in flight, which the end of the interpreter would wait for."""
+    return any(thread.name.startswith("smtpconn-sender") for thread in threading.enumerate())
 
 
 def _exit_at_once(code: int) -> None:
