@@ -41,7 +41,8 @@ def greet(session: SessionState) -> Exchange[SmtpResponse]:
     """Wait for the greeting (RFC 5321 3.1)."""
     group = CommandGroup((GREETING,))
     yield group
-    return group.replies[0]
+    session.greeting = group.replies[0]
+    return session.greeting
 
 
 def say_hello(session: SessionState, hello: Command, name: str) -> Exchange[SmtpResponse]:
@@ -142,7 +143,7 @@ def authenticate_with(
         first = None
         reply = yield from single(secret_command(_base64(response), "<secret>"))
     if reply.code == 235:
-        session.is_authenticated = True
+        session.auth_mechanism = mechanism
     return reply
 
 

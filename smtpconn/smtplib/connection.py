@@ -91,13 +91,11 @@ class CommandConnection(SmtpConnection):
     """A connection over a socket, on which nothing was said yet; get one from `over`.
 
     Attributes:
-        greeting: the server's first words.
         hello: its last reply of 250 to EHLO, LHLO or HELO.
         is_extended: whether that was to EHLO or LHLO.
         login_reply: what it said to the login.
     """
 
-    greeting: SmtpResponse | None = None
     hello: SmtpResponse | None = None
     is_extended = False
     login_reply: SmtpResponse | None = None
@@ -179,13 +177,12 @@ class CommandConnection(SmtpConnection):
     def greet(self, timeout: float | Deadline | None = None) -> SmtpResponse:
         """Wait for the greeting, whatever it is."""
         # Not looked at before, as between operations: the greeting may be there already.
-        self.greeting = self._channel.operate(
+        return self._channel.operate(
             raw_command.greet(self._session),
             self._channel.deadline(timeout),
             Phase.GREETING,
             is_probed=True,
         )
-        return self.greeting
 
     def say_hello(
         self, verb: str, name: str, timeout: float | Deadline | None = None

@@ -40,7 +40,7 @@ from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.lease import Lease
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords
 from smtpconn.protocol.session import ServerQuirks
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
 from smtpconn.smtplib.errors import refused
@@ -57,7 +57,7 @@ UNUSED_AFTER = 300.0
 PARKED_FOR = 30.0
 """Seconds for which a connection that was made to ask what a server offers may be taken up."""
 
-DEFAULTS: PoolOptions = {"max_size": 10, "acquire_timeout": 60.0}
+DEFAULTS: PoolKeywords = {"max_size": 10, "acquire_timeout": 60.0}
 """Limits of a pool unless given: an object holds its connection until it is closed, and waits for
 one as long as programs that connect wait for a server that is slow to greet."""
 
@@ -451,8 +451,8 @@ class Pools:
             ``acquire_timeout`` 60 seconds unless given.
     """
 
-    def __init__(self, **options: Unpack[PoolOptions]) -> None:
-        self._options: PoolOptions = {**DEFAULTS, **options}
+    def __init__(self, **options: Unpack[PoolKeywords]) -> None:
+        self._options: PoolKeywords = {**DEFAULTS, **options}
         ConnectionPool("smtp://localhost", **self._options).close(0)  # refuses invalid options now
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._servers: OrderedDict[Address, Server] = OrderedDict()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from smtpconn.net.tls import shared_context
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords
 from smtpconn.smtplib.pools import Pools
 
 _unverified: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
@@ -47,7 +47,7 @@ class Settings:
 current = Settings()
 
 
-def pooled(**options: Unpack[PoolOptions]) -> Pools:
+def pooled(**options: Unpack[PoolKeywords]) -> Pools:
     """Have every `SMTP`, `SMTP_SSL` and `LMTP` of this process that is made from now on pooled.
 
     Call it once where a program begins, or use what it returns in a ``with`` statement, behind

@@ -456,6 +456,7 @@ def a_key(pools: smtplib.Pools, number: int, context: ssl.SSLContext | None) -> 
     return address, Key(address, "client.example", context, credential)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("has_own_context", [True, False])
 def test_ten_thousand_calls(has_own_context: bool) -> None:
     """With a context made anew, or a credential never seen again, pools do not pile up."""
