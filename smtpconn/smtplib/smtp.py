@@ -124,6 +124,8 @@ class SMTP(smtplib.SMTP):
     _connection: CommandConnection | None = None
     _borrowed: Borrowed | None = None
     _plan: _Plan | None = None
+    _planned_as: _Plan | None = None
+    _ehlo_name = ""
     _pool: Pools | bool | None = None
     source_address: tuple[str, int] | None
     _place: tuple[str, int] = ("", 0)
@@ -158,8 +160,7 @@ class SMTP(smtplib.SMTP):
             code, message = self.connect(host, port)
             if code != 220:
                 self.close()
-                response = SmtpResponse(code, tuple(message.decode("utf-8", "replace").split("\n")))
-                raise refused(response, Phase.GREETING, smtplib.SMTPConnectError)
+                raise refused(_response(code, message), Phase.GREETING, smtplib.SMTPConnectError)
         if local_hostname is None:
             self.local_hostname = self._default_hostname()
 
@@ -275,7 +276,8 @@ class SMTP(smtplib.SMTP):
 
     def _connects_itself(self) -> bool:
         """Whether sockets are made here, and not by a subclass in a way of its own."""
-        return type(self)._get_socket.__module__.startswith(__package__)
+        home = getattr(type(self)._get_socket, "__module__", "")
+        return "_get_socket" not in vars(self) and home.startswith(f"{__package__}.")
 
     # The session
 
@@ -325,20 +327,20 @@ class SMTP(smtplib.SMTP):
         self.helo_resp = self.ehlo_resp = cast(Any, None)
         self.esmtp_features = {}
         self.does_esmtp = False
+        self._ehlo_name = ""
 
     def ehlo_or_helo_if_needed(self) -> None:
         """Say EHLO, or HELO if that is refused, unless that was done."""
         if self.helo_resp is None and self.ehlo_resp is None and not 200 <= self.ehlo()[0] <= 299:
             code, message = self.helo()
             if not 200 <= code <= 299:
-                reply = SmtpResponse(code, tuple(message.decode("utf-8", "replace").split("\n")))
-                raise refused(reply, Phase.EHLO, smtplib.SMTPHeloError)
+                raise refused(_response(code, message), Phase.EHLO, smtplib.SMTPHeloError)
 
     def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
         if self._borrowed is not None and self._can_go_back():
             self._replan()
         plan = self._plan
-        if plan is not None:
+        if plan is not None and plan.context is None:
             with _Translated():
                 reply = plan.server.start_tls(
                     context, self.ehlo_msg, self._hello_name(), self._deadline()
@@ -891,9 +893,6 @@ class SMTP(smtplib.SMTP):
         """How the object names itself."""
         return self._ehlo_name or self.local_hostname
 
-    _ehlo_name = ""
-    _planned_as: _Plan | None = None
-
     def _default_hostname(self) -> str:
         if self._plan is not None:
             return self._plan.server.default_ehlo_name()
@@ -982,6 +981,11 @@ class _Translated:
     ) -> None:
         if isinstance(error, SmtpError):
             as_smtplib(error)
+
+
+def _response(code: int, message: bytes) -> SmtpResponse:
+    lines = message.decode("utf-8", "surrogateescape").split("\n")
+    return SmtpResponse(code, tuple(lines))
 
 
 def _pair(response: SmtpResponse) -> Reply:

@@ -435,6 +435,33 @@ def test_refusals_leave_a_connection_as_good_as_new(
     assert len(server.messages) == 4
 
 
+def test_starttls_twice(server: SmtpServer, pools: smtplib.Pools) -> None:
+    """Under TLS it is not offered, whether anything was said already or not."""
+    for _ in range(2):
+        with smtplib.SMTP(server.host, server.port) as smtp:
+            smtp.starttls()
+            with pytest.raises(original.SMTPNotSupportedError):
+                smtp.starttls()
+            smtp.noop()
+            with pytest.raises(original.SMTPNotSupportedError):
+                smtp.starttls()
+
+
+def test_a_name_is_said_until_the_next_connection(server: SmtpServer, pools: smtplib.Pools) -> None:
+    """One that was given to ehlo is not the object's."""
+    smtp = smtplib.SMTP(server.host, server.port, "own.example")
+    smtp.ehlo("other.example")
+    smtp.noop()
+    smtp.quit()
+    smtp.connect(server.host, server.port)
+    smtp.noop()
+    smtp.quit()
+    assert [line for c in server.connections for line in c.commands if "ehlo" in line] == [
+        "ehlo other.example",
+        "ehlo own.example",
+    ]
+
+
 # Bounds
 
 
