@@ -22,7 +22,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from smtplib import SMTPConnectError, SMTPHeloError, SMTPResponseException
@@ -32,7 +32,7 @@ from typing import Self, Unpack
 from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.options import default_ehlo_domain
-from smtpconn.model.errors import Phase, SmtpError, StartTlsUnavailableError
+from smtpconn.model.errors import Phase, PoolClosedError, SmtpError, StartTlsUnavailableError
 from smtpconn.model.modes import Protocol, TlsMode
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.net.deadline import Deadline
@@ -423,20 +423,16 @@ class _Entry:
 
     Attributes:
         has_own_context: whether its TLS context is the caller's own.
-        borrowing: how many are about to borrow a connection.
         used_at: when somebody borrowed or gave back last (monotonic clock).
     """
 
     pool: ConnectionPool
     has_own_context: bool
-    borrowing: int = 0
     used_at: float = 0.0
 
     @property
     def is_in_use(self) -> bool:
         """Whether a connection is out, or somebody wants one."""
-        if self.borrowing:
-            return True
         stats = self.pool.stats()
         return bool(stats.in_use or stats.waiting)
 
@@ -479,8 +475,6 @@ class Pools:
     def forget(self) -> None:
         """Take a new lock in a forked child; pools and servers begin anew by themselves."""
         self._lock = threading.Lock()
-        for entry in self._entries.values():
-            entry.borrowing = 0  # by threads that the child does not have
 
     def server(self, address: Address) -> Server:
         """What is known of an address."""
@@ -518,17 +512,16 @@ class Pools:
             SmtpError: as `smtpconn.ConnectionPool.connection`.
         """
         reset_if_forked()
-        entry = self._entry(server, key, credentials, deadline, has_own_context)
-        try:
+        while True:
+            entry = self._entry(server, key, credentials, deadline, has_own_context)
             seconds = min(deadline.check(Phase.POOL), self._options["acquire_timeout"])
             lease = entry.pool.connection(seconds)
-            return Borrowed(entry, lease, lease.__enter__())
-        finally:
-            self._end_borrowing(entry)
-
-    def _end_borrowing(self, entry: _Entry) -> None:
-        with self._lock:
-            entry.borrowing -= 1
+            try:
+                return Borrowed(entry, lease, lease.__enter__())
+            except PoolClosedError:
+                # Another thread has dropped it meanwhile, as one that nobody uses.
+                if self.is_closed:
+                    raise
 
     def close(self) -> None:
         """Close all pools; connections in use are closed when they come back."""
@@ -573,17 +566,16 @@ class Pools:
                 )
                 pool = ConnectionPool(config, **self._options)
                 entry = self._entries[key] = _Entry(pool, has_own_context)
-            entry.borrowing += 1
             entry.used_at = now
             self._entries.move_to_end(key)
-            dropped = self._drop_unused(key.address, now)
+            dropped = self._drop_unused(key, now)
         for each in dropped:
             each.pool.close(0)
         return entry
 
-    def _drop_unused(self, address: Address, now: float) -> list[_Entry]:
+    def _drop_unused(self, wanted: Key, now: float) -> list[_Entry]:
         """Remove the pools that are too many or too old, those not used for longest first."""
-        dropped = []
+        dropped, address = [], wanted.address
         own = sum(
             entry.has_own_context and _same_place(key.address, address)
             for key, entry in self._entries.items()
@@ -593,7 +585,7 @@ class Pools:
             is_one_too_many = own > MAX_POOLS_OF_OWN_CONTEXTS and is_own
             is_old = now - entry.used_at >= UNUSED_AFTER
             is_unwanted = is_old or is_one_too_many or len(self._entries) > MAX_POOLS
-            if is_unwanted and not entry.is_in_use:
+            if is_unwanted and key != wanted and not entry.is_in_use:
                 dropped.append(self._entries.pop(key))
                 own -= is_own
         return dropped
@@ -635,15 +627,29 @@ def _same_place(one: Address, other: Address) -> bool:
 
 
 class _Held:
-    """Hold a lock that is waited for until a deadline, and no longer."""
+    """Hold a lock that is waited for until a deadline, and no longer.
+
+    It is released once, however the block is cut off: at the latest when this is collected.
+    """
+
+    _taken: deque[threading.Lock] | None = None
 
     def __init__(self, lock: threading.Lock, deadline: Deadline) -> None:
         self._lock = lock
         self._deadline = deadline
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=self._deadline.check(Phase.CONNECT)):
+        seconds = self._deadline.check(Phase.CONNECT)
+        self._taken = deque([self._lock] if self._lock.acquire(timeout=seconds) else [])
+        if not self._taken:
             raise self._deadline.error(Phase.CONNECT)
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
+        self._release()
+
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        while self._taken:
+            self._taken.pop().release()
