@@ -1,6 +1,7 @@
 """Adapters: smtpconn behind the interfaces of frameworks.
 
     django          the e-mail backend of Django
+    django_checks   what `manage.py check` says of its settings
     flask           a Flask extension; moving from Flask-Mail changes one import
     flask_mailman   the same as a backend of Flask-Mailman
     logging         log records as mail, without waiting for it (needs the standard library only)

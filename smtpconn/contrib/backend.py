@@ -2,27 +2,32 @@
 
 Flask-Mailman is a port of Django's mail, so one class serves both. A framework makes a backend for
 every use and often shares one between threads; it therefore holds no connection. ``open`` makes
-sure that one can be had, each message borrows one from the process's pool, and ``close`` has
-nothing to close. What follows from that:
+sure that the server can be reached, each message borrows one from the process's pool, and ``close``
+has nothing to close. What follows from that:
 
-* Nobody who opened a backend keeps a connection from others while composing the next message.
-* A connection that died meanwhile is replaced silently, as `ConnectionPool.send` does it.
+* An open backend keeps no connection from others while its user composes the next message.
+* A dead connection is replaced silently, as `ConnectionPool.send` does it.
 * Threads that share a backend do not wait for each other.
 
 Which errors are silent is the frameworks' contract: while opening `OSError`, while sending
-`smtplib.SMTPException`. An address or a setting that cannot be is never silent.
+`smtplib.SMTPException`. An address that cannot be sent and a setting that cannot be used are both,
+because they often come from an environment variable, and the page that reports an error must not
+fail over them.
 """
 
 from __future__ import annotations
 
 import abc
 import enum
+import logging
 import smtplib
-from collections.abc import Callable, Iterable, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
-from smtpconn.contrib.delivery import deliver, forward_paths, reverse_path
+from smtpconn.client.config import ServerOptions
+from smtpconn.contrib.delivery import deliver, forward_path, forward_paths, reverse_path
 from smtpconn.contrib.settings import (
     COMMON_NAMES,
     SECRET_NAMES,
@@ -34,7 +39,9 @@ from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import AnyMessage, as_octets
 from smtpconn.model.errors import Phase, SmtpError, ValidationError
 from smtpconn.model.secret import Secret
+from smtpconn.net.tls import shared_context
 from smtpconn.pool.connection_pool import ConnectionPool
+from smtpconn.pool.options import PoolKeywords
 
 _NO_CONNECTION = frozenset(
     {
@@ -49,8 +56,7 @@ _NO_CONNECTION = frozenset(
 )
 
 
-class UnsendableAddressError(ValueError):
-    """A message has an address that may not be sent; no ``OSError``, so nothing silences it."""
+_log = logging.getLogger("smtpconn.contrib")
 
 
 class OutgoingMessage(Protocol):
@@ -76,8 +82,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         fail_silently: whether errors of the server and the network are passed over.
         host, port, username, password, use_tls, use_ssl, timeout, ssl_certfile, ssl_keyfile: as
             `MailSettings` explains them. May be changed before the backend is used.
-        connection: the pool while the backend is open, else None; code for the frameworks' own
-            backends asks whether there is one.
+        connection: a `BackendConnection` while the backend is open, else None.
     """
 
     fail_silently: bool
@@ -89,10 +94,11 @@ class PooledBackend(abc.ABC, Generic[M]):
     timeout: float | str | None
     ssl_certfile: str | None
     ssl_keyfile: str | None
-    connection: ConnectionPool | None = None
+    connection: BackendConnection | None = None
     _settings: MailSettings
     _password: Secret | None = None
     _left_out: _LeftOut | None = None
+    _ssl_context: ssl.SSLContext | None = None
 
     @property
     def password(self) -> str | None:
@@ -103,38 +109,97 @@ class PooledBackend(abc.ABC, Generic[M]):
     def password(self, value: str | Secret | None) -> None:
         self._password = None if value is None else Secret.of(value)
 
-    def take_settings(self, *sources: Mapping[str, object]) -> None:
+    def take_settings(
+        self, *sources: Mapping[str, object], names: Mapping[str, str] | None = None
+    ) -> None:
         """Take what `read_settings` finds in ``sources``, and check it.
 
+        A missing host is no error yet: where it comes from the environment, code that makes a
+        backend and sends nothing goes on to work.
+
+        Args:
+            sources, names: as `read_settings` takes them.
+
         Raises:
-            ValidationError: a setting that cannot be.
+            ValidationError: an invalid setting.
         """
-        self._settings = read_settings(*sources)
-        config = self._settings.config()
+        self._settings = read_settings(*sources, names=names)
+        if self._settings.names_server:
+            port = self._settings.config().port
+        else:
+            port = self._settings.usual_port
         for name in COMMON_NAMES:
             setattr(self, name, getattr(self._settings, name))
         self.use_tls, self.use_ssl = bool(self.use_tls), bool(self.use_ssl)
         if self._settings.url is None:
-            self.port = config.port
+            self.port = port
 
     @property
     def pool(self) -> ConnectionPool:
         """The process's pool for this backend's settings.
 
         Raises:
-            ValidationError: a setting that cannot be.
+            ValidationError: an invalid setting, or no server is named.
             OSError: the client's certificate or key cannot be read.
         """
-        return self._settings_now().get_pool()
+        settings = self._settings_now()
+        context = self._chosen_context()
+        if context is not None:
+            server: ServerOptions = {**settings.server, "tls_context": context}
+            server.pop("cafile", None)
+            settings = replace(settings, server=server, ssl_certfile=None, ssl_keyfile=None)
+        return settings.get_pool()
+
+    def check(self) -> PoolKeywords:
+        """Check every setting, the limits of the pool and the files of TLS included.
+
+        Returns the limits that are set.
+
+        Raises:
+            ValidationError: an invalid setting, or no server is named.
+            OSError: the client's certificate or key, or ``cafile``, cannot be read.
+        """
+        settings = self._settings_now()
+        ConnectionPool(settings.config_with_tls(), **settings.pool).close(0)
+        return settings.pool
+
+    def _chosen_context(self) -> ssl.SSLContext | None:
+        """The context that was set, or that a subclass makes.
+
+        A subclass makes one for each backend, and each context has a pool of its own; so that one
+        is taken which it has made first for the same certificate.
+        """
+        if self._ssl_context is not None or type(self).ssl_context is PooledBackend.ssl_context:
+            return self._ssl_context
+        key = (type(self), self.ssl_certfile, self.ssl_keyfile)
+        known = _CONTEXTS.get(key)
+        return known if known is not None else _CONTEXTS.setdefault(key, self.ssl_context)
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context of TLS; a subclass may override it, and it may be set.
+
+        Raises:
+            OSError: the client's certificate or key, or ``cafile``, cannot be read.
+        """
+        given = self._ssl_context or self._settings_now().server.get("tls_context")
+        if given is not None:
+            return given
+        cafile = self._settings.server.get("cafile")
+        return shared_context(cafile, self.ssl_certfile or None, self.ssl_keyfile or None)
+
+    @ssl_context.setter
+    def ssl_context(self, context: ssl.SSLContext) -> None:
+        self._ssl_context = context
 
     def open(self) -> bool | None:
-        """Make sure that a connection can be had.
+        """Make sure that the server can be reached.
 
         Returns whether that was needed: False if the backend was open; None if it failed silently.
 
         Raises:
-            OSError: the server cannot be reached, or not logged in to; unless silent.
-            ValidationError: a setting that cannot be.
+            OSError: the server cannot be reached, refuses the login, or a setting is invalid;
+                unless silent.
         """
         if self.connection is not None:
             return False
@@ -143,13 +208,14 @@ class PooledBackend(abc.ABC, Generic[M]):
             if not _is_used(pool):
                 with pool.connection():
                     pass
-        except ValidationError:
-            raise
-        except OSError:
+        except OSError as error:
+            self._reword(error)
             if not self.fail_silently:
                 raise
+            if isinstance(error, ValidationError):
+                _log.warning("no mail is sent: %s", error)
             return None
-        self.connection = pool
+        self.connection = BackendConnection(pool)
         return True
 
     def close(self) -> None:
@@ -161,27 +227,29 @@ class PooledBackend(abc.ABC, Generic[M]):
 
         Returns how many were sent, that is accepted for at least one recipient. A message without
         recipients is not sent and no error. Without ``fail_silently`` the first error of the server
-        ends it. An address that may not be sent is only its message's error: the others are sent
-        before it is raised.
+        ends it. What may not be sent, such as an address, is only its message's error: the others
+        are sent before it is raised.
 
         Raises:
-            SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why.
-            ValueError: an address that may not be sent.
+            SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why. A
+                `ValidationError` is an address that may not be sent.
+            ValueError: the framework cannot serialise a message.
         """
         if not email_messages:
             return 0
         opened = self.open()
         if opened is None:
             return 0
-        pool, sent = self.pool, 0
-        unsendable: UnsendableAddressError | None = None
+        sent = 0
+        unsendable: ValidationError | None = None
         try:
             for message in email_messages:
                 try:
-                    sent += self._send(pool, message)
-                except UnsendableAddressError as error:
+                    sent += bool(self._send(message))
+                except ValidationError as error:
                     unsendable = unsendable or error
                 except smtplib.SMTPException as error:
+                    self._reword(error)
                     if not self.fail_silently:
                         raise
                     # The others would only wait for the same server, one timeout each.
@@ -191,8 +259,15 @@ class PooledBackend(abc.ABC, Generic[M]):
             if opened:
                 self.close()
         if unsendable is not None:
-            raise unsendable
+            if not self.fail_silently:
+                raise unsendable
+            # Without the text, in which the address stands.
+            _log.warning("a message was not sent: its address or content may not be sent")
         return sent
+
+    def _reword(self, error: OSError) -> None:
+        if isinstance(error, SmtpError):
+            self._settings.reword(error)
 
     @abc.abstractmethod
     def anew(self) -> PooledBackend[M]:
@@ -218,7 +293,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         and nothing that cannot. Where it is used again, the settings there have them."""
         now = self._settings_now()
         values = {f.name: getattr(now, f.name) for f in fields(now)}
-        values |= {"server": dict(now.server), "pool": dict(now.pool)}
+        values |= {"server": dict(now.server), "pool": dict(now.pool), "names": dict(now.names)}
         names = [name for name in SECRET_NAMES if values.pop(name)]
         for part in ("server", "pool"):
             plain = {name: value for name, value in values[part].items() if _is_plain(value)}
@@ -263,14 +338,90 @@ class PooledBackend(abc.ABC, Generic[M]):
             smtputf8: whether UTF-8 may stand in its headers, because an address needs it.
         """
 
-    def _send(self, pool: ConnectionPool, message: M) -> bool:
+    def _send(self, message: M) -> bool:
+        """Send one message; subclasses of the frameworks' own backends override this.
+
+        Returns whether there was anybody to send it to.
+        """
         texts = message.recipients()
         if not texts:
             return False
         sender, recipients = _envelope(message.from_email, texts)
         utf8 = not (sender.is_ascii and all(r.is_ascii for r in recipients))
-        deliver(pool, sender, recipients, self.octets(message, smtputf8=utf8))
+        octets = self.octets(message, smtputf8=utf8)
+        # Another thread that shares this backend may have closed it.
+        connection = self.connection or BackendConnection(self.pool)
+        connection.sendmail(sender, recipients, octets)
         return True
+
+
+class BackendConnection:
+    """What code for the frameworks' own backends finds as ``backend.connection``.
+
+    It stands for the pool: what it has not itself is the pool's attribute.
+
+    Args:
+        pool: which one.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a message as a whole."""
+        return self.pool.config.timeout
+
+    def sendmail(
+        self,
+        from_addr: str | ReversePath,
+        to_addrs: str | Sequence[str | ForwardPath],
+        msg: bytes,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> dict[str, tuple[int, bytes]]:
+        """Send bytes as `smtplib.SMTP.sendmail` does.
+
+        Returns those recipients that were refused beside others, each with code and text.
+
+        Raises:
+            SmtpError: as `ConnectionPool.send`, and if the message was not delivered to anybody.
+            ValidationError: an address that may not be sent, or options, which are not checked by
+                anything and therefore not sent.
+        """
+        if mail_options or rcpt_options:
+            raise ValidationError(
+                "mail_options and rcpt_options are not taken: use pool.send with mail_params and "
+                "rcpt_params"
+            )
+        several = [to_addrs] if isinstance(to_addrs, str) else to_addrs
+        sender = from_addr if isinstance(from_addr, ReversePath) else reverse_path(from_addr)
+        recipients = [r if isinstance(r, ForwardPath) else forward_path(r) for r in several]
+        result = deliver(self.pool, sender, recipients, msg)
+        return {
+            address: (reply.code, "\n".join(reply.lines).encode())
+            for address, reply in result.refused.items()
+        }
+
+    def noop(self) -> tuple[int, bytes]:
+        """Say NOOP over one of the pool's connections.
+
+        Raises:
+            SmtpError: the server cannot be reached.
+        """
+        with self.pool.connection() as connection:
+            connection.noop()
+        return 250, b"OK"
+
+    def quit(self) -> None:
+        """Nothing: the connections are the pool's."""
+
+    close = quit
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "pool":
+            raise AttributeError(name)
+        return getattr(self.pool, name)
 
 
 def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = None) -> bytes:
@@ -307,6 +458,8 @@ class _LeftOut:
 
 
 def _server_of(settings: MailSettings) -> tuple[object, ...]:
+    if not settings.names_server:
+        return (None, settings.port, settings.username)
     config = settings.config()
     user = None if config.credentials is None else config.credentials.user
     return config.host, config.port, str(config.tls_mode), str(config.protocol), user
@@ -340,9 +493,17 @@ def _is_used(pool: ConnectionPool) -> bool:
     return stats.in_use > stats.connecting
 
 
+# A class and the client's certificate and key: the first context that the class made for them.
+_CONTEXTS: dict[tuple[type, str | None, str | None], ssl.SSLContext] = {}
+
+
 def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[ForwardPath]]:
-    """The paths; a ValueError that is no OSError if they cannot be, which nothing silences."""
+    """The paths of a message.
+
+    Raises:
+        ValidationError: one may not be sent.
+    """
     try:
         return reverse_path(str(sender)), forward_paths(map(str, recipients))
     except ValidationError as error:
-        raise UnsendableAddressError(f"Invalid address: {error}") from error
+        raise ValidationError(f"Invalid address: {error}") from error

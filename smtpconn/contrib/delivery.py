@@ -27,18 +27,21 @@ from smtpconn.model.errors import (
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError
 from smtpconn.model.results import LmtpSendResult, RejectedRecipient, SendResult
+from smtpconn.net.deadline import Deadline
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.pool_log import log
+from smtpconn.protocol.mail_request import make_request
 
 # What needs no parsing. Everything else goes through the email package, which is slow.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]+@[A-Za-z0-9.\-]+\Z")
 
 
-def bare_address(text: str) -> str:
+def bare_address(text: str, *, a_labels: bool = True) -> str:
     """The address in ``text``, without a display name and with its domain in A-labels.
 
     Args:
         text: one address, such as ``Jane <jane@example.com>``.
+        a_labels: False to leave the domain as it is.
 
     Raises:
         ValidationError: it is not exactly one address, or holds a line break.
@@ -51,7 +54,7 @@ def bare_address(text: str) -> str:
     addresses = read_addresses(text)
     if len(addresses) != 1:
         raise ValidationError(f"not a single address, but {len(addresses)}: {text!r:.80}")
-    return _with_a_labels(addresses[0])
+    return _with_a_labels(addresses[0]) if a_labels else addresses[0]
 
 
 def bare_addresses(text: str) -> list[str]:
@@ -71,6 +74,66 @@ def _with_a_labels(address: str) -> str:
         raise ValidationError(f"{domain!r:.80} is no domain name: {error}") from None
 
 
+class _LocalSender(ReversePath):
+    """A mailbox of the server's own machine, without a domain, sent as it is."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        _set_name(self, name)
+
+    def to_ascii(self) -> ReversePath:
+        """The same: it is ASCII."""
+        return self
+
+
+class _LocalRecipient(ForwardPath):
+    """The same for a recipient."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        _set_name(self, name)
+        object.__setattr__(self, "written", name)
+
+    def to_ascii(self) -> ForwardPath:
+        """The same: it is ASCII."""
+        return self
+
+
+def _set_name(path: ReversePath | ForwardPath, name: str) -> None:
+    # The one place that makes paths without a mailbox; a Dot-string cannot end its command early.
+    for attribute, value in (("mailbox", None), ("is_ascii", True), ("_text", name)):
+        object.__setattr__(path, attribute, value)
+
+
+_LOCAL_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+
+
+def local_sender(text: str) -> ReversePath:
+    """A sender that may be a name without a domain, such as ``root``; raises as `bare_address`."""
+    return _LocalSender(text) if _LOCAL_NAME.match(text) else reverse_path(text)
+
+
+def local_recipients(texts: Iterable[str]) -> list[ForwardPath]:
+    """Recipients, in lists with commas, that may be names without a domain; raises the same."""
+    found: list[ForwardPath] = []
+    for text in texts:
+        names = [name.strip() for name in text.split(",")]
+        if any(map(_LOCAL_NAME.match, names)):
+            for name in names:
+                local = _LOCAL_NAME.match(name)
+                found += [_LocalRecipient(name)] if local else listed_paths([name])
+        else:
+            found += listed_paths([text])
+    return found
+
+
+def has_local_name(texts: Iterable[str]) -> bool:
+    """Whether a name without a domain is among them."""
+    return any(_LOCAL_NAME.match(name.strip()) for text in texts for name in text.split(","))
+
+
 def reverse_path(text: str) -> ReversePath:
     """The sender a framework names; raises as `bare_address`."""
     return ReversePath(bare_address(text))
@@ -81,9 +144,14 @@ def listed_paths(texts: Iterable[str]) -> list[ForwardPath]:
     return [ForwardPath(each) for text in texts for each in bare_addresses(text)]
 
 
+def forward_path(text: str) -> ForwardPath:
+    """A recipient a framework names; raises as `bare_address`."""
+    return ForwardPath(bare_address(text))
+
+
 def forward_paths(texts: Iterable[str]) -> list[ForwardPath]:
     """The recipients a framework names; raises as `bare_address`."""
-    return [ForwardPath(bare_address(text)) for text in texts]
+    return [forward_path(text) for text in texts]
 
 
 def deliver(
@@ -92,8 +160,14 @@ def deliver(
     recipients: list[ForwardPath],
     octets: bytes,
     timeout: float | None = None,
+    *,
+    as_it_stands: bool = False,
 ) -> SendResult:
-    """Send a finished message; an octet above 127 is no obstacle, nor is a line of any length.
+    """Send a finished message; a byte above 127 is no obstacle, nor is a line of any length.
+
+    Args:
+        as_it_stands: whether bytes above 127 go to a server without 8BITMIME undeclared, as
+            `smtplib` sends them, instead of being encoded.
 
     Raises:
         SmtpError: as `ConnectionPool.send`, and as `check_delivered`.
@@ -109,6 +183,13 @@ def deliver(
             if error.phase is not Phase.MAIL or octets.isascii():
                 raise
             # Before anything was sent.
+            if as_it_stands:
+                request = make_request(sender, recipients, octets, None, None)
+                request.content.is_8bit = False  # so that nothing looks for 8BITMIME
+                seconds = pool.config.timeout if timeout is None else timeout
+                result = pool._send(request, Deadline(seconds))
+                check_delivered(result)
+                return result
             result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
     check_delivered(result)
     return result

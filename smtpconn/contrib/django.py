@@ -19,7 +19,7 @@ stands in ``docs/django.md``. Only Django's names live here; what a backend does
 from __future__ import annotations
 
 import email.policy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import django
 from django.conf import settings
@@ -29,11 +29,15 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from smtpconn.client.config import ServerOptions
 from smtpconn.contrib.backend import PooledBackend, serialised
-from smtpconn.contrib.settings import hiding
+from smtpconn.contrib.delivery import bare_address
+from smtpconn.contrib.settings import check_unknown, flag, hiding
+from smtpconn.model.addresses import ReversePath
 from smtpconn.model.errors import ValidationError
+from smtpconn.pool.options import PoolKeywords
 
 # Since 6.0 messages are those of Python's modern email API.
 _MODERN = django.VERSION >= (6, 0)
+_HAS_MAILERS = django.VERSION >= (6, 1)
 
 _SETTINGS = {
     "host": "EMAIL_HOST",
@@ -47,6 +51,7 @@ _SETTINGS = {
     "ssl_certfile": "EMAIL_SSL_CERTFILE",
 }
 _OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
+_NAMES = _SETTINGS | {"url": "SMTPCONN['url']"}
 
 
 class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: ignore[misc]
@@ -62,7 +67,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             ``MAILERS``. What else there is goes to `BaseEmailBackend`.
 
     Raises:
-        ValueError: settings that contradict each other, or a value that cannot be.
+        ValueError: settings that contradict each other, or an invalid value.
         InvalidMailer: the same in ``MAILERS``; an ``ImproperlyConfigured``.
     """
 
@@ -94,15 +99,24 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         del password
         given |= hiding({name: kwargs.pop(name) for name in _OWN_NAMES & kwargs.keys()})
         self.alias = kwargs.get("alias")
+        if self.alias is not None and (misplaced := kwargs.keys() & PoolKeywords.__annotations__):
+            _refuse_in_mailer(misplaced, self.alias)
+        if _HAS_MAILERS and "alias" not in kwargs:
+            _warn_of_direct_use()
         super().__init__(**kwargs)
         self.fail_silently = fail_silently
         if self.alias is None:
-            own = hiding(getattr(settings, "SMTPCONN", {}))
-            self.take_settings(given, own, _email_settings(given))
+            own = hiding(getattr(settings, "SMTPCONN", None) or {})
+            self.take_settings(given, own, _email_settings(given), names=_NAMES)
             return
         try:
             if host is None and "url" not in given:
-                raise ValidationError("OPTIONS must define 'host' or 'url'")
+                raise ValidationError("OPTIONS must define 'host'. Or 'url', which has the host.")
+            if flag("use_tls", use_tls or False) and flag("use_ssl", use_ssl or False):
+                raise ValidationError(
+                    "The 'use_ssl' and 'use_tls' OPTIONS are incompatible. Set at most one of them "
+                    "to True."
+                )
             self.take_settings(given, {})
         except ValidationError as error:
             raise _invalid_mailer(str(error), self.alias) from error
@@ -117,6 +131,28 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         backend: EmailBackend = mailers[self.alias]
         return backend
 
+    def prep_address(self, address: str, force_ascii: bool = True) -> str:
+        """The address alone, as Django's SMTP backend has it for its subclasses.
+
+        Args:
+            address: perhaps with a display name.
+            force_ascii: whether a domain that is not ASCII becomes one in A-labels, and a local
+                part that is not is refused.
+
+        Raises:
+            ValueError: it is not a single address that may be sent.
+        """
+        try:
+            found = bare_address(str(address), a_labels=force_ascii)
+            ReversePath(found)
+        except ValidationError as error:
+            raise ValueError(f"Invalid address {address!r}: {error}") from error
+        if force_ascii and not found.isascii():
+            raise ValueError(
+                f"Invalid address {address!r}: local-part contains non-ASCII characters"
+            )
+        return found
+
     def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Django serialises it, without Bcc.
 
@@ -130,11 +166,34 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
 
 
 def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
+    settings.is_overridden("EMAIL_HOST")  # which loads them
+    # Past the proxy, which from 6.1 on warns whoever reads such a setting. Django warns of their
+    # use where they are defined, which is what a site can change.
+    defined = settings._wrapped
     return hiding({
-        name: getattr(settings, setting)
+        name: getattr(defined, setting)
         for name, setting in _SETTINGS.items()
         if given[name] is None
     })  # fmt: skip
+
+
+def _warn_of_direct_use() -> None:
+    """Warn the caller as Django's SMTP backend does; Django's own code is no caller."""
+    # Not at the top: they are new in Django 6.1.
+    from django.utils.deprecation import RemovedInDjango2028Warning, warn_about_external_use
+
+    warn_about_external_use(
+        "Directly creating EmailBackend instances is deprecated. Use mail.mailers instead.",
+        RemovedInDjango2028Warning,
+        skip_name_prefixes=("smtpconn.",),
+    )
+
+
+def _refuse_in_mailer(misplaced: Iterable[str], alias: object) -> None:
+    try:
+        check_unknown("OPTIONS", misplaced, ())
+    except ValidationError as error:
+        raise _invalid_mailer(str(error), alias) from error
 
 
 def _invalid_mailer(text: str, alias: object) -> ImproperlyConfigured:

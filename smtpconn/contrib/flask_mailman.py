@@ -23,6 +23,7 @@ from smtpconn.contrib.settings import COMMON_NAMES, hiding
 from smtpconn.model.errors import ValidationError
 
 _OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
+_NAMES = {name: f"MAIL_{name.upper()}" for name in (*COMMON_NAMES, "url")} | {"host": "MAIL_SERVER"}
 
 
 class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: ignore[misc]
@@ -36,7 +37,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             ``MAIL_URL`` stands for the server, the port and the TLS.
 
     Raises:
-        ValueError: settings that contradict each other, or a value that cannot be.
+        ValueError: settings that contradict each other, or an invalid value.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         given |= {name: given.get(name) or None for name in ("host", "port")}
         theirs = hiding({name: getattr(self.mailman, name, None) for name in COMMON_NAMES})
         theirs["host"] = self.mailman.server
-        self.take_settings(given, *_own_settings(theirs), theirs)
+        self.take_settings(given, *_own_settings(theirs), theirs, names=_NAMES)
 
     def anew(self) -> EmailBackend:
         """As Flask-Mailman makes it for the current application."""

@@ -4,19 +4,21 @@ Frameworks name one and the same thing in different ways (``EMAIL_HOST_USER``, `
 ``OPTIONS["username"]``). An adapter translates its names into those of `MailSettings` and knows
 nothing else; what the values mean is decided here, once.
 
+Errors name a setting as the framework does, if the adapter has said what that is.
+
 Rule: nothing here connects or waits, so settings may be read for every single message. The pool
 stays the same one, because equal settings make equal configurations (see `smtpconn.get_pool`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
 from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.config import ServerConfig, ServerOptions
-from smtpconn.model.errors import ValidationError
+from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
 from smtpconn.net.tls import shared_context
@@ -39,14 +41,15 @@ class MailSettings:
         host, port: where the server is; without a port the usual one for the kind of TLS.
         username, password: both, to log in.
         use_tls: STARTTLS.
-        use_ssl: TLS from the first octet.
+        use_ssl: TLS from the first byte.
         timeout: seconds for an operation as a whole; None for the default of `ServerConfig`.
         ssl_certfile, ssl_keyfile: the client's certificate and its key, files in PEM.
         pool: limits of the pool, as `smtpconn.ConnectionPool` takes them.
         server: further attributes of `ServerConfig`.
+        names: what the framework calls the settings, where that is another name; for errors.
 
     Raises:
-        ValidationError: settings that contradict each other, or a name nobody knows.
+        ValidationError: settings that contradict each other, or an unknown name.
     """
 
     url: str | Secret | None = None
@@ -61,6 +64,7 @@ class MailSettings:
     ssl_keyfile: str | None = None
     pool: PoolKeywords = field(default_factory=PoolKeywords)
     server: ServerOptions = field(default_factory=ServerOptions)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in SECRET_NAMES:
@@ -71,46 +75,74 @@ class MailSettings:
         _check_names("server", self.server, ServerOptions.__annotations__)
         for name in ("use_tls", "use_ssl"):
             if (chosen := getattr(self, name)) is not None:
-                object.__setattr__(self, name, flag(name, chosen))
+                object.__setattr__(self, name, flag(self._called(name), chosen))
         object.__setattr__(self, "pool", _read_pool(self.pool))
         object.__setattr__(self, "server", _read_server(self.server))
         if self.use_tls and self.use_ssl:
-            raise ValidationError("of use_tls and use_ssl only one may be set")
-        if self.url is not None and (self.host or self.port or self.use_tls or self.use_ssl):
-            raise ValidationError("a url says the host, the port and the TLS: give those or a url")
+            raise ValidationError(
+                f"{self._called('use_tls')}/{self._called('use_ssl')} are mutually exclusive, so "
+                f"only set one of those settings to True."
+            )
+        beside_url = ("host", "port", "use_tls", "use_ssl")
+        if self.url is not None and (said := [n for n in beside_url if getattr(self, n)]):
+            raise ValidationError(
+                f"{self._called('url')} says the host, the port and the TLS: leave out "
+                f"{', '.join(map(self._called, said))}, or the URL"
+            )
         if self.ssl_certfile and self.server.get("tls_context") is not None:
-            raise ValidationError("of ssl_certfile and tls_context only one may be set")
+            raise ValidationError(
+                f"{self._called('ssl_certfile')} and tls_context are mutually exclusive"
+            )
+
+    def _called(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    @property
+    def usual_port(self) -> int:
+        """The port for this kind of TLS where none is given."""
+        return _USUAL_PORT[_tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))]
+
+    @property
+    def names_server(self) -> bool:
+        """Whether there is a host or a URL; an unset environment variable is neither."""
+        return bool(self.host or self.url is not None)
 
     def config(self) -> ServerConfig:
         """The server, without reading any file.
 
         Raises:
-            ValidationError: a value that cannot be.
+            ValidationError: an invalid value, or no server is named.
         """
+        if not self.names_server:
+            raise ValidationError(
+                f"{self._called('host')} is empty: set it to the name of the mail server"
+            )
         options: dict[str, Any] = dict(self.server)
         if self.timeout is not None:
-            options["timeout"] = _number("timeout", self.timeout, float)
+            options["timeout"] = _number(self._called("timeout"), self.timeout, float)
         if self.username and self.password:
             credentials = PasswordCredentials(self.username, Secret.of(self.password).reveal())
             options.setdefault("credentials", credentials)
         if self.url is not None:
             return ServerConfig.from_url(Secret.of(self.url).reveal(), **options)
         mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
-        port = _number("port", self.port or _USUAL_PORT[mode], int)
+        port = _number(self._called("port"), self.port or self.usual_port, int)
         return ServerConfig(self.host or "", port, mode, **options)
 
     def config_with_tls(self) -> ServerConfig:
         """The server, with the client's certificate if there is one.
 
         Raises:
-            ValidationError: a value that cannot be.
+            ValidationError: an invalid value, or no server is named.
             OSError: the client's certificate or key, or ``cafile``, cannot be read.
         """
         config = self.config()
         if config.tls_mode is TlsMode.NONE:
             return config
         if self.ssl_keyfile and not self.ssl_certfile:
-            raise ValidationError("ssl_keyfile is of no use without ssl_certfile")
+            raise ValidationError(
+                f"{self._called('ssl_keyfile')} needs {self._called('ssl_certfile')} as well"
+            )
         if not self.ssl_certfile:
             return config
         context = shared_context(config.cafile, self.ssl_certfile, self.ssl_keyfile)
@@ -120,6 +152,14 @@ class MailSettings:
         """The process's pool for this server and these limits; raises as `config_with_tls`."""
         return get_pool(self.config_with_tls(), **self.pool)
 
+    def reword(self, error: SmtpError) -> None:
+        """Have the text of an error name the framework's settings instead of smtpconn's enum."""
+        use_tls, use_ssl = self._called("use_tls"), self._called("use_ssl")
+        text, *facts = error.args
+        text = str(text).replace("TlsMode.STARTTLS or IMPLICIT", f"{use_tls} or {use_ssl}")
+        text = text.replace("TlsMode.STARTTLS", use_tls).replace("TlsMode.IMPLICIT", use_ssl)
+        error.args = (text, *facts)
+
 
 SECRET_NAMES = ("url", "password")
 """Settings that are, or may hold, a password."""
@@ -127,18 +167,21 @@ SECRET_NAMES = ("url", "password")
 _USUAL_PORT = {TlsMode.NONE: 25, TlsMode.STARTTLS: 587, TlsMode.IMPLICIT: 465}
 
 COMMON_NAMES = tuple(
-    f.name for f in fields(MailSettings) if f.name not in ("url", "pool", "server")
+    f.name for f in fields(MailSettings) if f.name not in ("url", "pool", "server", "names")
 )
 """What every framework has a setting for."""
 
 
-def read_settings(*sources: Mapping[str, object]) -> MailSettings:
+def read_settings(
+    *sources: Mapping[str, object], names: Mapping[str, str] | None = None
+) -> MailSettings:
     """Settings from several sources, the first of which that has one (not None) decides.
 
     Args:
         sources: mappings with the names of `MailSettings`, and those of `ServerOptions` beside
             them. The last one stands for the framework's own settings: what a ``url`` says is not
             looked up there.
+        names: as the attribute of `MailSettings`.
 
     Raises:
         ValidationError: as `MailSettings`.
@@ -149,11 +192,11 @@ def read_settings(*sources: Mapping[str, object]) -> MailSettings:
         if source is sources[-1] and "url" in found:
             source = {name: source[name] for name in source.keys() - _SAID_BY_A_URL}
         for name, value in source.items():
-            if value is not None:
+            if value is not None and not (name == "url" and value == ""):
                 found.setdefault(name, value)
     server = {name: found.pop(name) for name in found.keys() & ServerOptions.__annotations__.keys()}
-    _check_names("settings", found, [*COMMON_NAMES, "url", "pool"])
-    return MailSettings(**found, server=cast(ServerOptions, server))
+    _check_names("settings", found, [*COMMON_NAMES, "url", "pool"], ServerOptions.__annotations__)
+    return MailSettings(**found, server=cast(ServerOptions, server), names=names or {})
 
 
 _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
@@ -162,7 +205,9 @@ _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
 def hiding(source: Mapping[str, object]) -> dict[str, object]:
     """The settings of ``source``, with secrets wrapped: no report of local variables shows them."""
     return {
-        name: Secret.of(value) if name in SECRET_NAMES and isinstance(value, str) else value
+        name: Secret.of(value)
+        if value and name in SECRET_NAMES and isinstance(value, str)
+        else value
         for name, value in source.items()
     }
 
@@ -210,14 +255,34 @@ def _read_server(given: ServerOptions) -> ServerOptions:
     return cast(ServerOptions, read)
 
 
-def _check_names(what: str, given: object, known: Mapping[str, object] | list[str]) -> None:
+def check_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the names of settings that do not exist, and say where they belong.
+
+    Args:
+        what: where they stand, for the error.
+        names: those that do not exist there.
+        known: those that do.
+
+    Raises:
+        ValidationError: there is one in ``names``.
+    """
+    unknown = sorted(map(str, names))
+    if not unknown:
+        return
+    misplaced = [name for name in unknown if name in PoolKeywords.__annotations__]
+    if what != "pool" and misplaced:
+        example = ", ".join(f"{name!r}: ..." for name in misplaced)
+        hint = f"{', '.join(misplaced)} stands in 'pool': {{'pool': {{{example}}}}}"
+    else:
+        hint = f"there are {', '.join(known)}"
+    raise ValidationError(f"{what}: unknown {', '.join(unknown)}; {hint}")
+
+
+def _check_names(what: str, given: object, *known: Iterable[str]) -> None:
     if not isinstance(given, Mapping):
         raise ValidationError(f"{what} is a dict, not {type(given).__name__}")
-    unknown = sorted(str(name) for name in given.keys() - set(known))
-    if unknown:
-        raise ValidationError(
-            f"{what}: unknown {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-        )
+    names = [name for each in known for name in sorted(each)]
+    check_unknown(what, given.keys() - {*names}, names)
 
 
 def _tls_mode(*, use_tls: bool, use_ssl: bool) -> TlsMode:

@@ -63,7 +63,7 @@ class Mailing:
         self._take_back()
         if server is not None:
             options |= {"host": server.host, "port": server.port}
-        chosen = override_settings(**self._as_settings(options, fail_silently))
+        chosen = override_settings(**as_settings(self.way, options, fail_silently=fail_silently))
         chosen.enable()
         self._settings = chosen
         backend = self.again(fail_silently=fail_silently)
@@ -93,14 +93,18 @@ class Mailing:
         if settings_in_force is not None:
             settings_in_force.disable()
 
-    def _as_settings(self, options: dict[str, Any], fail_silently: bool) -> dict[str, Any]:
-        if self.way == "mailers":
-            silently = {"fail_silently": True} if fail_silently else {}
-            return {"MAILERS": {"default": {"BACKEND": BACKEND, "OPTIONS": options | silently}}}
-        named = {"host": "EMAIL_HOST", "port": "EMAIL_PORT"} | _SETTINGS
-        own = {name: value for name, value in options.items() if name not in named}
-        theirs = {named[name]: value for name, value in options.items() if name in named}
-        return {"EMAIL_BACKEND": BACKEND, "SMTPCONN": own} | theirs
+
+def as_settings(
+    way: str, options: dict[str, Any], *, fail_silently: bool = False
+) -> dict[str, Any]:
+    """Django's settings for a mailer with these options."""
+    if way == "mailers":
+        silently = {"fail_silently": True} if fail_silently else {}
+        return {"MAILERS": {"default": {"BACKEND": BACKEND, "OPTIONS": options | silently}}}
+    named = {"host": "EMAIL_HOST", "port": "EMAIL_PORT"} | _SETTINGS
+    own = {name: value for name, value in options.items() if name not in named}
+    theirs = {named[name]: value for name, value in options.items() if name in named}
+    return {"EMAIL_BACKEND": BACKEND, "SMTPCONN": own} | theirs
 
 
 def message(*to: str, **more: Any) -> mail.EmailMessage:

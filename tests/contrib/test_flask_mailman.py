@@ -96,7 +96,8 @@ def test_errors_silent_or_not(server: SmtpServer, make_app: MakeApp) -> None:
             mail.send_mail("hello", "", ME, [SHE])
         assert mail.send_mail("hello", "", ME, [SHE], fail_silently=True) == 0
         with pytest.raises(ValueError, match="Invalid address"):
-            mail.send_mail("hello", "", ME, ["you@"], fail_silently=True)
+            mail.send_mail("hello", "", ME, ["you@"])
+        assert mail.send_mail("hello", "", ME, ["you@"], fail_silently=True) == 0
         mail.get_connection().pool.close()
         server.stop()
         with pytest.raises(OSError, match="refused"):
@@ -160,7 +161,10 @@ def test_an_empty_host_is_none(server: SmtpServer, make_app: MakeApp) -> None:
 def test_settings_that_cannot_be(make_app: MakeApp, config: dict[str, Any]) -> None:
     """They are a ValueError, silent or not."""
     app, mail = make_app(**config)
-    with app.app_context(), pytest.raises(ValueError, match=r"only one|max_sise|MAIL_SEND"):
+    with (
+        app.app_context(),
+        pytest.raises(ValueError, match=r"MAIL_USE_TLS/MAIL_USE_SSL|max_sise|MAIL_SEND"),
+    ):
         mail.get_connection(fail_silently=True)
 
 

@@ -93,9 +93,9 @@ def test_equal_settings_get_the_same_pool(certificates: Certificates) -> None:
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        ({"host": "h", "use_tls": True, "use_ssl": True}, "only one"),
-        ({"url": "smtp://h", "host": "h"}, "give those or a url"),
-        ({"host": "h", "ssl_certfile": "f", "tls_context": object()}, "only one"),
+        ({"host": "h", "use_tls": True, "use_ssl": True}, "mutually exclusive"),
+        ({"url": "smtp://h", "host": "h"}, "or the URL"),
+        ({"host": "h", "ssl_certfile": "f", "tls_context": object()}, "mutually exclusive"),
         ({"host": "h", "colour": "red"}, "settings: unknown colour; there are host, "),
         ({"host": "h", "pool": {"max_sise": 1}}, "pool: unknown max_sise; there are acquire"),
         ({"host": "h", "pool": [1]}, "pool is a dict, not list"),

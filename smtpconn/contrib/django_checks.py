@@ -1,0 +1,113 @@
+"""Checks of the settings for ``manage.py check``, before anything is sent.
+
+Example::
+
+    INSTALLED_APPS += ["smtpconn.contrib.django_checks"]
+
+They connect to nothing, and say nothing about mailers with another backend.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import django
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from smtpconn.contrib.delivery import bare_address
+from smtpconn.contrib.django import EmailBackend
+from smtpconn.model.addresses import ReversePath
+from smtpconn.model.errors import ValidationError
+
+MAX_SENSIBLE_SIZE = 50
+"""Connections that Postfix takes from one client unless told otherwise
+(smtpd_client_connection_count_limit)."""
+
+_HAS_MAILERS = django.VERSION >= (6, 1)
+
+
+@checks.register("smtpconn")  # type: ignore[untyped-decorator]
+def check_settings(app_configs: object = None, **_: object) -> list[checks.CheckMessage]:
+    """What is wrong with the mail settings that smtpconn's backend gets.
+
+    Args:
+        app_configs: which Django gives and which has no say in this.
+    """
+    found: list[checks.CheckMessage] = []
+    mailers = getattr(settings, "MAILERS", None) if _HAS_MAILERS else None
+    if mailers is None:
+        # Past the proxy, which from 6.1 on warns whoever reads the setting.
+        backend = _our_class(getattr(settings._wrapped, "EMAIL_BACKEND", ""))
+        if backend is not None:
+            found += _of_backend("EMAIL_* and SMTPCONN", backend)
+            found += _of_senders()
+        return found
+    ours = [alias for alias, mailer in mailers.items() if _our_class(mailer.get("BACKEND", ""))]
+    for alias in ours:
+        found += _of_backend(f"MAILERS[{alias!r}]", functools.partial(_mailer, alias))
+    if ours:
+        found += _of_senders()
+        if getattr(settings, "SMTPCONN", None):
+            found.append(
+                checks.Warning(
+                    "SMTPCONN is not looked at beside MAILERS.",
+                    hint="Move what it has into the OPTIONS of a mailer.",
+                    id="smtpconn.W003",
+                )
+            )
+    return found
+
+
+def _our_class(path: str) -> type[EmailBackend] | None:
+    try:
+        found = import_string(path)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, EmailBackend) else None
+
+
+def _mailer(alias: str) -> EmailBackend:
+    # Not at the top: it is new in Django 6.1.
+    from django.core.mail import mailers
+
+    backend: EmailBackend = mailers[alias]
+    return backend
+
+
+def _of_backend(where: str, make: Callable[[], EmailBackend]) -> Iterator[checks.CheckMessage]:
+    try:
+        limits = make().check()
+    except (ValueError, OSError, ImproperlyConfigured) as error:
+        text = str(error) if where in str(error) else f"{where}: {error}"
+        yield checks.Error(text, id="smtpconn.E001")
+        return
+    size = limits.get("max_size", 5)
+    if size > MAX_SENSIBLE_SIZE:
+        yield checks.Warning(
+            f"{where}: a pool of {size} connections for each process.",
+            hint=(
+                f"Servers limit the connections of one client; Postfix takes {MAX_SENSIBLE_SIZE}. "
+                f"A few connections for each process are enough: one sends hundreds of messages "
+                f"per second."
+            ),
+            id="smtpconn.W001",
+        )
+    if limits.get("max_connecting", 0) > size:
+        yield checks.Warning(
+            f"{where}: max_connecting is larger than max_size, and has no effect beyond it.",
+            id="smtpconn.W002",
+        )
+
+
+def _of_senders() -> Iterator[checks.CheckMessage]:
+    for name in ("DEFAULT_FROM_EMAIL", "SERVER_EMAIL"):
+        try:
+            ReversePath(bare_address(str(getattr(settings, name))))
+        except ValidationError as error:
+            yield checks.Warning(
+                f"{name} is no address that can be sent: {error}", id="smtpconn.W004"
+            )
