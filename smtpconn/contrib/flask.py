@@ -9,8 +9,8 @@ Example::
     mail.send(message)                                  an `email.message.EmailMessage`
 
 Configuration and behaviour are those of Flask-Mail: the ``MAIL_*`` names, no real mail under
-``TESTING``, ``record_messages``, the signal ``email_dispatched``; its ``Message`` is understood
-too. What differs stands in ``docs/flask.md``.
+``TESTING``, ``record_messages``, the signal ``email_dispatched``, ``app.extensions["mail"]`` with
+its attributes; its ``Message`` is understood too. What differs stands in ``docs/flask.md``.
 
 An application's configuration is read when something is sent, not when the extension is set up:
 tests that set ``TESTING`` late still send nothing.
@@ -19,23 +19,27 @@ tests that set ``TESTING`` late still send nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.utils import format_datetime, formataddr, make_msgid
+from email.message import EmailMessage, Message
+from email.utils import formataddr
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
 from blinker import Namespace
 from flask import Flask, current_app, has_app_context
 
+from smtpconn.contrib.backend import BackendConnection
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
-from smtpconn.contrib.settings import MailSettings, hiding, read_settings
+from smtpconn.contrib.settings import MailSettings, flag, hiding, read_settings
 from smtpconn.model.addresses import ForwardPath, ReversePath
-from smtpconn.model.email_message import recipients_of, sender_of
-from smtpconn.model.errors import ValidationError
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.email_message import as_octets, completed, recipients_of, sender_of
+from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import Recipients, SendResult
 from smtpconn.pool.connection_pool import ConnectionPool
 
@@ -45,8 +49,8 @@ email_dispatched = Namespace().signal(
 )
 """Sent with the app and ``message=`` for each message, also for one that is suppressed."""
 
-Result: TypeAlias = SendResult | None
-"""What the server said; None where sending is suppressed."""
+Result: TypeAlias = SendResult
+"""What the server said; where sending is suppressed, that nothing was sent."""
 Person: TypeAlias = str | tuple[str, str]
 """An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
 
@@ -68,6 +72,7 @@ class FlaskMailMessage(Protocol):
     """What a ``flask_mail.Message`` has that is needed here."""
 
     sender: Person
+    date: float | None
     mail_options: list[str]
     rcpt_options: list[str]
 
@@ -82,74 +87,297 @@ class FlaskMailMessage(Protocol):
         """The message without Bcc."""
 
 
-AnyMessage: TypeAlias = EmailMessage | FlaskMailMessage
+class Host(Protocol):
+    """What `Connection.host` is: a `BackendConnection`, or what a test puts in its place."""
+
+    def sendmail(
+        self,
+        from_addr: str,
+        to_addrs: Sequence[str],
+        msg: bytes,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> object:
+        """Send bytes as `smtplib.SMTP.sendmail` does."""
+
+
+AnyMessage: TypeAlias = "EmailMessage | Message[object, Any] | FlaskMailMessage"
 """What `Mail.send` takes."""
 
+_NAMES = _SETTINGS | {"pool": "SMTPCONN['pool']"}
+_OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"), SmtpExtension("SMTPUTF8")))
+_NOT_SENT = SmtpResponse(250, ("2.0.0 Not sent: sending is suppressed",))
+_OUTBOXES: dict[int, list[AnyMessage]] = {}
+"""Those of `record_messages`, of every extension in the process. Changed in one step each time, so
+that no lock is needed, which a fork might find held."""
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """One application's configuration, read at the time of use."""
 
-    app: Flask
+class UnaddressedError(ValidationError, AssertionError):
+    """A message has no recipient or no sender; Flask-Mail asserts that it has."""
 
-    @property
-    def default_sender(self) -> Person | None:
-        """For ``flask_mail.Message``, which asks the extension for it."""
-        sender: Person | None = self.app.config.get("MAIL_DEFAULT_SENDER")
-        return sender
 
-    @property
-    def ascii_attachments(self) -> bool:
-        """For ``flask_mail.Message``."""
-        return bool(self.app.config.get("MAIL_ASCII_ATTACHMENTS", False))
+UnaddressedError.__module__ = __name__
 
-    @property
-    def suppress(self) -> bool:
-        """Whether nothing is really sent: what the configuration says, else while testing."""
-        chosen = self.app.config.get("MAIL_SUPPRESS_SEND")
-        return self.app.testing if chosen is None else bool(chosen)
+if TYPE_CHECKING:
+
+    class BadHeaderError(ValidationError):
+        """A header field holds a line break; also Flask-Mail's error where that is installed."""
+
+else:
+
+    def __getattr__(name: str) -> object:
+        # Not at the top: importing Flask-Mail changes how the email package encodes UTF-8.
+        if name != "BadHeaderError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            from flask_mail import BadHeaderError as theirs
+        except ImportError:
+            bases = (ValidationError,)
+        else:
+            bases = (ValidationError, theirs)
+        made = type("BadHeaderError", bases, {"__doc__": "A header field holds a line break."})
+        made.__module__ = __name__
+        return globals().setdefault("BadHeaderError", made)
+
+
+class _Attributes:
+    """What `MailState` has and `Mail` passes on, each with its type."""
+
+    server: str
+    port: int | str | None
+    username: str | None
+    password: str | None
+    use_tls: bool
+    use_ssl: bool
+    default_sender: Person | None
+    debug: int
+    max_emails: int | None
+    suppress: bool
+    ascii_attachments: bool
+
+
+class MailState(_Attributes):
+    """What `Mail` is for one application; Flask-Mail's users find it in ``app.extensions["mail"]``.
+
+    Args:
+        app: the application.
+        config: what counts instead of its configuration.
+
+    Attributes:
+        app: the application.
+        server, port, username, password, use_tls, use_ssl: where mail goes.
+        default_sender: ``MAIL_DEFAULT_SENDER``.
+        debug: ``MAIL_DEBUG``, else whether the application is debugged.
+        max_emails: messages after which a connection is replaced.
+        suppress: whether nothing is really sent: ``MAIL_SUPPRESS_SEND``, else while testing.
+        ascii_attachments: for ``flask_mail.Message``.
+
+    Each is what the configuration says at the moment, until it is set here.
+    """
+
+    def __init__(self, app: Flask, config: Mapping[str, Any] | None = None) -> None:
+        self.app = app
+        self._config = app.config if config is None else config
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            if name not in _READ:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return _READ[name](self._config, self.app)
 
     def settings(self) -> MailSettings:
-        """What the configuration says at this moment."""
-        config = self.app.config
-        found = hiding({name: config.get(setting) or None for name, setting in _SETTINGS.items()})
+        """What the configuration says at this moment.
+
+        Raises:
+            ValidationError: an invalid setting.
+        """
+        config = self._config
+        found = {name: config.get(setting) or None for name, setting in _SETTINGS.items()}
+        found |= {_COMMON.get(name, name): value for name, value in self._set_here().items()}
+        found = hiding(found)
         own = hiding(config.get("SMTPCONN") or {})
-        if config.get("MAIL_MAX_EMAILS"):
-            # What became of a connection after so many messages, in Flask-Mail.
-            pool = cast(Mapping[str, object], own.get("pool") or {})
-            limits = {"max_messages": config["MAIL_MAX_EMAILS"], **pool}
+        if self.max_emails:
+            limits = {
+                "max_messages": self.max_emails,
+                **cast(Mapping[str, object], own.get("pool") or {}),
+            }
             own = {**own, "pool": limits}
-        return read_settings(own, found, {"host": "127.0.0.1"})
+        return read_settings(own, found, {"host": "127.0.0.1"}, names=_NAMES)
+
+    def _set_here(self) -> dict[str, object]:
+        names = ("server", "port", "username", "password", "use_tls", "use_ssl")
+        return {name: vars(self)[name] for name in names if name in vars(self)}
+
+    def pool(self) -> ConnectionPool:
+        """As `Mail.pool`."""
+        _show_dialogue(self._config)
+        return self.settings().get_pool()
+
+    def send(
+        self,
+        message: AnyMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Result:
+        """As `Mail.send`."""
+        host = None if self.suppress else BackendConnection(self.pool())
+        return self._send(host, message, sender, recipients, timeout)
+
+    def send_message(self, *args: object, **kwargs: object) -> Result:
+        """As `Mail.send_message`."""
+        return self.send(_flask_mail_message(*args, **kwargs))
+
+    def connect(self) -> Connection:
+        """As `Mail.connect`."""
+        return Connection(self)
+
+    @contextmanager
+    def record_messages(self) -> Iterator[list[AnyMessage]]:
+        """As `Mail.record_messages`."""
+        outbox: list[AnyMessage] = []
+        _OUTBOXES[id(outbox)] = outbox
+        try:
+            yield outbox
+        finally:
+            del _OUTBOXES[id(outbox)]
+
+    def _send(
+        self,
+        host: Host | None,
+        message: AnyMessage,
+        sender: str | ReversePath | None,
+        recipients: Recipients | None,
+        timeout: float | None,
+    ) -> Result:
+        """Check a message, send it unless ``host`` is None, and record it."""
+        if isinstance(message, Message):
+            message = _with_sender(message, self.default_sender)
+        mail_from, rcpt_to = _envelope(message, sender, recipients)
+        if isinstance(message, Message):
+            message = completed(message, mail_from)
+            octets = b"" if host else _serialised(message, mail_from, rcpt_to)
+        else:
+            octets = _octets_of(message)
+        result = SendResult(_NOT_SENT, tuple(rcpt_to))
+        if host is not None:
+            try:
+                result = _deliver(host, message, octets, mail_from, rcpt_to, timeout)
+            except SmtpError as error:
+                self.settings().reword(error)
+                raise
+        self._record(message)
+        return result
+
+    def _record(self, message: AnyMessage) -> None:
+        for outbox in list(_OUTBOXES.values()):
+            outbox.append(message)
+        email_dispatched.send(self.app, message=message)
+        # Who has connected to Flask-Mail's signal has imported it.
+        theirs = sys.modules.get("flask_mail")
+        if theirs is not None:
+            theirs.email_dispatched.send(self.app, message=message)
 
 
-class Mail:
+_COMMON = {"server": "host"}
+
+
+def _max_emails(config: Mapping[str, Any]) -> int | None:
+    given = config.get("MAIL_MAX_EMAILS")
+    try:
+        return int(given) or None if given else None
+    except (TypeError, ValueError):
+        raise ValidationError(f"MAIL_MAX_EMAILS is a number, not {given!r:.40}") from None
+
+
+def _suppress(config: Mapping[str, Any], app: Flask) -> bool:
+    chosen = config.get("MAIL_SUPPRESS_SEND")
+    return (
+        bool(config.get("TESTING", False)) if chosen is None else flag("MAIL_SUPPRESS_SEND", chosen)
+    )
+
+
+def _debug(config: Mapping[str, Any], app: Flask) -> int:
+    chosen = config.get("MAIL_DEBUG")
+    if chosen is None:
+        return int(app.debug)
+    return chosen if type(chosen) is int else int(flag("MAIL_DEBUG", chosen))
+
+
+_READ: dict[str, Callable[[Mapping[str, Any], Flask], object]] = {
+    "server": lambda config, app: config.get("MAIL_SERVER") or "127.0.0.1",
+    "port": lambda config, app: config.get("MAIL_PORT") or 25,
+    "username": lambda config, app: config.get("MAIL_USERNAME"),
+    "password": lambda config, app: config.get("MAIL_PASSWORD"),
+    "use_tls": lambda config, app: flag("MAIL_USE_TLS", config.get("MAIL_USE_TLS") or False),
+    "use_ssl": lambda config, app: flag("MAIL_USE_SSL", config.get("MAIL_USE_SSL") or False),
+    "default_sender": lambda config, app: config.get("MAIL_DEFAULT_SENDER"),
+    "debug": _debug,
+    "max_emails": lambda config, app: _max_emails(config),
+    "suppress": _suppress,
+    "ascii_attachments": lambda config, app: flag(
+        "MAIL_ASCII_ATTACHMENTS", config.get("MAIL_ASCII_ATTACHMENTS") or False
+    ),
+}
+"""How the attributes of `MailState` are read from the configuration."""
+
+
+class Mail(_Attributes):
     """The extension. One object serves any number of applications.
+
+    What `MailState` has is an attribute here too, of the current application.
 
     Args:
         app: an application to set up at once, and the one that counts outside any context.
 
+    Attributes:
+        app: that application.
+        state: its `MailState`; None without one.
+
     Raises:
-        ValidationError: a setting that cannot be.
+        ValidationError: an invalid setting.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app = app
-        # Changed in one step each time, so that no lock is needed, which a fork might find held.
-        self._outboxes: dict[int, list[AnyMessage]] = {}
-        if app is not None:
-            self.init_app(app)
+        self.app = app
+        self.state = None if app is None else self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: Flask) -> MailState:
         """Set ``app`` up; its ``MAIL_*`` and ``SMTPCONN`` configuration counts.
 
         Raises:
-            ValidationError: a setting that cannot be.
+            ValidationError: an invalid setting.
         """
-        state = _State(app)
+        state = MailState(app)
         state.settings().config()
+        for name in _READ:
+            getattr(state, name)
         app.extensions["smtpconn"] = state
-        # Where flask_mail.Message looks for the default sender.
+        # Where flask_mail.Message looks for the default sender, and packages for `send`.
         app.extensions.setdefault("mail", state)
+        return state
+
+    def init_mail(
+        self, config: Mapping[str, Any], debug: bool | int = False, testing: bool = False
+    ) -> MailState:
+        """A state for a configuration of its own, as Flask-Mail has it; of the current application.
+
+        Args:
+            config: ``MAIL_*`` and ``SMTPCONN``.
+            debug, testing: what counts where it has no MAIL_DEBUG and no MAIL_SUPPRESS_SEND.
+        """
+        app = self.app or current_app._get_current_object()  # type: ignore[attr-defined]
+        own = {"MAIL_DEBUG": int(debug), "MAIL_SUPPRESS_SEND": testing, **config}
+        return MailState(app, own)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            if name not in _READ:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self._state(), name)
 
     @property
     def pool(self) -> ConnectionPool:
@@ -157,10 +385,10 @@ class Mail:
 
         Raises:
             RuntimeError: there is no current application, or it was not set up.
-            ValidationError: a setting that cannot be.
+            ValidationError: an invalid setting.
             OSError: the client's certificate or key cannot be read.
         """
-        return self._state().settings().get_pool()
+        return self._state().pool()
 
     def send(
         self,
@@ -173,28 +401,22 @@ class Mail:
         """Send a message, unless sending is suppressed; then it is only checked and recorded.
 
         Args:
-            message: an `EmailMessage`, or a ``flask_mail.Message``. An `EmailMessage` without From,
-                Date or Message-ID gets them (on a copy): From is ``MAIL_DEFAULT_SENDER``.
+            message: an `EmailMessage` or another `email.message.Message`, or a
+                ``flask_mail.Message``. One of the email package without From, Date or Message-ID
+                gets them (on a copy): From is ``MAIL_DEFAULT_SENDER``.
             sender, recipients: None for those the message names.
             timeout: seconds for everything; None for ``MAIL_TIMEOUT``.
 
-        Returns what the server said; None if sending is suppressed.
+        Returns what the server said. Where sending is suppressed, that is 250, and that nothing was
+        sent.
 
         Raises:
             SmtpError: as `ConnectionPool.send_message`; also if nobody got it over LMTP.
-            ValidationError: an address that may not be sent, or there is none.
+            ValidationError: an address that may not be sent, or there is none (`UnaddressedError`),
+                or a header field holds a line break (``BadHeaderError``).
             RuntimeError: as `pool`.
         """
-        state = self._state()
-        if isinstance(message, EmailMessage):
-            message = _completed(message, state.default_sender)
-        mail_from, rcpt_to = _envelope(message, sender, recipients)
-        result: Result = None
-        if not state.suppress:
-            pool = state.settings().get_pool()
-            result = _send(pool, message, mail_from, rcpt_to, timeout)
-        self._record(state.app, message)
-        return result
+        return self._state().send(message, sender, recipients, timeout=timeout)
 
     def send_message(self, *args: object, **kwargs: object) -> Result:
         """Send ``flask_mail.Message(*args, **kwargs)``: a shortcut that Flask-Mail has.
@@ -203,37 +425,35 @@ class Mail:
             ImportError: Flask-Mail, whose messages these are, is not installed.
             SmtpError: as `send`.
         """
-        return self.send(_flask_mail_message(*args, **kwargs))
+        return self._state().send_message(*args, **kwargs)
 
     def connect(self) -> Connection:
         """For ``with mail.connect() as connection``, as Flask-Mail has it.
 
         There every message went over the one connection that was made here. Now each one borrows
-        from the pool, which comes to the same, and a connection that dies is replaced. For a
-        connection of one's own there is ``mail.pool.connection()``.
+        from the pool, and a dead connection is replaced. For a connection of one's own there is
+        ``mail.pool.connection()``.
+
+        Raises:
+            RuntimeError: as `pool`.
         """
-        return Connection(self)
+        return self._state().connect()
 
     @contextmanager
     def record_messages(self) -> Iterator[list[AnyMessage]]:
-        """Record what this object sends meanwhile, suppressed or not, in whichever thread."""
+        """Record what is sent in the block, suppressed or not, in any thread, by any extension."""
         outbox: list[AnyMessage] = []
-        self._outboxes[id(outbox)] = outbox
+        _OUTBOXES[id(outbox)] = outbox
         try:
             yield outbox
         finally:
-            del self._outboxes[id(outbox)]
+            del _OUTBOXES[id(outbox)]
 
-    def _record(self, app: Flask, message: AnyMessage) -> None:
-        for outbox in list(self._outboxes.values()):
-            outbox.append(message)
-        email_dispatched.send(app, message=message)
-
-    def _state(self) -> _State:
+    def _state(self) -> MailState:
         app = current_app._get_current_object() if has_app_context() else None  # type: ignore[attr-defined]
-        for each in (app, self._app):
+        for each in (app, self.app):
             state = None if each is None else each.extensions.get("smtpconn")
-            if isinstance(state, _State):
+            if isinstance(state, MailState):
                 return state
         if app is None:
             raise RuntimeError("there is no current application: use app.app_context()")
@@ -244,16 +464,23 @@ class Connection:
     """What `Mail.connect` returns; entering it makes sure that the server can be reached.
 
     Args:
-        mail: the extension that sends.
+        mail: which application's.
+
+    Attributes:
+        mail: the same.
+        host: a `BackendConnection` inside the block, on which ``sendmail`` may be called; None
+            where sending is suppressed.
+        num_emails: messages sent since the block began or ``MAIL_MAX_EMAILS`` were reached.
     """
 
-    def __init__(self, mail: Mail) -> None:
-        self._mail = mail
+    def __init__(self, mail: MailState) -> None:
+        self.mail = mail
+        self.host: Host | None = None
+        self.num_emails = 0
 
     def __enter__(self) -> Self:
-        if not self._mail._state().suppress:
-            with self._mail.pool.connection():
-                pass
+        self.host = None if self.mail.suppress else self.configure_host()
+        self.num_emails = 0
         return self
 
     def __exit__(
@@ -262,93 +489,163 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Nothing is to be done: the connection is the pool's."""
+        """Nothing is to be done: the connections are the pool's."""
+
+    def configure_host(self) -> BackendConnection:
+        """What `host` is, once the server can be reached.
+
+        Raises:
+            SmtpError: it cannot be reached, or refuses the login.
+            ValidationError: an invalid setting.
+        """
+        pool = self.mail.pool()
+        try:
+            with pool.connection():
+                pass
+        except SmtpError as error:
+            self.mail.settings().reword(error)
+            raise
+        return BackendConnection(pool)
 
     def send(self, message: AnyMessage, envelope_from: Person | None = None) -> Result:
         """Send as `Mail.send` does, with Flask-Mail's name for the sender."""
         sender = None if envelope_from is None else reverse_path(_text(envelope_from))
-        return self._mail.send(message, sender)
+        host = self.host
+        if host is None and not self.mail.suppress:
+            # Outside of a block.
+            host = BackendConnection(self.mail.pool())
+        result = self.mail._send(host, message, sender, None, None)
+        self.num_emails += 1
+        if self.num_emails == self.mail.max_emails:
+            self.num_emails = 0
+        return result
 
     def send_message(self, *args: object, **kwargs: object) -> Result:
         """As `Mail.send_message`."""
-        return self._mail.send_message(*args, **kwargs)
+        return self.send(_flask_mail_message(*args, **kwargs))
 
 
 def _flask_mail_message(*args: object, **kwargs: object) -> FlaskMailMessage:
-    from flask_mail import Message
+    from flask_mail import Message as Theirs
 
-    return Message(*args, **kwargs)  # type: ignore[arg-type]
+    return Theirs(*args, **kwargs)  # type: ignore[arg-type]
 
 
-def _completed(message: EmailMessage, default_sender: Person | None) -> EmailMessage:
-    """The message with the header fields every message has (RFC 5322 3.6), on a copy if need be."""
-    missing: dict[str, str] = {}
-    if "From" not in message and default_sender:
-        missing["From"] = _text(default_sender)
-    if "Date" not in message:
-        missing["Date"] = format_datetime(datetime.now(UTC))
-    if "Message-ID" not in message:
-        sender = str(message.get("From", missing.get("From", "")))
-        missing["Message-ID"] = make_msgid(domain=_domain(sender))
-    if not missing:
+def _show_dialogue(config: Mapping[str, Any]) -> None:
+    """Have the dialogue printed, as ``MAIL_DEBUG`` means in Flask-Mail; without secrets."""
+    chosen = config.get("MAIL_DEBUG")
+    wire = logging.getLogger("smtpconn.wire")
+    if chosen and flag("MAIL_DEBUG", bool(chosen) if type(chosen) is int else chosen):
+        if not wire.hasHandlers():
+            wire.addHandler(logging.StreamHandler())
+        wire.setLevel(logging.DEBUG)
+
+
+def _with_sender(
+    message: Message[object, Any], default_sender: Person | None
+) -> Message[object, Any]:
+    if "From" in message or not default_sender:
         return message
     complete = copy.copy(message)
-    for name, value in missing.items():
-        # The copy shares its list of header fields; deleting, not adding, makes a new one.
-        del complete[name]
-        complete[name] = value
+    # The copy shares its list of header fields; deleting, not adding, makes a new one.
+    del complete["From"]
+    complete["From"] = _text(default_sender)
     return complete
-
-
-def _domain(sender: str) -> str:
-    """The sender's domain, for a Message-ID; the machine's name would have to be looked up."""
-    domain = sender.rpartition("@")[2].rstrip("> ")
-    return domain if domain and domain.isascii() else "localhost"
 
 
 def _envelope(
     message: AnyMessage, sender: str | ReversePath | None, recipients: Recipients | None
 ) -> tuple[ReversePath, list[ForwardPath]]:
-    mail_from = ReversePath(sender) if isinstance(sender, str) else sender
-    if mail_from is None:
-        mail_from = (
-            sender_of(message)
-            if isinstance(message, EmailMessage)
-            else reverse_path(_text(message.sender))
-        )
+    """Who sends to whom.
+
+    Raises:
+        UnaddressedError: the message does not say it.
+        ValidationError: an address that may not be sent.
+    """
+    if isinstance(sender, ReversePath):
+        mail_from = sender
+    elif sender is not None:
+        mail_from = ReversePath(str(sender))
+    elif isinstance(message, Message):
+        mail_from = _sender_of(message)
+    elif message.sender:
+        mail_from = reverse_path(_text(message.sender))
+    else:
+        raise UnaddressedError("the message has no sender, and MAIL_DEFAULT_SENDER is not set")
     if recipients is None:
-        return mail_from, _recipients(message)
-    several = [recipients] if isinstance(recipients, (str, ForwardPath)) else recipients
-    return mail_from, [ForwardPath(each) if isinstance(each, str) else each for each in several]
+        found = _recipients(message)
+    elif isinstance(recipients, ForwardPath):
+        found = [recipients]
+    elif isinstance(recipients, str):
+        found = [ForwardPath(str(recipients))]
+    else:
+        found = [r if isinstance(r, ForwardPath) else ForwardPath(str(r)) for r in recipients]
+    if not found:
+        raise UnaddressedError("the message has no recipients")
+    return mail_from, found
+
+
+def _sender_of(message: Message[object, Any]) -> ReversePath:
+    if "From" not in message and "Sender" not in message:
+        raise UnaddressedError("the message has no From, and MAIL_DEFAULT_SENDER is not set")
+    return sender_of(message)
 
 
 def _recipients(message: AnyMessage) -> list[ForwardPath]:
-    if isinstance(message, EmailMessage):
-        return recipients_of(message)
+    if isinstance(message, Message):
+        fields = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
+        return recipients_of(message) if any(map(message.get_all, fields)) else []
     # It is a set: sorted, so that the same message makes the same dialogue.
     return forward_paths(sorted(map(_text, message.send_to)))
 
 
-def _send(
-    pool: ConnectionPool,
+def _octets_of(message: FlaskMailMessage) -> bytes:
+    if message.has_bad_headers():
+        raise sys.modules[__name__].BadHeaderError("a header field holds a line break")
+    if message.mail_options or message.rcpt_options:
+        raise ValidationError(
+            "mail_options and rcpt_options are words for the server that nothing checks: use "
+            "mail.pool.send with MailFromParams and RcptToParams"
+        )
+    if message.date is None:
+        message.date = time.time()
+    return message.as_bytes()
+
+
+def _serialised(
+    message: Message[object, Any], sender: ReversePath, recipients: Iterable[ForwardPath]
+) -> bytes:
+    utf8 = not (sender.is_ascii and all(each.is_ascii for each in recipients))
+    return as_octets(message, _OFFERED, smtputf8=utf8)
+
+
+def _deliver(
+    host: Host,
     message: AnyMessage,
+    octets: bytes,
     sender: ReversePath,
     recipients: list[ForwardPath],
     timeout: float | None,
 ) -> SendResult:
-    if isinstance(message, EmailMessage):
-        result = pool.send_message(message, sender, recipients, timeout=timeout)
-        check_delivered(result)
-        return result
-    if message.has_bad_headers():
-        raise ValidationError("a header field of the message holds a line break")
-    if message.mail_options or message.rcpt_options:
-        raise ValidationError(
-            "mail_options and rcpt_options are words for the server that nobody checks: use "
-            "mail.pool.send with MailFromParams and RcptToParams"
-        )
-    return deliver(pool, sender, recipients, message.as_bytes(), timeout)
+    if not isinstance(host, BackendConnection):
+        # What a test has put in the place of Connection.host.
+        if isinstance(message, Message):
+            octets = _serialised(message, sender, recipients)
+            host.sendmail(str(sender), list(map(str, recipients)), octets, [], [])
+        else:
+            options = message.mail_options, message.rcpt_options
+            host.sendmail(str(sender), list(map(str, recipients)), octets, *options)
+        return SendResult(_NOT_SENT, tuple(recipients))
+    if not isinstance(message, Message):
+        return deliver(host.pool, sender, recipients, octets, timeout)
+    result = host.pool.send_message(message, sender, recipients, timeout=timeout)
+    check_delivered(result)
+    return result
 
 
 def _text(person: Person) -> str:
-    return person if isinstance(person, str) else formataddr(person)
+    """An address as text; it may be lazy, such as a LocalProxy, which only looks like a str."""
+    if isinstance(person, tuple):
+        name, address = person
+        return formataddr((str(name), str(address)))
+    return str(person)

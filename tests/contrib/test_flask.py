@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import pickle
 import smtplib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.message import EmailMessage
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from typing import Any
 
 import pytest
 from flask import Flask
+from werkzeug.local import LocalProxy
 
 from smtpconn import (
     AllRecipientsFailedError,
@@ -49,10 +55,15 @@ def make_app(server: SmtpServer, mail: Mail) -> Iterator[MakeApp]:
             app.config.update({"MAIL_SERVER": server.host, "MAIL_PORT": server.port} | config)
             mail.init_app(app)
             stack.callback(close_pool, app, mail)
-            app.add_url_rule("/send", "send", lambda: (mail.send(message()) and "sent") or "kept")
+            app.add_url_rule("/send", "send", lambda: said(mail.send(message())))
             return app
 
         yield make
+
+
+def said(result: SendResult) -> str:
+    """Whether a message was really sent."""
+    return "kept" if "Not sent" in str(result.response) else "sent"
 
 
 def close_pool(app: Flask, mail: Mail) -> None:
@@ -234,11 +245,14 @@ def test_refusals(server: SmtpServer, mail: Mail, make_app: MakeApp) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"MAIL_USE_TLS": True, "MAIL_USE_SSL": True}, "use_tls and use_ssl"),
-    ({"MAIL_URL": "smtp://other.example"}, "give those or a url"),
+    ({"MAIL_USE_TLS": True, "MAIL_USE_SSL": True}, "MAIL_USE_TLS/MAIL_USE_SSL"),
+    ({"MAIL_URL": "smtp://other.example"}, "or the URL"),
     ({"SMTPCONN": {"pool": {"max_sise": 1}}}, "max_sise"),
     ({"SMTPCONN": {"colour": "red"}}, "colour"),
-    ({"MAIL_PORT": "smtp"}, "port is a number"),
+    ({"MAIL_PORT": "smtp"}, "MAIL_PORT is a number"),
+    ({"MAIL_MAX_EMAILS": "many"}, "MAIL_MAX_EMAILS is a number"),
+    ({"MAIL_SUPPRESS_SEND": "perhaps"}, "MAIL_SUPPRESS_SEND is True or False"),
+    ({"SMTPCONN": {"max_size": 3}}, "max_size stands in 'pool'"),
 ]
 
 
@@ -317,7 +331,8 @@ def test_nothing_leaves_while_testing(
         with mail.connect() as connection:
             connection.send(message())
     assert [m["Subject"] for m in outbox if isinstance(m, EmailMessage)] == ["hello"] * 2
-    assert (result is not None) is arrives
+    assert (result.response.code, result.accepted) == (250, (YOU,))
+    assert ("Not sent" in str(result.response)) is not arrives
     assert len(server.messages) == 2 * arrives
     assert len(server.connections) == arrives
 
@@ -422,6 +437,200 @@ def test_beside_flask_mail(server: SmtpServer, mail: Mail, make_app: MakeApp) ->
     assert app.extensions["mail"] is theirs.state
     app.test_client().get("/send")
     assert len(server.messages) == 1
+
+
+# --- Where Flask-Mail stood -----------------------------------------------------------------------
+
+
+def test_the_state_of_flask_mail(server: SmtpServer, make_app: MakeApp) -> None:
+    """``app.extensions["mail"]`` sends, and its attributes may be read and set."""
+    app = make_app(MAIL_DEFAULT_SENDER=ME, MAIL_MAX_EMAILS="50", MAIL_DEBUG=None)
+    state = app.extensions["mail"]
+    assert (state.server, state.port, state.app) == (server.host, server.port, app)
+    assert (state.suppress, state.debug, state.max_emails) == (False, 0, 50)
+    assert (state.use_tls, state.use_ssl, state.ascii_attachments) == (False, False, False)
+    with app.app_context():
+        assert state.send(message(sender=None)).response.code == 250
+        state.send_message("one", recipients=[YOU], body="Hello!")
+        with state.connect() as connection, state.record_messages() as outbox:
+            connection.send(message())
+            assert connection.num_emails == 1
+            assert connection.host.sendmail(ME, [YOU], b"Subject: s\r\n\r\nb\r\n") == {}
+        state.suppress = True
+        state.send(message())
+        state.suppress = False
+        state.default_sender = SHE
+        state.send(message(sender=None))
+    assert len(outbox) == 1
+    assert [m.sender for m in server.messages] == [ME, ME, ME, ME, SHE]
+    with pytest.raises(AttributeError):
+        _ = state.colour
+
+
+def test_setting_the_server_of_a_state(server: SmtpServer, make_app: MakeApp) -> None:
+    """The next mail goes there."""
+    app = make_app()
+    with SmtpServer() as other, app.app_context():
+        state = app.extensions["mail"]
+        state.port = other.port
+        state.send(message())
+        assert len(other.messages) == 1
+        state.pool().close()
+        del state.port
+    assert server.messages == []
+
+
+def test_attributes_and_init_app_of_mail(server: SmtpServer) -> None:
+    """`Mail.state` is what init_app returns; what it has is an attribute of `Mail` too."""
+    app = Flask("app")
+    app.config.update(MAIL_SERVER=server.host, MAIL_PORT=server.port, MAIL_DEFAULT_SENDER=ME)
+    mail = Mail(app)
+    assert mail.state is app.extensions["mail"]
+    assert mail.init_app(app) is not None
+    assert (mail.app, mail.default_sender, mail.suppress) == (app, ME, False)
+    assert Mail().state is None
+    copied = copy.copy(mail)
+    assert copied.server == server.host
+    with pytest.raises(AttributeError):
+        _ = mail.colour  # type: ignore[attr-defined]
+    with app.app_context():
+        other = mail.init_mail({"MAIL_SERVER": "mx.example.com"}, debug=True, testing=True)
+        assert (other.server, other.debug, other.suppress) == ("mx.example.com", 1, True)
+
+
+def test_connections_count(mail: Mail, make_app: MakeApp) -> None:
+    """``num_emails`` begins again at MAIL_MAX_EMAILS, which the environment may give."""
+    app = make_app(TESTING=True, MAIL_MAX_EMAILS="3")
+    with app.app_context(), mail.connect() as connection:
+        assert connection.host is None
+        counts = []
+        for _ in range(4):
+            connection.send(message())
+            counts.append(connection.num_emails)
+    assert counts == [1, 2, 0, 1]
+
+
+def test_false_from_the_environment_is_no(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """For what is either so or not; "0" emails are no limit."""
+    app = make_app(MAIL_SUPPRESS_SEND="False", MAIL_USE_TLS="0", MAIL_DEBUG="", MAIL_MAX_EMAILS="0")
+    with app.app_context():
+        assert (mail.send(message()).response.code, mail.max_emails) == (250, None)
+        assert mail.use_tls is False
+    assert len(server.messages) == 1
+
+
+def test_the_signal_of_flask_mail(mail: Mail, make_app: MakeApp) -> None:
+    """Who has connected to it, as its own record_messages does, sees the mail too."""
+    app = make_app(TESTING=True, MAIL_DEFAULT_SENDER=ME)
+    theirs = flask_mail.Mail()
+    with app.app_context(), theirs.record_messages() as outbox, Mail().record_messages() as others:
+        mail.send(message())
+        mail.send_message("one", recipients=[YOU], body="Hello!")
+    assert len(outbox) == len(others) == 2
+
+
+@pytest.mark.parametrize("suppress", [True, False])
+def test_a_message_is_checked_the_same(
+    server: SmtpServer, mail: Mail, make_app: MakeApp, *, suppress: bool
+) -> None:
+    """Suppressed or not: no recipient, no sender, a line break; by the errors of Flask-Mail too."""
+    import smtpconn.contrib.flask as ours
+
+    with make_app(TESTING=suppress).app_context(), mail.record_messages() as outbox:
+        nobody = message()
+        del nobody["To"]
+        for wrong in (
+            nobody,
+            message(sender=None),
+            flask_mail.Message("s", [], "b", sender=ME),
+            flask_mail.Message("s", [YOU], "b"),
+        ):
+            with pytest.raises(AssertionError) as caught:
+                mail.send(wrong)
+            assert isinstance(caught.value, ValidationError)
+        for wrong in (
+            flask_mail.Message("s\r\nBcc: x@example.com", [YOU], "b", sender=ME),
+            flask_mail.Message("s", [YOU], "b", sender=ME, reply_to="a@example.com\nX: y"),
+        ):
+            with pytest.raises(flask_mail.BadHeaderError) as bad:
+                mail.send(wrong)
+            assert isinstance(bad.value, ours.BadHeaderError)
+            assert isinstance(pickle.loads(pickle.dumps(bad.value)), ours.BadHeaderError)
+        with pytest.raises(ValidationError):
+            mail.send(flask_mail.Message("s", [YOU], "b", sender=ME, mail_options=["X"]))
+    assert outbox == []
+    assert server.messages == []
+
+
+def test_the_date_of_a_message(mail: Mail, make_app: MakeApp) -> None:
+    """A message of Flask-Mail has one once it was sent."""
+    with make_app(TESTING=True).app_context():
+        sent = flask_mail.Message("s", [YOU], "b", sender=ME)
+        mail.send(sent)
+    assert sent.date is not None
+
+
+def test_lazy_addresses(server: SmtpServer, mail: Mail, make_app: MakeApp) -> None:
+    """A LocalProxy looks like a str but is none; as sender, recipient, and in a pair."""
+    me, you = LocalProxy(lambda: ME), LocalProxy(lambda: YOU)
+    with make_app(MAIL_DEFAULT_SENDER=me).app_context():
+        mail.send(message(sender=None), me, [you])  # type: ignore[arg-type,list-item]
+        mail.send(message(), me, you)  # type: ignore[arg-type]
+        mail.send(flask_mail.Message("s", [you, ("She", LocalProxy(lambda: SHE))], "b"))  # type: ignore[list-item]
+    assert [(m.sender, sorted(m.recipients)) for m in server.messages] == [
+        (ME, [YOU]),
+        (ME, [YOU]),
+        (ME, [SHE, YOU]),
+    ]
+
+
+def test_messages_of_the_older_email_package(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """MIMEText and MIMEMultipart, which old programs make."""
+    text = MIMEText("grüße", "plain", "utf-8")
+    text["Subject"], text["To"] = "text", YOU
+    several = MIMEMultipart()
+    several["Subject"], several["To"] = "several", SHE
+    several.attach(MIMEText("one"))
+    with make_app(MAIL_DEFAULT_SENDER=ME).app_context(), mail.record_messages() as outbox:
+        mail.send(text)
+        mail.send(several)
+    assert [m.recipients for m in server.messages] == [(YOU,), (SHE,)]
+    assert all(
+        b"\r\nDate: " in m.content and b"From: " + ME.encode() in m.content for m in server.messages
+    )
+    assert len(outbox) == 2
+    assert "From" not in text
+
+
+def test_debug_shows_the_dialogue_without_secrets(
+    mail: Mail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MAIL_DEBUG, as Flask-Mail has it, on standard error."""
+    wire = logging.getLogger("smtpconn.wire")
+    level, handlers, propagate = wire.level, list(wire.handlers), wire.propagate
+    wire.propagate = False
+    try:
+        with SmtpServer(users={"app": "s3cret"}, require_auth=True) as server:
+            app = Flask("app")
+            app.config.update(MAIL_SERVER=server.host, MAIL_PORT=server.port, MAIL_DEBUG="1")
+            app.config.update(MAIL_USERNAME="app", MAIL_PASSWORD="s3cret")
+            mail.init_app(app)
+            with app.app_context():
+                mail.send(message())
+                mail.pool.close()
+        shown = capsys.readouterr().err
+        assert f"RCPT TO:<{YOU}>" in shown
+        assert "s3cret" not in shown
+        assert "czNjcmV0" not in shown
+    finally:
+        wire.setLevel(level)
+        wire.propagate = propagate
+        for handler in set(wire.handlers) - set(handlers):
+            wire.removeHandler(handler)
 
 
 # --- A real server --------------------------------------------------------------------------------
