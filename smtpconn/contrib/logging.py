@@ -23,14 +23,24 @@ import time
 from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
+from typing import TypeAlias
 
+from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.config import ServerConfig
-from smtpconn.contrib.delivery import bare_address, deliver, listed_paths, reverse_path
+from smtpconn.contrib.delivery import (
+    bare_address,
+    deliver,
+    has_local_name,
+    local_recipients,
+    local_sender,
+)
 from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_seconds
 from smtpconn.contrib.settings import MailSettings
-from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import as_octets
 from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
@@ -41,7 +51,13 @@ MAX_RECORD = 64 * 1024
 
 MAX_SUBJECT = 200
 
-_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+DEFAULT_TIMEOUT = 30.0
+
+_POLICY = email.policy.SMTP.clone(cte_type="8bit")
+_OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
+
+_Server: TypeAlias = "tuple[str, int | None, str | None, Secret | None, tuple[str, ...] | None]"
+"""Host, port, user, password and ``secure``, as the attributes say at one moment."""
 
 _log = logging.getLogger("smtpconn.contrib")
 
@@ -53,13 +69,14 @@ class PooledSmtpHandler(logging.Handler):
         mailhost: the server: a URL as `ServerConfig.from_url` takes it, a `ServerConfig`, a host
             name or a pair of host and port as `logging.handlers.SMTPHandler` takes them; or a
             `ConnectionPool`, which is then not closed with the handler.
-        fromaddr: the sender.
+        fromaddr: the sender. Here and in ``toaddrs`` a name without a domain, such as ``root``, is
+            a mailbox of the server's own machine.
         toaddrs: the recipient, or several; a text may name several with commas.
         subject: the mails' subject; override `getSubject` to make it from the record.
         credentials: user name and password, with a host name or pair.
         secure: for STARTTLS, with a host name or pair: ``()``, or the client's key file, or that
             and its certificate file.
-        timeout: seconds for a mail as a whole. The application does not wait for it.
+        timeout: seconds for a mail as a whole; None for 30. The application does not wait for it.
         block: seconds the application may be kept waiting when the backlog is full; 0 to drop the
             record at once.
         capacity: records that may wait.
@@ -69,6 +86,9 @@ class PooledSmtpHandler(logging.Handler):
         close_timeout: seconds that `flush` and `close`, and so the end of the process, may take.
 
     Attributes:
+        mailhost, mailport, username, password, secure, timeout, fromaddr, toaddrs, subject: as
+            `logging.handlers.SMTPHandler` has them; of a URL or a `ServerConfig` what it says. They
+            may be set, for the next mail.
         dropped: records that were not mailed, for whatever reason.
         mailed: records in mails that the server accepted.
         unknown: records in mails that may have been delivered; they are not sent again.
@@ -86,7 +106,7 @@ class PooledSmtpHandler(logging.Handler):
         subject: str,
         credentials: tuple[str, str] | None = None,
         secure: tuple[()] | tuple[str] | tuple[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float | None = DEFAULT_TIMEOUT,
         *,
         block: float = 0.0,
         capacity: int = 1000,
@@ -102,20 +122,29 @@ class PooledSmtpHandler(logging.Handler):
         login = _wrapped(credentials)
         del mailhost, credentials
         self.fromaddr = fromaddr
-        self.toaddrs = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
+        self.toaddrs: str | Sequence[str] = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
         self.subject = subject
-        self._sender = reverse_path(fromaddr)
-        self._recipients = listed_paths(self.toaddrs)
-        if not self._recipients:
-            raise ValidationError("toaddrs is empty: nobody would get the records")
-        self._timeout = Deadline(timeout).timeout
+        self.timeout = timeout
+        self._envelope()
+        self._seconds()
         self._block = check_seconds("block", block)
         self._close_timeout = check_seconds("close_timeout", close_timeout)
         self._rules = Rules(capacity, group_for, max_records, max_mails, per)
         self._owns_pool = not isinstance(server, ConnectionPool)
-        self._pool = (
-            server if isinstance(server, ConnectionPool) else _own_pool(server, login, secure)
-        )
+        if isinstance(server, ConnectionPool):
+            self._pool = server
+        else:
+            self._pool = _own_pool(_config_of(server, login, secure))
+        config, found = self._pool.config, self._pool.config.credentials
+        if isinstance(found, PasswordCredentials):
+            login = found.user, Secret.of(found.password)
+        self.mailhost = config.host
+        # As SMTPHandler: None if only a host is given.
+        self.mailport = None if _is_bare_host(server) else config.port
+        self.username: str | None = None if login is None else login[0]
+        self._password: Secret | None = None if login is None else login[1]
+        self.secure = () if secure is None and config.tls_mode is not TlsMode.NONE else secure
+        self._config, self._pool_is_for = config, self._server()
         self._is_closed = False
         self.forget()
         forget_in_child(self)
@@ -132,6 +161,15 @@ class PooledSmtpHandler(logging.Handler):
         self._in_a_hurry = 0
         self._gave_up = False
         self._close_by = float("inf")
+
+    @property
+    def password(self) -> str | None:
+        """The password; kept where nothing shows it."""
+        return None if self._password is None else self._password.reveal()
+
+    @password.setter
+    def password(self, value: str | None) -> None:
+        self._password = None if value is None else Secret.of(value)
 
     @property
     def dropped(self) -> int:
@@ -270,9 +308,11 @@ class PooledSmtpHandler(logging.Handler):
     def _mail(self, batch: Batch) -> None:
         settled = False
         try:
+            sender, recipients = self._envelope()
             octets = self._compose(batch)
-            seconds = min(self._timeout, max(0.001, self._close_by - time.monotonic()))
-            deliver(self._pool, self._sender, self._recipients, octets, seconds)
+            seconds = min(self._seconds(), max(0.001, self._close_by - time.monotonic()))
+            # SMTPHandler sends text as it is; a mail that is only read must not be harder to read.
+            deliver(self._pool_now(), sender, recipients, octets, seconds, as_it_stands=True)
             settled = True
         except Exception as error:
             settled = True
@@ -287,6 +327,45 @@ class PooledSmtpHandler(logging.Handler):
                     # A killed greenlet: nobody knows how far it came.
                     self._backlog.failed(0, certainly=False, may_retry=False)
                 self._progress.notify_all()
+
+    def _envelope(self) -> tuple[ReversePath, list[ForwardPath]]:
+        """Who mails whom, as the attributes say now; raises ValidationError."""
+        recipients = local_recipients(self._to())
+        if not recipients:
+            raise ValidationError("toaddrs is empty: nobody would get the records")
+        return local_sender(self.fromaddr), recipients
+
+    def _to(self) -> list[str]:
+        return [self.toaddrs] if isinstance(self.toaddrs, str) else list(self.toaddrs)
+
+    def _seconds(self) -> float:
+        return Deadline(DEFAULT_TIMEOUT if self.timeout is None else self.timeout).timeout
+
+    def _server(self) -> _Server:
+        secure = None if self.secure is None else tuple(self.secure)
+        return self.mailhost, self.mailport, self.username, self._password, secure
+
+    def _pool_now(self) -> ConnectionPool:
+        """The pool for what the attributes say now; another one if they were set."""
+        now = self._server()
+        if now == self._pool_is_for:
+            return self._pool
+        host, port, user, password, secure = now
+        config = self._config.replace(host=host, port=port or self._config.port)
+        if (user, password) != self._pool_is_for[2:4]:
+            credentials = None
+            if user is not None and password is not None:
+                credentials = PasswordCredentials(user, password.reveal())
+            config = config.replace(credentials=credentials)
+        if secure != self._pool_is_for[4]:
+            of_tls = _as_smtp_handler((host, config.port), None, secure)
+            config = config.replace(tls_mode=of_tls.tls_mode, tls_context=of_tls.tls_context)
+        old, was_owned = self._pool, self._owns_pool
+        self._pool, self._owns_pool = _own_pool(config), True
+        self._config, self._pool_is_for = config, now
+        if was_owned:
+            old.close(0)
+        return self._pool
 
     def _failed(self, batch: Batch, error: Exception) -> None:
         # What is no SmtpError is our own doing, and happened before anything was sent.
@@ -303,11 +382,16 @@ class PooledSmtpHandler(logging.Handler):
 
     def _compose(self, batch: Batch) -> bytes:
         message = EmailMessage(_POLICY)
+        first = b""
+        for name, addresses in (("From", [self.fromaddr]), ("To", self._to())):
+            if has_local_name(addresses) and (text := ", ".join(addresses)).isascii():
+                # No address, so no parser takes it; `_envelope` has taken it.
+                first += f"{name}: {_one_line(text)}\r\n".encode()
+            else:
+                message[name] = ", ".join(addresses)
         message["Subject"] = _one_line(batch.subject)
-        message["From"] = self.fromaddr
-        message["To"] = ", ".join(self.toaddrs)
         message["Date"] = format_datetime(localtime())
-        message["Message-ID"] = make_msgid(domain=bare_address(self.fromaddr).rpartition("@")[2])
+        message["Message-ID"] = make_msgid(domain=_domain(self.fromaddr))
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies, please
         texts = [entry.text for entry in batch.entries]
         if batch.dropped:
@@ -316,7 +400,7 @@ class PooledSmtpHandler(logging.Handler):
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         # No mail has a NUL in it as it is (RFC 2045 2.7).
         message.set_content(text, cte="base64" if "\0" in text else None)
-        return as_octets(message, ServerCapabilities(), smtputf8=False)
+        return first + as_octets(message, _OFFERED, smtputf8=False)
 
     def _finish(self) -> None:
         patience = 0.0 if self._gave_up else self._close_timeout
@@ -354,21 +438,35 @@ def _wrapped(credentials: object) -> tuple[str, Secret] | None:
     raise ValidationError(f"credentials are a pair of user name and password, not this {kind}")
 
 
-def _own_pool(
+def _config_of(
     mailhost: Secret | tuple[str, int] | ServerConfig,
     credentials: tuple[str, Secret] | None,
     secure: Sequence[str] | None,
-) -> ConnectionPool:
-    """A pool of one connection, which is all the one thread needs."""
+) -> ServerConfig:
     if isinstance(mailhost, ServerConfig):
-        config = mailhost
-    elif not isinstance(mailhost, Secret):
-        config = _as_smtp_handler(mailhost, credentials, secure)
-    elif "://" in mailhost.reveal():
-        config = ServerConfig.from_url(mailhost.reveal())
-    else:
-        config = _as_smtp_handler((mailhost.reveal(), 0), credentials, secure)
+        return mailhost
+    if not isinstance(mailhost, Secret):
+        return _as_smtp_handler(mailhost, credentials, secure)
+    if "://" in mailhost.reveal():
+        return ServerConfig.from_url(mailhost.reveal())
+    return _as_smtp_handler((mailhost.reveal(), 0), credentials, secure)
+
+
+def _is_bare_host(mailhost: object) -> bool:
+    return isinstance(mailhost, Secret) and "://" not in mailhost.reveal()
+
+
+def _own_pool(config: ServerConfig) -> ConnectionPool:
+    """A pool of one connection, which is all the one thread needs."""
     return ConnectionPool(config, max_size=1, keepalive=None, name="log-mail")
+
+
+def _domain(address: str) -> str:
+    """The domain of a sender; a name without one is of some machine that has no name here."""
+    try:
+        return bare_address(address).rpartition("@")[2] if "@" in address else "localhost"
+    except ValidationError:
+        return "localhost"
 
 
 def _as_smtp_handler(

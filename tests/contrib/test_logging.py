@@ -25,6 +25,7 @@ from tests.contrib.logmail import (
     read,
     text_of,
 )
+from tests.realservers.certificates import Certificates
 
 # --- What is mailed -------------------------------------------------------------------------------
 
@@ -420,7 +421,7 @@ def test_a_killed_thread_is_replaced(
     """What was under way is unknown, and the next record is mailed."""
     handler = make(group_for=0)
 
-    def killed(*args: object) -> None:
+    def killed(*args: object, **options: object) -> None:
         monkeypatch.undo()
         raise SystemExit
 
@@ -439,3 +440,140 @@ def test_credentials_that_are_no_pair(given: Any) -> None:
     with pytest.raises(ValidationError, match="a pair of user name and password") as caught:
         PooledSmtpHandler("mx", "me@example.com", "you@example.com", "x", credentials=given)
     assert "correct-horse" not in str(caught.value)
+
+
+# --- Where SMTPHandler stood ----------------------------------------------------------------------
+
+
+def test_the_attributes_of_the_standard_handler() -> None:
+    """Each has what it was given; of a URL what it says."""
+    rest = ("me@example.com", "you@example.net", "Log")
+    server: Any = ("mx.example.com", 2525)
+    theirs = logging.handlers.SMTPHandler(server, *rest, ("u", "p"), (), 7)
+    ours = PooledSmtpHandler(server, *rest, ("u", "p"), (), 7)
+    names = [
+        "mailhost",
+        "mailport",
+        "username",
+        "password",
+        "secure",
+        "timeout",
+        "fromaddr",
+        "toaddrs",
+        "subject",
+    ]
+    assert [getattr(ours, name) for name in names] == [getattr(theirs, name) for name in names]
+    bare = PooledSmtpHandler("mx.example.com", *rest)
+    assert (bare.mailport, bare.username, bare.password, bare.secure) == (None, None, None, None)
+    url = PooledSmtpHandler("smtps://u:p@mx.example.com", *rest, None, None, None)
+    assert (url.mailhost, url.mailport, url.username, url.password) == (
+        "mx.example.com",
+        465,
+        "u",
+        "p",
+    )
+    assert (url.secure, url.timeout) == ((), None)
+    for handler in (theirs, ours, bare, url):
+        handler.close()
+
+
+def test_attributes_set_later_count_for_the_next_mail(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+) -> None:
+    """Addresses, subject, server and login."""
+    handler = make()
+    logger.error("one")
+    handler.flush()
+    handler.fromaddr, handler.toaddrs, handler.subject = "other@example.com", "a@x.example", "Other"
+    logger.error("two")
+    handler.flush()
+    with SmtpServer(users={"app": "s3cret"}, require_auth=True) as other:
+        handler.mailhost, handler.mailport = other.host, other.port
+        handler.username, handler.password = "app", "s3cret"
+        logger.error("three")
+        handler.flush()
+        (third,) = other.wait_for_messages(1)
+        assert third.user == "app"
+        handler.toaddrs = ["no address at all"]
+        logger.error("four")
+        handler.flush()
+        handler.toaddrs = ["b@x.example", "c@x.example"]
+        logger.error("five")
+        handler.flush()
+        assert other.wait_for_messages(2)[1].recipients == ("b@x.example", "c@x.example")
+        handler.close()
+    first, second = server.messages
+    assert (first.sender, second.sender, second.recipients) == (
+        FROM,
+        "other@example.com",
+        ("a@x.example",),
+    )
+    assert read(second)["Subject"] == "Other"
+    assert server.connections[0].closed
+    assert handler.dropped == 1
+
+
+def test_setting_secure_and_timeout(
+    logger: logging.Logger, make: MakeHandler, certificates: Certificates, monkeypatch: Any
+) -> None:
+    """``()`` means STARTTLS from the next mail on."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+    with SmtpServer(tls_context=certificates.server_context()) as server:
+        handler = make(mailhost=("localhost", server.port))
+        logger.error("one")
+        handler.flush()
+        handler.secure, handler.timeout = (), 5
+        logger.error("two")
+        handler.flush()
+        assert [m.tls for m in server.wait_for_messages(2)] == [False, True]
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    ("sender", "to", "recipients"),
+    [
+        ("root", "root", ("root",)),
+        ("me@example.com", ["root, you@example.net"], ("root", "you@example.net")),
+        ("me", ["operator", "Jane <you@example.net>"], ("operator", "you@example.net")),
+    ],
+)
+def test_names_without_a_domain(
+    server: SmtpServer,
+    logger: logging.Logger,
+    make: MakeHandler,
+    sender: str,
+    to: Any,
+    recipients: Any,
+) -> None:
+    """A mailbox of the server's own machine, as the standard handler sends it."""
+    handler = make(fromaddr=sender, toaddrs=to)
+    logger.error("one")
+    handler.flush()
+    (message,) = server.wait_for_messages(1)
+    assert (message.sender, message.recipients) == (sender, recipients)
+    fields = message.content.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert f"From: {sender}".encode() in fields
+    assert sum(field.startswith(b"To: ") for field in fields) == 1
+
+
+@pytest.mark.parametrize("wrong", ["root>", "a b", "root\r\nRSET", "<root", ""])
+def test_what_is_no_name_is_refused(wrong: str) -> None:
+    """What could end the command early never gets there."""
+    for sender, to in ((FROM, wrong), (wrong or "a b", TO)):
+        with pytest.raises(ValidationError):
+            PooledSmtpHandler("mx.example.com", sender, to, "Log")
+
+
+@pytest.mark.parametrize("extensions", [["8BITMIME"], []])
+def test_text_is_sent_as_it_is(
+    logger: logging.Logger, make: MakeHandler, extensions: list[str]
+) -> None:
+    """As the standard handler does, whether the server offers 8BITMIME or not."""
+    with SmtpServer(extensions=extensions) as server:
+        handler = make(mailhost=server.url)
+        logger.error("Hello \u2713")
+        handler.flush()
+        (message,) = server.wait_for_messages(1)
+        assert message.content.endswith("\r\n\r\nHello \u2713\r\n".encode())
+        assert ("BODY=8BITMIME" in message.mail_parameters) is bool(extensions)
+        handler.close()
