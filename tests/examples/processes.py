@@ -69,6 +69,24 @@ class Gunicorn(Program):
                 return error.code, error.read().decode()
 
 
+class Waitress(Gunicorn):
+    """waitress: one process, and threads that serve the requests."""
+
+    name = "waitress"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        try:
+            importlib.metadata.version("waitress")
+        except importlib.metadata.PackageNotFoundError:
+            return "waitress is not installed: pip install waitress"
+        return None
+
+    def command(self) -> list[str]:
+        address = f"{self.host}:{self.port}"
+        return [sys.executable, "-m", "waitress", f"--listen={address}", *self.arguments]
+
+
 class Uwsgi(Program):
     """uWSGI, with a master that loads the application before it forks the workers.
 

@@ -8,7 +8,8 @@ import pytest
 
 from examples.flask_app import create_app, mail
 from smtpconn.testing import SmtpServer
-from tests.examples.processes import Gunicorn
+from tests.examples.processes import Gunicorn, Waitress
+from tests.realservers.fixtures import require
 from tests.support.threads import run_in_threads
 
 APPS = {
@@ -56,6 +57,51 @@ def test_requests_share_connections(app: str) -> None:
         assert who == sorted(everybody)
         assert {m.sender for m in server.messages} == {"app@example.com"}
         assert len(server.connections) <= WORKERS * MAX_SIZE
+
+
+REQUESTS = 200
+KINDS = {
+    "sync": ["--worker-class", "sync"],
+    "gthread": ["--worker-class", "gthread", "--threads", "4"],
+    "gevent": ["--worker-class", "gevent"],
+}
+
+
+def send_many(site: Gunicorn, clients: int) -> list[str]:
+    """Have 200 mails sent by clients at once; return to whom."""
+
+    def client(number: int) -> None:
+        for each in range(number, REQUESTS, clients):
+            assert site.post(f"/welcome/r{each}@example.net") == (200, "sent\n")
+
+    run_in_threads(clients, client)
+    return sorted(f"r{each}@example.net" for each in range(REQUESTS))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_of_gunicorns_workers(kind: list[str]) -> None:
+    """200 requests to workers that load the application: each mail arrives once."""
+    with SmtpServer() as server:
+        options = [*kind, "--workers", str(WORKERS)]
+        with Gunicorn(*options, APPS["flask"], **settings(server)) as site:
+            everybody = send_many(site, CLIENTS)
+        assert sorted(address for m in server.messages for address in m.recipients) == everybody
+        # One is replaced after 100 messages.
+        assert len(server.connections) <= WORKERS * MAX_SIZE + REQUESTS // 100
+
+
+@pytest.mark.parametrize(
+    "app", [["--call", "examples.flask_app:create_app"], ["examples.django_app:application"]]
+)
+def test_waitress(app: list[str]) -> None:
+    """200 requests to the threads of one process: each mail arrives once."""
+    require(Waitress)
+    with SmtpServer() as server:
+        with Waitress("--threads=4", *app, **settings(server)) as site:
+            everybody = send_many(site, CLIENTS)
+        assert sorted(address for m in server.messages for address in m.recipients) == everybody
+        # One is replaced after 100 messages.
+        assert len(server.connections) <= MAX_SIZE + REQUESTS // 100
 
 
 def test_the_flask_example_under_testing(monkeypatch: pytest.MonkeyPatch) -> None:
