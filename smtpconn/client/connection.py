@@ -269,9 +269,14 @@ class SmtpConnection(Sending, LoggingIn):
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
         """Ask whether an address exists (RFC 5321 3.5); most servers answer 252: they do not say.
 
+        Returns:
+            The server's reply, whatever it is: 250 or 251, 252, a 5xx such as 550 (no such
+            address) or 502 (the server does not answer this), a 4xx.
+
         Raises:
-            TransientError, PermanentError: refused, or no such address.
-            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8.
+            TransientError: 421, the server closes the connection.
+            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8; a domain
+                alone is sent in A-labels then.
         """
         return self._operate(
             single_command.ask(self._session, Phase.VRFY, address), timeout, Phase.VRFY

@@ -329,6 +329,7 @@ class Driver:
                 phase=Phase.STARTTLS,
             )
         self.start_tls(deadline)
+        self._matcher.begin_tls()
 
     def _await(self, group: CommandGroup, deadline: Deadline) -> None:
         while group.missing:

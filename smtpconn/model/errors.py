@@ -7,9 +7,9 @@
     ├─ ConnectionClosedError(smtplib.SMTPServerDisconnected, ConnectionError)
     ├─ SmtpTimeoutError(TimeoutError)           the operation's one deadline has passed
     ├─ ProtocolError                            misuse, or a reply that breaks the protocol
-    │  └─ ParseError                            a reply that is not SMTP at all
-    ├─ StartTlsUnavailableError, SmtpUtf8RequiredError,
-    │  UnsupportedExtensionError                (smtplib.SMTPNotSupportedError)
+    │  ├─ ParseError                            a reply that is not SMTP at all
+    │  └─ UnsupportedExtensionError(smtplib.SMTPNotSupportedError)
+    ├─ StartTlsUnavailableError, SmtpUtf8RequiredError   (smtplib.SMTPNotSupportedError)
     ├─ PoolError
     │  ├─ PoolTimeoutError(TimeoutError)
     │  ├─ PoolOverloadedError
@@ -335,7 +335,7 @@ class SmtpUtf8RequiredError(SmtpError, smtplib.SMTPNotSupportedError):
     _leaves_delivery_open = False
 
 
-class UnsupportedExtensionError(SmtpError, smtplib.SMTPNotSupportedError):
+class UnsupportedExtensionError(ProtocolError, smtplib.SMTPNotSupportedError):
     """The call needs an extension the server did not advertise; nothing was sent."""
 
     _leaves_delivery_open = False

@@ -12,7 +12,9 @@ Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If some
 Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
         250 came in front of garbage was delivered.
 Rule 5: a connection may be used again only if nothing is awaited, nothing is left over of what was
-        received, and none of the above has happened.
+        received, and none of the above has happened; and not behind a message whose final reply
+        ends with a bare LF where others end with CRLF. That reply stands, but if the server repeats
+        text of the message, the rest of the line is yet to come.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
 stream each group begins and how many octets the transport has taken. There is no I/O here.
@@ -31,6 +33,9 @@ from smtpconn.protocol.reply_parser import ReplyParser
 
 SHUTTING_DOWN = 421
 
+# Where a refusal may stand behind lines with another code (`reply_parser`, rule 3).
+_MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
+
 
 class ReplyMatcher:
     """The state of one connection's dialogue.
@@ -45,6 +50,7 @@ class ReplyMatcher:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
+        self._is_doubtful = False
         # Batches that lack replies.
         self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
@@ -53,7 +59,19 @@ class ReplyMatcher:
     @property
     def is_reusable(self) -> bool:
         """Whether the next command's reply would be the next reply to come (rule 5)."""
-        return self.failure is None and not self._awaited and self._parser.is_empty
+        return (
+            self.failure is None
+            and not self._awaited
+            and self._parser.is_empty
+            and not self._is_doubtful
+        )
+
+    def begin_tls(self) -> None:
+        """Forget how the server ends its lines, with all else that came without TLS (RFC 3207 4.2).
+
+        Call it only while the connection `is_reusable`.
+        """
+        self._parser = ReplyParser(begins_with_greeting=False)
 
     @property
     def phase(self) -> Phase:
@@ -91,10 +109,17 @@ class ReplyMatcher:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
             return
-        replies = self._parser.replies_in(data)
-        if isinstance(replies, tuple):
-            replies = self._pair_usual(replies)
-        if replies:
+        replies = self._parser.usual_replies(data)
+        if replies is None:
+            awaited = self._awaited
+            self._pair_each(
+                self._parser.replies_in(
+                    data,
+                    is_last=len(awaited) == 1 and awaited[0].missing == 1,
+                    may_mix=self.phase in _MAY_MIX,
+                )
+            )
+        elif replies := self._pair_usual(replies):
             self._pair_each(replies)
 
     def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
@@ -116,6 +141,10 @@ class ReplyMatcher:
                 if not awaited or reply.code == SHUTTING_DOWN or not self._has_left(awaited[0]):
                     self._fail_with(reply)
                     break
+                if self._parser.is_over:
+                    self.failure = refusal(reply, self.phase)
+                elif self._parser.has_lone_lf and self.phase is Phase.CONTENT:
+                    self._is_doubtful = True
                 self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase

@@ -44,7 +44,7 @@ from tests.faults.table import (
     EHLO,
     LHLO,
     NO_REPLY,
-    RSET_FIRST,
+    RSET,
     Cell,
     Exchange,
     Kind,
@@ -132,7 +132,7 @@ def _transaction(way: Way, number: int) -> Exchange:
     answers = 2 if way.is_lmtp else 1
     contents = tuple(content(number * answers + i) for i in range(answers))
     # Numbered as if there were one with the first message, too.
-    reset = Place("RSET", 250, number - 1, RSET_FIRST.is_exact)
+    reset = Place("RSET", 250, number - 1, RSET.is_exact)
     first = (reset,) if number and way.is_pipelined else ()
     greeting = LHLO if way.is_lmtp else EHLO
     envelope = (*first, *(mail(number) if way.is_eager else data(number)))
