@@ -135,7 +135,8 @@ class OAuthCredentials(_Frozen):
         user: whose mailbox it is.
         token: the token, or a function that returns it. The function is called without arguments
             for each new connection, and once more if the server says 535 to what it returned: with
-            ``force_refresh=True``, if it takes that.
+            ``force_refresh=True``, if it takes that. It may raise: an Exception is the cause of the
+            transient `TransportError` that logging in fails with.
         mechanisms: as for `PasswordCredentials`, of those a token serves.
 
     Raises:

@@ -35,6 +35,7 @@ from smtpconn.client.sending import Sending
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.model.origin import is_own
 from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import from_factory, open_socket
@@ -247,7 +248,7 @@ class SmtpConnection(Sending, LoggingIn):
             )
         except BaseException as error:
             open_end.close()
-            if isinstance(error, OSError) and not isinstance(error, SmtpError):
+            if isinstance(error, OSError) and not isinstance(error, SmtpError) and is_own(error):
                 raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
             raise
         connection = cls.__new__(cls)

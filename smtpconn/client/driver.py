@@ -5,6 +5,10 @@ nothing about SMTP. Whatever goes wrong while octets are under way closes the tr
 anybody hears of it, so there is no half-used connection; the exchange then gets the error
 thrown in, for the sake of those that can make something of the replies that did come.
 
+What other code raises in between (`smtpconn.model.origin`: a signal handler, a logging filter) is
+neither named nor thrown in: it closes the transport and goes to the caller as it is. Which messages
+may have been delivered then is noted in their batches.
+
 Who may run an exchange when, and with which deadline, is `smtpconn.connection`'s concern.
 """
 
@@ -28,6 +32,7 @@ from smtpconn.model.errors import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.model.origin import is_own
 from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
 from smtpconn.net.deadline import Deadline
@@ -176,6 +181,7 @@ class Driver:
             return result
         except GeneratorExit:
             # Nobody wants to know how it goes on.
+            self._matcher.tell_unanswered()
             exchange.close()
             self._close_unless_in_sync()
             raise
@@ -199,15 +205,27 @@ class Driver:
         try:
             self._perform(action, deadline)
         except Exception as error:
+            is_of_message = isinstance(action, CommandGroup) and action.has_failed_to_read(error)
+            if not (is_of_message or (isinstance(error, SmtpError) and is_own(error))):
+                raise
             return exchange.throw(error)
         return next(exchange)
 
     def _fail(self, error: BaseException) -> None:
         """The exchange has ended with an error: close, unless both sides are still in sync."""
-        if isinstance(error, RECOVERABLE_ERRORS):
-            self._close_unless_in_sync(error)
-        elif self._has_begun or not isinstance(error, ProtocolError):
-            self.close(f"after {type(error).__name__}")
+        if isinstance(error, SmtpError) and is_own(error):
+            if isinstance(error, RECOVERABLE_ERRORS):
+                self._close_unless_in_sync(error)
+            elif self._has_begun or not isinstance(error, ProtocolError):
+                self.close(f"after {type(error).__name__}")
+        else:
+            self._break_off(error)
+
+    def _break_off(self, error: BaseException) -> None:
+        """Close because other code raised something, perhaps in the middle of what we were doing:
+        between what the system has done and our note of it, too."""
+        self._matcher.tell_unanswered(is_broken_off=True)
+        self.close(f"after {type(error).__name__}")
 
     def mark_idle(self) -> None:
         """Note whether the server has been silent for too long to be trusted with content."""
@@ -241,8 +259,11 @@ class Driver:
                 error = ProtocolError(
                     "the server began to say something that nothing asked for", phase=Phase.IDLE
                 )
-        except OSError as os_error:
-            error = as_smtp_error(os_error, Phase.IDLE, Deadline(1), self._peer)
+        except BaseException as raised:
+            if not (isinstance(raised, OSError) and is_own(raised)):
+                self._break_off(raised)
+                raise
+            error = as_smtp_error(raised, Phase.IDLE, Deadline(1), self._peer)
         if error is not None:
             self.close(str(error))
         return error
@@ -258,6 +279,8 @@ class Driver:
         try:
             self.transport.start_tls(self._context, self._host, deadline, self._tls_session)
         except (OSError, ValueError) as error:
+            if not self._is_of_connection(error, deadline):
+                raise
             if isinstance(error, OSError):
                 raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
             raise ValidationError(f"TLS cannot check {self._host!r}: {error}") from error
@@ -304,21 +327,35 @@ class Driver:
                 self._await(action.group, deadline)
             else:
                 self._change_to_tls(deadline)
-        except SmtpError as error:
+        except BaseException as error:
+            if not (isinstance(error, SmtpError) and is_own(error)):
+                self._break_off(error)
+                raise
             if self._matcher.tell_unanswered():
                 error.may_have_been_delivered = True
             self.close(str(error))
-            raise
-        except BaseException as error:
-            self._matcher.tell_unanswered()
-            self.close(f"after {type(error).__name__}")
-            raise
+            if not self._stands(action, error):
+                raise
+
+    def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
+        """Whether a group has left whole and all its replies came in front of what went wrong.
+
+        They are the outcome then, also where they were heard while the last octets were being
+        written. Not where content left with its envelope: there, nothing but the number of replies
+        tells that one was too many.
+        """
+        if not isinstance(action, CommandGroup) or action.missing or not action.waits:
+            return False
+        is_in_doubt = action.is_eager and type(error) is ProtocolError
+        return self._matcher.has_left(action) and not is_in_doubt
 
     def _change_to_tls(self, deadline: Deadline) -> None:
         # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
         try:
             data = self.transport.receive_now()
         except OSError as error:
+            if not self._is_of_connection(error, deadline):
+                raise
             raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
         if data == b"":
             raise closed_by_peer(Phase.TLS, self._peer)
@@ -338,6 +375,8 @@ class Driver:
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
+                if not self._is_of_connection(error, deadline):
+                    raise
                 named = self._named(error, deadline)
                 if group.missing:
                     raise named from error
@@ -372,6 +411,8 @@ class Driver:
                     begins = False
                 unsent += piece.wire
             else:
+                # Known before they leave, where it can be: the last of them may be written here.
+                group.payload_octets = piece.octets
                 group.payload_octets = self._write_payload(piece, deadline)
         group.ends_at = matcher.queued + len(unsent)
         if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
@@ -408,9 +449,9 @@ class Driver:
         matcher.queued += len(data)
         try:
             self.transport.write(data, deadline, matcher.note_sent, self._received_while_writing)
-        except SmtpError:
-            raise
         except OSError as error:
+            if isinstance(error, SmtpError) or not self._is_of_connection(error, deadline):
+                raise
             raise self._named(error, deadline) from error
 
     def _received_while_writing(self, data: bytes) -> None:
@@ -433,6 +474,11 @@ class Driver:
                 _wire_log.debug("#%d <- %s", self.number, printable(line))
         self._matcher.received(data)
 
+    def _is_of_connection(self, error: Exception, deadline: Deadline) -> bool:
+        """Whether something that was just caught is an error of the socket, or of its deadline."""
+        is_timeout = isinstance(error, TimeoutError) and error.errno is None
+        return is_own(error) and not (is_timeout and deadline.remaining())
+
     def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
         """Name an error, preferring what the server managed to say before it hung up."""
         if self._interrupted or self.transport.is_inherited:
@@ -447,8 +493,10 @@ class Driver:
         try:
             while (data := self.transport.receive_now()) and deadline.remaining():
                 self._pair(data)
-        except OSError:
-            pass  # the connection is gone, which is known already
+        except OSError as error:
+            if not is_own(error):
+                raise
+            # Else the connection is gone, which is known already.
 
     def _close_unless_in_sync(self, error: SmtpError | None = None) -> None:
         failure = self._matcher.failure

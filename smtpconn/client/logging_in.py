@@ -31,9 +31,11 @@ from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
     ProtocolError,
+    SmtpError,
     TransportError,
     ValidationError,
 )
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.response_errors import AuthError
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
@@ -132,6 +134,9 @@ class LoggingIn(Operations):
         Args:
             credentials: whom to log in as; their ``mechanisms`` are the only ones used.
             timeout: seconds for all attempts together.
+
+        Raises:
+            TransportError: that function raised something (an Exception), which is the cause.
         """
         check_credentials(credentials)
         self._log_in_as(credentials, credentials.mechanisms, timeout)
@@ -163,7 +168,17 @@ class LoggingIn(Operations):
         *,
         force_refresh: bool,
     ) -> None:
-        token = Secret(credentials.current_token(force_refresh=force_refresh))
+        try:
+            token = Secret(credentials.current_token(force_refresh=force_refresh))
+        except Exception as error:
+            if is_of_signal_handler(error) or (isinstance(error, SmtpError) and is_own(error)):
+                raise
+            # Without its text, which may hold a secret.
+            raise TransportError(
+                f"no token could be had for {credentials.user}: its function raised "
+                f"{type(error).__name__}",
+                phase=Phase.AUTH,
+            ) from error
         self._log_in_by_plan(self._ways(credentials, mechanisms, token), deadline, "a token")
 
     def _ways(

@@ -7,14 +7,17 @@ Rule: all of them come down to `send_request` or `deliver_request`, which run th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from smtpconn.client.channel import Operations
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
-from smtpconn.model.email_message import AnyMessage
+from smtpconn.model.email_message import (
+    AnyMessage,
+)
 from smtpconn.model.errors import Phase, SmtpError
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import (
@@ -26,10 +29,12 @@ from smtpconn.model.results import (
     SendResult,
 )
 from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.net.forking import current_process
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.mail_request import (
     MailRequest,
+    Outcome,
     check_item,
     make_message_request,
     make_request,
@@ -37,6 +42,7 @@ from smtpconn.protocol.mail_request import (
 )
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
+from smtpconn.protocol.verdict import outcome_so_far
 
 
 class Sending(Operations):
@@ -267,6 +273,12 @@ class Sending(Operations):
             An outcome for every envelope, in their order. After the connection was lost each
             further one has a `ConnectionClosedError`.
 
+        What other code raises meanwhile (a signal handler, Ctrl-C) comes out of ``next`` as it is
+        and ends the sending: the connection is closed and no further envelope is taken. The
+        iterator goes on with the outcomes of those that were taken: so ``for`` over the same
+        iterator again, or ``list`` of it, gives them. Each says what is true of its message, by
+        the replies that had come: delivered, certainly not, or that it may have been.
+
         Raises:
             SmtpError: the connection could not be used at all; nothing was sent.
             TypeError: something that is no envelope and no message; nothing behind it is taken.
@@ -277,16 +289,7 @@ class Sending(Operations):
             envelopes, self._session, deadline, self._watch_source, self._channel.driver.mark_idle
         )
         exchange = pipelined.stream(self._session, source.requests())
-        items: Iterator[pipelined.Outcome]
-        items = self._channel.stream(exchange, deadline, Phase.MAIL)
-        for item in items:
-            envelope = source.taken.popleft()
-            if isinstance(item, SmtpError):
-                yield SendOutcome(envelope, None, item)
-            else:
-                yield SendOutcome(envelope, item, None)
-        if source.error is not None:
-            raise source.error
+        return _Outcomes(self._channel.stream(exchange, deadline, Phase.MAIL), source)
 
     def send_request(
         self,
@@ -328,6 +331,78 @@ class Sending(Operations):
         request.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
 
 
+class _Taken:
+    """An envelope that was taken and whose outcome nobody has yet."""
+
+    __slots__ = ("envelope", "outcome", "request")
+
+    def __init__(self, envelope: Envelope, request: MailRequest | SmtpError) -> None:
+        self.envelope = envelope
+        self.request = request
+        self.outcome: AnyOutcome | None = None
+
+
+class _Outcomes(Iterator[AnyOutcome]):
+    """The outcomes of `Sending.send_many`, in order.
+
+    An exception of other code may strike between any two steps here, and the next call goes on from
+    what is noted: an envelope is forgotten in the moment in which its outcome is handed over.
+    """
+
+    def __init__(self, items: Generator[Outcome, None, None], source: _Source) -> None:
+        self._items = items
+        self._source = source
+        self._cause: BaseException = GeneratorExit("it was closed")
+        # None until the first outcome is asked for; then the messages are that process's.
+        self._process: int | None = None
+
+    def __next__(self) -> AnyOutcome:
+        taken = self._source.taken
+        oldest: _Taken | None = None
+        if self._process is None:
+            self._process = current_process()
+        try:
+            if not taken or (outcome := taken[0].outcome) is None:
+                if (item := next(self._items, None)) is None:
+                    item = self._at_the_end()
+                outcome = taken[0].outcome = _outcome(taken[0].envelope, item)
+            oldest = taken[0]
+            del taken[0]
+            return outcome
+        except StopIteration:
+            raise
+        except BaseException as error:
+            if self._process != current_process():
+                # Nothing is known here: the parent goes on with them.
+                taken.clear()
+            elif oldest is not None and not (taken and taken[0] is oldest):
+                taken.appendleft(oldest)
+            self._cause = error
+            self._items.close()
+            raise
+
+    def close(self) -> None:
+        """Take no further envelope; closes the connection if the server was waiting for more."""
+        self._items.close()
+
+    def _at_the_end(self) -> Outcome:
+        """What is true of the oldest message if the sending was broken off.
+
+        Raises:
+            StopIteration: all messages have their outcomes.
+        """
+        if taken := self._source.taken:
+            return outcome_so_far(taken[0].request, self._cause)
+        error, self._source.error = self._source.error, None
+        raise StopIteration if error is None else error
+
+
+def _outcome(envelope: Envelope, item: Outcome) -> AnyOutcome:
+    if isinstance(item, SmtpError):
+        return SendOutcome(envelope, None, item)
+    return SendOutcome(envelope, item, None)
+
+
 class _Source:
     """The envelopes on their way in, each checked as it is taken."""
 
@@ -339,7 +414,7 @@ class _Source:
         watch: Callable[[MailRequest, Deadline], None],
         mark_idle: Callable[[], None],
     ) -> None:
-        self.taken: deque[Envelope] = deque()
+        self.taken: deque[_Taken] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
         self._session = session
@@ -355,12 +430,14 @@ class _Source:
                 envelope, request = self._request(item)
                 if isinstance(request, MailRequest) and request.content.is_stream:
                     self._watch(request, self._deadline)
-                self.taken.append(envelope)
+                self.taken.append(_Taken(envelope, request))
                 self._deadline.go_on()
                 self._mark_idle()
                 yield request
                 self._deadline.pause()
         except Exception as error:
+            if is_of_signal_handler(error):
+                raise
             # Whoever is under way is to end first.
             self.error = error
         self._deadline.go_on()
@@ -373,9 +450,9 @@ class _Source:
             request = request_of(_as_it_is_now(envelope))
             return envelope, request.for_server(self._session.capabilities)
         except SmtpError as error:
+            if not is_own(error):
+                raise
             return envelope, error
-        except Exception as error:
-            return envelope, pipelined.unreadable(error)
 
 
 def _as_it_is_now(envelope: Envelope) -> Envelope:

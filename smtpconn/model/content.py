@@ -65,6 +65,7 @@ class Content:
         on_block: called each time a stream has given a block, before the block is used; what it
             raises ends the message.
         is_declared_7bit: whether it is sent with BODY=7BIT; a stream is held to it as it is sent.
+        read_error: what the caller's own file or iterable raised after its first block.
 
     Raises:
         ValidationError: the message is no bytes.
@@ -75,6 +76,7 @@ class Content:
     on_block: Callable[[], object] | None = None
     is_8bit: bool | None = None
     is_declared_7bit = False
+    read_error: Exception | None = None
     _size: int | None = None
     _whole: Buffer | None = None
     _text: Buffer | None = None
@@ -225,7 +227,15 @@ class Content:
         self.is_stream = True
         # The first block is read now: a text file must be refused before a command is sent.
         first = _octets(next(stream, b""))
-        self._stream = itertools.chain((first,), map(_octets, stream))
+        self._stream = itertools.chain((first,), map(_octets, self._rest_of(stream)))
+
+    def _rest_of(self, stream: Iterator[bytes]) -> Iterator[bytes]:
+        """The rest of a stream; notes what it raises, which is no error of the connection."""
+        try:
+            yield from stream
+        except Exception as error:
+            self.read_error = error
+            raise
 
     def _take_once(self) -> Iterator[bytes]:
         if self._spent:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from smtpconn.model.errors import Phase, SmtpError, TransportError
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import close_in_child
 from smtpconn.net.resolver import Address, resolve
@@ -54,9 +55,9 @@ def open_socket(
             return _connect_unix(host, deadline)
         addresses = _interleave(resolve(host, port, deadline))
         return HappyEyeballs(deadline, source_address, peer).run(addresses)
-    except SmtpError:
-        raise
     except OSError as error:
+        if isinstance(error, SmtpError) or not is_own(error):
+            raise
         raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
 
 
@@ -111,7 +112,8 @@ class HappyEyeballs:
         finally:
             for sock in self._running:
                 sock.close()
-        raise self._failure()
+        # Whoever's function it came from, it is an error of connecting.
+        raise self._failure().with_traceback(None)
 
     def _start(self, address: Address) -> None:
         family, type_, proto, where = address
@@ -119,6 +121,8 @@ class HappyEyeballs:
         try:
             sock = socket.socket(family, type_, proto)
         except OSError as error:
+            if is_of_signal_handler(error):
+                raise
             self._errors.append((name, error))
             return
         self._running[sock] = name
@@ -131,6 +135,8 @@ class HappyEyeballs:
             if code not in _IN_PROGRESS:
                 self._fail(sock, OSError(code, os.strerror(code)))
         except OSError as error:
+            if is_of_signal_handler(error):
+                raise
             self._fail(sock, error)
 
     def _wait(self, patience: float | None) -> socket.socket | None:
@@ -166,12 +172,26 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
     """Let the caller's own function connect.
 
     Raises:
-        SmtpError: what the function raised, if it is an `OSError`.
+        SmtpError: the function raised an Exception, which is the cause. Transient, and of the phase
+            "connect", whatever it was.
     """
     peer = f"{host}:{port}"
     try:
         return factory(host, port, deadline.check(Phase.CONNECT, peer))
-    except SmtpError:
-        raise
-    except OSError as error:
-        raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
+    except Exception as error:
+        if is_of_signal_handler(error):
+            raise
+        # Not through a variable: its frame would keep itself, and what was borrowed, alive.
+        raise _name_of(error, deadline, peer) from error
+
+
+def _name_of(error: Exception, deadline: Deadline, peer: str) -> SmtpError:
+    if isinstance(error, OSError) and not isinstance(error, SmtpError):
+        named = as_smtp_error(error, Phase.CONNECT, deadline, peer)
+        named.is_transient = True
+        return named
+    return TransportError(
+        f"no connection to {peer}: socket_factory raised {type(error).__name__}: {error}",
+        phase=Phase.CONNECT,
+        cause=error,
+    )

@@ -15,6 +15,7 @@ import time
 from typing import TypeAlias
 
 from smtpconn.model.errors import Phase, TransportError
+from smtpconn.model.origin import is_of_signal_handler
 from smtpconn.net.deadline import Deadline
 
 MAX_LOOKUPS = 16
@@ -41,8 +42,10 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
     try:
         # An address needs no resolver, and no thread to wait for one.
         return _getaddrinfo(host, port, socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):
-        pass
+    except (socket.gaierror, UnicodeError) as error:
+        # Not by `is_own`: programs put functions of theirs in the place of the resolver.
+        if is_of_signal_handler(error):
+            raise
     # One per process id, because a forked child inherits lookups whose threads it does not have,
     # and perhaps a lock that nobody releases.
     pid = os.getpid()

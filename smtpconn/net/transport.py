@@ -35,6 +35,7 @@ from smtpconn.model.errors import (
     TlsError,
     TransportError,
 )
+from smtpconn.model.origin import is_own
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child
 
@@ -149,10 +150,11 @@ class Transport:
         while True:
             try:
                 return tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.wait(deadline, write=False)
-            except ssl.SSLWantWriteError:
-                self.wait(deadline, read=False)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                if not is_own(error):
+                    raise
+                wants_read = isinstance(error, ssl.SSLWantReadError)
+                self.wait(deadline, read=wants_read, write=not wants_read)
 
     def write(
         self,
@@ -180,10 +182,11 @@ class Transport:
                 raise TimeoutError
             try:
                 taken = self._sock.send(rest if len(rest) <= most else memoryview(rest)[:most])
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                wants_read = False
-            except ssl.SSLWantReadError:
-                wants_read = True  # renegotiation: a record of the peer's has to come first
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                if not is_own(error):
+                    raise
+                # Renegotiation: a record of the peer's has to come first.
+                wants_read = isinstance(error, ssl.SSLWantReadError)
             else:
                 self._owes_ack = False
                 sent(taken)
@@ -246,11 +249,10 @@ class Transport:
         """
         try:
             data = self._sock.recv(_RECEIVE)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            self._read_wants_write = False
-            return None
-        except ssl.SSLWantWriteError:
-            self._read_wants_write = True
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            if not is_own(error):
+                raise
+            self._read_wants_write = isinstance(error, ssl.SSLWantWriteError)
             return None
         self._owes_ack = True
         return data
@@ -275,13 +277,16 @@ class Transport:
         """
         try:
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more, which is what was wanted
+        except OSError as error:
+            if not is_own(error):
+                raise
+            # Else it is not connected any more, which is what was wanted.
 
     def close(self) -> None:
         """Close the descriptor: no TLS shutdown and no waiting, so that a forked child may too."""
-        self.is_open = False
+        # In this order: what is cut off in between is closed again by the next who closes.
         self._sock.close()
+        self.is_open = False
 
     def forget(self) -> None:
         """Close the descriptor in a forked child, whose parent goes on with the connection."""

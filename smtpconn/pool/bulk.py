@@ -3,13 +3,19 @@
 Items are taken from the input one by one as threads become free, and outcomes are handed on as they
 come; what lies in between is bounded by the number of threads. When nobody wants outcomes any more,
 no further item is begun, and what was begun is finished.
+
+The threads are daemons, so that a process ends although somebody still holds the iterator; before
+the interpreter stops them, work that is under way is waited for (`_finish_at_exit`).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import queue
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -21,6 +27,22 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _END: Any = object()
+_get = queue.SimpleQueue.get
+_runs: weakref.WeakSet[_Run[Any, Any]] = weakref.WeakSet()
+
+
+class BrokenOff(Exception, Generic[Outcome]):
+    """Raised by the work when something ends the run and the item has an outcome all the same.
+
+    Args:
+        outcome: the item's.
+        cause: what ends the run, and comes out behind all outcomes.
+    """
+
+    def __init__(self, outcome: Outcome, cause: BaseException) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +53,7 @@ class _Failure:
 
 
 class FanOut(Generic[Item, Outcome]):
-    """One run, and the iterator of its outcomes.
+    """One run, and the iterator of its outcomes, which several threads may take.
 
     Nobody ever waits for room to put something down, so that threads come to their end also when
     whoever wanted the outcomes was torn away: an item is begun only with a turn, and a turn comes
@@ -44,43 +66,81 @@ class FanOut(Generic[Item, Outcome]):
     def __init__(
         self, work: Callable[[Item], Outcome], items: Iterable[Item], threads: int
     ) -> None:
-        # None until the threads are started; then they are of that process only.
-        self._process: int | None = None
         self._run = _Run(work, iter(items), threads)
         self._count = threads
         self._threads: list[threading.Thread] = []
         self._context = contextvars.copy_context()
-        self._running = 0
+        self._running: set[threading.Thread] = set()
         self._has_begun = False
         self._error: BaseException | None = None
+        # None until the threads are started; then they are of that process only.
+        self._process: int | None = None
+        # What has come and was not taken yet. Who takes or waits has the lock; a signal handler
+        # that wants an outcome while its thread waits for one may have it.
+        self._ready: deque[Outcome | _Failure | threading.Thread] = deque()
+        self._lock = threading.RLock()
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
 
     def __next__(self) -> Outcome:
-        if not self._has_begun:
-            self._begin()
-        if self._running and self._is_the_parents():
-            # It would be waited for ever for threads that are the parent's.
-            raise PoolError(
-                "the process was forked while messages were sent: the parent goes on with them",
-                may_have_been_delivered=True,
-            )
-        while self._running:
-            outcome = self._run.outcomes.get()
-            if outcome is None:
-                self._running -= 1
-            elif isinstance(outcome, _Failure):
-                self._error = outcome.error
-            else:
-                self._run.give_turns(1)
-                return outcome
-        self.close()
-        error, self._error = self._error, None
+        taken: list[Outcome] = []
+        try:
+            with self._lock:
+                error = self._take(taken)
+            if taken:
+                return taken[0]
+        except BaseException:
+            if taken:
+                self._ready.appendleft(taken[0])
+            raise
         if isinstance(error, StopIteration):
             # It would be taken for the end, as in a generator (PEP 479).
             raise RuntimeError("the work raised StopIteration") from error
         raise error if error is not None else StopIteration
+
+    def _take(self, taken: list[Outcome]) -> BaseException | None:
+        """Take the next outcome; if there is none, the error it all ended with.
+
+        An exception may strike anywhere here, and the next call goes on from what is noted.
+        """
+        if not self._has_begun:
+            self._begin()
+        if self._running and self._is_the_parents():
+            # It would wait for ever for threads that are the parent's.
+            raise PoolError(
+                "the process was forked while messages were sent: the parent goes on with them",
+                may_have_been_delivered=True,
+            )
+        while self._ready or self._running:
+            if not self._ready:
+                # In one step, which no exception can cut in two: else an outcome might be lost
+                # between the queue and here.
+                self._ready.extend(map(_get, (self._run.outcomes,)))
+            outcome = self._ready[0]
+            if isinstance(outcome, threading.Thread):
+                self._running.discard(outcome)
+                del self._ready[0]
+            elif isinstance(outcome, _Failure):
+                self._error = outcome.error
+                del self._ready[0]
+            else:
+                self._run.give_turns(1)
+                self._move(outcome, taken)
+                return None
+        self.close()
+        error, self._error = self._error, None
+        return error
+
+    def _move(self, outcome: Outcome, taken: list[Outcome]) -> None:
+        """Take the oldest of those that are ready."""
+        try:
+            del self._ready[0]
+            taken.append(outcome)
+        except BaseException:
+            if not taken and not (self._ready and self._ready[0] is outcome):
+                self._ready.appendleft(outcome)
+            raise
 
     def close(self) -> None:
         """Begin nothing more, and wait until what was begun is finished.
@@ -90,7 +150,7 @@ class FanOut(Generic[Item, Outcome]):
         if self._is_the_parents():
             return
         self._has_begun = True
-        self._running = 0
+        self._running.clear()
         self._run.end()
         for thread in self._threads:
             if thread.ident is not None:
@@ -104,24 +164,31 @@ class FanOut(Generic[Item, Outcome]):
         return self._process is not None and self._process != current_process()
 
     def _begin(self) -> None:
-        self._process = current_process()
+        self._process = self._run.process = current_process()
+        _runs.add(self._run)
+        # Not made before: a thread that waits to be started cannot be after a fork (3.13).
+        while len(self._threads) < self._count:
+            thread = threading.Thread(
+                # Each in a copy of the caller's context (PEP 567), so that the work belongs to what
+                # the caller is doing: a trace, a request.
+                target=self._context.copy().run,
+                args=(self._run.work,),
+                name=f"smtpconn-sender-{len(self._threads)}",
+                daemon=True,
+            )
+            self._threads.append(thread)
+        # Goes on where it was cut off, if it was.
+        for thread in self._threads:
+            try:
+                if thread.ident is None:
+                    thread.start()
+            except RuntimeError as error:
+                # No more threads are to be had. What was begun is finished first.
+                self._error = error
+                self._run.end()
+                break
+            self._running.add(thread)
         self._has_begun = True
-        try:
-            # Not made before: a thread that waits to be started cannot be after a fork (3.13).
-            for n in range(self._count):
-                thread = threading.Thread(
-                    # Each in a copy of the caller's context (PEP 567), so that the work belongs to
-                    # what the caller is doing: a trace, a request.
-                    target=self._context.copy().run,
-                    args=(self._run.work,),
-                    name=f"smtpconn-sender-{n}",
-                )
-                self._threads.append(thread)
-                thread.start()
-                self._running += 1
-        except BaseException:
-            self.close()
-            raise
 
 
 class _Run(Generic[Item, Outcome]):
@@ -135,15 +202,29 @@ class _Run(Generic[Item, Outcome]):
         self._count = threads
         self._lock = threading.Lock()
         self._is_over = False
+        self.process: int | None = None
+        self._busy: set[threading.Thread] = set()
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # None: a thread has ended.
-        self.outcomes: queue.SimpleQueue[Outcome | _Failure | None] = queue.SimpleQueue()
+        # A thread: it has ended.
+        self.outcomes: queue.SimpleQueue[Outcome | _Failure | threading.Thread]
+        self.outcomes = queue.SimpleQueue()
         self.give_turns(2 * threads)
 
     def end(self) -> None:
         """Begin nothing more; never waits."""
         self._is_over = True
         self.give_turns(self._count)
+
+    def _has_ended(self) -> bool:
+        return self._is_over
+
+    def finish(self) -> None:
+        """Begin nothing more, and wait for the work that is under way, but not for the input."""
+        self.end()
+        # In a child of a fork the threads are the parent's.
+        if self.process is not None and is_current_process(self.process):
+            for thread in list(self._busy):
+                thread.join()
 
     def give_turns(self, count: int) -> None:
         """Let so many more items be begun."""
@@ -155,20 +236,30 @@ class _Run(Generic[Item, Outcome]):
         try:
             while True:
                 self._turns.get()
+                # Asked before, because the input may keep the lock for ever when the process ends,
+                # and then again: who waits for the lock may have waited long.
+                if self._has_ended():
+                    return
                 with self._lock:
-                    # Asked here and not before: who waits for the lock may have waited long.
-                    if self._is_over:
+                    if self._has_ended():
                         return
                     item = next(self._items, _END)
-                if item is _END:
-                    return
+                    if item is _END:
+                        return
+                    self._busy.add(threading.current_thread())
                 self.outcomes.put(self._work(item))
+                self._busy.discard(threading.current_thread())
+        except BrokenOff as broken:
+            self._is_over = True
+            self.outcomes.put(broken.outcome)
+            self.outcomes.put(_Failure(broken.cause))
         except BaseException as error:
             # The input is broken, or the work itself: nothing further is begun.
             self._is_over = True
             self.outcomes.put(_Failure(error))
         finally:
-            self.outcomes.put(None)
+            self._busy.discard(threading.current_thread())
+            self.outcomes.put(threading.current_thread())
             # Whoever waits for a turn is to see that it is over.
             self.give_turns(1)
 
@@ -182,3 +273,11 @@ def fan_out(
         BaseException: what the input or ``work`` raised, after the other outcomes.
     """
     return FanOut(work, items, threads)
+
+
+def _finish_at_exit() -> None:
+    for run in list(_runs):
+        run.finish()
+
+
+atexit.register(_finish_at_exit)

@@ -27,6 +27,7 @@ from smtpconn.model.errors import (
     ValidationError,
 )
 from smtpconn.model.modes import Protocol
+from smtpconn.model.origin import is_own
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.model.replies import printable
 from smtpconn.model.response_errors import TransientError
@@ -41,7 +42,7 @@ from smtpconn.model.results import (
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
-from smtpconn.pool.bulk import fan_out
+from smtpconn.pool.bulk import BrokenOff, fan_out
 from smtpconn.pool.events import Action, Hook, Telling
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.lending import Lending
@@ -51,11 +52,14 @@ from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,
     MessageRequest,
+    Outcome,
     check_item,
     make_message_request,
     make_request,
     request_of,
+    unreadable,
 )
+from smtpconn.protocol.verdict import outcome_so_far
 
 T = TypeVar("T")
 
@@ -176,7 +180,9 @@ class ConnectionPool:
 
         If a connection that was used before turns out to be dead, or says 421, before the content
         was begun, the message goes once more over a new connection. In no other case is anything
-        sent twice. Where the configuration says LMTP the result is an `LmtpSendResult`.
+        sent twice: not after an exception of other code (a signal handler, Ctrl-C), which comes out
+        as it is, and then the message may or may not have been delivered. Where the configuration
+        says LMTP the result is an `LmtpSendResult`.
 
         Args:
             timeout: seconds for everything, waiting for a connection included; None for the
@@ -214,14 +220,26 @@ class ConnectionPool:
             result = self._run(lambda c: _send_over(c, request, deadline), deadline, telling)
         except BaseException as error:
             reset_if_forked()
-            unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
-            self._lending.count(failed_messages=1, unknown_messages=unknown)
+            # What other code raised says nothing of the message; what is known of that counts.
+            if isinstance(error, SmtpError) and is_own(error):
+                self._count(error)
+            else:
+                self._count(outcome_so_far(request, error))
             telling.failed(error)
             raise
-        accepted, rejected = _recipient_counts(result)
-        self._lending.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
+        accepted, rejected = self._count(result)
         telling.done(accepted, rejected)
         return result
+
+    def _count(self, outcome: Outcome) -> tuple[int, int]:
+        """Count a message; the recipients who get it, and those who were refused."""
+        if isinstance(outcome, SmtpError):
+            unknown = outcome.may_have_been_delivered
+            self._lending.count(failed_messages=1, unknown_messages=unknown)
+            return 0, 0
+        accepted, rejected = _recipient_counts(outcome)
+        self._lending.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
+        return accepted, rejected
 
     def send_many(
         self, envelopes: Iterable[Envelope | AnyMessage], *, timeout: float | None = None
@@ -241,7 +259,14 @@ class ConnectionPool:
 
         Raises:
             TypeError: something that is no envelope and no message; nothing behind it is taken.
-            BaseException: what ``envelopes`` itself raised, after the outcomes of what was begun.
+            BaseException: what ``envelopes`` itself raised, or other code in one of the threads (a
+                logging filter, a hook), after the outcomes of what was begun. Each of these says
+                what is true of its message, also that one during which it was raised.
+
+        Several threads may take outcomes. What strikes who takes them (Ctrl-C, a signal handler's
+        exception) ends nothing and loses nothing: the next ``next`` goes on, and ``close`` of the
+        iterator begins nothing more and waits for what was begun. A process that ends does so,
+        too.
         """
         return fan_out(
             lambda item: self._outcome(*item, timeout), _taken(envelopes), self.stats().max_size
@@ -253,17 +278,23 @@ class ConnectionPool:
         request: MailRequest | MessageRequest | SmtpError | None,
         timeout: float | None,
     ) -> AnyOutcome:
-        if isinstance(request, SmtpError):
-            return SendOutcome(envelope, None, request)
         try:
+            if request is None:
+                request = request_of(envelope)
+            if isinstance(request, SmtpError):
+                return SendOutcome(envelope, None, request)
             deadline = Deadline(self.config.timeout if timeout is None else timeout)
-            result = self._send(request or request_of(envelope), deadline)
-        except SmtpError as error:
-            return SendOutcome(envelope, None, error)
-        except Exception as error:
-            # The message's own file or iterable; its connection is closed, nothing was delivered.
-            return SendOutcome(envelope, None, _unreadable(error))
-        return SendOutcome(envelope, result, None)
+            return SendOutcome(envelope, self._send(request, deadline), None)
+        except BaseException as error:
+            if isinstance(request, MailRequest) and error is request.content.read_error:
+                # Its connection is closed, nothing was delivered.
+                return SendOutcome(envelope, None, unreadable(error))
+            if isinstance(error, SmtpError) and is_own(error):
+                return SendOutcome(envelope, None, error)
+            known = outcome_so_far(request, error)
+            if isinstance(known, SmtpError):
+                raise BrokenOff(SendOutcome(envelope, None, known), error) from None
+            raise BrokenOff(SendOutcome(envelope, known, None), error) from None
 
     def warm(self, count: int) -> None:
         """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
@@ -337,7 +368,8 @@ class ConnectionPool:
             try:
                 return operation(connection)
             except SmtpError as error:
-                if not (lease.was_reused and _is_stale(error)):
+                # An SmtpError of other code (a signal handler that sends mail) is no evidence.
+                if not (lease.was_reused and is_own(error) and _is_stale(error)):
                     raise
                 _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
             self._lending.count(retries=1)
@@ -423,12 +455,6 @@ def _recipient_counts(result: SendResult) -> tuple[int, int]:
     if isinstance(result, LmtpSendResult):
         refused += len(result.results) - accepted
     return accepted, refused
-
-
-def _unreadable(error: Exception) -> SmtpError:
-    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named
 
 
 def _send_over(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError
+from smtpconn.model.origin import is_own
 from smtpconn.model.response_errors import TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, Teller
@@ -93,6 +94,8 @@ class Connector:
             try:
                 return self._connect_to(index, share.share(1, limit)), index
             except SmtpError as error:
+                if not is_own(error):
+                    raise
                 failure = error
                 if _is_too_many(error):
                     too_many = error
@@ -112,6 +115,8 @@ class Connector:
             try:
                 return self._connect_to(index, share), index
             except SmtpError as error:
+                if not is_own(error):
+                    raise
                 failure = error
         if failure is None:
             # All were full, and meanwhile the last connection to them is gone: so there is room.
@@ -137,6 +142,8 @@ class Connector:
         try:
             return self._connect_to(better, deadline.share(2, TRIAL_TIMEOUT)), better
         except SmtpError as error:
+            if not is_own(error):
+                raise
             name, server = self._teller.pool, self._configs[better]
             _log.info("%s: staying away from %s: %s", name, server, str(error))
             return None
@@ -192,6 +199,8 @@ class Connector:
                 deadline, tls_session=offered, quirks=self._quirks[index]
             )
         except SmtpError as error:
+            if not is_own(error):
+                raise
             with self._lock:
                 self.errors += 1
                 now = time.monotonic()

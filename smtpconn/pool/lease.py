@@ -82,8 +82,10 @@ class Lease:
         raise TypeError("a Lease is neither pickled nor copied: it holds a connection")
 
     def __del__(self) -> None:
-        if self._ticket is not None and is_current_process(self._process):
-            self._pool.orphan(self._ticket)
+        # It has none if its making was cut off.
+        ticket = getattr(self, "_ticket", None)
+        if ticket is not None and is_current_process(self._process):
+            self._pool.orphan(ticket)
 
     @property
     def was_reused(self) -> bool:

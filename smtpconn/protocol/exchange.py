@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
-from smtpconn.model.content import Buffer
+from smtpconn.model.content import Buffer, Content
 from smtpconn.model.errors import Phase
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.command import Command
@@ -31,6 +31,8 @@ class Payload:
         ends_message: whether the message may be delivered once the last octet has left.
         log: how it reads in a log.
         phase: where we are when its reply is awaited.
+        octets: what the buffers come to, where that is known before they are written.
+        content: the message they are made from, which may fail to be read.
     """
 
     buffers: Iterable[Buffer] = field(repr=False)
@@ -38,6 +40,8 @@ class Payload:
     ends_message: bool = True
     log: str = "<content>"
     phase: Phase = Phase.CONTENT
+    octets: float = math.inf
+    content: Content | None = field(default=None, repr=False)
 
 
 Piece: TypeAlias = Command | Payload
@@ -62,7 +66,7 @@ class CommandGroup:
         missing: how many replies have not come yet.
         begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
             has been written to its end.
-        payload_octets: what its payload came to, once that has been written; it has one at most.
+        payload_octets: what its payload comes to, once that is known; it has one at most.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
             to its last octet and had no final reply.
     """
@@ -86,6 +90,20 @@ class CommandGroup:
         """Whether content is in it behind its own envelope: then nothing in it but the number of
         replies tells that one was too many."""
         return self.begins_message and isinstance(self.pieces[-1], Payload)
+
+    def has_failed_to_read(self, error: BaseException) -> bool:
+        """Whether an error is what reading the message raised."""
+        return any(
+            isinstance(piece, Payload)
+            and piece.content is not None
+            and piece.content.read_error is error
+            for piece in self.pieces
+        )
+
+    def count_again(self) -> None:
+        """Count what is missing by the replies that came, after an exception that may have struck
+        between a reply and its count."""
+        self.missing = sum(map(_replies_of, self.pieces)) - len(self.replies)
 
     def unanswered(self, number: int = 0) -> tuple[Piece, float]:
         """The piece whose reply is missing, and where in the stream it ends; the first by default.

@@ -13,7 +13,7 @@ import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
@@ -30,10 +30,12 @@ from smtpconn.model.email_message import (
 from smtpconn.model.errors import (
     Phase,
     ProtocolError,
+    SmtpError,
     SmtpUtf8RequiredError,
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import (
     NO_MAIL_PARAMS,
     NO_RCPT_PARAMS,
@@ -43,7 +45,7 @@ from smtpconn.model.parameters import (
     mail_parameters,
     rcpt_parameters,
 )
-from smtpconn.model.results import Envelope, Recipients
+from smtpconn.model.results import Envelope, LmtpSendResult, Recipients, SendResult
 from smtpconn.protocol.command import Command, command
 from smtpconn.protocol.session import SessionState
 
@@ -59,6 +61,16 @@ _is_ascii = operator.attrgetter("is_ascii")
 
 Path = TypeVar("Path")
 
+Outcome: TypeAlias = SendResult | LmtpSendResult | SmtpError
+"""What became of a message."""
+
+
+class Attempt(Protocol):
+    """A transaction that was begun for a request; it knows what became of it at any moment."""
+
+    def outcome(self, cause: BaseException) -> Outcome:
+        """What is true of the message now that ``cause`` has ended the dialogue."""
+
 
 @dataclass(slots=True, eq=False)
 class MailRequest:
@@ -67,6 +79,7 @@ class MailRequest:
     Attributes:
         needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
         is_binary: whether BODY=BINARYMIME was.
+        attempt: the last transaction that was begun for it; None before.
     """
 
     sender: ReversePath
@@ -76,6 +89,7 @@ class MailRequest:
     rcpt_params: tuple[RcptToParams, ...]
     needs_smtputf8: bool = field(init=False)
     is_binary: bool = field(init=False)
+    attempt: Attempt | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         is_ascii = self.sender.is_ascii and all(map(_is_ascii, self.recipients))
@@ -90,17 +104,24 @@ class MailRequest:
         return self
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class MessageRequest:
-    """The same of a message of the email package, whose octets depend on the server.
+    """The same of a message of the email package, whose bytes depend on the server.
 
     Attributes:
         paths: a request for the same envelope without the message.
         message: a copy that is ours, with all its fields.
+        made: the request that was made last for a server; None before.
     """
 
     paths: MailRequest
     message: AnyMessage
+    made: MailRequest | None = field(init=False, default=None, repr=False)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The last transaction that was begun for it; None before."""
+        return None if self.made is None else self.made.attempt
 
     def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
         """The request for a server that offers this.
@@ -125,7 +146,8 @@ class MessageRequest:
         content = Content(octets)
         if params.body is not BodyType.BINARYMIME:
             content.refuse_nul()
-        return MailRequest(paths.sender, paths.recipients, content, params, paths.rcpt_params)
+        self.made = MailRequest(paths.sender, paths.recipients, content, params, paths.rcpt_params)
+        return self.made
 
 
 def make_request(
@@ -222,10 +244,36 @@ def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
     return make_request(
         envelope.sender,
         envelope.recipients,
-        cast("Message", message),
+        _first_block(cast("Message", message)),
         envelope.mail_params,
         envelope.rcpt_params,
     )
+
+
+def _first_block(message: Message) -> Content:
+    """A message that has to be read for its first block.
+
+    Raises:
+        ValidationError: its file or iterable failed, or it is no message.
+    """
+    if isinstance(message, bytes):
+        return Content(message)
+    try:
+        return Content(message)
+    except Exception as error:
+        if is_of_signal_handler(error) or (isinstance(error, SmtpError) and is_own(error)):
+            raise
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> SmtpError:
+    """The outcome of a message whose own file or iterable failed while it was read.
+
+    Certainly not delivered: its end never left.
+    """
+    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def check_item(item: object) -> None:

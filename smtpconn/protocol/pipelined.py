@@ -13,6 +13,9 @@ Rule 4: one outcome per message, in order. A refusal is its message's alone. Whe
         else whether it may have been delivered; those that come later were certainly not sent.
 Rule 5: replies out of sync end it: none of those that follow is believed, and nothing more is
         said.
+Rule 6: what other code raises in between (`smtpconn.model.origin`) ends it at once and is not
+        handled here. What is true of the messages then, their requests tell
+        (`MailRequest.attempt`).
 """
 
 from __future__ import annotations
@@ -24,17 +27,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from smtpconn.model.errors import (
-    ConnectionClosedError,
     Phase,
     ProtocolError,
     SmtpError,
-    ValidationError,
 )
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import ResponseError
-from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
-from smtpconn.protocol.mail_request import MailRequest
+from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
 from smtpconn.protocol.session import SPARE_NONMAIL_FROM, SessionState
 from smtpconn.protocol.transaction import (
     EMPTY_DATA,
@@ -54,7 +55,7 @@ from smtpconn.protocol.transaction import (
     wants_content,
     whole_chunk,
 )
-from smtpconn.protocol.verdict import farewell_in
+from smtpconn.protocol.verdict import farewell_in, is_told, not_sent
 
 WINDOW = 256 * 1024
 """Octets of messages that may be under way without a final reply."""
@@ -64,7 +65,6 @@ MAX_IN_FLIGHT = 256
 
 _BAD_SEQUENCE = 503
 
-Outcome: TypeAlias = SendResult | LmtpSendResult | SmtpError
 Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
 
 
@@ -109,7 +109,7 @@ class _Streaming:
                 yield from self._finish()
                 yield request
             elif self._lost is not None:
-                yield _not_sent(self._lost)
+                yield not_sent(self._lost)
             elif self._session.may_send_eagerly and may_leave_with_envelope(request):
                 yield from self._send_eagerly(request)
             elif self._can_stream(request):
@@ -134,7 +134,7 @@ class _Streaming:
         self, request: MailRequest, *, is_first_try: bool = True
     ) -> Generator[ExchangeAction, None, Outcome]:
         if self._lost is not None:
-            return _not_sent(self._lost)
+            return not_sent(self._lost)
         chunking = request.is_binary
         begun = self._session.transactions
         outcome: Outcome
@@ -142,11 +142,13 @@ class _Streaming:
             outcome = yield from transact(
                 self._session, request, chunking=chunking, is_first_try=is_first_try
             )
-        except SmtpError as error:
-            outcome = error
         except Exception as error:
-            self._lost = error
-            return unreadable(error)
+            if error is request.content.read_error and not is_of_signal_handler(error):
+                self._lost = error
+                return unreadable(error)
+            if not (isinstance(error, SmtpError) and is_own(error)):
+                raise
+            outcome = error
         # If it cost the connection, the next one will be told.
         if self._session.transactions > begun:
             self._look_for_the_end(outcome)
@@ -158,10 +160,12 @@ class _Streaming:
     ) -> Transaction | SmtpError:
         """Begin a transaction; why that cannot be, if it cannot."""
         if self._lost is not None:
-            return _not_sent(self._lost)
+            return not_sent(self._lost)
         try:
             return begin(self._session, request, chunking=chunking, reset=reset)
         except SmtpError as error:
+            if not is_own(error):
+                raise
             return error
 
     def _decline(self, error: SmtpError) -> Stream:
@@ -204,9 +208,13 @@ class _Streaming:
         if following is not None:
             pieces += following.commands
         group = CommandGroup(tuple(pieces), begins_message=following is not None)
+        if this is not None:
+            this.sent_in = group
         try:
             yield group
         except Exception as error:
+            if not is_told(error, group):
+                raise
             self._lost = error
             if this is not None:
                 yield self._conclude_lost(this, group, error)
@@ -214,7 +222,7 @@ class _Streaming:
                 # What failed was this envelope, unless an answer before it is missing as well.
                 is_next = len(group.replies) >= behind
                 replies = group.replies[behind:]
-                yield self._why_lost(following, error, replies) if is_next else _not_sent(error)
+                yield self._why_lost(following, error, replies) if is_next else not_sent(error)
             return
         self._session.must_close = ""
         outcome = None if this is None else self._conclude(this, group.replies[:behind])
@@ -233,7 +241,7 @@ class _Streaming:
     ) -> SmtpError | None:
         """Go by what the server said of an envelope; why it was refused, if it was."""
         if self._lost is not None:
-            return _not_sent(self._lost)
+            return not_sent(self._lost)
         self._session.needs_reset = True
         if not is_first and replies[0].code == _BAD_SEQUENCE:
             self._session.quirks.is_streamable = False
@@ -271,15 +279,17 @@ class _Streaming:
         try:
             return conclude(self._session, this, replies)
         except SmtpError as error:
+            if not is_own(error):
+                raise
             self._session.needs_reset = True
             return error
 
     def _conclude_lost(self, this: Transaction, group: CommandGroup, error: Exception) -> Outcome:
         payload = group.pieces[0]
         replies = group.replies[: payload.replies]
-        if not isinstance(error, SmtpError):
-            return _unknown(error) if group.may_have_been_delivered else unreadable(error)
-        if len(replies) == payload.replies or tells_something(payload, replies, error):
+        if group.has_failed_to_read(error) or not isinstance(error, SmtpError):
+            return unreadable(error)
+        if len(replies) == payload.replies or tells_something(payload, replies, group):
             return self._conclude(this, replies)
         return error
 
@@ -293,12 +303,15 @@ class _Streaming:
             yield from self._decline(this)
             return
         group = CommandGroup((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
+        this.sent_in = group
         octets = request.content.whole_size or 0
         self._window.append(_InFlight(this, group, octets))
         self._octets += octets
         try:
             yield group
-        except Exception as error:
+        except SmtpError as error:
+            if not is_own(error):
+                raise
             yield from self._report_lost(error)
             return
         while self._window and not self._window[0].group.missing:
@@ -321,7 +334,9 @@ class _Streaming:
         if self._window[0].group.missing:
             try:
                 yield WaitFor(self._window[0].group)
-            except Exception as error:
+            except SmtpError as error:
+                if not is_own(error):
+                    raise
                 yield from self._report_lost(error)
                 return
         yield self._conclude_oldest()
@@ -340,6 +355,8 @@ class _Streaming:
         try:
             return conclude_eager(self._session, sent.this, sent.group)
         except SmtpError as error:
+            if not is_own(error):
+                raise
             return error
 
     def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
@@ -363,7 +380,7 @@ class _Streaming:
             elif sent is struck:
                 yield self._why_lost(sent.this, error, sent.group.replies)
             else:
-                yield _not_sent(error)
+                yield not_sent(error)
 
     def _why_lost(
         self, this: Transaction, error: Exception, replies: Sequence[SmtpResponse]
@@ -372,32 +389,13 @@ class _Streaming:
         # A refusal that ends the connection is about what it answers: the message before.
         is_of_another = isinstance(error, ResponseError) and not replies
         if is_of_another or not isinstance(error, SmtpError):
-            return _not_sent(error)
+            return not_sent(error)
         explain_refusal(self._session, this, error, replies)
         return error
 
 
-def unreadable(error: Exception) -> SmtpError:
-    """The outcome of a message whose own file or iterable failed while it was read.
-
-    Certainly not delivered: its end never left.
-    """
-    named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named
-
-
 def _unknown(error: Exception) -> SmtpError:
     """The outcome of a message that had left when the connection was lost."""
-    unknown = copy.copy(error) if isinstance(error, SmtpError) else _not_sent(error)
+    unknown = copy.copy(error) if isinstance(error, SmtpError) else not_sent(error)
     unknown.may_have_been_delivered = True
     return unknown
-
-
-def _not_sent(error: Exception) -> SmtpError:
-    """The outcome of a message that came when the connection was lost already."""
-    lost = ConnectionClosedError(
-        f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL
-    )
-    lost.__cause__ = error
-    return lost

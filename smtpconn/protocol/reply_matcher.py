@@ -81,12 +81,21 @@ class ReplyMatcher:
         piece, _ = self._awaited[0].unanswered()
         return piece.phase
 
-    def tell_unanswered(self) -> bool:
-        """Mark the batches of messages that have left whole and lack a final reply; if any do."""
+    def tell_unanswered(self, *, is_broken_off: bool = False) -> bool:
+        """Mark the batches of messages that have left whole and lack a final reply; if any do.
+
+        Args:
+            is_broken_off: whether an exception of other code may have struck between what the
+                system did and our note of it; then all that was handed to the transport may have
+                left.
+        """
         is_any = False
+        left = self.queued if is_broken_off else self._sent
         for group in self._awaited:
+            if is_broken_off:
+                group.count_again()
             for piece, end in map(group.unanswered, range(group.missing)):
-                if piece.ends_message and end <= self._sent:
+                if piece.ends_message and end <= left:
                     group.may_have_been_delivered = is_any = True
         return is_any
 
@@ -150,6 +159,10 @@ class ReplyMatcher:
             error.phase = self.phase
             self.failure = error
 
+    def has_left(self, group: CommandGroup) -> bool:
+        """Whether the transport has taken all of a group."""
+        return group.ends_at <= self._sent
+
     def _has_left(self, group: CommandGroup) -> bool:
         """Whether what its next reply is awaited for has been sent whole."""
         if group.ends_at <= self._sent:
@@ -183,8 +196,11 @@ class ReplyMatcher:
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
         else:
+            # Who acknowledges a message before its end may have stored what it has of it.
             self.failure = ProtocolError(
-                f"the server answered before {self.phase} was sent: {reply}", phase=self.phase
+                f"the server answered before {self.phase} was sent: {reply}",
+                phase=self.phase,
+                may_have_been_delivered=self.phase is Phase.CONTENT and reply.is_success,
             )
 
     def _hand_over(self, reply: SmtpResponse) -> None:

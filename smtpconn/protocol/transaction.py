@@ -27,6 +27,7 @@ from typing import cast
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.content import END_OF_DATA, Chunk
 from smtpconn.model.errors import Phase, ProtocolError, SmtpError
+from smtpconn.model.origin import is_own
 from smtpconn.model.parameters import check_size, is_too_big
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import explain, refusal
@@ -40,10 +41,10 @@ from smtpconn.protocol.exchange import (
     Piece,
     WaitFor,
 )
-from smtpconn.protocol.mail_request import MailRequest, envelope_commands
+from smtpconn.protocol.mail_request import MailRequest, Outcome, envelope_commands
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.verdict import sort_recipients, why_refused
+from smtpconn.protocol.verdict import broken_off, sort_recipients, why_refused
 
 EAGER_CAP = 256 * 1024
 """Octets of a message above which its content waits for the recipients' replies: spending it on
@@ -62,18 +63,46 @@ class Transaction:
     """A transaction under way.
 
     Attributes:
+        session: where it takes place.
         request: what is to be sent.
         sent_to: whom RCPT was said for: in LMTP every recipient once.
         commands: its envelope, and DATA unless it is sent in chunks.
         accepted, rejected: what the server said of the recipients, once `judge` has been told.
+        sent_in: the group with the end of the content, from before it is sent.
     """
 
+    session: SessionState
     request: MailRequest
     sent_to: tuple[ForwardPath, ...]
     commands: list[Command]
     chunking: bool
     accepted: tuple[ForwardPath, ...] = ()
     rejected: tuple[RejectedRecipient, ...] = ()
+    sent_in: CommandGroup | None = None
+
+    def outcome(self, cause: BaseException) -> Outcome:
+        """What is true of the message now that other code has ended the dialogue anywhere.
+
+        Nothing that was noted on the way is needed for it but replies that were paired and octets
+        that were counted: its final reply if that came, else whether it may have been delivered.
+        """
+        group = self.sent_in
+        if group is None:
+            return broken_off(cause, has_left=False)
+        try:
+            if group.is_eager:
+                if not group.missing:
+                    return conclude_eager(self.session, self, group)
+                if (refused := refused_for_certain(self.session, self, group)) is not None:
+                    return refused
+            else:
+                payload = next(piece for piece in group.pieces if isinstance(piece, Payload))
+                replies = group.replies[: payload.replies]
+                if len(replies) == payload.replies or tells_something(payload, replies, group):
+                    return conclude(self.session, self, replies)
+        except SmtpError as error:
+            return error
+        return broken_off(cause, has_left=group.may_have_been_delivered)
 
 
 def transaction(
@@ -147,7 +176,8 @@ def transact(
     if chunking:
         final = yield from _send_chunks(session, this)
     else:
-        final = yield from final_replies(CommandGroup((content_of(session, this),)))
+        this.sent_in = CommandGroup((content_of(session, this),))
+        final = yield from final_replies(this.sent_in)
     return conclude(session, this, final)
 
 
@@ -181,7 +211,9 @@ def begin(
         commands.insert(0, RSET)
     session.needs_reset = True
     session.transactions += 1
-    return Transaction(request, sent_to, commands, chunking)
+    this = Transaction(session, request, sent_to, commands, chunking)
+    request.attempt = this
+    return this
 
 
 def judge(
@@ -239,8 +271,9 @@ def may_send_empty_data(session: SessionState, this: Transaction, failure: SmtpE
 
 def content_of(session: SessionState, this: Transaction) -> Payload:
     """The content as DATA has it."""
-    buffers = this.request.content.as_data(seven_bit_only=_takes_seven_bits(session))
-    return Payload(buffers, replies=_final_replies_of(session, this))
+    content = this.request.content
+    buffers = content.as_data(seven_bit_only=_takes_seven_bits(session))
+    return Payload(buffers, replies=_final_replies_of(session, this), content=content)
 
 
 def may_leave_with_envelope(request: MailRequest) -> bool:
@@ -253,7 +286,12 @@ def whole_chunk(this: Transaction) -> Payload:
     """The content as one BDAT with its command; not of a stream."""
     chunk = this.request.content.whole_chunk(is_binary=this.request.is_binary)
     assert chunk is not None
-    return Payload((_bdat(chunk).wire, *chunk.buffers), log=f"BDAT {chunk.octets} LAST <content>")
+    bdat = _bdat(chunk).wire
+    return Payload(
+        (bdat, *chunk.buffers),
+        log=f"BDAT {chunk.octets} LAST <content>",
+        octets=len(bdat) + chunk.octets,
+    )
 
 
 def conclude(
@@ -300,10 +338,12 @@ def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResu
 def _send_at_once(
     session: SessionState, this: Transaction
 ) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
-    group = CommandGroup((*this.commands, whole_chunk(this)), begins_message=True)
+    this.sent_in = group = CommandGroup((*this.commands, whole_chunk(this)), begins_message=True)
     try:
         yield group
     except SmtpError as error:
+        if not is_own(error):
+            raise
         # Where replies are out of sync, those that came tell nothing.
         is_out_of_step = type(error) is ProtocolError
         failure = None if is_out_of_step else refused_for_certain(session, this, group)
@@ -399,9 +439,11 @@ def _send_chunks(
             chunk.buffers,
             replies=_final_replies_of(session, this) if chunk.is_last else 1,
             ends_message=chunk.is_last,
+            octets=chunk.octets,
         )
         group = CommandGroup((_bdat(chunk), payload), waits=chunk.is_last)
         if chunk.is_last:
+            this.sent_in = group
             return (yield from final_replies(group))
         yield group
         if behind is not None:
@@ -444,15 +486,15 @@ def final_replies(group: CommandGroup) -> Generator[ExchangeAction, None, Sequen
     try:
         yield group
     except SmtpError as error:
-        if not tells_something(group.pieces[-1], group.replies, error):
+        if not (is_own(error) and tells_something(group.pieces[-1], group.replies, group)):
             raise
     return group.replies
 
 
-def tells_something(payload: Piece, replies: Sequence[SmtpResponse], error: SmtpError) -> bool:
+def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup) -> bool:
     """Whether the final replies that came before the connection was lost are worth reporting."""
     # Not if the content did not even leave whole: then nobody has it, and that is certain.
-    return payload.replies > 1 and bool(replies) and error.may_have_been_delivered
+    return payload.replies > 1 and bool(replies) and group.may_have_been_delivered
 
 
 def _content_refusal(reply: SmtpResponse) -> SmtpError:

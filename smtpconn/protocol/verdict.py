@@ -1,4 +1,4 @@
-"""What a server's replies to an envelope come to: who was accepted, and why nothing may follow.
+"""What a server's replies to an envelope come to, and what is true of a message without them.
 
 Rule: one refusal is reported, the one that explains the others. A reply out of sync comes first,
 because after it nothing can be believed; then a farewell; then refusals in the order of their
@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smtpconn.model.addresses import ForwardPath
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+)
+from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, TransientError, refusal
 from smtpconn.model.results import LmtpSendResult, RejectedRecipient
 from smtpconn.protocol.command import Command
+from smtpconn.protocol.exchange import CommandGroup
+from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 
 
@@ -70,3 +78,55 @@ def farewell_in(outcome: object) -> SmtpError | None:
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
     return reply.code == 354 if each.phase is Phase.DATA else 200 <= reply.code < 300
+
+
+def not_sent(error: BaseException) -> SmtpError:
+    """The outcome of a message that came when the connection was lost already."""
+    lost = ConnectionClosedError(
+        f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL
+    )
+    lost.__cause__ = error
+    return lost
+
+
+def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:
+    """The outcome of a message that lacks its final reply because other code raised something.
+
+    Args:
+        cause: what was raised; it is no error of the connection.
+        has_left: whether the message may have left to its last octet.
+    """
+    where = "before its final reply came" if has_left else "before it was sent"
+    error = ConnectionClosedError(
+        f"sending this message was broken off {where}, by {type(cause).__name__}: {cause}",
+        phase=Phase.CONTENT if has_left else Phase.MAIL,
+        may_have_been_delivered=has_left,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def is_told(error: Exception, group: CommandGroup) -> bool:
+    """Whether the driver has told this error of a group, and not other code that ran in between.
+
+    It is one of the connection, or what the message's own file or iterable raised.
+    """
+    if group.has_failed_to_read(error):
+        return not is_of_signal_handler(error)
+    return isinstance(error, SmtpError) and is_own(error)
+
+
+def outcome_so_far(
+    request: MailRequest | MessageRequest | SmtpError | None, cause: BaseException
+) -> Outcome:
+    """What is true of a message whose sending other code has broken off anywhere.
+
+    Args:
+        request: the message's; the error if it was none; None if it had not become one yet.
+        cause: what was raised.
+    """
+    if isinstance(request, SmtpError):
+        return request
+    if request is None or request.attempt is None:
+        return broken_off(cause, has_left=False)
+    return request.attempt.outcome(cause)

@@ -15,6 +15,7 @@ from smtpconn import (
     AuthError,
     OAuthCredentials,
     PasswordCredentials,
+    Phase,
     Pipelining,
     Protocol,
     ServerConfig,
@@ -22,6 +23,7 @@ from smtpconn import (
     SmtpError,
     SmtpTimeoutError,
     TlsMode,
+    TransportError,
     UnsupportedExtensionError,
     ValidationError,
 )
@@ -383,7 +385,7 @@ def test_logging_in_has_what_connecting_left_of_the_time(
 
 
 def test_a_callable_is_asked_for_each_connection() -> None:
-    """A token that is a function is asked per connection, and its error ends connecting."""
+    """A token that is a function is asked per connection, and its error is the cause of ours."""
     asked: list[bool] = []
 
     def token(*, force_refresh: bool = False) -> str:
@@ -393,8 +395,11 @@ def test_a_callable_is_asked_for_each_connection() -> None:
     with SmtpServer(users={"user": "x"}, sasl={"XOAUTH2": _never}) as server:
         config = ServerConfig.from_url(server.url, credentials=OAuthCredentials("user", token))
         for _ in range(2):
-            with pytest.raises(LookupError):
+            with pytest.raises(TransportError, match="LookupError") as caught:
                 config.connect()
+            assert isinstance(caught.value.__cause__, LookupError)
+            assert caught.value.phase is Phase.AUTH
+            assert "today" not in str(caught.value)
         server.wait_for(lambda: all(c.closed for c in server.connections))
     assert asked == [False, False]
 

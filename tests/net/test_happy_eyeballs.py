@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +17,12 @@ import pytest
 
 from smtpconn import (
     ConnectionClosedError,
+    PermanentError,
     Phase,
     ProtocolError,
     SmtpConnection,
     SmtpError,
+    SmtpResponse,
     SmtpTimeoutError,
     TlsMode,
     TransportError,
@@ -444,16 +448,61 @@ def test_a_factory_that_fails(error: OSError, kind: type[SmtpError]) -> None:
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("bug"), TransportError("its own")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("bug"),
+        PermanentError(SmtpResponse(550, ("no",)), phase=Phase.MAIL),
+        ProtocolError("its own", may_have_been_delivered=True),
+        ssl.SSLError(1, "the proxy's certificate"),
+    ],
+    ids=repr,
+)
 def test_a_factory_that_has_its_own_error(error: Exception) -> None:
-    """An SmtpError of a factory, and what is no OSError, pass as they are."""
+    """Any other Exception of a factory is the cause of a transient error of connecting."""
 
     def factory(host: str, port: int, seconds: float) -> socket.socket:
         raise error
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(TransportError) as caught:
         SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
-    assert caught.value is error
+    assert caught.value.phase is Phase.CONNECT
+    assert caught.value.is_transient
+    assert not caught.value.may_have_been_delivered
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_factory_that_is_interrupted(error: type[BaseException]) -> None:
+    """What is no Exception passes as it is."""
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        raise error
+
+    with pytest.raises(error):
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
+
+
+class SoftTimeLimit(Exception):
+    """What a signal handler raises, as Celery's does."""
+
+
+def test_a_signal_handler_strikes_while_a_factory_runs() -> None:
+    """Its exception is not the factory's: it passes as it is."""
+
+    def handler(number: int, frame: object) -> None:
+        raise SoftTimeLimit
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        signal.raise_signal(signal.SIGUSR1)
+        raise AssertionError("the handler has raised")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(SoftTimeLimit):
+            SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_factory_whose_socket_is_dead() -> None:

@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from smtpconn.pool.bulk import FanOut, fan_out
+from smtpconn.pool.bulk import BrokenOff, FanOut, fan_out
 
 
 class BadItem(Exception):
@@ -393,3 +393,62 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [str(e) for e in errors] == ["can't start new thread"]
     assert not was_told_early
     assert senders() == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("takers", [2, 5])
+def test_several_threads_take_outcomes(threads: int, takers: int) -> None:
+    """Each outcome goes to one of them, none is lost, and all of them come to the end."""
+    outcomes = fan_out(lambda n: n, range(300), threads)
+    taken: list[list[int]] = [[] for _ in range(takers)]
+    together = threading.Barrier(takers)
+
+    def take(into: list[int]) -> None:
+        together.wait(10)
+        into.extend(outcomes)
+
+    taking = [threading.Thread(target=take, args=(into,)) for into in taken]
+    for thread in taking:
+        thread.start()
+    for thread in taking:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert sorted(itertools.chain(*taken)) == list(range(300))
+    assert senders() == []
+
+
+def test_the_error_goes_to_one_of_several_threads() -> None:
+    """What the input raised is told once, behind all outcomes; to the others it is over."""
+    outcomes = fan_out(lambda n: n, failing(50), 2)
+    told: list[str] = []
+    taken: list[int] = []
+
+    def take() -> None:
+        try:
+            for number in outcomes:
+                taken.append(number)
+        except BadItem as error:
+            told.append(str(error))
+
+    taking = [threading.Thread(target=take) for _ in range(3)]
+    for thread in taking:
+        thread.start()
+    for thread in taking:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert sorted(taken) == list(range(50))
+    assert told == ["the input broke"]
+
+
+def test_an_item_that_has_an_outcome_although_it_ends_the_run() -> None:
+    """The outcome comes with the others, and what ended the run comes behind them."""
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise BrokenOff(number, BadItem("the hook broke"))
+        return number
+
+    source, outcomes = Source(), list[int]()
+    with pytest.raises(BadItem, match="the hook broke"):
+        outcomes.extend(fan_out(work, source, 2))
+    assert sorted(outcomes) == list(range(source.taken))

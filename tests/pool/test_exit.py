@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 SCRIPT = """
 import sys, threading, time
-from smtpconn import ConnectionPool, get_pool
+from smtpconn import ConnectionPool, Envelope, get_pool
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\\r\\n\\r\\nHello!"
@@ -35,6 +35,20 @@ elif how == "in a cycle":
     del pool
 elif how == "many":
     outcomes = pool.send_many([])
+elif how.startswith("outcomes"):
+    def letters():
+        for number in range(50):
+            if number == 10 and how == "outcomes of a source that waits":
+                threading.Event().wait()
+            yield Envelope(SENDER, RECIPIENTS, MESSAGE)
+
+    outcomes = pool.send_many(letters())
+    next(outcomes)
+    if how == "outcomes in a traceback":
+        try:
+            outcomes.no_such_attribute
+        except AttributeError as error:
+            sys.last_value = error
 elif how == "waiting daemon":
     leases = [pool.connection() for _ in range(4)]
     for lease in leases:
@@ -83,6 +97,22 @@ def test_exiting_without_close(how: str) -> None:
         assert len(server.messages) == 1 + (how == "shared pool")
         # The system closed what the process left open.
         server.wait_for(lambda: all(c.closed for c in server.connections))
+
+
+@pytest.mark.parametrize(
+    "how", ["outcomes", "outcomes in a traceback", "outcomes of a source that waits"]
+)
+def test_exiting_with_an_iterator_of_outcomes(how: str) -> None:
+    """The process ends although `send_many` is not over; what was begun is sent to its end."""
+    with SmtpServer() as server:
+        server.fault("CONTENT", delay=0.05)
+        seconds, said = run(server, how)
+        assert said == ""
+        assert seconds < 2
+        server.wait_for(lambda: all(c.closed for c in server.connections))
+        # Nothing was cut off: each message that a server saw is stored.
+        begun = [c for r in server.connections for c in r.commands if c.startswith("MAIL")]
+        assert len(server.messages) == len(begun) > 1
 
 
 @pytest.mark.parametrize("how", ["idle", "lease out"])

@@ -13,14 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from smtpconn import (
     AuthError,
     ConnectionPool,
+    Envelope,
     OAuthCredentials,
     PasswordCredentials,
+    Phase,
     PoolOverloadedError,
     PoolTimeoutError,
     ServerConfig,
@@ -633,7 +636,7 @@ def test_a_refused_token_is_refreshed_once() -> None:
 
 
 def test_a_token_that_cannot_be_had() -> None:
-    """What the function raises goes to the caller, and no capacity is lost."""
+    """That is a transient error of logging in and is counted, and no capacity is lost."""
 
     def token() -> str:
         raise LookupError("the token service is down")
@@ -642,8 +645,38 @@ def test_a_token_that_cannot_be_had() -> None:
         config = ServerConfig.from_url(server.url, credentials=OAuthCredentials("user", token))
         with ConnectionPool(config, max_size=1) as pool:
             for _ in range(3):
-                with pytest.raises(LookupError, match="token service"):
+                with pytest.raises(TransportError) as caught:
                     send(pool)
+                assert isinstance(caught.value.__cause__, LookupError)
+                assert caught.value.phase is Phase.AUTH
             stats = pool.stats()
+            assert (stats.connect_errors, stats.failed_messages) == (3, 3)
             assert (stats.in_use, stats.connecting, stats.waiting) == (0, 0, 0)
         server.wait_for(lambda: all(c.closed for c in server.connections))
+
+
+@pytest.mark.parametrize("error", [LookupError, OSError, TimeoutError, ConnectionResetError])
+@pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
+def test_a_function_of_the_callers_that_fails_moves_on(error: type[Exception], many: bool) -> None:
+    """A socket or a token that cannot be had is one server's trouble: mail goes to the next one."""
+
+    def fails(*_: object) -> Any:
+        raise error("the caller's own")
+
+    with SmtpServer(sasl={"XOAUTH2": lambda: bearer(set())}) as first, SmtpServer() as second:
+        without_token = ServerConfig.from_url(
+            first.url, credentials=OAuthCredentials("user", fails)
+        )
+        without_socket = ServerConfig.from_url("smtp://127.0.0.1:1", socket_factory=fails)
+        with ConnectionPool([without_token, without_socket, second.url], max_size=1) as pool:
+            if many:
+                letter = Envelope("me@example.com", ["you@example.com"], b"hello\r\n")
+                assert [outcome.error for outcome in pool.send_many([letter])] == [None]
+            else:
+                send(pool)
+            stats = pool.stats()
+        assert len(second.messages) == 1
+        assert stats.connect_errors == 2
+        failures = [server.last_error for server in stats.servers]
+        assert [e.phase for e in failures if e is not None] == [Phase.AUTH, Phase.CONNECT]
+        assert all(e.is_transient for e in failures if e is not None)

@@ -20,7 +20,7 @@ from smtpconn import (
     TransientError,
     ValidationError,
 )
-from smtpconn.protocol.pipelined import Outcome
+from smtpconn.protocol.mail_request import Outcome
 from smtpconn.protocol.session import ServerQuirks, SessionState
 from tests.support.kinds import kind_of
 from tests.support.pipelined import (

@@ -16,7 +16,7 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.protocol import pipelined
-from smtpconn.protocol.pipelined import Outcome
+from smtpconn.protocol.mail_request import Outcome
 from smtpconn.protocol.transaction import EAGER_CAP
 from tests.support.pipelined import (
     FIRST,

@@ -10,8 +10,7 @@ from smtpconn import (
     SendResult,
     SmtpError,
 )
-from smtpconn.protocol.mail_request import MailRequest, make_request
-from smtpconn.protocol.pipelined import Outcome
+from smtpconn.protocol.mail_request import MailRequest, Outcome, make_request
 from smtpconn.protocol.session import SessionState
 from tests.support.exchanges import session
 

@@ -26,8 +26,8 @@ from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.transport import Transport
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
-from smtpconn.protocol.mail_request import MailRequest
-from smtpconn.protocol.pipelined import Outcome, stream
+from smtpconn.protocol.mail_request import MailRequest, Outcome
+from smtpconn.protocol.pipelined import stream
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
 from tests.support.kinds import kind_of

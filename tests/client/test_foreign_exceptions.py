@@ -1,0 +1,501 @@
+"""Exceptions of other code, at every line of ours: they come out as they are, and nothing is wrong.
+
+Of each message it is compared what was said of it with what the server has stored: what is called
+delivered is stored, what is called certainly not delivered is not, and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from smtpconn import (
+    ConnectionPool,
+    Envelope,
+    LmtpSendResult,
+    Pipelining,
+    SendOutcome,
+    ServerConfig,
+    SmtpConnection,
+    SmtpError,
+    TlsMode,
+    ValidationError,
+)
+from smtpconn.pool.events import Action, PoolEvent, Stage
+from smtpconn.testing import SmtpServer
+from tests.faults.injector import (
+    ERRORS,
+    ExceptionInjector,
+    Killed,
+    every_place,
+    forget_new_threads,
+)
+
+# A socket that was made and not yet kept when it was struck is closed by its destructor.
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+
+CONNECTION = (
+    "net/transport.py",
+    "client/driver.py",
+    "client/sending.py",
+    "model/content.py",
+    "protocol/reply_matcher.py",
+    "protocol/pipelined.py",
+    "protocol/transaction.py",
+)
+POOL = (
+    "net/transport.py",
+    "client/driver.py",
+    "protocol/reply_matcher.py",
+    "pool/connection_pool.py",
+    "pool/lending.py",
+    "pool/lease.py",
+)
+MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
+PEOPLE = ["one@x.example", "two@x.example"]
+TIMEOUT = 10.0
+
+
+class Site:
+    """A server that tells of each message how often it is stored, run after run."""
+
+    def __init__(self, server: SmtpServer) -> None:
+        self.server = server
+        self._number = 0
+
+    def letters(self, count: int) -> list[Envelope]:
+        """Messages that no other run has."""
+        self._number += count
+        numbers = range(self._number - count, self._number)
+        return [Envelope("me@x.example", PEOPLE, b"Subject: %d\r\n\r\n" % n) for n in numbers]
+
+    def stored(self) -> Counter[bytes]:
+        """Content by how many recipients got it, once every connection has ended."""
+        self.server.wait_for(lambda: all(c.closed for c in self.server.connections))
+        found: Counter[bytes] = Counter()
+        for message in self.server.messages:
+            found[message.content] += len(message.recipients)
+        self.server.clear()
+        return found
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A server."""
+    with SmtpServer() as server:
+        yield Site(server)
+
+
+def content_of(outcome: SendOutcome) -> bytes:
+    """The message an outcome is of."""
+    assert isinstance(outcome.envelope.message, bytes)
+    return outcome.envelope.message
+
+
+def check(stored: int, outcome: SendOutcome, where: str | None) -> None:
+    """Hold what was said of a message against how many of its two recipients have it."""
+    assert stored in (0, len(PEOPLE)), where
+    if outcome.error is not None:
+        assert stored == 0 or outcome.error.may_have_been_delivered, (where, outcome.error)
+    elif isinstance(outcome.result, LmtpSendResult):
+        assert all(r.delivered or r.response is None for r in outcome.result.results), where
+        assert stored, where
+    else:
+        assert stored, where
+
+
+def send_many_on_a_connection(
+    site: Site, mode: Pipelining, *, lmtp: bool = False
+) -> Callable[[ExceptionInjector, BaseException], None]:
+    """Sends three messages over one connection, is struck, and takes what outcomes there are."""
+    connect = SmtpConnection.connect_lmtp if lmtp else SmtpConnection.connect
+
+    def strike(injector: ExceptionInjector, error: BaseException) -> None:
+        letters, taken = site.letters(3), list[Envelope]()
+
+        def source() -> Iterator[Envelope]:
+            for letter in letters:
+                taken.append(letter)
+                yield letter
+
+        server = site.server
+        connection = connect(server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=mode)
+        outcomes = []
+        raised: BaseException | None = None
+        with injector:
+            try:
+                stream = connection.send_many(source())
+                for outcome in stream:
+                    outcomes.append(outcome)
+            except BaseException as caught:
+                raised = caught
+        where = injector.where
+        assert raised is (error if where else None), where
+        if raised is not None and taken:
+            outcomes += stream
+            if connection.is_open:
+                # It was taken for one of the source, which is no reason to close.
+                connection.noop()
+            # But one that was struck before it was noted at all: nothing of it has left.
+            assert len(outcomes) in (len(taken), len(taken) - 1), where
+        connection.close()
+        assert [o.envelope for o in outcomes] == letters[: len(outcomes)], where
+        stored = site.stored()
+        for outcome in outcomes:
+            check(stored.pop(content_of(outcome), 0), outcome, where)
+        assert not stored, where
+
+    return strike
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_send_many_on_a_connection(site: Site, mode: Pipelining) -> None:
+    """`SmtpConnection.send_many`: each message that was taken has its true outcome afterwards."""
+    places = every_place(send_many_on_a_connection(site, mode), CONNECTION, step=7)
+    print(f"{places} places")
+    assert places > 400
+
+
+def test_send_many_over_lmtp() -> None:
+    """The same with an answer per recipient."""
+    with SmtpServer(protocol="LMTP") as server:
+        strike = send_many_on_a_connection(Site(server), Pipelining.AUTO, lmtp=True)
+        assert every_place(strike, CONNECTION, step=7) > 400
+
+
+def send_on_a_reused_connection(
+    site: Site, mode: Pipelining
+) -> Callable[[ExceptionInjector, BaseException], None]:
+    """Sends a second message over a pool, which may go again only on evidence from the wire."""
+    config = ServerConfig.from_url(site.server.url, pipelining=mode)
+
+    def strike(injector: ExceptionInjector, error: BaseException) -> None:
+        first, second = (letter.message for letter in site.letters(2))
+        assert isinstance(first, bytes)
+        assert isinstance(second, bytes)
+        raised: BaseException | None = None
+        with ConnectionPool(config, max_size=1, keepalive=None) as pool:
+            pool.send("me@x.example", PEOPLE, first)
+            with injector:
+                try:
+                    pool.send("me@x.example", PEOPLE, second)
+                except BaseException as caught:
+                    raised = caught
+            where = injector.where
+            assert raised is (error if where else None), where
+            # It holds the frames of the call, and so what was borrowed in them.
+            error.__traceback__ = error.__context__ = raised = None
+            with pool.connection(1) as connection:
+                connection.noop()
+            stats = pool.stats()
+        stored = site.stored()[second]
+        assert stored in (0, len(PEOPLE)), where
+        assert stats.in_use == 0
+        assert stats.retries == 0, where
+        if stored:
+            # Counted for what it is, unless it was struck while it was counted.
+            is_known = stats.messages == 2 or stats.unknown_messages == 1
+            assert is_known or not stats.failed_messages, where
+
+    return strike
+
+
+@pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
+def test_send_on_a_reused_connection(site: Site, mode: Pipelining) -> None:
+    """`ConnectionPool.send`: the exception comes out as it is, and nothing is sent again."""
+    places = every_place(send_on_a_reused_connection(site, mode), POOL)
+    print(f"{places} places")
+    assert places > 100
+
+
+def send_many_over_a_pool(
+    site: Site, mode: Pipelining
+) -> Callable[[ExceptionInjector, BaseException], None]:
+    """Sends three messages over a pool, one of whose threads is struck."""
+    config = ServerConfig.from_url(site.server.url, pipelining=mode)
+
+    def strike(injector: ExceptionInjector, error: BaseException) -> None:
+        letters, taken = site.letters(3), list[Envelope]()
+
+        def source() -> Iterator[Envelope]:
+            for letter in letters:
+                taken.append(letter)
+                yield letter
+
+        outcomes = []
+        raised: BaseException | None = None
+        with ConnectionPool(config, max_size=1, keepalive=None) as pool:
+            injector.in_new_threads()
+            try:
+                for outcome in pool.send_many(source()):
+                    outcomes.append(outcome)
+            except BaseException as caught:
+                raised = caught
+            finally:
+                forget_new_threads()
+            where = injector.where
+            assert raised is (error if where else None), where
+            # It holds the frames of the call, and so what was borrowed in them.
+            error.__traceback__ = error.__context__ = raised = None
+            assert pool.stats().in_use == 0
+        # But one that was struck before anything was begun for it.
+        assert [o.envelope for o in outcomes] in (taken, taken[:-1]), where
+        stored = site.stored()
+        for outcome in outcomes:
+            check(stored.pop(content_of(outcome), 0), outcome, where)
+        assert not stored, where
+
+    return strike
+
+
+@pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
+def test_send_many_over_a_pool(site: Site, mode: Pipelining) -> None:
+    """`ConnectionPool.send_many`: the exception comes out behind the true outcomes of all."""
+    places = every_place(send_many_over_a_pool(site, mode), POOL, step=7)
+    print(f"{places} places")
+    assert places > 200
+
+
+def test_who_takes_the_outcomes_of_a_pool_is_struck(site: Site) -> None:
+    """What strikes in ``next`` comes out of it and loses nothing: the next one goes on."""
+
+    def strike(injector: ExceptionInjector, error: BaseException) -> None:
+        letters = site.letters(4)
+        outcomes: list[SendOutcome] = []
+        with ConnectionPool(site.server.url, max_size=2, keepalive=None) as pool:
+            stream = pool.send_many(letters)
+            for _ in range(2):
+                raised: BaseException | None = None
+                with injector:
+                    try:
+                        for outcome in stream:
+                            outcomes.append(outcome)
+                    except BaseException as caught:
+                        raised = caught
+                assert raised in (None, error), injector.where
+        where = injector.where
+        assert {id(o.envelope) for o in outcomes} == set(map(id, letters)), where
+        assert len(outcomes) == len(letters), where
+        assert [o.error for o in outcomes] == [None] * 4, where
+        assert set(site.stored().values()) == {2}, where
+
+    places = every_place(strike, ("pool/bulk.py",))
+    print(f"{places} places")
+    assert places > 30
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[BaseException], None]]:
+    """Has a signal handler raise an exception from now on: see `signal.raise_signal`."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def set_alarm(error: BaseException) -> None:
+        def handler(number: int, frame: object) -> None:
+            raise error
+
+        signal.signal(signal.SIGUSR1, handler)
+
+    yield set_alarm
+    signal.signal(signal.SIGUSR1, before)
+
+
+def signal_when(server: SmtpServer, condition: Callable[[], bool]) -> threading.Thread:
+    """Send the signal to the main thread once something is true of the server."""
+
+    def wait_and_signal() -> None:
+        server.wait_for(condition)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    thread = threading.Thread(target=wait_and_signal)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("make", ERRORS, ids=lambda make: repr(make()))
+def test_a_signal_while_many_wait_for_an_answer(
+    site: Site, alarm: Callable[[BaseException], None], make: Callable[[], BaseException]
+) -> None:
+    """A handler's exception out of a system call that waits: the first message is delivered."""
+    server, error = site.server, make()
+    server.fault("CONTENT", hang=True, skip=1)
+    alarm(error)
+    with SmtpConnection.connect(
+        server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=Pipelining.OFF
+    ) as connection:
+        outcomes = connection.send_many(site.letters(3))
+        first = next(outcomes)
+        thread = signal_when(server, lambda: server.connections[0].commands.count("DATA") == 2)
+        with pytest.raises(type(error)) as caught:
+            next(outcomes)
+        thread.join()
+        assert caught.value is error
+        assert not connection.is_open
+        assert first.error is None
+        second = next(outcomes)
+        assert second.error is not None
+        assert second.error.__cause__ is error
+        rest = list(outcomes)
+    assert all(o.error and not o.error.may_have_been_delivered for o in rest)
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("make", ERRORS, ids=lambda make: repr(make()))
+@pytest.mark.parametrize("step", ["MAIL", "CONTENT"])
+def test_a_signal_while_a_pool_waits_for_an_answer(
+    site: Site,
+    alarm: Callable[[BaseException], None],
+    make: Callable[[], BaseException],
+    step: str,
+) -> None:
+    """On a reused connection, too, it is no sign of death: nothing is sent again."""
+    server, error = site.server, make()
+    alarm(error)
+    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+        pool.send("me@x.example", PEOPLE, b"first\r\n")
+        server.fault(step, hang=True, times=1)
+        word = "MAIL" if step == "MAIL" else "DATA"
+        thread = signal_when(
+            server,
+            lambda: sum(c.startswith(word) for c in server.connections[0].commands) == 2,
+        )
+        with pytest.raises(type(error)) as caught:
+            pool.send("me@x.example", PEOPLE, b"second\r\n")
+        thread.join()
+        assert caught.value is error
+        assert pool.stats().retries == 0
+        error.__traceback__ = None
+    assert [m.content for m in server.messages] == [b"first\r\n"]
+    assert len(server.connections) == 1
+
+
+class Refusing(logging.Filter):
+    """A filter that raises at the first record that begins so, from then on nothing."""
+
+    def __init__(self, begins: str, error: BaseException) -> None:
+        super().__init__()
+        self._begins = begins
+        self._error: BaseException | None = error
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Raise, once."""
+        if self._error is not None and record.getMessage().partition(" ")[2].startswith(
+            self._begins
+        ):
+            error, self._error = self._error, None
+            raise error
+        return True
+
+
+@pytest.mark.parametrize("make", ERRORS, ids=lambda make: repr(make()))
+@pytest.mark.parametrize(
+    ("begins", "is_stored"), [("<- 250 2.0.0", True), ("-> <content>", False), ("-> MAIL", False)]
+)
+def test_a_logging_filter_that_raises(
+    site: Site, make: Callable[[], BaseException], begins: str, is_stored: bool
+) -> None:
+    """Its exception comes out behind the outcomes, which are true; nothing is "unreadable"."""
+    error = make()
+    log = logging.getLogger("smtpconn.wire")
+    refusing = Refusing(begins, error)
+    log.addFilter(refusing)
+    log.setLevel(logging.DEBUG)
+    try:
+        with ConnectionPool(site.server.url, max_size=1, keepalive=None) as pool:
+            outcomes: list[SendOutcome] = []
+            with pytest.raises(type(error)) as caught:
+                outcomes.extend(pool.send_many(site.letters(3)))
+            assert caught.value is error
+            error.__traceback__ = error.__context__ = None
+    finally:
+        log.setLevel(logging.NOTSET)
+        log.removeFilter(refusing)
+    stored = site.stored()
+    assert outcomes
+    for outcome in outcomes:
+        check(stored.pop(content_of(outcome), 0), outcome, begins)
+        assert "could not be read" not in str(outcome.error)
+    assert not stored
+
+
+@pytest.mark.parametrize("action", [Action.SEND, Action.CHECKIN])
+def test_a_hook_that_ends_the_thread(site: Site, action: Action) -> None:
+    """What is no Exception passes a pool's hook: the message it was told of is delivered."""
+
+    def hook(event: PoolEvent) -> None:
+        if event.action is action and event.stage is Stage.DONE:
+            raise Killed
+
+    with ConnectionPool(site.server.url, max_size=1, keepalive=None, on_event=hook) as pool:
+        outcomes: list[SendOutcome] = []
+        with pytest.raises(Killed):
+            outcomes.extend(pool.send_many(site.letters(3)))
+    assert [o.error for o in outcomes] == [None]
+    assert len(site.server.messages) == 1
+
+
+class Broken(SmtpError):
+    """What a source raises that sends mail itself."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("the disk"), TimeoutError(), ConnectionResetError(104, "its own"), Broken("its own")],
+    ids=repr,
+)
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+@pytest.mark.parametrize("over", ["connection", "pool"])
+def test_a_source_that_fails_is_its_own_messages_outcome(
+    site: Site, error: Exception, blocks: int, over: str
+) -> None:
+    """Whatever it raises, and wherever: it cannot be read, and certainly was not delivered."""
+
+    def breaking() -> Iterator[bytes]:
+        yield from [b"a line\r\n"] * blocks
+        raise error
+
+    good, bad = site.letters(1)[0], Envelope("me@x.example", PEOPLE, breaking())
+    with ConnectionPool(site.server.url, max_size=1, keepalive=None) as pool:
+        if over == "pool":
+            outcomes = list(pool.send_many([good, bad]))
+        else:
+            with pool.connection() as connection:
+                outcomes = list(connection.send_many([good, bad]))
+    assert outcomes[0].error is None
+    assert isinstance(outcomes[1].error, ValidationError)
+    assert "could not be read" in str(outcomes[1].error)
+    assert outcomes[1].error.__cause__ is error
+    assert not outcomes[1].error.may_have_been_delivered
+    assert len(site.server.messages) == 1
+
+
+def test_a_long_message_in_one_chunk(site: Site) -> None:
+    """Its last octet may have left although the write of it never came back."""
+    long = b"Subject: long\r\n\r\n" + b"x" * 70 + b"\r\n"
+    long += (b"y" * 70 + b"\r\n") * 2000
+
+    def strike(injector: ExceptionInjector, error: BaseException) -> None:
+        server = site.server
+        connection = SmtpConnection.connect(
+            server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=Pipelining.EAGER
+        )
+        outcomes: list[SendOutcome] = []
+        raised: BaseException | None = None
+        with injector:
+            try:
+                stream = connection.send_many([Envelope("me@x.example", PEOPLE, long)])
+                outcomes += stream
+            except BaseException as caught:
+                raised = caught
+        assert raised is (error if injector.where else None)
+        outcomes += stream
+        connection.close()
+        stored = site.stored()[long]
+        for outcome in outcomes:
+            check(stored, outcome, injector.where)
+
+    assert every_place(strike, ("net/transport.py", "client/driver.py"), step=3) > 50

@@ -1,0 +1,167 @@
+"""`ExceptionInjector`: raises an exception at one line, or one bytecode, of the package.
+
+What runs there runs in a thread of this process; an exception raised by a trace function comes out
+of it as that of a signal handler would, with a frame of its own. `strike_everywhere` goes through
+all places one after the other, and tells after each what came of it.
+"""
+
+from __future__ import annotations
+
+import dis
+import errno
+import linecache
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import smtpconn
+from smtpconn import Phase, SmtpError, SmtpResponse, TransientError
+
+PACKAGE = Path(smtpconn.__file__).parent
+
+
+class SoftTimeLimit(Exception):
+    """What Celery's signal handler raises, for instance."""
+
+
+class Killed(BaseException):
+    """What is no Exception, as KeyboardInterrupt and what kills greenlets."""
+
+
+def _sent_by_a_handler() -> SmtpError:
+    """What a signal handler that sends mail may end with."""
+    return TransientError(SmtpResponse(421, ("4.3.2 another server",)), phase=Phase.MAIL)
+
+
+ERRORS: tuple[Callable[[], BaseException], ...] = (
+    SoftTimeLimit,
+    lambda: OSError("Couldn't open device!"),
+    lambda: OSError(errno.EIO, "the handler's file"),
+    TimeoutError,
+    lambda: TimeoutError(errno.ETIMEDOUT, "the handler's socket"),
+    lambda: ConnectionResetError(errno.ECONNRESET, "the handler's socket"),
+    lambda: BrokenPipeError(errno.EPIPE, "the handler's pipe"),
+    lambda: BlockingIOError(errno.EAGAIN, "the handler's pipe"),
+    _sent_by_a_handler,
+    lambda: smtpconn.ConnectionClosedError("another's", phase=Phase.IDLE),
+    Killed,
+)
+"""What other code may raise: every class that one of ours might be taken for."""
+
+
+class ExceptionInjector:
+    """Raises ``error`` at the ``place``-th line of these modules, once.
+
+    Args:
+        modules: paths below the package.
+        place: which line, or bytecode, counted as they run, from 1.
+        error: what to raise.
+        opcodes: whether bytecodes are counted instead of lines.
+
+    Attributes:
+        where: the line at which it was raised; None if there were fewer.
+    """
+
+    def __init__(
+        self,
+        modules: tuple[str, ...],
+        place: int,
+        error: BaseException,
+        *,
+        opcodes: bool = False,
+    ) -> None:
+        self.where: str | None = None
+        self._files = {str(PACKAGE / module) for module in modules}
+        self._left = place
+        self._error = error
+        self._event = "opcode" if opcodes else "line"
+
+    def __enter__(self) -> ExceptionInjector:
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(None)
+
+    def in_new_threads(self) -> ExceptionInjector:
+        """Also in threads that are started from now on, until `forget_new_threads`."""
+        threading.settrace(self._enter)
+        return self
+
+    def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in self._files or self.where is not None:
+            return None
+        if _is_in_destructor(frame):
+            return None  # whose exceptions the interpreter lets nobody have
+        frame.f_trace_opcodes = self._event == "opcode"
+        return self._inside
+
+    def _inside(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == self._event and self.where is None and not _is_leaving_with(frame):
+            self._left -= 1
+            if not self._left:
+                file = Path(frame.f_code.co_filename)
+                self.where = f"{file.name}:{frame.f_lineno} {frame.f_code.co_name}"
+                raise self._error
+        return self._inside
+
+
+def _is_leaving_with(frame: FrameType) -> bool:
+    """Whether a ``with`` block is about to be left in the usual way.
+
+    The interpreter lets no signal in there, because ``__exit__`` would not be called; but a trace
+    function it does.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0)
+    is_begun = dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("LOAD_FAST")
+    return line.lstrip().startswith("with ") and not is_begun
+
+
+def _is_in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def forget_new_threads() -> None:
+    """End what `ExceptionInjector.in_new_threads` began."""
+    threading.settrace(None)
+
+
+def every_place(
+    strike: Callable[[ExceptionInjector, BaseException], None],
+    modules: tuple[str, ...],
+    *,
+    opcodes: bool = False,
+    all_errors: bool = False,
+    step: int = 1,
+) -> int:
+    """Strike at every place there is; how many there were.
+
+    Args:
+        strike: does the same each time with the injector, and looks at what came of it.
+        modules: where.
+        opcodes: at bytecodes instead of lines.
+        all_errors: with every error at each place; else with each in turn.
+        step: every how many-th place.
+    """
+    place = 1
+    while True:
+        for error in _errors_at(place // step, all_errors):
+            injector = ExceptionInjector(modules, place, error, opcodes=opcodes)
+            strike(injector, error)
+            if injector.where is None:
+                return place - 1
+        place += step
+
+
+def _errors_at(number: int, all_errors: bool) -> Iterator[BaseException]:
+    if all_errors:
+        yield from (make() for make in ERRORS)
+    else:
+        yield ERRORS[number % len(ERRORS)]()
