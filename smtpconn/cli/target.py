@@ -26,7 +26,7 @@ from smtpconn.model.capabilities import AuthMechanism
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
-from smtpconn.protocol.session import ServerQuirks
+from smtpconn.protocol.quirks import ServerQuirks
 
 URL_VARIABLE = "SMTPCONN_URL"
 DEFAULT_TIMEOUT = 30.0

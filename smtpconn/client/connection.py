@@ -43,7 +43,8 @@ from smtpconn.net.tls import TlsInfo, shared_context
 from smtpconn.net.transport import Transport, as_smtp_error
 from smtpconn.protocol import handshake, single_command
 from smtpconn.protocol.exchange import Exchange
-from smtpconn.protocol.session import ServerQuirks, SessionState
+from smtpconn.protocol.quirks import ServerQuirks
+from smtpconn.protocol.session import SessionState
 
 QUIT_TIMEOUT = 2.0
 """Seconds that leaving a ``with`` block waits for the server's farewell."""

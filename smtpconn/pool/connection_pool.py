@@ -462,8 +462,8 @@ def _send_over(
 ) -> SendResult:
     """Send in the way the connection has: LMTP, BDAT, or DATA.
 
-    BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
-    because an Exchange is known that never answers a correct BDAT.
+    BDAT for what cannot go otherwise and where it saves a round trip; not everywhere it is offered
+    (`smtpconn.protocol.quirks.SILENT_BDAT`).
     """
     request = made.for_server(connection.capabilities)
     # Checking out has looked at the socket, or made it.

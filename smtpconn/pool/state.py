@@ -23,9 +23,7 @@ from dataclasses import dataclass
 
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.pool.options import Limits
-
-MAX_NOOPS = 8
-"""Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
+from smtpconn.protocol.quirks import MAX_NOOPS
 
 
 @dataclass(slots=True, eq=False)

@@ -29,12 +29,9 @@ from smtpconn.protocol.exchange import (
     StartTls,
     single,
 )
+from smtpconn.protocol.quirks import NOT_ABOUT_EHLO, is_exim
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import quit_
-
-# Refusals of EHLO that HELO would not mend: the host takes no mail (RFC 7504 3), or wants TLS or a
-# login first (RFC 3207 4, RFC 4954 6).
-_NOT_ABOUT_EHLO = frozenset({521, 530})
 
 
 def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
@@ -83,8 +80,8 @@ def hello(session: SessionState) -> Exchange[None]:
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
     if reply.is_success:
         session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
-        session.limits_nonmail = _is_exims(reply)
-    elif verb == "EHLO" and reply.is_permanent and reply.code not in _NOT_ABOUT_EHLO:
+        session.limits_nonmail = is_exim(reply)
+    elif verb == "EHLO" and reply.is_permanent and reply.code not in NOT_ABOUT_EHLO:
         session.capabilities = yield from _helo(session, reply)
     else:
         raise _hello_refused(session, reply)
@@ -112,14 +109,6 @@ def _hello_refused(session: SessionState, reply: SmtpResponse) -> SmtpError:
     error = refusal(reply, Phase.EHLO)
     explain(error, ehlo_domain=session.ehlo_domain)
     return error
-
-
-def _is_exims(reply: SmtpResponse) -> bool:
-    """Whether EHLO is answered in Exim's words: "mx.example.com Hello client.example [192.0.2.1]".
-
-    Unlike its greeting they cannot be configured. Who else says it so is spared as well.
-    """
-    return " Hello " in reply.lines[0] and reply.lines[0].endswith("]")
 
 
 def _start_tls(session: SessionState) -> Generator[ExchangeAction, None, None]:

@@ -36,7 +36,8 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import ResponseError
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
-from smtpconn.protocol.session import SPARE_NONMAIL_FROM, SessionState
+from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     EMPTY_DATA,
     NOBODY,
@@ -62,8 +63,6 @@ WINDOW = 256 * 1024
 
 MAX_IN_FLIGHT = 256
 """Messages that may be."""
-
-_BAD_SEQUENCE = 503
 
 Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
 
@@ -243,9 +242,9 @@ class _Streaming:
         if self._lost is not None:
             return not_sent(self._lost)
         self._session.needs_reset = True
-        if not is_first and replies[0].code == _BAD_SEQUENCE:
+        if not is_first and replies[0].code == BAD_SEQUENCE:
             self._session.quirks.is_streamable = False
-            if all(reply.code == _BAD_SEQUENCE for reply in replies):
+            if all(reply.code == BAD_SEQUENCE for reply in replies):
                 self._session.transactions -= 1
                 self._must_send_again = True
                 return None

@@ -1,4 +1,4 @@
-"""What both sides know of each other: the memory of one session, written by the conversations.
+"""What both sides know of each other: the memory of one session, written by the exchanges.
 
 Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2); `forget` is the one
 place for that. No socket, no clock, no behaviour beyond questions about the facts kept here.
@@ -11,28 +11,7 @@ from dataclasses import dataclass, field
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
-
-SPARE_NONMAIL_FROM = 8
-"""Commands besides those of messages after which a server that counts them is told no more than it
-has to be."""
-
-MAX_NONMAIL = 10
-"""How many of them Exim takes on a connection (smtp_accept_max_nonmail): it ends with the next."""
-
-
-@dataclass(slots=True)
-class ServerQuirks:
-    """What is learnt of a server and true of all sessions with it.
-
-    Attributes:
-        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
-            3.1 allows; not so Haraka, which answers them 503.
-        login: the way of logging in that worked where a stronger one did not (`Way.key` of
-            `smtpconn.auth.credentials`); "" where the strongest one does, or nothing is known.
-    """
-
-    is_streamable: bool = True
-    login: str = ""
+from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM, ServerQuirks
 
 
 @dataclass(slots=True)
@@ -52,8 +31,7 @@ class SessionState:
         must_close: why the dialogue cannot go on after this operation; "" if it can.
         transactions: how many were begun.
         recently_active: whether the server has spoken so lately that content may be spent on it
-        before
-            it answers (`Pipelining.EAGER`).
+            before it answers (`Pipelining.EAGER`).
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
         quirks: what other sessions with the same server may know too.
         limits_nonmail: whether it counts commands besides those of messages and ends the connection

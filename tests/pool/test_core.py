@@ -27,7 +27,8 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.pool.lending import LIFETIME_JITTER, Lending
 from smtpconn.pool.maintenance import Keeper
 from smtpconn.pool.options import Limits
-from smtpconn.pool.state import MAX_NOOPS, Ticket
+from smtpconn.pool.state import Ticket
+from smtpconn.protocol.quirks import MAX_NOOPS
 
 CONFIG = ServerConfig.from_url("smtp://mx.example.com")
 CAPABILITIES = ServerCapabilities("mx.example.com", ())

@@ -21,7 +21,8 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.protocol.mail_request import Outcome
-from smtpconn.protocol.session import ServerQuirks, SessionState
+from smtpconn.protocol.quirks import ServerQuirks
+from smtpconn.protocol.session import SessionState
 from tests.support.kinds import kind_of
 from tests.support.pipelined import (
     FIRST,
