@@ -436,6 +436,11 @@ class SmtpConnection(Sending, LoggingIn):
     def _operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
         return self._channel.operate(exchange, self._channel.deadline(timeout), phase)
 
+    @property
+    def _quirks(self) -> ServerQuirks:
+        """What is learnt of the server; for the pool."""
+        return self._session.quirks
+
     def _share(self, quirks: ServerQuirks) -> None:
         """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""
         self._session.quirks = quirks

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import ssl
 import time
 from collections.abc import Generator
@@ -47,6 +48,7 @@ from smtpconn.protocol.exchange import (
     Payload,
     WaitFor,
 )
+from smtpconn.protocol.quirks import PIPELINING_OFF
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
 
@@ -192,6 +194,8 @@ class Driver:
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
         self._has_begun = False
+        if off_until := self._session.quirks.pipelining_off_until:
+            self._session.is_pipelining_broken = time.monotonic() < off_until
         self.mark_idle()
 
     def _advance(
@@ -369,6 +373,7 @@ class Driver:
         self._matcher.begin_tls()
 
     def _await(self, group: CommandGroup, deadline: Deadline) -> None:
+        heard = math.inf
         while group.missing:
             if self._matcher.failure is not None:
                 raise self._matcher.failure
@@ -379,6 +384,8 @@ class Driver:
                     raise
                 named = self._named(error, deadline)
                 if group.missing:
+                    if isinstance(named, SmtpTimeoutError) and group.is_pipelined:
+                        self._note_silence(group, named, heard, deadline)
                     raise named from error
                 # It came at the last moment. Not to believe it would call a message that was
                 # acknowledged one that was certainly not delivered.
@@ -389,11 +396,40 @@ class Driver:
                 self._matcher.received(data)
             else:
                 self._received(data)
+            if group.missing and group.replies:
+                heard = time.monotonic()
+        if self._session.quirks.partial_groups and group.is_pipelined:
+            self._session.quirks.partial_groups = 0
         failure = self._matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
             raise failure
         if self._session.is_eager:
             self._mark_active()
+
+    def _note_silence(
+        self, group: CommandGroup, error: SmtpTimeoutError, heard: float, deadline: Deadline
+    ) -> None:
+        """Say that a deadline has passed in a pipelined group, and learn from what came of it.
+
+        Slow answers alone are no sign of broken PIPELINING (`quirks.BROKEN_PIPELINING`): the server
+        has to have been silent for half the time behind some of its replies.
+        """
+        came = len(group.replies)
+        error._text += (
+            f" ({came} of {came + group.missing} replies to a group of commands came; "
+            f"try pipelining=Pipelining.OFF)"
+        )
+        now = time.monotonic()
+        if now - heard < deadline.timeout / 2 or not came:
+            return
+        if self._session.quirks.note_partial_group(now):
+            _connection_log.warning(
+                "#%d %s: answers only some of the commands of a group: one command at a time for "
+                "the next %d seconds",
+                self.number,
+                self._peer,
+                PIPELINING_OFF,
+            )
 
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write a group together with those before it that did not wait."""
@@ -506,3 +542,5 @@ class Driver:
             self.close(self._session.must_close)
         elif not self._matcher.is_reusable:
             self.close(str(error) if error is not None else "the dialogue is out of sync")
+        else:
+            self._matcher.settle()

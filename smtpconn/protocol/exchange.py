@@ -86,6 +86,11 @@ class CommandGroup:
         self.missing = sum(map(_replies_of, pieces))
 
     @property
+    def is_pipelined(self) -> bool:
+        """Whether several commands are in it."""
+        return sum(isinstance(piece, Command) for piece in self.pieces) > 1
+
+    @property
     def is_eager(self) -> bool:
         """Whether content is in it behind its own envelope: then nothing in it but the number of
         replies tells that one was too many."""

@@ -37,6 +37,7 @@ from smtpconn.model.response_errors import ResponseError
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
 from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
+from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     EMPTY_DATA,
@@ -241,14 +242,18 @@ class _Streaming:
         """Go by what the server said of an envelope; why it was refused, if it was."""
         if self._lost is not None:
             return not_sent(self._lost)
-        self._session.needs_reset = True
+        session, was_reset_needed = self._session, self._session.needs_reset
+        session.needs_reset = True
         if not is_first and replies[0].code == BAD_SEQUENCE:
-            self._session.quirks.is_streamable = False
+            session.quirks.is_streamable = False
             if all(reply.code == BAD_SEQUENCE for reply in replies):
-                self._session.transactions -= 1
+                session.transactions -= 1
                 self._must_send_again = True
                 return None
-            # The server had looked at the content before it saw MAIL; so RSET was not needed.
+        if not (is_first or was_reset_needed) and _is_refused(replies[0]):
+            # A refused RSET refuses no message that did not need it.
+            if replies[0].code != BAD_SEQUENCE:
+                session.quirks.avoid_rset = True
             del following.commands[0]
             replies = replies[1:]
         failure = judge(self._session, following, replies)
@@ -398,3 +403,8 @@ def _unknown(error: Exception) -> SmtpError:
     unknown = copy.copy(error) if isinstance(error, SmtpError) else not_sent(error)
     unknown.may_have_been_delivered = True
     return unknown
+
+
+def _is_refused(reply: SmtpResponse) -> bool:
+    """Whether a reply refuses what it answers, and nothing else; 421 refuses everything."""
+    return reply.code != SHUTTING_DOWN and (reply.is_transient or reply.is_permanent)

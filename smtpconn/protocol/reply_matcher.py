@@ -4,7 +4,8 @@ Replies belong to commands by their order alone (RFC 2920 3.1), so being off by 
 every later answer a lie: a refused recipient is reported as accepted, a message that was lost as
 delivered. Hence the rules:
 
-Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command.
+Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command. A
+        refusal means what 421 means (rule 3).
 Rule 2: a reply to something that has not wholly left yet is an error, except a refusal of content
         that is still on its way: that is this message's answer, and the connection's last.
 Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If something is awaited it
@@ -51,6 +52,8 @@ class ReplyMatcher:
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
         self._is_doubtful = False
+        # The group of this operation whose last reply came last.
+        self._last: CommandGroup | None = None
         # Batches that lack replies.
         self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
@@ -139,7 +142,7 @@ class ReplyMatcher:
             group.replies += its
             group.missing -= len(its)
             if not group.missing:
-                awaited.popleft()
+                self._last = awaited.popleft()
             taken += len(its)
         return replies[taken:]
 
@@ -175,11 +178,26 @@ class ReplyMatcher:
         if reply.code == SHUTTING_DOWN:
             self._shut_down(reply)
         elif not self._awaited:
-            self.failure = ProtocolError(
-                f"the server sent a reply that nothing asked for: {reply}", phase=Phase.IDLE
-            )
+            self.failure = self._unasked(reply)
         else:
             self._answered_early(reply)
+
+    def _unasked(self, reply: SmtpResponse) -> SmtpError:
+        """The error for a reply that nothing asked for.
+
+        A refusal is a farewell (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not behind content
+        that left with its envelope: there it may be that message's own reply, and the ones before
+        it another command's each.
+        """
+        is_refusal = reply.is_transient or reply.is_permanent
+        if is_refusal and not (self._last is not None and self._last.is_eager):
+            return _closed_by(reply)
+        text = f"the server sent a reply that nothing asked for: {reply}"
+        return ProtocolError(text, phase=Phase.IDLE)
+
+    def settle(self) -> None:
+        """Note that an operation is over whose replies all came."""
+        self._last = None
 
     def _shut_down(self, reply: SmtpResponse) -> None:
         self.shutdown_reply = reply
@@ -187,9 +205,7 @@ class ReplyMatcher:
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
         else:
-            self.failure = ConnectionClosedError(
-                f"the server is closing the connection: {reply}", phase=Phase.IDLE
-            )
+            self.failure = _closed_by(reply)
 
     def _answered_early(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
@@ -208,4 +224,8 @@ class ReplyMatcher:
         group.replies.append(reply)
         group.missing -= 1
         if not group.missing:
-            self._awaited.popleft()
+            self._last = self._awaited.popleft()
+
+
+def _closed_by(reply: SmtpResponse) -> ConnectionClosedError:
+    return ConnectionClosedError(f"the server is closing the connection: {reply}", phase=Phase.IDLE)

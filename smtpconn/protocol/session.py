@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
+from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM, ServerQuirks
 
 
@@ -39,6 +40,8 @@ class SessionState:
             a refused transaction between two that are streamed is one.
         nonmail_commands: how many of them it has had.
         has_reset: whether it had a RSET since the last message.
+        is_pipelining_broken: whether PIPELINING, though offered, is not used for now
+            (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
     """
 
     protocol: Protocol = Protocol.SMTP
@@ -57,6 +60,7 @@ class SessionState:
     limits_nonmail: bool = False
     nonmail_commands: int = 0
     has_reset: bool = False
+    is_pipelining_broken: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
 
@@ -67,7 +71,11 @@ class SessionState:
     @property
     def may_pipeline(self) -> bool:
         """Whether commands may be sent in groups."""
-        return self.pipelining is not Pipelining.OFF and self.capabilities.supports_pipelining
+        return (
+            self.pipelining is not Pipelining.OFF
+            and self.capabilities.supports_pipelining
+            and not self.is_pipelining_broken
+        )
 
     @property
     def may_send_eagerly(self) -> bool:
@@ -80,14 +88,17 @@ class SessionState:
             self.is_eager
             and self.recently_active
             and not self.is_lmtp
-            and self.capabilities.supports_pipelining
+            and self.may_pipeline
             and self.capabilities.supports_chunking
         )
 
     @property
     def avoid_rset(self) -> bool:
-        """Whether RSET is to be said only where it must be: the server has had nearly enough."""
-        return self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
+        """Whether RSET is said only where it must be: the server refuses it, or counts it and has
+        had nearly enough."""
+        return self.quirks.avoid_rset or (
+            self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
+        )
 
     def note_reset(self) -> None:
         """Note that the server has had a RSET."""
@@ -95,14 +106,24 @@ class SessionState:
         self.has_reset = True
 
     def check_reset(self) -> None:
-        """Check that the server would survive another RSET.
+        """Check that the server takes another RSET.
 
         Raises:
-            ConnectionClosedError: it would hang up, and on a message that is good.
+            ConnectionClosedError: it refuses RSET, or it would hang up, and on a message that is
+                good.
         """
+        if self.quirks.avoid_rset:
+            self.must_close = "the server refuses RSET, which the next message needs"
+            raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
         if self.limits_nonmail and self.has_reset and self.nonmail_commands >= MAX_NONMAIL:
             self.must_close = "so much was refused on it that the server would hang up"
             raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
+
+    def note_reset_refused(self, reply: SmtpResponse) -> ConnectionClosedError:
+        """Note that the server refuses RSET; the error for the message that needed it."""
+        self.quirks.avoid_rset = True
+        self.must_close = f"the server refuses RSET: {reply}"
+        return ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""

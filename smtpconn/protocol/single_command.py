@@ -41,6 +41,7 @@ def reset(session: SessionState) -> Exchange[None]:
     session.note_reset()
     reply = yield from single(command(Phase.RSET, "RSET"))
     if not reply.is_success:
+        session.quirks.avoid_rset = reply.code != SHUTTING_DOWN and not reply.is_intermediate
         raise refusal(reply, Phase.RSET)
     session.needs_reset = False
 

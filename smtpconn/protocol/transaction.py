@@ -30,7 +30,7 @@ from smtpconn.model.errors import Phase, ProtocolError, SmtpError
 from smtpconn.model.origin import is_own
 from smtpconn.model.parameters import check_size, is_too_big
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.model.response_errors import explain, refusal
+from smtpconn.model.response_errors import ResponseError, explain, refusal
 from smtpconn.model.results import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
 from smtpconn.protocol.command import Command, command
 from smtpconn.protocol.exchange import (
@@ -166,7 +166,7 @@ def transact(
         raise
     failure = judge(session, this, replies)
     if failure is not None:
-        if wants_content(this, replies):
+        if wants_content(this, replies) and not session.must_close:
             if may_send_empty_data(session, this, failure):
                 yield CommandGroup((EMPTY_DATA,))
             else:
@@ -228,11 +228,23 @@ def judge(
     else:
         this.accepted, this.rejected = sort_recipients(this.sent_to, this.commands, replies)
         failure = why_refused(this.commands, replies, this.accepted, this.rejected)
+        if isinstance(failure, ResponseError) and failure.phase is Phase.RSET:
+            failure = _reset_refused(session, failure)
     if failure is None:
         session.has_reset = False
     else:
         explain_refusal(session, this, failure, replies)
     return failure
+
+
+def _reset_refused(session: SessionState, refused: ResponseError) -> SmtpError:
+    """The error for a message whose RSET was refused: the connection is at fault, not the message
+    (`smtpconn.protocol.quirks.RSET_REFUSED`)."""
+    if refused.response.code == SHUTTING_DOWN:
+        return refused
+    error = session.note_reset_refused(refused.response)
+    error.__cause__ = refused
+    return error
 
 
 def explain_refusal(
@@ -383,10 +395,10 @@ def conclude_eager(
     failure = judge(session, this, replies)
     if failure is None:
         return conclude(session, this, (final,))
-    # The content has left; what became of it such replies do not tell. Nobody refuses RSET (RFC
-    # 5321 4.1.1.5), so that refusal is of something else, perhaps of content read as commands.
-    if final.is_success or failure.phase is Phase.RSET:
-        session.must_close = "the server took a message that it had refused, or refused RSET"
+    # The content has left; what became of it such replies do not tell. A refused RSET may be a
+    # refusal of something else, of content read as commands.
+    if final.is_success:
+        session.must_close = "the server took a message that it had refused"
     failure.may_have_been_delivered = bool(session.must_close) or isinstance(failure, ProtocolError)
     raise failure
 

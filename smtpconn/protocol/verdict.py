@@ -23,6 +23,7 @@ from smtpconn.model.results import LmtpSendResult, RejectedRecipient
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.exchange import CommandGroup
 from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome
+from smtpconn.protocol.quirks import means_too_many_recipients
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 
 
@@ -30,10 +31,15 @@ def sort_recipients(
     recipients: Sequence[ForwardPath], envelope: list[Command], replies: Sequence[SmtpResponse]
 ) -> tuple[tuple[ForwardPath, ...], tuple[RejectedRecipient, ...]]:
     rcpt_replies = [r for c, r in zip(envelope, replies, strict=False) if c.phase is Phase.RCPT]
-    answered = list(zip(recipients, rcpt_replies, strict=False))
-    accepted = tuple(path for path, reply in answered if reply.is_success)
-    rejected = tuple(RejectedRecipient(p, reply) for p, reply in answered if not reply.is_success)
-    return accepted, rejected
+    accepted: list[ForwardPath] = []
+    rejected: list[RejectedRecipient] = []
+    for path, reply in zip(recipients, rcpt_replies, strict=False):
+        if reply.is_success:
+            accepted.append(path)
+        else:
+            is_too_many = bool(accepted) and means_too_many_recipients(reply)
+            rejected.append(RejectedRecipient(path, reply, is_too_many))
+    return tuple(accepted), tuple(rejected)
 
 
 def why_refused(

@@ -89,6 +89,9 @@ class Way(enum.StrEnum):
         return self not in (Way.ONE_BY_ONE, Way.LMTP_ONE_BY_ONE)
 
 
+REFUSALS = frozenset({Kind.TRANSIENT, Kind.PERMANENT, Kind.UNKNOWN_COMMAND})
+
+
 @dataclass(frozen=True, slots=True)
 class ManyCell:
     """A place in the transaction of one of several messages, and what its reply is replaced by.
@@ -177,6 +180,9 @@ def _struck(cell: ManyCell) -> Outcome:
     alone = cell.alone
     if alone.kind is Kind.EARLY:
         return _failed(cell, ProtocolError, Phase.IDLE)
+    if alone.place.step == "RSET" and alone.kind in REFUSALS:
+        # All before it ended in success, so nobody needs it.
+        return _delivered(cell)
     return outcome(alone)
 
 
@@ -213,7 +219,7 @@ def _struck_eagerly(cell: ManyCell) -> Outcome:
     if step == "RCPT":
         return _delivered(cell, rejected=1)
     if step == "RSET":
-        return _failed(cell, error, phase, Fate.UNKNOWN)
+        return _failed(cell, ConnectionClosedError, phase, Fate.UNKNOWN)
     return _failed(cell, error, phase, is_usable=True)
 
 

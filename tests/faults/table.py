@@ -21,9 +21,8 @@ answers of LMTP to a content are one turn in any case.
    none of 2xx, 4xx and 5xx; else certainly not delivered. In LMTP this holds for each recipient.
 8. QUIT never fails.
 9. A challenge too many is cancelled, and the answer to that is the refusal (RFC 4954 4).
-10. A refused RSET refuses the transaction in its group. If the server wants the content all the
-    same, from a group in which recipients were accepted, nothing but closing keeps an empty message
-    from them (RFC 2920 3.1).
+10. A refused RSET refuses no message: the connection is at fault, and closed. What was asked of
+    recipients before it stands.
 
 To add a way of sending: one more `Exchange` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
@@ -243,8 +242,11 @@ def _refused(cell: Cell, error: type[SmtpError], *, is_usable: bool) -> Outcome:
         return _success(cell)
     if place.step in ("AUTH", "CHALLENGE"):
         error = AuthError
-    if place.step == "RSET" and cell.turn[-1].step == "DATA":
-        is_usable = False
+    if place.step == "RSET" and not is_421:
+        if cell.conversation.name == "try envelope":
+            return _success(cell, is_usable=False)
+        if cell.conversation.name != "reset":
+            return _failure(cell, ConnectionClosedError, Phase.RSET, is_usable=False)
     return _failure(cell, error, phase_of(place.step), is_usable=is_usable)
 
 
@@ -263,12 +265,17 @@ def _twice(cell: Cell) -> Outcome:
     place, turn, last = cell.place, cell.turn, cell.turns[-1]
     if turn == last:
         return _success(cell, is_usable=False)
+    if place.code >= 400:
+        # A refusal that nothing asked for is a farewell, and the server had refused EHLO.
+        return _failure(cell, PermanentError, Phase.EHLO, is_usable=False)
     if turn[-1].step == "DATA" and place != turn[-1]:
         return _failure(cell, ProtocolError, Phase.DATA, is_usable=False)
     return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
 
 
 def _early(cell: Cell) -> Outcome:
+    if cell.place.code >= 400:
+        return _failure(cell, ConnectionClosedError, Phase.IDLE, is_usable=False)
     if cell.previous == cell.conversation.before:
         begins_in = cell.conversation.begins_in
         return _failure(cell, ConnectionClosedError, begins_in, is_usable=False)
