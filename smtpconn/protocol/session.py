@@ -26,7 +26,9 @@ class SessionState:
             caller allows it in clear.
         is_local: whether the peer is known to be this machine.
         capabilities: the last EHLO, LHLO or HELO reply.
-        is_authenticated: whether an AUTH succeeded.
+        greeting: the server's first reply; None before it came. It is kept to be shown: it is not
+            protected where TLS came by STARTTLS, and nothing is decided by it.
+        auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
         must_close: why the dialogue cannot go on after this operation; "" if it can.
@@ -51,7 +53,8 @@ class SessionState:
     is_private: bool = False
     is_local: bool = False
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
-    is_authenticated: bool = False
+    greeting: SmtpResponse | None = None
+    auth_mechanism: str | None = None
     needs_reset: bool = False
     must_close: str = ""
     transactions: int = 0
@@ -67,6 +70,11 @@ class SessionState:
     def __post_init__(self) -> None:
         self.is_lmtp = self.protocol is Protocol.LMTP
         self.is_eager = self.pipelining is Pipelining.EAGER
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether an AUTH succeeded."""
+        return self.auth_mechanism is not None
 
     @property
     def may_pipeline(self) -> bool:
@@ -128,5 +136,5 @@ class SessionState:
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
         self.capabilities = ServerCapabilities()
-        self.is_authenticated = False
+        self.auth_mechanism = None
         self.limits_nonmail = False
