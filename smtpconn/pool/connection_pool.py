@@ -60,7 +60,7 @@ from smtpconn.protocol.mail_request import (
     request_of,
     unreadable,
 )
-from smtpconn.protocol.verdict import outcome_so_far
+from smtpconn.protocol.transaction import outcome_so_far
 
 T = TypeVar("T")
 

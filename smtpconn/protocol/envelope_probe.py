@@ -10,12 +10,12 @@ from __future__ import annotations
 from smtpconn.model.errors import Phase
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import ResponseError, explain, refusal
-from smtpconn.protocol.exchange import CommandGroup, Exchange
+from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import MailRequest, envelope_commands
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import reset
-from smtpconn.protocol.transaction import RSET, send_in_turn
+from smtpconn.protocol.transaction import RSET, Transaction
 
 
 def envelope_probe(
@@ -31,20 +31,11 @@ def envelope_probe(
         ConnectionClosedError: the server would hang up on the RSET.
     """
     commands = envelope_commands(session, request, chunking=False)
-    if session.needs_reset:
-        session.check_reset()
+    probe = Transaction.open(session, request, request.recipients, commands, chunking=False)
+    if probe.commands[0] is RSET:
         session.note_reset()
-        commands.insert(0, RSET)
-    session.needs_reset = True
-    session.transactions += 1
-    replies: list[SmtpResponse] = []
-    if session.may_pipeline:
-        group = CommandGroup(tuple(commands))
-        yield group
-        replies = group.replies
-    else:
-        yield from send_in_turn(commands, replies, begins_message=False)
-    answered = list(zip(commands, replies, strict=False))
+    replies = yield from probe.send_envelope(begins_message=False)
+    answered = list(zip(probe.commands, replies, strict=False))
     for command, reply in answered:
         is_recipient = command.phase is Phase.RCPT
         if not reply.is_success and (not is_recipient or reply.is_intermediate):

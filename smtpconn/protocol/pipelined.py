@@ -43,21 +43,13 @@ from smtpconn.protocol.transaction import (
     EMPTY_DATA,
     NOBODY,
     Transaction,
-    begin,
-    conclude,
-    conclude_eager,
-    content_of,
-    explain_refusal,
-    judge,
+    farewell_in,
+    is_told,
     may_leave_with_envelope,
-    may_send_empty_data,
-    refused_for_certain,
+    not_sent,
     tells_something,
     transact,
-    wants_content,
-    whole_chunk,
 )
-from smtpconn.protocol.verdict import farewell_in, is_told, not_sent
 
 WINDOW = 256 * 1024
 """Octets of messages that may be under way without a final reply."""
@@ -162,7 +154,7 @@ class _Streaming:
         if self._lost is not None:
             return not_sent(self._lost)
         try:
-            return begin(self._session, request, chunking=chunking, reset=reset)
+            return Transaction.begin(self._session, request, chunking=chunking, reset=reset)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -200,7 +192,7 @@ class _Streaming:
         this, self._open = self._open, None
         pieces: list[Piece] = []
         if this is not None:
-            pieces.append(content_of(self._session, this))
+            pieces.append(this.content_payload())
         elif self._owes_empty_data:
             pieces.append(EMPTY_DATA)
         self._owes_empty_data = False
@@ -256,11 +248,11 @@ class _Streaming:
                 session.quirks.avoid_rset = True
             del following.commands[0]
             replies = replies[1:]
-        failure = judge(self._session, following, replies)
+        failure = following.judge(replies)
         if failure is None:
             self._open = following
-        elif wants_content(following, replies):
-            self._owes_empty_data = may_send_empty_data(self._session, following, failure)
+        elif following.wants_content(replies):
+            self._owes_empty_data = following.may_send_empty_data(failure)
             if not self._owes_empty_data:
                 self._session.must_close = NOBODY
         self._look_for_the_end(failure)
@@ -281,7 +273,7 @@ class _Streaming:
 
     def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
-            return conclude(self._session, this, replies)
+            return this.conclude(replies)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -306,7 +298,7 @@ class _Streaming:
         if isinstance(this, SmtpError):
             yield from self._decline(this)
             return
-        group = CommandGroup((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
+        group = CommandGroup((*this.commands, this.whole_chunk()), waits=False, begins_message=True)
         this.sent_in = group
         octets = request.content.whole_size or 0
         self._window.append(_InFlight(this, group, octets))
@@ -357,7 +349,7 @@ class _Streaming:
 
     def _conclude_eagerly(self, sent: _InFlight) -> Outcome:
         try:
-            return conclude_eager(self._session, sent.this, sent.group)
+            return sent.this.conclude_eager(sent.group)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -380,7 +372,7 @@ class _Streaming:
             elif not sent.group.missing:
                 yield self._conclude_eagerly(sent)
             elif has_left:
-                yield refused_for_certain(self._session, sent.this, sent.group) or _unknown(error)
+                yield sent.this.refused_for_certain(sent.group) or _unknown(error)
             elif sent is struck:
                 yield self._why_lost(sent.this, error, sent.group.replies)
             else:
@@ -394,7 +386,7 @@ class _Streaming:
         is_of_another = isinstance(error, ResponseError) and not replies
         if is_of_another or not isinstance(error, SmtpError):
             return not_sent(error)
-        explain_refusal(self._session, this, error, replies)
+        this.explain_refusal(error, replies)
         return error
 
 
