@@ -33,7 +33,13 @@ from smtpconn.client.options import (
 )
 from smtpconn.client.sending import Sending
 from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
+from smtpconn.model.errors import (
+    Phase,
+    ProtocolError,
+    SmtpError,
+    SmtpTimeoutError,
+    ValidationError,
+)
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.model.origin import is_own
 from smtpconn.model.replies import SmtpResponse, printable
@@ -302,9 +308,13 @@ class SmtpConnection(Sending, LoggingIn):
         """Name ourselves ``domain`` from the next `rehlo` on.
 
         Raises:
-            ValidationError: it is no ASCII domain and no address literal.
+            ProtocolError: it is empty, no ASCII domain and no address literal; a `ValidationError`
+                as well.
         """
-        check_ehlo_domain(domain)
+        try:
+            check_ehlo_domain(domain)
+        except ValidationError as error:
+            raise ProtocolError(str(error), phase=Phase.EHLO, cause=error) from None
         self._session.ehlo_domain = domain
 
     def quit(self, timeout: float | None = None) -> None:

@@ -315,7 +315,11 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
 
 
 class ProtocolError(SmtpError):
-    """A call that makes no sense here, or a reply that breaks the protocol."""
+    """A call that makes no sense here, or a reply that breaks the protocol.
+
+    One about a name that `SmtpConnection.set_ehlo_domain` does not take is also a
+    `ValidationError`.
+    """
 
 
 class ParseError(ProtocolError):
@@ -428,7 +432,7 @@ make_variants(TransportError, ConnectionRefused=ConnectionRefusedError, UnknownN
 make_variants(TlsError, Certificate=ssl.SSLCertVerificationError)
 make_variants(ConnectionClosedError)
 make_variants(SmtpTimeoutError, Disconnected=smtplib.SMTPServerDisconnected)
-make_variants(ProtocolError)
+make_variants(ProtocolError, Invalid=ValidationError)
 make_variants(ParseError)
 make_variants(StartTlsUnavailableError)
 make_variants(SmtpUtf8RequiredError)

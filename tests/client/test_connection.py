@@ -592,7 +592,7 @@ BAD_CALLS: list[tuple[type[SmtpError], Call]] = [
     (ValidationError, lambda c: c.help("x" * 3000)),
     (SmtpUtf8RequiredError, lambda c: c.vrfy("jürgen")),
     (ValidationError, lambda c: c.noop(timeout=0)),
-    (ValidationError, lambda c: c.set_ehlo_domain("a\r\nb")),
+    (ProtocolError, lambda c: c.set_ehlo_domain("a\r\nb")),
     (UnsupportedExtensionError, lambda c: c.auth_plain("user", "secret")),
 ]
 
