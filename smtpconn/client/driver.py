@@ -1,15 +1,15 @@
 """The one driver: it runs any exchange over a transport, under a deadline.
 
 It writes what an exchange asks for, reads until every reply has come, and resumes it. It decides
-nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
-anybody hears of it, so there is no half-used connection; the exchange then gets the error
-thrown in, for the sake of those that can make something of the replies that did come.
+nothing about SMTP. Any failure while bytes are in flight closes the transport first, so there is no
+half-used connection; then the error is thrown into the exchange, which may still use the replies
+already received.
 
 What other code raises in between (`smtpconn.model.origin`: a signal handler, a logging filter) is
 neither named nor thrown in: it closes the transport and goes to the caller as it is. Which messages
-may have been delivered then is noted in their batches.
+may have been delivered then is noted in their groups.
 
-Who may run an exchange when, and with which deadline, is `smtpconn.connection`'s concern.
+Which thread may run an exchange, and under which deadline, `smtpconn.client.channel` decides.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ DRAIN_TIMEOUT = 0.1
 goes on sending must not keep us there."""
 
 WRITE_BUFFER = 64 * 1024
-"""Octets up to which pieces are copied together, so that a turn is one write."""
+"""Bytes up to which pieces are copied together, so that a round trip is one write."""
 
 IDLE_AFTER = 1.0
 """Seconds of silence after which a connection has to prove itself alive before it is trusted."""
 
-# Who has not set up logging is not to see warnings of ours on standard error.
+# Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
@@ -89,11 +89,11 @@ class _Unsent(bytearray):
 
 
 class Driver:
-    """One transport and its dialogue.
+    """One transport and its dialog.
 
     Args:
         transport: connected; the driver closes it.
-        session: what the conversations remember.
+        session: what the exchanges remember.
         host: the name to check a certificate against.
         peer: ``host:port`` for messages and logs.
         context: the TLS settings for `StartTls`.
@@ -182,7 +182,7 @@ class Driver:
             result: T = stop.value
             return result
         except GeneratorExit:
-            # Nobody wants to know how it goes on.
+            # The caller stops here.
             self._matcher.tell_unanswered()
             exchange.close()
             self._close_unless_in_sync()
@@ -298,7 +298,7 @@ class Driver:
             _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
 
     def interrupt(self) -> None:
-        """Make an operation that another thread has under way fail at once, and close."""
+        """Make an operation that another thread has in flight fail at once, and close."""
         self._interrupted = True
         self._closed_because = "close() was called"
         self.transport.interrupt()
@@ -344,7 +344,7 @@ class Driver:
     def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
         """Whether a group has left whole and all its replies came in front of what went wrong.
 
-        They are the outcome then, also where they were heard while the last octets were being
+        They are the outcome then, also where they were heard while the last bytes were being
         written. Not where content left with its envelope: there, nothing but the number of replies
         tells that one was too many.
         """
@@ -354,7 +354,7 @@ class Driver:
         return self._matcher.has_left(action) and not is_in_doubt
 
     def _change_to_tls(self, deadline: Deadline) -> None:
-        # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
+        # What has arrived already was not sent under TLS: it may be an attacker's (CVE-2011-0411).
         try:
             data = self.transport.receive_now()
         except OSError as error:
@@ -456,7 +456,7 @@ class Driver:
             unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
-        """Write content, or put it beside what is to be written; its octets."""
+        """Write content, or put it beside what is to be written; its bytes."""
         unsent, octets = self._unsent, 0
         for buffer in payload.buffers:
             size = len(buffer)

@@ -1,15 +1,15 @@
-"""Many transactions in a row over one session, with as few turns as the server allows.
+"""Many transactions in a row over one session, with as few round trips as the server allows.
 
-Rule 1: the content of one message and the envelope of the next leave together, which makes one turn
-        a message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
+Rule 1: the content of one message and the envelope of the next leave together: one round trip a
+        message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
         one behind the other through a window, and their replies are read while others are written.
-Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
-        under the sender of one that was refused, and Dovecot's submission server breaks down. But
-        Exim counts them (`SessionState.limits_nonmail`): when it has had nearly enough, a message
-        is ended before the next is begun, so that RSET is needed after refusals only.
+Rule 2: a RSET goes before every MAIL: six bytes and no round trip (`quirks.STALE_TRANSACTION`). But
+        Exim counts them (`quirks.NONMAIL_LIMIT`) and other servers refuse them
+        (`quirks.RSET_REFUSED`): there a message is ended before the next is begun, so that RSET is
+        needed after refusals only.
 Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
-        lost, each message that was under way gets what is true of it: its final reply if that came,
+        lost, each message that was in flight gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
 Rule 5: replies out of sync end it: none of those that follow is believed, and nothing more is
         said.
@@ -52,7 +52,7 @@ from smtpconn.protocol.transaction import (
 )
 
 WINDOW = 256 * 1024
-"""Octets of messages that may be under way without a final reply."""
+"""Bytes of messages that may be in flight without a final reply."""
 
 MAX_IN_FLIGHT = 256
 """Messages that may be."""
@@ -64,7 +64,7 @@ def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -
     """Send each request and yield its outcome, in order.
 
     Args:
-        session: of a connection nobody else uses meanwhile.
+        session: of a connection that this run alone uses.
         requests: what to send; an error is passed on in its place.
     """
     return _Streaming(session).run(requests)
@@ -80,7 +80,7 @@ class _InFlight:
 
 
 class _Streaming:
-    """One run, and what is under way in it.
+    """One run, and what is in flight in it.
 
     At any moment the server waits for the content of one transaction, or for a lone dot, or it has
     whole transactions in the window, or none of these.
@@ -116,7 +116,7 @@ class _Streaming:
         return session.may_pipeline and session.quirks.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
-        """End what is under way."""
+        """End what is in flight."""
         while self._window:
             yield from self._take_oldest()
         if self._open is not None or self._owes_empty_data:
@@ -150,7 +150,7 @@ class _Streaming:
     def _begin(
         self, request: MailRequest, *, chunking: bool, reset: bool
     ) -> Transaction | SmtpError:
-        """Begin a transaction; why that cannot be, if it cannot."""
+        """Begin a transaction; the error if that is not possible."""
         if self._lost is not None:
             return not_sent(self._lost)
         try:
@@ -161,7 +161,7 @@ class _Streaming:
             return error
 
     def _decline(self, error: SmtpError) -> Stream:
-        """Yield why a transaction cannot begin, behind what is under way."""
+        """Yield why a transaction cannot begin, behind what is in flight."""
         yield from self._finish()
         self._look_for_the_end(None)
         yield error
@@ -187,8 +187,8 @@ class _Streaming:
             yield from self._finish()
 
     def _turn(self, following: Transaction | None) -> Stream:
-        """One turn; yields what became of the message whose content was sent in it, if any, and
-        of the next one if it was refused."""
+        """One round trip; yields the outcome of the message whose content was sent in it, if any,
+        and of the next one if it was refused."""
         this, self._open = self._open, None
         pieces: list[Piece] = []
         if this is not None:
@@ -259,14 +259,14 @@ class _Streaming:
         return failure
 
     def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Say nothing more after replies out of sync, or when the dialogue cannot go on."""
+        """Say nothing more after replies out of sync, or when the dialog cannot go on."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
             self._lost = ProtocolError(self._session.must_close, phase=Phase.IDLE)
 
     def _note_what_is_owed(self) -> None:
-        """Whoever ends the run now must not leave the server waiting for content."""
+        """If the run ends now, the server must not be left waiting for content."""
         if self._lost is None:
             is_owed = self._open is not None or self._owes_empty_data
             self._session.must_close = "a message was begun and not sent" if is_owed else ""

@@ -18,7 +18,7 @@ Rule 5: a connection may be used again only if nothing is awaited, nothing is le
         text of the message, the rest of the line is yet to come.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
-stream each group begins and how many octets the transport has taken. There is no I/O here.
+stream each group begins and how many bytes the transport has taken. There is no I/O here.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
 
 
 class ReplyMatcher:
-    """The state of one connection's dialogue.
+    """The state of one connection's dialog.
 
     Attributes:
         failure: why nothing more can be paired; None while all is well.
         shutdown_reply: the 421 the server sent, if it did.
-        queued: octets that have been handed to the transport.
+        queued: bytes that have been handed to the transport.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ReplyMatcher:
         self._is_doubtful = False
         # The group of this operation whose last reply came last.
         self._last: CommandGroup | None = None
-        # Batches that lack replies.
+        # Groups that lack replies.
         self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
         self._sent = 0
@@ -85,7 +85,7 @@ class ReplyMatcher:
         return piece.phase
 
     def tell_unanswered(self, *, is_broken_off: bool = False) -> bool:
-        """Mark the batches of messages that have left whole and lack a final reply; if any do.
+        """Mark the groups of messages that have left whole and lack a final reply; if any do.
 
         Args:
             is_broken_off: whether an exception of other code may have struck between what the
@@ -103,18 +103,18 @@ class ReplyMatcher:
         return is_any
 
     def expect(self, group: CommandGroup, behind: int) -> None:
-        """Note that a group is about to be written; who writes it tells it where it ends.
+        """Note that a group is about to be written; the driver tells it where it ends.
 
         Args:
             group: what its replies belong to.
-            behind: octets of those before it that wait to be handed to the transport with it.
+            behind: bytes of those before it that wait to be handed to the transport with it.
         """
         group.begins_at = self.queued + behind
         if group.missing:
             self._awaited.append(group)
 
     def note_sent(self, octets: int) -> None:
-        """Note octets the transport has taken."""
+        """Note bytes the transport has taken."""
         self._sent += octets
 
     def received(self, data: bytes) -> None:
@@ -212,7 +212,7 @@ class ReplyMatcher:
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
         else:
-            # Who acknowledges a message before its end may have stored what it has of it.
+            # A server that acknowledges a message before its end may have stored the part it has.
             self.failure = ProtocolError(
                 f"the server answered before {self.phase} was sent: {reply}",
                 phase=self.phase,

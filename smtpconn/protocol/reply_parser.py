@@ -45,7 +45,7 @@ MAX_REPLY = 64 * 1024
 """Bytes in one reply."""
 
 MAX_CHALLENGE = 12 * 1024
-"""Bytes in one 334 line, which may be longer than others (RFC 4954 4, 12288 octets)."""
+"""Bytes in one 334 line, which may be longer than others (RFC 4954 4, 12288 bytes)."""
 
 MAX_EMPTY_LINES = 16
 """Empty lines between the greeting and the next reply."""
@@ -89,7 +89,7 @@ def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
     return cast("tuple[SmtpResponse, ...]", replies) if not rest and all(replies) else None
 
 
-# Envelopes are answered with the same few octets again and again.
+# Envelopes are answered with the same few bytes again and again.
 _remembered_replies = functools.lru_cache(maxsize=256)(_simple_replies)
 
 

@@ -31,7 +31,7 @@ class SessionState:
         auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
-        must_close: why the dialogue cannot go on after this operation; "" if it can.
+        must_close: why the dialog cannot go on after this operation; "" if it can.
         transactions: how many were begun.
         recently_active: whether the server has spoken so lately that content may be spent on it
             before it answers (`Pipelining.EAGER`).

@@ -4,7 +4,7 @@ One generator serves DATA and BDAT, SMTP and LMTP, with and without PIPELINING; 
 made by what it is given, never by copies of it. The methods of `Transaction` serve many
 transactions in a row too (`smtpconn.protocol.pipelined`).
 
-Rule 1: everything that can be found wrong without the server is found before the first octet.
+Rule 1: everything that can be found wrong without the server is found before the first byte.
 Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
         command by command, and not further than makes sense. Only where
         `SessionState.may_send_eagerly` does a short message leave with its envelope, by BDAT.
@@ -56,7 +56,7 @@ from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
 EAGER_CAP = 256 * 1024
-"""Octets of a message above which its content waits for the recipients' replies: spending it on
+"""Bytes of a message above which its content waits for the recipients' replies: spending it on
 nobody would cost more than the round trip."""
 
 DATA = command(Phase.DATA, "DATA")
@@ -260,7 +260,7 @@ class Transaction:
         return len(replies) == len(self.commands) and replies[-1].code == 354
 
     def may_send_empty_data(self, failure: SmtpError) -> bool:
-        """Whether that 354 may be answered with a lone dot; if not, the dialogue cannot go on.
+        """Whether that 354 may be answered with a lone dot; if not, the dialog cannot go on.
 
         In LMTP the dot has one answer per accepted recipient: none to wait for. And whom the server
         accepted, in spite of the failure or behind a reply out of sync, would get an empty message.
@@ -383,9 +383,9 @@ class Transaction:
         return None if self.accepted or isinstance(failure, ProtocolError) else failure
 
     def outcome(self, cause: BaseException) -> Outcome:
-        """What is true of the message now that other code has ended the dialogue anywhere.
+        """The outcome of the message after other code has interrupted the dialog at any point.
 
-        Nothing that was noted on the way is needed for it but replies that were paired and octets
+        Nothing that was noted on the way is needed for it but replies that were paired and bytes
         that were counted: its final reply if that came, else whether it may have been delivered.
         """
         group = self.sent_in
@@ -516,7 +516,7 @@ def final_replies(group: CommandGroup) -> Generator[ExchangeAction, None, Sequen
 
 def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup) -> bool:
     """Whether the final replies that came before the connection was lost are worth reporting."""
-    # Not if the content did not even leave whole: then nobody has it, and that is certain.
+    # Not if the content did not leave whole: then it was certainly not delivered.
     return payload.replies > 1 and bool(replies) and group.may_have_been_delivered
 
 
@@ -600,7 +600,7 @@ def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:
 
     Args:
         cause: what was raised; it is no error of the connection.
-        has_left: whether the message may have left to its last octet.
+        has_left: whether the message may have left to its last byte.
     """
     where = "before its final reply came" if has_left else "before it was sent"
     error = ConnectionClosedError(
