@@ -230,6 +230,17 @@ NO_EHLO = Quirk(
     evidence="github.com/pear/Net_SMTP/issues/5; RFC 1869 4.5",
 )
 
+VRFY_WITHOUT_SMTPUTF8 = Quirk(
+    server="Exim",
+    behaviour="offers SMTPUTF8 and refuses it as a parameter of VRFY (RFC 6531 3.7.4.2)",
+    recognised_by="a VRFY or EXPN with an ASCII argument that UNKNOWN_PARAMETER_CODES refuse",
+    response="it is asked again without the parameter",
+    evidence="Exim 4.96: 501 malformed address: SMTPUTF8 may not follow alice@example.test",
+)
+
+UNKNOWN_PARAMETER_CODES = frozenset({500, 501, 504, 555})
+"""What an unknown parameter may be answered with (RFC 5321 4.2.2, 4.1.1.11)."""
+
 NOT_ABOUT_EHLO = frozenset({521, 530})
 """Refusals of EHLO that HELO does not mend: the host takes no mail (RFC 7504 3), or wants TLS or a
 login first (RFC 3207 4, RFC 4954 6)."""
@@ -250,6 +261,7 @@ QUIRKS = (
     POSTSCREEN_TEASER,
     BARE_LF,
     NO_EHLO,
+    VRFY_WITHOUT_SMTPUTF8,
 )
 """All of them."""
 

@@ -13,6 +13,7 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import refusal
 from smtpconn.protocol.command import ascii_command, command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, single
+from smtpconn.protocol.quirks import UNKNOWN_PARAMETER_CODES
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
@@ -50,7 +51,8 @@ def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResp
     """Ask VRFY, EXPN or HELP and return the reply: a refusal is an answer as well (RFC 5321 3.5).
 
     VRFY and EXPN have the parameter SMTPUTF8 wherever that is offered, because without it the
-    reply may name only ASCII mailboxes (RFC 6531 3.7.4.2). Where it is not, a domain that is not
+    reply may name only ASCII mailboxes (RFC 6531 3.7.4.2), and once more without it if the server
+    does not know the parameter there (`quirks.VRFY_WITHOUT_SMTPUTF8`). Where it is not offered, a domain that is not
     ASCII is sent in A-labels.
 
     Raises:
@@ -61,13 +63,18 @@ def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResp
     """
     session.nonmail_commands += 1
     text = _as_string(argument) if phase is Phase.HELP else argument
-    if session.capabilities.supports_smtputf8:
-        # HELP has no parameters (RFC 6531 3.7.4.2 names VRFY and EXPN).
-        parameter = "" if phase is Phase.HELP else " SMTPUTF8"
-        line = command(phase, f"{phase.upper()} {text}".rstrip() + parameter)
-    else:
+    if not session.capabilities.supports_smtputf8:
         line = ascii_command(phase, f"{phase.upper()} {_with_ascii_domain(text)}".rstrip())
-    reply = yield from single(line)
+        reply = yield from single(line)
+    elif phase is Phase.HELP:
+        # HELP has no parameters (RFC 6531 3.7.4.2 names VRFY and EXPN).
+        reply = yield from single(command(phase, f"HELP {text}".rstrip()))
+    else:
+        line = command(phase, f"{phase.upper()} {text}".rstrip())
+        reply = yield from single(command(phase, f"{line.log} SMTPUTF8"))
+        if text.isascii() and reply.code in UNKNOWN_PARAMETER_CODES:
+            session.nonmail_commands += 1
+            reply = yield from single(line)
     if reply.code == SHUTTING_DOWN or reply.is_intermediate:
         raise refusal(reply, phase)
     return reply

@@ -779,6 +779,19 @@ def test_how_a_question_is_asked(phase: Phase, extensions: str, argument: str, l
     )
 
 
+@pytest.mark.parametrize("code", [500, 501, 504, 555])
+@pytest.mark.parametrize("phase", [Phase.VRFY, Phase.EXPN])
+def test_a_question_is_asked_again_where_its_parameter_is_unknown(phase: Phase, code: int) -> None:
+    """As Exim does; the second answer counts. An argument that is not ASCII needs the parameter."""
+    verb = phase.upper()
+    script: Script = [(f"{verb} u SMTPUTF8\n", f"{code} no\n"), (f"{verb} u\n", "250 <u@x>\n")]
+    answer = run_script(lambda: single_command.ask(session("SMTPUTF8"), phase, "u"), script)
+    assert answer.code == 250
+    script = [(f"{verb} é SMTPUTF8\n", f"{code} no\n")]
+    answer = run_script(lambda: single_command.ask(session("SMTPUTF8"), phase, "é"), script)
+    assert answer.code == code
+
+
 @pytest.mark.parametrize("argument", ["é", "é@x.example", "é@bücher.example"])
 def test_what_needs_smtputf8_is_not_asked_without_it(argument: str) -> None:
     """Nothing leaves."""
