@@ -79,20 +79,29 @@ def hello(session: SessionState) -> Exchange[None]:
     verb = "LHLO" if session.protocol is Protocol.LMTP else "EHLO"
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
     if reply.is_success:
-        session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
-        session.limits_nonmail = is_exim(reply)
+        note_hello(session, reply)
     elif verb == "EHLO" and reply.is_permanent and reply.code not in NOT_ABOUT_EHLO:
-        session.capabilities = yield from _helo(session, reply)
+        reply = yield from _helo(session, reply)
+        note_hello(session, reply, is_extended=False)
     else:
         raise _hello_refused(session, reply)
-    # EHLO ends the open transaction (RFC 5321 4.1.1.1).
+
+
+def note_hello(session: SessionState, reply: SmtpResponse, *, is_extended: bool = True) -> None:
+    """Note what a 2xx to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
+    if is_extended:
+        session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
+        session.limits_nonmail = is_exim(reply)
+    else:
+        session.capabilities = ServerCapabilities.from_helo(reply)
+    # It ends the open transaction (RFC 5321 4.1.1.1).
     session.needs_reset = False
 
 
 def _helo(
     session: SessionState, refused: SmtpResponse
-) -> Generator[ExchangeAction, None, ServerCapabilities]:
-    """Say HELO after a refused EHLO.
+) -> Generator[ExchangeAction, None, SmtpResponse]:
+    """Say HELO after a refused EHLO and return its reply, a success.
 
     A server that hangs up instead of answering had refused the session with its reply to EHLO.
     """
@@ -102,7 +111,7 @@ def _helo(
         raise _hello_refused(session, refused) from error
     if not reply.is_success:
         raise _hello_refused(session, reply)
-    return ServerCapabilities.from_helo(reply)
+    return reply
 
 
 def _hello_refused(session: SessionState, reply: SmtpResponse) -> SmtpError:

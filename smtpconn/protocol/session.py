@@ -44,6 +44,8 @@ class SessionState:
         has_reset: whether it had a RSET since the last message.
         is_pipelining_broken: whether PIPELINING, though offered, is not used for now
             (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
+        has_unread_replies: whether the caller has written commands and will ask for the replies
+            in later operations (`smtpconn.protocol.raw_command`).
     """
 
     protocol: Protocol = Protocol.SMTP
@@ -64,6 +66,7 @@ class SessionState:
     nonmail_commands: int = 0
     has_reset: bool = False
     is_pipelining_broken: bool = False
+    has_unread_replies: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
 

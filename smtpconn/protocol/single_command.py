@@ -51,9 +51,9 @@ def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResp
     """Ask VRFY, EXPN or HELP and return the reply: a refusal is an answer as well (RFC 5321 3.5).
 
     VRFY and EXPN have the parameter SMTPUTF8 wherever that is offered, because without it the
-    reply may name only ASCII mailboxes (RFC 6531 3.7.4.2), and once more without it if the server
-    does not know the parameter there (`quirks.VRFY_WITHOUT_SMTPUTF8`). Where it is not offered, a domain that is not
-    ASCII is sent in A-labels.
+    reply may name only ASCII mailboxes (RFC 6531 3.7.4.2). If the server does not know the
+    parameter there, they are asked again without it (`quirks.VRFY_WITHOUT_SMTPUTF8`). Where it is
+    not offered, a domain that is not ASCII is sent in A-labels.
 
     Raises:
         TransientError: 421, the server closes the connection.
