@@ -33,11 +33,9 @@ from typing import TypeVar
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.wakeup import Wakeup
+from smtpconn.protocol.quirks import MAX_NOOPS
 
 T = TypeVar("T")
-
-MAX_NOOPS = 8
-"""Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
 
 NOOP_GRACE = 0.5
 """Seconds a caller without a connection waits for the answer to a keep-alive NOOP."""
