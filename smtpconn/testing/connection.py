@@ -126,10 +126,15 @@ class Link:
         try:
             if reset:
                 self.reset_on_close()
+        except OSError:
+            pass  # over already
+        # Before the shutdown, which wakes its thread up: that must not read any more. OpenSSL would
+        # take the end for the peer's, and send an alert ahead of the reset.
+        self._ended.set()
+        try:
             socket.socket.shutdown(self._sock, socket.SHUT_RD if reset else socket.SHUT_RDWR)
         except OSError:
             pass  # over already
-        self._ended.set()
 
     def reset_on_close(self) -> None:
         """Have the connection end with RST instead of FIN."""
@@ -171,6 +176,8 @@ class Link:
         return bool(select.select([self._sock], [], [], seconds)[0])
 
     def _receive(self) -> None:
+        if self._ended.is_set():
+            raise Gone
         try:
             data = self._sock.recv(65536)
         except OSError as error:
