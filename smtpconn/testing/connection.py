@@ -108,11 +108,21 @@ class Link:
             self._sock = context.wrap_socket(
                 self._sock, server_side=True, do_handshake_on_connect=False
             )
-            self._sock.settimeout(10)
-            self._sock.do_handshake()
+            self._sock.settimeout(0)
+            self._do_handshake(self._sock)
             self._sock.settimeout(None)
         except (OSError, ValueError) as error:
             raise Gone from error
+
+    def _do_handshake(self, sock: ssl.SSLSocket) -> None:
+        while not self._ended.is_set():
+            try:
+                return sock.do_handshake()
+            except ssl.SSLWantReadError:
+                select.select([sock], [], [], TICK)
+            except ssl.SSLWantWriteError:
+                select.select([], [sock], [], TICK)
+        raise Gone
 
     def hang(self) -> None:
         """Say nothing and read nothing until the connection is ended by the server or the peer."""
@@ -125,16 +135,14 @@ class Link:
         """End it from any thread: with a reset, or as soon as its own thread has seen it."""
         try:
             if reset:
+                # Its thread sees it within a tick. A shutdown would wake it up at once, but OpenSSL
+                # takes that for the peer's end, and sends an alert ahead of the reset.
                 self.reset_on_close()
+            else:
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
             pass  # over already
-        # Before the shutdown, which wakes its thread up: that must not read any more. OpenSSL would
-        # take the end for the peer's, and send an alert ahead of the reset.
         self._ended.set()
-        try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RD if reset else socket.SHUT_RDWR)
-        except OSError:
-            pass  # over already
 
     def reset_on_close(self) -> None:
         """Have the connection end with RST instead of FIN."""
