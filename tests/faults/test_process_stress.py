@@ -30,9 +30,9 @@ def test_everything_at_once(count: Count) -> None:
     that these servers can cause, or is the one that a handler or a hook raised.
     """
     seed = random.SystemRandom().randrange(1_000_000)
+    program = ["-m", "tests.faults.process_stress", str(SECONDS), str(seed)]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning"]
-        + ["-m", "tests.faults.process_stress", str(SECONDS), str(seed)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", *program],
         cwd=ROOT,
         capture_output=True,
         text=True,
