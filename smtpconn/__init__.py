@@ -8,7 +8,7 @@
 The layers, from the top; each uses only those below it:
 
     pool       pool, lease, registry -> lending (the lock), connector -> poolstate, servers,
-               pacing (pure decisions), fanout, keeper, limits, events, stats
+               rate_limit, bulk, maintenance, options, events, stats
     session    connection, sending, logging_in -> channel (the lock) -> driver (runs conversations)
                config, options
     I/O        transport, connect (racing addresses), tls, deadline, forking

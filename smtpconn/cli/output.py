@@ -1,10 +1,10 @@
-"""Where text goes, and how it looks: by `rich` where there is a terminal and the package, or plain.
+"""Standard output and standard error, with colours by `rich` on a terminal.
 
-Rule 1: everything a command writes goes through one `Output`, which takes secrets out and keeps
-        escape sequences of servers from the terminal.
-Rule 2: without `rich`, without a terminal or with NO_COLOR the words are the same.
-Rule 3: with ``--json`` nothing but the object goes to standard output; people's text is left out,
-        and the transcript goes to standard error.
+* Everything that a command writes goes through one `Output`, which removes secrets, and escapes
+  control characters that a server sends.
+* Without `rich`, without a terminal and with NO_COLOR the words are the same.
+* With ``--json`` standard output has one JSON object and nothing else; the transcript goes to
+  standard error, and the report for people is left out.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from smtpconn.cli.asjson import Json
-from smtpconn.cli.secret import Secrets
+from smtpconn.cli.exit_codes import Json
+from smtpconn.cli.secrets import Secrets
 from smtpconn.cli.transcript import Line
 from smtpconn.model.replies import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-GOOD, BAD, DOUBTFUL, FAINT, HEAD = "green", "bold red", "yellow", "dim", "bold"
+GOOD, BAD, WARNING, FAINT, HEADING = "green", "bold red", "yellow", "dim", "bold"
 
 
 class Progress(Protocol):
-    """A progress bar, or what stands in for it."""
+    """A progress bar, or its replacement."""
 
     def advance(self) -> None:
-        """One more is done."""
+        """Count one more as done."""
 
 
 class Output:
     """Standard output and standard error of one run.
 
     Args:
-        as_json: whether standard output is for one JSON object.
-        stdout, stderr: None for the process's own.
+        as_json: whether standard output is reserved for one JSON object.
+        stdout, stderr: where to write; None for the streams of the process.
 
     Attributes:
-        secrets: what is never written.
-        as_json: as given.
+        secrets: the secrets that are removed from every line.
+        as_json: whether ``--json`` was given.
+        is_stdout_broken: whether writing to standard output has failed.
     """
 
     def __init__(
@@ -56,61 +57,69 @@ class Output:
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._consoles = {id(f): _console(f) for f in (self._stdout, self._stderr)}
+        self.is_stdout_broken = False
         self._shows_dialogue = False
-        self._last_said = 0.0
+        self._last_sent = 0.0
 
     def line(self, text: str = "", style: str = "") -> None:
-        """A line for people, on standard output."""
+        """Write a line for people on standard output.
+
+        Raises:
+            OSError: standard output cannot be written to; `BrokenPipeError` if its reader is gone.
+        """
         if not self.as_json:
             self._write(self._stdout, text, style)
 
     def row(self, name: str, text: str, style: str = "") -> None:
-        """A line of a report: a name, and what is known of it."""
+        """Write a line of a report: a name and a value."""
         self.line(f"{name:<13} {text}".rstrip(), style)
 
     def info(self, text: str) -> None:
-        """A line about what is going on, on standard error."""
+        """Write a line about what the command does on standard error; never raises `OSError`."""
         self._write(self._stderr, text, "")
 
     def warning(self, text: str) -> None:
-        """A warning, on standard error."""
-        self._write(self._stderr, f"smtpconn: warning: {text}", DOUBTFUL)
+        """Write a warning on standard error."""
+        self._write(self._stderr, f"smtpconn: warning: {text}", WARNING)
 
     def error(self, text: str) -> None:
-        """Why it did not work, on standard error, in one line."""
+        """Write an error in one line on standard error."""
         self._write(self._stderr, f"smtpconn: {text}", BAD)
 
     def object(self, value: Mapping[str, Json]) -> None:
-        """A JSON object in one line, if that is what is wanted."""
+        """Write a JSON object in one line, if ``--json`` was given."""
         if self.as_json:
             text = json.dumps(_without_secrets(value, self.secrets), ensure_ascii=True)
-            print(text, file=self._stdout, flush=True)
+            self._print(self._stdout, lambda: print(text, file=self._stdout, flush=True))
 
-    def teller(self, given: argparse.Namespace) -> Callable[[Line], None] | None:
-        """What to tell each line of the dialogue, if the options ask for a transcript."""
-        self._shows_dialogue = bool(given.verbose or given.show_time_lapse)
-        if given.show_time_lapse:
+    def transcript_writer(self, args: argparse.Namespace) -> Callable[[Line], None] | None:
+        """The function that writes a line of the transcript; None if no option asks for one."""
+        self._shows_dialogue = bool(args.verbose or args.show_time_lapse)
+        if args.show_time_lapse:
             return functools.partial(self.transcript, with_lapse=True)
-        return self.transcript if given.verbose else None
+        return self.transcript if args.verbose else None
 
     def transcript(self, line: Line, *, with_lapse: bool = False) -> None:
-        """A line of the dialogue."""
+        """Write a line of the dialogue."""
         file = self._stderr if self.as_json else self._stdout
         style = BAD if line.is_refusal else FAINT if line.mark == "==" else ""
         self._write(file, str(line), style)
-        if line.ends_reply and with_lapse and self._last_said:
-            self._write(file, f"=== response in {line.at - self._last_said:.6f}s", FAINT)
+        if line.ends_reply and with_lapse and self._last_sent:
+            self._write(file, f"=== response in {line.at - self._last_sent:.6f}s", FAINT)
         if line.mark != "<-" or line.ends_reply:
-            self._last_said = line.at
+            self._last_sent = line.at
 
     def transcript_error(self, text: str) -> None:
-        """The error that ended a dialogue, in its transcript if there is one."""
+        """Write the error that ended a dialogue, if a transcript is shown; no `OSError`."""
         if self._shows_dialogue:
-            self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
+            try:
+                self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
+            except OSError:
+                pass  # sending many messages goes on after errors, and without a transcript
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Progress]:
-        """A progress bar on standard error, where that is a terminal."""
+        """Show a progress bar on standard error, if that is a terminal."""
         console = self._consoles[id(self._stderr)]
         if total < 2 or not _is_terminal(self._stderr):
             yield _NoProgress()
@@ -126,9 +135,35 @@ class Output:
         text = printable(self.secrets.hide(text))
         console = self._consoles[id(file)]
         if console is None:
-            print(_encodable(text, file), file=file, flush=True)
+            self._print(file, lambda: print(_encodable(text, file), file=file, flush=True))
         else:
-            console.print(text, style=style or None, soft_wrap=True)
+            self._print(file, lambda: console.print(text, style=style or None, soft_wrap=True))
+
+    def _print(self, file: TextIO, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if file is self._stderr:
+                return  # there is nowhere to report it
+            self.is_stdout_broken = True
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def milliseconds(seconds: float) -> str:
+    """Format a duration, with three significant digits below 100 ms."""
+    value = seconds * 1000
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def size(number: int) -> str:
+    """Format a number of bytes in decimal units."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number} bytes"
 
 
 def _without_secrets(value: Json, secrets: Secrets) -> Json:
@@ -142,7 +177,7 @@ def _without_secrets(value: Json, secrets: Secrets) -> Json:
 
 
 def _encodable(text: str, file: TextIO) -> str:
-    """What a terminal in an old encoding cannot show is escaped; it is no reason to fail."""
+    """Escape what the encoding of the stream does not have."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -152,7 +187,7 @@ def _is_terminal(file: TextIO) -> bool:
 
 
 def _console(file: TextIO) -> Console | None:
-    """A console of `rich`; None where plain text is right."""
+    """A console of `rich`; None for plain text."""
     if not _is_terminal(file) or os.environ.get("NO_COLOR"):
         return None
     try:
@@ -164,23 +199,28 @@ def _console(file: TextIO) -> Console | None:
 
 class _NoProgress:
     def advance(self) -> None:
-        """Nobody looks."""
+        """Show nothing."""
 
 
 class _Counter:
-    """Plain progress: a number that is written over."""
+    """Plain progress: a number that is overwritten."""
 
     def __init__(self, file: TextIO, total: int, what: str) -> None:
         self._file, self._total, self._what, self._done = file, total, what, 0
 
     def advance(self) -> None:
         self._done += 1
-        self._file.write(f"\r{self._what} {self._done}/{self._total}")
-        self._file.flush()
+        self._write(f"\r{self._what} {self._done}/{self._total}")
 
     def end(self) -> None:
-        self._file.write("\n")
-        self._file.flush()
+        self._write("\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError:
+            pass  # nobody sees it any more
 
 
 @contextmanager

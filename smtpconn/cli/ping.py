@@ -1,10 +1,10 @@
-"""``smtpconn ping``: how long does it take to get a connection and an answer?
+"""``smtpconn ping``: how long does it take to get a connection and a reply?
 
-Each ping borrows a connection from a pool, as a request handler would, and says NOOP. The first one
-makes the connection, so its steps are told apart; the others show what a pool saves.
+Each ping takes a connection from a pool, as a request handler would, and sends NOOP. The first ping
+opens the connection, and its steps are shown; the others show what a pool saves.
 
-Servers count NOOPs: Exim hangs up at the eleventh command that is no mail. So a connection is
-replaced before that, and how many were made is part of the report.
+Servers limit NOOPs: Exim closes the connection at the eleventh command that does not belong to a
+message. So a connection is replaced before that; the report has the number of connections.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smtpconn.cli import options, transcript
-from smtpconn.cli.asjson import Json, of_error, of_server
-from smtpconn.cli.exits import Ending, Exit
-from smtpconn.cli.output import BAD, HEAD, Output
-from smtpconn.cli.report import milliseconds
+from smtpconn.cli.exit_codes import CommandResult, ExitCode, Json, error_json, server_json
+from smtpconn.cli.output import BAD, HEADING, Output, milliseconds
 from smtpconn.cli.target import Target, target_of
 from smtpconn.cli.transcript import Steps
 from smtpconn.model.errors import SmtpError
@@ -30,24 +28,24 @@ from smtpconn.pool.connection_pool import ConnectionPool
 COUNT = 5
 NOOPS_PER_CONNECTION = 8
 BARS = 8
-"""Lines of the histogram at most."""
+"""The most lines of the histogram."""
 
 WIDTH = 40
-"""Characters of its longest bar."""
+"""Characters of the longest bar."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the options of this command."""
     options.target_argument(parser)
     options.server(parser)
     group = parser.add_argument_group("ping")
     group.add_argument(
         "-c", "--count", type=options.count, default=COUNT, metavar="N",
-        help=f"how often (default: {COUNT})",
+        help=f"number of pings (default: {COUNT})",
     )  # fmt: skip
     group.add_argument(
         "-i", "--interval", type=options.seconds, default=0.2, metavar="SECONDS",
-        help="between two of them (default: 0.2)",
+        help="between two pings (default: 0.2)",
     )  # fmt: skip
     options.transcript(parser)
     options.common(parser)
@@ -55,14 +53,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(slots=True)
 class Pings:
-    """What was measured, in seconds.
+    """The measurements, in seconds.
 
     Attributes:
-        checkouts: until there was a connection, for each ping that was answered.
-        noops: until the NOOP was answered.
-        errors: what the others ended with.
-        connects: connections made.
-        first: the steps of making the first one.
+        checkouts: the time to get a connection, for each ping that was answered.
+        noops: the time from NOOP to its reply.
+        errors: the errors of the other pings.
+        connects: the number of connections.
+        first: the steps of opening the first connection.
     """
 
     checkouts: list[float] = field(default_factory=list)
@@ -72,24 +70,24 @@ class Pings:
     first: Steps = field(default_factory=Steps)
 
 
-def run(given: argparse.Namespace, out: Output) -> Ending:
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
     """Ping a server and report."""
-    target = target_of(given, out)
-    out.line(f"PING {target}, {target.protocol}", HEAD)
+    target = target_of(args, out)
+    out.line(f"PING {target}, {target.protocol}", HEADING)
     pings = Pings()
     interrupted: KeyboardInterrupt | None = None
-    with transcript.Recorder(out.teller(given)) as recorder:
+    with transcript.Recorder(out.transcript_writer(args)) as recorder:
         begun = time.monotonic()
         try:
-            _ping(target, given.count, given.interval, pings, out)
+            _ping(target, args.count, args.interval, pings, out)
         except KeyboardInterrupt as error:
             interrupted = error
     pings.first = transcript.steps(recorder.lines, begun)
     _show(pings, out)
-    result: dict[str, Json] = {"server": of_server(target), **_as_json(pings)}
+    result: dict[str, Json] = {"server": server_json(target), **_as_json(pings)}
     if interrupted is not None:
-        return Ending(Exit.INTERRUPTED, interrupted, result)
-    return Ending.of(pings.errors[-1] if pings.errors else None, result)
+        return CommandResult(ExitCode.INTERRUPTED, interrupted, result)
+    return CommandResult.of(pings.errors[-1] if pings.errors else None, result)
 
 
 def _ping(target: Target, count: int, interval: float, pings: Pings, out: Output) -> None:
@@ -106,7 +104,7 @@ def _ping(target: Target, count: int, interval: float, pings: Pings, out: Output
                 out.transcript_error(str(error))
                 out.line(f"{number}: {error}", BAD)
                 if not pings.noops:
-                    # Nothing was ever answered: more of the same would only take long.
+                    # Without a single reply, further pings would only take time.
                     break
             pings.connects = pool.stats().connects
 
@@ -114,19 +112,18 @@ def _ping(target: Target, count: int, interval: float, pings: Pings, out: Output
 def _ping_once(pool: ConnectionPool, number: int, pings: Pings, out: Output) -> None:
     begun = time.monotonic()
     with pool.connection() as connection:
-        had = time.monotonic()
+        connected = time.monotonic()
         connection.noop()
         answered = time.monotonic()
-    pings.checkouts.append(had - begun)
-    pings.noops.append(answered - had)
-    out.line(
-        f"{number}: connection {milliseconds(had - begun)}, NOOP {milliseconds(answered - had)}"
-    )
+    pings.checkouts.append(connected - begun)
+    pings.noops.append(answered - connected)
+    checkout, noop = milliseconds(connected - begun), milliseconds(answered - connected)
+    out.line(f"{number}: connection {checkout}, NOOP {noop}")
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of some durations in seconds."""
+    """Figures about durations, in seconds."""
 
     least: float
     median: float
@@ -135,9 +132,9 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
-        """Sum up; there has to be one."""
+        """Summarise at least one duration."""
         ordered = sorted(values)
-        # The smallest value that 95 of 100 do not exceed.
+        # The smallest value that 95 % of the values do not exceed.
         p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
         return cls(ordered[0], statistics.median(ordered), p95, ordered[-1])
 
@@ -148,13 +145,13 @@ class Summary:
         )
 
     def as_json(self) -> dict[str, Json]:
-        """The same as JSON."""
+        """The summary as JSON."""
         return {"min": self.least, "median": self.median, "p95": self.p95, "max": self.most}
 
 
 def histogram(values: Sequence[float]) -> list[str]:
-    """Durations as bars, one line each; the steps grow, so that one slow answer hides nothing."""
-    # No clock is finer than this.
+    """Draw durations as bars. The ranges grow, so that one slow reply does not hide the others."""
+    # A nanosecond is the resolution of the clock, and keeps the ratio finite.
     least, most = max(min(values), 1e-9), max(*values, 1e-9)
     bars = min(BARS, len(values)) if most > least else 1
     step = (most / least) ** (1 / bars)
@@ -209,5 +206,5 @@ def _as_json(pings: Pings) -> dict[str, Json]:
         "answered": len(pings.noops),
         "failed": len(pings.errors),
         "connections": pings.connects,
-        "errors": [of_error(error) for error in pings.errors],
+        "errors": [error_json(error) for error in pings.errors],
     }

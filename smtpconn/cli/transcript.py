@@ -1,12 +1,11 @@
-"""The `smtpconn.wire` log as a transcript with swaks's marks, and as a clock for each step.
+"""The log `smtpconn.wire` as a transcript with swaks's marks, and as the times of each step.
 
-Rule: nothing here looks at the connection. What is shown is what the library logs, in which secrets
-are left out by construction; there is no second implementation that could show more.
+The transcript shows what the library logs, and the library never logs a secret.
 
     ===  information         ***  an error
-     ->  we say               ~>  we say, under TLS
-    <-   the server says     <~   the server says, under TLS
-    <**  the server refuses  <~*  the server refuses, under TLS
+     ->  client               ~>  client, under TLS
+    <-   server              <~   server, under TLS
+    <**  refusal             <~*  refusal, under TLS
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ class Line:
     """One line of the log.
 
     Attributes:
-        at: when (monotonic clock).
+        at: the time (monotonic clock).
         connection: the connection's number.
-        mark: ``->``, ``<-``, or ``==`` for what happens to the connection itself.
-        text: what was said.
-        under_tls: whether TLS was on.
+        mark: ``->`` for the client, ``<-`` for the server, ``==`` for the connection itself.
+        text: the line.
+        under_tls: whether it was sent under TLS.
     """
 
     at: float
@@ -50,7 +49,7 @@ class Line:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it belongs to a 4xx or 5xx reply."""
+        """Whether it is part of a 4xx or 5xx reply."""
         return self.mark == "<-" and _REFUSAL.match(self.text) is not None
 
     @property
@@ -69,34 +68,36 @@ class Line:
 
 
 class Recorder(logging.Handler):
-    """Listens to the wire log while its ``with`` block runs.
+    """Records the wire log during its ``with`` block.
 
     Args:
-        tell: called with each line, in the thread of the connection; None to only keep them.
-        keeps: whether to keep them in ``lines``.
+        on_line: called with each line, in the thread of the connection; None to only keep them.
+        keeps: whether to keep the lines in ``lines``.
     """
 
-    def __init__(self, tell: Callable[[Line], None] | None = None, *, keeps: bool = True) -> None:
+    def __init__(
+        self, on_line: Callable[[Line], None] | None = None, *, keeps: bool = True
+    ) -> None:
         super().__init__(logging.DEBUG)
         self.lines: list[Line] = []
-        self._tell = tell
+        self._on_line = on_line
         self._keeps = keeps
         self._tls: set[int] = set()
         self._before: list[tuple[logging.Logger, int, bool]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Turn a record into a line; what is no line of a dialogue is left out."""
+        """Turn a record into a line; skip what is not part of the dialogue."""
         line = self._read(record.getMessage())
         if line is None:
             return
         if self._keeps:
             self.lines.append(line)
         try:
-            if self._tell is not None:
-                self._tell(line)
+            if self._on_line is not None:
+                self._on_line(line)
         except OSError:
-            # Nobody reads it any more, which is no reason to tear off what is being said.
-            self._tell = None
+            # The reader is gone: go on without the transcript, do not break the dialogue.
+            self._on_line = None
 
     def _read(self, message: str) -> Line | None:
         now = time.monotonic()
@@ -134,14 +135,14 @@ class Recorder(logging.Handler):
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """How long the steps of opening a session took, in seconds; None for what did not happen.
+    """Seconds that each step of opening a session took; None for a step that did not happen.
 
     Attributes:
-        connect: until there was a connection, the name's resolution included.
-        banner: from there until the server had greeted.
-        ehlo: of the last EHLO.
-        tls: the handshake, with STARTTLS where it was said.
-        login: from AUTH to its answer.
+        connect: resolving the name and connecting.
+        banner: from the connection to the end of the greeting.
+        ehlo: the last EHLO.
+        tls: the handshake, and STARTTLS before it.
+        login: from AUTH to the final reply.
     """
 
     connect: float | None = None
@@ -152,10 +153,10 @@ class Steps:
 
 
 def steps(lines: list[Line], begun: float) -> Steps:
-    """Read the steps of the first connection off its lines.
+    """The steps of the first connection.
 
     Args:
-        lines: of the log.
+        lines: the lines of the log.
         begun: when connecting began (monotonic clock).
     """
     if not lines:
@@ -166,7 +167,7 @@ def steps(lines: list[Line], begun: float) -> Steps:
     greeted = _answer_at(mine, 0)
     tls = None
     if secured is not None:
-        # With STARTTLS from when it was said, else from when there was a connection.
+        # From STARTTLS if it was sent, else from the connection.
         tls = mine[secured].at - next(
             (line.at for line in mine[:secured] if line.text == "STARTTLS"), connected
         )
@@ -180,8 +181,8 @@ def steps(lines: list[Line], begun: float) -> Steps:
     )
 
 
-def greeting(lines: list[Line]) -> list[str]:
-    """The banner, line by line."""
+def banner(lines: list[Line]) -> list[str]:
+    """The lines of the greeting, for a session that failed; see `SmtpConnection.greeting`."""
     found: list[str] = []
     for line in lines:
         if line.mark == "->":
@@ -192,7 +193,7 @@ def greeting(lines: list[Line]) -> list[str]:
 
 
 def capabilities(lines: list[Line]) -> ServerCapabilities | None:
-    """What the server answered to the last EHLO or LHLO; None if it was no 250."""
+    """The reply to the last EHLO or LHLO; None if it was not a 250."""
     said = [n for n, line in enumerate(lines) if line.text.startswith(("EHLO ", "LHLO "))]
     if not said:
         return None
@@ -204,21 +205,14 @@ def capabilities(lines: list[Line]) -> ServerCapabilities | None:
     return ServerCapabilities.from_ehlo(SmtpResponse(250, texts))
 
 
-def mechanism(lines: list[Line]) -> str | None:
-    """The mechanism of the last login."""
-    said = [line.text.split() for line in lines if line.mark == "->"]
-    names = [words[1] for words in said if words[0] == "AUTH" and len(words) > 1]
-    return names[-1] if names else None
-
-
 def _answer_at(lines: list[Line], index: int, until: str = "") -> float | None:
-    """When the next reply behind a line was complete that begins with ``until``."""
+    """When the next reply after a line was complete that begins with ``until``."""
     answers = (line for line in lines[index + 1 :] if line.ends_reply)
     return next((line.at for line in answers if line.text.startswith(until)), None)
 
 
 def _duration(lines: list[Line], verbs: tuple[str, ...], until: str = "") -> float | None:
-    """How long the last command of these took."""
+    """How long the last command with one of these verbs took."""
     said = [n for n, line in enumerate(lines) if line.mark == "->" and line.text.startswith(verbs)]
     if not said:
         return None

@@ -340,6 +340,16 @@ class SmtpConnection(Sending, LoggingIn):
         return self._session.capabilities
 
     @property
+    def greeting(self) -> SmtpResponse:
+        """The server's first reply, a 220 with its name and often its software (RFC 5321 4.3.1).
+
+        With STARTTLS it came before TLS, and somebody on the way may have written it.
+        """
+        greeting = self._session.greeting
+        assert greeting is not None  # there is no connection without one
+        return greeting
+
+    @property
     def is_shutting_down(self) -> bool:
         """Whether the server has said 421."""
         return self._channel.driver.shutdown_reply is not None
@@ -348,6 +358,11 @@ class SmtpConnection(Sending, LoggingIn):
     def is_authenticated(self) -> bool:
         """Whether a login succeeded."""
         return self._session.is_authenticated
+
+    @property
+    def auth_mechanism(self) -> str | None:
+        """The name of the mechanism that logged in, such as ``SCRAM-SHA-256``; None before."""
+        return self._session.auth_mechanism
 
     @property
     def is_open(self) -> bool:

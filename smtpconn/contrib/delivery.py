@@ -28,8 +28,7 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError
 from smtpconn.model.results import LmtpSendResult, RejectedRecipient, SendResult
 from smtpconn.pool.connection_pool import ConnectionPool
-
-_log = logging.getLogger("smtpconn.contrib")
+from smtpconn.pool.pool_log import log
 
 # What needs no parsing. Everything else goes through the email package, which is slow.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]+@[A-Za-z0-9.\-]+\Z")
@@ -148,11 +147,13 @@ def check_delivered(result: SendResult) -> None:
     if not accepted:
         raise AllRecipientsFailedError(refused)
     if refused:
-        _log.warning(
+        log(
+            logging.WARNING,
             "%d of %d recipients were refused; the first with %s",
             len(refused),
             len(refused) + accepted,
             _code(refused[0].response),
+            name="smtpconn.contrib",
         )
 
 

@@ -21,7 +21,7 @@ from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
 from smtpconn.net.tls import shared_context
 from smtpconn.pool.connection_pool import ConnectionPool
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords
 from smtpconn.pool.registry import get_pool
 
 Number = TypeVar("Number", int, float)
@@ -59,7 +59,7 @@ class MailSettings:
     timeout: float | str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
-    pool: PoolOptions = field(default_factory=PoolOptions)
+    pool: PoolKeywords = field(default_factory=PoolKeywords)
     server: ServerOptions = field(default_factory=ServerOptions)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class MailSettings:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Secret.of(value))
                 del value
-        _check_names("pool", self.pool, PoolOptions.__annotations__)
+        _check_names("pool", self.pool, PoolKeywords.__annotations__)
         _check_names("server", self.server, ServerOptions.__annotations__)
         for name in ("use_tls", "use_ssl"):
             if (chosen := getattr(self, name)) is not None:
@@ -186,7 +186,7 @@ _SECONDS = {"acquire_timeout", "max_idle", "max_lifetime", "keepalive", "max_rat
 _CAN_BE_NONE = {"keepalive", "max_rate", "leak_after"}
 
 
-def _read_pool(given: PoolOptions) -> PoolOptions:
+def _read_pool(given: PoolKeywords) -> PoolKeywords:
     """The limits of the pool, with numbers for the texts that are numbers."""
     read: dict[str, Any] = {**given}
     for name, value in read.items():
@@ -196,7 +196,7 @@ def _read_pool(given: PoolOptions) -> PoolOptions:
             read[name] = None
         elif name in _COUNTS | _SECONDS:
             read[name] = _number(name, value, int if name in _COUNTS else float)
-    return cast(PoolOptions, read)
+    return cast(PoolKeywords, read)
 
 
 def _read_server(given: ServerOptions) -> ServerOptions:

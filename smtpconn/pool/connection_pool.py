@@ -1,13 +1,12 @@
 """`ConnectionPool`: connections that are made once and used many times, by any thread.
 
 This file is the public face, and the one place that decides whether something may be sent again.
-Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.lending`, and
+Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.core`, and
 held meanwhile as a `smtpconn.pool.lease.Lease`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,11 +42,11 @@ from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import BrokenOff, fan_out
-from smtpconn.pool.events import Action, Hook, Telling
+from smtpconn.pool.core import PoolCore
+from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
-from smtpconn.pool.lending import Lending
-from smtpconn.pool.options import Limits, PoolOptions
-from smtpconn.pool.rate_limit import Pace
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,
@@ -96,7 +95,7 @@ class ConnectionPool:
     while the parent's stay as they are.
 
     Raises:
-        ValidationError: a limit that cannot be, no server, or an option that nobody knows.
+        ValidationError: an invalid limit, no server, or an unknown option.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class ConnectionPool:
         max_rate: float | None = None,
         burst: int = 1,
         leak_after: float | None = None,
-        on_event: Hook | None = None,
+        on_event: EventHook | None = None,
         name: str | None = None,
         **options: Unpack[ServerSettings],
     ) -> None:
@@ -125,7 +124,7 @@ class ConnectionPool:
         # Of a message it is known from the beginning where it goes only if there is no choice.
         self._only_server = configs[0] if len(configs) == 1 else None
         self._acquire_timeout = acquire_timeout
-        limits = Limits(
+        limits = PoolOptions(
             max_size=max_size,
             acquire_timeout=acquire_timeout,
             max_waiting=max_waiting,
@@ -136,9 +135,9 @@ class ConnectionPool:
             max_connecting=max_connecting,
             leak_after=leak_after,
         )
-        self._pace = Pace(max_rate, burst) if max_rate is not None else None
+        self._rate_limiter = RateLimiter(max_rate, burst) if max_rate is not None else None
         self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._lending = Lending(configs, limits, self.name, on_event)
+        self._core = PoolCore(configs, limits, self.name, on_event)
 
     @property
     def config(self) -> ServerConfig:
@@ -148,7 +147,7 @@ class ConnectionPool:
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
-        return self._lending.is_closed
+        return self._core.is_closed
 
     def connection(self, timeout: float | None = None) -> Lease:
         """Borrow a connection: ``with pool.connection() as c:``, where ``c`` is the connection.
@@ -158,13 +157,14 @@ class ConnectionPool:
 
         Raises (on entering the block):
             PoolTimeoutError: none became free in time; the text says who has them.
-            PoolOverloadedError: too many wait already.
+            PoolOverloadedError: too many wait already; or a signal handler or a destructor calls
+                while its own thread is inside the pool, and there is no room.
             PoolClosedError: the pool is closed.
             SmtpError: a new connection could not be made, precisely why.
         """
         if timeout is None:
-            return Lease(self._lending, self._acquire_timeout)
-        return Lease(self._lending, Deadline(timeout).timeout)
+            return Lease(self._core, self._acquire_timeout)
+        return Lease(self._core, Deadline(timeout).timeout)
 
     def send(
         self,
@@ -179,10 +179,10 @@ class ConnectionPool:
         """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
 
         If a connection that was used before turns out to be dead, or says 421, before the content
-        was begun, the message goes once more over a new connection. In no other case is anything
-        sent twice: not after an exception of other code (a signal handler, Ctrl-C), which comes out
-        as it is, and then the message may or may not have been delivered. Where the configuration
-        says LMTP the result is an `LmtpSendResult`.
+        was begun, the message goes once more over another one, which is new or has come back from
+        use since. In no other case is anything sent twice: not after an exception of other code (a
+        signal handler, Ctrl-C), which comes out as it is, and then the message may or may not have
+        been delivered. Where the configuration says LMTP the result is an `LmtpSendResult`.
 
         Args:
             timeout: seconds for everything, waiting for a connection included; None for the
@@ -212,12 +212,12 @@ class ConnectionPool:
         return self._send(make_message_request(message, sender, recipients), deadline)
 
     def _send(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
-        telling = self._lending.teller.about(Action.SEND, self._only_server)
+        events = self._core.events.about(Action.SEND, self._only_server)
         try:
-            telling.begin()
-            if self._pace is not None:
-                self._pace.wait(deadline)
-            result = self._run(lambda c: _send_over(c, request, deadline), deadline, telling)
+            events.begin()
+            if self._rate_limiter is not None:
+                self._rate_limiter.wait(deadline)
+            result = self._run(lambda c: _send_over(c, request, deadline), deadline, events)
         except BaseException as error:
             reset_if_forked()
             # What other code raised says nothing of the message; what is known of that counts.
@@ -225,20 +225,20 @@ class ConnectionPool:
                 self._count(error)
             else:
                 self._count(outcome_so_far(request, error))
-            telling.failed(error)
+            events.failed(error)
             raise
         accepted, rejected = self._count(result)
-        telling.done(accepted, rejected)
+        events.done(accepted, rejected)
         return result
 
     def _count(self, outcome: Outcome) -> tuple[int, int]:
         """Count a message; the recipients who get it, and those who were refused."""
         if isinstance(outcome, SmtpError):
             unknown = outcome.may_have_been_delivered
-            self._lending.count(failed_messages=1, unknown_messages=unknown)
+            self._core.count(failed_messages=1, unknown_messages=unknown)
             return 0, 0
         accepted, rejected = _recipient_counts(outcome)
-        self._lending.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
+        self._core.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
         return accepted, rejected
 
     def send_many(
@@ -299,25 +299,24 @@ class ConnectionPool:
     def warm(self, count: int) -> None:
         """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
 
+        They are made one after the other, and each is free for others as soon as it is made.
+
         Raises:
             SmtpError: as `connection`.
         """
-        stats = self.stats()
-        with contextlib.ExitStack() as stack:
-            for _ in range(min(count, stats.max_size) - stats.in_use):
-                stack.enter_context(self.connection())
+        self._core.warm(count, self._acquire_timeout)
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, those in use when they come back."""
-        self._lending.drain()
+        self._core.drain()
 
     def leaks(self) -> list[tuple[float, str]]:
         """The leases older than ``leak_after``: age in seconds, and the stack of their checkout."""
-        return self._lending.leaks()
+        return self._core.leaks()
 
     def stats(self) -> PoolStats:
         """The pool's figures at this moment."""
-        return self._lending.stats()
+        return self._core.stats()
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: refuse new callers, wake waiting ones, wait for leases, say QUIT.
@@ -326,7 +325,7 @@ class ConnectionPool:
             timeout: seconds to wait for connections in use; those still out after it are closed
                 when they come back. 0 does not wait.
         """
-        self._lending.close(timeout)
+        self._core.close(timeout)
 
     def __enter__(self) -> ConnectionPool:
         return self
@@ -346,7 +345,7 @@ class ConnectionPool:
         )
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_lending"):
+        if not hasattr(self, "_core"):
             # Reports of an error in the constructor show the repr of this.
             return "<ConnectionPool not made>"
         stats = self.stats()
@@ -358,13 +357,13 @@ class ConnectionPool:
         )
 
     def _run(
-        self, operation: Callable[[SmtpConnection], T], deadline: Deadline, telling: Telling
+        self, operation: Callable[[SmtpConnection], T], deadline: Deadline, events: OperationEvents
     ) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
         deadline.check(Phase.POOL, str(self.config))
-        lease = Lease(self._lending, deadline.at_most(self._acquire_timeout))
+        lease = Lease(self._core, deadline.at_most(self._acquire_timeout))
         with lease as connection:
-            telling.at(self._configs[lease.server])
+            events.at(self._configs[lease.server])
             try:
                 return operation(connection)
             except SmtpError as error:
@@ -372,9 +371,9 @@ class ConnectionPool:
                 if not (lease.was_reused and is_own(error) and _is_stale(error)):
                     raise
                 _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
-            self._lending.count(retries=1)
+            self._core.count(retries=1)
             connection = lease.renew(deadline)
-            telling.at(self._configs[lease.server])
+            events.at(self._configs[lease.server])
             return operation(connection)
 
 

@@ -20,7 +20,7 @@ from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError
 from smtpconn.model.origin import is_own
 from smtpconn.model.response_errors import TransientError
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.events import Action, Teller
+from smtpconn.pool.events import Action, EventEmitter
 from smtpconn.pool.failover import TRIAL_TIMEOUT, ServerSelector, ServerStats
 from smtpconn.protocol.session import ServerQuirks
 
@@ -45,7 +45,7 @@ class Connector:
         self,
         configs: Sequence[ServerConfig],
         lock: threading.RLock,
-        teller: Teller,
+        teller: EventEmitter,
         connections_to: Callable[[int], int],
     ) -> None:
         self.connects = 0

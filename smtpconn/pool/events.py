@@ -1,8 +1,8 @@
-"""What a pool tells those who listen: frozen values, one per thing that begins, ends or fails.
+"""Events of a pool: frozen values, one for each operation that begins, ends or fails.
 
-A hook is any function of one `PoolEvent`. It runs in the thread to which the thing happened and
-never under a lock; what it raises is logged and goes no further. Nothing is made or measured for
-nobody: a pool without a hook makes no events.
+A hook is any function of one `PoolEvent`. It runs in the thread to which the event happens and
+never under a lock; an exception it raises is logged and goes no further. Without a hook
+no events are created.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TypeAlias
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import SmtpError
 from smtpconn.model.modes import Protocol
+from smtpconn.pool.pool_log import log
 
 _numbers = itertools.count(1)
-_log = logging.getLogger("smtpconn.pool")
 
 
 class Action(enum.StrEnum):
@@ -73,40 +73,43 @@ class PoolEvent:
     rejected: int = 0
 
 
-Hook: TypeAlias = Callable[[PoolEvent], None]
+EventHook: TypeAlias = Callable[[PoolEvent], None]
 """What a pool calls for each event; it should be quick, because the pool's caller waits for it."""
 
 
-class Teller:
-    """Tells a hook, if there is one.
+class EventEmitter:
+    """Calls a hook for each event, if there is one.
 
     Args:
         pool: the pool's name.
-        hook: whom to tell; what it raises is logged.
+        hook: what to call; an exception it raises is logged.
     """
 
-    def __init__(self, pool: str, hook: Hook | None) -> None:
+    def __init__(self, pool: str, hook: EventHook | None) -> None:
         self.pool = pool
         self._hook = hook
 
-    def about(self, action: Action, server: ServerConfig | None = None) -> Telling:
-        """What is to be told of an operation that is about to begin, where that is known."""
-        return SILENCE if self._hook is None else _Telling(self.pool, self._hook, action, server)
-
-    def holding(self, server: ServerConfig) -> Telling:
-        """What is to be told when a connection that is lent from now on comes back."""
+    def about(self, action: Action, server: ServerConfig | None = None) -> OperationEvents:
+        """The events of an operation that is about to begin, at a server if that is known."""
         if self._hook is None:
-            return SILENCE
-        return _Telling(self.pool, self._hook, Action.CHECKIN, server, operation=0)
+            return NO_EVENTS
+        return _HookedEvents(self.pool, self._hook, action, server)
+
+    def holding(self, server: ServerConfig) -> OperationEvents:
+        """The event of a connection, lent from now on, that comes back."""
+        if self._hook is None:
+            return NO_EVENTS
+        return _HookedEvents(self.pool, self._hook, Action.CHECKIN, server, operation=0)
 
     def discarded(self, server: ServerConfig, reason: str) -> None:
-        """Tell that a connection is given up."""
+        """A connection is given up."""
         if self._hook is not None:
-            _Telling(self.pool, self._hook, Action.DISCARD, server, operation=0).happened(reason)
+            events = _HookedEvents(self.pool, self._hook, Action.DISCARD, server, operation=0)
+            events.happened(reason)
 
 
-class Telling:
-    """An operation of which somebody is told; this one tells nobody."""
+class OperationEvents:
+    """The events of one operation; this class emits none."""
 
     __slots__ = ()
 
@@ -123,19 +126,19 @@ class Telling:
         """It has failed."""
 
 
-SILENCE = Telling()
-"""What is told to nobody. There is but one, so that it costs nothing."""
+NO_EVENTS = OperationEvents()
+"""For a pool without a hook: one object for all operations, so that it costs nothing."""
 
 
-class _Telling(Telling):
-    """An operation of which a hook is told."""
+class _HookedEvents(OperationEvents):
+    """The events of one operation, for a hook."""
 
     __slots__ = ("_action", "_begun", "_hook", "_operation", "_pool", "_server")
 
     def __init__(
         self,
         pool: str,
-        hook: Hook,
+        hook: EventHook,
         action: Action,
         server: ServerConfig | None,
         operation: int | None = None,
@@ -194,4 +197,4 @@ class _Telling(Telling):
         try:
             self._hook(event)
         except Exception:
-            _log.exception("the hook of %s failed", self._pool)
+            log(logging.ERROR, "the hook of %s failed", self._pool, exc_info=True)

@@ -183,6 +183,7 @@ class ServerSelector:
         if isinstance(error, AuthError) and not error.is_transient:
             server.login_error = server.last_error
             server.login_backoff_until = now + LOGIN_BACKOFF
+            server.login_error = server.last_error
             # Nor is mail moved back to it before.
             server.backoff_until = max(server.backoff_until, server.login_backoff_until)
 

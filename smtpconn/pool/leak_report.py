@@ -10,12 +10,11 @@ import time
 import traceback
 from types import FrameType
 
-from smtpconn.pool.state import Ticket
+from smtpconn.pool.pool_log import log
+from smtpconn.pool.state import Waiter
 
-_log = logging.getLogger("smtpconn.pool")
 
-
-class Leaks:
+class LeakReport:
     """The leases that are out, with the stacks of their checkouts.
 
     Args:
@@ -26,36 +25,35 @@ class Leaks:
     def __init__(self, name: str, limit: float | None) -> None:
         self._name = name
         self._limit = limit
-        self._stacks: dict[Ticket, str] = {}
-        self._reported: set[Ticket] = set()
+        self._stacks: dict[Waiter, str] = {}
+        self._reported: set[Waiter] = set()
 
-    def watch(self, ticket: Ticket, frame: FrameType) -> None:
+    def watch(self, waiter: Waiter, frame: FrameType) -> None:
         """Note who has a lease: ``frame`` is where it was taken."""
         if self._limit is not None:
-            self._stacks[ticket] = "".join(traceback.format_stack(frame))
+            self._stacks[waiter] = "".join(traceback.format_stack(frame))
 
-    def forget(self, ticket: Ticket) -> None:
+    def forget(self, waiter: Waiter) -> None:
         """A lease is back: note that, and report those that are out for too long."""
         if self._limit is None:
             return
-        self._stacks.pop(ticket, None)
-        self._reported.discard(ticket)
+        self._stacks.pop(waiter, None)
+        self._reported.discard(waiter)
         now = time.monotonic()
         for other, stack in self._old(now):
             if other not in self._reported:
                 self._reported.add(other)
                 age = now - other.since
-                _log.warning(
-                    "%s: a connection has been out for %.1f s:\n%s", self._name, age, stack
-                )
+                text = "%s: a connection has been out for %.1f s:\n%s"
+                log(logging.WARNING, text, self._name, age, stack)
 
     def old(self, now: float) -> list[tuple[float, str]]:
         """The leases that are out for too long: their age, and the stack of their checkout."""
-        return [(now - ticket.since, stack) for ticket, stack in self._old(now)]
+        return [(now - waiter.since, stack) for waiter, stack in self._old(now)]
 
-    def _old(self, now: float) -> list[tuple[Ticket, str]]:
+    def _old(self, now: float) -> list[tuple[Waiter, str]]:
         if self._limit is None:
             return []
         # A copy, because other threads take and give meanwhile.
         held = list(self._stacks.items())
-        return [(ticket, stack) for ticket, stack in held if now - ticket.since > self._limit]
+        return [(waiter, stack) for waiter, stack in held if now - waiter.since > self._limit]

@@ -7,10 +7,10 @@ from typing import TypedDict
 
 from smtpconn.model.errors import ValidationError
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.events import Hook
+from smtpconn.pool.events import EventHook
 
 
-class PoolOptions(TypedDict, total=False):
+class PoolKeywords(TypedDict, total=False):
     """The keyword arguments of `smtpconn.ConnectionPool`, which explains them."""
 
     max_size: int
@@ -24,12 +24,12 @@ class PoolOptions(TypedDict, total=False):
     max_rate: float | None
     burst: int
     leak_after: float | None
-    on_event: Hook | None
+    on_event: EventHook | None
     name: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PoolOptions:
     """The limits as `smtpconn.ConnectionPool` takes them; seconds and counts.
 
     Raises:

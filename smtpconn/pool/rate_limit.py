@@ -1,7 +1,10 @@
-"""Pacing: not more than so many messages a second, from the first one on and across threads.
+"""`RateLimiter`: at most so many messages a second, from the first one on and across threads.
 
-A message reserves the next free moment and waits for it outside the lock. Who cannot wait so long
-learns it at once and reserves nothing.
+A message reserves the next free moment and waits for it outside the lock. One that cannot wait so
+long is told at once and reserves nothing.
+
+A signal handler that sends may interrupt a reservation of its own thread. The lock lets it in, and
+the reservation that was interrupted sees that the moment is taken and looks for the next.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
 
 
-class Pace:
+class RateLimiter:
     """The moments at which messages may go.
 
     Args:
@@ -22,7 +25,7 @@ class Pace:
         burst: how many may go at once after a silence.
 
     Raises:
-        ValidationError: a value that cannot be.
+        ValidationError: an invalid value.
     """
 
     def __init__(self, rate: float, burst: int = 1) -> None:
@@ -38,7 +41,7 @@ class Pace:
 
     def forget(self) -> None:
         """Begin with a new lock in a forked child; what is reserved is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._next = min(self._next, time.monotonic())
 
     def wait(self, deadline: Deadline) -> None:
@@ -60,10 +63,15 @@ class Pace:
     def reserve(self, now: float, patience: float) -> float | None:
         """Reserve the next moment; seconds until then, None if they are more than ``patience``."""
         with self._lock:
-            # Silence earns no more than the burst.
-            moment = max(self._next, now - self._allowance)
-            seconds = max(0.0, moment - now)
-            if seconds > patience:
-                return None
-            self._next = moment + self._interval
-            return seconds
+            while True:
+                seen = self._next
+                # Silence earns no more than the burst.
+                moment = max(seen, now - self._allowance)
+                seconds = max(0.0, moment - now)
+                if seconds > patience:
+                    return None
+                end = moment + self._interval
+                # One statement without a call, which no signal handler can interrupt.
+                self._next = end if self._next is seen else self._next
+                if self._next is end:
+                    return seconds

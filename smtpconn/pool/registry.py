@@ -13,10 +13,10 @@ from typing import Unpack, cast
 from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool.connection_pool import ConnectionPool, configs_of, wrapped
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords
 
 
-class GetPoolOptions(PoolOptions, ServerSettings, total=False):
+class GetPoolKeywords(PoolKeywords, ServerSettings, total=False):
     """The keyword arguments of `get_pool`: those of `ConnectionPool`."""
 
 
@@ -30,27 +30,31 @@ class _Registry:
 
     def forget(self) -> None:
         """Begin with a new lock in a forked child; the pools begin anew by themselves."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    def get(self, config: ServerConfig, options: PoolOptions) -> ConnectionPool:
+    def get(self, config: ServerConfig, options: PoolKeywords) -> ConnectionPool:
         reset_if_forked()
         key = (config, frozenset(options.items()))
         with self._lock:
             pool = self._pools.get(key)
-            if pool is None or pool.is_closed:
-                pool = self._pools[key] = ConnectionPool(config, **options)
-            return pool
+            if pool is not None and not pool.is_closed:
+                return pool
+            made = ConnectionPool(config, **options)
+            # A signal handler may have made one in between: that one stays.
+            if pool is not None and self._pools.get(key) is pool:
+                del self._pools[key]
+            return self._pools.setdefault(key, made)
 
     def open_pools(self) -> list[ConnectionPool]:
         reset_if_forked()
         with self._lock:
-            return [pool for pool in self._pools.values() if not pool.is_closed]
+            return [pool for pool in tuple(self._pools.values()) if not pool.is_closed]
 
 
 _registry = _Registry()
 
 
-def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolOptions]) -> ConnectionPool:
+def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> ConnectionPool:
     """The process's pool for this server and these limits; made at the first call.
 
     Args:
@@ -62,10 +66,10 @@ def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolOptions]) -> C
     """
     given = wrapped(config)
     del config
-    limits = {k: v for k, v in options.items() if k in PoolOptions.__annotations__}
+    limits = {k: v for k, v in options.items() if k in PoolKeywords.__annotations__}
     others = {k: v for k, v in options.items() if k not in limits}
     (settings,) = configs_of(given[:1], cast(ServerSettings, others))
-    return _registry.get(settings, cast(PoolOptions, limits))
+    return _registry.get(settings, cast(PoolKeywords, limits))
 
 
 def open_pools() -> list[ConnectionPool]:

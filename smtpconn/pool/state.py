@@ -2,46 +2,79 @@
 
 The caller holds the pool's lock and passes the time in. The rules:
 
-Rule 1: capacity is permits, not connections. A caller has a `Ticket`; the ticket in ``permits`` is
-        the permit. A connection may be lost, closed or not made yet: the permit is given back all
-        the same, once, and giving it back twice changes nothing.
-Rule 2: one queue, first in, first out. Whoever is at its head gets the next permit, and with it an
+Rule 1: capacity is leases, not connections. A caller has a `Waiter`; the waiter in ``leases`` is
+        the lease. A connection may be lost, closed or not made yet: the lease is given back all the
+        same, once, and giving it back twice changes nothing.
+Rule 2: one queue, first in, first out. The first in the queue gets the next lease, and with it an
         idle connection (the youngest, so that the others grow old and can go) or the right to make
-        one, of which ``max_connecting`` are out at a time.
+        one, of which ``max_connecting`` are out at a time. One that wants a new connection and may
+        not make one yet does not hold up those behind it whom an idle connection serves.
 Rule 3: any method may be cut off by an exception at any bytecode and leaves a state from which the
-        next call to `settle` goes on rightly. So every step is one operation of a list, set or
+        next call to `dispatch` goes on rightly. So every step is one operation of a list, set or
         deque, and each step can be done again. No other containers: theirs is Python code, which
         can be cut off half-way.
+Rule 4: any method may be interrupted by a call of the same thread (a signal handler or a destructor
+        that sends mail), which runs to its end before the method goes on. Such a call uses only
+        `try_acquire`, `try_release`, `acquire_at_once` and `give_back`: ``idle`` and ``leases`` may
+        be different after it, the queue never. So no step here relies on what an earlier one has
+        seen of those two: it acts first and looks then, or expects to find nothing. CPython runs
+        signal handlers behind calls and jumps only; a condition without a call is not interrupted.
 """
 
 from __future__ import annotations
 
+import enum
 import math
-import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.pool.options import Limits
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.wakeup import Wakeup
+
+T = TypeVar("T")
 
 MAX_NOOPS = 8
 """Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
 
+NOOP_GRACE = 0.5
+"""Seconds a caller without a connection waits for the answer to a keep-alive NOOP."""
+
+
+class DiscardReason(enum.StrEnum):
+    """Why a connection was given up; the values are the keys of ``PoolStats.discards``."""
+
+    MAX_IDLE = "max_idle"
+    MAX_LIFETIME = "max_lifetime"
+    MAX_MESSAGES = "max_messages"
+    SHUTTING_DOWN = "421"
+    DEAD_WHEN_IDLE = "dead when idle"
+    DEAD_WHEN_USED = "dead when used"
+    CLOSED_IN_USE = "closed in use"
+    INTERRUPTED = "interrupted"
+    ABANDONED = "lost by its holder"
+    KEEPALIVE_FAILED = "keepalive failed"
+    DRAINED = "drained"
+    POOL_CLOSED = "pool closed"
+    BETTER_SERVER = "a better server may be back"
+
 
 @dataclass(slots=True, eq=False)
-class Pooled:
+class PooledConnection:
     """A connection of the pool and what is known of its life; times are of the monotonic clock.
 
-    ``good_until`` is when an idle one expires, known when it comes back, so that handing it out
+    ``expires_at`` is when an idle one expires, known when it comes back, so that handing it out
     again takes one comparison.
     """
 
     connection: SmtpConnection
-    born: float
+    created_at: float
     lifetime: float
     idle_since: float = 0.0
-    good_until: float = 0.0
-    spoke_at: float = 0.0
+    expires_at: float = 0.0
+    last_used_at: float = 0.0
     server: int = 0
     generation: int = 0
     most_messages: float = math.inf
@@ -49,281 +82,398 @@ class Pooled:
     noops: int = 0
 
 
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-class Ticket:
-    """A caller's place in the queue, and then its permit.
+class Waiter:
+    """A caller's place in the queue, and then its lease.
 
     Its attributes begin as the class has them: one is made for every checkout, which needs but two.
 
     Attributes:
-        wake: released when the caller's turn has come; None for one that never stood in line.
-        pooled: the idle connection it was given; None if it is to make one.
-        since: when it got its permit.
-        fresh: whether it wants no idle connection.
+        wakeup: set when the caller's turn has come; None for one that never stood in the queue.
+        pooled: the connection it was given; None if it is to make one.
+        since: when it got its lease.
+        not_before: it takes only a connection that came back later, or a new one.
+        noop_since: when the keep-alive NOOP began that this lease is for; None for a caller.
     """
 
-    wake: threading.Lock | None = None
-    pooled: Pooled | None = None
+    wakeup: Wakeup | None = None
+    pooled: PooledConnection | None = None
     since: float = 0.0
-    fresh: bool = False
+    not_before: float = -math.inf
+    noop_since: float | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait to be called, at most so long; whether it was."""
-        return self.wake is not None and self.wake.acquire(timeout=seconds)
+        """Wait for the caller's turn, at most so long; whether it came."""
+        return self.wakeup is not None and self.wakeup.wait(seconds)
 
-    def call(self) -> None:
+    def wake(self) -> None:
         """Tell the caller that it is its turn; again does no harm."""
-        if self.wake is not None and self.wake.locked():
-            self.wake.release()
+        if self.wakeup is not None:
+            self.wakeup.set()
 
 
 class PoolState:
-    """Who has a permit, who waits for one, and which connections are idle."""
+    """Who has a lease, who waits for one, and which connections are idle."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.permits: set[Ticket] = set()
-        self.queue: deque[Ticket] = deque()
-        self.connecting: set[Ticket] = set()
-        self.idle: deque[Pooled] = deque()
+    def __init__(self, options: PoolOptions) -> None:
+        self.options = options
+        self.leases: set[Waiter] = set()
+        self.queue: deque[Waiter] = deque()
+        self.connecting: set[Waiter] = set()
+        self.idle: deque[PooledConnection] = deque()
         self.is_closed = False
         self.generation = 0
-        self._max_size = self._ceiling = limits.max_size
-        self._max_idle = limits.max_idle
-        self._ceiling_until = 0.0
+        self._max_size = self._reduced_size = options.max_size
+        self._max_idle = options.max_idle
+        self._reduced_until = 0.0
 
     def is_overloaded(self, now: float) -> bool:
         """Whether one more caller would be one too many."""
-        may_connect = len(self.connecting) < self.limits.max_connecting
+        may_connect = len(self.connecting) < self.options.max_connecting
         would_wait = bool(self.queue) or not self._has_room(now) or not (self.idle or may_connect)
-        return would_wait and len(self.queue) >= self.limits.max_waiting
+        return would_wait and len(self.queue) >= self.options.max_waiting
 
-    def take_now(self, ticket: Ticket, now: float) -> Pooled | None:
-        """Serve a caller who need not stand in line: the common case, and nothing else."""
-        if (
-            not self.idle
-            or self.queue
-            or self.is_closed
-            or len(self.permits) >= self._max_size
-            or now < self._ceiling_until
-        ):
+    def try_acquire(self, waiter: Waiter, now: float) -> PooledConnection | None:
+        """Serve a caller who need not wait: the common case, and nothing else."""
+        if not self.idle or self.queue or self.is_closed or now < self._reduced_until:
             return None
-        ticket.since = now
-        self.permits.add(ticket)
-        ticket.pooled = pooled = self.idle.pop()
-        return pooled
+        waiter.since = now
+        self.leases.add(waiter)
+        if len(self.leases) <= self._max_size:
+            try:
+                waiter.pooled = pooled = self.idle.pop()
+            except IndexError:
+                pass  # rule 4
+            else:
+                return pooled
+        self.leases.discard(waiter)
+        return None
 
-    def give_now(self, ticket: Ticket, pooled: Pooled, now: float) -> bool:
-        """Take back what is good from a caller while nobody waits: the common case.
+    def try_release(self, waiter: Waiter, pooled: PooledConnection, now: float) -> bool:
+        """Take back a good connection from a caller while nobody waits: the common case.
 
         False if it is not that; nothing has changed then.
         """
-        end = pooled.born + pooled.lifetime
+        end = pooled.created_at + pooled.lifetime
         idle = self.idle
         if (
-            self.queue
-            or self.is_closed
-            or now >= end
-            or pooled.generation != self.generation
+            now >= end
             or pooled.connection.transactions >= pooled.most_messages
-            or (idle and now >= idle[0].good_until)
+            or self.queue
+            or self.is_closed
+            or pooled.generation != self.generation
+            or (idle and now >= idle[0].expires_at)
         ):
             return False
         idle_end = now + self._max_idle
-        pooled.idle_since = pooled.spoke_at = now
-        pooled.good_until = end if end < idle_end else idle_end
-        ticket.pooled = None
+        pooled.idle_since = pooled.last_used_at = now
+        pooled.expires_at = end if end < idle_end else idle_end
+        waiter.pooled = None
         idle.append(pooled)
-        self.permits.discard(ticket)
+        self.leases.discard(waiter)
         return True
 
-    def enter(self, ticket: Ticket, now: float) -> bool:
-        """Take a place in the queue; whether the caller's turn has come at once."""
-        ticket.wake = _held_lock()
-        self.queue.append(ticket)
-        self.settle(now)
-        return self.is_served(ticket)
+    def acquire_at_once(self, waiter: Waiter, now: float, *, renew: bool = False) -> bool:
+        """Serve a call that interrupts a decision, and so cannot wait for anybody (rule 4).
 
-    def again(self, ticket: Ticket, now: float, *, fresh: bool = False) -> None:
+        It gets an idle connection, but not with ``renew``, or the right to make one whatever
+        ``max_connecting`` says. False if there is no room for it; nothing has changed then.
+        """
+        waiter.since = now
+        waiter.pooled = None
+        self.leases.add(waiter)
+        if len(self.leases) > self.effective_size(now):
+            self.leases.discard(waiter)
+            return False
+        if not renew:
+            try:
+                waiter.pooled = self.idle.pop()
+                return True
+            except IndexError:
+                pass
+        self.connecting.add(waiter)
+        return True
+
+    def enqueue(self, waiter: Waiter, now: float) -> bool:
+        """Take a place in the queue; whether the caller's turn has come at once."""
+        waiter.wakeup = Wakeup()
+        self.queue.append(waiter)
+        self.dispatch(now)
+        return self.is_served(waiter)
+
+    def is_short_of(self, count: int, now: float) -> bool:
+        """Whether there are fewer connections, those that are being made included."""
+        size = min(count, self.effective_size(now))
+        return len(self.leases) + len(self.idle) < size
+
+    def requeue(self, waiter: Waiter, now: float, *, renew: bool = False) -> None:
         """Give a caller whose connection was no good its turn again, before all others.
 
-        With ``fresh`` it is to make one, because those that are idle may be no better.
+        With ``renew`` it wants none of those that are idle, which may be no better.
         """
-        ticket.pooled = None
-        ticket.fresh = fresh
-        ticket.wake = _held_lock()
-        self.queue.appendleft(ticket)
-        self.permits.discard(ticket)
-        self.settle(now)
+        waiter.pooled = None
+        if renew:
+            waiter.not_before = now
+        self._enqueue_first(waiter)
+        self.leases.discard(waiter)
+        self.dispatch(now)
 
     def connections_to(self, server: int) -> int:
         """How many connections to a server are idle or lent."""
-        lent = sum(
-            ticket.pooled is not None and ticket.pooled.server == server for ticket in self.permits
-        )
-        return lent + sum(pooled.server == server for pooled in self.idle)
+        lent = [waiter.pooled for waiter in _snapshot(self.leases)]
+        every = [*lent, *_snapshot(self.idle)]
+        return sum([pooled is not None and pooled.server == server for pooled in every])
 
-    def step_back(self, ticket: Ticket, now: float, until: float) -> bool:
+    def requeue_at_server_limit(self, waiter: Waiter, now: float, until: float) -> bool:
         """No server takes more connections: wait for one to come back, if there are any.
 
         The pool's effective size is lowered to those it has, ``until`` a server can be tried again.
         Returns False if there is none to wait for.
         """
-        # Connections and not permits: who only connects or waits may never have one to give.
-        lent = sum(other.pooled is not None for other in self.permits)
-        if not lent + len(self.idle):
+        # Connections and not leases: who only connects or waits may never have one to give.
+        lent = sum([other.pooled is not None for other in _snapshot(self.leases)])
+        if not (size := lent + len(self.idle)):
             return False
-        self._ceiling, self._ceiling_until = lent + len(self.idle), until
-        ticket.fresh = False
-        ticket.wake = _held_lock()
-        self.queue.appendleft(ticket)
-        self.connecting.discard(ticket)
-        self.permits.discard(ticket)
-        self.settle(now)
+        self._reduced_size, self._reduced_until = size, until
+        waiter.not_before = -math.inf
+        self._enqueue_first(waiter)
+        self.connecting.discard(waiter)
+        self.leases.discard(waiter)
+        self.dispatch(now)
         return True
 
     def effective_size(self, now: float) -> int:
         """How many connections there may be now: ``max_size``, or fewer if the server said so."""
-        return self._ceiling if now < self._ceiling_until else self.limits.max_size
+        return self._reduced_size if now < self._reduced_until else self.options.max_size
 
     def more_room_in(self, now: float) -> float:
         """Seconds until a lowered effective size is over; infinity if it is not lowered."""
-        return self._ceiling_until - now if now < self._ceiling_until else math.inf
+        return self._reduced_until - now if now < self._reduced_until else math.inf
 
     def drain(self) -> None:
         """Have every connection that exists closed when it is next looked at."""
         self.generation += 1
 
-    def connected(self, ticket: Ticket, now: float) -> None:
+    def connected(self, waiter: Waiter, now: float) -> None:
         """Note that a caller has made its connection, so that the next one may make one."""
-        self.connecting.discard(ticket)
-        self.settle(now)
+        waiter.not_before = -math.inf
+        self.connecting.discard(waiter)
+        self.dispatch(now)
 
-    def leave(
-        self, ticket: Ticket, pooled: Pooled | None, now: float, *, was_used: bool = True
+    def release(
+        self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
     ) -> None:
-        """Give everything back: the place in the queue, the permit, and the connection if any.
+        """Give everything back: the place in the queue, the lease, and the connection if any."""
+        # Looking for a place in the queue takes time; a caller that was served has none any more.
+        may_be_queued = not self.is_served(waiter)
+        self.give_back(waiter, pooled, now, was_used=was_used)
+        if self.queue:
+            if may_be_queued or self.queue[0] is waiter:
+                self._remove_from_queue(waiter)
+            self.dispatch(now)
 
-        One that was only kept alive goes below the other idle ones, where it was.
+    def give_back(
+        self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
+    ) -> None:
+        """Give back the lease, and the connection if any; serves nobody.
+
+        A connection that was only kept alive goes below the other idle ones, where it was.
         """
-        # Looking for a place in the queue takes time; who had its turn has none any more.
-        may_stand_in_line = not self.is_served(ticket)
-        ticket.pooled = None
+        waiter.pooled = None
         if pooled is not None:
             if was_used:
+                pooled.idle_since = pooled.last_used_at = now
+                end = pooled.created_at + pooled.lifetime
+                pooled.expires_at = min(end, now + self._max_idle)
                 self.idle.append(pooled)
             else:
                 self.idle.appendleft(pooled)
-        self.permits.discard(ticket)
-        if self.connecting:
-            self.connecting.discard(ticket)
-        if self.queue:
-            if may_stand_in_line or self.queue[0] is ticket:
-                self._remove_from_queue(ticket)
-            self.settle(now)
+        # Only now, so that there is never one connection too many.
+        self.leases.discard(waiter)
+        self.connecting.discard(waiter)
 
-    def settle(self, now: float) -> None:
-        """Serve the queue as far as there are permits, idle connections and rights to connect."""
-        while self.queue:
-            ticket = self.queue[0]
-            if not self.is_served(ticket) and not self._serve(ticket, now):
-                break
-            ticket.call()
-            self.queue.popleft()
+    def dispatch(self, now: float) -> None:
+        """Serve the queue as far as there are leases, idle connections and rights to connect."""
+        place = 0
+        while place < len(self.queue):
+            waiter = self.queue[place]
+            if self.is_served(waiter) or self._serve(waiter, now):
+                waiter.wake()
+                self._remove_from_queue(waiter)
+            elif self.idle and self._has_room(now):
+                # It waits for the right to connect; those behind it may want what is idle.
+                place += 1
+            else:
+                return
 
-    def is_served(self, ticket: Ticket) -> bool:
+    def is_served(self, waiter: Waiter) -> bool:
         """Whether a caller's turn has come."""
-        return ticket.pooled is not None or ticket in self.connecting
+        return waiter.pooled is not None or waiter in self.connecting
 
-    def _remove_from_queue(self, ticket: Ticket) -> None:
+    def _enqueue_first(self, waiter: Waiter) -> None:
+        waiter.wakeup = Wakeup()
+        self.queue.appendleft(waiter)
+
+    def _remove_from_queue(self, waiter: Waiter) -> None:
         try:
-            self.queue.remove(ticket)
+            self.queue.remove(waiter)
         except ValueError:
             pass  # its turn had come
 
-    def _has_room(self, now: float) -> bool:
-        return len(self.permits) < self.effective_size(now)
-
-    def _serve(self, ticket: Ticket, now: float) -> bool:
-        takes_idle = bool(self.idle) and not ticket.fresh
-        if not takes_idle and len(self.connecting) >= self.limits.max_connecting:
-            return False
-        # Only now: who waits holds no permit, or it might wait for itself.
-        if ticket not in self.permits:
-            if not self._has_room(now):
-                return False
-            ticket.since = now
-            self.permits.add(ticket)
-        if takes_idle:
-            ticket.pooled = self.idle.pop()
-        else:
-            self.connecting.add(ticket)
+    def _remove_idle(self, pooled: PooledConnection) -> bool:
+        try:
+            self.idle.remove(pooled)
+        except ValueError:
+            return False  # rule 4
         return True
 
-    def why_not_keep(self, pooled: Pooled, now: float) -> str | None:
-        """Why a connection that comes back should not become idle; None if it may, from ``now``."""
+    def _has_room(self, now: float) -> bool:
+        return len(self.leases) < self.effective_size(now)
+
+    def _serve(self, waiter: Waiter, now: float) -> bool:
+        # The lease comes first, so that no interrupting call makes one connection too many (rule
+        # 4). A waiter that was cut off (rule 3) has it already.
+        if waiter not in self.leases:
+            if not self._has_room(now):
+                return False
+            waiter.since = now
+            self.leases.add(waiter)
+        is_served = len(self.leases) <= self.effective_size(now) and self._equip(waiter, now)
+        if not is_served:
+            # A waiter that holds a lease could wait for itself.
+            self.leases.discard(waiter)
+        return is_served
+
+    def _equip(self, waiter: Waiter, now: float) -> bool:
+        """Give a caller with a lease an idle connection, or the right to make one."""
+        if self._takes_idle(waiter, now):
+            try:
+                waiter.pooled = self.idle.pop()
+                return True
+            except IndexError:
+                pass  # rule 4
+        if len(self.connecting) >= self.options.max_connecting:
+            return False
+        self.connecting.add(waiter)
+        return True
+
+    def _takes_idle(self, waiter: Waiter, now: float) -> bool:
+        """Whether a caller takes the youngest idle connection, rather than make one."""
+        try:
+            came_back_at = self.idle[-1].idle_since
+        except IndexError:
+            return False
+        if came_back_at > waiter.not_before:
+            return True
+        # One that may be dead is better than none: there is no room for another connection.
+        return len(self.leases) + len(self.idle) > self.effective_size(now)
+
+    def discard_reason_on_return(
+        self, pooled: PooledConnection, now: float
+    ) -> DiscardReason | None:
+        """Why a connection that comes back should not become idle; None if it may."""
         if self.is_closed:
-            return "pool closed"
+            return DiscardReason.POOL_CLOSED
         if pooled.generation != self.generation:
-            return "drained"
-        end = pooled.born + pooled.lifetime
-        if now >= end:
-            return "max_lifetime"
+            return DiscardReason.DRAINED
+        if now >= pooled.created_at + pooled.lifetime:
+            return DiscardReason.MAX_LIFETIME
         if pooled.connection.transactions >= pooled.most_messages:
-            return "max_messages"
-        idle_end = now + self.limits.max_idle
-        pooled.idle_since = pooled.spoke_at = now
-        pooled.good_until = end if end < idle_end else idle_end
+            return DiscardReason.MAX_MESSAGES
         return None
 
-    def why_expired(self, pooled: Pooled, now: float) -> str | None:
+    def discard_reason_when_idle(
+        self, pooled: PooledConnection, now: float
+    ) -> DiscardReason | None:
         """Why an idle connection should not be handed out or kept any more; None if it may."""
         if pooled.generation != self.generation:
-            return "drained"
-        if now < pooled.good_until:
+            return DiscardReason.DRAINED
+        if now < pooled.expires_at:
             return None
-        return "max_lifetime" if now - pooled.born >= pooled.lifetime else "max_idle"
+        is_old = now - pooled.created_at >= pooled.lifetime
+        return DiscardReason.MAX_LIFETIME if is_old else DiscardReason.MAX_IDLE
 
-    def take_expired(self, now: float) -> list[tuple[Pooled, str]]:
+    def take_idle(self) -> list[PooledConnection]:
+        """Remove all idle connections."""
+        taken: list[PooledConnection] = []
+        while self.idle:
+            try:
+                taken.append(self.idle.pop())
+            except IndexError:
+                break  # rule 4
+        return taken
+
+    def take_expired(self, now: float) -> list[tuple[PooledConnection, DiscardReason]]:
         """Remove the idle connections whose time is over, with the reasons."""
-        expired = [(p, why) for p in self.idle if (why := self.why_expired(p, now)) is not None]
-        for pooled, _ in expired:
-            self.idle.remove(pooled)
-        return expired
+        return [
+            (pooled, reason)
+            for pooled in _snapshot(self.idle)
+            if (reason := self.discard_reason_when_idle(pooled, now)) is not None
+            and self._remove_idle(pooled)
+        ]
 
-    def take_oldest_expired(self, now: float) -> tuple[Pooled, str] | None:
+    def take_oldest_expired(self, now: float) -> tuple[PooledConnection, DiscardReason] | None:
         """Remove the connection that has been idle for longest, if its time is over.
 
         What every return can afford to ask, however many are idle.
         """
-        if not self.idle or (why := self.why_expired(self.idle[0], now)) is None:
+        try:
+            oldest = self.idle[0]
+        except IndexError:
             return None
-        return self.idle.popleft(), why
+        reason = self.discard_reason_when_idle(oldest, now)
+        if reason is None or not self._remove_idle(oldest):
+            return None
+        return oldest, reason
 
-    def borrow_for_noop(self, ticket: Ticket, now: float) -> Pooled | None:
-        """Take an idle connection that needs a NOOP, and a permit with it; None if none does."""
-        for pooled in self.idle:
+    def borrow_for_noop(self, waiter: Waiter, now: float) -> PooledConnection | None:
+        """Take an idle connection that needs a NOOP, and a lease with it; None if none does."""
+        for pooled in _snapshot(self.idle):
             due = self.noop_due(pooled)
-            if due is not None and now >= due:
-                ticket.since = now
-                self.permits.add(ticket)
-                self.idle.remove(pooled)
+            if due is None or now < due:
+                continue
+            waiter.since = waiter.noop_since = now
+            self.leases.add(waiter)
+            if self._remove_idle(pooled):
+                waiter.pooled = pooled
                 return pooled
+            self.leases.discard(waiter)
         return None
 
-    def noop_due(self, pooled: Pooled) -> float | None:
+    def has_noop_due(self, now: float) -> bool:
+        """Whether an idle connection needs a NOOP."""
+        dues = (self.noop_due(pooled) for pooled in _snapshot(self.idle))
+        return any(due is not None and now >= due for due in dues)
+
+    def overdue_noops(self, now: float, grace: float) -> list[Waiter]:
+        """The leases of keep-alive NOOPs that are not answered within ``grace`` seconds."""
+        return [
+            waiter
+            for waiter in _snapshot(self.leases)
+            if waiter.noop_since is not None and now >= waiter.noop_since + grace
+        ]
+
+    def noop_overdue_in(self, now: float, grace: float) -> float:
+        """Seconds until the next NOOP under way becomes overdue; infinity if there is none."""
+        begun = [w.noop_since for w in _snapshot(self.leases) if w.noop_since is not None]
+        return max(0.0, min(begun) + grace - now) if begun else math.inf
+
+    def noop_due(self, pooled: PooledConnection) -> float | None:
         """When an idle connection needs its next NOOP; None for never."""
-        if self.limits.keepalive is None or pooled.noops >= MAX_NOOPS:
+        if self.options.keepalive is None or pooled.noops >= MAX_NOOPS:
             return None
-        return pooled.spoke_at + self.limits.keepalive
+        return pooled.last_used_at + self.options.keepalive
 
     def next_due(self) -> float | None:
-        """When the keeper of idle connections has to look again; None while nothing is idle."""
-        moments = [p.good_until for p in self.idle]
-        moments += [due for p in self.idle if (due := self.noop_due(p)) is not None]
+        """When idle connections need maintenance again; None while nothing is idle."""
+        idle = _snapshot(self.idle)
+        moments = [p.expires_at for p in idle]
+        moments += [due for p in idle if (due := self.noop_due(p)) is not None]
         return min(moments, default=None)
+
+
+def _snapshot(items: Collection[T]) -> tuple[T, ...]:
+    while True:
+        try:
+            return tuple(items)
+        except RuntimeError:
+            pass  # an interrupting call changed it while it was copied (rule 4)

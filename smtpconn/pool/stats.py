@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,11 +29,31 @@ class Counters:
     rejected_recipients: int = 0
     wait_seconds: float = 0.0
     use_seconds: float = 0.0
-    discards: dict[str, int] = field(default_factory=dict)
+    discards: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def discard(self, reason: str) -> None:
-        """Count a connection that was given up."""
-        self.discards[reason] = self.discards.get(reason, 0) + 1
+    def add(
+        self,
+        *,
+        messages: int = 0,
+        failed_messages: int = 0,
+        unknown_messages: int = 0,
+        accepted_recipients: int = 0,
+        rejected_recipients: int = 0,
+        retries: int = 0,
+        noops: int = 0,
+    ) -> None:
+        """Count these.
+
+        Each addition stands alone and calls nothing, so that none is lost if a signal handler that
+        counts, too, interrupts this.
+        """
+        self.messages += messages
+        self.failed_messages += failed_messages
+        self.unknown_messages += unknown_messages
+        self.accepted_recipients += accepted_recipients
+        self.rejected_recipients += rejected_recipients
+        self.retries += retries
+        self.noops += noops
 
 
 @dataclass(frozen=True, slots=True)

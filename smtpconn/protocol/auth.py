@@ -44,7 +44,7 @@ def authenticate(session: SessionState, mechanism: SaslMechanism) -> Exchange[No
     if reply.code != 235:
         raise _failure(reply, mechanism)
     mechanism.finish()
-    session.is_authenticated = True
+    session.auth_mechanism = mechanism.name
 
 
 def _check(session: SessionState, mechanism: SaslMechanism) -> None:

@@ -54,7 +54,7 @@ def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
 def _greet(session: SessionState) -> Generator[ExchangeAction, None, None]:
     group = CommandGroup((GREETING,))
     yield group
-    greeting = group.replies[0]
+    greeting = session.greeting = group.replies[0]
     if greeting.code != 220:
         raise refusal(greeting, Phase.GREETING)
     yield from hello(session)

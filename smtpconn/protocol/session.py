@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
+from smtpconn.model.replies import SmtpResponse
 
 SPARE_NONMAIL_FROM = 8
 """Commands besides those of messages after which a server that counts them is told no more than it
@@ -46,7 +47,9 @@ class SessionState:
             caller allows it in clear.
         is_local: whether the peer is known to be this machine.
         capabilities: the last EHLO, LHLO or HELO reply.
-        is_authenticated: whether an AUTH succeeded.
+        greeting: the server's first reply; None before it came. It is kept to be shown: it is not
+            protected where TLS came by STARTTLS, and nothing is decided by it.
+        auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
         must_close: why the dialogue cannot go on after this operation; "" if it can.
@@ -70,7 +73,8 @@ class SessionState:
     is_private: bool = False
     is_local: bool = False
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
-    is_authenticated: bool = False
+    greeting: SmtpResponse | None = None
+    auth_mechanism: str | None = None
     needs_reset: bool = False
     must_close: str = ""
     transactions: int = 0
@@ -85,6 +89,11 @@ class SessionState:
     def __post_init__(self) -> None:
         self.is_lmtp = self.protocol is Protocol.LMTP
         self.is_eager = self.pipelining is Pipelining.EAGER
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether an AUTH succeeded."""
+        return self.auth_mechanism is not None
 
     @property
     def may_pipeline(self) -> bool:
@@ -129,5 +138,5 @@ class SessionState:
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
         self.capabilities = ServerCapabilities()
-        self.is_authenticated = False
+        self.auth_mechanism = None
         self.limits_nonmail = False

@@ -1,18 +1,17 @@
-"""An SMTP server for tests: `SmtpServer`, in a thread, scriptable, recording everything.
+"""`SmtpServer`: an SMTP server for tests, in threads, that records everything and fails on demand.
 
-It drives smtpconn's own tests and the quick start, and is there for tests of your mail code: with
-pytest, by the fixture ``smtp_server`` (see ``docs/testing.md``), which ``pytest_smtpconn.py`` has.
-Nothing of it is used by the client and it uses nothing of the client, so that it is an independent
-witness:
+Use it for tests of code that sends mail; with pytest by the fixture ``smtp_server`` (see
+``docs/testing.md``). smtpconn's own tests use it, too. It shares no code with the client, so that a
+mistake in one does not hide the same mistake in the other.
 
 Modules::
 
-    server    SmtpServer: listening, threads, records, waiting for things to happen
-    session   one connection's dialogue, by the RFCs
-    link      the server's end of one connection: lines in, replies out, TLS
-    faults    what goes wrong on demand
-    records   what was received
-    authority certificates for servers with TLS
+    server        SmtpServer: listening, threads, records, waiting
+    session       the protocol on one connection
+    connection    bytes and TLS of one connection
+    faults        what the server does wrong on demand
+    records       received messages and connections
+    certificates  certificates for servers with TLS
 """
 
 from smtpconn.testing.records import ReceivedMessage, ServerConnection

@@ -1,6 +1,6 @@
-"""Certificates for test servers: an authority of this process alone, and what trusts it.
+"""Certificates for test servers, from an authority that exists in this process only.
 
-Made by trustme (extra ``pytest``), which is imported when TLS is asked for and not before.
+They are made by trustme (extra ``pytest``), which is imported only when TLS is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import trustme
 
 NAMES = ("localhost", "127.0.0.1", "::1", "mx.example.test")
-"""Whom the certificates of servers are for."""
+"""The names in every certificate of a server."""
 
 
 class Authority:
@@ -26,10 +26,11 @@ class Authority:
         self._authority = authority
         self.pem = authority.cert_pem.bytes()
 
-    def server_context(self) -> ssl.SSLContext:
-        """A server-side context with a new certificate for this machine."""
+    def server_context(self, host: str) -> ssl.SSLContext:
+        """A server-side context with a new certificate for this machine and for ``host``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(*NAMES).configure_cert(context)
+        names = NAMES if host in ("", *NAMES) else (*NAMES, host)
+        self._authority.issue_cert(*names).configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:

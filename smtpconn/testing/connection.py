@@ -1,8 +1,8 @@
-"""The server's end of one connection: lines and octets in, replies out, TLS.
+"""The server's end of one connection: reading lines and bytes, sending replies, TLS.
 
-Replies gather until the server has nothing more to read, and leave in one write: one turn. With a
+Replies are collected until the server has nothing more to read, and sent in one write. With a
 ``pause`` the server also waits until the client has been silent for that long, so that the number
-of writes is the number of times the client waited for an answer.
+of writes is the number of times the client waited for a reply.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ import socket
 import ssl
 import struct
 import threading
-import time
 
 from smtpconn.testing.records import ServerConnection
 
 TICK = 0.01
-"""Seconds between looks at whether the server wants something of a connection that is silent."""
+"""Seconds between two checks whether a silent connection is to be ended."""
 
 MAX_LINE = 16 * 1024
 
 
-class Gone(Exception):
-    """The connection is over, for whatever reason."""
+class Disconnected(Exception):
+    """The connection has ended, for any reason."""
 
 
-class Link:
+class Connection:
     """One accepted connection.
 
     Args:
         sock: accepted; closed by `close`.
-        pause: seconds of the client's silence before replies leave.
-        record: where to count the turns.
+        pause: seconds of silence of the client before replies are sent.
+        record: where the writes are counted.
 
     Attributes:
-        farewell: set by other threads to have this said, and the connection closed, when the
-            client is silent; b"" to close without a word.
+        farewell: set by another thread to send this and close the connection when the client is
+            silent; b"" to close without a reply.
     """
 
     def __init__(self, sock: socket.socket, pause: float, record: ServerConnection) -> None:
@@ -52,57 +51,57 @@ class Link:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def read_line(self) -> bytes:
-        """The next line without its CRLF; a bare line feed ends none.
+        """Read a line, and return it without its CRLF. A bare line feed does not end a line.
 
         Raises:
-            Gone: there is none, or it is longer than 16 KiB.
+            Disconnected: the connection ended, or the line is longer than 16 KiB.
         """
         while (end := self._input.find(b"\r\n")) < 0:
             if len(self._input) > MAX_LINE:
                 self.send(b"500 5.5.2 Line too long\r\n")
                 self.flush()
-                raise Gone
+                raise Disconnected
             self._fill()
         line = bytes(self._input[:end])
         del self._input[: end + 2]
         return line
 
-    def read_exactly(self, octets: int) -> bytes:
-        """So many octets."""
-        while len(self._input) < octets:
+    def read_exactly(self, size: int) -> bytes:
+        """Read ``size`` bytes."""
+        while len(self._input) < size:
             self._fill()
-        data = bytes(self._input[:octets])
-        del self._input[:octets]
+        data = bytes(self._input[:size])
+        del self._input[:size]
         return data
 
     def read_data(self) -> bytes:
-        """The content up to the final dot, unstuffed (RFC 5321 4.5.2)."""
+        """Read the content up to the final dot, and remove the stuffed dots (RFC 5321 4.5.2)."""
         lines: list[bytes] = []
         while (line := self._data_line()) != b".\r\n":
             lines.append(line[1:] if line.startswith(b".") else line)
         return b"".join(lines)
 
     def send(self, data: bytes) -> None:
-        """Put octets into the next write."""
+        """Add bytes to the next write."""
         self._output += data
 
     def send_split(self, data: bytes, size: int) -> None:
-        """Write octets now, ``size`` at a time, each in a segment of its own."""
+        """Write now, ``size`` bytes at a time, each piece in its own segment."""
         self.flush()
         self._count_turn()
         for start in range(0, len(data), size):
             self._send_now(data[start : start + size])
-            time.sleep(0.001)  # so that the kernel does not put them together
+            self.wait(0.001)  # so that the kernel does not join them
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was collected."""
         if self._output:
             self._count_turn()
             data, self._output = bytes(self._output), bytearray()
             self._send_now(data)
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Do the handshake; what was sent in clear behind STARTTLS is thrown away."""
+        """Do the handshake; discard what was sent in clear after STARTTLS."""
         self._input.clear()
         try:
             self._sock = context.wrap_socket(
@@ -112,7 +111,16 @@ class Link:
             self._do_handshake(self._sock)
             self._sock.settimeout(None)
         except (OSError, ValueError) as error:
-            raise Gone from error
+            raise Disconnected from error
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for some time.
+
+        Raises:
+            Disconnected: `end` was called during that time.
+        """
+        if self._ended.wait(seconds):
+            raise Disconnected
 
     def _do_handshake(self, sock: ssl.SSLSocket) -> None:
         while not self._ended.is_set():
@@ -125,14 +133,13 @@ class Link:
         raise Gone
 
     def hang(self) -> None:
-        """Say nothing and read nothing until the connection is ended by the server or the peer."""
+        """Send nothing and read nothing until `end` ends the connection."""
         self.flush()
-        while not self._ended.wait(TICK):
-            pass
-        raise Gone
+        self._ended.wait()
+        raise Disconnected
 
     def end(self, *, reset: bool = False) -> None:
-        """End it from any thread: with a reset, or as soon as its own thread has seen it."""
+        """End the connection from any thread; its own thread closes the descriptor."""
         try:
             if reset:
                 # Its thread sees it within a tick. A shutdown would wake it up at once, but OpenSSL
@@ -141,20 +148,20 @@ class Link:
             else:
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
-            pass  # over already
+            pass  # it has ended
         self._ended.set()
 
     def reset_on_close(self) -> None:
-        """Have the connection end with RST instead of FIN."""
+        """End the connection with RST instead of FIN when it is closed."""
         linger = struct.pack("ii", 1, 0)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def close(self) -> None:
-        """Close the descriptor; only the connection's own thread may."""
+        """Close the descriptor; only the connection's own thread may do that."""
         self._sock.close()
 
     def _count_turn(self) -> None:
-        """The first write is the greeting, which answers nothing."""
+        """Count a write; the first one is the greeting, for which the client sent nothing."""
         self._record.turns = self._writes
         self._writes += 1
 
@@ -166,16 +173,16 @@ class Link:
         return line
 
     def _fill(self) -> None:
-        """Read some octets, writing what was gathered before waiting for them."""
+        """Read some bytes, and before waiting for them write what was collected."""
         if self._output and self._pause and self._is_readable(self._pause):
             return self._receive()
         self.flush()
         while not self._is_readable(TICK):
             if self.farewell is not None and not self._input:
                 self._send_now(self.farewell)
-                raise Gone
+                raise Disconnected
             if self._ended.is_set():
-                raise Gone
+                raise Disconnected
         return self._receive()
 
     def _is_readable(self, seconds: float) -> bool:
@@ -189,13 +196,13 @@ class Link:
         try:
             data = self._sock.recv(65536)
         except OSError as error:
-            raise Gone from error
+            raise Disconnected from error
         if not data:
-            raise Gone
+            raise Disconnected
         self._input += data
 
     def _send_now(self, data: bytes) -> None:
         try:
             self._sock.sendall(data)
         except OSError as error:
-            raise Gone from error
+            raise Disconnected from error

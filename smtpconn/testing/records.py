@@ -1,4 +1,4 @@
-"""What a test server has received: messages and connections. Values."""
+"""What a test server has received: messages and connections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ReceivedMessage:
     Attributes:
         sender: the reverse-path without its brackets; "" for the null path.
         recipients: the forward-paths it was accepted for.
-        content: the octets as received, with CRLF line ends, dots unstuffed.
-        mail_parameters: the words behind MAIL FROM:<...>.
-        recipient_parameters: the words behind each accepted RCPT TO:<...>.
-        user: who was logged in.
-        tls: whether it came under TLS.
+        content: the bytes as received, with CRLF line ends and without stuffed dots.
+        mail_parameters: the parameters of MAIL FROM:<...>.
+        recipient_parameters: the parameters of each accepted RCPT TO:<...>.
+        user: the user who was logged in; None without a login.
+        tls: whether it was received under TLS.
         connection: the number of the connection, from 1.
         via: "DATA" or "BDAT".
     """
@@ -36,20 +36,22 @@ class ReceivedMessage:
 
     @property
     def email(self) -> EmailMessage:
-        """The content as the email package reads it: headers, text and attachments."""
+        """The content, parsed by the email package: header, text and attachments."""
         return message_from_bytes(self.content, policy=default)
 
 
 @dataclass(slots=True)
 class ServerConnection:
-    """A connection as the server saw it; changes while it lives.
+    """A connection as the server saw it; it changes until the connection ends.
 
     Attributes:
-        number: from 1, in the order of accepting.
-        commands: every command line, and every line that answered a challenge.
-        turns: how often the server wrote, the greeting not counted. With ``answer_after_pause``
-            that is the number of round trips the client made.
-        tls, user, closed: how things stand.
+        number: from 1, in the order in which they were accepted.
+        commands: every command line, and every reply to a SASL challenge.
+        turns: the number of writes of the server after the greeting. With ``answer_after_pause``
+            that is the number of round trips of the client.
+        tls: whether TLS is on.
+        user: the user who is logged in; None without a login.
+        closed: whether the connection has ended.
     """
 
     number: int

@@ -1,8 +1,8 @@
-"""`SmtpServer`: listening, a thread per connection, what was received, and what goes wrong.
+"""`SmtpServer`: listening, a thread per connection, records, and faults.
 
-Nothing here knows SMTP; that is `smtpconn.testing.session`. An error in a connection's thread that
-is not the peer's doing is kept and raised by `stop`, so that a broken test server cannot look like
-a broken client.
+The protocol itself is in `smtpconn.testing.session`. An error of the server in the thread of a
+connection is kept and raised by `stop`, so that a broken test server does not look like a broken
+client.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Literal, Self
 from urllib.parse import quote
 
 from smtpconn.testing.certificates import Authority, authority
-from smtpconn.testing.connection import TICK, Gone, Link
+from smtpconn.testing.connection import TICK, Connection, Disconnected
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
-from smtpconn.testing.session import SaslExchange, Session, Settings, login, plain
+from smtpconn.testing.session import ANY_LOGIN, SaslExchange, Session, Settings, login, plain
 
 _BUILT_IN = {"PLAIN": plain, "LOGIN": login}
 
@@ -31,32 +32,35 @@ class SmtpServer:
     """An SMTP or LMTP server in threads of this process; a context manager.
 
     Args:
-        host, port: where to listen; port 0 for any that is free.
+        host, port: where to listen; port 0 for any free port.
         protocol: "SMTP" or "LMTP".
-        hostname: what it calls itself.
-        extensions: the lines of its EHLO reply besides STARTTLS and AUTH; None for all it can do.
-        ehlo: whether it knows EHLO at all; if not, only HELO.
+        hostname: its name in the greeting and in the reply to EHLO.
+        extensions: the lines of its EHLO reply besides STARTTLS and AUTH; None for all it has.
+        ehlo: whether it knows EHLO; otherwise it knows only HELO.
         users: user names and passwords for AUTH.
-        tls: "starttls" to offer STARTTLS, "implicit" to talk TLS from the first octet, with a
-            certificate made here; see `client_context` and `ca_file`. Needs trustme (extra
-            ``pytest``).
-        tls_context: a server-side context to do so with a certificate of your own; offers
-            STARTTLS, or with ``implicit_tls`` talks TLS from the first octet.
+        tls: "starttls" to offer STARTTLS, "implicit" for TLS from the first byte, with a
+            certificate that is made for the purpose; see `client_context` and `ca_file`. Needs
+            trustme (extra ``pytest``).
+        tls_context: a server-side context with your own certificate instead; offers STARTTLS, or
+            with ``implicit_tls`` uses TLS from the first byte.
         require_auth: whether MAIL needs a login.
-        unix_path: where to listen instead, on a UNIX socket.
-        size_limit: octets of a message; None for no limit.
-        auth_mechanisms: of PLAIN and LOGIN, those to offer when there are users.
-        sasl: further mechanisms; name -> function that makes the exchange (see `SaslExchange`).
-        answer_after_pause: seconds of silence of the client before an answer leaves; makes
-            ``ServerConnection.turns`` count round trips.
-        recipient_known: says which forward-paths exist; all by default.
-        on_message: given each message before its acceptance is told, in the connection's thread;
-            the server then keeps none in ``messages``, nor connections that are closed, so that it
-            may run for long. If it raises, the message is not accepted:
-            the connection ends without an answer, and `stop` raises the error.
+        unix_path: the path of a UNIX socket to listen on instead.
+        size_limit: the largest message in bytes; None for no limit.
+        auth_mechanisms: which of PLAIN and LOGIN to offer when there are users.
+        accept_any_login: offer PLAIN, LOGIN, CRAM-MD5, XOAUTH2 and OAUTHBEARER, and accept every
+            user with every secret.
+        sasl: more mechanisms: their names, and functions that make the exchange (`SaslExchange`).
+        answer_after_pause: seconds of silence of the client before a reply is sent, so that
+            ``ServerConnection.turns`` counts round trips.
+        recipient_known: tells whether a forward-path exists; by default all exist.
+        on_message: called with each message before it is acknowledged, in the thread of the
+            connection. The server then keeps neither messages nor closed connections, so that it
+            can run for long. If it raises, the message is not acknowledged: the connection ends
+            without a reply, and `stop` raises the error.
 
     Raises:
-        ValueError: a kind of TLS there is not, or ``tls`` and ``tls_context`` together.
+        ValueError: an unknown kind of TLS; ``tls`` and ``tls_context`` together, or ``users`` and
+            ``accept_any_login``.
         ImportError: ``tls`` without trustme.
     """
 
@@ -77,6 +81,7 @@ class SmtpServer:
         unix_path: str | None = None,
         size_limit: int | None = 10 * 1024 * 1024,
         auth_mechanisms: Sequence[str] = ("PLAIN", "LOGIN"),
+        accept_any_login: bool = False,
         sasl: Mapping[str, SaslExchange] | None = None,
         answer_after_pause: float = 0.0,
         recipient_known: Callable[[str], bool] = lambda path: True,
@@ -93,11 +98,15 @@ class SmtpServer:
             if tls not in ("starttls", "implicit") or tls_context is not None:
                 raise ValueError('tls is "starttls" or "implicit", without a tls_context')
             self._authority = authority()
-            tls_context, implicit_tls = self._authority.server_context(), tls == "implicit"
+            tls_context, implicit_tls = self._authority.server_context(host), tls == "implicit"
         names = users or {}
+        if names and accept_any_login:
+            raise ValueError("users and accept_any_login exclude each other")
         mechanisms: dict[str, SaslExchange] = {
             name: functools.partial(_BUILT_IN[name], names) for name in auth_mechanisms if names
         }
+        if accept_any_login:
+            mechanisms |= ANY_LOGIN
         self._settings = Settings(
             protocol=protocol,
             hostname=hostname,
@@ -122,7 +131,7 @@ class SmtpServer:
         self._messages: list[ReceivedMessage] = []
         self._connections: list[ServerConnection] = []
         self._accepted = 0
-        self._links: set[Link] = set()
+        self._open_connections: set[Connection] = set()
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
         self._listener: socket.socket | None = None
@@ -131,7 +140,7 @@ class SmtpServer:
 
     @property
     def url(self) -> str:
-        """The server's URL as `smtpconn.ServerConfig.from_url` takes it, without credentials."""
+        """The URL for `smtpconn.ServerConfig.from_url`, without credentials."""
         scheme = self._settings.protocol.lower()
         if self._unix_path is not None:
             return f"{scheme}+unix://{self._unix_path}"
@@ -144,7 +153,7 @@ class SmtpServer:
         """The server's URL with the credentials of one of its users.
 
         Raises:
-            KeyError: there is no such user.
+            KeyError: the server does not know the user.
         """
         password = self._settings.users[user]
         scheme, _, place = self.url.partition("://")
@@ -155,13 +164,13 @@ class SmtpServer:
         """A new client-side context that trusts a server made with ``tls``.
 
         Raises:
-            RuntimeError: it was made without.
+            RuntimeError: the server was made without ``tls``.
         """
         return self._own_authority().client_context()
 
     @property
     def ca_file(self) -> str:
-        """The path of a file with the certificate to trust, in PEM; gone when the server stops.
+        """The path of a PEM file with the authority to trust; `stop` removes it.
 
         Raises:
             RuntimeError: the server was made without ``tls``, or is not running.
@@ -173,13 +182,13 @@ class SmtpServer:
 
     @property
     def messages(self) -> list[ReceivedMessage]:
-        """The messages accepted so far; in LMTP one per recipient."""
+        """The messages that were accepted; in LMTP one per recipient."""
         with self._changed:
             return list(self._messages)
 
     @property
     def connections(self) -> list[ServerConnection]:
-        """The connections so far; the records change while the connections live."""
+        """The connections; each record changes until its connection ends."""
         with self._changed:
             return list(self._connections)
 
@@ -190,7 +199,7 @@ class SmtpServer:
         return f"<SmtpServer {self.url} {state} connections={connections} messages={messages}>"
 
     def start(self) -> Self:
-        """Begin to listen."""
+        """Start to listen."""
         self._listen()
         if self._authority is not None:
             with tempfile.NamedTemporaryFile(
@@ -204,7 +213,7 @@ class SmtpServer:
         """Stop listening, end every connection and wait for all threads.
 
         Raises:
-            BaseException: what went wrong in a connection's thread, if it was the server's fault.
+            BaseException: an error of the server in the thread of a connection.
         """
         self._stop_listening()
         self._end_connections(reset=False)
@@ -215,7 +224,7 @@ class SmtpServer:
             raise self._errors[0]
 
     def kill(self) -> None:
-        """Reset every connection and go on listening."""
+        """Reset every connection, and keep listening."""
         self._end_connections(reset=True)
 
     def restart(self) -> None:
@@ -225,11 +234,20 @@ class SmtpServer:
         self._listen()
 
     def close_idle(self, reply: str | None = "421 4.3.2 Shutting down") -> None:
-        """Say ``reply`` (None: nothing) on every connection that is silent, and close it."""
+        """Close every connection as soon as it is silent.
+
+        Args:
+            reply: sent before that; None to send nothing.
+
+        Raises:
+            TypeError: ``reply`` is neither str nor None.
+        """
+        if not isinstance(reply, (str, NoneType)):
+            raise TypeError(f"reply is str or None, not {reply!r:.80}")
         with self._changed:
-            links = list(self._links)
-        for link in links:
-            link.farewell = b"" if reply is None else reply.encode() + b"\r\n"
+            connections = list(self._open_connections)
+        for connection in connections:
+            connection.farewell = b"" if reply is None else reply.encode() + b"\r\n"
 
     def fault(
         self,
@@ -247,25 +265,26 @@ class SmtpServer:
         skip: int = 0,
         match: str | None = None,
     ) -> None:
-        """Have something go wrong.
+        """Do something wrong at a step of the protocol.
 
         Args:
-            step: at which command; or CONNECT (the greeting), HANDSHAKE (of TLS), CHALLENGE (of
-                SASL), CONTENT (the answer to the whole message, in LMTP each), "*" (any).
-            reply: instead of the normal one. A str gets CRLF, and its lines too; bytes leave as
-                they are. What the command normally does is then done only if the reply is of the
-                same kind (begins with the same digit).
-            delay: seconds before it.
-            close, reset: end the connection behind it; without ``reply`` instead of it.
-            hang: never answer, and keep the connection.
-            split: send it in pieces of so many octets.
-            before, after: octets around it, in the same write.
-            times: how often; None for ever.
-            skip: how often not, at first.
-            match: only for a command line that holds this.
+            step: the command; or CONNECT (the greeting), HANDSHAKE (of TLS), CHALLENGE (of SASL),
+                CONTENT (the reply to the whole message; in LMTP each of them), "*" (any of them).
+            reply: sent instead of the normal reply. Each line of a str gets a CRLF; bytes are sent
+                as they are. The command takes effect only if this reply begins with the same digit
+                as the normal one.
+            delay: seconds before the reply; the end of the server does not wait for them.
+            close, reset: end the connection after ``reply``; without ``reply``, instead of one.
+            hang: send no reply, and keep the connection open.
+            split: send the reply in pieces of this many bytes; 0 for one piece.
+            before, after: bytes around the reply, in the same write.
+            times: how often; None for always.
+            skip: how many times to act normally first.
+            match: only for command lines that contain this.
 
         Raises:
-            ValueError: there is no such step.
+            TypeError: an argument of another type.
+            ValueError: an unknown step, a negative number, or ``times`` below 1.
         """
         self._faults.add(
             Fault(step, reply, delay, close, reset, hang, split, before, after, times, skip, match)
@@ -278,45 +297,50 @@ class SmtpServer:
 
         Args:
             address: the recipient.
-            reply: what is said to RCPT.
+            reply: the reply to RCPT.
             times: how often; None for always.
+
+        Raises:
+            TypeError: an argument of another type.
         """
+        if not isinstance(address, str):
+            raise TypeError(f"address is str, not {address!r:.80}")
         self.fault("RCPT", reply=reply, match=f"<{address}>", times=times)
 
     def shut_down_at(
         self, step: str, reply: str = "421 4.3.2 Shutting down", *, times: int | None = 1
     ) -> None:
-        """Say 421 and close the connection (RFC 5321 3.8).
+        """Send 421 and close the connection (RFC 5321 3.8); raises as `fault`.
 
         Args:
-            step: when, as `fault` has it.
-            reply: what is said.
+            step: when, as for `fault`.
+            reply: the reply.
             times: how often; None for always.
         """
         self.fault(step, reply=reply, close=True, times=times)
 
     def drop_at(self, step: str, *, times: int | None = 1) -> None:
-        """Close the connection without a word.
+        """Close the connection without a reply; raises as `fault`.
 
         Args:
-            step: when, as `fault` has it. At "CONTENT" that is after the whole message: a client
-                cannot know what became of it.
+            step: when, as for `fault`. At "CONTENT" that is after the whole message, so that the
+                client cannot know whether it was delivered.
             times: how often; None for always.
         """
         self.fault(step, close=True, times=times)
 
     def delay_at(self, step: str, seconds: float, *, times: int | None = 1) -> None:
-        """Answer late.
+        """Reply late; raises as `fault`.
 
         Args:
-            step: when, as `fault` has it.
-            seconds: how late.
+            step: when, as for `fault`.
+            seconds: how long to wait before the reply.
             times: how often; None for always.
         """
         self.fault(step, delay=seconds, times=times)
 
     def clear(self) -> None:
-        """Forget messages, finished connections and faults."""
+        """Remove all messages, ended connections and faults."""
         self._faults.clear()
         with self._changed:
             self._messages.clear()
@@ -324,7 +348,7 @@ class SmtpServer:
             self._accepted = len(self._connections)
 
     def wait_for_messages(self, count: int, timeout: float = 10.0) -> list[ReceivedMessage]:
-        """Wait until at least ``count`` messages were accepted, and return all.
+        """Wait until at least ``count`` messages were accepted, and return all of them.
 
         Raises:
             TimeoutError: there were fewer after ``timeout`` seconds.
@@ -334,13 +358,13 @@ class SmtpServer:
         return self.messages
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:
-        """Wait until ``predicate()`` is true; it is asked again whenever something was recorded.
+        """Wait until ``predicate()`` is true; it is called again after every change of a record.
 
         Raises:
-            TimeoutError: it was not, after ``timeout`` seconds.
+            TimeoutError: it is not true after ``timeout`` seconds.
         """
         if not self._wait_for(predicate, timeout):
-            raise TimeoutError(f"what was waited for did not happen within {timeout:g} s")
+            raise TimeoutError(f"the condition did not become true within {timeout:g} s")
 
     def __enter__(self) -> Self:
         return self.start()
@@ -389,9 +413,9 @@ class SmtpServer:
 
     def _end_connections(self, *, reset: bool) -> None:
         with self._changed:
-            links, threads = list(self._links), list(self._threads)
-        for link in links:
-            link.end(reset=reset)
+            connections, threads = list(self._open_connections), list(self._threads)
+        for connection in connections:
+            connection.end(reset=reset)
         for thread in threads:
             thread.join(10)
         with self._changed:
@@ -405,7 +429,7 @@ class SmtpServer:
                 continue
             sock.settimeout(None)
             thread = _thread(self._serve, sock)
-            # In one step: a thread that serves a connection is always one that can be joined.
+            # Under the lock, so that every thread that serves a connection can be joined.
             with self._changed:
                 thread.start()
                 self._threads = [t for t in self._threads if t.is_alive()]
@@ -416,22 +440,24 @@ class SmtpServer:
             self._accepted += 1
             record = ServerConnection(self._accepted)
             self._connections.append(record)
-            link = Link(sock, self._pause, record)
-            self._links.add(link)
-        session = Session(self._settings, self._faults, link, record, self._notify, self._deliver)
+            connection = Connection(sock, self._pause, record)
+            self._open_connections.add(connection)
+        session = Session(
+            self._settings, self._faults, connection, record, self._notify, self._deliver
+        )
         try:
             session.run()
-        except Gone:
+        except Disconnected:
             pass
         except BaseException as error:
             self._errors.append(error)
         finally:
             record.closed = True
             with self._changed:
-                self._links.discard(link)
+                self._open_connections.discard(connection)
                 if self._on_message is not None:
                     self._connections = [c for c in self._connections if c is not record]
-            link.close()
+            connection.close()
             self._notify()
 
     def _notify(self) -> None:

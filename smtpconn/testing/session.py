@@ -1,30 +1,29 @@
-"""One connection's dialogue on the server's side, strict by RFC 5321, 2033, 3030, 3207 and 4954.
+"""The protocol on one connection, strict by RFC 5321, 2033, 3030, 3207 and 4954.
 
-Each command makes an `Answer`: the reply, and what happens if it is given. Between the two stand
-the faults, which may put another reply in its place; then the effect happens only if that reply
-says the same kind of thing. So a test can refuse a recipient without the server remembering it, or
-accept it in odd words.
+Each command makes an `Answer`: a reply and its effect. A fault may replace the reply; the effect
+then happens only if the other reply is of the same kind. So a test can refuse a recipient without
+the server adding it to the transaction, or accept it with unusual words.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 import ssl
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from smtpconn.testing.connection import Gone, Link
+from smtpconn.testing.connection import Connection, Disconnected
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
 
 SaslExchange: TypeAlias = Callable[[], Generator[bytes, bytes, str | None]]
-"""Makes a generator that yields challenges, is sent the answers, and returns the user or None."""
+"""Makes a generator that yields challenges, receives the answers, and returns the user or None."""
 
-# A test server that took one for a part of an address would hide a client's gravest fault.
+# Accepting one in an address would hide the worst mistake of a client: command injection.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _NOTHING: Callable[[], None] = lambda: None  # noqa: E731
@@ -32,7 +31,7 @@ _NOTHING: Callable[[], None] = lambda: None  # noqa: E731
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server was told; as `SmtpServer` takes it."""
+    """The arguments of `SmtpServer` that the protocol depends on."""
 
     protocol: str
     hostname: str
@@ -49,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply, and what happens if it is given."""
+    """A reply, and its effect."""
 
     reply: str
     then: Callable[[], None] = _NOTHING
@@ -65,32 +64,32 @@ class _Transaction:
 
 
 class _NotAsked(Exception):
-    """A fault has refused the login instead of asking."""
+    """A fault has replaced a challenge by a refusal."""
 
 
 class Session:
-    """The dialogue.
+    """The session on one connection.
 
     Args:
-        settings, faults: the server's.
-        link: the connection.
-        record: what to write down.
-        changed: called after each change to ``record``.
-        deliver: called with each message before its acceptance is told.
+        settings, faults: those of the server.
+        connection: where to read and write.
+        record: where to record what happens.
+        changed: called after each change of ``record``.
+        deliver: called with each message before it is acknowledged.
     """
 
     def __init__(
         self,
         settings: Settings,
         faults: Faults,
-        link: Link,
+        connection: Connection,
         record: ServerConnection,
         changed: Callable[[], None],
         deliver: Callable[[ReceivedMessage], None],
     ) -> None:
         self._settings = settings
         self._faults = faults
-        self._link = link
+        self._connection = connection
         self._record = record
         self._changed = changed
         self._deliver = deliver
@@ -117,10 +116,10 @@ class Session:
         }
 
     def run(self) -> None:
-        """Talk until one side has had enough.
+        """Serve until QUIT or the end of the connection.
 
         Raises:
-            Gone: the connection ended.
+            Disconnected: the connection ended.
         """
         if self._settings.implicit_tls:
             self._handshake()
@@ -138,57 +137,57 @@ class Session:
                 self._say(step, line, answer)
             if self._awaits_data:
                 self._receive_data()
-        self._link.flush()
+        self._connection.flush()
 
     def _read_line(self) -> str:
-        line = self._link.read_line().decode("utf-8", "surrogateescape")
+        line = self._connection.read_line().decode("utf-8", "surrogateescape")
         self._record.commands.append(line)
         self._changed()
         return line
 
     def _say(self, step: str, line: str, answer: Answer) -> None:
-        """Give an answer, or what a fault makes of it."""
+        """Send an answer, or what a fault replaces it by."""
         fault = self._faults.take(step, line)
         reply = b"".join(text.encode() + b"\r\n" for text in answer.reply.split("\n"))
         if fault is None:
             answer.then()
-            self._link.send(reply)
+            self._connection.send(reply)
         else:
             self._say_with(fault, reply, answer)
 
     def _say_with(self, fault: Fault, reply: bytes, answer: Answer) -> None:
         if fault.delay:
-            self._link.flush()
-            time.sleep(fault.delay)
+            self._connection.flush()
+            self._connection.wait(fault.delay)
         if fault.hang:
-            self._link.hang()
+            self._connection.hang()
         if fault.hangs_up_unanswered:
             self._hang_up(fault)
-        octets = fault.octets(reply)
-        if fault.reply is None or octets[:1] == reply[:1]:
+        data = fault.apply_to(reply)
+        if fault.reply is None or data[:1] == reply[:1]:
             answer.then()
         if fault.split:
-            self._link.send_split(octets, fault.split)
+            self._connection.send_split(data, fault.split)
         else:
-            self._link.send(octets)
+            self._connection.send(data)
         if fault.close or fault.reset:
             self._hang_up(fault)
 
     def _hang_up(self, fault: Fault) -> None:
-        self._link.flush()
+        self._connection.flush()
         if fault.reset:
-            self._link.reset_on_close()
-        raise Gone
+            self._connection.reset_on_close()
+        raise Disconnected
 
     def _handshake(self) -> None:
         fault = self._faults.take("HANDSHAKE")
         if fault is not None and fault.hang:
-            self._link.hang()
+            self._connection.hang()
         if fault is not None:
             self._hang_up(fault)
         assert self._settings.tls_context is not None
-        self._link.flush()
-        self._link.start_tls(self._settings.tls_context)
+        self._connection.flush()
+        self._connection.start_tls(self._settings.tls_context)
         self._record.tls = True
         self._record.user = None
         self._greeted = False
@@ -262,7 +261,7 @@ class Session:
     def _exchange(
         self, exchange: Generator[bytes, bytes, str | None], initial: str
     ) -> str | Answer | None:
-        """Play one SASL exchange; an `Answer` if it is broken off."""
+        """Run a SASL exchange; returns the user, None for a wrong secret, or another answer."""
         try:
             challenge = next(exchange)
             response = initial
@@ -344,14 +343,14 @@ class Session:
 
     def _receive_data(self) -> None:
         self._awaits_data = False
-        content = self._link.read_data()
+        content = self._connection.read_data()
         self._accept_content(content, "DATA")
 
     def _bdat(self, argument: str) -> Answer | None:
         words = argument.upper().split()
         if not words or not words[0].isdigit() or words[1:] not in ([], ["LAST"]):
             return Answer("501 5.5.4 Syntax: BDAT size [LAST]")
-        chunk = self._link.read_exactly(int(words[0]))
+        chunk = self._connection.read_exactly(int(words[0]))
         transaction = self._transaction
         if transaction is None or not transaction.recipients:
             return Answer("503 5.5.1 No valid recipients")
@@ -365,7 +364,7 @@ class Session:
         transaction, self._transaction = self._transaction, None
         if self._settings.size_limit is not None and len(content) > self._settings.size_limit:
             return self._say("CONTENT", "", Answer("552 5.3.4 Message too big"))
-        # A fault at DATA may have let content in that nobody is to get.
+        # A fault at DATA may have accepted content without recipients.
         if transaction is None or not transaction.recipients:
             return self._say("CONTENT", "", Answer("554 5.5.1 No valid recipients"))
         if self._settings.protocol != "LMTP":
@@ -403,7 +402,7 @@ class Session:
 
 
 def _path(argument: str, keyword: str) -> tuple[str | None, tuple[str, ...]]:
-    """The path without its brackets, and the parameters; None for what is none."""
+    """The path without its brackets, and the parameters; None for an invalid path."""
     if argument[: len(keyword)].upper() != keyword:
         return None, ()
     rest = argument[len(keyword) :].lstrip()
@@ -414,7 +413,7 @@ def _path(argument: str, keyword: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _end_of_path(text: str) -> int:
-    """Where the closing bracket is: outside quotes."""
+    """The index of the closing bracket outside quotes; -1 without one."""
     quoted = False
     for position, char in enumerate(text):
         if char == '"' and text[position - 1 : position] != "\\":
@@ -422,6 +421,29 @@ def _end_of_path(text: str) -> int:
         elif char == ">" and not quoted:
             return position
     return -1
+
+
+def _any_login(challenge: bytes, pattern: bytes) -> Generator[bytes, bytes, str | None]:
+    """A mechanism with one answer, from which only the name of the user is used."""
+    found = re.match(pattern, (yield challenge), re.DOTALL)
+    return None if found is None else (found[1] or b"").decode("utf-8", "replace")
+
+
+def _any_login_with_login() -> Generator[bytes, bytes, str | None]:
+    user = yield b"Username:"
+    yield b"Password:"
+    return user.decode("utf-8", "replace")
+
+
+ANY_LOGIN: Mapping[str, SaslExchange] = {
+    "PLAIN": functools.partial(_any_login, b"", rb"[^\0]*\0([^\0]+)\0"),
+    "LOGIN": _any_login_with_login,
+    "CRAM-MD5": functools.partial(_any_login, b"<1.1@localhost>", rb"(.+) [0-9A-Fa-f]{32}\Z"),
+    "XOAUTH2": functools.partial(_any_login, b"", rb"user=([^\x01]*)\x01auth=Bearer "),
+    "OAUTHBEARER": functools.partial(_any_login, b"", rb"n,(?:a=([^,]*))?,\x01.*auth=Bearer "),
+}
+"""Mechanisms that accept every user and every secret. SCRAM cannot be one of them, because there
+the server proves that it knows the password."""
 
 
 def plain(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:

@@ -1,4 +1,4 @@
-"""What the tests of the command share."""
+"""Fixtures for the tests of the command."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from smtpconn.testing import SmtpServer
-from tests.cli.running import MESSAGE, Input, Running
+from tests.cli.runner import MESSAGE, Input, Runner
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the machine's own environment gets in, and standard input is empty."""
+    """Isolate the tests from the environment; standard input is empty."""
     for name in ("SMTPCONN_URL", "SMTPCONN_PASSWORD", "SMTPCONN_TOKEN", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -21,9 +21,9 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def smtpconn(capsys: pytest.CaptureFixture[str]) -> Running:
+def smtpconn(capsys: pytest.CaptureFixture[str]) -> Runner:
     """Runs a command."""
-    return Running(capsys)
+    return Runner(capsys)
 
 
 @pytest.fixture

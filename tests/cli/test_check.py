@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import certifi
 import pytest
 import trustme
 
-from smtpconn.cli.report import milliseconds, size
+from smtpconn.cli.check import read_certificate
+from smtpconn.cli.output import milliseconds, size
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Ran, Running
-from tests.realservers.certificates import Certificates
+from tests.cli.runner import Runner, RunResult
+from tests.realservers.certificates import SERVER_NAMES, Certificates
 from tests.realservers.dovecot import Dovecot, oauth_token
 from tests.realservers.exim import Exim
 from tests.realservers.postfix import Postfix
 
 
-def rows(ran: Ran) -> dict[str, str]:
+def rows(ran: RunResult) -> dict[str, str]:
     """The report's lines by their names; what has no name belongs to the one above."""
     found: dict[str, str] = {}
     name = ""
@@ -29,8 +32,8 @@ def rows(ran: Ran) -> dict[str, str]:
     return found
 
 
-def test_a_report_in_clear(smtpconn: Running, server: SmtpServer) -> None:
-    """Everything a session tells, and nothing on standard error."""
+def test_a_report_in_clear(smtpconn: Runner, server: SmtpServer) -> None:
+    """The report has everything that the session shows; standard error stays empty."""
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.err) == (0, "")
     found = rows(ran)
@@ -46,7 +49,7 @@ def test_a_report_in_clear(smtpconn: Running, server: SmtpServer) -> None:
 
 
 def test_a_report_under_tls(
-    smtpconn: Running, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS, the certificate and the login are in it."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
@@ -69,8 +72,8 @@ def test_a_report_under_tls(
     assert found["note"] == "the server takes passwords in clear (AUTH without TLS)"
 
 
-def test_a_report_as_json(smtpconn: Running, certificates: Certificates) -> None:
-    """The same as one object, with every key there always."""
+def test_a_report_as_json(smtpconn: Runner, certificates: Certificates) -> None:
+    """The report is one object, and has the same keys after a failure."""
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
         found = smtpconn(
             "check", f"smtps://localhost:{server.port}", "--tls-ca-path", certificates.ca_file,
@@ -101,8 +104,8 @@ def test_a_report_as_json(smtpconn: Running, certificates: Certificates) -> None
     assert nothing["error"]["transient"] is True
 
 
-def test_what_was_found_before_it_failed(smtpconn: Running, certificates: Certificates) -> None:
-    """A certificate that is not to be trusted ends it; what came before is in the report."""
+def test_what_was_found_before_it_failed(smtpconn: Runner, certificates: Certificates) -> None:
+    """An untrusted certificate is a failure; what came before is in the report."""
     with SmtpServer(tls_context=certificates.server_context()) as server:
         ran = smtpconn("check", f"smtp+starttls://localhost:{server.port}", "-v")
     found = rows(ran)
@@ -129,25 +132,26 @@ def a_server_whose_certificate_ends(days: float) -> SmtpServer:
 @pytest.mark.parametrize(
     ("days", "note"),
     [
-        (-3, "the certificate is over since 3 days"),
+        (-3, "the certificate expired 3 days ago"),
         (12, "the certificate is valid for only 12 more days"),
         (90, None),
     ],
 )
-def test_a_certificate_that_ends(smtpconn: Running, days: int, note: str | None) -> None:
-    """Is noted, also where it is not checked."""
+def test_a_certificate_that_expires(smtpconn: Runner, days: int, note: str | None) -> None:
+    """A certificate that expires soon gets a note, also if it is not checked."""
     with a_server_whose_certificate_ends(days) as server:
         ran = smtpconn("check", f"smtps://localhost:{server.port}", "--insecure")
     assert ran.code == 0
     assert f"{days} days left" in ran.out
     assert "certificate NOT verified" in ran.out
     assert "the certificate was not checked (--insecure)" in ran.out
-    assert ("note          the certificate is" in ran.out) == (note is not None)
+    is_noted = re.search(r"note +the certificate (is|expired)", ran.out) is not None
+    assert is_noted == (note is not None)
     assert note is None or note in ran.out
 
 
 @pytest.mark.parametrize(("least", "code"), [(12, 0), (13, 29)])
-def test_days_that_are_wanted(smtpconn: Running, least: int, code: int) -> None:
+def test_min_days(smtpconn: Runner, least: int, code: int) -> None:
     """With --min-days a certificate that ends too soon is a failure, for monitoring."""
     with a_server_whose_certificate_ends(12) as server:
         url = f"smtps://localhost:{server.port}"
@@ -156,8 +160,29 @@ def test_days_that_are_wanted(smtpconn: Running, least: int, code: int) -> None:
     assert ("valid for 12 more days, fewer than 13" in ran.err) == (code != 0)
 
 
-def test_days_of_no_certificate(smtpconn: Running, server: SmtpServer) -> None:
-    """Without TLS there are none, which is a failure, too."""
+def test_without_cryptography(
+    smtpconn: Runner, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a verified certificate ssl shows the same; a note names the extra."""
+    arguments = ["--tls-ca-path", certificates.ca_file, "--json"]
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        url = f"smtps://localhost:{server.port}"
+        whole = smtpconn("check", url, *arguments).object
+        monkeypatch.setitem(sys.modules, "cryptography", None)
+        found = smtpconn("check", url, *arguments).object
+        unverified = smtpconn("check", url, "--insecure", "--json").object
+        ran = smtpconn("check", url, "--insecure", "--min-days", 1)
+    assert found["tls"]["certificate"] == whole["tls"]["certificate"]
+    assert any("pip install 'smtpconn[cli]'" in note for note in found["notes"])
+    assert not any("smtpconn[cli]" in note for note in whole["notes"])
+    assert unverified["tls"]["certificate"] is None
+    assert unverified["ok"]
+    assert ran.code == 29
+    assert "pip install 'smtpconn[cli]'" in ran.err
+
+
+def test_min_days_without_a_certificate(smtpconn: Runner, server: SmtpServer) -> None:
+    """Without a certificate --min-days fails."""
     assert smtpconn("check", server.url, "--min-days", 5).code == 29
 
 
@@ -170,14 +195,14 @@ def test_days_of_no_certificate(smtpconn: Running, server: SmtpServer) -> None:
         ("auth", ["EHLO", "STARTTLS", "EHLO", "AUTH", "QUIT"]),
     ],
 )
-def test_no_further_than_a_stage(
-    smtpconn: Running,
+def test_quit_after_a_stage(
+    smtpconn: Runner,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
     commands: list[str],
 ) -> None:
-    """With --quit-after nothing is said that belongs to a later one."""
+    """With --quit-after no command of a later stage is sent."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, tls_context=certificates.server_context()) as server:
         ran = smtpconn(
@@ -190,8 +215,8 @@ def test_no_further_than_a_stage(
 
 
 @pytest.mark.parametrize("stage", ["tls", "auth"])
-def test_a_stage_that_is_never_reached(smtpconn: Running, server: SmtpServer, stage: str) -> None:
-    """Is an error, and nothing is asked of the server."""
+def test_a_stage_that_does_not_exist(smtpconn: Runner, server: SmtpServer, stage: str) -> None:
+    """A stage that the session does not have is an error, and no connection is made."""
     assert smtpconn("check", server.url, "-q", stage).code == 1
     assert server.connections == []
 
@@ -205,10 +230,10 @@ def test_a_stage_that_is_never_reached(smtpconn: Running, server: SmtpServer, st
         ("NOOP", "500 no", 30),
     ],
 )
-def test_where_it_failed(
-    smtpconn: Running, server: SmtpServer, step: str, reply: str, code: int
+def test_exit_codes_of_failures(
+    smtpconn: Runner, server: SmtpServer, step: str, reply: str, code: int
 ) -> None:
-    """The exit code says it, in one line of standard error."""
+    """The exit code is that of the step, and standard error has one line."""
     server.fault(step, reply=reply)
     ran = smtpconn("check", server.url)
     assert ran.code == code
@@ -216,23 +241,23 @@ def test_where_it_failed(
     assert "result        failed" in ran.out
 
 
-def test_a_server_that_says_nothing(smtpconn: Running, server: SmtpServer) -> None:
-    """The timeout ends it."""
+def test_a_server_that_says_nothing(smtpconn: Runner, server: SmtpServer) -> None:
+    """The timeout ends the command."""
     server.fault("CONNECT", hang=True)
     ran = smtpconn("check", server.url, "--timeout", "0.1")
     assert ran.code == 21
     assert "0.1" in ran.err
 
 
-def test_starttls_that_is_not_offered(smtpconn: Running, server: SmtpServer) -> None:
-    """Nothing goes in clear instead."""
+def test_starttls_that_is_not_offered(smtpconn: Runner, server: SmtpServer) -> None:
+    """The command fails, and does not go on in clear."""
     ran = smtpconn("check", "-s", f"{server.host}:{server.port}", "--tls")
     assert ran.code == 29
     assert "does not offer STARTTLS" in ran.err
 
 
-def test_old_and_odd_servers(smtpconn: Running, tmp_path: Path) -> None:
-    """HELO alone, and LMTP on a UNIX socket."""
+def test_old_and_odd_servers(smtpconn: Runner, tmp_path: Path) -> None:
+    """The report covers a server that knows only HELO, and LMTP on a UNIX socket."""
     with SmtpServer(ehlo=False) as server:
         found = rows(smtpconn("check", server.url))
         assert found["offers"] == "no extension"
@@ -244,13 +269,13 @@ def test_old_and_odd_servers(smtpconn: Running, tmp_path: Path) -> None:
         assert found["result"] == "ok"
 
 
-def test_a_family_of_addresses(smtpconn: Running, server: SmtpServer) -> None:
+def test_a_family_of_addresses(smtpconn: Runner, server: SmtpServer) -> None:
     """With -4 the server on 127.0.0.1 is found under its name, with -6 it is not."""
     assert smtpconn("check", "-s", f"localhost:{server.port}", "-4").code == 0
     assert smtpconn("check", "-s", f"localhost:{server.port}", "-6").code == 2
 
 
-def test_escape_sequences_stay_where_they_are(smtpconn: Running, server: SmtpServer) -> None:
+def test_escape_sequences_are_escaped(smtpconn: Runner, server: SmtpServer) -> None:
     """A server cannot draw on the administrator's terminal."""
     server.fault("CONNECT", reply="220 mx \x1b[2J")
     ran = smtpconn("check", server.url, "-v")
@@ -260,16 +285,16 @@ def test_escape_sequences_stay_where_they_are(smtpconn: Running, server: SmtpSer
 
 
 def test_durations_and_sizes() -> None:
-    """As people read them."""
+    """Durations and sizes are shown in units that are easy to read."""
     shown = [milliseconds(s) for s in (0.00012, 0.0123, 1.5)]
     assert shown == ["0.12 ms", "12.3 ms", "1500 ms"]
     assert [size(n) for n in (10, 2048, 10485760, 5 * 10**9)] == [
-        "10 octets", "2.0 kB", "10.5 MB", "5.0 GB",
+        "10 bytes", "2.0 kB", "10.5 MB", "5.0 GB",
     ]  # fmt: skip
 
 
 def test_postfix(
-    smtpconn: Running,
+    smtpconn: Runner,
     postfix_with_auth: Postfix,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
@@ -290,7 +315,7 @@ def test_postfix(
 
 
 def test_exim(
-    smtpconn: Running, exim: Exim, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, exim: Exim, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A report of Exim, by implicit TLS, with a password and with a certificate."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "wonderland")
@@ -311,7 +336,7 @@ def test_exim(
 
 
 def test_dovecot(
-    smtpconn: Running,
+    smtpconn: Runner,
     dovecot_submission: Dovecot,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
@@ -337,3 +362,75 @@ def test_dovecot(
     assert ran.code == 0
     assert "login         alice, by OAUTHBEARER" in ran.out
     assert oauth_token() not in ran.everything
+
+
+# Certificates
+
+
+def der(pem: bytes) -> bytes:
+    """The DER of a certificate in PEM."""
+    return ssl.PEM_cert_to_DER_cert(pem.decode())
+
+
+def test_a_servers_certificate(certificates: Certificates) -> None:
+    """Names, issuer, dates and fingerprint are read."""
+    pem = certificates.server_file.read_text().split("-----END CERTIFICATE-----")[0]
+    found = read_certificate(ssl.PEM_cert_to_DER_cert(pem + "-----END CERTIFICATE-----"))
+    assert set(found.names) == set(SERVER_NAMES)
+    assert "CN=mx.example.test" in found.subject
+    assert "O=trustme" in found.issuer
+    assert not found.is_self_signed
+    assert found.not_before < datetime.now(UTC) < found.not_after
+    assert len(found.sha256.split(":")) == 32
+
+
+def test_days_left() -> None:
+    """The days that are left are whole days, and negative after the end."""
+    end = datetime(2020, 1, 31, 12, tzinfo=UTC)
+    pem = trustme.CA().issue_cert("mx.example.com", not_after=end).cert_chain_pems[0].bytes()
+    found = read_certificate(der(pem))
+    assert found.not_after == end
+    assert found.days_left(end - timedelta(days=10, hours=1)) == 10
+    assert found.days_left(end - timedelta(hours=1)) == 0
+    assert found.days_left(end + timedelta(hours=1)) == -1
+
+
+def test_addresses_and_wildcards() -> None:
+    """IP addresses of both kinds and wildcards are names."""
+    names = ["*.example.com", "192.0.2.7", "2001:db8::1"]
+    found = read_certificate(der(trustme.CA().issue_cert(*names).cert_chain_pems[0].bytes()))
+    assert set(found.names) == set(names)
+
+
+def test_every_certificate_of_the_authorities() -> None:
+    """OpenSSL and `read_certificate` agree on the dates and names of all authorities of certifi."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    for content, theirs in zip(
+        context.get_ca_certs(binary_form=True), context.get_ca_certs(), strict=True
+    ):
+        ours = read_certificate(content)
+        not_after = theirs["notAfter"]
+        assert isinstance(not_after, str)
+        assert ours.not_after.timestamp() == ssl.cert_time_to_seconds(not_after)
+        assert ours.is_self_signed == (theirs["subject"] == theirs["issuer"])
+        for attributes in theirs["subject"]:
+            assert isinstance(attributes, tuple)
+            for name, value in attributes:  # type: ignore[str-unpack]
+                assert name != "commonName" or f"CN={value}" in ours.subject
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"0", b"\x30\x03\x02\x01\x01", b"\x30\x82\xff\xff", b"a" * 99]
+)
+def test_garbage_is_not_a_certificate(content: bytes) -> None:
+    """Garbage raises ValueError and nothing else."""
+    with pytest.raises(ValueError, match=r"not a certificate|unpack"):
+        read_certificate(content)
+
+
+def test_a_certificate_that_is_cut_off() -> None:
+    """A certificate that is cut at any byte raises ValueError."""
+    whole = der(trustme.CA().issue_cert("mx.example.com").cert_chain_pems[0].bytes())
+    for end in range(len(whole)):
+        with pytest.raises(ValueError):  # noqa: PT011 - which of its texts does not matter
+            read_certificate(whole[:end])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from smtpconn.cli.entry import COMMANDS
-from smtpconn.cli.exits import Exit
+from smtpconn.cli.exit_codes import ExitCode
+from smtpconn.cli.main import COMMANDS
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Runner
 
 DOC = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))
@@ -19,7 +19,7 @@ WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_in_it(command: str) -> None:
-    """And none that does not exist stands in a table."""
+    """docs/cli.md has every option of every command."""
     parser = argparse.ArgumentParser()
     COMMANDS[command][0].add(parser)
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
@@ -28,7 +28,7 @@ def test_every_option_is_in_it(command: str) -> None:
 
 
 def test_no_option_that_does_not_exist() -> None:
-    """In the tables of options."""
+    """Every option in the tables exists."""
     known = {"-v", "--header", "--h-NAME"}
     for module, _ in COMMANDS.values():
         parser = argparse.ArgumentParser()
@@ -41,9 +41,9 @@ def test_no_option_that_does_not_exist() -> None:
 
 
 def test_every_exit_code() -> None:
-    """With its meaning, in order."""
+    """docs/cli.md has every exit code with its meaning, in order."""
     rows = re.findall(r"(?m)^\| (\d+) \| (.*) \|$", DOC)
-    assert rows == [(str(code.value), code.meaning) for code in Exit]
+    assert rows == [(str(code.value), code.meaning) for code in ExitCode]
 
 
 def keys(value: object) -> set[str]:
@@ -55,8 +55,8 @@ def keys(value: object) -> set[str]:
     return set()
 
 
-def test_every_key_of_the_json(smtpconn: Running, server: SmtpServer) -> None:
-    """Of the objects of all commands."""
+def test_every_key_of_the_json(smtpconn: Runner, server: SmtpServer) -> None:
+    """docs/cli.md has every key of the objects of all commands."""
     envelope = ("-f", "me@example.com", "-t", "you@example.com,nobody@example.com")
     found: set[str] = set()
     for arguments in (
@@ -73,7 +73,7 @@ def test_every_key_of_the_json(smtpconn: Running, server: SmtpServer) -> None:
 
 
 def test_the_reports_are_those_of_the_servers_it_names() -> None:
-    """Pasted, each with its banner."""
+    """The pasted reports have the banners of these servers."""
     for server in ("ESMTP Postfix", "ESMTP Exim", "Dovecot (Debian) ready."):
         assert server in DOC
     assert DOC.count("result        ok") == 4

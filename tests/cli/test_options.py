@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.options import expand_headers, without_password
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Runner
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ def test_headers_as_swaks_has_them(given: list[str], expanded: list[str]) -> Non
 
 
 def test_a_header_without_text() -> None:
-    """Is an error."""
-    with pytest.raises(UsageError, match="--h-Subject is followed"):
+    """A header option without its text is an error."""
+    with pytest.raises(UsageError, match="--h-Subject needs the text"):
         expand_headers(["--h-Subject"])
 
 
 def test_a_url_in_an_error() -> None:
-    """Has no password."""
+    """The password of a URL is removed from an error."""
     text = "not here: smtp://user:p@ss@mx.example.com:25"
     assert without_password(text) == "not here: smtp://<secret>@mx.example.com:25"
 
@@ -66,15 +66,15 @@ def test_a_url_in_an_error() -> None:
         ["send", "localhost", "--h-Subject"],
     ],
 )
-def test_errors_are_one_line(smtpconn: Running, arguments: list[str]) -> None:
-    """On standard error, with code 1, whatever is wrong."""
+def test_errors_are_one_line(smtpconn: Runner, arguments: list[str]) -> None:
+    """Every error is one line on standard error, with code 1."""
     ran = smtpconn(*arguments)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("smtpconn: ")
     assert ran.err.count("\n") == 1
 
 
-def test_errors_as_json(smtpconn: Running) -> None:
+def test_errors_as_json(smtpconn: Runner) -> None:
     """With --json the error is an object, too; with --sysexits a number of sysexits(3)."""
     ran = smtpconn("check", "--json", "--sysexits", "--no-such-option")
     found = ran.object
@@ -85,8 +85,8 @@ def test_errors_as_json(smtpconn: Running) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "send", "ping", "serve"])
-def test_help(capsys: pytest.CaptureFixture[str], smtpconn: Running, command: str) -> None:
-    """Each command tells its options and all exit codes."""
+def test_help(capsys: pytest.CaptureFixture[str], smtpconn: Runner, command: str) -> None:
+    """--help of a command has its options and all exit codes."""
     with pytest.raises(SystemExit) as caught:
         smtpconn(command, "--help")
     assert caught.value.code == 0
@@ -97,7 +97,7 @@ def test_help(capsys: pytest.CaptureFixture[str], smtpconn: Running, command: st
     assert "--auth-password " not in text
 
 
-def test_options_stand_anywhere(smtpconn: Running, server: SmtpServer) -> None:
-    """Before and behind the URL and the files."""
+def test_options_stand_anywhere(smtpconn: Runner, server: SmtpServer) -> None:
+    """Options may stand before and after the URL and the files."""
     ran = smtpconn("check", "--timeout", "5", server.url, "-q", "ehlo")
     assert ran.code == 0

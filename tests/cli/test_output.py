@@ -11,7 +11,7 @@ import pytest
 
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.transcript import Line
-from tests.cli.running import Terminal
+from tests.cli.runner import Terminal
 
 SHOWN = argparse.Namespace(verbose=True, show_time_lapse=False)
 
@@ -48,27 +48,27 @@ def test_plain_where_there_is_no_terminal() -> None:
 
 
 def test_plain_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra nothing is missing but colours."""
+    """Without rich the words are the same."""
     without_rich(monkeypatch)
     assert written(Terminal(), "hello") == "hello\n"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_plain_if_asked_for(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """NO_COLOR and a terminal that can do nothing are honoured."""
+    """NO_COLOR and TERM=dumb turn colours off."""
     monkeypatch.setenv(name, value)
     assert written(Terminal(), "hello") == "hello\n"
 
 
 @pytest.mark.parametrize("make", [io.StringIO, Terminal])
-def test_no_escape_sequence_of_a_server_comes_through(make: type[io.StringIO]) -> None:
-    """Nor anything else that moves a cursor; plain and by rich."""
+def test_escape_sequences_of_a_server(make: type[io.StringIO]) -> None:
+    """Control characters are escaped, in plain text and by rich."""
     shown = written(make(), "250 \x1b[2J\x07\u202e\x9b1m", "")
     assert shown == "250 \\x1b[2J\\x07\\u202e\\x9b1m\n"
 
 
 def test_an_old_terminal() -> None:
-    """What its encoding does not have is escaped."""
+    """Characters that the encoding does not have are escaped."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     Output(stdout=file, stderr=file).line("gr\u00fcn")
     file.seek(0)
@@ -76,7 +76,7 @@ def test_an_old_terminal() -> None:
 
 
 def test_json_alone_on_standard_output() -> None:
-    """With JSON wanted, text for people is left out and the transcript goes elsewhere."""
+    """With --json the report is left out, and the transcript goes to standard error."""
     stdout, stderr = io.StringIO(), io.StringIO()
     out = Output(as_json=True, stdout=stdout, stderr=stderr)
     out.secrets.add("me", "sesame")
@@ -90,14 +90,14 @@ def test_json_alone_on_standard_output() -> None:
 
 
 def test_no_json_unless_wanted() -> None:
-    """Without --json there is none."""
+    """Without --json no object is written."""
     stdout = io.StringIO()
     Output(stdout=stdout, stderr=io.StringIO()).object({"a": 1})
     assert stdout.getvalue() == ""
 
 
 def test_how_long_an_answer_took() -> None:
-    """Behind the last line of a reply, from what was said last."""
+    """The time from the last command is shown after the last line of a reply."""
     stdout = io.StringIO()
     out = Output(stdout=stdout, stderr=io.StringIO())
     for line in (
@@ -110,18 +110,18 @@ def test_how_long_an_answer_took() -> None:
 
 
 def test_the_error_in_a_transcript() -> None:
-    """Only where there is a transcript."""
+    """The error is shown only in a transcript."""
     stdout = io.StringIO()
     out = Output(stdout=stdout, stderr=io.StringIO())
     out.transcript_error("lost")
-    assert out.teller(SHOWN) is not None
+    assert out.transcript_writer(SHOWN) is not None
     out.transcript_error("lost")
     assert stdout.getvalue() == "*** lost\n"
 
 
 @pytest.mark.parametrize("has_rich", [True, False])
 def test_progress_at_a_terminal(monkeypatch: pytest.MonkeyPatch, has_rich: bool) -> None:
-    """A bar with rich, a number without."""
+    """Progress is a bar with rich, and a number without."""
     if not has_rich:
         without_rich(monkeypatch)
     stderr = Terminal()
@@ -134,8 +134,8 @@ def test_progress_at_a_terminal(monkeypatch: pytest.MonkeyPatch, has_rich: bool)
 
 
 @pytest.mark.parametrize(("stderr", "total"), [(io.StringIO(), 3), (Terminal(), 1)])
-def test_no_progress_where_nobody_looks(stderr: io.StringIO, total: int) -> None:
-    """Not without a terminal, and not for a single message."""
+def test_no_progress(stderr: io.StringIO, total: int) -> None:
+    """There is no progress without a terminal, and for a single message."""
     with Output(stdout=io.StringIO(), stderr=stderr).progress(total, "sending") as bar:
         bar.advance()
     assert stderr.getvalue() == ""

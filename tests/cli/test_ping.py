@@ -9,12 +9,12 @@ import pytest
 
 from smtpconn.cli.ping import Summary, histogram
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Runner
 from tests.realservers.exim import Exim
 
 
-def test_a_report(smtpconn: Running, server: SmtpServer) -> None:
-    """One line each, the first one's steps, the figures and a histogram."""
+def test_a_report(smtpconn: Runner, server: SmtpServer) -> None:
+    """The report has a line per ping, the steps of the first, figures and a histogram."""
     ran = smtpconn("ping", server.url, "-c", 4, "-i", "0.001")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
@@ -28,24 +28,22 @@ def test_a_report(smtpconn: Running, server: SmtpServer) -> None:
     assert server.connections[0].commands.count("NOOP") == 4
 
 
-def test_a_connection_is_replaced_before_the_server_loses_patience(
-    smtpconn: Running, server: SmtpServer
-) -> None:
-    """After eight NOOPs."""
+def test_a_connection_is_replaced_before_the_limit(smtpconn: Runner, server: SmtpServer) -> None:
+    """A connection is replaced after eight NOOPs."""
     ran = smtpconn("ping", server.url, "-c", 20, "-i", "0.001")
     assert ran.code == 0
     assert "20 of 20, over 3 connections" in ran.out
     assert [c.commands.count("NOOP") for c in server.connections] == [8, 8, 4]
 
 
-def test_exim_is_not_provoked(smtpconn: Running, exim: Exim) -> None:
-    """Which hangs up at the eleventh command that is no mail."""
+def test_exim(smtpconn: Runner, exim: Exim) -> None:
+    """Exim, which limits commands that do not belong to a message, answers every ping."""
     found = smtpconn("ping", f"smtp://localhost:{exim.port}", "-c", 18, "-i", "0.001", "--json")
     assert found.code == 0
     assert found.object["answered"] == 18
 
 
-def test_as_json(smtpconn: Running, server: SmtpServer) -> None:
+def test_as_json(smtpconn: Runner, server: SmtpServer) -> None:
     """The same figures in seconds; the same keys where there was no server."""
     found = smtpconn("ping", server.url, "-c", 3, "-i", "0.001", "--json").object
     nothing = smtpconn("ping", "localhost:1", "--json").object
@@ -61,24 +59,24 @@ def test_as_json(smtpconn: Running, server: SmtpServer) -> None:
     assert nothing["errors"][0]["phase"] == "connect"
 
 
-def test_no_server(smtpconn: Running) -> None:
-    """Is told at once, once."""
+def test_no_server(smtpconn: Runner) -> None:
+    """Without a server there is one error and no further ping."""
     ran = smtpconn("ping", "localhost:1", "-c", 100)
     assert ran.code == 2
     assert ran.err.count("\n") == 1
     assert "answered      0 of 1" in ran.out
 
 
-def test_an_answer_that_does_not_come(smtpconn: Running, server: SmtpServer) -> None:
-    """Is counted, and the others are made all the same."""
+def test_an_answer_that_does_not_come(smtpconn: Runner, server: SmtpServer) -> None:
+    """A failed ping is counted, and the others follow."""
     server.fault("NOOP", close=True, skip=1)
     ran = smtpconn("ping", server.url, "-c", 3, "-i", "0.001")
     assert ran.code == 6
     assert "answered      2 of 3, over 2 connections" in ran.out
 
 
-def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends it with the figures so far."""
+def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the pings, and the report has the figures so far."""
     sleeps = itertools.count(1)
 
     def sleep(seconds: float) -> None:
@@ -110,7 +108,7 @@ def test_figures() -> None:
     ],
 )
 def test_a_histogram(values: list[float], counts: list[int]) -> None:
-    """Every value has its place, and one slow answer hides nothing."""
+    """Every value is counted once, also beside a very slow one."""
     lines = histogram(values)
     assert [int(line.split(" ms ")[2].split()[0]) for line in lines] == counts
     longest = max(line.count("#") for line in lines)

@@ -7,16 +7,17 @@ import io
 import ssl
 from pathlib import Path
 
+import certifi
 import pytest
 
 from smtpconn import OAuthCredentials, PasswordCredentials, Pipelining, Protocol, TlsMode
 from smtpconn.cli import options
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target, target_of
 from smtpconn.model.errors import UnsupportedExtensionError, ValidationError
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
 
 
@@ -58,29 +59,29 @@ def target(*arguments: str) -> Target:
          Protocol.LMTP),
     ],
 )  # fmt: skip
-def test_where(
+def test_servers(
     arguments: list[str], host: str, port: int, mode: TlsMode, protocol: Protocol
 ) -> None:
-    """URLs, hosts with swaks's default ports, sockets; options go before the URL."""
+    """URLs, hosts and sockets have swaks's default ports; options override the URL."""
     found = target(*arguments)
     assert (found.host, found.port, found.tls_mode, found.protocol) == (host, port, mode, protocol)
 
 
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SMTPCONN_URL is the default; an argument goes before it."""
+    """SMTPCONN_URL is the default; an argument overrides it."""
     monkeypatch.setenv("SMTPCONN_URL", "smtp://there")
     assert target().host == "there"
     assert target("here").host == "here"
 
 
-def test_a_socket_is_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is one, too."""
+def test_a_relative_socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path becomes an absolute one."""
     monkeypatch.chdir(tmp_path)
     assert target("--socket", "lmtp").host == str(tmp_path / "lmtp")
 
 
-def test_what_else_options_say() -> None:
-    """EHLO name, timeout, pipelining and family arrive."""
+def test_other_options() -> None:
+    """The options for EHLO, timeout, pipelining and family set the configuration."""
     found = target("mx", "--ehlo", "me.example", "--timeout", "7", "--pipelining", "eager", "-4")
     assert found.ehlo_domain == "me.example"
     assert found.timeout == 7
@@ -95,7 +96,7 @@ def test_what_else_options_say() -> None:
     [(["mx"], 30), (["smtp://mx?timeout=9"], 9), (["smtp://mx?timeout=9", "--timeout", "5"], 5)],
 )
 def test_the_timeout(arguments: list[str], seconds: float) -> None:
-    """Half a minute, unless the URL or an option says otherwise."""
+    """The default is half a minute; the URL and the option override it."""
     assert target(*arguments).timeout == seconds
 
 
@@ -108,9 +109,10 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["-s", "mx:port"], "HOST or HOST:PORT"),
         (["--socket", "/x", "-4"], "not for a UNIX socket"),
         (["mx", "--insecure"], "need --tls or --tlsc"),
+        (["mx", "--tls-server-name", "mx"], "need --tls or --tlsc"),
         (["mx", "--tls", "--tls-key", "k"], "needs --tls-cert"),
-        (["mx", "--tls", "--tls-cert", "/no/such"], "no use: No such file"),
-        (["mx", "--tls", "--tls-ca-path", "/no/such"], "no use: No such file"),
+        (["mx", "--tls", "--tls-cert", "/no/such"], "cannot be used: No such file"),
+        (["mx", "--tls", "--tls-ca-path", "/no/such"], "cannot be used: No such file"),
         (["mx", "--tls", "--tls-ca-path", __file__], "holds no PEM that fits"),
         (["mx", "--tls", "--tls-cert", __file__], "holds no PEM that fits"),
         (["mx", "--auth", "PLAIN"], "whom to log in as"),
@@ -118,21 +120,21 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["mx", "-au", "me", "--auth", "XOAUTH2"], "there is no token"),
     ],
 )
-def test_what_cannot_be(arguments: list[str], text: str) -> None:
-    """Contradictions and files that are no use are told."""
+def test_mistakes_in_options(arguments: list[str], text: str) -> None:
+    """Contradictions, missing options and unusable files are errors."""
     with pytest.raises(UsageError, match=text):
         target(*arguments)
 
 
 @pytest.mark.parametrize("url", ["imap://mx", "smtp://mx:port", "smtp://", "smtp://a b"])
-def test_urls_that_cannot_be(url: str) -> None:
-    """As `ServerConfig.from_url` says."""
+def test_invalid_urls(url: str) -> None:
+    """An invalid URL raises the error of `ServerConfig.from_url`."""
     with pytest.raises(ValidationError):
         target(url)
 
 
 def test_our_own_certificate_and_the_authorities_of_the_url(certificates: Certificates) -> None:
-    """``?cafile=`` counts alone beside a certificate of ours, too."""
+    """``?cafile=`` counts alone also beside --tls-cert."""
     own = ["--tls-cert", str(certificates.client_file), "--tls-key"]
     found = target(
         f"smtps://mx?cafile={certificates.ca_file}", *own, str(certificates.client_key_file)
@@ -143,8 +145,8 @@ def test_our_own_certificate_and_the_authorities_of_the_url(certificates: Certif
     assert target("smtps://mx?cafile=ca.pem").cafile == "ca.pem"
 
 
-def test_insecure_is_warned_about(certificates: Certificates) -> None:
-    """Loudly, on standard error, and it is what it says."""
+def test_insecure(certificates: Certificates) -> None:
+    """--insecure prints a warning, and turns verification off."""
     stderr = io.StringIO()
     found = target_of(
         parsed("mx", "--tls", "--insecure"), Output(stdout=io.StringIO(), stderr=stderr)
@@ -156,7 +158,7 @@ def test_insecure_is_warned_about(certificates: Certificates) -> None:
 
 @pytest.mark.parametrize(("arguments", "is_allowed"), [(["mx"], True), (["mx", "--tls"], False)])
 def test_passwords_in_clear(arguments: list[str], is_allowed: bool) -> None:
-    """Are allowed only if asked for, with a warning; under TLS there is nothing to allow."""
+    """They need an option, which prints a warning; under TLS it changes nothing."""
     stderr = io.StringIO()
     out = Output(stdout=io.StringIO(), stderr=stderr)
     found = target_of(parsed(*arguments, "--allow-cleartext-auth"), out)
@@ -166,15 +168,40 @@ def test_passwords_in_clear(arguments: list[str], is_allowed: bool) -> None:
 
 
 def test_authorities_from_a_directory(certificates: Certificates) -> None:
-    """A directory is as good as a file."""
+    """--tls-ca-path may be a directory."""
     found = target("mx", "--tls", "--tls-ca-path", str(certificates.directory))
     assert found.tls_context is not None
     assert found.tls_context.verify_mode is ssl.CERT_REQUIRED
     assert found.tls_context.check_hostname
 
 
+def test_the_authorities_of_the_environment(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that --tls-ca-path names count alone, as everywhere in the library."""
+    monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
+    found = target("mx", "--tls", "--tls-ca-path", str(certificates.ca_file)).tls_context
+    assert found is not None
+    assert len(found.get_ca_certs()) == 1
+    assert found.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert target("mx", "--tls").tls_context is None  # the library's own rule
+
+
+def test_the_name_in_the_certificate(smtpconn: Runner, certificates: Certificates) -> None:
+    """With --tls-server-name it is checked in place of the host."""
+    with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
+        url = f"smtps://127.0.0.1:{server.port}"
+        arguments = ["--tls-ca-path", certificates.ca_file, "--tls-server-name"]
+        assert smtpconn("check", url, *arguments, "mx.example.test").code == 0
+        ran = smtpconn("check", url, *arguments, "other.example.test")
+        assert ran.code == 29
+        assert "other.example.test" in ran.err
+        ran = smtpconn("check", url, *arguments, "mx.example.test", "-q", "ehlo")
+        assert ran.code == 0
+
+
 def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user from the URL or an option; the password from elsewhere."""
+    """The user comes from the URL or an option, the password from the environment."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     for arguments in (["smtp://me@mx"], ["mx", "-au", "me"], ["smtp://you:x@mx", "-au", "me"]):
         assert target(*arguments).credentials == PasswordCredentials("me", "sesame")
@@ -182,7 +209,7 @@ def test_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the mechanisms that take one."""
+    """A mechanism that needs a token gets it from the environment."""
     monkeypatch.setenv("SMTPCONN_TOKEN", "ticket")
     found = target("mx", "-au", "me", "--auth", "xoauth2,oauthbearer")
     assert isinstance(found.credentials, OAuthCredentials)
@@ -190,8 +217,8 @@ def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mechanisms == ("XOAUTH2", "OAUTHBEARER")
 
 
-def test_a_token_from_a_command_is_got_again() -> None:
-    """Whenever the library asks, so that it is fresh."""
+def test_a_token_from_a_command() -> None:
+    """The command runs for every token, so that each is fresh."""
     found = target("mx", "-au", "me", "--auth-token-command", "/bin/echo ticket")
     assert isinstance(found.credentials, OAuthCredentials)
     assert found.credentials.current_token(force_refresh=True) == "ticket"
@@ -207,13 +234,13 @@ def test_a_token_from_a_command_is_got_again() -> None:
     ],
 )
 def test_the_first_mechanism_that_is_offered(
-    smtpconn: Running,
+    smtpconn: Runner,
     monkeypatch: pytest.MonkeyPatch,
     wanted: str,
     offered: tuple[str, ...],
     used: str,
 ) -> None:
-    """In the user's order."""
+    """The first mechanism of --auth that is offered is used."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, auth_mechanisms=offered) as server:
         ran = smtpconn("check", server.url, "-au", "me", "--auth", wanted)
@@ -221,8 +248,8 @@ def test_the_first_mechanism_that_is_offered(
     assert f"login         me, by {used}" in ran.out
 
 
-def test_no_mechanism_is_offered(smtpconn: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what is, and the connection is closed."""
+def test_no_mechanism_is_offered(smtpconn: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the mechanisms that are offered, and the connection is closed."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}) as server:
         ran = smtpconn("check", server.url, "-au", "me", "--auth", "CRAM-MD5")
@@ -237,9 +264,9 @@ def test_no_mechanism_is_offered(smtpconn: Running, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_mechanism_for_other_credentials(
-    smtpconn: Running, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token mechanism beside a password one, where only a password is there."""
+    """A mechanism for tokens fails if there is only a password."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "sesame")
     with SmtpServer(users={"me": "sesame"}, sasl={"XOAUTH2": lambda: iter(())}) as server:  # type: ignore[dict-item, return-value]
         ran = smtpconn("check", server.url, "-au", "me", "--auth", "XOAUTH2,PLAIN")

@@ -1,4 +1,4 @@
-"""The wire log as a transcript and as a clock."""
+"""The wire log as a transcript and as the times of the steps."""
 
 from __future__ import annotations
 
@@ -60,33 +60,32 @@ STARTTLS = lines(
     ],
 )
 def test_the_marks(line: Line, shown: str) -> None:
-    """They are swaks's."""
+    """The marks are those of swaks."""
     assert str(line) == shown
 
 
-def test_the_clock_of_a_session_with_starttls() -> None:
-    """Each step has its time, the last EHLO counts, and login is all of it."""
+def test_the_steps_of_a_session_with_starttls() -> None:
+    """Each step has its time: the last EHLO, and the whole login."""
     assert steps(STARTTLS, -2.0) == Steps(connect=2, banner=2, ehlo=3, tls=2, login=3)
 
 
-def test_the_clock_of_a_session_with_tls_at_once() -> None:
-    """TLS comes before the banner."""
+def test_the_steps_of_a_session_with_implicit_tls() -> None:
+    """With implicit TLS the handshake comes before the banner."""
     said = lines("== Connected to mx:465.", "== TLS from here on", "<- 220 mx")
     assert steps(said, -1.0) == Steps(connect=1, banner=1, tls=1)
 
 
-def test_the_clock_of_what_did_not_happen() -> None:
-    """What did not happen has no time."""
+def test_steps_that_did_not_happen() -> None:
+    """A step that did not happen has no time."""
     assert steps([], 0.0) == Steps()
     said = lines("== Connected to mx:25.", "<- 220 mx", "-> EHLO me")
     assert steps(said, 0.0) == Steps(connect=0, banner=1)
 
 
-def test_banner_mechanism_and_offers() -> None:
-    """What no connection tells when there came to be none is read off the log."""
-    assert transcript.greeting(STARTTLS) == ["220-mx", "220 ready"]
-    assert transcript.mechanism(STARTTLS) == "LOGIN"
-    assert transcript.mechanism([]) is None
+def test_banner_and_offers() -> None:
+    """After a failure the log has the banner and the capabilities."""
+    assert transcript.banner(STARTTLS) == ["220-mx", "220 ready"]
+    assert transcript.banner([]) == []
     offers = transcript.capabilities(STARTTLS)
     assert offers is not None
     assert offers.size_limit == 9
@@ -117,8 +116,8 @@ def test_it_is_the_wire_log(certificates: Certificates) -> None:
     assert recorder.lines == told
 
 
-def test_nobody_reads_any_more() -> None:
-    """Is no reason to tear off what is being said: the dialogue goes on untold."""
+def test_an_error_in_writing_the_transcript() -> None:
+    """An error in writing the transcript ends it, and not the dialogue."""
     told: list[Line] = []
 
     def tell(line: Line) -> None:
@@ -136,7 +135,7 @@ def test_nobody_reads_any_more() -> None:
 
 
 def test_loggers_are_left_as_they_were() -> None:
-    """Level, handlers and propagation come back."""
+    """Level, handlers and propagation are restored."""
     loggers = [logging.getLogger(name) for name in ("smtpconn.wire", "smtpconn.connection")]
     before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
     with Recorder():
@@ -144,8 +143,8 @@ def test_loggers_are_left_as_they_were() -> None:
     assert [(lo.level, lo.propagate, list(lo.handlers)) for lo in loggers] == before
 
 
-def test_what_is_no_dialogue_is_left_out() -> None:
-    """Other records of the same loggers are no lines."""
+def test_other_records_are_ignored() -> None:
+    """Other records of the same loggers are ignored."""
     with Recorder() as recorder:
         logging.getLogger("smtpconn.connection").debug("#1 mx:25: closed: QUIT was sent")
         logging.getLogger("smtpconn.wire").debug("#1 -> <greeting>")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from smtpconn import (
+    AuthError,
     ConnectionClosedError,
     ForwardPath,
     MailFromParams,
@@ -29,6 +30,7 @@ from smtpconn import (
     RcptToParams,
     SmtpConnection,
     SmtpError,
+    SmtpResponse,
     SmtpUtf8RequiredError,
     TlsMode,
     UnsupportedExtensionError,
@@ -343,6 +345,29 @@ def test_properties_of_an_open_connection() -> None:
         after = (connection.is_authenticated, connection.transactions)
         assert (before, after) == ((False, 0), (True, 1))
         assert len(server.connections[0].commands) == 5
+
+
+def test_the_greeting_is_the_servers_first_reply(certificates: Certificates) -> None:
+    """Before and after STARTTLS, with every line; and on a closed connection."""
+    with secure_server(certificates, TlsMode.STARTTLS) as server:
+        server.fault("CONNECT", reply="220-mx.example.test ESMTP\n220 No spam")
+        with SmtpConnection.connect(
+            "localhost", server.port, TlsMode.STARTTLS, TIMEOUT,
+            tls_context=certificates.client_context(),
+        ) as client:  # fmt: skip
+            assert client.tls is not None
+        assert client.greeting == SmtpResponse(220, ("mx.example.test ESMTP", "No spam"))
+
+
+def test_the_mechanism_is_that_of_the_login_that_worked() -> None:
+    """A refused login leaves none behind."""
+    with SmtpServer(users={"me": "sesame"}) as server, connect(server) as client:
+        assert client.auth_mechanism is None
+        with pytest.raises(AuthError):
+            client.auth_plain("me", "wrong")
+        assert [client.auth_mechanism, client.is_authenticated] == [None, False]
+        client.auth_login("me", "sesame")
+        assert [client.auth_mechanism, client.is_authenticated] == ["LOGIN", True]
 
 
 def test_the_usual_timeout_may_be_changed() -> None:

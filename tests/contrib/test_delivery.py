@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -88,6 +89,31 @@ def test_a_line_of_any_length_is_sent() -> None:
         (message,) = server.messages
     assert max(map(len, message.content.split(b"\r\n"))) <= 998
     assert message.email.get_content().strip() == "x" * 5000
+
+
+def test_a_handler_that_mails_which_recipients_were_refused() -> None:
+    """If its own mail has refused recipients as well, that is not mailed again."""
+    texts: list[str] = []
+
+    class Mailer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(record.getMessage())
+            send()
+
+    def send() -> None:
+        recipients = forward_paths(["a@example.com", "b@example.com"])
+        deliver(pool, ReversePath(""), recipients, b"Subject: x\r\n\r\n")
+
+    logger, mailer = logging.getLogger("smtpconn.contrib"), Mailer()
+    with SmtpServer() as server, ConnectionPool(server.url) as pool:
+        server.fault("RCPT", reply="550 5.1.1 No such user", match="b@example.com", times=None)
+        logger.addHandler(mailer)
+        try:
+            send()
+        finally:
+            logger.removeHandler(mailer)
+        assert texts == ["1 of 2 recipients were refused; the first with 550 5.1.1"]
+        assert len(server.messages) == 2
 
 
 def test_what_the_server_lacks_besides_8bitmime_stays_an_error() -> None:

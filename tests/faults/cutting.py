@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from smtpconn.testing import ReceivedMessage, ServerConnection
-from smtpconn.testing.connection import Gone, Link
+from smtpconn.testing.connection import Connection, Disconnected
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.session import Session, Settings
 
@@ -217,10 +217,10 @@ class TlsStream:
                 self._flush()
                 data = self._below.recv(_RECEIVE)
                 if not data:
-                    raise Gone from None
+                    raise Disconnected from None
                 self._incoming.write(data)
             except ssl.SSLError as error:
-                raise Gone from error
+                raise Disconnected from error
             else:
                 self._flush()
                 return result
@@ -241,7 +241,7 @@ class NotingFaults(Faults):
         return super().take(step, line)
 
 
-class CuttingLink(Link):
+class CuttingConnection(Connection):
     """The server's end of a connection that is cut."""
 
     def __init__(self, sock: socket.socket, cut: Cut | None, faults: NotingFaults) -> None:
@@ -288,7 +288,7 @@ class CuttingLink(Link):
         self.flush()
         data = self._guarded(lambda: self._inner.recv(_RECEIVE))
         if not data:
-            raise Gone
+            raise Disconnected
         self._input += data
 
     def _send_now(self, data: bytes) -> None:
@@ -298,7 +298,7 @@ class CuttingLink(Link):
         try:
             return call()
         except OSError as error:
-            raise Gone from error
+            raise Disconnected from error
 
     def _strike(self) -> None:
         assert self._cut is not None
@@ -316,7 +316,7 @@ class CuttingLink(Link):
             self._tls.say_farewell()
         if how is How.RESET:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-        raise Gone
+        raise Disconnected
 
 
 def serve(
@@ -324,16 +324,16 @@ def serve(
 ) -> Witness:
     """Serve one connection until its end or the cut; for a thread of its own."""
     faults = faults if faults is not None else NotingFaults()
-    link = CuttingLink(sock, cut, faults)
+    connection = CuttingConnection(sock, cut, faults)
     record = ServerConnection(1)
-    session = Session(settings, faults, link, record, lambda: None, link.stores)
+    session = Session(settings, faults, connection, record, lambda: None, connection.stores)
     try:
         session.run()
-    except Gone:
+    except Disconnected:
         pass
     finally:
-        link.close()
-    return link.witness
+        connection.close()
+    return connection.witness
 
 
 def socket_pair(*, tcp: bool, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:

@@ -29,6 +29,7 @@ from smtpconn import (
     PermanentError,
     Pipelining,
     PoolClosedError,
+    PoolEvent,
     PoolOverloadedError,
     PoolTimeoutError,
     RcptToParams,
@@ -43,6 +44,8 @@ from smtpconn import (
 )
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport
+from smtpconn.pool.core import NOOP_TIMEOUT
+from smtpconn.pool.state import NOOP_GRACE
 from smtpconn.testing import SmtpServer
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
@@ -136,9 +139,9 @@ def noops(server: SmtpServer, connection: int) -> int:
     return server.connections[connection].commands.count("NOOP")
 
 
-def keeper_threads() -> list[str]:
-    """The keeper's thread, if it lives."""
-    return [t.name for t in threading.enumerate() if t.name == "smtpconn-keeper"]
+def maintenance_threads() -> list[str]:
+    """The maintenance thread, if it lives."""
+    return [t.name for t in threading.enumerate() if t.name == "smtpconn-maintenance"]
 
 
 def all_closed(server: SmtpServer) -> bool:
@@ -841,7 +844,7 @@ def test_a_connection_gets_eight_noops_at_most(server: SmtpServer) -> None:
         assert noops(server, 0) == 8
 
 
-def test_the_keeper_closes_what_was_idle_for_too_long(server: SmtpServer) -> None:
+def test_maintenance_closes_what_was_idle_for_too_long(server: SmtpServer) -> None:
     """A connection that nobody wants is closed after max_idle, with a QUIT."""
     with ConnectionPool(server.url, max_idle=0.03) as pool:
         use(pool, 3)
@@ -855,16 +858,130 @@ def test_without_keepalive_there_is_no_thread(server: SmtpServer) -> None:
     """``keepalive=None`` starts no thread."""
     with ConnectionPool(server.url, keepalive=None, max_idle=0.01) as pool:
         use(pool, 2)
-        assert keeper_threads() == []
+        assert maintenance_threads() == []
 
 
-def test_the_keeper_ends_with_the_last_idle_connection(server: SmtpServer) -> None:
+def test_maintenance_ends_with_the_last_idle_connection(server: SmtpServer) -> None:
     """One thread looks after all pools, and ends when all are closed."""
     with ConnectionPool(server.url) as one, ConnectionPool(server.url) as other:
         take(one)
         take(other)
-        assert len(keeper_threads()) == 1
-    wait_until(lambda: keeper_threads() == [])
+        assert len(maintenance_threads()) == 1
+    wait_until(lambda: maintenance_threads() == [])
+
+
+def hang_at_noop(server: SmtpServer, pool: ConnectionPool) -> None:
+    """Have a NOOP on the pool's only connection that the server does not answer."""
+    server.fault("NOOP", hang=True, times=1)
+    take(pool)
+    server.wait_for(lambda: noops(server, 0) == 1)
+    assert pool.stats().in_use == 1
+
+
+def test_an_unanswered_noop_holds_up_no_caller(server: SmtpServer) -> None:
+    """A caller waits a moment for the answer, and then has a connection of its own made."""
+    with ConnectionPool(server.url, max_size=1, keepalive=0.02) as pool:
+        hang_at_noop(server, pool)
+        begun = time.monotonic()
+        use(pool)
+        assert time.monotonic() - begun < NOOP_TIMEOUT / 2
+        assert len(server.connections) == 2
+        wait_until(lambda: pool.stats().discards == {"keepalive failed": 1})
+        assert pool.stats().in_use == 0
+        take(pool)
+
+
+def test_an_unanswered_noop_holds_up_no_caller_in_a_hurry(server: SmtpServer) -> None:
+    """Who waits for less than that moment gets a connection as well."""
+    with ConnectionPool(server.url, max_size=1, keepalive=0.02) as pool:
+        hang_at_noop(server, pool)
+        take(pool, NOOP_GRACE / 2)
+        assert len(server.connections) == 2
+
+
+def test_a_noop_that_is_answered_late_costs_nothing(server: SmtpServer) -> None:
+    """The caller that waits for the answer gets the connection."""
+    server.fault("NOOP", delay=0.1, times=1)
+    with ConnectionPool(server.url, max_size=1, keepalive=0.02) as pool:
+        take(pool)
+        server.wait_for(lambda: noops(server, 0) == 1)
+        use(pool)
+        assert pool.stats().discards == {}
+    assert len(server.connections) == 1
+
+
+def test_an_unanswered_noop_holds_up_no_other_pool(server: SmtpServer) -> None:
+    """While a server is silent, connections of other pools are kept alive and closed in time."""
+    with (
+        SmtpServer() as other_server,
+        ConnectionPool(server.url, keepalive=0.05, max_idle=100) as silent,
+        ConnectionPool(other_server.url, keepalive=0.03, max_idle=0.5) as other,
+    ):
+        take(other)
+        begun = time.monotonic()
+        hang_at_noop(server, silent)
+        other_server.wait_for(lambda: noops(other_server, 0) >= 5)
+        other_server.wait_for(lambda: all_closed(other_server))
+        assert time.monotonic() - begun < NOOP_TIMEOUT / 2
+        assert silent.stats().in_use == 1
+        # Who wants the silent connection closes it, and with it the NOOP ends.
+        silent.close(0)
+        silent._core._take_from_overdue_noops(0)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_maintenance_survives_its_hook(
+    server: SmtpServer, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a hook raises, idle connections get their NOOPs and are closed when it is time."""
+    monkeypatch.setattr("smtpconn.pool.core.MAINTENANCE_RETRY", 0.01)
+    failed: list[str] = []
+
+    def hook(event: PoolEvent) -> None:
+        is_kept_alive = event.action in ("noop", "discard")
+        if is_kept_alive and threading.current_thread() is not threading.main_thread():
+            failed.append(event.action)
+            raise kind("a bug")
+
+    with ConnectionPool(server.url, keepalive=0.02, max_idle=0.2, on_event=hook) as pool:
+        use(pool, 3)
+        server.wait_for(lambda: all_closed(server))
+        wait_until(lambda: pool.stats().idle == 0)
+        assert sum(pool.stats().discards.values()) == 3
+        # It is looked after as before when something is idle again.
+        take(pool)
+        server.wait_for(lambda: all_closed(server))
+        assert len(failed) > 4
+    wait_until(lambda: maintenance_threads() == [])
+
+
+def test_who_renews_a_connection_holds_up_nobody(server: SmtpServer) -> None:
+    """Nobody waits beside an idle connection for one who waits to connect to a slow server."""
+    moments: dict[str, float] = {}
+    with ConnectionPool(server.url, max_size=4, max_connecting=1) as pool:
+
+        def work(name: str) -> None:
+            pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=10)
+            moments[name] = time.monotonic()
+
+        pool.warm(2)
+        lease = pool.connection()
+        lease.__enter__()
+        server.fault("MAIL", delay=0.2, close=True, times=1)
+        renewing = threading.Thread(target=work, args=("renewing",))
+        renewing.start()
+        server.wait_for(lambda: any("MAIL" in str(c.commands) for c in server.connections))
+        server.fault("CONNECT", delay=2, times=1)
+        connecting = threading.Thread(target=work, args=("connecting",))
+        connecting.start()
+        wait_until(lambda: pool.stats().waiting == 1)
+        lease.__exit__(None, None, None)
+        work("in no need")
+        for thread in (renewing, connecting):
+            thread.join(10)
+        assert moments["renewing"] < moments["connecting"] - 1
+        assert moments["in no need"] < moments["connecting"] - 1
+        assert pool.stats().in_use == 0
 
 
 # Closing

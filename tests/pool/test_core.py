@@ -1,13 +1,14 @@
 """How a pool's decisions are carried out, with fake connections, a fake clock and no second thread.
 
 What callers meet, with servers and threads, is in `tests.pool.test_connection_pool`; here it is
-which connections are asked, closed and counted, and when the keeper is told to look.
+which connections are asked, closed and counted, and when maintenance is told to look.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,10 @@ from smtpconn import (
     TransientError,
 )
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.lending import LIFETIME_JITTER, Lending
-from smtpconn.pool.maintenance import Keeper
-from smtpconn.pool.options import Limits
-from smtpconn.pool.state import MAX_NOOPS, Ticket
+from smtpconn.pool.core import LIFETIME_JITTER, PoolCore
+from smtpconn.pool.maintenance import Maintenance
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.state import MAX_NOOPS, Waiter
 
 CONFIG = ServerConfig.from_url("smtp://mx.example.com")
 CAPABILITIES = ServerCapabilities("mx.example.com", ())
@@ -73,14 +74,14 @@ class FakeConnection:
 
 
 class World:
-    """Time, the server, and the keeper.
+    """Time, the server, and maintenance.
 
     Attributes:
         now: the time.
         made: the connections the server let in, in order.
         refusal: what the server says to the next ones.
         capabilities: what it offers to the next ones.
-        due: when the keeper was told to look, each time.
+        due: when maintenance was told to look, each time.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +91,20 @@ class World:
         self.capabilities = CAPABILITIES
         self.due: list[float] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(ServerConfig, "connect", lambda *args, **options: self._connect())
-        monkeypatch.setattr(Keeper, "watch", lambda keeper, pool, due: self.due.append(due))
+        # A function of that module: what other code raises is no error of connecting.
+        names: dict[str, Any] = {"__name__": ServerConfig.__module__, "world": self}
+        exec(
+            "def connect(*args, **options):\n"
+            "    if world.refusal is not None:\n"
+            "        raise world.refusal\n"
+            "    return world.connected()\n",
+            names,
+        )
+        monkeypatch.setattr(ServerConfig, "connect", names["connect"])
+        monkeypatch.setattr(Maintenance, "watch", lambda self_, pool, due: self.due.append(due))
 
-    def _connect(self) -> FakeConnection:
-        if self.refusal is not None:
-            raise self.refusal
+    def connected(self) -> FakeConnection:
+        """A new connection."""
         self.made.append(FakeConnection(self.capabilities))
         return self.made[-1]
 
@@ -113,46 +122,46 @@ def lending(
     max_idle: float = 60.0,
     max_lifetime: float = 900.0,
     keepalive: float | None = None,
-) -> Lending:
+) -> PoolCore:
     """The inside of a pool, which keeps nothing alive unless told to."""
-    limits = Limits(
+    options = PoolOptions(
         max_size=max_size,
         max_messages=max_messages,
         max_idle=max_idle,
         max_lifetime=max_lifetime,
         keepalive=keepalive,
     )
-    return Lending([CONFIG], limits, "outgoing", None)
+    return PoolCore([CONFIG], options, "outgoing", None)
 
 
-def take(pool: Lending, timeout: float = 0.001) -> tuple[Ticket, FakeConnection]:
+def take(pool: PoolCore, timeout: float = 0.001) -> tuple[Waiter, FakeConnection]:
     """Check out a connection; nobody gives one back meanwhile, so there is nothing to wait for."""
-    ticket = Ticket()
+    waiter = Waiter()
     try:
-        connection: object = pool.checkout(ticket, timeout)
+        connection: object = pool.checkout(waiter, timeout)
     except BaseException:
-        pool.check_in(ticket, keep=False)
+        pool.check_in(waiter, keep=False)
         raise
     assert isinstance(connection, FakeConnection)
-    return ticket, connection
+    return waiter, connection
 
 
-def use(pool: Lending, count: int = 1) -> list[FakeConnection]:
+def use(pool: PoolCore, count: int = 1) -> list[FakeConnection]:
     """Have some in use at once and give them back; the last is the youngest."""
     taken = [take(pool) for _ in range(count)]
-    for ticket, _ in taken:
-        pool.check_in(ticket, keep=True)
+    for waiter, _ in taken:
+        pool.check_in(waiter, keep=True)
     return [connection for _, connection in taken]
 
 
-def figures(pool: Lending) -> tuple[int, int, dict[str, int]]:
+def figures(pool: PoolCore) -> tuple[int, int, dict[str, int]]:
     """How many are in use, how many idle, and why others were given up."""
     stats = pool.stats()
     assert (stats.waiting, stats.connecting) == (0, 0)
     return stats.in_use, stats.idle, dict(stats.discards)
 
 
-# Lending and taking back
+# PoolCore and taking back
 
 
 def test_idle_connections_are_probed_and_the_dead_dropped(world: World) -> None:
@@ -177,13 +186,13 @@ def test_a_dead_connection_is_not_given_to_the_next(world: World) -> None:
 def test_giving_back_twice_counts_once(world: World) -> None:
     """The second time changes nothing, even if somebody else has the connection by then."""
     pool = lending()
-    ticket, connection = take(pool)
-    pool.check_in(ticket, keep=True)
-    pool.check_in(ticket, keep=True)
+    waiter, connection = take(pool)
+    pool.check_in(waiter, keep=True)
+    pool.check_in(waiter, keep=True)
     assert figures(pool) == (0, 1, {})
     other, same = take(pool)
     assert same is connection
-    pool.check_in(ticket, keep=False)
+    pool.check_in(waiter, keep=False)
     assert figures(pool) == (1, 0, {})
     assert connection.ended_by == []
     pool.check_in(other, keep=True)
@@ -204,9 +213,9 @@ def test_a_connection_that_is_not_kept(
 ) -> None:
     """It is given up with the reason, and told so only if it is in step with the server."""
     pool = lending()
-    ticket, connection = take(pool)
+    waiter, connection = take(pool)
     connection.is_idle, connection.is_shutting_down = is_idle, is_shutting_down
-    pool.check_in(ticket, keep=keep)
+    pool.check_in(waiter, keep=keep)
     assert figures(pool) == (0, 0, {reason: 1})
     assert connection.ended_by == [end]
 
@@ -227,28 +236,28 @@ def test_a_renewed_connection_is_new(world: World) -> None:
     """Who found its connection dead gets a new one, with the same permit; idle ones stay."""
     pool = lending()
     idle, dead = use(pool, 2)
-    ticket, connection = take(pool)
+    waiter, connection = take(pool)
     assert connection is dead
     dead.is_idle = False
-    renewed: object = pool.renew(ticket, Deadline(1))
+    renewed: object = pool.renew(waiter, Deadline(1))
     assert renewed is world.made[2]
     assert figures(pool) == (1, 1, {"dead when used": 1})
     assert (dead.ended_by, idle.ended_by) == (["close"], [])
-    pool.check_in(ticket, keep=True)
+    pool.check_in(waiter, keep=True)
     assert figures(pool) == (0, 2, {"dead when used": 1})
 
 
 def test_a_server_that_takes_no_more(world: World) -> None:
     """The caller waits for those that are out, in vain here, and learns what the server said."""
     pool = lending()
-    ticket, _ = take(pool)
+    waiter, _ = take(pool)
     response = SmtpResponse(421, ("4.7.0 too many connections",))
     world.refusal = TransientError(response, phase=Phase.EHLO)
     with pytest.raises(PoolTimeoutError) as caught:
         take(pool)
     assert isinstance(caught.value.__cause__, TransientError)
     assert pool.stats().effective_size == 1
-    pool.check_in(ticket, keep=True)
+    pool.check_in(waiter, keep=True)
     take(pool)
     assert len(world.made) == 1
 
@@ -263,9 +272,9 @@ def test_a_connection_is_closed_after_its_messages(world: World) -> None:
     for capabilities, most in ((CAPABILITIES, 3), (limited, 2)):
         world.capabilities = capabilities
         for transactions in range(1, most + 1):
-            ticket, connection = take(pool)
+            waiter, connection = take(pool)
             connection.transactions = transactions
-            pool.check_in(ticket, keep=True)
+            pool.check_in(waiter, keep=True)
             assert connection.ended_by == ["quit"] * (transactions == most)
     assert figures(pool) == (0, 0, {"max_messages": 2})
 
@@ -278,15 +287,15 @@ def test_lifetimes_differ(world: World) -> None:
     use(pool)
     assert figures(pool) == (0, 50, {})
     world.now = START + 100 * (1 - LIFETIME_JITTER / 2)
-    pool.look_after_idle()
+    pool.maintain_idle()
     assert 0 < figures(pool)[1] < 50
     world.now = START + 100
-    pool.look_after_idle()
+    pool.maintain_idle()
     assert figures(pool) == (0, 0, {"max_lifetime": 50})
 
 
 def test_whoever_gives_back_closes_what_is_over(world: World) -> None:
-    """Without a keeper too, idle connections are closed when their time is over."""
+    """Without maintenance too, idle connections are closed when their time is over."""
     pool = lending(max_idle=60)
     old, young = use(pool, 2)
     for _ in range(3):
@@ -300,10 +309,10 @@ def test_draining(world: World) -> None:
     """Idle ones end at once, those in use when they come back, and new ones not at all."""
     pool = lending()
     idle, used = use(pool, 2)
-    ticket, _ = take(pool)
+    waiter, _ = take(pool)
     pool.drain()
     assert (idle.ended_by, used.ended_by) == (["quit"], [])
-    pool.check_in(ticket, keep=True)
+    pool.check_in(waiter, keep=True)
     assert used.ended_by == ["quit"]
     assert use(pool) == use(pool) == [world.made[2]]
     assert figures(pool) == (0, 1, {"drained": 2})
@@ -313,34 +322,34 @@ def test_closing(world: World) -> None:
     """Idle ones end at once, those in use when they come back, and nobody gets one any more."""
     pool = lending()
     idle, used = use(pool, 2)
-    ticket, _ = take(pool)
+    waiter, _ = take(pool)
     pool.close(0)
     assert (idle.ended_by, used.ended_by) == (["quit"], [])
     with pytest.raises(PoolClosedError):
         take(pool)
-    pool.check_in(ticket, keep=True)
+    pool.check_in(waiter, keep=True)
     assert used.ended_by == ["quit"]
     assert figures(pool) == (0, 0, {"pool closed": 2})
-    assert pool.look_after_idle() is None
+    assert pool.maintain_idle() is None
 
 
 def test_forgetting(world: World) -> None:
     """A child drops what is idle and what is out, in silence, and begins with full capacity."""
     pool = lending(max_size=2)
     inherited = use(pool, 2)
-    ticket, _ = take(pool)
+    waiter, _ = take(pool)
     pool.forget()
     assert [connection.ended_by for connection in inherited] == [["close_after_fork"]] * 2
     assert figures(pool) == (0, 0, {})
     assert use(pool, 2) == world.made[2:]
-    pool.check_in(ticket, keep=False)
+    pool.check_in(waiter, keep=False)
     assert pool.stats().in_use == 0
 
 
-# The keeper
+# Maintenance
 
 
-def test_the_keeper_is_told_what_it_does_not_know(world: World) -> None:
+def test_maintenance_is_told_what_it_does_not_know(world: World) -> None:
     """It is told of the first moment, and again only of one before its next look."""
     pool = lending(keepalive=20)
     use(pool, 2)
@@ -349,12 +358,12 @@ def test_the_keeper_is_told_what_it_does_not_know(world: World) -> None:
     use(pool)
     assert world.due == [START + 20]
     world.now = START + 20
-    assert pool.look_after_idle() == START + 25
+    assert pool.maintain_idle() == START + 25
     use(pool)
     assert world.due == [START + 20]
 
 
-def test_without_keepalive_the_keeper_is_told_nothing(world: World) -> None:
+def test_without_keepalive_maintenance_is_told_nothing(world: World) -> None:
     """``keepalive=None`` means no thread."""
     pool = lending(keepalive=None)
     use(pool, 3)
@@ -368,7 +377,7 @@ def test_a_lonely_life(world: World) -> None:
     due: float | None = world.due[0]
     while due is not None:
         world.now = due
-        due = pool.look_after_idle()
+        due = pool.maintain_idle()
     assert connection.noop_moments == [START + 20 * n for n in range(1, MAX_NOOPS + 1)]
     assert world.now == START + 300
     assert figures(pool) == (0, 0, {"max_idle": 1})
@@ -384,7 +393,7 @@ def test_a_failed_noop_ends_the_connection(world: World) -> None:
     failing, other = use(pool, 2)
     failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
     world.now += 20
-    assert pool.look_after_idle() == START + 40
+    assert pool.maintain_idle() == START + 40
     assert failing.ended_by == ["close"]
     assert other.noop_moments == [START + 20]
     assert figures(pool) == (0, 1, {"keepalive failed": 1})
@@ -398,13 +407,13 @@ def test_a_noop_that_is_interrupted_costs_no_permit(world: World) -> None:
     connection.noop_error = KeyboardInterrupt()
     world.now += 20
     with pytest.raises(KeyboardInterrupt):
-        pool.look_after_idle()
+        pool.maintain_idle()
     assert pool.stats().in_use == 0
     assert use(pool) == [world.made[1]]
 
 
-def test_a_keeper_that_failed_is_told_again(world: World) -> None:
-    """If the keeper did not look when it was due, the next one to give back tells it again."""
+def test_maintenance_that_failed_is_told_again(world: World) -> None:
+    """If maintenance did not look when it was due, the next one to give back tells it again."""
     pool = lending(keepalive=20)
     use(pool)
     world.now += 30

@@ -21,7 +21,7 @@ from smtpconn import (
     SmtpError,
     ValidationError,
 )
-from smtpconn.pool.events import Action, Stage, Teller
+from smtpconn.pool.events import Action, EventEmitter, Stage
 from smtpconn.testing import SmtpServer
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
@@ -365,7 +365,7 @@ def test_the_hook_is_never_called_under_the_lock(server: SmtpServer) -> None:
 
 
 def test_the_hook_runs_where_the_thing_happens(server: SmtpServer) -> None:
-    """Events of a send come in the sender's thread, those of keep-alive in the keeper's."""
+    """Events of a send come in the sender's thread, those of keep-alive in maintenance's."""
     threads: dict[str, set[str]] = {}
 
     def note(event: PoolEvent) -> None:
@@ -377,7 +377,7 @@ def test_the_hook_runs_where_the_thing_happens(server: SmtpServer) -> None:
         thread.join(10)
         wait_until(lambda: "noop" in threads)
     assert threads["send"] == threads["connect"] == threads["checkout"] == {"the sender"}
-    assert threads["noop"] == {"smtpconn-keeper"}
+    assert threads["noop"] == {"smtpconn-maintenance"}
 
 
 def test_the_hook_may_use_the_pool(server: SmtpServer) -> None:
@@ -400,7 +400,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a hook no event is made at all, nor anything to make one of."""
     monkeypatch.setattr("smtpconn.pool.events.PoolEvent", None)
     config = ServerConfig.from_url("smtp://mx.example.com")
-    quiet = Teller("quiet", None)
+    quiet = EventEmitter("quiet", None)
     telling = quiet.about(Action.SEND, config)
     assert telling is quiet.about(Action.NOOP)
     telling.begin()

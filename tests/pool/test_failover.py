@@ -366,3 +366,17 @@ def test_the_servers_are_those_given() -> None:
     group = servers(2)
     assert len(group) == 2
     assert [group.config(n).host for n in range(2)] == ["mx0.example.test", "mx1.example.test"]
+
+
+@pytest.mark.parametrize("later", [DOWN, BUSY, REFUSED_FOR_NOW], ids=["closed", "421", "454"])
+def test_a_login_that_rests_repeats_its_own_error(later: SmtpError) -> None:
+    """Connects that were under way when the login was refused may fail otherwise; no matter."""
+    group = servers(1)
+    group.failed(0, REFUSED, NOW)
+    group.failed(0, later, NOW + 1)
+    refusal = group.login_refusal(0, NOW + 2)
+    assert isinstance(refusal, AuthError)
+    assert refusal.response == REFUSED.response
+    # What is shown of the server is what went wrong last.
+    last = group.last_error()
+    assert str(last) == str(later)

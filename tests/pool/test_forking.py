@@ -39,8 +39,7 @@ from smtpconn.net import forking
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool import registry
 from smtpconn.pool.bulk import FanOut
-from smtpconn.pool.maintenance import keeper
-from smtpconn.pool.rate_limit import Pace
+from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.forks import Fork, fork_in_c, in_child
@@ -229,7 +228,7 @@ def test_a_fork_while_another_thread_waits_and_another_works(fork: Fork) -> None
         assert failed.is_set()
 
 
-def test_the_child_has_a_keeper_of_its_own(fork: Fork) -> None:
+def test_the_child_has_maintenance_of_its_own(fork: Fork) -> None:
     """Keep-alive works in the child, whose parent's thread does not exist there."""
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=0.02) as pool:
         with pool.connection():
@@ -275,8 +274,8 @@ def test_the_pace_of_a_child_has_a_lock_of_its_own(fork: Fork) -> None:
     """A child that is forked while another thread reserves its moment can send all the same."""
     with SmtpServer() as server:
         pool = ConnectionPool(server.url, max_rate=1000, keepalive=None)
-        assert pool._pace is not None
-        with pool._pace._lock:
+        assert pool._rate_limiter is not None
+        with pool._rate_limiter._lock:
             result = in_child(lambda: pool.send(SENDER, RECIPIENTS, MESSAGE), fork)
         assert result.startswith("SendResult")
         pool.close()
@@ -316,11 +315,13 @@ def test_all_locks_may_be_held_by_threads_of_the_parent(fork: Fork) -> None:
             pool.close()
             return f"{same} {pool in registry.open_pools()} {pool.leaks()}"
 
-        assert pool._pace is not None
+        assert pool._rate_limiter is not None
         locks: list[AbstractContextManager[object]] = [
-            pool._lending._lock, pool._pace._lock, keeper._lock, registry._registry._lock,
+            pool._core._lock,
+            pool._rate_limiter._lock,
+            registry._registry._lock,
             connection._channel._lock,
-        ]  # fmt: skip
+        ]
         held, may_let_go = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -668,7 +669,7 @@ def test_a_message_that_forks_while_it_is_read(reused: bool, fork: Fork) -> None
         assert len(to) == 2 + reused
 
 
-# --- Sockets that nobody has yet, or that the keeper has ------------------------------------------
+# --- Sockets that nobody has yet, or that maintenance has -----------------------------------------
 
 
 def sockets_of(port: int) -> int:
@@ -746,7 +747,7 @@ def test_sockets_that_are_being_connected_are_closed_in_the_child(fork: Fork) ->
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="there is no /proc here")
 def test_a_connection_under_a_keepalive_noop_is_closed_in_the_child(fork: Fork) -> None:
-    """The keeper has borrowed it, which the child has no keeper for."""
+    """Maintenance has borrowed it, and the child has no thread of it."""
     with SmtpServer() as server:
         server.fault("NOOP", hang=True)
         with ConnectionPool(server.url, keepalive=0.02) as pool:
@@ -812,7 +813,7 @@ if __name__ == "__main__":
 
 def test_the_moments_that_were_reserved_are_the_parents(fork: Fork) -> None:
     """A child does not wait for messages that threads of the parent will send."""
-    pace = Pace(rate=1.0)
+    pace = RateLimiter(rate=1.0)
     for _ in range(60):
         pace.reserve(time.monotonic(), 1000.0)
 
@@ -892,7 +893,7 @@ def test_who_is_gone_is_not_told() -> None:
         pool = ConnectionPool(server.url, keepalive=None)
         with pool.connection() as connection:
             channel = connection._channel
-        things: list[object] = [pool._lending, channel, channel.driver.transport]
+        things: list[object] = [pool._core, channel, channel.driver.transport]
         assert all(id(thing) in forking._holders for thing in things)
         references = [weakref.ref[object](thing) for thing in things]
         pool.close()

@@ -19,16 +19,23 @@ from typing import Any
 import pytest
 
 from benchmarks.bytecodes import is_safe
-from smtpconn import ConnectionPool, PoolError, PoolTimeoutError, ServerConfig, TransportError
+from smtpconn import (
+    ConnectionPool,
+    PoolError,
+    PoolEvent,
+    PoolTimeoutError,
+    ServerConfig,
+    TransportError,
+)
 from smtpconn.pool import connection_pool as pool_module
 from smtpconn.pool import connector as connector_module
+from smtpconn.pool import core as core_module
 from smtpconn.pool import lease as lease_module
-from smtpconn.pool import lending as lending_module
-from smtpconn.pool import state as poolstate_module
+from smtpconn.pool import state as pool_state_module
 from smtpconn.pool.lease import Lease
 from smtpconn.testing import SmtpServer
 
-_MODULES = (lease_module, lending_module, connector_module, pool_module, poolstate_module)
+_MODULES = (lease_module, core_module, connector_module, pool_module, pool_state_module)
 _FILES = frozenset(str(module.__file__) for module in _MODULES)
 
 
@@ -103,8 +110,11 @@ class ExceptionInjector:
     def _arrive(self, code: CodeType, offset: int) -> None:
         if self.seen >= self._point and not self.where and not is_safe(code, offset):
             self.where = f"{code.co_qualname} +{offset}"
-            raise Struck(self.where)
+            self._strike(self.where)
         self.seen += 1
+
+    def _strike(self, where: str) -> None:
+        raise Struck(where)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -242,7 +252,7 @@ def test_strikes_while_a_caller_waits(server: SmtpServer) -> None:
                 holder.pop().__exit__(None, None, None)
 
         def release_when_waited_for(name: str) -> None:
-            if name == "_await_turn":
+            if name == "_wait_for_turn":
                 release()
 
         strike_everywhere(
@@ -376,18 +386,19 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
 
 
 def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:
-    """A destructor that runs in the middle of one of the pool's own steps changes nothing there.
+    """A destructor that runs in the middle of one of the pool's own steps gives back the lease.
 
-    What it has to give back is taken back with the next thing the pool does.
+    That is one step of its own. What takes more is done with the next thing the pool does.
     """
     with ConnectionPool(server.url, max_size=1) as pool:
         lease = pool.connection()
         lease.__enter__()
-        lending = pool._lending
-        with lending._lock:
+        core = pool._core
+        with core._lock:
             del lease
             gc.collect()
-            assert len(lending._state.permits) == 1
+            assert len(core._state.leases) == 0
+            assert core._counters.discards == {}
         take(pool, 1.0)
         assert pool.stats().discards == {"lost by its holder": 1}
 
@@ -404,6 +415,32 @@ def test_a_lease_that_is_collected_tells_nobody(server: SmtpServer) -> None:
         assert heard == []
         assert pool.stats().in_use == 0
         assert heard == ["discard", "checkin"]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_hook_that_fails_while_a_connection_is_given_up(
+    server: SmtpServer, kind: type[BaseException]
+) -> None:
+    """Whatever it raises, the connection is closed and the next caller is served."""
+
+    failures = [kind]
+
+    def hook(event: PoolEvent) -> None:
+        if event.action == "discard" and failures:
+            raise failures.pop()
+
+    with ConnectionPool(server.url, max_size=1, on_event=hook) as pool:
+        lease = pool.connection()
+        connection = lease.__enter__()
+        pool._core._state.drain()
+        try:
+            lease.__exit__(None, None, None)
+        except (KeyboardInterrupt, SystemExit):
+            assert kind is not ValueError
+        assert not connection.is_open
+        assert pool.stats().in_use == 0
+        take(pool)
+        assert pool.stats().discards == {"drained": 1}
 
 
 def test_a_lease_given_back_twice_counts_once(server: SmtpServer) -> None:

@@ -1,4 +1,4 @@
-"""The keeper: its one thread, when it looks, when it ends, and that it never stands in the way.
+"""Maintenance: its one thread, when it looks, when it ends, and that it never stands in the way.
 
 The pools are fakes that say when to be looked at again; the thread is real. A moment "now" is over
 before anybody looks, and one "later" does not come while a test lasts.
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpconn.pool import maintenance as keeper_module
-from smtpconn.pool.maintenance import Keeper
+from smtpconn.pool import maintenance as maintenance_module
+from smtpconn.pool.maintenance import Maintenance
 from tests.support.forks import in_child
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,7 +55,7 @@ class FakePool:
         self._looks = threading.Semaphore(0)
         self.threads: list[threading.Thread] = []
 
-    def look_after_idle(self) -> float | None:
+    def maintain_idle(self) -> float | None:
         """Give the next answer."""
         self.threads.append(threading.current_thread())
         answer = self._answers.pop(0) if self._answers else nothing
@@ -74,9 +74,9 @@ def await_end(thread: threading.Thread) -> None:
     assert not thread.is_alive()
 
 
-def keeper_threads() -> list[threading.Thread]:
-    """The keepers' threads that live."""
-    return [t for t in threading.enumerate() if t.name == "smtpconn-keeper"]
+def maintenance_threads() -> list[threading.Thread]:
+    """The maintainers' threads that live."""
+    return [t for t in threading.enumerate() if t.name == "smtpconn-maintenance"]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -94,40 +94,40 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_the_thread_starts_with_the_first_pool() -> None:
     """There is no thread before something is to be watched, and then one, a daemon."""
-    keeper, pool = Keeper(), FakePool()
-    keeper.ring()
-    assert keeper_threads() == []
-    keeper.watch(pool, now())
+    maintenance, pool = Maintenance(), FakePool()
+    maintenance.wake()
+    assert maintenance_threads() == []
+    maintenance.watch(pool, now())
     thread = pool.await_look()
-    assert thread.name == "smtpconn-keeper"
+    assert thread.name == "smtpconn-maintenance"
     assert thread.daemon
     await_end(thread)
 
 
 def test_the_thread_ends_when_nothing_is_idle() -> None:
     """It looks as often as the pool asks for, and ends with the answer that nothing is idle."""
-    keeper, pool = Keeper(), FakePool(now, now, now)
-    keeper.watch(pool, now())
+    maintenance, pool = Maintenance(), FakePool(now, now, now)
+    maintenance.watch(pool, now())
     await_end(pool.await_look())
     assert len(pool.threads) == 4
 
 
 def test_the_thread_ends_with_the_last_pool() -> None:
     """While one pool has something idle the thread goes on, and no longer."""
-    keeper, short, long = Keeper(), FakePool(), FakePool(now, now, now, now)
-    keeper.watch(long, later())
-    keeper.watch(short, now())
+    maintenance, short, long = Maintenance(), FakePool(), FakePool(now, now, now, now)
+    maintenance.watch(long, later())
+    maintenance.watch(short, now())
     await_end(long.await_look())
     assert len(short.threads) == 1
     assert len(long.threads) == 5
 
 
 def test_the_thread_starts_again() -> None:
-    """After its thread has ended, the keeper starts another one for the next pool."""
-    keeper, pool = Keeper(), FakePool()
+    """After its thread has ended, the maintenance starts another one for the next pool."""
+    maintenance, pool = Maintenance(), FakePool()
     seen = []
     for _ in range(3):
-        keeper.watch(pool, now())
+        maintenance.watch(pool, now())
         seen.append(pool.await_look())
         await_end(seen[-1])
     assert len(set(seen)) == 3
@@ -135,11 +135,11 @@ def test_the_thread_starts_again() -> None:
 
 def test_one_thread_for_many_pools() -> None:
     """All pools are looked after by one thread, which ends when none of them needs it."""
-    keeper, pools = Keeper(), [FakePool() for _ in range(5)]
+    maintenance, pools = Maintenance(), [FakePool() for _ in range(5)]
     for pool in pools:
-        keeper.watch(pool, later())
-    assert len(keeper_threads()) == 1
-    keeper.ring()
+        maintenance.watch(pool, later())
+    assert len(maintenance_threads()) == 1
+    maintenance.wake()
     threads = {pool.await_look() for pool in pools}
     assert len(threads) == 1
     await_end(threads.pop())
@@ -147,7 +147,7 @@ def test_one_thread_for_many_pools() -> None:
 
 def test_many_threads_that_watch() -> None:
     """However many threads watch at once, no pool is overlooked and one thread looks at a time."""
-    keeper, looking, most = Keeper(), 0, 0
+    maintenance, looking, most = Maintenance(), 0, 0
 
     def look() -> None:
         nonlocal looking, most
@@ -161,7 +161,7 @@ def test_many_threads_that_watch() -> None:
     def watch(mine: list[FakePool]) -> None:
         barrier.wait(10)
         for pool in mine:
-            keeper.watch(pool, now())
+            maintenance.watch(pool, now())
 
     watchers = [threading.Thread(target=watch, args=(mine,)) for mine in pools]
     for watcher in watchers:
@@ -179,17 +179,17 @@ def test_a_thread_that_cannot_start(
 ) -> None:
     """Without a thread to be had nobody is disturbed, and the next time it is tried again."""
     caplog.set_level(logging.INFO, "smtpconn.pool")
-    keeper, first, second = Keeper(), FakePool(), FakePool()
+    maintenance, first, second = Maintenance(), FakePool(), FakePool()
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        keeper.watch(first, now())
-        keeper.ring()
+        maintenance.watch(first, now())
+        maintenance.wake()
     assert "not looked after: can't start new thread" in caplog.text
-    keeper.watch(second, now())
+    maintenance.watch(second, now())
     assert first.await_look() is second.await_look()
 
 
@@ -198,10 +198,10 @@ def test_a_thread_that_cannot_start(
 
 def test_it_looks_when_the_moment_has_come() -> None:
     """The first look is not before it is due."""
-    keeper, moments = Keeper(), list[float]()
+    maintenance, moments = Maintenance(), list[float]()
     pool = FakePool(lambda: moments.append(now()))
     due = now() + 0.02
-    keeper.watch(pool, due)
+    maintenance.watch(pool, due)
     await_end(pool.await_look())
     # A wait may end a clock's tick early.
     assert moments[0] >= due - 0.002
@@ -209,66 +209,66 @@ def test_it_looks_when_the_moment_has_come() -> None:
 
 def test_the_earliest_moment_of_all_pools_counts() -> None:
     """A pool that can wait does not delay one that cannot."""
-    keeper, patient, hasty = Keeper(), FakePool(later, later, later), FakePool(now, now)
-    keeper.watch(patient, now())
-    keeper.watch(hasty, now())
+    maintenance, patient, hasty = Maintenance(), FakePool(later, later, later), FakePool(now, now)
+    maintenance.watch(patient, now())
+    maintenance.watch(hasty, now())
     for _ in range(3):
         hasty.await_look()
     assert len(patient.threads) >= 3
-    keeper.ring()
+    maintenance.wake()
     await_end(patient.threads[0])
 
 
 def test_an_earlier_moment_wakes_it() -> None:
     """A pool that is due before all others is looked after in time."""
-    keeper, patient, hasty = Keeper(), FakePool(), FakePool()
-    keeper.watch(patient, later())
-    thread = keeper_threads()[0]
-    keeper.watch(hasty, now())
+    maintenance, patient, hasty = Maintenance(), FakePool(), FakePool()
+    maintenance.watch(patient, later())
+    thread = maintenance_threads()[0]
+    maintenance.watch(hasty, now())
     assert hasty.await_look() is patient.await_look() is thread
 
 
 def test_the_same_pool_may_be_due_earlier() -> None:
     """What is said last of a pool counts, if it is earlier."""
-    keeper, pool = Keeper(), FakePool()
-    keeper.watch(pool, later())
-    keeper.watch(pool, now())
+    maintenance, pool = Maintenance(), FakePool()
+    maintenance.watch(pool, later())
+    maintenance.watch(pool, now())
     await_end(pool.await_look())
     assert len(pool.threads) == 1
 
 
 def test_a_later_moment_does_not_wake_it() -> None:
     """A pool that is due after others waits for its turn, and misses nothing."""
-    keeper, first, second = Keeper(), FakePool(), FakePool()
-    keeper.watch(first, later())
-    keeper.watch(second, later() + 1000)
-    keeper.ring()
+    maintenance, first, second = Maintenance(), FakePool(), FakePool()
+    maintenance.watch(first, later())
+    maintenance.watch(second, later() + 1000)
+    maintenance.wake()
     await_end(first.await_look())
     assert (len(first.threads), len(second.threads)) == (1, 1)
 
 
-def test_ringing_makes_it_look_at_once() -> None:
-    """Every ring is followed by a look at all pools, and the answers count anew."""
-    keeper, pool = Keeper(), FakePool(later, later)
-    keeper.watch(pool, later())
+def test_waking_makes_it_look_at_once() -> None:
+    """Every wake is followed by a look at all pools, and the answers count anew."""
+    maintenance, pool = Maintenance(), FakePool(later, later)
+    maintenance.watch(pool, later())
     for _ in range(3):
-        keeper.ring()
+        maintenance.wake()
         pool.await_look()
     await_end(pool.threads[0])
 
 
-def test_ringing_during_a_look_makes_it_look_again() -> None:
+def test_waking_during_a_look_makes_it_look_again() -> None:
     """What changed while it looked is seen by the next look, which comes at once."""
-    keeper, go_on = Keeper(), threading.Event()
+    maintenance, go_on = Maintenance(), threading.Event()
 
     def hold() -> float:
         assert go_on.wait(10)
         return later()
 
     pool = FakePool(hold)
-    keeper.watch(pool, now())
+    maintenance.watch(pool, now())
     pool.await_look()
-    keeper.ring()
+    maintenance.wake()
     go_on.set()
     await_end(pool.await_look())
     assert len(pool.threads) == 2
@@ -277,14 +277,14 @@ def test_ringing_during_a_look_makes_it_look_again() -> None:
 @pytest.mark.parametrize("answer", [nothing, later])
 def test_a_pool_that_is_due_again_during_its_look(answer: Answer) -> None:
     """A pool that has something idle again is not forgotten, whatever its look said before."""
-    keeper = Keeper()
+    maintenance = Maintenance()
 
     def have_more() -> float | None:
-        keeper.watch(pool, now())
+        maintenance.watch(pool, now())
         return answer()
 
     pool = FakePool(have_more)
-    keeper.watch(pool, now())
+    maintenance.watch(pool, now())
     pool.await_look()
     await_end(pool.await_look())
     assert len(pool.threads) == 2
@@ -292,9 +292,9 @@ def test_a_pool_that_is_due_again_during_its_look(answer: Answer) -> None:
 
 def test_a_pool_that_comes_during_the_last_look() -> None:
     """A pool that comes when the thread is about to end has it go on."""
-    keeper, newcomer = Keeper(), FakePool()
-    last = FakePool(lambda: keeper.watch(newcomer, now()))
-    keeper.watch(last, now())
+    maintenance, newcomer = Maintenance(), FakePool()
+    last = FakePool(lambda: maintenance.watch(newcomer, now()))
+    maintenance.watch(last, now())
     assert newcomer.await_look() is last.await_look()
 
 
@@ -303,18 +303,18 @@ def test_a_pool_that_comes_during_the_last_look() -> None:
 
 def test_an_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A pool that fails is logged, the others are looked after, and the thread lives on."""
-    keeper = Keeper()
+    maintenance = Maintenance()
 
     def fail() -> float:
         raise ValueError("a bug")
 
     before, failing, after = FakePool(later, later), FakePool(fail), FakePool(later, later)
     for pool in (before, failing, after):
-        keeper.watch(pool, later())
-    keeper.ring()
+        maintenance.watch(pool, later())
+    maintenance.wake()
     threads = {pool.await_look() for pool in (before, failing, after)}
     assert len(threads) == 1
-    keeper.ring()
+    maintenance.wake()
     assert {before.await_look(), after.await_look()} == threads
     records = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert [r.name for r in records] == ["smtpconn.pool"]
@@ -322,31 +322,105 @@ def test_an_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(records[0].exc_info[1], ValueError)
     assert len(failing.threads) == 1
     # It is looked after again when it says that it has something.
-    keeper.watch(failing, now())
+    maintenance.watch(failing, now())
     assert failing.await_look() in threads
-    keeper.ring()
+    maintenance.wake()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_more_than_an_exception_is_logged(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What would end a thread is logged as well, and the thread goes on."""
+    maintenance = Maintenance()
+
+    def fail() -> float:
+        raise kind
+
+    failing, other = FakePool(fail), FakePool(later, later)
+    for pool in (failing, other):
+        maintenance.watch(pool, later())
+    maintenance.wake()
+    assert failing.await_look() is other.await_look()
+    maintenance.wake()
+    assert other.await_look() is other.threads[0]
+    assert "looking after idle connections failed" in caplog.text
+    maintenance.wake()
+    await_end(other.await_look())
+
+
+def run_long(maintenance: Maintenance, *others: FakePool) -> tuple[threading.Thread, list[str]]:
+    """Have a pool do what takes long, with others beside it; who did it, and what was called."""
+    called: list[str] = []
+    worker: list[threading.Thread] = []
+
+    def work() -> None:
+        worker.append(threading.current_thread())
+        called.append("work")
+        if others:
+            raise SystemExit
+
+    def answer() -> None:
+        maintenance.run(work, lambda: called.append("then"))
+
+    pool = FakePool(answer)
+    for each in (*others, pool):
+        maintenance.watch(each, later())
+    maintenance.wake()
+    thread = pool.await_look()
+    wait_until(lambda: bool(worker))
+    if worker[0] is not thread:
+        await_end(worker[0])
+    maintenance.wake()
+    await_end(thread)
+    return thread, [worker[0].name, *called]
+
+
+def test_what_takes_long_with_other_pools() -> None:
+    """It is done in a thread of its own, after which the pool says when to look again."""
+    thread, done = run_long(Maintenance(), FakePool(later))
+    assert thread.name == "smtpconn-maintenance"
+    assert done == ["smtpconn-keepalive", "work", "then"]
+
+
+def test_what_takes_long_alone() -> None:
+    """With no other pool to wait for it, it needs no thread of its own."""
+    assert run_long(Maintenance())[1] == ["smtpconn-maintenance", "work"]
+
+
+def test_what_takes_long_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started the others have to wait."""
+    start = maintenance_module._start_thread
+
+    def refuse(name: str, target: Callable[[], None]) -> RuntimeError | None:
+        if name == "smtpconn-keepalive":
+            return RuntimeError("can't start new thread")
+        return start(name, target)
+
+    monkeypatch.setattr(maintenance_module, "_start_thread", refuse)
+    assert run_long(Maintenance(), FakePool(later))[1] == ["smtpconn-maintenance", "work"]
 
 
 def test_an_exception_of_the_only_pool(caplog: pytest.LogCaptureFixture) -> None:
     """With nothing else to watch the thread ends, and can start again."""
-    keeper, failing = Keeper(), FakePool(lambda: 1 / 0)
-    keeper.watch(failing, now())
+    maintenance, failing = Maintenance(), FakePool(lambda: 1 / 0)
+    maintenance.watch(failing, now())
     await_end(failing.await_look())
     assert "looking after idle connections failed" in caplog.text
-    keeper.watch(failing, now())
+    maintenance.watch(failing, now())
     await_end(failing.await_look())
 
 
 def test_pools_are_not_kept_alive_by_waiting() -> None:
     """A pool that is watched can be collected at any time, and the thread then ends."""
-    keeper, pool = Keeper(), FakePool()
-    keeper.watch(pool, later())
-    thread = keeper_threads()[0]
+    maintenance, pool = Maintenance(), FakePool()
+    maintenance.watch(pool, later())
+    thread = maintenance_threads()[0]
     gone = weakref.ref(pool)
     del pool
     gc.collect()
     assert gone() is None
-    keeper.ring()
+    maintenance.wake()
     await_end(thread)
 
 
@@ -354,28 +428,28 @@ def test_pools_are_not_kept_alive_by_a_look(caplog: pytest.LogCaptureFixture) ->
     """What the thread remembers of its looks, good or bad, keeps no pool alive."""
     # What pytest keeps of the log would hold the error, and with it the frames.
     caplog.set_level(logging.CRITICAL, "smtpconn.pool")
-    keeper = Keeper()
+    maintenance = Maintenance()
     pools = [FakePool(later), FakePool(lambda: 1 / 0), FakePool(later)]
     for pool in pools:
-        keeper.watch(pool, later())
-    keeper.ring()
+        maintenance.watch(pool, later())
+    maintenance.wake()
     thread = {pool.await_look() for pool in pools}.pop()
     gone = [weakref.ref(pool) for pool in pools]
     pools.clear()
     del pool
     wait_until(lambda: gc.collect() >= 0 and all(reference() is None for reference in gone))
-    keeper.ring()
+    maintenance.wake()
     await_end(thread)
 
 
 def test_a_collected_pool_costs_the_others_nothing() -> None:
     """The others are looked after as before."""
-    keeper, short_lived, pool = Keeper(), FakePool(), FakePool(now)
-    keeper.watch(short_lived, later())
-    keeper.watch(pool, later())
+    maintenance, short_lived, pool = Maintenance(), FakePool(), FakePool(now)
+    maintenance.watch(short_lived, later())
+    maintenance.watch(pool, later())
     del short_lived
     gc.collect()
-    keeper.ring()
+    maintenance.wake()
     pool.await_look()
     await_end(pool.await_look())
 
@@ -384,43 +458,43 @@ def test_a_collected_pool_costs_the_others_nothing() -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_begins_anew() -> None:
     """The child has no thread and watches nothing, has its own at need; the parent's goes on."""
-    keeper, parents = keeper_module.keeper, FakePool()
-    keeper.watch(parents, later())
-    thread = keeper_threads()[0]
+    maintenance, parents = maintenance_module.maintenance, FakePool()
+    maintenance.watch(parents, later())
+    thread = maintenance_threads()[0]
 
     def child() -> str:
-        keeper.ring()
+        maintenance.wake()
         pool = FakePool()
-        before = len(keeper_threads())
-        keeper.watch(pool, now())
+        before = len(maintenance_threads())
+        maintenance.watch(pool, now())
         await_end(pool.await_look())
         return f"{before} {len(pool.threads)} {len(parents.threads)}"
 
     assert in_child(child) == "0 1 0"
-    keeper.ring()
+    maintenance.wake()
     assert parents.await_look() is thread
 
 
 SCRIPT = """
 import sys, threading, time
-from smtpconn.pool.maintenance import keeper
+from smtpconn.pool.maintenance import maintenance
 
 class Pool:
-    def look_after_idle(self):
+    def maintain_idle(self):
         looking.set()
         if sys.argv[1] == "looking":
             threading.Event().wait()
         return time.monotonic() + 1000
 
 looking, pool = threading.Event(), Pool()
-keeper.watch(pool, time.monotonic())
+maintenance.watch(pool, time.monotonic())
 looking.wait()
 """
 
 
 @pytest.mark.parametrize("where", ["looking", "waiting"])
 def test_the_interpreter_ends(where: str) -> None:
-    """A process ends in silence while its keeper waits, and even while a look hangs."""
+    """A process ends in silence while its maintenance waits, and even while a look hangs."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, where],
         capture_output=True,

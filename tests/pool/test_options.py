@@ -9,7 +9,7 @@ import math
 import pytest
 
 from smtpconn import ConnectionPool, ValidationError
-from smtpconn.pool.options import Limits, PoolOptions
+from smtpconn.pool.options import PoolKeywords, PoolOptions
 
 COUNTS = {"max_size": 1, "max_waiting": 0, "max_messages": 1, "max_connecting": 1}
 SECONDS = ["acquire_timeout", "max_idle", "max_lifetime", "keepalive", "leak_after"]
@@ -19,20 +19,20 @@ SECONDS = ["acquire_timeout", "max_idle", "max_lifetime", "keepalive", "leak_aft
 def test_counts(name: str, least: int) -> None:
     """A count is an int from its least value on."""
     for good in (least, least + 1, 10**9):
-        assert getattr(Limits(**{name: good}), name) == good
+        assert getattr(PoolOptions(**{name: good}), name) == good
     for bad in (least - 1, -1, float(least + 1), str(least + 1), None, True, math.inf):
         with pytest.raises(ValidationError, match=name):
-            Limits(**{name: bad})  # type: ignore[arg-type]
+            PoolOptions(**{name: bad})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds(name: str) -> None:
     """A time is a finite number above 0."""
     for good in (0.001, 1, 1e9):
-        assert getattr(Limits(**{name: good}), name) == good  # type: ignore[arg-type]
+        assert getattr(PoolOptions(**{name: good}), name) == good  # type: ignore[arg-type]
     for bad in (0, -1, math.inf, math.nan, "1"):
         with pytest.raises(ValidationError):
-            Limits(**{name: bad})  # type: ignore[arg-type]
+            PoolOptions(**{name: bad})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -48,23 +48,23 @@ def test_seconds(name: str) -> None:
 def test_only_some_can_be_switched_off(name: str, may_be_none: bool) -> None:
     """None stands for "not at all" where that means something, and is refused elsewhere."""
     if may_be_none:
-        assert getattr(Limits(**{name: None}), name) is None  # type: ignore[arg-type]
+        assert getattr(PoolOptions(**{name: None}), name) is None  # type: ignore[arg-type]
     else:
         with pytest.raises(ValidationError):
-            Limits(**{name: None})  # type: ignore[arg-type]
+            PoolOptions(**{name: None})  # type: ignore[arg-type]
 
 
 def test_limits_are_a_value() -> None:
     """Equal limits are equal, and none can be changed."""
-    assert Limits(max_size=3) == Limits(max_size=3) != Limits(max_size=4)
+    assert PoolOptions(max_size=3) == PoolOptions(max_size=3) != PoolOptions(max_size=4)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Limits().max_size = 9  # type: ignore[misc]
+        PoolOptions().max_size = 9  # type: ignore[misc]
 
 
 def test_the_pool_has_the_same_defaults_and_options() -> None:
-    """What `ConnectionPool` takes, `get_pool` and `Limits` take too, with the same defaults."""
+    """`ConnectionPool`, `get_pool` and `PoolOptions` take the same, with the same defaults."""
     parameters = inspect.signature(ConnectionPool).parameters
     options = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert set(options) == set(PoolOptions.__annotations__)
-    for field in dataclasses.fields(Limits):
+    assert set(options) == set(PoolKeywords.__annotations__)
+    for field in dataclasses.fields(PoolOptions):
         assert options[field.name] == field.default

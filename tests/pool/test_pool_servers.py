@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import threading
 import time
@@ -24,6 +25,8 @@ from smtpconn import (
     OAuthCredentials,
     PasswordCredentials,
     Phase,
+    PoolClosedError,
+    PoolEvent,
     PoolOverloadedError,
     PoolTimeoutError,
     ServerConfig,
@@ -33,6 +36,7 @@ from smtpconn import (
     TransportError,
     ValidationError,
 )
+from smtpconn.pool.lease import Lease
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 
@@ -469,6 +473,83 @@ def test_warming_counts_connections_in_use(server: SmtpServer) -> None:
         assert len(server.connections) == 2
 
 
+def test_warming_is_seen(server: SmtpServer) -> None:
+    """Each connection that is made ahead counts as one that was taken and given back."""
+    seen: list[str] = []
+
+    def hook(event: PoolEvent) -> None:
+        seen.append(f"{event.action} {event.stage}")
+
+    with ConnectionPool(server.url, on_event=hook) as pool:
+        pool.warm(2)
+        assert pool.stats().checkouts == 2
+        once = ["checkout started", "connect started", "connect done", "checkout done"]
+        assert seen == [*once, "checkin done"] * 2
+        server.fault("CONNECT", reply="554 5.3.2 No", close=True)
+        seen.clear()
+        with pytest.raises(SmtpError):
+            pool.warm(3)
+        assert seen == [*once[:2], "connect failed", "checkout failed"]
+
+
+def test_warming_holds_nothing(server: SmtpServer) -> None:
+    """What it has made is for others at once, and it never waits for what others have."""
+    pools: list[ConnectionPool] = []
+    leases: list[Lease] = []
+
+    def factory(host: str, port: int, timeout: float) -> socket.socket:
+        if pools and pools[0].stats().idle:
+            # Others come while the next one is made.
+            leases.append(pools[0].connection(0.05))
+            leases[-1].__enter__()
+        return socket.create_connection((host, port), timeout)
+
+    config = ServerConfig.from_url(server.url, socket_factory=factory)
+    with ConnectionPool(config, max_size=3, acquire_timeout=0.5) as pool:
+        pools.append(pool)
+        pool.warm(3)
+        assert len(leases) == 2
+        assert (pool.stats().idle, pool.stats().in_use) == (1, 2)
+        assert len(server.connections) == 3
+        pools.clear()
+        for lease in leases:
+            lease.__exit__(None, None, None)
+
+
+def test_warming_a_busy_pool(server: SmtpServer) -> None:
+    """With all connections in use, and callers that wait for them, there is nothing to do."""
+    with ConnectionPool(server.url, max_size=1) as pool:
+        with pool.connection():
+            waiter = threading.Thread(target=send, args=(pool,))
+            waiter.start()
+            wait_until(lambda: pool.stats().waiting == 1)
+            pool.warm(1)
+            assert pool.stats().waiting == 1
+        waiter.join(10)
+    assert len(server.messages) == len(server.connections) == 1
+
+
+def test_warming_beside_others_that_warm(server: SmtpServer) -> None:
+    """However many warm at once, there are as many connections as one of them asked for."""
+    with ConnectionPool(server.url, max_size=8, max_connecting=2) as pool:
+        threads = [threading.Thread(target=pool.warm, args=(4,)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert (pool.stats().idle, pool.stats().in_use) == (4, 0)
+        assert len(server.connections) == 4
+
+
+def test_a_closed_pool_is_not_warmed(server: SmtpServer) -> None:
+    """It hands out nothing, and makes nothing."""
+    pool = ConnectionPool(server.url)
+    pool.close()
+    with pytest.raises(PoolClosedError):
+        pool.warm(1)
+    assert server.connections == []
+
+
 def test_draining_replaces_every_connection(server: SmtpServer) -> None:
     """Idle connections say QUIT at once, one in use works on and is closed when it comes back."""
     with ConnectionPool(server.url, max_size=3) as pool:
@@ -490,7 +571,7 @@ def test_draining_replaces_every_connection(server: SmtpServer) -> None:
     assert len(server.messages) == 3
 
 
-# Leaks
+# LeakReport
 
 
 def test_a_lease_that_is_out_for_long_is_reported(

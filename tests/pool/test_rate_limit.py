@@ -9,7 +9,7 @@ import pytest
 
 from smtpconn import Phase, PoolTimeoutError, ValidationError
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.rate_limit import Pace
+from smtpconn.pool.rate_limit import RateLimiter
 
 NOW = 1000.0
 FOREVER = 1e9
@@ -25,7 +25,7 @@ FOREVER = 1e9
 )
 def test_messages_at_one_moment(burst: int, waits: list[float]) -> None:
     """Of messages that come at once, a burst goes and the others wait one interval each."""
-    pace = Pace(4, burst)
+    pace = RateLimiter(4, burst)
     assert [pace.reserve(NOW, FOREVER) for _ in waits] == pytest.approx(waits)
 
 
@@ -33,7 +33,7 @@ def test_messages_at_one_moment(burst: int, waits: list[float]) -> None:
 @pytest.mark.parametrize("silence", [1.0, 60.0, 1e6])
 def test_silence_earns_no_more_than_a_burst(burst: int, silence: float) -> None:
     """However long nothing was sent, only a burst goes at once."""
-    pace = Pace(4, burst)
+    pace = RateLimiter(4, burst)
     pace.reserve(NOW, FOREVER)
     later = NOW + silence
     waits = [pace.reserve(later, FOREVER) for _ in range(burst + 2)]
@@ -42,13 +42,13 @@ def test_silence_earns_no_more_than_a_burst(burst: int, silence: float) -> None:
 
 def test_a_slow_sender_never_waits() -> None:
     """Messages that come no faster than the rate go at once."""
-    pace = Pace(4)
+    pace = RateLimiter(4)
     assert [pace.reserve(NOW + 0.25 * n, FOREVER) for n in range(50)] == [0.0] * 50
 
 
 def test_a_little_silence_earns_a_little() -> None:
     """What was not used in part of an interval is taken off the next wait."""
-    pace = Pace(4)
+    pace = RateLimiter(4)
     pace.reserve(NOW, FOREVER)
     assert pace.reserve(NOW + 0.1, FOREVER) == pytest.approx(0.15)
     assert pace.reserve(NOW + 0.5, FOREVER) == pytest.approx(0.0)
@@ -56,7 +56,7 @@ def test_a_little_silence_earns_a_little() -> None:
 
 def test_who_cannot_wait_reserves_nothing() -> None:
     """A message that cannot wait so long is told at once, and delays nobody."""
-    pace = Pace(4)
+    pace = RateLimiter(4)
     assert pace.reserve(NOW, 0.0) == 0.0
     assert [pace.reserve(NOW, 0.2) for _ in range(5)] == [None] * 5
     assert pace.reserve(NOW, 0.3) == pytest.approx(0.25)
@@ -69,7 +69,7 @@ def test_who_cannot_wait_reserves_nothing() -> None:
 )
 def test_never_more_than_the_rate_in_any_window(rate: float, burst: int) -> None:
     """In any window of time there go no more than a burst and the rate allows."""
-    pace, moments, now = Pace(rate, burst), list[float](), NOW
+    pace, moments, now = RateLimiter(rate, burst), list[float](), NOW
     for n in range(300):
         now += (n * 7919 % 13) / (8 * rate)  # callers that come now thick and now thin
         wait = pace.reserve(now, FOREVER)
@@ -85,7 +85,7 @@ def test_never_more_than_the_rate_in_any_window(rate: float, burst: int) -> None
 def test_threads_go_no_faster_than_the_rate() -> None:
     """Eight threads let 60 messages go no faster than the rate, from the first one on."""
     rate, moments, barrier = 200.0, list[float](), threading.Barrier(8)
-    pace = Pace(rate)
+    pace = RateLimiter(rate)
 
     def work() -> None:
         barrier.wait(10)
@@ -108,7 +108,7 @@ def test_threads_go_no_faster_than_the_rate() -> None:
 
 def test_waiting_in_vain_costs_no_time() -> None:
     """A message the rate does not let go in time fails at once, and says why."""
-    pace = Pace(0.01)
+    pace = RateLimiter(0.01)
     pace.wait(Deadline(1))
     begun = time.monotonic()
     with pytest.raises(PoolTimeoutError, match=r"max_rate .* within 5 s") as caught:
@@ -123,11 +123,11 @@ def test_waiting_in_vain_costs_no_time() -> None:
 def test_a_rate_that_cannot_be(rate: float) -> None:
     """A rate is a number above 0."""
     with pytest.raises(ValidationError, match="max_rate"):
-        Pace(rate)
+        RateLimiter(rate)
 
 
 @pytest.mark.parametrize("burst", [0, -1, 1.5, "2", None])
 def test_a_burst_that_cannot_be(burst: int) -> None:
     """A burst is a whole number from 1 on."""
     with pytest.raises(ValidationError, match="burst"):
-        Pace(1, burst)
+        RateLimiter(1, burst)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn.pool.state import Ticket
-from tests.support.pool_simulator import pool_simulator
+from smtpconn.pool.failover import LOWERED_FOR
+from smtpconn.pool.state import Waiter
+from tests.support.pool_simulator import PoolSimulator, pool_simulator
 
 # Taking
 
@@ -18,23 +19,23 @@ from tests.support.pool_simulator import pool_simulator
 def test_the_first_caller_makes_a_connection() -> None:
     """With nothing idle a caller is served at once, with the right to connect."""
     pool = pool_simulator()
-    ticket = Ticket()
-    assert pool.state.take_now(ticket, pool.now) is None
-    assert pool.is_gone(ticket)
-    assert pool.state.enter(ticket, pool.now)
-    assert pool.is_to_connect(ticket)
-    assert ticket in pool.state.permits
+    waiter = Waiter()
+    assert pool.state.try_acquire(waiter, pool.now) is None
+    assert pool.is_gone(waiter)
+    assert pool.state.enqueue(waiter, pool.now)
+    assert pool.is_to_connect(waiter)
+    assert waiter in pool.state.leases
 
 
 def test_an_idle_connection_is_taken_at_once() -> None:
     """With one idle a caller gets it and a permit, and need not stand in line."""
     pool = pool_simulator()
     [pooled] = pool.fill(1)
-    ticket = Ticket()
+    waiter = Waiter()
     pool.now += 3
-    assert pool.state.take_now(ticket, pool.now) is pooled is ticket.pooled
-    assert ticket.since == pool.now
-    assert ticket in pool.state.permits
+    assert pool.state.try_acquire(waiter, pool.now) is pooled is waiter.pooled
+    assert waiter.since == pool.now
+    assert waiter in pool.state.leases
     assert not pool.state.idle
 
 
@@ -43,9 +44,9 @@ def test_the_youngest_idle_connection_goes_first() -> None:
     pool = pool_simulator()
     first, second, third = pool.fill(3)
     taken = [pool.arrive().pooled]
-    ticket = Ticket()
-    assert pool.state.enter(ticket, pool.now)
-    assert [*taken, ticket.pooled, pool.arrive().pooled] == [third, second, first]
+    waiter = Waiter()
+    assert pool.state.enqueue(waiter, pool.now)
+    assert [*taken, waiter.pooled, pool.arrive().pooled] == [third, second, first]
 
 
 def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
@@ -53,9 +54,9 @@ def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
     pool = pool_simulator()
     pool.fill(2)
     pool.close()
-    ticket = Ticket()
-    assert pool.state.take_now(ticket, pool.now) is None
-    assert pool.is_gone(ticket)
+    waiter = Waiter()
+    assert pool.state.try_acquire(waiter, pool.now) is None
+    assert pool.is_gone(waiter)
 
 
 def test_the_fast_way_does_not_overtake() -> None:
@@ -64,16 +65,16 @@ def test_the_fast_way_does_not_overtake() -> None:
     renewing_one, _ = pool.hold()
     other, _ = pool.hold()
     connecting = pool.arrive()
-    pool.state.again(renewing_one, pool.now, fresh=True)
+    pool.state.requeue(renewing_one, pool.now, renew=True)
     pool.give_back(other)
     assert pool.is_waiting(renewing_one)
     assert len(pool.state.idle) == 1
-    newcomer = Ticket()
-    assert pool.state.take_now(newcomer, pool.now) is None
+    newcomer = Waiter()
+    assert pool.state.try_acquire(newcomer, pool.now) is None
     assert pool.is_gone(newcomer)
     pool.connect(connecting)
     assert pool.is_to_connect(renewing_one)
-    assert pool.state.take_now(newcomer, pool.now) is not None
+    assert pool.state.try_acquire(newcomer, pool.now) is not None
 
 
 # Waiting
@@ -101,7 +102,7 @@ def test_a_connection_is_handed_over_in_one_step() -> None:
     pool.give_back(holder)
     assert not pool.is_waiting(waiter)
     assert (waiter.pooled, waiter.since) == (pooled, pool.now)
-    assert set(pool.state.permits) == {waiter}
+    assert set(pool.state.leases) == {waiter}
     assert not pool.state.idle
     assert pool.is_gone(holder)
     assert pool.is_waiting(pool.arrive())
@@ -114,7 +115,7 @@ def test_a_permit_is_handed_over_without_a_connection() -> None:
     waiter = pool.arrive()
     pool.lose(holder)
     assert pool.is_to_connect(waiter)
-    assert set(pool.state.permits) == {waiter}
+    assert set(pool.state.leases) == {waiter}
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -123,7 +124,7 @@ def test_max_size_is_hard(size: int) -> None:
     pool = pool_simulator(max_size=size)
     callers = [pool.arrive() for _ in range(size + 3)]
     assert [pool.is_waiting(c) for c in callers] == [False] * size + [True] * 3
-    assert len(pool.state.permits) == size
+    assert len(pool.state.leases) == size
 
 
 @pytest.mark.parametrize("most", [1, 2])
@@ -180,49 +181,121 @@ def test_a_dead_connection_is_replaced_by_the_next() -> None:
     """Who was given a dead one gets the next idle one at once, keeping its permit."""
     pool = pool_simulator()
     first, second = pool.fill(2)
-    ticket = pool.arrive()
-    assert ticket.pooled is second
-    pool.state.again(ticket, pool.now)
-    assert ticket.pooled is first
-    pool.state.again(ticket, pool.now)
-    assert pool.is_to_connect(ticket)
-    assert set(pool.state.permits) == {ticket}
+    waiter = pool.arrive()
+    assert waiter.pooled is second
+    pool.state.requeue(waiter, pool.now)
+    assert waiter.pooled is first
+    pool.state.requeue(waiter, pool.now)
+    assert pool.is_to_connect(waiter)
+    assert set(pool.state.leases) == {waiter}
 
 
 def test_who_goes_again_goes_before_all_others() -> None:
     """A caller who had its turn does not go to the end of the line."""
     pool = pool_simulator(max_size=2, max_connecting=1)
-    ticket, _ = pool.hold()
+    holder, _ = pool.hold()
     connecting, waiter = pool.arrive(), pool.arrive()
-    pool.state.again(ticket, pool.now)
-    assert pool.is_waiting(ticket)
+    pool.state.requeue(holder, pool.now)
+    assert pool.is_waiting(holder)
     pool.connect(connecting)
-    assert pool.is_to_connect(ticket)
+    assert pool.is_to_connect(holder)
     assert pool.is_waiting(waiter)
 
 
 def test_who_wants_a_new_one_gets_a_new_one() -> None:
-    """With ``fresh`` a caller connects, though there are idle ones, and those stay."""
+    """With ``renew`` a caller connects, though there are idle ones, and those stay."""
     pool = pool_simulator()
     first, _ = pool.fill(2)
-    ticket = pool.arrive()
-    pool.state.again(ticket, pool.now, fresh=True)
-    assert pool.is_to_connect(ticket)
+    waiter = pool.arrive()
+    pool.state.requeue(waiter, pool.now, renew=True)
+    assert pool.is_to_connect(waiter)
     assert list(pool.state.idle) == [first]
-    made = pool.connect(ticket)
-    pool.give_back(ticket)
+    made = pool.connect(waiter)
+    pool.give_back(waiter)
     assert list(pool.state.idle) == [first, made]
 
 
-def test_fresh_is_for_once() -> None:
+def renewing(*, room: int) -> tuple[PoolSimulator, Waiter, Waiter]:
+    """A pool in which one caller wants a new connection, and may not make it while another does.
+
+    Returns it, the caller that wants a new one, and the one that connects.
+    """
+    pool = pool_simulator(max_size=2 + room, max_connecting=1)
+    waiter, _ = pool.hold()
+    others = [pool.hold()[0] for _ in range(room)]
+    connecting = pool.arrive()
+    for other in others:
+        pool.give_back(other)
+    pool.now += 1
+    pool.state.requeue(waiter, pool.now, renew=True)
+    assert pool.is_waiting(waiter)
+    return pool, waiter, connecting
+
+
+def test_who_wants_a_new_one_holds_up_nobody() -> None:
+    """Those who came later take what is idle, in their order, while it waits to connect."""
+    pool, waiter, connecting = renewing(room=2)
+    assert len(pool.state.idle) == 2
+    second, third, fourth = pool.arrive(), pool.arrive(), pool.arrive()
+    assert second.pooled is not None
+    assert third.pooled is not None
+    assert pool.is_waiting(fourth)
+    pool.connect(connecting)
+    assert pool.is_to_connect(waiter)
+    assert pool.is_waiting(fourth)
+
+
+def test_who_wants_a_new_one_takes_one_that_came_back_since() -> None:
+    """It was in use until now, so it is as good as a new one; and it goes to the first in line."""
+    pool, waiter, _ = renewing(room=2)
+    second, third = pool.arrive(), pool.arrive()
+    fourth = pool.arrive()
+    assert pool.is_waiting(fourth)
+    pool.now += 1
+    lent = second.pooled
+    pool.give_back(second)
+    assert waiter.pooled is lent
+    assert pool.is_waiting(fourth)
+    pool.now += 1
+    pool.give_back(third)
+    assert not pool.is_waiting(fourth)
+
+
+def test_who_wants_a_new_one_takes_no_older_one() -> None:
+    """Those that were idle already when its own was dead may be dead as well."""
+    pool, waiter, connecting = renewing(room=1)
+    [idle] = pool.state.idle
+    pool.connect(connecting)
+    assert pool.is_to_connect(waiter)
+    assert list(pool.state.idle) == [idle]
+
+
+def test_who_wants_a_new_one_takes_an_old_one_if_there_is_no_room() -> None:
+    """A connection that may be dead is better than waiting in vain."""
+    pool = pool_simulator(max_size=3)
+    waiter, _ = pool.hold()
+    refused, _ = pool.hold()
+    [idle] = [pool.hold()[0]]
+    old = idle.pooled
+    pool.give_back(idle)
+    pool.state.requeue(refused, pool.now, renew=True)
+    assert pool.state.requeue_at_server_limit(refused, pool.now, pool.now + LOWERED_FOR)
+    assert refused.pooled is old
+    pool.give_back(refused)
+    pool.state.requeue(waiter, pool.now, renew=True)
+    assert pool.is_to_connect(waiter)
+    assert pool.state.effective_size(pool.now) == 2
+
+
+def test_renewing_is_for_once() -> None:
     """A caller who goes again in the ordinary way takes an idle one."""
     pool = pool_simulator()
     first, _ = pool.fill(2)
-    ticket = pool.arrive()
-    pool.state.again(ticket, pool.now, fresh=True)
-    pool.connect(ticket)
-    pool.state.again(ticket, pool.now)
-    assert ticket.pooled is first
+    waiter = pool.arrive()
+    pool.state.requeue(waiter, pool.now, renew=True)
+    pool.connect(waiter)
+    pool.state.requeue(waiter, pool.now)
+    assert waiter.pooled is first
 
 
 # Leaving
@@ -231,7 +304,7 @@ def test_fresh_is_for_once() -> None:
 def test_who_left_holds_nothing() -> None:
     """Permit, connection and right to connect are given back, in whatever state the caller is."""
     pool = pool_simulator(max_size=3, max_connecting=1)
-    never_came = Ticket()
+    never_came = Waiter()
     holder, pooled = pool.hold()
     connecting, waiting = pool.arrive(), pool.arrive()
     pool.lose(never_came)
@@ -250,14 +323,14 @@ def test_leaving_again_changes_nothing() -> None:
     for _ in range(3):
         pool.give_back(holder)
         assert second.pooled is pooled
-        assert set(pool.state.permits) == {second}
+        assert set(pool.state.leases) == {second}
         assert pool.is_waiting(third)
     pool.give_back(second)
     pool.give_back(third)
-    for ticket in (holder, second, third):
-        pool.give_back(ticket)
+    for waiter in (holder, second, third):
+        pool.give_back(waiter)
     assert list(pool.state.idle) == [pooled]
-    assert not pool.state.permits
+    assert not pool.state.leases
 
 
 def test_who_gives_up_leaves_the_line() -> None:
@@ -275,12 +348,12 @@ def test_who_gives_up_leaves_the_line() -> None:
 def test_who_gives_up_at_the_head_lets_the_next_pass() -> None:
     """Those behind one who waited for more than they need are served when it leaves."""
     pool = pool_simulator(max_size=4, max_connecting=1)
-    ticket, _ = pool.hold()
+    waiter, _ = pool.hold()
     holder, pooled = pool.hold()
     pool.arrive()
-    pool.state.again(ticket, pool.now, fresh=True)
+    pool.state.requeue(waiter, pool.now, renew=True)
     pool.give_back(holder)
-    pool.lose(ticket)
+    pool.lose(waiter)
     assert pool.arrive().pooled is pooled
 
 
@@ -302,6 +375,6 @@ def test_a_caller_can_be_called_twice() -> None:
     waiter = pool.arrive()
     pool.give_back(holder)
     assert not pool.is_waiting(waiter)
-    waiter.call()
-    Ticket().call()
+    waiter.wake()
+    Waiter().wake()
     assert not pool.is_waiting(waiter)

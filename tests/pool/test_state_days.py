@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smtpconn.pool.failover import LOWERED_FOR
-from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
+from smtpconn.pool.state import MAX_NOOPS, PooledConnection, Waiter
 from tests.support.pool_simulator import FakeConnection, pool_simulator
 
 ANY = st.integers(0, 11)
@@ -28,12 +28,12 @@ class Days(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line: list[Ticket] = []
-        self.served: list[Ticket] = []
-        self.gone: list[Ticket] = []
-        self.keepers: dict[Ticket, Pooled] = {}
-        self.alive: set[Pooled] = set()
-        self.noops: dict[Pooled, int] = {}
+        self.line: list[Waiter] = []
+        self.served: list[Waiter] = []
+        self.gone: list[Waiter] = []
+        self.kept_alive: dict[Waiter, PooledConnection] = {}
+        self.alive: set[PooledConnection] = set()
+        self.noops: dict[PooledConnection, int] = {}
         self.is_closed = False
 
     @initialize(
@@ -57,16 +57,16 @@ class Days(RuleBasedStateMachine):
     @rule()
     def arrive(self) -> None:
         """A caller comes; on the fast way only if nobody stands in line."""
-        had_line, ticket = bool(self.line), Ticket()
-        if self.pool_simulator.state.take_now(ticket, self.pool_simulator.now) is not None:
+        had_line, waiter = bool(self.line), Waiter()
+        if self.pool_simulator.state.try_acquire(waiter, self.pool_simulator.now) is not None:
             assert not had_line
-            self.served.append(ticket)
+            self.served.append(waiter)
         else:
-            assert self.pool_simulator.is_gone(ticket)
-            self.line.append(ticket)
-            was_served = self.pool_simulator.state.enter(ticket, self.pool_simulator.now)
+            assert self.pool_simulator.is_gone(waiter)
+            self.line.append(waiter)
+            was_served = self.pool_simulator.state.enqueue(waiter, self.pool_simulator.now)
             self._settled()
-            assert was_served is (ticket in self.served)
+            assert was_served is (waiter in self.served)
 
     @precondition(lambda self: self._connecting())
     @rule(which=ANY)
@@ -86,32 +86,32 @@ class Days(RuleBasedStateMachine):
     @rule(which=ANY)
     def be_one_too_many(self, which: int) -> None:
         """The server takes no more connections: the caller waits, if there is one to wait for."""
-        ticket = _pick(self._connecting(), which)
+        waiter = _pick(self._connecting(), which)
         others = len(self.alive)
-        self.line.insert(0, ticket)
-        self.served.remove(ticket)
-        waits = self.pool_simulator.state.step_back(
-            ticket, self.pool_simulator.now, self.pool_simulator.now + LOWERED_FOR
+        self.line.insert(0, waiter)
+        self.served.remove(waiter)
+        waits = self.pool_simulator.state.requeue_at_server_limit(
+            waiter, self.pool_simulator.now, self.pool_simulator.now + LOWERED_FOR
         )
         assert waits is (others > 0)
         if waits:
             assert self.pool_simulator.state.effective_size(self.pool_simulator.now) == others
             self._settled()
         else:
-            self.line.remove(ticket)
-            self.served.append(ticket)
-            self._leave(ticket, lost=True)
+            self.line.remove(waiter)
+            self.served.append(waiter)
+            self._leave(waiter, lost=True)
 
     @precondition(lambda self: self._using())
     @rule(which=ANY, messages=st.integers(0, 2))
     def use(self, which: int, messages: int) -> None:
         """A caller sends, and gives back a good connection."""
-        ticket = _pick(self._using(), which)
-        assert ticket.pooled is not None
-        connection = ticket.pooled.connection
+        waiter = _pick(self._using(), which)
+        assert waiter.pooled is not None
+        connection = waiter.pooled.connection
         assert isinstance(connection, FakeConnection)
         connection.transactions += messages
-        self._leave(ticket, lost=False)
+        self._leave(waiter, lost=False)
 
     @precondition(lambda self: self._using())
     @rule(which=ANY)
@@ -120,15 +120,15 @@ class Days(RuleBasedStateMachine):
         self._leave(_pick(self._using(), which), lost=True)
 
     @precondition(lambda self: self._using())
-    @rule(which=ANY, fresh=st.booleans())
-    def go_again(self, which: int, fresh: bool) -> None:
+    @rule(which=ANY, renew=st.booleans())
+    def go_again(self, which: int, renew: bool) -> None:
         """A caller's connection is no good, and it wants another, or a new one."""
-        ticket = _pick(self._using(), which)
-        assert ticket.pooled is not None
-        self.alive.remove(ticket.pooled)
-        self.served.remove(ticket)
-        self.line.insert(0, ticket)
-        self.pool_simulator.state.again(ticket, self.pool_simulator.now, fresh=fresh)
+        waiter = _pick(self._using(), which)
+        assert waiter.pooled is not None
+        self.alive.remove(waiter.pooled)
+        self.served.remove(waiter)
+        self.line.insert(0, waiter)
+        self.pool_simulator.state.requeue(waiter, self.pool_simulator.now, renew=renew)
         self._settled()
 
     @precondition(lambda self: self.line)
@@ -146,29 +146,32 @@ class Days(RuleBasedStateMachine):
 
     @rule()
     def look_after_idle(self) -> None:
-        """The keeper closes what is over, and begins a NOOP if one is due."""
+        """Maintenance closes what is over, and begins a NOOP if one is due."""
         self._expire()
-        ticket = Ticket()
-        pooled = self.pool_simulator.state.borrow_for_noop(ticket, self.pool_simulator.now)
+        waiter = Waiter()
+        pooled = self.pool_simulator.state.borrow_for_noop(waiter, self.pool_simulator.now)
         if pooled is not None:
-            assert self.pool_simulator.state.why_expired(pooled, self.pool_simulator.now) is None
+            assert (
+                self.pool_simulator.state.discard_reason_when_idle(pooled, self.pool_simulator.now)
+                is None
+            )
             pooled.noops += 1
-            pooled.spoke_at = self.pool_simulator.now
+            pooled.last_used_at = self.pool_simulator.now
             self.noops[pooled] = self.noops.get(pooled, 0) + 1
-            self.keepers[ticket] = pooled
+            self.kept_alive[waiter] = pooled
 
-    @precondition(lambda self: self.keepers)
+    @precondition(lambda self: self.kept_alive)
     @rule(which=ANY, is_alive=st.booleans())
     def end_noop(self, which: int, is_alive: bool) -> None:
         """A NOOP is answered, or not."""
-        ticket = _pick(self.keepers, which)
-        pooled = self.keepers.pop(ticket)
+        waiter = _pick(self.kept_alive, which)
+        pooled = self.kept_alive.pop(waiter)
         if not is_alive:
             self.alive.remove(pooled)
-        self.pool_simulator.state.leave(
-            ticket, pooled if is_alive else None, self.pool_simulator.now, was_used=False
+        self.pool_simulator.state.release(
+            waiter, pooled if is_alive else None, self.pool_simulator.now, was_used=False
         )
-        self.gone.append(ticket)
+        self.gone.append(waiter)
         self._settled()
         self._expire()
 
@@ -194,49 +197,49 @@ class Days(RuleBasedStateMachine):
         """At the end of the day everybody is served, and all that is left is idle."""
         if not hasattr(self, "pool_simulator"):
             return
-        while self.served or self.keepers:
-            while self.keepers:
+        while self.served or self.kept_alive:
+            while self.kept_alive:
                 self.end_noop(0, True)
-            for ticket in list(self.served):
-                if ticket.pooled is None:
-                    self.connect(self._connecting().index(ticket))
-                self._leave(ticket, lost=False)
+            for waiter in list(self.served):
+                if waiter.pooled is None:
+                    self.connect(self._connecting().index(waiter))
+                self._leave(waiter, lost=False)
             self.nobody_waits_in_vain()
         assert not self.line
         self.a_connection_is_in_one_place()
         self.capacity_is_kept()
-        assert not self.pool_simulator.state.permits
+        assert not self.pool_simulator.state.leases
 
     # What is always true
 
     @invariant()
     def capacity_is_kept(self) -> None:
         """Limits are never exceeded, connections that are idle or being made included."""
-        state, limits = self.pool_simulator.state, self.pool_simulator.limits
-        assert len(state.permits) <= limits.max_size
-        assert len(state.permits) + len(state.idle) <= limits.max_size
+        state, limits = self.pool_simulator.state, self.pool_simulator.options
+        assert len(state.leases) <= limits.max_size
+        assert len(state.leases) + len(state.idle) <= limits.max_size
         assert len(state.connecting) <= limits.max_connecting
 
     @invariant()
     def permits_are_those_of_callers(self) -> None:
         """Whoever is served has a permit, and nobody has one who is not there."""
-        permits = set(self.pool_simulator.state.permits)
-        assert permits >= {*self.served, *self.keepers}
-        assert permits <= {*self.served, *self.keepers, *self.line}
+        permits = set(self.pool_simulator.state.leases)
+        assert permits >= {*self.served, *self.kept_alive}
+        assert permits <= {*self.served, *self.kept_alive, *self.line}
         assert set(self.pool_simulator.state.connecting) == set(self._connecting())
 
     @invariant()
     def a_connection_is_in_one_place(self) -> None:
-        """Each that lives is idle, or lent to one caller, or with the keeper; none is lost."""
+        """Each that lives is idle, or lent to one caller, or with maintenance; none is lost."""
         lent = [t.pooled for t in self.served if t.pooled is not None]
-        places = [*self.pool_simulator.state.idle, *lent, *self.keepers.values()]
+        places = [*self.pool_simulator.state.idle, *lent, *self.kept_alive.values()]
         assert len(places) == len(set(places))
         assert set(places) == self.alive
 
     @invariant()
     def who_left_holds_nothing(self) -> None:
         """No permit, no place in the line, no connection and no right to make one."""
-        assert all(self.pool_simulator.is_gone(ticket) for ticket in self.gone)
+        assert all(self.pool_simulator.is_gone(waiter) for waiter in self.gone)
 
     @invariant()
     def who_waits_sleeps_and_who_is_served_is_awake(self) -> None:
@@ -246,16 +249,17 @@ class Days(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
-        """While there is a line, somebody is out to end it, and its head lacks what it needs."""
+        """While there is a line, somebody is out to end it, and each in it lacks what it needs."""
         if not self.line:
             return
-        assert self.served or self.keepers
-        state, head = self.pool_simulator.state, self.line[0]
-        others = len(state.permits) - (head in state.permits)
-        has_room = head in state.permits or others < state.effective_size(self.settled)
-        can_connect = len(state.connecting) < self.pool_simulator.limits.max_connecting
-        has_idle = bool(state.idle) and not head.fresh
-        assert not (has_room and (has_idle or can_connect))
+        assert self.served or self.kept_alive
+        state = self.pool_simulator.state
+        can_connect = len(state.connecting) < self.pool_simulator.options.max_connecting
+        for waiter in self.line:
+            others = len(state.leases) - (waiter in state.leases)
+            has_room = waiter in state.leases or others < state.effective_size(self.settled)
+            has_idle = bool(state.idle) and state.idle[-1].idle_since > waiter.not_before
+            assert not (has_room and (has_idle or can_connect))
 
     @invariant()
     def noops_are_bounded(self) -> None:
@@ -264,53 +268,58 @@ class Days(RuleBasedStateMachine):
 
     @invariant()
     def a_moment_is_told_while_something_is_idle(self) -> None:
-        """The keeper knows when to look again, and is not needed when nothing is idle."""
+        """Maintenance knows when to look again, and is not needed when nothing is idle."""
         assert (self.pool_simulator.state.next_due() is not None) is bool(
             self.pool_simulator.state.idle
         )
 
     # How it is done
 
-    def _connecting(self) -> list[Ticket]:
+    def _connecting(self) -> list[Waiter]:
         return [t for t in self.served if t.pooled is None]
 
-    def _using(self) -> list[Ticket]:
+    def _using(self) -> list[Waiter]:
         return [t for t in self.served if t.pooled is not None]
 
     def _can_step_back(self) -> bool:
         return bool(self._connecting())
 
-    def _leave(self, ticket: Ticket, *, lost: bool) -> None:
-        pooled = ticket.pooled
+    def _leave(self, waiter: Waiter, *, lost: bool) -> None:
+        pooled = waiter.pooled
         if pooled is not None and (lost or self._why_not_kept(pooled) is not None):
             self.alive.remove(pooled)
             lost = True
-        (self.line if ticket in self.line else self.served).remove(ticket)
-        self.gone.append(ticket)
+        (self.line if waiter in self.line else self.served).remove(waiter)
+        self.gone.append(waiter)
         if lost:
-            self.pool_simulator.lose(ticket)
+            self.pool_simulator.lose(waiter)
         else:
-            self.pool_simulator.give_back(ticket)
+            self.pool_simulator.give_back(waiter)
         self._settled()
         self._expire()
 
-    def _why_not_kept(self, pooled: Pooled) -> str | None:
-        return self.pool_simulator.state.why_not_keep(pooled, self.pool_simulator.now)
+    def _why_not_kept(self, pooled: PooledConnection) -> str | None:
+        return self.pool_simulator.state.discard_reason_on_return(pooled, self.pool_simulator.now)
 
     def _expire(self) -> None:
         for pooled, _ in self.pool_simulator.state.take_expired(self.pool_simulator.now):
             self.alive.remove(pooled)
 
     def _settled(self) -> None:
-        """Note who was served by what just happened: the first of the line, and nobody else."""
+        """Note who was served by what just happened: the first of the line, and nobody else.
+
+        Only those who want a new connection may be passed.
+        """
         self.settled = self.pool_simulator.now
-        count = sum(self.pool_simulator.state.is_served(ticket) for ticket in self.line)
-        assert all(self.pool_simulator.state.is_served(ticket) for ticket in self.line[:count])
-        self.served += self.line[:count]
-        del self.line[:count]
+        served = [waiter for waiter in self.line if self.pool_simulator.state.is_served(waiter)]
+        last = self.line.index(served[-1]) if served else 0
+        passed = [waiter for waiter in self.line[:last] if waiter not in served]
+        assert all(waiter.not_before > 0 for waiter in passed)
+        self.served += served
+        self.line = [waiter for waiter in self.line if waiter not in served]
 
 
-def _pick(things: Collection[Ticket], which: int) -> Ticket:
+def _pick(things: Collection[Waiter], which: int) -> Waiter:
     return list(things)[which % len(things)]
 
 

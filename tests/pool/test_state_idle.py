@@ -6,38 +6,38 @@ from collections.abc import Callable
 
 import pytest
 
-from smtpconn.pool.state import MAX_NOOPS, Pooled, Ticket
+from smtpconn.pool.state import MAX_NOOPS, PooledConnection, Waiter
 from tests.support.pool_simulator import LIFETIME, START, PoolSimulator, pool_simulator
 
 # Which connections are kept
 
 
-def closing(pool: PoolSimulator, pooled: Pooled) -> None:
+def closing(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """The pool was closed."""
     pool.state.is_closed = True
 
 
-def draining(pool: PoolSimulator, pooled: Pooled) -> None:
+def draining(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """The pool was drained."""
     pool.state.drain()
 
 
-def grown_old(pool: PoolSimulator, pooled: Pooled) -> None:
+def grown_old(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """The connection's time is over."""
     pool.now = START + LIFETIME
 
 
-def worn_out(pool: PoolSimulator, pooled: Pooled) -> None:
+def worn_out(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """The connection had all its messages."""
     pooled.most_messages = 0
 
 
-def unwanted(pool: PoolSimulator, pooled: Pooled) -> None:
+def unwanted(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """Nobody wanted the connection."""
     pool.now = START + 60
 
 
-Happening = Callable[[PoolSimulator, Pooled], None]
+Happening = Callable[[PoolSimulator, PooledConnection], None]
 REASONS_IN_USE: list[tuple[Happening, str]] = [
     (closing, "pool closed"),
     (draining, "drained"),
@@ -55,12 +55,12 @@ REASONS_IDLE: list[tuple[Happening, str]] = [
 def test_why_a_connection_does_not_become_idle(happen: Happening, reason: str) -> None:
     """A good connection has no reason to go, and each thing that may happen in use is one."""
     pool = pool_simulator(max_idle=60)
-    ticket, pooled = pool.hold()
-    assert pool.state.why_not_keep(pooled, pool.now) is None
+    waiter, pooled = pool.hold()
+    assert pool.state.discard_reason_on_return(pooled, pool.now) is None
     happen(pool, pooled)
-    assert not pool.state.give_now(ticket, pooled, pool.now)
-    assert ticket.pooled is pooled
-    assert pool.state.why_not_keep(pooled, pool.now) == reason
+    assert not pool.state.try_release(waiter, pooled, pool.now)
+    assert waiter.pooled is pooled
+    assert pool.state.discard_reason_on_return(pooled, pool.now) == reason
 
 
 @pytest.mark.parametrize(("happen", "reason"), REASONS_IDLE, ids=[r for _, r in REASONS_IDLE])
@@ -68,9 +68,9 @@ def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> N
     """An idle connection is taken away for each thing that may happen meanwhile."""
     pool = pool_simulator(max_idle=60)
     [pooled] = pool.fill(1)
-    assert pool.state.why_expired(pooled, pool.now) is None
+    assert pool.state.discard_reason_when_idle(pooled, pool.now) is None
     happen(pool, pooled)
-    assert pool.state.why_expired(pooled, pool.now) == reason
+    assert pool.state.discard_reason_when_idle(pooled, pool.now) == reason
     assert pool.state.take_expired(pool.now) == [(pooled, reason)]
     assert not pool.state.idle
 
@@ -91,11 +91,14 @@ def test_the_moments_are_exact() -> None:
     """A connection is good until the very moment its time is over."""
     pool = pool_simulator(max_idle=60)
     [pooled] = pool.fill(1)
-    assert pool.state.why_expired(pooled, START + 59.999) is None
-    assert pool.state.why_expired(pooled, START + 60) == "max_idle"
-    assert pool.state.why_not_keep(pooled, START + LIFETIME - 30) is None
-    assert pool.state.why_expired(pooled, START + LIFETIME - 0.001) is None
-    assert pool.state.why_expired(pooled, START + LIFETIME) == "max_lifetime"
+    assert pool.state.discard_reason_when_idle(pooled, START + 59.999) is None
+    assert pool.state.discard_reason_when_idle(pooled, START + 60) == "max_idle"
+    waiter, _ = pool.hold()
+    pool.now = START + LIFETIME - 30
+    assert pool.state.discard_reason_on_return(pooled, pool.now) is None
+    pool.give_back(waiter)
+    assert pool.state.discard_reason_when_idle(pooled, START + LIFETIME - 0.001) is None
+    assert pool.state.discard_reason_when_idle(pooled, START + LIFETIME) == "max_lifetime"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +107,14 @@ def test_the_moments_are_exact() -> None:
 def test_messages_are_counted(messages: int, reason: str | None) -> None:
     """A connection is good for max_messages messages."""
     pool = pool_simulator(max_messages=3)
-    assert pool.state.why_not_keep(pool.make(messages=messages), pool.now) == reason
+    assert pool.state.discard_reason_on_return(pool.make(messages=messages), pool.now) == reason
 
 
 def test_a_connection_in_use_is_not_idle() -> None:
     """However long it is in use, that is no reason of max_idle."""
     pool = pool_simulator(max_idle=60)
     _, pooled = pool.hold()
-    assert pool.state.why_not_keep(pooled, pool.now + 600) is None
+    assert pool.state.discard_reason_on_return(pooled, pool.now + 600) is None
 
 
 def test_draining_is_for_those_that_exist() -> None:
@@ -123,12 +126,12 @@ def test_draining_is_for_those_that_exist() -> None:
     pool.fill(1)
     pool.state.drain()
     assert [why for _, why in pool.state.take_expired(pool.now)] == ["drained"]
-    assert pool.state.why_not_keep(used, pool.now) == "drained"
+    assert pool.state.discard_reason_on_return(used, pool.now) == "drained"
     pool.lose(holder)
     _, new = pool.hold()
-    assert pool.state.why_not_keep(new, pool.now) is None
+    assert pool.state.discard_reason_on_return(new, pool.now) is None
     pool.state.drain()
-    assert pool.state.why_not_keep(new, pool.now) == "drained"
+    assert pool.state.discard_reason_on_return(new, pool.now) == "drained"
 
 
 def test_only_the_expired_are_taken_away() -> None:
@@ -136,7 +139,7 @@ def test_only_the_expired_are_taken_away() -> None:
     pool = pool_simulator(max_idle=60)
     first, second, third, fourth = pool.fill(4, pause=10)
     assert pool.state.take_expired(pool.now) == []
-    second.good_until = START + 60
+    second.expires_at = START + 60
     pool.now = START + 60
     assert pool.state.take_expired(pool.now) == [(first, "max_idle"), (second, "max_idle")]
     assert list(pool.state.idle) == [third, fourth]
@@ -149,13 +152,13 @@ def test_a_silent_connection_is_borrowed_for_a_noop() -> None:
     """It is taken with a permit when it was silent for keepalive, and not before."""
     pool = pool_simulator(keepalive=20)
     [pooled] = pool.fill(1)
-    ticket = Ticket()
-    assert pool.state.borrow_for_noop(ticket, START + 19.999) is None
-    assert pool.is_gone(ticket)
+    waiter = Waiter()
+    assert pool.state.borrow_for_noop(waiter, START + 19.999) is None
+    assert pool.is_gone(waiter)
     assert list(pool.state.idle) == [pooled]
-    assert pool.state.borrow_for_noop(ticket, START + 20) is pooled
-    assert set(pool.state.permits) == {ticket}
-    assert ticket.since == START + 20
+    assert pool.state.borrow_for_noop(waiter, START + 20) is pooled
+    assert set(pool.state.leases) == {waiter}
+    assert waiter.since == START + 20
     assert not pool.state.idle
 
 
@@ -163,7 +166,7 @@ def test_only_the_silent_are_borrowed() -> None:
     """Of several idle connections each gets its NOOP when its own silence is long enough."""
     pool = pool_simulator(keepalive=20)
     first, second, third = pool.fill(3, pause=5)
-    second.spoke_at = START + 12
+    second.last_used_at = START + 12
     pool.now = START + 31
     assert [pool.keep_alive() for _ in range(3)] == [first, third, None]
     pool.now = START + 32
@@ -211,13 +214,13 @@ def test_a_noop_counts_as_use() -> None:
     pool = pool_simulator(max_size=1, keepalive=20)
     [pooled] = pool.fill(1)
     pool.now += 20
-    ticket = Ticket()
-    assert pool.state.borrow_for_noop(ticket, pool.now) is pooled
+    waiter = Waiter()
+    assert pool.state.borrow_for_noop(waiter, pool.now) is pooled
     caller = pool.arrive()
     assert pool.is_waiting(caller)
-    pool.state.leave(ticket, pooled, pool.now, was_used=False)
+    pool.state.release(waiter, pooled, pool.now, was_used=False)
     assert caller.pooled is pooled
-    assert pool.is_gone(ticket)
+    assert pool.is_gone(waiter)
 
 
 def test_a_failed_noop_gives_back_the_permit() -> None:
@@ -225,10 +228,10 @@ def test_a_failed_noop_gives_back_the_permit() -> None:
     pool = pool_simulator(max_size=1, keepalive=20)
     pool.fill(1)
     pool.now += 20
-    ticket = Ticket()
-    pool.state.borrow_for_noop(ticket, pool.now)
+    waiter = Waiter()
+    pool.state.borrow_for_noop(waiter, pool.now)
     caller = pool.arrive()
-    pool.state.leave(ticket, None, pool.now, was_used=False)
+    pool.state.release(waiter, None, pool.now, was_used=False)
     assert pool.is_to_connect(caller)
 
 
@@ -249,10 +252,10 @@ def test_the_first_of_all_moments_is_due() -> None:
     first, second = pool.fill(2, pause=5)
     assert pool.state.next_due() == START + 20
     first.noops = MAX_NOOPS
-    assert pool.state.next_due() == second.spoke_at + 20 == START + 25
+    assert pool.state.next_due() == second.last_used_at + 20 == START + 25
     second.noops = MAX_NOOPS
     assert pool.state.next_due() == START + 60
-    second.good_until = START + 50
+    second.expires_at = START + 50
     assert pool.state.next_due() == START + 50
 
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 
 from smtpconn.pool.failover import LOWERED_FOR
-from smtpconn.pool.state import Ticket
+from smtpconn.pool.state import Waiter
 from tests.support.pool_simulator import PoolSimulator, pool_simulator
 
 
-def refused(pool: PoolSimulator) -> Ticket:
+def refused(pool: PoolSimulator) -> Waiter:
     """A caller comes, and the server takes no more connections."""
-    ticket = pool.arrive()
-    assert pool.is_to_connect(ticket)
-    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
-    return ticket
+    waiter = pool.arrive()
+    assert pool.is_to_connect(waiter)
+    assert pool.state.requeue_at_server_limit(waiter, pool.now, pool.now + LOWERED_FOR)
+    return waiter
 
 
 def test_who_is_refused_waits_for_a_connection() -> None:
     """It gives up permit and right to connect, and gets the next connection before all others."""
     pool = pool_simulator(max_size=4)
     holder, pooled = pool.hold()
-    ticket = refused(pool)
-    assert pool.is_waiting(ticket)
-    assert set(pool.state.permits) == {holder}
+    waiter = refused(pool)
+    assert pool.is_waiting(waiter)
+    assert set(pool.state.leases) == {holder}
     assert not pool.state.connecting
     later = pool.arrive()
     pool.give_back(holder)
-    assert ticket.pooled is pooled
+    assert waiter.pooled is pooled
     assert pool.is_waiting(later)
 
 
@@ -35,20 +35,20 @@ def test_who_is_refused_goes_before_those_who_wait() -> None:
     """Who had its turn already is served before those who came later."""
     pool = pool_simulator(max_size=2)
     holder, pooled = pool.hold()
-    ticket = pool.arrive()
+    refused_one = pool.arrive()
     waiter = pool.arrive()
-    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
+    assert pool.state.requeue_at_server_limit(refused_one, pool.now, pool.now + LOWERED_FOR)
     pool.give_back(holder)
-    assert ticket.pooled is pooled
+    assert refused_one.pooled is pooled
     assert pool.is_waiting(waiter)
 
 
 def test_with_none_to_wait_for_nothing_changes() -> None:
     """A refusal with no other caller out is the caller's own affair."""
     pool = pool_simulator(max_size=4)
-    ticket = pool.arrive()
-    assert not pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
-    assert pool.is_to_connect(ticket)
+    waiter = pool.arrive()
+    assert not pool.state.requeue_at_server_limit(waiter, pool.now, pool.now + LOWERED_FOR)
+    assert pool.is_to_connect(waiter)
     assert pool.state.effective_size(pool.now) == 4
 
 
@@ -61,7 +61,7 @@ def test_the_size_is_lowered_for_a_while() -> None:
     assert pool.state.is_overloaded(pool.now) is False
     assert pool.is_waiting(pool.arrive())
     pool.give_back(holders[0])
-    assert len(pool.state.permits) == 3
+    assert len(pool.state.leases) == 3
     assert pool.state.effective_size(pool.now + LOWERED_FOR - 0.001) == 3
     assert pool.state.effective_size(pool.now + LOWERED_FOR) == 5
 
@@ -70,10 +70,10 @@ def test_after_the_while_callers_connect_again() -> None:
     """When the size is what it was, the next caller finds room, and so do those who wait."""
     pool = pool_simulator(max_size=3)
     pool.hold()
-    ticket = refused(pool)
+    waiter = refused(pool)
     pool.now += LOWERED_FOR
     newcomer = pool.arrive()
-    assert pool.is_to_connect(ticket)
+    assert pool.is_to_connect(waiter)
     assert pool.is_to_connect(newcomer)
 
 
@@ -108,7 +108,7 @@ def test_nobody_waits_for_those_who_wait(most: int) -> None:
     pool = pool_simulator(max_size=5, max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 1)]
     for caller in callers[:most]:
-        if not pool.state.step_back(caller, pool.now, pool.now + LOWERED_FOR):
+        if not pool.state.requeue_at_server_limit(caller, pool.now, pool.now + LOWERED_FOR):
             pool.lose(caller)
     assert any(pool.is_to_connect(caller) for caller in callers)
 
@@ -117,28 +117,28 @@ def test_who_is_refused_takes_an_idle_connection() -> None:
     """One that came back while the caller was connecting is its own at once."""
     pool = pool_simulator()
     holder, pooled = pool.hold()
-    ticket = pool.arrive()
+    waiter = pool.arrive()
     pool.give_back(holder)
-    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
-    assert ticket.pooled is pooled
+    assert pool.state.requeue_at_server_limit(waiter, pool.now, pool.now + LOWERED_FOR)
+    assert waiter.pooled is pooled
 
 
 def test_the_size_is_lowered_to_all_there_are() -> None:
     """Those that are idle at that moment count like those that are out."""
     pool = pool_simulator(max_size=5)
     holders = [pool.hold()[0] for _ in range(3)]
-    ticket = pool.arrive()
+    waiter = pool.arrive()
     pool.give_back(holders[0])
-    pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
+    pool.state.requeue_at_server_limit(waiter, pool.now, pool.now + LOWERED_FOR)
     assert pool.state.effective_size(pool.now) == 3
 
 
 def test_who_is_refused_a_new_one_takes_what_comes_back() -> None:
     """A caller that was to make a new connection is content with another's when it may not."""
     pool = pool_simulator(max_size=2)
-    ticket, _ = pool.hold()
+    waiter, _ = pool.hold()
     holder, pooled = pool.hold()
-    pool.state.again(ticket, pool.now, fresh=True)
-    assert pool.state.step_back(ticket, pool.now, pool.now + LOWERED_FOR)
+    pool.state.requeue(waiter, pool.now, renew=True)
+    assert pool.state.requeue_at_server_limit(waiter, pool.now, pool.now + LOWERED_FOR)
     pool.give_back(holder)
-    assert ticket.pooled is pooled
+    assert waiter.pooled is pooled

@@ -20,6 +20,7 @@ from smtpconn import (
     ProtocolError,
     RcptToParams,
     ServerCapabilities,
+    SmtpResponse,
     SmtpUtf8RequiredError,
     StartTlsUnavailableError,
     TransientError,
@@ -80,6 +81,15 @@ def test_the_offers_are_learnt() -> None:
     ]
     run_script(lambda: handshake.handshake(made, starttls=False), script)
     assert [str(e) for e in made.capabilities.extensions] == ["SIZE 10", "HELP"]
+
+
+def test_the_greeting_is_kept() -> None:
+    """All its lines, also where STARTTLS makes everything else be forgotten."""
+    made = SessionState(ehlo_domain="client.example")
+    script: Script = [("", "220-mx.example.test\n220 ready\n"), (EHLO, "250 mx\n")]
+    run_script(lambda: handshake.handshake(made, starttls=False), script)
+    made.forget()
+    assert made.greeting == SmtpResponse(220, ("mx.example.test", "ready"))
 
 
 @pytest.mark.parametrize("code", [500, 502, 504, 550])
@@ -172,10 +182,11 @@ def test_plain_in_one_step() -> None:
         [(PLAIN_LINE, "235 2.7.0 ok\n")],
     )
     assert made.is_authenticated
+    assert made.auth_mechanism == "PLAIN"
 
 
 def _anonymous(made: SessionState) -> SessionState:
-    made.is_authenticated = False
+    made.auth_mechanism = None
     return made
 
 
@@ -400,7 +411,7 @@ def test_endless_challenges_end() -> None:
     [
         (session("AUTH LOGIN"), UnsupportedExtensionError),
         (session(OFFERS, is_private=False), ProtocolError),
-        (session(OFFERS, is_authenticated=True), ProtocolError),
+        (session(OFFERS, auth_mechanism="PLAIN"), ProtocolError),
     ],
 )
 def test_what_is_refused_before_a_word(made: SessionState, kind: type[Exception]) -> None:

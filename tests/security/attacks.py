@@ -30,7 +30,7 @@ from smtpconn import (
 )
 from smtpconn.client.options import ConnectOptions
 from smtpconn.net.deadline import Deadline
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords
 from smtpconn.protocol.mail_request import make_request
 from tests.security.wire import ME, MESSAGE, YOU, Recorder, connect, peer
 
@@ -115,7 +115,7 @@ HARMLESS: dict[str, str] = {
     **dict.fromkeys(("source_address", "socket_factory"), "how to connect; not said"),
     **dict.fromkeys(("cafile", "tls_server_name"), "for the TLS handshake; in no command"),
     "allow_cleartext_auth": "yes or no",
-    **dict.fromkeys(sorted({"timeout", *PoolOptions.__annotations__} - {"name"}), "a limit"),
+    **dict.fromkeys(sorted({"timeout", *PoolKeywords.__annotations__} - {"name"}), "a limit"),
 }
 
 FROM_THE_SERVER = frozenset(
@@ -261,7 +261,7 @@ def _of_class(owner: str, kind: type) -> Iterator[Argument]:
 def _of_function(owner: str, function: str, value: Callable[..., Any]) -> Iterator[Argument]:
     for name, parameter in inspect.signature(value).parameters.items():
         if name == "options" and parameter.annotation != "Any":
-            known = ConnectOptions if "Connect" in parameter.annotation else PoolOptions
+            known = ConnectOptions if "Connect" in parameter.annotation else PoolKeywords
             names = list(known.__annotations__)
         else:
             names = [name]

@@ -1,8 +1,8 @@
 """A pool_simulator at which callers of a pool are served: its decisions alone, without I/O and
 threads.
 
-`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.lending` does, at a time of
-its own, with connections that are names only. The tests of the decisions play whole days with it.
+`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.core` does, at a time of its
+own, with connections that are names only. The tests of the decisions play whole days with it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.pool.options import Limits
-from smtpconn.pool.state import Pooled, PoolState, Ticket
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.state import PooledConnection, PoolState, Waiter
 
 START = 1000.0
 """When every day begins, on a monotonic clock."""
@@ -31,98 +31,99 @@ class PoolSimulator:
     """A pool's decisions and a clock.
 
     Args:
-        limits: the pool's; everything else is as by default.
+        options: the pool's; everything else is as by default.
 
     Attributes:
         state: the decisions.
         now: the time.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.state = PoolState(limits)
+    def __init__(self, options: PoolOptions) -> None:
+        self.options = options
+        self.state = PoolState(options)
         self.now = START
 
-    def make(self, *, messages: int = 0) -> Pooled:
+    def make(self, *, messages: int = 0) -> PooledConnection:
         """A connection made now, that had so many messages."""
-        return Pooled(
+        return PooledConnection(
             cast(SmtpConnection, FakeConnection(messages)),
-            born=self.now,
+            created_at=self.now,
             lifetime=LIFETIME,
-            spoke_at=self.now,
+            last_used_at=self.now,
             generation=self.state.generation,
-            most_messages=self.limits.max_messages,
+            most_messages=self.options.max_messages,
         )
 
-    def arrive(self) -> Ticket:
+    def arrive(self) -> Waiter:
         """A caller comes, and stands in line if need be."""
-        ticket = Ticket()
-        if self.state.take_now(ticket, self.now) is None:
-            self.state.enter(ticket, self.now)
-        return ticket
+        waiter = Waiter()
+        if self.state.try_acquire(waiter, self.now) is None:
+            self.state.enqueue(waiter, self.now)
+        return waiter
 
-    def connect(self, ticket: Ticket) -> Pooled:
+    def connect(self, waiter: Waiter) -> PooledConnection:
         """A caller that may connect has connected."""
-        assert ticket in self.state.connecting
-        ticket.pooled = pooled = self.make()
-        self.state.connected(ticket, self.now)
+        assert waiter in self.state.connecting
+        waiter.pooled = pooled = self.make()
+        self.state.connected(waiter, self.now)
         return pooled
 
-    def hold(self) -> tuple[Ticket, Pooled]:
+    def hold(self) -> tuple[Waiter, PooledConnection]:
         """A caller comes and gets a connection at once, an idle one or its own."""
-        ticket = self.arrive()
-        return ticket, ticket.pooled or self.connect(ticket)
+        waiter = self.arrive()
+        return waiter, waiter.pooled or self.connect(waiter)
 
-    def give_back(self, ticket: Ticket) -> None:
+    def give_back(self, waiter: Waiter) -> None:
         """A caller leaves, with a good connection if it has one, in whatever state it is."""
-        pooled = ticket.pooled
-        if pooled is None or not self.state.give_now(ticket, pooled, self.now):
-            is_kept = pooled is not None and self.state.why_not_keep(pooled, self.now) is None
-            self.state.leave(ticket, pooled if is_kept else None, self.now)
+        pooled = waiter.pooled
+        if pooled is None or not self.state.try_release(waiter, pooled, self.now):
+            if pooled is not None and self.state.discard_reason_on_return(pooled, self.now):
+                pooled = None
+            self.state.release(waiter, pooled, self.now)
 
-    def lose(self, ticket: Ticket) -> None:
+    def lose(self, waiter: Waiter) -> None:
         """A caller leaves without a connection: it was lost, or could not be made."""
-        self.state.leave(ticket, None, self.now)
+        self.state.release(waiter, None, self.now)
 
-    def keep_alive(self) -> Pooled | None:
-        """Have the keeper say one NOOP, if one is due; on which connection."""
-        ticket = Ticket()
-        pooled = self.state.borrow_for_noop(ticket, self.now)
+    def keep_alive(self) -> PooledConnection | None:
+        """Have maintenance say one NOOP, if one is due; on which connection."""
+        waiter = Waiter()
+        pooled = self.state.borrow_for_noop(waiter, self.now)
         if pooled is not None:
             pooled.noops += 1
-            pooled.spoke_at = self.now
-            self.state.leave(ticket, pooled, self.now, was_used=False)
+            pooled.last_used_at = self.now
+            self.state.release(waiter, pooled, self.now, was_used=False)
         return pooled
 
     def close(self) -> None:
         """Close the pool; those who wait leave when they are called."""
         self.state.is_closed = True
         self.state.idle.clear()
-        for ticket in list(self.state.queue):
-            ticket.call()
-            self.lose(ticket)
+        for waiter in list(self.state.queue):
+            waiter.wake()
+            self.lose(waiter)
 
-    def is_to_connect(self, ticket: Ticket) -> bool:
+    def is_to_connect(self, waiter: Waiter) -> bool:
         """Whether a caller is to make a connection."""
-        return ticket in self.state.connecting and ticket.pooled is None
+        return waiter in self.state.connecting and waiter.pooled is None
 
-    def is_waiting(self, ticket: Ticket) -> bool:
+    def is_waiting(self, waiter: Waiter) -> bool:
         """Whether a caller stands in line, asleep; otherwise it is served, and was called."""
-        is_asleep = ticket.wake is not None and ticket.wake.locked()
-        assert is_asleep is (ticket in self.state.queue) is not self.state.is_served(ticket)
+        is_asleep = waiter.wakeup is not None and not waiter.wakeup.is_set
+        assert is_asleep is (waiter in self.state.queue) is not self.state.is_served(waiter)
         return is_asleep
 
-    def is_gone(self, ticket: Ticket) -> bool:
+    def is_gone(self, waiter: Waiter) -> bool:
         """Whether nothing of the pool is a caller's any more."""
         state = self.state
-        places = (state.permits, state.connecting, state.queue)
-        return ticket.pooled is None and not any(ticket in place for place in places)
+        places = (state.leases, state.connecting, state.queue)
+        return waiter.pooled is None and not any(waiter in place for place in places)
 
-    def fill(self, count: int, *, pause: float = 0.0) -> list[Pooled]:
+    def fill(self, count: int, *, pause: float = 0.0) -> list[PooledConnection]:
         """Have ``count`` idle connections, the oldest first, that came back ``pause`` apart."""
         held = [self.hold() for _ in range(count)]
-        for ticket, _ in held:
-            self.give_back(ticket)
+        for waiter, _ in held:
+            self.give_back(waiter)
             self.now += pause
         return [pooled for _, pooled in held]
 
@@ -139,7 +140,7 @@ def pool_simulator(
     """A pool_simulator; as many connections as there may be can be made at once, unless told
     otherwise."""
     return PoolSimulator(
-        Limits(
+        PoolOptions(
             max_size=max_size,
             max_waiting=max_waiting,
             max_connecting=max_connecting,

@@ -70,7 +70,7 @@ def server() -> Iterator[SmtpServer]:
 
 
 def test_a_message_is_recorded_as_it_came(server: SmtpServer) -> None:
-    """Sender, recipients, parameters and the unstuffed content are there once 250 was said."""
+    """Sender, recipients, parameters and content are recorded before the 250 is sent."""
     with smtplib.SMTP(server.host, server.port) as client:
         client.sendmail("a@b.example", ["c@d.example", "e@d.example"], MESSAGE, ["BODY=8BITMIME"])
     assert server.messages == [
@@ -111,7 +111,7 @@ def test_a_message_is_recorded_as_it_came(server: SmtpServer) -> None:
 def test_commands_are_answered_by_the_rfc(
     server: SmtpServer, said: list[bytes], expected: str
 ) -> None:
-    """What is out of order, unknown or wrong is refused with the right code."""
+    """A command that is out of order, unknown or wrong is refused with the right code."""
     with connected(server) as peer:
         *before, last = said
         for line in before:
@@ -120,7 +120,7 @@ def test_commands_are_answered_by_the_rfc(
 
 
 def test_pipelined_commands_are_answered_in_one_write(server: SmtpServer) -> None:
-    """A group of commands is one turn (RFC 2920)."""
+    """A group of commands has one write of replies (RFC 2920)."""
     with connected(server) as peer:
         turns = server.connections[0].turns
         peer.say(b"MAIL FROM:<>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n")
@@ -128,8 +128,8 @@ def test_pipelined_commands_are_answered_in_one_write(server: SmtpServer) -> Non
         assert server.connections[0].turns == turns + 1
 
 
-def test_pauses_count_turns() -> None:
-    """With a pause, commands that come in pieces without waiting are one turn all the same."""
+def test_pauses_count_round_trips() -> None:
+    """With a pause, commands that come in pieces without waiting have one write of replies."""
     with SmtpServer(answer_after_pause=0.05) as server, connected(server) as peer:
         turns = server.connections[0].turns
         for piece in (b"MAIL FR", b"OM:<>\r\nRCPT TO:<c", b"@d.example>\r\n"):
@@ -138,8 +138,8 @@ def test_pauses_count_turns() -> None:
         assert server.connections[0].turns == turns + 1
 
 
-def test_chunks_are_swallowed_whatever_comes_of_them(server: SmtpServer) -> None:
-    """BDAT takes its octets even when refused, and joins chunks otherwise (RFC 3030)."""
+def test_chunks_are_read_even_when_refused(server: SmtpServer) -> None:
+    """BDAT reads its bytes even when it is refused; accepted chunks are joined (RFC 3030)."""
     with connected(server) as peer:
         assert peer.ask(b"BDAT 6 LAST\r\nQUIT").startswith("503")
         assert peer.ask(b"MAIL FROM:<>").startswith("250")
@@ -152,7 +152,7 @@ def test_chunks_are_swallowed_whatever_comes_of_them(server: SmtpServer) -> None
 
 
 def test_lmtp_answers_once_per_recipient() -> None:
-    """Each accepted recipient has its own answer and its own message (RFC 2033 4.2)."""
+    """Each accepted recipient has its own reply and its own message (RFC 2033 4.2)."""
     known = {"c@d.example", "e@d.example"}
     with SmtpServer(protocol="LMTP", recipient_known=known.__contains__) as server:
         server.fault("CONTENT", reply="452 4.2.2 full", match="e@d.example")
@@ -168,7 +168,7 @@ def test_lmtp_answers_once_per_recipient() -> None:
 
 @pytest.mark.parametrize("implicit", [True, False])
 def test_tls(certificates: Certificates, implicit: bool) -> None:
-    """TLS from the first octet or by STARTTLS; what was said in clear is forgotten."""
+    """The server supports implicit TLS and STARTTLS."""
     context, trusting = certificates.server_context(), certificates.client_context()
     with SmtpServer(tls_context=context, implicit_tls=implicit) as server:
         client: smtplib.SMTP
@@ -186,7 +186,7 @@ def test_tls(certificates: Certificates, implicit: bool) -> None:
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_logins(mechanism: str, at_once: bool) -> None:
-    """PLAIN and LOGIN, with the initial response at once or asked for; a wrong password is 535."""
+    """PLAIN and LOGIN work with and without initial response; a wrong password is 535."""
     with SmtpServer(users={"user": "right"}, require_auth=True) as server:
         with smtplib.SMTP(server.host, server.port) as client:
             client.ehlo()
@@ -202,15 +202,48 @@ def test_logins(mechanism: str, at_once: bool) -> None:
         assert server.messages[0].user == "user"
 
 
+@pytest.mark.parametrize(
+    ("login", "user"),
+    [
+        (b"AUTH PLAIN AG1lAGFueXRoaW5n", "me"),
+        (b"AUTH XOAUTH2 dXNlcj1tZQFhdXRoPUJlYXJlciB4AQE=", "me"),
+        (b"AUTH OAUTHBEARER bixhPW1lLAFhdXRoPUJlYXJlciB4AQE=", "me"),
+        (b"AUTH OAUTHBEARER biwsAWF1dGg9QmVhcmVyIHgBAQ==", ""),
+    ],
+)
+def test_any_login_is_accepted(login: bytes, user: str) -> None:
+    """Every secret is accepted, the user is recorded, and no login is required."""
+    with SmtpServer(accept_any_login=True) as server, connected(server) as peer:
+        assert peer.ask(b"MAIL FROM:<>").startswith("250")
+        assert peer.ask(b"RSET").startswith("250")
+        assert peer.ask(login).startswith("235")
+        assert server.connections[0].user == user
+
+
+@pytest.mark.parametrize("name", ["PLAIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"])
+def test_any_login_has_to_be_one(name: str) -> None:
+    """An answer that does not follow the mechanism is refused."""
+    with SmtpServer(accept_any_login=True) as server, connected(server) as peer:
+        assert peer.ask(f"AUTH {name}".encode()).startswith("334")
+        assert peer.ask(b"bWU=").startswith("535")
+        assert server.connections[0].user is None
+
+
+def test_any_login_beside_users() -> None:
+    """Users and accept_any_login contradict each other."""
+    with pytest.raises(ValueError, match="exclude each other"):
+        SmtpServer(accept_any_login=True, users={"me": "x"})
+
+
 def test_a_server_without_ehlo() -> None:
-    """It knows HELO."""
+    """A server without EHLO knows HELO."""
     with SmtpServer(ehlo=False) as server, smtplib.SMTP(server.host, server.port) as client:
         assert client.ehlo()[0] == 502
         assert client.helo()[0] == 250
 
 
 def test_faults_replace_a_reply_and_its_effect(server: SmtpServer) -> None:
-    """A refusal at RCPT is not remembered as a recipient; the next time it is."""
+    """A recipient that a fault refuses is not part of the transaction; the next one is."""
     server.fault("RCPT", reply=["450 4.2.0 later", "ignored"][0], match="c@d")
     with connected(server) as peer:
         peer.ask(b"MAIL FROM:<>")
@@ -221,7 +254,7 @@ def test_faults_replace_a_reply_and_its_effect(server: SmtpServer) -> None:
 
 
 def test_faults_can_be_skipped_repeated_and_glued(server: SmtpServer) -> None:
-    """``skip`` lets some pass, ``times`` repeats, ``after`` stands in the same write."""
+    """``skip`` delays a fault, ``times`` repeats it, ``after`` adds bytes to the same write."""
     server.fault("NOOP", skip=1, times=2, after=b"421 4.3.2 bye\r\n", split=3)
     with connected(server) as peer:
         assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
@@ -234,7 +267,7 @@ def test_faults_can_be_skipped_repeated_and_glued(server: SmtpServer) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_faults_hang_up(server: SmtpServer, how: str) -> None:
-    """Closing ends the stream, resetting breaks it; other connections stay."""
+    """A fault closes or resets its connection; other connections stay."""
     if how == "close":
         server.fault("MAIL", close=True)
     else:
@@ -250,7 +283,7 @@ def test_faults_hang_up(server: SmtpServer, how: str) -> None:
 
 
 def test_a_hanging_connection_ends_with_the_server() -> None:
-    """``hang`` says nothing more; stopping the server ends it."""
+    """After ``hang`` there is no reply; stopping the server ends the connection."""
     with SmtpServer() as server:
         server.fault("NOOP", hang=True)
         with connected(server) as peer:
@@ -263,7 +296,7 @@ def test_a_hanging_connection_ends_with_the_server() -> None:
 
 
 def test_an_unknown_step_is_refused(server: SmtpServer) -> None:
-    """A misspelt step would be a fault that never strikes."""
+    """A misspelt step is an error, because the fault would never apply."""
     with pytest.raises(ValueError, match="RCTP"):
         server.fault("RCTP", reply="550 no")
 
@@ -295,8 +328,8 @@ def test_a_killed_server_says_nothing_under_tls() -> None:
                     socket.socket.recv(sock, 100)  # beneath TLS
 
 
-def test_silent_connections_are_told_to_go(server: SmtpServer) -> None:
-    """``close_idle`` says its line and hangs up."""
+def test_close_idle(server: SmtpServer) -> None:
+    """``close_idle`` sends its line and closes the connection."""
     with connected(server) as peer:
         server.close_idle()
         assert peer.reply() == ["421 4.3.2 Shutting down"]
@@ -304,7 +337,7 @@ def test_silent_connections_are_told_to_go(server: SmtpServer) -> None:
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
-    """It listens where it was told, says so in its URL, and leaves nothing."""
+    """The server listens on its path, has it in its URL, and removes it at the end."""
     path = tmp_path / "lmtp"
     with SmtpServer(protocol="LMTP", unix_path=str(path)) as server:
         assert server.url == f"lmtp+unix://{path}"
@@ -314,14 +347,14 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_waiting_in_vain_says_what_was_missing(server: SmtpServer) -> None:
-    """A message that does not come is a TimeoutError with the count."""
+def test_waiting_in_vain(server: SmtpServer) -> None:
+    """A missing message is a TimeoutError with the count."""
     with pytest.raises(TimeoutError, match="0 of 1 messages"):
         server.wait_for_messages(1, timeout=0.01)
 
 
 def test_clear_forgets(server: SmtpServer) -> None:
-    """Messages, finished connections and faults are gone."""
+    """Messages, ended connections and faults are removed."""
     with smtplib.SMTP(server.host, server.port) as client:
         client.sendmail("a@b.example", "c@d.example", MESSAGE)
     server.wait_for(lambda: server.connections[0].closed)
@@ -333,7 +366,7 @@ def test_clear_forgets(server: SmtpServer) -> None:
 
 
 def test_a_broken_server_is_not_silent() -> None:
-    """An error in a connection's thread that is the server's own fault comes out of stop()."""
+    """An error of the server in the thread of a connection is raised by stop()."""
 
     def broken(path: str) -> bool:
         raise ZeroDivisionError(path)
@@ -348,14 +381,14 @@ def test_a_broken_server_is_not_silent() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"host": "192.0.2.1"}, {"unix_path": "/no/such/socket"}])
-def test_where_nobody_can_listen(settings: dict[str, str]) -> None:
+def test_an_address_that_cannot_be_used(settings: dict[str, str]) -> None:
     """Starting fails and leaves no descriptor behind."""
     with pytest.raises(OSError, match=r"annot assign|No such file"):
         SmtpServer(**settings).start()  # type: ignore[arg-type]
 
 
 def test_messages_may_go_to_a_function() -> None:
-    """It has each message before its acceptance is told, and the server keeps none."""
+    """The function gets each message before it is acknowledged, and the server keeps none."""
     got: list[ReceivedMessage] = []
     with SmtpServer(on_message=got.append) as server:
         with smtplib.SMTP(server.host, server.port) as client:
@@ -365,7 +398,7 @@ def test_messages_may_go_to_a_function() -> None:
 
 
 def test_with_a_function_it_may_run_for_long() -> None:
-    """Of what is over nothing is kept, so memory does not grow; connections are still counted."""
+    """Messages and ended connections are not kept; connections are still counted."""
     got: list[ReceivedMessage] = []
     with SmtpServer(on_message=got.append) as server:
         for _ in range(5):
@@ -375,8 +408,8 @@ def test_with_a_function_it_may_run_for_long() -> None:
     assert [message.connection for message in got] == [1, 2, 3, 4, 5]
 
 
-def test_what_the_function_cannot_take_is_not_accepted() -> None:
-    """The client gets no answer, so that it knows that the message was not taken."""
+def test_a_function_that_raises() -> None:
+    """The client gets no reply, so the message is not acknowledged."""
 
     def full(message: ReceivedMessage) -> None:
         raise OSError("no space")
@@ -392,7 +425,7 @@ def test_what_the_function_cannot_take_is_not_accepted() -> None:
 
 
 def test_the_context_of_a_client_is_not_trusted_by_default(certificates: Certificates) -> None:
-    """A failed handshake is the peer's doing and no error of the server."""
+    """A failed handshake is not an error of the server."""
     with SmtpServer(tls_context=certificates.server_context(), implicit_tls=True) as server:
         with pytest.raises(ssl.SSLCertVerificationError):
             smtplib.SMTP_SSL("localhost", server.port, context=ssl.create_default_context())
@@ -400,7 +433,7 @@ def test_the_context_of_a_client_is_not_trusted_by_default(certificates: Certifi
 
 
 def test_a_refusal_instead_of_a_challenge_ends_the_login() -> None:
-    """What follows it is a command again, not an answer to a challenge that was never given."""
+    """The next line is a command again, and not an answer to a challenge."""
     with SmtpServer(users={"user": "secret"}) as server, connected(server) as peer:
         server.fault("CHALLENGE", reply="454 4.7.0 later")
         assert peer.ask(b"AUTH LOGIN") == "454 4.7.0 later"
@@ -414,7 +447,7 @@ def test_a_refusal_instead_of_a_challenge_ends_the_login() -> None:
 def test_a_server_with_a_certificate_of_its_own(
     tls: Literal["starttls", "implicit"], scheme: str
 ) -> None:
-    """Who trusts its authority gets through, by name and by address; the file goes with it."""
+    """A client that trusts its authority connects by name and by address."""
     with SmtpServer(tls=tls) as server:
         assert server.url == f"{scheme}://127.0.0.1:{server.port}"
         file = Path(server.ca_file)
@@ -432,8 +465,8 @@ def test_a_server_with_a_certificate_of_its_own(
         _ = server.ca_file
 
 
-def test_certificates_that_cannot_be() -> None:
-    """No such kind of TLS, two contexts, and a server without asked for its certificate."""
+def test_wrong_tls_arguments() -> None:
+    """An unknown kind of TLS, two contexts, and a missing certificate are errors."""
     with pytest.raises(ValueError, match="starttls"):
         SmtpServer(tls="STARTTLS")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without a tls_context"):
@@ -445,7 +478,7 @@ def test_certificates_that_cannot_be() -> None:
 
 
 def test_the_url_of_a_user() -> None:
-    """With the credentials, percent-encoded."""
+    """The URL of a user has the credentials, percent-encoded."""
     with SmtpServer(users={"a@b": "p:/ä"}) as server:
         config = ServerConfig.from_url(server.url_for("a@b"))
         assert config.credentials == PasswordCredentials("a@b", "p:/ä")
@@ -456,14 +489,14 @@ def test_the_url_of_a_user() -> None:
 
 
 def test_a_message_as_its_reader_sees_it() -> None:
-    """``email`` has headers and text."""
+    """``email`` has the decoded header and text."""
     message = ReceivedMessage("", (), b"Subject: =?utf-8?q?Gr=C3=B6=C3=9Fe?=\r\n\r\nHello!\r\n")
     assert message.email["Subject"] == "Größe"
     assert message.email.get_content() == "Hello!\r\n"
 
 
 def test_a_refused_recipient_is_that_one_alone() -> None:
-    """Always, or so many times; another address that ends in the same way is accepted."""
+    """It is refused always or some times; an address with the same end is accepted."""
     with SmtpServer() as server, ServerConfig.from_url(server.url).connect() as client:
         server.refuse_recipient("me@example.com", "452 4.2.2 Full", times=1)
         result = client.send("", ["me@example.com", "not.me@example.com"], MESSAGE)
@@ -477,7 +510,7 @@ def test_a_refused_recipient_is_that_one_alone() -> None:
     "command", ["MAIL FROM:<a{}b@c.example>", "VRFY a{}b", "NOOP {}", "{}NOOP"]
 )
 def test_control_characters_are_refused(server: SmtpServer, command: str, character: str) -> None:
-    """A client that lets one into a command is found out here, as strict servers find it out."""
+    """A control character in a command is refused, as by strict servers."""
     with connected(server) as peer:
         assert peer.ask(command.format(character).encode()).startswith("500 ")
         assert peer.ask(b"RCPT TO:<d@e.example>").startswith("503 ")
@@ -485,7 +518,7 @@ def test_control_characters_are_refused(server: SmtpServer, command: str, charac
 
 
 def test_control_characters_in_content_are_kept(server: SmtpServer) -> None:
-    """What a client puts into a message is what is recorded of it."""
+    """Control characters in the content are recorded unchanged."""
     with connected(server) as peer:
         for line in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"):
             assert peer.ask(line).startswith("250 ")

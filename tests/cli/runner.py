@@ -1,4 +1,4 @@
-"""Running ``smtpconn`` in this process, and what it leaves: exit code, output, JSON."""
+"""Run ``smtpconn`` in this process, and get its exit code, output and JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MESSAGE = HEADER + "Subject: hello\r\n\r\nHello!\r\n.\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run left."""
+class RunResult:
+    """The result of a run."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class Ran:
 
     @property
     def everything(self) -> str:
-        """All that was written."""
+        """Standard output and standard error."""
         return self.out + self.err
 
     @property
@@ -38,39 +38,39 @@ class Ran:
         return found
 
 
-class Running:
-    """Runs commands; a fixture."""
+class Runner:
+    """Runs commands; see the fixture ``smtpconn``."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *arguments: object) -> Ran:
+    def __call__(self, *arguments: object) -> RunResult:
         """Run a command to its end."""
         self._capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         captured = self._capsys.readouterr()
-        ran = Ran(code, captured.out, captured.err)
+        ran = RunResult(code, captured.out, captured.err)
         assert "Traceback" not in ran.everything
         return ran
 
 
 class Terminal(io.StringIO):
-    """What looks like a terminal."""
+    """A stream that claims to be a terminal."""
 
     encoding = "utf-8"
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Return True."""
         return True
 
 
 class Input(io.TextIOWrapper):
-    """Standard input with these octets."""
+    """Standard input with these bytes."""
 
-    def __init__(self, octets: bytes, *, is_terminal: bool = False) -> None:
-        super().__init__(io.BytesIO(octets))
+    def __init__(self, content: bytes, *, is_terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(content))
         self._is_terminal = is_terminal
 
     def isatty(self) -> bool:
-        """As it was made."""
+        """Whether it claims to be a terminal."""
         return self._is_terminal

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from smtpconn.cli import secret
-from smtpconn.cli.exits import UsageError
-from smtpconn.cli.secret import Secrets
+from smtpconn.cli import secrets
+from smtpconn.cli.exit_codes import UsageError
+from smtpconn.cli.secrets import Secrets
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Input, Running
+from tests.cli.runner import Input, Runner
 from tests.realservers.certificates import Certificates
 
 USER, PASSWORD = "alice", "open sesame + 1"
@@ -25,15 +25,15 @@ def forms(password: str = PASSWORD) -> list[str]:
 
 
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, as it is."""
+    """The password is the value of the variable."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", PASSWORD)
-    assert secret.password(USER, None) == PASSWORD
+    assert secrets.password(USER, None) == PASSWORD
 
 
 def test_from_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first line, without the line end; it goes before the environment."""
+    """The password is the first line of the output; the command overrides the environment."""
     monkeypatch.setenv("SMTPCONN_PASSWORD", "another")
-    assert secret.password(USER, COMMAND) == PASSWORD
+    assert secrets.password(USER, COMMAND) == PASSWORD
 
 
 def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,12 +46,12 @@ def test_from_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("sys.stdin", Input(b"", is_terminal=True))
     monkeypatch.setattr("getpass.getpass", getpass)
-    assert secret.password(USER, None) == PASSWORD
+    assert secrets.password(USER, None) == PASSWORD
     assert asked == ["Password for alice: "]
 
 
 def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-D is an error of one line."""
+    """Ctrl-D at the prompt is an error of one line."""
 
     def getpass(prompt: str) -> str:
         raise EOFError
@@ -59,13 +59,13 @@ def test_a_prompt_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Input(b"", is_terminal=True))
     monkeypatch.setattr("getpass.getpass", getpass)
     with pytest.raises(UsageError, match="no password was typed for alice"):
-        secret.password(USER, None)
+        secrets.password(USER, None)
 
 
-def test_nowhere() -> None:
-    """Without a terminal nobody is asked, and the error says what to do."""
+def test_no_password() -> None:
+    """Without a terminal there is no prompt, and the error says what to do."""
     with pytest.raises(UsageError, match="set SMTPCONN_PASSWORD or give --auth-password-command"):
-        secret.password(USER, None)
+        secrets.password(USER, None)
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,22 @@ def test_nowhere() -> None:
         (f"{sys.executable} -c pass", "printed nothing"),
     ],
 )
-def test_a_command_that_is_no_use(command: str, text: str) -> None:
-    """What it printed is not quoted."""
+def test_a_command_that_fails(command: str, text: str) -> None:
+    """The error does not quote the output of the command."""
     with pytest.raises(UsageError, match=text) as caught:
-        secret.output_of(command)
+        secrets.output_of(command)
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up."""
-    monkeypatch.setattr(secret, "COMMAND_TIMEOUT", 0.05)
+    """A command that does not end is an error after a timeout."""
+    monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.05)
     with pytest.raises(UsageError, match="did not end"):
-        secret.output_of(f"{sys.executable} -c 'import time; time.sleep(10)'")
+        secrets.output_of(f"{sys.executable} -c 'import time; time.sleep(10)'")
 
 
 def test_hiding() -> None:
-    """Every form is taken out; what is too short to be told from words is not looked for."""
+    """Every form of a secret is removed, unless it is too short."""
     secrets = Secrets()
     secrets.add(USER, PASSWORD)
     secrets.add(USER, "a")
@@ -114,7 +114,7 @@ ECHO = "535 5.7.8 no such login: " + " ".join(forms())
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", None])
 @pytest.mark.parametrize("is_right", [True, False])
 def test_no_secret_is_ever_written(
-    smtpconn: Running,
+    smtpconn: Runner,
     monkeypatch: pytest.MonkeyPatch,
     certificates: Certificates,
     how: tuple[str, ...],
@@ -140,7 +140,7 @@ def test_no_secret_is_ever_written(
 
 
 def test_a_password_in_a_url_is_warned_about_and_not_shown(
-    smtpconn: Running, server: SmtpServer
+    smtpconn: Runner, server: SmtpServer
 ) -> None:
     """Neither in the warning nor in any error."""
     url = f"smtp://alice:{PASSWORD.replace(' ', '%20')}@{server.host}:{server.port}"
@@ -157,9 +157,9 @@ def test_a_password_in_a_url_is_warned_about_and_not_shown(
 
 
 def test_a_url_from_the_environment_is_not_warned_about(
-    smtpconn: Running, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others cannot read it there."""
+    """A password in the environment is not visible to others."""
     with SmtpServer(users={USER: PASSWORD}) as server:
         url = f"smtp://{USER}:{PASSWORD.replace(' ', '%20')}@{server.host}:{server.port}"
         monkeypatch.setenv("SMTPCONN_URL", url)
@@ -168,7 +168,7 @@ def test_a_url_from_the_environment_is_not_warned_about(
     assert "login         alice, by PLAIN" in ran.out
 
 
-def test_there_is_no_option_for_a_password(smtpconn: Running) -> None:
+def test_there_is_no_option_for_a_password(smtpconn: Runner) -> None:
     """swaks's -ap is refused with the reason, and what follows a wrong option is not quoted."""
     for option in ("-ap", "--auth-password", "--password", "--passwd", "--passwd=x"):
         ran = smtpconn("check", "localhost:1", "-au", USER, option, PASSWORD, PASSWORD)

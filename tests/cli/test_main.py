@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import smtpconn as package
 from smtpconn.cli import main
 from smtpconn.testing import SmtpServer
-from tests.cli.running import Running
+from tests.cli.runner import Runner
 
 ROOT = Path(package.__file__).parent.parent
 
@@ -33,7 +34,7 @@ def process(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[
 
 
 def test_python_m_smtpconn(server: SmtpServer) -> None:
-    """Is the command; a message on standard input arrives."""
+    """``python -m smtpconn`` is the command; a message on standard input arrives."""
     done = process("-m", "smtpconn", "send", server.url, stdin=b"From: a@b.c\nTo: d@e.f\n\nhi\n")
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.messages[0].content == b"From: a@b.c\r\nTo: d@e.f\r\n\r\nhi\r\n"
@@ -41,7 +42,7 @@ def test_python_m_smtpconn(server: SmtpServer) -> None:
 
 
 def test_without_rich(server: SmtpServer) -> None:
-    """Everything works without the extra."""
+    """The command works without the package rich."""
     done = process("-c", WITHOUT_RICH, "check", server.url)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"result        ok" in done.stdout
@@ -54,17 +55,18 @@ def test_it_is_installed_under_its_name() -> None:
     line = config["options.entry_points"]["console_scripts"].strip()
     assert line == "smtpconn = smtpconn.cli:main"
     assert callable(main)
-    assert config["options.extras_require"]["cli"].split() == ["rich"]
+    extra = config["options.extras_require"]["cli"].split()
+    assert extra == ["cryptography>=42", "rich", "trustme"]
 
 
 def test_importing_the_package_does_not_bring_it_along() -> None:
-    """Programs do not pay for the command."""
+    """Importing smtpconn imports neither argparse nor rich."""
     script = "import sys, smtpconn; sys.exit('argparse' in sys.modules or 'rich' in sys.modules)"
     assert process("-c", script).returncode == 0
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """Is the package's."""
+    """--version prints the version of the package."""
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
@@ -72,7 +74,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lists the commands."""
+    """--help lists the commands."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -80,8 +82,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {name} " in text for name in ("check", "send", "ping", "serve"))
 
 
-def test_nobody_reads_the_output(server: SmtpServer) -> None:
-    """A pipe that breaks is no reason for words."""
+def test_a_broken_pipe(server: SmtpServer) -> None:
+    """A broken pipe prints nothing on standard error."""
     command = f"{sys.executable} -m smtpconn check {server.url} | true; echo ${{PIPESTATUS[0]}}"
     for _ in range(3):
         done = subprocess.run(
@@ -93,22 +95,53 @@ def test_nobody_reads_the_output(server: SmtpServer) -> None:
 
 
 def test_a_pipe_that_is_broken_before(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends with 141 and not a word."""
+    """A pipe that is broken from the start ends the command with 141 and no output."""
 
     def broken(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
     monkeypatch.setattr("smtpconn.cli.output.Output.line", broken)
     # Which would be pytest's own.
-    monkeypatch.setattr("smtpconn.cli.entry._forget_stdout", lambda: None)
+    module = importlib.import_module("smtpconn.cli.main")
+    monkeypatch.setattr(module, "_discard_stdout", lambda: None)
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.everything) == (141, "")
 
 
-def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends with 130 and one word, wherever it strikes."""
+COMMAND_LINES = ["check {}", "send {} -", "ping {} -c 1", "send --help", "--version", "check"]
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES)
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", ">/dev/full"])
+def test_closed_and_full_streams(server: SmtpServer, command: str, streams: str) -> None:
+    """No traceback, and the exit code of what was done; a full disk is an error that is named."""
+    line = f"{sys.executable} -W error -m smtpconn {command.format(server.url)}"
+    feed = "" if "<" in streams else "printf 'From: a@b.c\\nTo: d@e.f\\n\\nhi\\n' | "
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {feed}{line} {streams}"],
+        capture_output=True, text=True, timeout=15, check=False,
+    )  # fmt: skip
+    everything = done.stdout + done.stderr
+    assert "Traceback" not in everything
+    assert "Exception ignored" not in everything
+    is_bad = command == "check" or ("send {}" in command and "<" in streams)
+    is_full = "full" in streams and "{}" in command
+    assert done.returncode == (1 if is_bad or is_full else 0)
+    assert ("standard output: No space left on device" in done.stderr) == is_full
+
+
+def test_a_closed_standard_output_is_not_a_socket(server: SmtpServer) -> None:
+    """The connection does not get descriptor 1, into which print would write."""
+    server.fault("QUIT", delay=0.2)
+    command = f"{sys.executable} -m smtpconn check {server.url} >&-"
+    assert subprocess.run(["bash", "-c", command], timeout=15, check=False).returncode == 0
+    assert server.connections[0].commands[1:] == ["NOOP"] * 3 + ["QUIT"]
+
+
+def test_ctrl_c(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the command with 130 and one word."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -118,10 +151,8 @@ def test_ctrl_c(smtpconn: Running, server: SmtpServer, monkeypatch: pytest.Monke
     assert (ran.code, ran.out, ran.err) == (130, "", "smtpconn: interrupted\n")
 
 
-def test_our_own_mistakes(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Are one line that says so, without the text of the error, which may hold anything."""
+def test_a_bug(smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug is one line, without the text of the error, which may contain a secret."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("sesame")
@@ -129,7 +160,7 @@ def test_our_own_mistakes(
     monkeypatch.setattr("smtpconn.cli.check.target_of", broken)
     ran = smtpconn("check", server.url)
     assert (ran.code, ran.out) == (70, "")
-    assert "this is a bug in smtpconn: ZeroDivisionError at test_entry.py:" in ran.err
+    assert "this is a bug in smtpconn: ZeroDivisionError at test_main.py:" in ran.err
     assert "sesame" not in ran.err
     found = smtpconn("check", server.url, "--json")
     assert "sesame" not in found.everything
@@ -137,9 +168,9 @@ def test_our_own_mistakes(
 
 
 def test_an_error_of_the_system(
-    smtpconn: Running, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    smtpconn: Runner, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is one line with the file's name."""
+    """An OSError is one line with the name of the file."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "/tmp/x")

@@ -1,8 +1,8 @@
-"""Where passwords and tokens come from: the environment, a command, or a prompt.
+"""Passwords and tokens: from the environment, a command or a prompt.
 
-Rule: never from the command line, which every user of the machine can read (ps). A password inside
-a URL is such a place too; it works, and is warned about. What was read is remembered here, in all
-the forms in which it travels, so that `smtpconn.cli.output` can take it out of whatever is written.
+They never come from an option, because every user of the machine can read command lines (ps). A
+password in a URL on the command line works, with a warning. `Secrets` remembers each secret in all
+the forms in which SASL sends it, so that `smtpconn.cli.output` can remove it from every line.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import shlex
 import subprocess
 import sys
 
-from smtpconn.cli.exits import UsageError
+from smtpconn.cli.exit_codes import UsageError
 
 PASSWORD_VARIABLE = "SMTPCONN_PASSWORD"
 TOKEN_VARIABLE = "SMTPCONN_TOKEN"
 
 SHORTEST = 3
-"""Characters below which a secret is not looked for in the output: it would be found in every
-word."""
+"""Characters of the shortest secret that is removed from the output: a shorter one is part of many
+words."""
 
 COMMAND_TIMEOUT = 60.0
-"""Seconds that a command has to print a secret."""
+"""Seconds in which a command has to print its secret."""
 
 
 class Secrets:
-    """The secrets of this run, to be taken out of what is written."""
+    """The secrets of this run, for removing them from the output."""
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
 
     def add(self, user: str, secret: str) -> None:
-        """Remember a secret in the forms in which SASL sends it, and a server may echo it."""
+        """Remember a secret in the forms in which SASL sends it and a server may echo it."""
         if len(secret) < SHORTEST:
             return
         self._forms.add(secret)
@@ -46,14 +46,14 @@ class Secrets:
             self._forms.add(base64.b64encode(text.encode("utf-8", "surrogateescape")).decode())
 
     def hide(self, text: str) -> str:
-        """The text without any secret."""
+        """Replace every secret in a text."""
         for form in sorted(self._forms, key=len, reverse=True):
             text = text.replace(form, "<secret>")
         return text
 
 
 def password(user: str, command: str | None) -> str:
-    """The password: what the command prints, else the environment, else what is typed.
+    """Get the password: from the command, else from the environment, else from a prompt.
 
     Raises:
         UsageError: there is none, or the command failed.
@@ -62,7 +62,8 @@ def password(user: str, command: str | None) -> str:
         return output_of(command)
     if (value := os.environ.get(PASSWORD_VARIABLE)) is not None:
         return value
-    if not sys.stdin.isatty():
+    # Standard input is None when it is closed.
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(
             f"there is no password for {user}: set {PASSWORD_VARIABLE} or give "
             f"--auth-password-command, or run this at a terminal"
@@ -74,10 +75,10 @@ def password(user: str, command: str | None) -> str:
 
 
 def output_of(command: str) -> str:
-    """The first line that a command prints, run without a shell.
+    """Run a command without a shell, and return the first line that it prints.
 
     Raises:
-        UsageError: it cannot be run, fails, or prints nothing; its output is not quoted.
+        UsageError: it cannot be run, fails, or prints nothing. The text never quotes its output.
     """
     try:
         done = subprocess.run(

@@ -1,0 +1,39 @@
+"""What pools, and what sends over them, write to their loggers.
+
+A handler that sends its records over a pool is called for records about that pool, too. If sending
+fails, the pool logs that, the handler sends that record, and so on. So what a thread logs here
+while a handler is at work on another record of ours is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+_log = logging.getLogger("smtpconn.pool")
+
+
+class _Guard(threading.local):
+    is_logging = False
+
+
+_guard = _Guard()
+
+
+def log(level: int, text: str, *args: object, exc_info: bool = False, name: str = "") -> None:
+    """Log, unless this thread is already logging something of a pool.
+
+    Must not be called while a lock is held: handlers are not our code.
+
+    Args:
+        level: as `logging.Logger.log` takes it, as ``text``, ``args`` and ``exc_info``.
+        name: the logger; "" for ``smtpconn.pool``.
+    """
+    logger = logging.getLogger(name) if name else _log
+    if _guard.is_logging or not logger.isEnabledFor(level):
+        return
+    _guard.is_logging = True
+    try:
+        logger.log(level, text, *args, exc_info=exc_info, stacklevel=2)
+    finally:
+        _guard.is_logging = False
