@@ -47,6 +47,8 @@ class Connection:
         self._input = bytearray()
         self._output = bytearray()
         self._ended = threading.Event()
+        # Its thread waits for a tick at most, so that it sees that the connection is to end.
+        sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -107,9 +109,7 @@ class Connection:
             self._sock = context.wrap_socket(
                 self._sock, server_side=True, do_handshake_on_connect=False
             )
-            self._sock.settimeout(0)
             self._do_handshake(self._sock)
-            self._sock.settimeout(None)
         except (OSError, ValueError) as error:
             raise Disconnected from error
 
@@ -130,7 +130,7 @@ class Connection:
                 select.select([sock], [], [], TICK)
             except ssl.SSLWantWriteError:
                 select.select([], [sock], [], TICK)
-        raise Gone
+        raise Disconnected
 
     def hang(self) -> None:
         """Send nothing and read nothing until `end` ends the connection."""
@@ -192,9 +192,11 @@ class Connection:
 
     def _receive(self) -> None:
         if self._ended.is_set():
-            raise Gone
+            raise Disconnected
         try:
             data = self._sock.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return  # a part of a TLS record
         except OSError as error:
             raise Disconnected from error
         if not data:
@@ -202,7 +204,13 @@ class Connection:
         self._input += data
 
     def _send_now(self, data: bytes) -> None:
-        try:
-            self._sock.sendall(data)
-        except OSError as error:
-            raise Disconnected from error
+        rest = memoryview(data)
+        while rest and not self._ended.is_set():
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                select.select([], [self._sock], [], TICK)
+            except OSError as error:
+                raise Disconnected from error
+        if rest:
+            raise Disconnected
