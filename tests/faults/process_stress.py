@@ -361,9 +361,10 @@ class Stress:
                 identity = str(outcome.envelope.sender).strip("<>").partition("@")[0]
                 self._note(identity, outcome.error)
 
-        error = self.attempt(follow)
-        if error is not None:
-            self.ledger.complain(f"send_many itself raised: {told(error)}")
+        # An error that is not in an outcome says that the connection was dead before the first.
+        if (error := self.attempt(follow)) is not None:
+            for identity in identities:
+                self._note(identity, error)
 
     def lose_a_lease(self, pool: ConnectionPool) -> None:
         """Borrow, and leave the lease to the garbage collector, in a circle."""

@@ -385,6 +385,31 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
         take(pool, 1.0)
 
 
+@pytest.mark.parametrize("is_circle", [False, True])
+def test_strikes_while_a_lease_is_collected(
+    server: SmtpServer, is_circle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destructor that a signal handler cuts off is not called again; the lease comes back."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    with ConnectionPool(server.url, max_size=1) as pool:
+        point, where = 0, "somewhere"
+        while where:
+            lease = pool.connection()
+            lease.__enter__()
+            holder: list[object] = [lease]
+            if is_circle:
+                holder.append(holder)
+            del lease
+            with ExceptionInjector(point, lambda name: None) as injector:
+                del holder
+                gc.collect()
+            where, point = injector.where, point + 1
+            assert pool.stats().in_use == 0, where
+            take_all(pool)
+        assert point > 20
+        assert pool.stats().discards == {"lost by its holder": point}
+
+
 def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:
     """A destructor that runs in the middle of one of the pool's own steps gives back the lease.
 
