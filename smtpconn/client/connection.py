@@ -67,6 +67,8 @@ class SmtpConnection(Sending, LoggingIn):
     `connect`. Every method may raise `SmtpTimeoutError`, `ConnectionClosedError`,
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it can be used on.
+
+    Calling the class, with whatever is ``given`` and whatever ``options``, is a `TypeError`.
     """
 
     def __init__(self, *given: object, **options: object) -> None:
