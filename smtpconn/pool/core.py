@@ -700,22 +700,25 @@ class PoolCore:
                 item = self.deferred[0]
             except IndexError:
                 return  # another thread has done it
-            waiter = item if isinstance(item, Waiter) else item.waiter
-            with self._lock:
-                if item is not waiter and waiter.lost is None:
-                    waiter.lost = waiter.pooled  # its destructor was cut off
-                # Again, because it may be in the queue, and others may wait there.
-                self._state.release(waiter, None, time.monotonic())
-                self._announce_all_back()
+            if (waiter := item if isinstance(item, Waiter) else item.waiter) is not None:
+                with self._lock:
+                    if item is not waiter and waiter.lost is None:
+                        waiter.lost = waiter.pooled  # its destructor was cut off
+                    # Again, because it may be in the queue, and others may wait there.
+                    self._state.release(waiter, None, time.monotonic())
+                    self._announce_all_back()
             try:
                 self.deferred.remove(item)
             except ValueError:
                 continue  # another thread does the rest
-            if item is not waiter:
-                waiter.lease = None
-                if (lost := waiter.lost) is not None:
-                    self._discard(lost, DiscardReason.ABANDONED)
-                self._is_back(waiter)
+            if waiter is not None and item is not waiter:
+                self._tell_abandoned(waiter)
+
+    def _tell_abandoned(self, waiter: Waiter) -> None:
+        waiter.lease = None
+        if (lost := waiter.lost) is not None:
+            self._discard(lost, DiscardReason.ABANDONED)
+        self._is_back(waiter)
 
     def _is_back(self, waiter: Waiter) -> None:
         """What only those who ask for it pay for: the leak report and the hook hear of it."""

@@ -48,12 +48,10 @@ class LeaseReference(weakref.ref["Lease"]):
     never called again. What puts this into the deque is a function in C, which nothing interrupts.
 
     Attributes:
-        waiter: the lease's.
+        waiter: the lease's; None if entering it was cut off before it had one.
     """
 
-    __slots__ = ("waiter",)
-
-    waiter: Waiter
+    waiter: Waiter | None = None
 
 
 class Lease:
@@ -80,8 +78,9 @@ class Lease:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
         self._process = current_process()
         self._waiter = waiter = Waiter()
-        waiter.lease = reference = LeaseReference(self, self._pool.deferred.append)
+        reference = LeaseReference(self, self._pool.deferred.append)
         reference.waiter = waiter
+        waiter.lease = reference
         try:
             return self._pool.checkout(waiter, self._timeout)
         except BaseException:
