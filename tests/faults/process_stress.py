@@ -19,6 +19,7 @@ import gc
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -68,7 +69,7 @@ ALL_STACKS, ITS_STACK = signal.SIGQUIT, signal.SIGUSR2
 A child of C code still has the parent's other threads in its memory, whose stacks say nothing.
 """
 
-PATIENCE = 30.0
+PATIENCE = 45.0
 """Seconds after which a forked child hangs: it does three operations, and others of its threads."""
 
 NEVER_DELIVERED_AT = frozenset(Phase) - {Phase.CONTENT, Phase.DATA, Phase.IDLE, Phase.RSET}
@@ -188,12 +189,12 @@ class Stress:
         self._main = threading.get_ident()
         self._may_strike = False
         self._forks = itertools.count(1)
-        self._forking = threading.Semaphore(2)
+        self._forking = threading.Semaphore(3)
         self._configs = configs
         self._is_over = threading.Event()
         self.longest = 0.0
         self.pools = [
-            self._pool(configs[0], leak_after=1.0),
+            self._pool(configs[0]),
             self._pool(configs[1]),
             self._pool(configs, max_rate=500.0),
         ]
@@ -202,7 +203,6 @@ class Stress:
         self,
         config: ServerConfig | list[ServerConfig],
         *,
-        leak_after: float | None = None,
         max_rate: float | None = None,
     ) -> ConnectionPool:
         return ConnectionPool(
@@ -213,7 +213,7 @@ class Stress:
             max_lifetime=3,
             max_idle=1,
             keepalive=0.2,
-            leak_after=leak_after,
+            leak_after=1.0,
             max_rate=max_rate,
             burst=5,
             on_event=self._hook,
@@ -282,7 +282,8 @@ class Stress:
         finally:
             if is_main:
                 self._may_strike = False
-            self.longest = max(self.longest, time.monotonic() - begun)
+            else:  # what handlers take comes on top of it
+                self.longest = max(self.longest, time.monotonic() - begun)
         return None
 
     # What threads do.
@@ -457,24 +458,25 @@ class Stress:
     def _attend(self, child: int, name: str, receiving: int, how: str) -> None:
         """Read what a child tells until it ends; end it if it hangs."""
         end = time.monotonic() + PATIENCE
-        left, ended = b"", False
+        left, has_ended, was_killed = b"", False, False
         with process_descriptor(child) as descriptor:
             # Not until the pipe's end: a child that another thread forked may hold it, too.
-            while not ended:
-                wait = max(0.0, end - time.monotonic())
+            while not has_ended:
+                wait = min(PATIENCE, max(0.0, end - time.monotonic()))
                 ready = select.select([receiving, descriptor], [], [], wait)[0]
                 if not ready:
                     self._end_hanging(child, how)
-                    break
-                ended = receiving not in ready
-                if not ended:
+                    was_killed, end = True, math.inf
+                elif receiving in ready:
                     *lines, left = (left + os.read(receiving, 65536)).split(b"\n")
                     for line in lines:
                         self.ledger.take(line)
+                else:
+                    has_ended = True
         _, status = os.waitpid(child, 0)
         if status:
             self.ledger.give_up(name)
-        if ended and status:
+        if status and not was_killed:
             self.ledger.count(f"crashing: {how}")
             # A crash of a child of C code is CPython's: it uses what other threads have left.
             if how == "os.fork" or not os.WIFSIGNALED(status):
@@ -554,7 +556,8 @@ class Stress:
         """No permit is lost: nothing is in use, and all there may be can be had at once."""
         for pool in self.pools:
             if not wait_until(lambda pool=pool: is_at_rest(pool)):  # type: ignore[misc]
-                self.ledger.complain(f"a permit or a place in the queue is lost: {pool.stats()}")
+                leaks = "".join(stack for _, stack in pool.leaks())
+                self.ledger.complain(f"a lease or a place is lost: {pool.stats()}\n{leaks}")
         for pool in self.pools:
             size = pool.stats().effective_size
             with contextlib.ExitStack() as stack:
