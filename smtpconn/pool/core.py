@@ -32,7 +32,7 @@ from smtpconn.pool import maintenance
 from smtpconn.pool.connector import Connector
 from smtpconn.pool.events import NO_EVENTS, Action, EventEmitter, EventHook, OperationEvents
 from smtpconn.pool.leak_report import LeakReport
-from smtpconn.pool.lease import LeaseReference
+from smtpconn.pool.lease import Lease, LeaseReference
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.pool_log import log
 from smtpconn.pool.state import NOOP_GRACE, DiscardReason, PooledConnection, PoolState, Waiter
@@ -210,12 +210,13 @@ class PoolCore:
         reset_if_forked()
         is_short = True
         while is_short:
-            waiter, keep = Waiter(), False
+            lease = Lease(self, timeout)
             try:
-                is_short = self._warm_one(waiter, count, Deadline(timeout))
-                keep = True
-            finally:
-                self.check_in(waiter, keep)
+                is_short = self._warm_one(lease.begin(), count, Deadline(timeout))
+            except BaseException:
+                lease.__exit__(BaseException, None, None)
+                raise
+            lease.__exit__(None, None, None)
 
     def _warm_one(self, waiter: Waiter, count: int, deadline: Deadline) -> bool:
         """Make a connection if there are fewer than ``count``; whether there were."""

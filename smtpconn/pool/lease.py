@@ -74,6 +74,15 @@ class Lease:
         self._timeout = timeout
 
     def __enter__(self) -> SmtpConnection:
+        waiter = self.begin()
+        try:
+            return self._pool.checkout(waiter, self._timeout)
+        except BaseException:
+            self.__exit__(BaseException, None, None)
+            raise
+
+    def begin(self) -> Waiter:
+        """Be responsible for a new caller, and give back what it gets, at the latest as garbage."""
         if self._waiter is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
         self._process = current_process()
@@ -81,11 +90,7 @@ class Lease:
         reference = LeaseReference(self, self._pool.deferred.append)
         reference.waiter = waiter
         waiter.lease = reference
-        try:
-            return self._pool.checkout(waiter, self._timeout)
-        except BaseException:
-            self.__exit__(BaseException, None, None)
-            raise
+        return waiter
 
     def __exit__(
         self,

@@ -385,6 +385,13 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
         take(pool, 1.0)
 
 
+@unclosed
+def test_strikes_while_a_pool_is_warmed(server: SmtpServer) -> None:
+    """Also while what was made ahead is put down for those who come."""
+    with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
+        strike_everywhere(pool, lambda: pool.warm(1), before=pool.drain)
+
+
 @pytest.mark.parametrize("is_circle", [False, True])
 def test_strikes_while_a_lease_is_collected(
     server: SmtpServer, is_circle: bool, monkeypatch: pytest.MonkeyPatch
