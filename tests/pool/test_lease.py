@@ -6,6 +6,7 @@ bytecode in the pool's code, then at its second, and so on until the scenario co
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import socket
@@ -25,6 +26,7 @@ from smtpconn import (
     PoolEvent,
     PoolTimeoutError,
     ServerConfig,
+    SmtpError,
     TransportError,
 )
 from smtpconn.pool import connection_pool as pool_module
@@ -383,6 +385,39 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
         assert pool.stats().in_use == 0
         assert not connection.is_open
         take(pool, 1.0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"step": "MAIL", "reply": "421 4.3.2 Shutting down", "close": True},
+        {"step": "MAIL", "close": True},
+        {"step": "MAIL", "reset": True},
+        {"step": "MAIL", "reply": "what?"},
+        {"step": "MAIL", "hang": True},
+        {"step": "MAIL", "after": b"250 too much\r\n"},
+        {"step": "CONTENT", "close": True},
+        {"step": "CONTENT", "reply": "421 4.3.2 Shutting down", "close": True},
+        {"step": "RCPT", "reply": "550 5.1.1 Nobody"},
+    ],
+    ids=str,
+)
+def test_a_lost_lease_whose_connection_failed(server: SmtpServer, fault: dict[str, Any]) -> None:
+    """No error that is kept keeps the frame of who lost it, and the lease with that."""
+
+    def lose() -> None:
+        lease = pool.connection()
+        connection = lease.__enter__()
+        with contextlib.suppress(SmtpError):
+            connection.send("a@b.example", ["c@d.example"], b"hello\r\n", timeout=0.3)
+        with contextlib.suppress(SmtpError):
+            connection.noop(timeout=0.3)
+
+    with ConnectionPool(server.url, max_size=1) as pool:
+        server.fault(**fault)
+        lose()
+        gc.collect()
+        assert pool.stats().in_use == 0
 
 
 @unclosed
