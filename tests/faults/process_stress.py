@@ -430,12 +430,21 @@ class Stress:
             self.ledger.count(how)
             name = f"c{next(self._forks)}"
             with pipe() as (receiving, sending):
-                child = fork()
+                child = self._fork_once(fork)
                 if child == 0:
                     self._be_child(Ledger(name, sending))
                 self._attend(child, name, receiving, how)
         finally:
             self._forking.release()
+
+    def _fork_once(self, fork: Fork) -> int:
+        process = os.getpid()
+        try:
+            return fork()
+        finally:
+            # A child in which that failed must not go on as if it were its parent.
+            if os.getpid() != process and sys.exc_info()[0] is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _be_child(self, ledger: Ledger) -> NoReturn:
         try:
