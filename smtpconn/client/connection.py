@@ -33,7 +33,13 @@ from smtpconn.client.options import (
 )
 from smtpconn.client.sending import Sending
 from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError, SmtpTimeoutError
+from smtpconn.model.errors import (
+    Phase,
+    ProtocolError,
+    SmtpError,
+    SmtpTimeoutError,
+    ValidationError,
+)
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.model.origin import is_own
 from smtpconn.model.replies import SmtpResponse, printable
@@ -43,7 +49,8 @@ from smtpconn.net.tls import TlsInfo, shared_context
 from smtpconn.net.transport import Transport, as_smtp_error
 from smtpconn.protocol import handshake, single_command
 from smtpconn.protocol.exchange import Exchange
-from smtpconn.protocol.session import ServerQuirks, SessionState
+from smtpconn.protocol.quirks import ServerQuirks
+from smtpconn.protocol.session import SessionState
 
 QUIT_TIMEOUT = 2.0
 """Seconds that leaving a ``with`` block waits for the server's farewell."""
@@ -272,9 +279,14 @@ class SmtpConnection(Sending, LoggingIn):
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
         """Ask whether an address exists (RFC 5321 3.5); most servers answer 252: they do not say.
 
+        Returns:
+            The server's reply, whatever it is: 250 or 251, 252, a 5xx such as 550 (no such
+            address) or 502 (the server does not answer this), a 4xx.
+
         Raises:
-            TransientError, PermanentError: refused, or no such address.
-            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8.
+            TransientError: 421, the server closes the connection.
+            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8; a domain
+                alone is sent in A-labels then.
         """
         return self._operate(
             single_command.ask(self._session, Phase.VRFY, address), timeout, Phase.VRFY
@@ -296,9 +308,13 @@ class SmtpConnection(Sending, LoggingIn):
         """Name ourselves ``domain`` from the next `rehlo` on.
 
         Raises:
-            ValidationError: it is no ASCII domain and no address literal.
+            ProtocolError: it is empty, no ASCII domain and no address literal; a `ValidationError`
+                as well.
         """
-        check_ehlo_domain(domain)
+        try:
+            check_ehlo_domain(domain)
+        except ValidationError as error:
+            raise ProtocolError(str(error), phase=Phase.EHLO, cause=error) from None
         self._session.ehlo_domain = domain
 
     def quit(self, timeout: float | None = None) -> None:
@@ -446,6 +462,11 @@ class SmtpConnection(Sending, LoggingIn):
 
     def _operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
         return self._channel.operate(exchange, self._channel.deadline(timeout), phase)
+
+    @property
+    def _quirks(self) -> ServerQuirks:
+        """What is learnt of the server; for the pool."""
+        return self._session.quirks
 
     def _share(self, quirks: ServerQuirks) -> None:
         """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""

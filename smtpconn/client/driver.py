@@ -1,21 +1,22 @@
 """The one driver: it runs any exchange over a transport, under a deadline.
 
 It writes what an exchange asks for, reads until every reply has come, and resumes it. It decides
-nothing about SMTP. Whatever goes wrong while octets are under way closes the transport before
-anybody hears of it, so there is no half-used connection; the exchange then gets the error
-thrown in, for the sake of those that can make something of the replies that did come.
+nothing about SMTP. Any failure while bytes are in flight closes the transport first, so there is no
+half-used connection; then the error is thrown into the exchange, which may still use the replies
+already received.
 
 What other code raises in between (`smtpconn.model.origin`: a signal handler, a logging filter) is
 neither named nor thrown in: it closes the transport and goes to the caller as it is. Which messages
-may have been delivered then is noted in their batches.
+may have been delivered then is noted in their groups.
 
-Who may run an exchange when, and with which deadline, is `smtpconn.connection`'s concern.
+Which thread may run an exchange, and under which deadline, `smtpconn.client.channel` decides.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import ssl
 import time
 from collections.abc import Generator
@@ -47,6 +48,7 @@ from smtpconn.protocol.exchange import (
     Payload,
     WaitFor,
 )
+from smtpconn.protocol.quirks import PIPELINING_OFF
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
 
@@ -58,12 +60,12 @@ DRAIN_TIMEOUT = 0.1
 goes on sending must not keep us there."""
 
 WRITE_BUFFER = 64 * 1024
-"""Octets up to which pieces are copied together, so that a turn is one write."""
+"""Bytes up to which pieces are copied together, so that a round trip is one write."""
 
 IDLE_AFTER = 1.0
 """Seconds of silence after which a connection has to prove itself alive before it is trusted."""
 
-# Who has not set up logging is not to see warnings of ours on standard error.
+# Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
@@ -87,11 +89,11 @@ class _Unsent(bytearray):
 
 
 class Driver:
-    """One transport and its dialogue.
+    """One transport and its dialog.
 
     Args:
         transport: connected; the driver closes it.
-        session: what the conversations remember.
+        session: what the exchanges remember.
         host: the name to check a certificate against.
         peer: ``host:port`` for messages and logs.
         context: the TLS settings for `StartTls`.
@@ -180,7 +182,7 @@ class Driver:
             result: T = stop.value
             return result
         except GeneratorExit:
-            # Nobody wants to know how it goes on.
+            # The caller stops here.
             self._matcher.tell_unanswered()
             exchange.close()
             self._close_unless_in_sync()
@@ -192,6 +194,8 @@ class Driver:
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
         self._has_begun = False
+        if off_until := self._session.quirks.pipelining_off_until:
+            self._session.is_pipelining_broken = time.monotonic() < off_until
         self.mark_idle()
 
     def _advance(
@@ -258,7 +262,8 @@ class Driver:
                     break
                 if data:
                     self._pair(data)
-                    error = self._matcher.failure
+                    if self._matcher.failure is not None:
+                        error = self._matcher.error()
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
             if error is None and not self._matcher.is_reusable:
@@ -300,7 +305,7 @@ class Driver:
             _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
 
     def interrupt(self) -> None:
-        """Make an operation that another thread has under way fail at once, and close."""
+        """Make an operation that another thread has in flight fail at once, and close."""
         self._interrupted = True
         self._closed_because = "close() was called"
         self.transport.interrupt()
@@ -323,7 +328,7 @@ class Driver:
             raise self._closed_meanwhile(Phase.IDLE)
         try:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             if isinstance(action, CommandGroup):
                 self._write_group(action, deadline)
                 if action.waits:
@@ -346,7 +351,7 @@ class Driver:
     def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
         """Whether a group has left whole and all its replies came in front of what went wrong.
 
-        They are the outcome then, also where they were heard while the last octets were being
+        They are the outcome then, also where they were heard while the last bytes were being
         written. Not where content left with its envelope: there, nothing but the number of replies
         tells that one was too many.
         """
@@ -356,7 +361,7 @@ class Driver:
         return self._matcher.has_left(action) and not is_in_doubt
 
     def _change_to_tls(self, deadline: Deadline) -> None:
-        # What is already here was not sent under TLS, whoever sent it (CVE-2011-0411 and kin).
+        # What has arrived already was not sent under TLS: it may be an attacker's (CVE-2011-0411).
         try:
             data = self.transport.receive_now()
         except OSError as error:
@@ -372,11 +377,13 @@ class Driver:
                 phase=Phase.STARTTLS,
             )
         self.start_tls(deadline)
+        self._matcher.begin_tls()
 
     def _await(self, group: CommandGroup, deadline: Deadline) -> None:
+        heard = math.inf
         while group.missing:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
@@ -384,6 +391,8 @@ class Driver:
                     raise
                 named = self._named(error, deadline)
                 if group.missing:
+                    if isinstance(named, SmtpTimeoutError) and group.is_pipelined:
+                        self._note_silence(group, named, heard, deadline)
                     raise named from error
                 # It came at the last moment. Not to believe it would call a message that was
                 # acknowledged one that was certainly not delivered.
@@ -394,11 +403,40 @@ class Driver:
                 self._matcher.received(data)
             else:
                 self._received(data)
+            if group.missing and group.replies:
+                heard = time.monotonic()
+        if self._session.quirks.partial_groups and group.is_pipelined:
+            self._session.quirks.partial_groups = 0
         failure = self._matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
-            raise failure
+            raise self._matcher.error()
         if self._session.is_eager:
             self._mark_active()
+
+    def _note_silence(
+        self, group: CommandGroup, error: SmtpTimeoutError, heard: float, deadline: Deadline
+    ) -> None:
+        """Say that a deadline has passed in a pipelined group, and learn from what came of it.
+
+        Slow answers alone are no sign of broken PIPELINING (`quirks.BROKEN_PIPELINING`): the server
+        has to have been silent for half the time behind some of its replies.
+        """
+        came = len(group.replies)
+        error._text += (
+            f" ({came} of {came + group.missing} replies to a group of commands came; "
+            f"try pipelining=Pipelining.OFF)"
+        )
+        now = time.monotonic()
+        if now - heard < deadline.timeout / 2 or not came:
+            return
+        if self._session.quirks.note_partial_group(now):
+            _connection_log.warning(
+                "#%d %s: answers only some of the commands of a group: one command at a time for "
+                "the next %d seconds",
+                self.number,
+                self._peer,
+                PIPELINING_OFF,
+            )
 
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write a group together with those before it that did not wait."""
@@ -425,7 +463,7 @@ class Driver:
             unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
-        """Write content, or put it beside what is to be written; its octets."""
+        """Write content, or put it beside what is to be written; its bytes."""
         unsent, octets = self._unsent, 0
         for buffer in payload.buffers:
             size = len(buffer)
@@ -462,7 +500,7 @@ class Driver:
     def _received_while_writing(self, data: bytes) -> None:
         self._received(data)
         if self._matcher.failure is not None:
-            raise self._matcher.failure
+            raise self._matcher.error()
         self._mark_active()
 
     def _received(self, data: bytes) -> None:
@@ -490,7 +528,7 @@ class Driver:
             return self._closed_meanwhile(self._matcher.phase)
         self._drain()
         if self._matcher.failure is not None:
-            return self._matcher.failure
+            return self._matcher.error()
         return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
 
     def _drain(self) -> None:
@@ -511,3 +549,5 @@ class Driver:
             self.close(self._session.must_close)
         elif not self._matcher.is_reusable and not self._session.has_unread_replies:
             self.close(str(error) if error is not None else "the dialogue is out of sync")
+        else:
+            self._matcher.settle()

@@ -41,8 +41,7 @@ from smtpconn.protocol.mail_request import (
     request_of,
 )
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.transaction import lmtp_transaction, transaction
-from smtpconn.protocol.verdict import outcome_so_far
+from smtpconn.protocol.transaction import lmtp_transaction, outcome_so_far, transaction
 
 
 class Sending(Operations):
