@@ -262,7 +262,8 @@ class Driver:
                     break
                 if data:
                     self._pair(data)
-                    error = self._matcher.failure
+                    if self._matcher.failure is not None:
+                        error = self._matcher.error()
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
             if error is None and not self._matcher.is_reusable:
@@ -327,7 +328,7 @@ class Driver:
             raise self._closed_meanwhile(Phase.IDLE)
         try:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             if isinstance(action, CommandGroup):
                 self._write_group(action, deadline)
                 if action.waits:
@@ -382,7 +383,7 @@ class Driver:
         heard = math.inf
         while group.missing:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
@@ -408,7 +409,7 @@ class Driver:
             self._session.quirks.partial_groups = 0
         failure = self._matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
-            raise failure
+            raise self._matcher.error()
         if self._session.is_eager:
             self._mark_active()
 
@@ -499,7 +500,7 @@ class Driver:
     def _received_while_writing(self, data: bytes) -> None:
         self._received(data)
         if self._matcher.failure is not None:
-            raise self._matcher.failure
+            raise self._matcher.error()
         self._mark_active()
 
     def _received(self, data: bytes) -> None:
@@ -527,7 +528,7 @@ class Driver:
             return self._closed_meanwhile(self._matcher.phase)
         self._drain()
         if self._matcher.failure is not None:
-            return self._matcher.failure
+            return self._matcher.error()
         return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
 
     def _drain(self) -> None:

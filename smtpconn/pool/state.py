@@ -91,6 +91,8 @@ class Waiter:
         since: when it got its lease.
         not_before: it takes only a connection that came back later, or a new one.
         noop_since: when the keep-alive NOOP began that this lease is for; None for a caller.
+        lease: the caller's `smtpconn.pool.lease.Lease`, weakly, until it is given back.
+        lost: the connection that its lease had when it was collected as garbage.
     """
 
     wakeup: Wakeup | None = None
@@ -98,6 +100,8 @@ class Waiter:
     since: float = 0.0
     not_before: float = -math.inf
     noop_since: float | None = None
+    lease: object = None
+    lost: PooledConnection | None = None
 
     def wait(self, seconds: float) -> bool:
         """Wait for the caller's turn, at most so long; whether it came."""

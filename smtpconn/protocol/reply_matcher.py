@@ -23,6 +23,7 @@ stream each group begins and how many bytes the transport has taken. There is no
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterable
 
@@ -160,7 +161,16 @@ class ReplyMatcher:
                 self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase
-            self.failure = error
+            self.failure = copy.copy(error)  # without the frames it has gone through
+
+    def error(self) -> SmtpError:
+        """The `failure`, to be raised.
+
+        A copy: what is raised refers to the frames it goes through, and this lives as long as the
+        connection. The caller's frames may hold the connection, or the lease on it.
+        """
+        assert self.failure is not None
+        return copy.copy(self.failure)
 
     def has_left(self, group: CommandGroup) -> bool:
         """Whether the transport has taken all of a group."""
