@@ -345,7 +345,7 @@ def test_a_refusal_for_now_is_tried_again(
     """After a pause, with the same records; one complaint is enough."""
     monkeypatch.setattr(logging_queue, "FIRST_PAUSE", 0.01)
     handler = make(group_for=0)
-    server.fault("MAIL", reply="451 4.3.0 Later", times=3)
+    server.fault("MAIL", reply="451 4.7.1 Later", times=3)
     logger.error("one")
     server.wait_for_messages(1)
     handler.flush()

@@ -266,7 +266,7 @@ def test_metrics_of_messages(
     """Counted and measured per server and kind of error, by the convention's names."""
     for _ in range(3):
         pool.send(SENDER, RECIPIENTS, MESSAGE)
-    server.fault("MAIL", reply="451 4.3.0 Later")
+    server.fault("MAIL", reply="451 4.7.1 Later")
     with pytest.raises(SmtpError):
         pool.send(SENDER, RECIPIENTS, MESSAGE)
     ok = ("send", "send", "smtp", "smtp", server.host, str(server.port))

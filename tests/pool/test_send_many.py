@@ -202,7 +202,7 @@ def test_a_closed_pool_has_an_outcome_for_each_envelope() -> None:
 @pytest.mark.parametrize(
     ("step", "reply", "kind"),
     [
-        ("MAIL", "451 4.3.0 Later", TransientError),
+        ("MAIL", "451 4.7.1 Later", TransientError),
         ("CONTENT", "550 5.7.1 Spam", PermanentError),
         ("CONTENT", "452 4.3.1 Full", TransientError),
     ],
