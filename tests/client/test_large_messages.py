@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import mmap
+import ssl
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -138,7 +140,10 @@ def test_under_tls_too(certificates: Certificates) -> None:
             given.append((len(data), isinstance(data, memoryview) and data.obj is GOOD))
             return send(data, flags)
 
-        tls.send = noted  # type: ignore[method-assign, assignment]
+        # As a part of Python's own module: what comes from elsewhere is no error of the socket.
+        names = {**globals(), "__name__": ssl.__name__}
+        own = FunctionType(noted.__code__, names, "send", (0,), noted.__closure__)
+        tls.send = own  # type: ignore[method-assign]
         connection.send_bdat(ME, YOU, GOOD)
     assert max(octets for octets, _ in given) <= 16 * 1024
     assert sum(octets for octets, is_his in given if not is_his) < 1000
