@@ -50,7 +50,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 
