@@ -292,6 +292,13 @@ class Stress:
     def send(self, pool: ConnectionPool, connection: SmtpConnection | None = None) -> None:
         """Send one message, and write down what was told."""
         identity = self.ledger.begin()
+        try:
+            self._send(identity, pool, connection)
+        except STRUCK:
+            self.ledger.note("interrupted", identity)
+            raise
+
+    def _send(self, identity: str, pool: ConnectionPool, connection: SmtpConnection | None) -> None:
         sender, recipient = f"{identity}@from.example", f"{identity}@to.example"
         content = content_of(identity)
         if connection is not None:
