@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import copy
 import dataclasses
+import errno
 import functools
 import logging
 import os
 import pickle
 import pprint
 import queue
+import socket
 import ssl
 import traceback
 from collections.abc import Callable, Iterator
@@ -452,13 +454,17 @@ def test_a_host_that_is_a_url_is_not_quoted(host: str) -> None:
 
 def test_a_login_that_cannot_be_written() -> None:
     """A connection that fails while the password leaves: the frames of that show no octets."""
+
+    class Broken(socket.socket):
+        """A method of a socket: what other code raises is no error of the connection."""
+
+        def send(self, *args: object) -> int:
+            """Fail."""
+            raise ConnectionResetError(errno.ECONNRESET, "reset by peer")
+
     with recorded() as (_, connection):
-
-        def fail(*args: object) -> None:
-            raise ConnectionResetError("reset by peer")
-
         transport = connection._channel.driver.transport
-        transport.write = fail  # type: ignore[method-assign, assignment]
+        transport._sock = Broken(fileno=transport._sock.detach())
         with pytest.raises(SmtpError) as caught:
             connection.auth_plain("user", SECRET)
         assert any("to be sent" in text for text in local_variables(caught.value))
