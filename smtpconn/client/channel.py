@@ -15,6 +15,7 @@ does not have, and closing while somebody is busy would end the parent's session
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
@@ -27,10 +28,10 @@ from smtpconn.model.errors import (
     SmtpError,
     SmtpTimeoutError,
 )
+from smtpconn.model.replies import SmtpResponse
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.forking import current_process, forget_in_child, reset_if_forked
 from smtpconn.protocol.exchange import Exchange, ExchangeAction
-from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -64,6 +65,25 @@ class Channel:
         """Whether it can still be used, as far as is known without asking."""
         reset_if_forked()
         return self.driver.transport.is_open and not self._close_requested
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The TLS socket; None without TLS."""
+        return self.driver.transport.tls
+
+    @property
+    def shutdown_reply(self) -> SmtpResponse | None:
+        """The 421 the server sent; None if it sent none."""
+        return self.driver.shutdown_reply
+
+    @property
+    def closed_because(self) -> str:
+        """Why the transport is closed; "" while it is open."""
+        return self.driver.closed_because
+
+    def mark_idle(self) -> None:
+        """Note how long the server has been silent, before more is sent; see `Driver.mark_idle`."""
+        self.driver.mark_idle()
 
     def deadline(self, timeout: float | Deadline | None) -> Deadline:
         """The deadline of an operation that begins now; None for the channel's own timeout.
@@ -268,12 +288,3 @@ class Channel:
         # A close() that came while we were busy could not close the descriptor itself.
         if self._close_requested:
             self.close()
-
-
-class Operations:
-    """What the methods of a connection stand on: its channel and its session's memory."""
-
-    def __init__(self, channel: Channel, session: SessionState) -> None:
-        """Not for users: `SmtpConnection.connect` and its kin make connections."""
-        self._channel = channel
-        self._session = session

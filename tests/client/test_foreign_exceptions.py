@@ -42,7 +42,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 CONNECTION = (
     "net/transport.py",
     "client/driver.py",
-    "client/sending.py",
+    "client/connection.py",
+    "client/send_many.py",
     "model/content.py",
     "protocol/reply_matcher.py",
     "protocol/pipelined.py",
