@@ -39,5 +39,4 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Raises (on entering the block)", "returns_style")]
 intersphinx_mapping: dict[str, tuple[str, str | None]] = {}

@@ -5,18 +5,17 @@
     with ConnectionPool("smtp+starttls://user:password@smtp.example.com") as pool:
         pool.send("me@example.com", ["you@example.com"], b"Subject: hello\\r\\n\\r\\nHello!\\r\\n")
 
-The layers, from the top; each uses only those below it:
+Public are the names in ``__all__``, `smtpconn.testing`, `smtpconn.contrib`, the command
+``smtpconn`` and the pytest plugin. Everything else may change.
 
-    pool       pool, lease, registry -> lending (the lock), connector -> poolstate, servers,
-               rate_limit, bulk, maintenance, options, events, stats
-    session    connection, sending, logging_in -> channel (the lock) -> driver (runs conversations)
-               config, options
-    I/O        transport, connect (racing addresses), tls, deadline, forking
-    dialogue   dialogue/: opening, auth, transaction, simple; pairing (whose reply is it)
-    words      reply, replies, commands, address, parameters, capabilities, content, message,
-               envelope, sasl, scram, credentials, response_errors, errors
+Folders are layers; each imports only those below it:
 
-`smtpconn.testing` has an SMTP server for tests. Everything named below is public and stays.
+    cli, contrib, testing    the command, frameworks, the test server
+    pool                     threads, waiting, several connections
+    client                   one connection: `SmtpConnection`, `ServerConfig`
+    protocol | net           what is said when | sockets, TLS and the clock
+    auth                     SASL mechanisms and credentials
+    model                    values: addresses, parameters, content, replies, errors
 
 (PYTEST_DONT_REWRITE: the distribution has a pytest plugin, for which pytest would rewrite this, and
 warn where it was imported before.)

@@ -86,6 +86,8 @@ class SmtpConnection:
     `connect`. Every method may raise `SmtpTimeoutError`, `ConnectionClosedError`,
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it stays usable.
+
+    Calling the class, with whatever is ``given`` and whatever ``options``, is a `TypeError`.
     """
 
     _channel: Channel

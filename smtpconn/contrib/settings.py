@@ -160,7 +160,7 @@ _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
 
 
 def hiding(source: Mapping[str, object]) -> dict[str, object]:
-    """The same settings with those wrapped that no report of local variables is to show."""
+    """The settings of ``source``, with secrets wrapped: no report of local variables shows them."""
     return {
         name: Secret.of(value) if name in SECRET_NAMES and isinstance(value, str) else value
         for name, value in source.items()
@@ -168,7 +168,11 @@ def hiding(source: Mapping[str, object]) -> dict[str, object]:
 
 
 def flag(name: str, value: object) -> bool:
-    """What a setting means that is either so or not; "False" from the environment is no.
+    """Read a setting that is true or false; "False" from the environment is false.
+
+    Args:
+        name: the setting's, for the error.
+        value: a bool, 0 or 1, or a text such as "yes" and "off".
 
     Raises:
         ValidationError: it means neither.

@@ -25,7 +25,7 @@ from email.errors import InvalidHeaderDefect, MessageError
 from email.generator import BytesGenerator
 from email.message import Message
 from email.utils import format_datetime, localtime, make_msgid
-from typing import TYPE_CHECKING, Never, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Annotated, Never, TypeAlias, TypeGuard, cast
 
 from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
@@ -37,7 +37,11 @@ from smtpconn.model.header_fields import decoded, field_octets, is_international
 if TYPE_CHECKING:
     from email.headerregistry import AddressHeader, BaseHeader
 
-AnyMessage: TypeAlias = "Message[object, Never]"
+if TYPE_CHECKING:
+    AnyMessage: TypeAlias = Message[object, Never]
+else:
+    # Readable by typing.get_type_hints, and without importing the email package.
+    AnyMessage = Annotated[object, "email.message.Message"]
 """A message of the email package, of its modern API or the one before."""
 
 # What the email package raises over headers and bodies it cannot make sense of: it has no list, and

@@ -152,10 +152,12 @@ class ConnectionPool:
     def connection(self, timeout: float | None = None) -> Lease:
         """Borrow a connection: ``with pool.connection() as c:``, where ``c`` is the connection.
 
+        The connection is taken, and errors are raised, when the block is entered.
+
         Args:
             timeout: seconds to wait for one, making one included; None for ``acquire_timeout``.
 
-        Raises (on entering the block):
+        Raises:
             PoolTimeoutError: none became free in time; the text says who has them.
             PoolOverloadedError: too many wait already; or a signal handler or a destructor calls
                 while its own thread is inside the pool, and there is no room.

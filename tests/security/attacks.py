@@ -107,7 +107,7 @@ HARMLESS: dict[str, str] = {
     "options": "the arguments of ServerConfig by another way",
     "count": "how many connections to make",
     "mechanisms": "names of an enumeration; any other is refused, tests/auth/test_credentials.py",
-    "learnt": "what a pool knows of a server",
+    "quirks": "what a pool knows of a server",
     "force_refresh": "yes or no: for the caller's own function",
     "name of a pool": "for logs and figures",
     **dict.fromkeys(("port", "tls_mode", "protocol", "pipelining"), "how to connect; not said"),
