@@ -27,6 +27,7 @@ from smtpconn.auth.mechanisms import (
 )
 from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities
 from smtpconn.model.errors import Phase, SmtpError, UnsupportedExtensionError, ValidationError
+from smtpconn.model.pickling import make_public
 from smtpconn.model.response_errors import AuthError
 from smtpconn.model.secret import Secret
 
@@ -124,8 +125,9 @@ class PasswordCredentials(_Frozen):
         return f"PasswordCredentials(user={self.user!r}{_shown(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # For processes that are to log in. Whoever pickles credentials pickles the password.
-        return _password_credentials, (self.user, self.password, self.mechanisms)
+        # For processes that log in. The pickle contains the password.
+        options = {"mechanisms": self.mechanisms}
+        return make_public, ("PasswordCredentials", (self.user, self.password), options)
 
 
 class OAuthCredentials(_Frozen):
@@ -193,23 +195,12 @@ class OAuthCredentials(_Frozen):
         return f"OAuthCredentials(user={self.user!r}{_shown(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _oauth_credentials, (self.user, self.token, self.mechanisms)
+        options = {"mechanisms": self.mechanisms}
+        return make_public, ("OAuthCredentials", (self.user, self.token), options)
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
 """Whom to log in as."""
-
-
-def _password_credentials(
-    user: str, password: str, mechanisms: tuple[str, ...] | None
-) -> PasswordCredentials:
-    return PasswordCredentials(user, password, mechanisms=mechanisms)
-
-
-def _oauth_credentials(
-    user: str, token: str | Callable[..., str], mechanisms: tuple[str, ...] | None
-) -> OAuthCredentials:
-    return OAuthCredentials(user, token, mechanisms=mechanisms)
 
 
 def _shown(mechanisms: tuple[str, ...] | None) -> str:

@@ -30,6 +30,7 @@ from smtpconn.client.options import (
 )
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.model.pickling import reduce_value
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import SocketFactory
@@ -90,6 +91,8 @@ class ServerConfig:
     Raises:
         ValidationError: a value that cannot be.
     """
+
+    __reduce_ex__ = reduce_value
 
     host: str
     port: int

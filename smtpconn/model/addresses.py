@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
+from smtpconn.model.pickling import reduce_value
 
 MAX_DOMAIN = 255
 """Octets in a domain (RFC 5321 4.5.3.1.2)."""
@@ -67,6 +68,8 @@ class Domain:
         ValidationError: an empty or over-long label, a character that no label may have, more than
             255 octets (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
     """
+
+    __reduce_ex__ = reduce_value
 
     name: str
 
@@ -129,6 +132,8 @@ class AddressLiteral:
         ValidationError: it is none of the three.
     """
 
+    __reduce_ex__ = reduce_value
+
     text: str
 
     def __post_init__(self) -> None:
@@ -183,6 +188,8 @@ class Mailbox:
     Raises:
         ValidationError: the text is no mailbox, or no path has room for it.
     """
+
+    __reduce_ex__ = reduce_value
 
     address: InitVar[str]
     local_part: str = field(init=False)
@@ -248,6 +255,8 @@ class ReversePath:
         ValidationError: it is no reverse-path.
     """
 
+    __reduce_ex__ = reduce_value
+
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
     is_ascii: bool = field(init=False, compare=False)
@@ -292,6 +301,8 @@ class ForwardPath:
     Raises:
         ValidationError: it is no forward-path.
     """
+
+    __reduce_ex__ = reduce_value
 
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)

@@ -11,6 +11,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
+from smtpconn.model.pickling import reduce_enum, reduce_value
 from smtpconn.model.replies import SmtpResponse
 
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
@@ -19,6 +20,8 @@ _MECHANISM = re.compile(r"[A-Za-z0-9\-_]+\Z")
 
 class AuthMechanism(enum.StrEnum):
     """The SASL mechanisms smtpconn speaks, by the names servers advertise."""
+
+    __reduce_ex__ = reduce_enum
 
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
@@ -41,6 +44,8 @@ class SmtpExtension:
         parameters: as sent.
     """
 
+    __reduce_ex__ = reduce_value
+
     keyword: str
     parameters: tuple[str, ...] = ()
 
@@ -56,6 +61,8 @@ class ServerCapabilities:
         greeting_name: the name it gave itself.
         extensions: one entry per keyword, in the server's order.
     """
+
+    __reduce_ex__ = reduce_value
 
     greeting_name: str = ""
     extensions: tuple[SmtpExtension, ...] = ()

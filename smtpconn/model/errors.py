@@ -48,9 +48,13 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+from smtpconn.model.pickling import reduce_enum
+
 
 class Phase(enum.StrEnum):
     """What was under way when an error happened; ``str(phase)`` reads well in a log line."""
+
+    __reduce_ex__ = reduce_enum
 
     CONNECT = "connect"
     TLS = "tls"

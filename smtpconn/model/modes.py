@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import enum
 
+from smtpconn.model.pickling import reduce_enum
+
 
 class Protocol(enum.StrEnum):
     """What is spoken: SMTP (RFC 5321) or LMTP (RFC 2033)."""
+
+    __reduce_ex__ = reduce_enum
 
     SMTP = "SMTP"
     LMTP = "LMTP"
@@ -19,6 +23,8 @@ class Pipelining(enum.StrEnum):
     EAGER: also content before the recipients' replies, for servers the user trusts.
     """
 
+    __reduce_ex__ = reduce_enum
+
     OFF = "OFF"
     AUTO = "AUTO"
     EAGER = "EAGER"
@@ -30,6 +36,8 @@ class TlsMode(enum.StrEnum):
     NONE: not at all. IMPLICIT: TLS from the first octet (port 465). STARTTLS: in clear until
     STARTTLS, which then has to succeed (ports 587 and 25).
     """
+
+    __reduce_ex__ = reduce_enum
 
     NONE = "NONE"
     IMPLICIT = "IMPLICIT"

@@ -20,10 +20,13 @@ from smtpconn.model.errors import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.model.pickling import reduce_enum, reduce_value
 
 
 class BodyType(enum.StrEnum):
     """The BODY parameter (RFC 6152, RFC 3030 3)."""
+
+    __reduce_ex__ = reduce_enum
 
     SEVENBIT = "7BIT"
     EIGHTBITMIME = "8BITMIME"
@@ -33,12 +36,16 @@ class BodyType(enum.StrEnum):
 class DsnRet(enum.StrEnum):
     """What a failure report returns: the whole message or its headers (RFC 3461 4.3)."""
 
+    __reduce_ex__ = reduce_enum
+
     FULL = "FULL"
     HDRS = "HDRS"
 
 
 class DsnNotify(enum.Flag):
     """When to report on a recipient (RFC 3461 4.1); combine with ``|``, but NEVER stands alone."""
+
+    __reduce_ex__ = reduce_enum
 
     NEVER = enum.auto()
     SUCCESS = enum.auto()
@@ -48,6 +55,8 @@ class DsnNotify(enum.Flag):
 
 class DeliverByMode(enum.StrEnum):
     """What happens when the time is over: return the message, or only notify (RFC 2852 4)."""
+
+    __reduce_ex__ = reduce_enum
 
     RETURN = "R"
     NOTIFY = "N"
@@ -65,6 +74,8 @@ class DeliverBy:
     Raises:
         ValidationError: more than nine digits, or RETURN with a time that is over already.
     """
+
+    __reduce_ex__ = reduce_value
 
     seconds: int
     mode: DeliverByMode = DeliverByMode.NOTIFY
@@ -99,6 +110,8 @@ class MailFromParams:
     Raises:
         ValidationError: a value that no server may be sent.
     """
+
+    __reduce_ex__ = reduce_value
 
     body: BodyType | None = None
     smtputf8: bool = False
@@ -150,6 +163,8 @@ class RcptToParams:
     Raises:
         ValidationError: NEVER combined with others, or an orcpt that is not of that form.
     """
+
+    __reduce_ex__ = reduce_value
 
     notify: DsnNotify | None = None
     orcpt: str | None = None

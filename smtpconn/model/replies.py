@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from smtpconn.model.pickling import reduce_value
+
 
 @dataclass(frozen=True, slots=True)
 class EnhancedStatusCode:
@@ -20,6 +22,8 @@ class EnhancedStatusCode:
             protocol, 6 the content, 7 security or policy.
         detail: what exactly; 0 for nothing in particular.
     """
+
+    __reduce_ex__ = reduce_value
 
     class_: int
     subject: int
@@ -59,6 +63,8 @@ class SmtpResponse:
         enhanced_status: the RFC 3463 code, or None when there is none or its class contradicts
             the reply's.
     """
+
+    __reduce_ex__ = reduce_value
 
     code: int
     lines: tuple[str, ...] = ("",)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
 from smtpconn.model.errors import Phase, TlsError
+from smtpconn.model.pickling import reduce_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class TlsInfo:
         is_resumed: whether an earlier session was taken up again.
         certificate: the peer's, in DER; None if it showed none.
     """
+
+    __reduce_ex__ = reduce_value
 
     version: str
     cipher: str
