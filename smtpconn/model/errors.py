@@ -285,8 +285,8 @@ class TlsError(TransportError, ssl.SSLError):
 
     Attributes:
         library, reason: OpenSSL's, "" where there are none.
-        verify_code, verify_message: why the certificate is not to be trusted; 0 and "" where that
-            is not the trouble.
+        verify_code, verify_message: why the certificate is not trusted; 0 and "" for other
+            failures.
     """
 
     is_transient = False
