@@ -116,6 +116,24 @@ def late(options: argparse.Namespace) -> Iterator[Row]:
         yield Row(f"`{name}`: round trips a message", limit, f"{trips[name]:.2f}", reached)
 
 
+def drop_in(options: argparse.Namespace) -> Iterator[Row]:
+    """A loop with a connection for each message, over a real Postfix, at a round trip of 20 ms."""
+    # Not above: it needs the servers of the tests.
+    from benchmarks import dropin
+
+    if dropin.missing() is not None:
+        return
+    found = dropin.compare(10 if options.quick else 50, ROUND_TRIP / 2)
+    library = found["smtplib"]
+    yield _ratio(
+        "`smtpconn.smtplib` pooled, messages/s over smtplib's: connect, STARTTLS, login, send",
+        library / found["smtpconn.smtplib, pooled"],
+        5,
+    )
+    per_second = ", ".join(f"{name} {1 / seconds:.1f}/s" for name, seconds in found.items())
+    yield Row("for comparison: messages a second", "", per_second, True)
+
+
 def turns(options: argparse.Namespace) -> Iterator[Row]:
     """The same without a clock: a sink that answers when the client has paused counts its turns."""
     found = count_turns(LATE, message(1024), 10 if options.quick else 100)
@@ -168,6 +186,7 @@ PARTS: dict[str, Part] = {
     "source": smtp_source,
     "large": large,
     "late": late,
+    "smtplib": drop_in,
     "turns": turns,
     "memory": memory,
     "imports": imports,

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import dropin
 from benchmarks.anatomy import parts
 from benchmarks.charts import bars
 from benchmarks.latency import Delay
@@ -17,6 +18,9 @@ from benchmarks.sink import Received, Sink
 from benchmarks.speed import LARGE, LATE, SMALL, compare, message
 from benchmarks.turns import count_turns
 from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
+from tests.realservers.dovecot import Dovecot
+from tests.realservers.fixtures import require
+from tests.realservers.postfix import Postfix
 
 ROOT = Path(__file__).parent.parent
 ME, YOU = "me@example.com", ["you@example.com"]
@@ -115,3 +119,13 @@ def test_the_anatomy_of_a_send_has_all_its_parts() -> None:
     found = parts(number=3, rounds=1)
     assert found.keys() > {"four replies parsed", "all of it"}
     assert all(microseconds > 0 for microseconds in found.values())
+
+
+@pytest.mark.realserver
+def test_the_loop_of_programs_over_postfix() -> None:
+    """Each way sends, and takes some time for it."""
+    for server in (Postfix, Dovecot):
+        require(server)
+    found = dropin.compare(2, 0.001)
+    assert len(found) == 3
+    assert all(seconds > 0 for seconds in found.values())

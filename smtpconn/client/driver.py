@@ -237,11 +237,17 @@ class Driver:
         self._spoke_at = time.monotonic()
         self._session.recently_active = True
 
+    def use_context(self, context: ssl.SSLContext, host: str) -> None:
+        """Have the next `StartTls` use these settings, and check the certificate against a name."""
+        self._context, self._host = context, host
+
     def probe(self) -> SmtpError | None:
         """Look, without waiting, whether the connection is still good between operations.
 
         Returns why it is not, after closing it; None if it is.
         """
+        if self._session.has_unread_replies:
+            return None  # what has come may be what the caller is about to ask for
         error: SmtpError | None = None
         try:
             if self.transport.is_silent():
@@ -503,5 +509,5 @@ class Driver:
             self.close(str(failure))
         elif self._session.must_close:
             self.close(self._session.must_close)
-        elif not self._matcher.is_reusable:
+        elif not self._matcher.is_reusable and not self._session.has_unread_replies:
             self.close(str(error) if error is not None else "the dialogue is out of sync")

@@ -106,6 +106,11 @@ class Transport:
         return ip is not None and ipaddress.ip_address(ip).is_loopback
 
     @property
+    def sock(self) -> socket.socket:
+        """The socket, which is never to block while the transport is used."""
+        return self._sock
+
+    @property
     def tls(self) -> ssl.SSLSocket | None:
         """The TLS socket, for its version, cipher and certificate; None without TLS."""
         return self._sock if isinstance(self._sock, ssl.SSLSocket) else None

@@ -71,16 +71,24 @@ def hello(session: SessionState) -> Exchange[None]:
     verb = "LHLO" if session.protocol is Protocol.LMTP else "EHLO"
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
     if reply.code == 250:
-        session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
-        session.limits_nonmail = _is_exims(reply)
+        note_hello(session, reply)
     elif verb == "EHLO" and reply.code in _EHLO_UNKNOWN:
         reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
         if reply.code != 250:
             raise _hello_refused(session, reply)
-        session.capabilities = ServerCapabilities.from_helo(reply)
+        note_hello(session, reply, is_extended=False)
     else:
         raise _hello_refused(session, reply)
-    # EHLO resets what was under way (RFC 5321 4.1.1.1).
+
+
+def note_hello(session: SessionState, reply: SmtpResponse, *, is_extended: bool = True) -> None:
+    """Note what a 250 to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
+    if is_extended:
+        session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
+        session.limits_nonmail = _is_exims(reply)
+    else:
+        session.capabilities = ServerCapabilities.from_helo(reply)
+    # It resets what was under way (RFC 5321 4.1.1.1).
     session.needs_reset = False
 
 

@@ -77,6 +77,8 @@ class MailRequest:
     """What a caller wants sent: valid in itself, not yet held against a server's offers.
 
     Attributes:
+        mail_words, rcpt_words: ESMTP parameters as text, for MAIL and for each RCPT, that go out as
+            they are: "", or words that each have a space before them.
         needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
         is_binary: whether BODY=BINARYMIME was.
         attempt: the last transaction that was begun for it; None before.
@@ -87,6 +89,8 @@ class MailRequest:
     content: Content
     mail_params: MailFromParams
     rcpt_params: tuple[RcptToParams, ...]
+    mail_words: str = ""
+    rcpt_words: str = ""
     needs_smtputf8: bool = field(init=False)
     is_binary: bool = field(init=False)
     attempt: Attempt | None = field(init=False, default=None, repr=False)
@@ -343,13 +347,14 @@ def envelope_commands(
         body=_body(request, offers.supports_8bitmime, chunking),
         smtputf8=utf8,
     )
-    commands = [_mail(f"MAIL FROM:<{request.sender}>{parameters}")]
+    commands = [_mail(f"MAIL FROM:<{request.sender}>{parameters}{request.mail_words}")]
+    words = request.rcpt_words
     for path, params in zip(request.recipients, request.rcpt_params, strict=True):
         if params is NO_RCPT_PARAMS:
-            commands.append(_rcpt(f"RCPT TO:<{path}>"))
-        else:
-            words = rcpt_parameters(params, offers, smtputf8=utf8)
             commands.append(_rcpt(f"RCPT TO:<{path}>{words}"))
+        else:
+            parameters = rcpt_parameters(params, offers, smtputf8=utf8)
+            commands.append(_rcpt(f"RCPT TO:<{path}>{parameters}{words}"))
     return commands
 
 

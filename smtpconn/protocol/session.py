@@ -64,6 +64,8 @@ class SessionState:
             a refused transaction between two that are streamed is one.
         nonmail_commands: how many of them it has had.
         has_reset: whether it had a RSET since the last message.
+        has_unread_replies: whether the caller has written commands and will ask for the replies
+            in later operations (`smtpconn.protocol.raw_command`).
     """
 
     protocol: Protocol = Protocol.SMTP
@@ -83,6 +85,7 @@ class SessionState:
     limits_nonmail: bool = False
     nonmail_commands: int = 0
     has_reset: bool = False
+    has_unread_replies: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
 

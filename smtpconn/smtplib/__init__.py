@@ -1,0 +1,71 @@
+"""The standard library's ``smtplib`` over smtpconn: change an import, and keep the code.
+
+    from smtpconn import smtplib
+
+    smtplib.pooled()  # if connections are to be kept and used again
+
+    with smtplib.SMTP("smtp.example.com", 587) as smtp:
+        smtp.starttls()
+        smtp.login("user", "password")
+        smtp.send_message(message)
+
+Everything that module has is here, its exceptions and constants as the very same objects. What
+differs is in docs/smtplib.md; above all, `SMTP.starttls` and `SMTP_SSL` verify the server's
+certificate where no context is given, which the standard library does not.
+
+``python -m smtpconn.smtplib script.py`` runs a program with this module in the place of the
+standard library's, and pooled.
+"""
+
+import smtplib as _original
+from smtplib import CRLF as CRLF
+from smtplib import LMTP_PORT as LMTP_PORT
+from smtplib import OLDSTYLE_AUTH as OLDSTYLE_AUTH
+from smtplib import SMTP_PORT as SMTP_PORT
+from smtplib import SMTP_SSL_PORT as SMTP_SSL_PORT
+from smtplib import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPNotSupportedError,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+    quoteaddr,
+    quotedata,
+)
+from smtplib import bCRLF as bCRLF
+
+from smtpconn.smtplib.kinds import LMTP, SMTP_SSL
+from smtpconn.smtplib.pools import Pools
+from smtpconn.smtplib.settings import configure, pooled
+from smtpconn.smtplib.smtp import SMTP
+
+__all__ = [
+    "LMTP",
+    "SMTP",
+    "SMTP_SSL",
+    "Pools",
+    "SMTPAuthenticationError",
+    "SMTPConnectError",
+    "SMTPDataError",
+    "SMTPException",
+    "SMTPHeloError",
+    "SMTPNotSupportedError",
+    "SMTPRecipientsRefused",
+    "SMTPResponseException",
+    "SMTPSenderRefused",
+    "SMTPServerDisconnected",
+    "configure",
+    "pooled",
+    "quoteaddr",
+    "quotedata",
+]
+
+# What else programs take from that module: the modules it imports, and its private names.
+for _name, _value in vars(_original).items():
+    if not _name.startswith("__"):
+        globals().setdefault(_name, _value)

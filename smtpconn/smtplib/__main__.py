@@ -1,0 +1,60 @@
+"""Run a program with smtpconn in the place of ``smtplib``, and its connections pooled.
+
+    python -m smtpconn.smtplib [options] script.py [arguments]
+    python -m smtpconn.smtplib [options] -m module [arguments]
+
+Nothing of the program is changed. Connections are closed when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+
+import smtpconn.smtplib
+from smtpconn.smtplib.settings import configure, pooled
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program that the arguments name.
+
+    Args:
+        arguments: without the name of this program.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m smtpconn.smtplib",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--max-size", type=int, default=10, help="connections to each server")
+    parser.add_argument("--no-pool", action="store_true", help="a connection for each object")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="as smtplib: check no certificate by default"
+    )
+    parser.add_argument(
+        "--allow-cleartext-auth", action="store_true", help="let passwords travel without TLS"
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module")
+    parser.add_argument("program", help="a script, or with -m a module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for the program")
+    options = parser.parse_args(arguments)
+    sys.modules["smtplib"] = smtpconn.smtplib
+    configure(verify=not options.no_verify, allow_cleartext_auth=options.allow_cleartext_auth)
+    sys.argv = [options.program, *options.arguments]
+    pools = None if options.no_pool else pooled(max_size=options.max_size)
+    try:
+        if options.module:
+            runpy.run_module(options.program, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, os.path.dirname(os.path.abspath(options.program)))
+            runpy.run_path(options.program, run_name="__main__")
+    finally:
+        if pools is not None:
+            pools.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,302 @@
+"""`CommandConnection`: an `SmtpConnection` that a caller may also lead command by command.
+
+It is made over a connected socket and says nothing by itself, not even EHLO. What it is told goes
+through the same channel, driver and exchanges as everything else. Besides, it remembers the
+server's last words (`SmtpConnection` returns what they mean, ``smtplib`` the words), and shows each
+command and reply to whoever debugs.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Self, TypeVar
+
+from smtpconn.auth.credentials import Credentials
+from smtpconn.client.channel import Channel
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.client.driver import Driver
+from smtpconn.client.options import default_ehlo_domain
+from smtpconn.model.errors import Phase, SmtpError, ValidationError
+from smtpconn.model.modes import Protocol
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.transport import Transport, as_smtp_error
+from smtpconn.protocol import raw_command
+from smtpconn.protocol.command import Command, command, secret_command
+from smtpconn.protocol.exchange import CommandGroup, Exchange, ExchangeAction
+from smtpconn.protocol.session import SessionState
+
+T = TypeVar("T")
+
+_PHASES = {phase.upper(): phase for phase in Phase} | {"HELO": Phase.EHLO, "LHLO": Phase.EHLO}
+
+
+class WatchedChannel(Channel):
+    """A channel that remembers the last reply, and shows what goes through it.
+
+    Attributes:
+        last_reply: what the server said last.
+        show: called with each line for a debugging caller: what it is, and its text; None for
+            nobody.
+    """
+
+    last_reply: SmtpResponse | None = None
+    show: Callable[[str, str], None] | None = None
+
+    def operate(
+        self, exchange: Exchange[T], deadline: Deadline, phase: Phase, *, is_probed: bool = False
+    ) -> T:
+        """As `Channel.operate`."""
+        return super().operate(self._watched(exchange), deadline, phase, is_probed=is_probed)
+
+    def _watched(self, exchange: Exchange[T]) -> Exchange[T]:
+        error: Exception | None = None
+        while True:
+            try:
+                action = next(exchange) if error is None else exchange.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            self._show_sent(action)
+            error = None
+            try:
+                yield action
+            except Exception as raised:
+                error = raised
+            self._note_replies(action)
+
+    def _show_sent(self, action: ExchangeAction) -> None:
+        if self.show is not None and isinstance(action, CommandGroup):
+            for piece in action.pieces:
+                if isinstance(piece, Command):
+                    self.show("send:", ascii(f"{piece.log}\r\n"))
+                elif piece.ends_message:
+                    self.show("send:", piece.log)
+
+    def _note_replies(self, action: ExchangeAction) -> None:
+        group = action if isinstance(action, CommandGroup) else getattr(action, "group", None)
+        if group is None or not group.replies:
+            return
+        self.last_reply = group.replies[-1]
+        if self.show is not None:
+            for reply in group.replies:
+                text = "\n".join(reply.lines).encode("utf-8", "surrogateescape")
+                self.show("reply:", f"retcode ({reply.code}); Msg: {text!a}")
+
+
+class CommandConnection(SmtpConnection):
+    """A connection over a socket, on which nothing was said yet; get one from `over`.
+
+    Attributes:
+        hello: its last reply of 250 to EHLO, LHLO or HELO.
+        is_extended: whether that was to EHLO or LHLO.
+        login_reply: what it said to the login.
+    """
+
+    hello: SmtpResponse | None = None
+    is_extended = False
+    login_reply: SmtpResponse | None = None
+
+    _channel: WatchedChannel
+    _host: str
+    _written: deque[CommandGroup]
+
+    @classmethod
+    def over(
+        cls,
+        sock: socket.socket,
+        host: str,
+        port: int,
+        protocol: Protocol,
+        timeout: float,
+        *,
+        is_direct: bool = True,
+        allow_cleartext_auth: bool = False,
+        context: ssl.SSLContext | None = None,
+        tls_session: ssl.SSLSession | None = None,
+    ) -> Self:
+        """Take over a connected socket.
+
+        Args:
+            sock: in clear or with TLS; closed if this fails.
+            host, port: what it is connected to.
+            protocol: what will be spoken.
+            timeout: seconds for an operation that names none.
+            is_direct: whether the peer is the server and not a proxy.
+            allow_cleartext_auth: as `SmtpConnection.connect` takes it.
+            context, tls_session: for a `start_tls` that names no context.
+        """
+        peer = host if host.startswith("/") else f"{host}:{port}"
+        try:
+            transport = Transport(sock)
+            session = SessionState(protocol=protocol)
+            session.ehlo_domain = default_ehlo_domain(transport.local_ip)
+            session.is_local = is_direct and transport.peer_is_local
+            session.is_private = (
+                transport.tls is not None or allow_cleartext_auth or session.is_local
+            )
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError) and not isinstance(error, SmtpError):
+                raise as_smtp_error(error, Phase.CONNECT, Deadline(timeout), peer) from error
+            raise
+        driver = Driver(transport, session, host.rstrip("."), peer, context, tls_session)
+        connection = cls.__new__(cls)
+        connection._channel, connection._session = WatchedChannel(driver, peer, timeout), session
+        connection._host = host.rstrip(".")
+        connection._written = deque()
+        return connection
+
+    @property
+    def last_reply(self) -> SmtpResponse | None:
+        """What the server said last."""
+        return self._channel.last_reply
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket itself, which does not block while an operation runs."""
+        return self._channel.driver.transport.sock
+
+    @property
+    def local_ip(self) -> str | None:
+        """Our own address; None on a UNIX socket."""
+        return self._channel.driver.transport.local_ip
+
+    @property
+    def ehlo_name(self) -> str:
+        """How we name ourselves, or have done."""
+        return self._session.ehlo_domain
+
+    def show_to(self, show: Callable[[str, str], None] | None) -> None:
+        """Show each command and reply to a function, or to none."""
+        self._channel.show = show
+
+    def greet(self, timeout: float | Deadline | None = None) -> SmtpResponse:
+        """Wait for the greeting, whatever it is."""
+        # Not looked at before, as between operations: the greeting may be there already.
+        return self._channel.operate(
+            raw_command.greet(self._session),
+            self._channel.deadline(timeout),
+            Phase.GREETING,
+            is_probed=True,
+        )
+
+    def say_hello(
+        self, verb: str, name: str, timeout: float | Deadline | None = None
+    ) -> SmtpResponse:
+        """Say EHLO, LHLO or HELO."""
+        hello = command(Phase.EHLO, f"{verb} {name}")
+        exchange = raw_command.say_hello(self._session, hello, name)
+        reply = self._run(exchange, Phase.EHLO, timeout)
+        if reply.code == 250:
+            self.hello, self.is_extended = reply, verb.lower() != "helo"
+        return reply
+
+    def start_tls(
+        self, context: ssl.SSLContext, timeout: float | Deadline | None = None
+    ) -> SmtpResponse:
+        """Say STARTTLS, and do the handshake with ``context`` if the reply is 220."""
+        self._channel.driver.use_context(context, self._host)
+        reply = self._run(raw_command.start_tls(self._session), Phase.STARTTLS, timeout)
+        if reply.code == 220:
+            self.hello = None
+        return reply
+
+    def log_in(
+        self, credentials: Credentials, timeout: float | Deadline | None = None
+    ) -> SmtpResponse:
+        """Log in as `SmtpConnection.authenticate` does, and return the server's last word."""
+        self._log_in_as(credentials, credentials.mechanisms, timeout)
+        assert self.last_reply is not None
+        self.login_reply = self.last_reply
+        return self.last_reply
+
+    def say(self, text: str) -> SmtpResponse:
+        """Say one command, whatever it is, and return the reply."""
+        return self._run(raw_command.say(self._session, self._command(text)), _phase(text), None)
+
+    def write(self, text: str) -> None:
+        """Write one command and do not wait for the reply."""
+        self._write(CommandGroup((self._command(text),), waits=False))
+
+    def write_octets(self, octets: bytes) -> None:
+        """Write octets as they are."""
+        self._write(raw_command.octets((octets,)))
+
+    def read_reply(self) -> SmtpResponse:
+        """Wait for the reply to the first command written that has none yet."""
+        group = self._written[0] if self._written else None
+        self._session.has_unread_replies = True
+        reply = self._run(raw_command.read(self._session, group), Phase.IDLE, None)
+        if group is not None:
+            self._written.popleft()
+        self._session.has_unread_replies = bool(self._written)
+        return reply
+
+    def run(
+        self,
+        exchange: Callable[[SessionState], Exchange[T]],
+        phase: Phase,
+        deadline: Deadline | None = None,
+    ) -> T:
+        """Run an exchange over the session."""
+        return self._run(exchange(self._session), phase, deadline)
+
+    def _write(self, group: CommandGroup) -> None:
+        self._run(raw_command.write(self._session, group), Phase.IDLE, None)
+        if group.missing:
+            self._written.append(group)
+
+    def _command(self, text: str) -> Command:
+        verb, _, rest = text.partition(" ")
+        if verb.upper() == "AUTH" and rest:
+            return secret_command(text, f"{verb} {rest.partition(' ')[0]} <secret>")
+        last = self.last_reply
+        if last is not None and last.code == 334:
+            return secret_command(text, "<secret>")
+        return command(_phase(text), text)
+
+    def _run(
+        self,
+        exchange: Exchange[T] | Generator[ExchangeAction, None, T],
+        phase: Phase,
+        timeout: float | Deadline | None,
+    ) -> T:
+        return self._channel.operate(exchange, self._channel.deadline(timeout), phase)
+
+
+def wrap_in_tls(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    host: str,
+    deadline: Deadline,
+    session: ssl.SSLSession | None = None,
+) -> ssl.SSLSocket:
+    """Put TLS on a connected socket, which is closed if that fails (RFC 8314 3).
+
+    Raises:
+        SmtpError: it failed, and precisely how.
+        ValidationError: ``host`` is no name that a certificate can have.
+    """
+    open_end: socket.socket | Transport = sock
+    try:
+        open_end = transport = Transport(sock)
+        transport.start_tls(context, host.rstrip("."), deadline, session)
+    except BaseException as error:
+        open_end.close()
+        if isinstance(error, OSError) and not isinstance(error, SmtpError):
+            raise as_smtp_error(error, Phase.TLS, deadline, host) from error
+        if isinstance(error, ValueError):
+            raise ValidationError(f"TLS cannot check {host!r}: {error}") from error
+        raise
+    tls = transport.tls
+    assert tls is not None
+    return tls
+
+
+def _phase(text: str) -> Phase:
+    """What a command's verb stands for; IDLE for one that is not known."""
+    return _PHASES.get(text.partition(" ")[0].upper(), Phase.IDLE)

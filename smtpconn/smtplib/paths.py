@@ -1,0 +1,173 @@
+"""Addresses and ESMTP options as ``smtplib`` takes them: free text, made safe to send.
+
+``smtplib`` sends whatever it is given: "Jane <jane@example.com>" without the name, and "John",
+which is no address, as it is. An address that is valid becomes one of smtpconn's own values. Any
+other is passed on as it is, for the server to judge, unless it could end its place in the command
+and begin something else (CVE-2025-59937): no control character, space or angle bracket may be in
+it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import parseaddr
+
+from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.errors import Phase, ValidationError
+from smtpconn.model.parameters import BodyType, MailFromParams
+
+_UNSAFE = re.compile(r"[\x00-\x20\x7f<>]|[\ud800-\udfff]")
+# "Jane <jane@example.com>", and without a name.
+_IN_BRACKETS = re.compile(r"[^<>]*<([^<>]*)>\Z")
+# esmtp-param (RFC 5321 4.1.2); an equals sign is let through in the value.
+_PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(?:=[^\x00-\x20\x7f]+)?\Z")
+
+
+class _LiteralReversePath(ReversePath):
+    """A reverse-path that is no address, sent as it is."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        _set_text(self, text)
+
+
+class _LiteralForwardPath(ForwardPath):
+    """A forward-path that is no address, sent as it is."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        _set_text(self, text)
+
+
+@dataclass(frozen=True, slots=True)
+class MailOptions:
+    """The ``mail_options`` of ``smtplib`` by what they mean to smtpconn.
+
+    Attributes:
+        smtputf8: whether SMTPUTF8 is asked for.
+        body: the BODY that is.
+        words: the others, as they go out.
+    """
+
+    smtputf8: bool = False
+    body: BodyType | None = None
+    words: str = ""
+
+    @property
+    def params(self) -> MailFromParams:
+        """As typed parameters, but for the words."""
+        return MailFromParams(body=self.body, smtputf8=self.smtputf8)
+
+
+def refuse_line_ends(text: str) -> None:
+    """Refuse a command that would be two, in the words of ``smtplib``.
+
+    Raises:
+        ValidationError: which is a ValueError.
+    """
+    if "\r" in text or "\n" in text:
+        shown = text.replace("\n", "\\n").replace("\r", "\\r")
+        raise ValidationError(
+            f"command and arguments contain prohibited newline characters: {shown}"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def reverse_path(given: str) -> ReversePath:
+    """The reverse-path that text of a caller means.
+
+    Raises:
+        ValidationError: it may not be sent.
+    """
+    text = _inner(given)
+    try:
+        return ReversePath(text)
+    except ValidationError:
+        return _LiteralReversePath(_safe(text))
+
+
+@functools.lru_cache(maxsize=1024)
+def forward_path(given: str) -> ForwardPath:
+    """The forward-path that text of a caller means; raises as `reverse_path`."""
+    text = _inner(given)
+    try:
+        return ForwardPath(text)
+    except ValidationError:
+        if not text:
+            raise
+        return _LiteralForwardPath(_safe(text))
+
+
+def check_ascii(path: ReversePath | ForwardPath) -> None:
+    """Check that a path can be sent without SMTPUTF8, if need be with its domain in A-labels.
+
+    Raises:
+        UnicodeEncodeError: as ``smtplib`` raises it.
+    """
+    mailbox = path.mailbox
+    (str(path) if mailbox is None else mailbox.local_part).encode("ascii")
+
+
+def mail_options(options: Sequence[str]) -> MailOptions:
+    """Read ``mail_options``.
+
+    Raises:
+        ValidationError: one is no ESMTP parameter.
+    """
+    utf8, body, words = False, None, []
+    for word in _words("mail", options):
+        name, _, value = word.upper().partition("=")
+        if name == "SMTPUTF8":
+            utf8 = True
+        elif name == "BODY" and value in (BodyType.SEVENBIT, BodyType.EIGHTBITMIME):
+            body = BodyType(value)
+        elif name != "SIZE":  # which is ours to say
+            words.append(f" {word}")
+    return MailOptions(utf8, body, "".join(words))
+
+
+def rcpt_words(options: Sequence[str]) -> str:
+    """Read ``rcpt_options``; raises as `mail_options`."""
+    return "".join(f" {word}" for word in _words("rcpt", options))
+
+
+def _words(verb: str, options: Sequence[str]) -> list[str]:
+    text = " ".join(options)
+    refuse_line_ends(f"{verb} {text}")
+    words = text.split(" ")
+    for word in filter(None, words):
+        if not _PARAMETER.match(word):
+            raise ValidationError(f"not an ESMTP parameter: {word!r:.80}", phase=Phase.INPUT)
+    return [word for word in words if word]
+
+
+def _inner(given: str) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"an address is a str, not {type(given).__name__}")
+    refuse_line_ends(given)
+    text = given.strip()
+    if (named := _IN_BRACKETS.match(text)) is not None:
+        return named[1]
+    # Of what is no address parseaddr makes one that nobody has written: of "a b" it makes "a".
+    if text.endswith(")") and "@" in (spec := parseaddr(text)[1]):
+        return spec
+    return text
+
+
+def _safe(text: str) -> str:
+    if _UNSAFE.search(text):
+        raise ValidationError(f"an address that may not be sent: {text!a:.80}")
+    return text
+
+
+def _set_text(path: ReversePath | ForwardPath, text: str) -> None:
+    facts = {"mailbox": None, "is_ascii": text.isascii(), "_text": text}
+    if isinstance(path, ForwardPath):
+        facts["written"] = text
+    for name, value in facts.items():
+        object.__setattr__(path, name, value)

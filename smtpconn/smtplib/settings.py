@@ -1,0 +1,83 @@
+"""What holds for the whole process: whether ``smtplib``'s API is pooled, and how careful it is."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+from typing import Unpack
+
+from smtpconn.net.tls import shared_context
+from smtpconn.pool.options import PoolKeywords
+from smtpconn.smtplib.pools import Pools
+
+_unverified: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
+_lock = threading.Lock()
+
+
+@dataclass(slots=True)
+class Settings:
+    """The settings of the process.
+
+    Attributes:
+        pools: the pools that objects use which are given none; None for no pooling.
+        verify: whether certificates are checked where the program gives no context.
+        allow_cleartext_auth: whether a password may travel in clear to another machine.
+    """
+
+    pools: Pools | None = None
+    verify: bool = True
+    allow_cleartext_auth: bool = False
+
+    def context(self, certfile: str | None = None, keyfile: str | None = None) -> ssl.SSLContext:
+        """The TLS settings for a program that gives none; the same ones for the same files."""
+        if self.verify:
+            return shared_context(None, certfile, keyfile)
+        with _lock:
+            context = _unverified.get((certfile, keyfile))
+            if context is None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                if certfile:
+                    context.load_cert_chain(certfile, keyfile)
+                _unverified[certfile, keyfile] = context
+        return context
+
+
+current = Settings()
+
+
+def pooled(**options: Unpack[PoolKeywords]) -> Pools:
+    """Have every `SMTP`, `SMTP_SSL` and `LMTP` of this process that is made from now on pooled.
+
+    Call it once where a program begins, or use what it returns in a ``with`` statement, behind
+    which everything is as it was before, and the pools are closed.
+
+    Args:
+        options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
+            ``acquire_timeout`` 60 seconds unless given.
+
+    Raises:
+        ValidationError: as `smtpconn.ConnectionPool`.
+    """
+    pools, before = Pools(**options), current.pools
+    current.pools = pools
+
+    def restore() -> None:
+        if current.pools is pools:
+            current.pools = before
+
+    pools.when_closed(restore)
+    return pools
+
+
+def configure(*, verify: bool = True, allow_cleartext_auth: bool = False) -> None:
+    """Say how careful connections of this module are that are made from now on.
+
+    Args:
+        verify: whether `SMTP.starttls` and `SMTP_SSL` check certificates and host names where the
+            program gives no context. The standard library's ``smtplib`` does not; with False
+            neither does this module, and whoever is on the way can read passwords and messages.
+        allow_cleartext_auth: let passwords travel without TLS to other machines.
+    """
+    current.verify, current.allow_cleartext_auth = verify, allow_cleartext_auth

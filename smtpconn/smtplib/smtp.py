@@ -1,0 +1,1005 @@
+"""`SMTP`: the class of the standard library's ``smtplib`` over smtpconn.
+
+It is a subclass of the standard library's class of that name, with its signatures, attributes and
+return values, and overrides everything that touches the connection. What is said goes through
+`smtpconn.smtplib.connection`; what is sent with `sendmail` is the one transaction that all of
+smtpconn sends.
+
+An object is in one of three states:
+
+* *real*: it has a connection of its own, as with ``smtplib``;
+* *planned*: it is pooled, and nothing was said yet on its behalf (`_plan`);
+* *borrowed*: it is pooled, and has a connection of a pool until it is closed.
+
+Whatever a pool cannot vouch for (raw commands, the socket itself, a login by the caller's own
+function, a transaction left open) marks the borrowed connection as one that does not go back.
+"""
+
+from __future__ import annotations
+
+import datetime
+import smtplib
+import socket
+import ssl
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from email.message import Message
+from types import TracebackType
+from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar, cast
+
+from smtpconn.auth.credentials import PasswordCredentials
+from smtpconn.client.options import default_ehlo_domain
+from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.content import Content
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    RetryableError,
+    SmtpError,
+    StartTlsUnavailableError,
+    TransportError,
+    ValidationError,
+)
+from smtpconn.model.modes import Protocol
+from smtpconn.model.parameters import RcptToParams
+from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
+from smtpconn.model.results import LmtpSendResult, SendResult
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.happy_eyeballs import open_socket
+from smtpconn.protocol import raw_command
+from smtpconn.protocol.mail_request import MailRequest
+from smtpconn.protocol.transaction import transact
+from smtpconn.smtplib import settings
+from smtpconn.smtplib.connection import CommandConnection
+from smtpconn.smtplib.errors import about, as_smtplib, refused, text_of
+from smtpconn.smtplib.paths import (
+    check_ascii,
+    forward_path,
+    mail_options,
+    rcpt_words,
+    refuse_line_ends,
+    reverse_path,
+)
+from smtpconn.smtplib.pools import Address, Borrowed, Key, Pools, Server, credential_hash
+from smtpconn.smtplib.values import (
+    addr_only,
+    addresses,
+    as_bytes,
+    features,
+    octets,
+    resent_prefix,
+    serialised,
+)
+
+Reply: TypeAlias = tuple[int, bytes]
+AnyResult: TypeAlias = SendResult | LmtpSendResult
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
+
+UNLIMITED = 600.0
+"""Seconds for an operation of an object without a timeout: the longest that RFC 5321 4.5.3.2 has
+anybody wait for."""
+
+_MAX_CHALLENGES = 5
+_BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
+_LOGIN_METHODS = ("auth", "auth_cram_md5", "auth_plain", "auth_login")
+_GOODBYE = SmtpResponse(221, ("Bye",))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a pooled object asks for so far.
+
+    Attributes:
+        pools, server: where its connection will come from.
+        context: the TLS settings in force; None in clear.
+        has_own_context: whether they are the caller's own.
+    """
+
+    pools: Pools
+    server: Server
+    context: ssl.SSLContext | None
+    has_own_context: bool
+
+
+class SMTP(smtplib.SMTP):
+    """``smtplib.SMTP`` over smtpconn; see there for what each method does.
+
+    Args:
+        host, port, local_hostname, timeout, source_address: as ``smtplib.SMTP`` takes them.
+            ``timeout`` is for each operation as a whole.
+        pool: the pools to take a connection from; None for those of the process if `pooled` was
+            called, False for none.
+
+    Raises:
+        SmtpError: as ``smtplib.SMTP`` raises: each is of ``smtplib``'s class too, or of the
+            operating system's.
+    """
+
+    _connection: CommandConnection | None = None
+    _borrowed: Borrowed | None = None
+    _plan: _Plan | None = None
+    _planned_as: _Plan | None = None
+    _ehlo_name = ""
+    _pool: Pools | bool | None = None
+    source_address: tuple[str, int] | None
+    _place: tuple[str, int] = ("", 0)
+    _uses = 0
+    _has_open_transaction = False
+    _is_tainted = False
+    _gives_out_socket = False
+    _accepted = 0
+    _login: bytes | None = None
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 0,
+        local_hostname: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+        *,
+        pool: Pools | bool | None = None,
+    ) -> None:
+        if pool not in (None, False) and not isinstance(pool, Pools):
+            raise TypeError(f"pool is what Pools() or pooled() returns, not {pool!r:.80}")
+        self._host = host
+        self._pool = pool
+        self.timeout = timeout
+        self.esmtp_features = {}
+        self.command_encoding = "ascii"
+        self.source_address = source_address
+        self._auth_challenge_count = 0
+        self.local_hostname = local_hostname or default_ehlo_domain("127.0.0.1")
+        if host:
+            code, message = self.connect(host, port)
+            if code != 220:
+                self.close()
+                raise refused(_response(code, message), Phase.GREETING, smtplib.SMTPConnectError)
+        if local_hostname is None:
+            self.local_hostname = self._default_hostname()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            if exc_type is not None and not issubclass(exc_type, Exception):
+                self._is_tainted = True  # nobody can tell what was cut off
+            elif self._is_connected():
+                code, message = self._quit()
+                if code != 221 and exc_type is None:
+                    raise smtplib.SMTPResponseException(code, message)
+        except smtplib.SMTPServerDisconnected:
+            pass
+        finally:
+            self.close()
+
+    # Connecting
+
+    def connect(  # type: ignore[override]  # a typeshed that takes any socket address
+        self,
+        host: str = "localhost",
+        port: int = 0,
+        source_address: tuple[str, int] | None = None,
+    ) -> Reply:
+        """Connect, or plan to; returns the greeting."""
+        if source_address:
+            self.source_address = source_address
+        host, port = self._where(host, port)
+        sys.audit("smtplib.connect", self, host, port)
+        self._leave()
+        self._forget_hello()
+        self._place = (host, port)
+        self._seconds()
+        pools = self._pools()
+        if pools is not None:
+            return self._planned(pools, host, port)
+        return self._connect_for_real(host, port)
+
+    def _where(self, host: str, port: int | str) -> tuple[str, int]:
+        if not port and host.find(":") == host.rfind(":") and ":" in host:
+            host, _, port = host.partition(":")
+        try:
+            return host, int(port) or self.default_port
+        except ValueError:
+            raise OSError("nonnumeric port") from None
+
+    def _planned(self, pools: Pools, host: str, port: int) -> Reply:
+        context, has_own = self._first_context()
+        address = Address(
+            type(self), host, port, self._protocol, self.source_address, context,
+            settings.current.allow_cleartext_auth,
+        )  # fmt: skip
+        server = pools.server(address)
+        with _Translated():
+            greeting = server.greet(lambda: pools.is_alive(address), self._deadline())
+        self._show("connect:", f"to {(host, port)}, pooled")
+        self._show("reply:", repr(_pair(greeting)))
+        if greeting.code == 220:
+            self._plan = _Plan(pools, server, context, has_own)
+        return _pair(greeting)
+
+    def _connect_for_real(self, host: str, port: int) -> Reply:
+        deadline = self._deadline()
+        with _Translated():
+            sock = self._get_socket(host, port, self.timeout)
+            self._take_over(sock, deadline)
+            assert self._connection is not None
+            greeting = self._connection.greet(deadline)
+        self._show("connect:", repr(text_of(greeting)))
+        return _pair(greeting)
+
+    def _take_over(self, sock: socket.socket, deadline: Deadline) -> None:
+        host, port = self._place
+        self._connection = CommandConnection.over(
+            sock,
+            host,
+            port,
+            self._protocol,
+            deadline.timeout,
+            is_direct=self._connects_itself(),
+            allow_cleartext_auth=settings.current.allow_cleartext_auth,
+        )
+        self._connection.show_to(self._show if self.debuglevel else None)
+        self._uses = 0
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """A connected socket; subclasses may make it in another way (IPv4 only, a proxy)."""
+        self._show("connect:", f"to {(host, port)} {self.source_address}")
+        return open_socket(host, port, self._deadline(), self.source_address)
+
+    def _first_context(self) -> tuple[ssl.SSLContext | None, bool]:
+        """The TLS settings of TLS from the first octet, and whether they are the caller's."""
+        return None, False
+
+    @property
+    def _protocol(self) -> Protocol:
+        return Protocol.LMTP if self.ehlo_msg == "lhlo" else Protocol.SMTP
+
+    def _pools(self) -> Pools | None:
+        """The pools to use; None where there are none, or where connecting is the caller's own."""
+        chosen = settings.current.pools if self._pool is None else self._pool
+        if not isinstance(chosen, Pools) or chosen.is_closed:
+            return None
+        return chosen if self._connects_itself() else None
+
+    def _connects_itself(self) -> bool:
+        """Whether sockets are made here, and not by a subclass in a way of its own."""
+        home = getattr(type(self)._get_socket, "__module__", "")
+        return "_get_socket" not in vars(self) and home.startswith(f"{__package__}.")
+
+    # The session
+
+    def helo(self, name: str = "") -> Reply:
+        """Say HELO."""
+        connection = self._raw()
+        reply = self._hello(connection, "helo", name or self.local_hostname)
+        self.helo_resp = text_of(reply)
+        return _pair(reply)
+
+    def ehlo(self, name: str = "") -> Reply:
+        """Say EHLO, or LHLO; or tell what the server said to it last (see `pooled`)."""
+        name = name or self.local_hostname
+        self.esmtp_features = {}
+        plan = self._plan
+        if plan is not None:
+            self._check_hello(self.ehlo_msg, name)
+            with _Translated():
+                answer = plan.server.hello(plan.context, self.ehlo_msg, name, self._deadline())
+            if isinstance(answer, SmtpResponse):
+                self._show("reply:", repr(_pair(answer)))
+                self._ehlo_name = name
+                return self._note_hello(answer)
+            self._become_real(answer)
+            assert answer.last_reply is not None
+            return self._note_hello(answer.last_reply)
+        if self._borrowed is not None and name != self._borrowed.connection.ehlo_name:
+            self._is_tainted = True
+        return self._note_hello(self._hello(self._needed(), self.ehlo_msg, name))
+
+    def _hello(self, connection: CommandConnection, verb: str, name: str) -> SmtpResponse:
+        self._check_hello(verb, name)
+        return self._do(lambda: connection.say_hello(verb, name, self._deadline()))
+
+    def _check_hello(self, verb: str, name: str) -> None:
+        refuse_line_ends(f"{verb} {name}")
+        name.encode("ascii")
+
+    def _note_hello(self, reply: SmtpResponse) -> Reply:
+        self.ehlo_resp = text_of(reply)
+        if reply.code == 250:
+            self.does_esmtp = True
+            self.esmtp_features = features(ServerCapabilities.from_ehlo(reply))
+        return _pair(reply)
+
+    def _forget_hello(self) -> None:
+        self.helo_resp = self.ehlo_resp = cast(Any, None)
+        self.esmtp_features = {}
+        self.does_esmtp = False
+        self._ehlo_name = ""
+
+    def ehlo_or_helo_if_needed(self) -> None:
+        """Say EHLO, or HELO if that is refused, unless that was done."""
+        if self.helo_resp is None and self.ehlo_resp is None and not 200 <= self.ehlo()[0] <= 299:
+            code, message = self.helo()
+            if not 200 <= code <= 299:
+                raise refused(_response(code, message), Phase.EHLO, smtplib.SMTPHeloError)
+
+    def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
+        if self._borrowed is not None and self._can_go_back():
+            self._replan()
+        plan = self._plan
+        if plan is not None and plan.context is None:
+            with _Translated():
+                reply = plan.server.start_tls(
+                    context, self.ehlo_msg, self._hello_name(), self._deadline()
+                )
+            self._plan = replace(plan, context=context, has_own_context=has_own_context)
+        else:
+            self.ehlo_or_helo_if_needed()
+            if not self.has_extn("starttls"):
+                raise as_smtplib(
+                    StartTlsUnavailableError("STARTTLS extension not supported by server.")
+                )
+            connection = self._raw()
+            reply = self._do(lambda: connection.start_tls(context, self._deadline()))
+            if reply.code != 220:
+                raise refused(reply, Phase.STARTTLS, smtplib.SMTPResponseException)
+        self._forget_hello()
+        return _pair(reply)
+
+    if sys.version_info >= (3, 12):
+
+        def starttls(self, *, context: ssl.SSLContext | None = None) -> Reply:
+            """Put TLS on the connection; without a context the certificate is verified."""
+            return self._start_tls(
+                context or settings.current.context(), has_own_context=context is not None
+            )
+
+    else:
+
+        def starttls(  # type: ignore[override]  # the two overloads as one
+            self,
+            keyfile: str | None = None,
+            certfile: str | None = None,
+            context: ssl.SSLContext | None = None,
+        ) -> Reply:
+            """Put TLS on the connection; without a context the certificate is verified."""
+            check_files(context, keyfile, certfile)
+            return self._start_tls(
+                context or settings.current.context(certfile, keyfile),
+                has_own_context=context is not None,
+            )
+
+    def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> Reply:
+        """Log in with the strongest mechanism both sides have."""
+        is_ours = not any(
+            name in vars(self) or getattr(type(self), name) is not getattr(SMTP, name)
+            for name in _LOGIN_METHODS
+        )
+        if not is_ours or not initial_response_ok:
+            return self._log_in_by_methods(user, password, initial_response_ok)
+        if self._borrowed is not None and self._can_go_back() and self._login is None:
+            self._replan()
+        self.user, self.password = user, password
+        credential = credential_hash(user, password)
+        credentials = PasswordCredentials(user, password)
+        if self._plan is not None:
+            self._borrow(credentials)
+            reply = self._needed().login_reply
+            assert reply is not None
+        else:
+            connection = self._needed()
+            if self._login == credential:
+                return 503, b"already authenticated"
+            self.ehlo_or_helo_if_needed()
+            if not self.has_extn("auth"):
+                raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
+            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
+            self._is_tainted = True
+        self._login = credential
+        return _pair(reply)
+
+    def _log_in_by_methods(self, user: str, password: str, initial_response_ok: bool) -> Reply:
+        """Log in with the methods of a subclass, in the order of ``smtplib``."""
+        self.ehlo_or_helo_if_needed()
+        if not self.has_extn("auth"):
+            raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
+        offered = self.esmtp_features["auth"].split()
+        self.user, self.password = user, password
+        failure: smtplib.SMTPException = smtplib.SMTPException(
+            "No suitable authentication method found."
+        )
+        for mechanism in ("CRAM-MD5", "PLAIN", "LOGIN"):
+            if mechanism in offered:
+                method = getattr(self, "auth_" + mechanism.lower().replace("-", "_"))
+                try:
+                    return self.auth(mechanism, method, initial_response_ok=initial_response_ok)
+                except smtplib.SMTPAuthenticationError as error:
+                    failure = error
+        raise failure
+
+    def auth(
+        self,
+        mechanism: str,
+        authobject: Callable[..., Any],
+        *,
+        initial_response_ok: bool = True,
+    ) -> Reply:
+        """Log in with a mechanism whose answers a function gives."""
+        mechanism = mechanism.upper()
+        refuse_line_ends(f"AUTH {mechanism}")
+        connection = self._raw()
+        first = authobject() if initial_response_ok else None
+        self._auth_challenge_count = 1 if first is not None else 0
+
+        def answer(challenge: bytes) -> bytes:
+            self._auth_challenge_count += 1
+            return octets(authobject(challenge))
+
+        reply = self._do(
+            lambda: connection.run(
+                lambda session: raw_command.authenticate_with(
+                    session,
+                    mechanism,
+                    None if first is None else octets(first),
+                    answer,
+                    _MAX_CHALLENGES,
+                ),
+                Phase.AUTH,
+            )
+        )
+        if reply.code == 334:
+            raise smtplib.SMTPException(
+                f"Server AUTH mechanism infinite loop. Last response: {_pair(reply)!r}"
+            )
+        if reply.code in (235, 503):
+            return _pair(reply)
+        raise smtplib.SMTPAuthenticationError(reply.code, text_of(reply))
+
+    # Commands
+
+    def noop(self) -> Reply:
+        """Say NOOP."""
+        return self._say("noop")
+
+    def rset(self) -> Reply:
+        """Say RSET."""
+        self.command_encoding = "ascii"
+        reply = self._say("rset")
+        if reply[0] == 250:
+            self._has_open_transaction = False
+        return reply
+
+    def _rset(self) -> None:
+        try:
+            self.rset()
+        except SmtpError:
+            pass  # what matters was raised, or the next command finds out
+
+    def help(self, args: str = "") -> Any:
+        """Say HELP."""
+        return self._say("help", args)[1]
+
+    def verify(self, address: str) -> Reply:
+        """Say VRFY."""
+        refuse_line_ends(f"vrfy {address}")
+        return self._say("vrfy", addr_only(address))
+
+    vrfy = verify
+
+    def expn(self, address: str) -> Reply:
+        """Say EXPN."""
+        refuse_line_ends(f"expn {address}")
+        return self._say("expn", addr_only(address))
+
+    def mail(self, sender: str, options: Sequence[str] = ()) -> Reply:
+        """Say MAIL."""
+        words = ""
+        self._needed()
+        if options and self.does_esmtp:
+            words = " " + " ".join(options)
+            if any(option.lower() == "smtputf8" for option in options):
+                if not self.has_extn("smtputf8"):
+                    raise smtplib.SMTPNotSupportedError("SMTPUTF8 not supported by server")
+                self.command_encoding = "utf-8"
+            refuse_line_ends(f"mail{words}")
+            mail_options(options)
+        text = f"mail from:<{reverse_path(sender)}>{words}"
+        text.encode(self.command_encoding)
+        self._has_open_transaction = True
+        self._accepted = 0
+        return self._say(text)
+
+    def rcpt(self, recip: str, options: Sequence[str] = ()) -> Reply:
+        """Say RCPT."""
+        self._needed()
+        words = rcpt_words(options) if options and self.does_esmtp else ""
+        text = f"rcpt to:<{forward_path(recip)}>{words}"
+        text.encode(self.command_encoding)
+        self._has_open_transaction = True
+        reply = self._say(text)
+        self._accepted += 200 <= reply[0] < 300
+        return reply
+
+    def data(self, msg: Any) -> Reply:
+        """Say DATA and send a message; returns the final reply, in LMTP the worst."""
+        content = Content(as_bytes(msg))
+        connection = self._needed()
+        count = self._accepted if self._protocol is Protocol.LMTP else 1
+        if not count:
+            raise ProtocolError("DATA without an accepted recipient has no reply in LMTP")
+        replies = self._do(
+            lambda: connection.run(
+                lambda session: raw_command.send_data(session, content, count), Phase.DATA
+            )
+        )
+        if len(replies) == 1:
+            raise refused(replies[0], Phase.DATA, smtplib.SMTPDataError)
+        self._has_open_transaction = False
+        return _pair(max(replies[1:], key=lambda reply: reply.code))
+
+    # Sending
+
+    def sendmail(
+        self,
+        from_addr: str,
+        to_addrs: str | Sequence[str],
+        msg: Any,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> dict[str, Reply]:
+        """Send a message; returns the refused recipients with the replies they got."""
+        given = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
+        octets = as_bytes(msg)
+        deadline = self._deadline()
+        if self._plan is None:
+            self.ehlo_or_helo_if_needed()
+        else:
+            self._borrow(None, deadline)
+        if not given:
+            raise as_smtplib(AllRecipientsFailedError(()))
+        recipients = {str(forward_path(each)): each for each in given}
+        try:
+            result = self._transact(
+                lambda connection: self._request(
+                    connection, from_addr, given, octets, mail_options, rcpt_options
+                ),
+                deadline,
+            )
+        except SmtpError as error:
+            about(error, from_addr, recipients)
+            if isinstance(error, (ResponseError, AllRecipientsFailedError)):
+                self._rset()
+            raise
+        return self._outcome(result, recipients)
+
+    def _transact(
+        self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
+    ) -> AnyResult:
+        """Send; once more over a new connection if that is safe, and a reused one was dead."""
+        connection = self._needed()
+        try:
+            return self._run_transaction(connection, make(connection), deadline)
+        except SmtpError as error:
+            if not self._may_renew(error):
+                raise
+        assert self._borrowed is not None
+        with _Translated():
+            self._borrowed.renew(deadline)
+        connection = self._adopt_borrowed()
+        return self._run_transaction(connection, make(connection), deadline)
+
+    def _run_transaction(
+        self, connection: CommandConnection, request: MailRequest, deadline: Deadline
+    ) -> AnyResult:
+        result = self._do(
+            lambda: connection.run(lambda session: transact(session, request), Phase.MAIL, deadline)
+        )
+        self._uses += 1
+        self._has_open_transaction = False
+        return result
+
+    def _request(
+        self,
+        connection: CommandConnection,
+        from_addr: str,
+        to_addrs: list[str],
+        octets: bytes,
+        options: Sequence[str],
+        rcpt_options: Sequence[str],
+    ) -> MailRequest:
+        offers = connection.capabilities
+        sender, paths = reverse_path(from_addr), tuple(map(forward_path, to_addrs))
+        asked = mail_options(options if self.does_esmtp else ())
+        words = rcpt_words(rcpt_options if self.does_esmtp else ())
+        if asked.smtputf8 and not offers.supports_smtputf8:
+            raise smtplib.SMTPNotSupportedError("SMTPUTF8 not supported by server")
+        if not offers.supports_smtputf8:
+            check_ascii(sender)
+            for path in paths:
+                check_ascii(path)
+        content = Content(octets)
+        if not offers.supports_8bitmime:
+            # As smtplib does: eight bits go out undeclared to who does not know of them.
+            content.is_8bit = False
+            asked = replace(asked, body=None)
+        return MailRequest(
+            sender, paths, content, asked.params, (_NO_RCPT_PARAMS,) * len(paths),
+            mail_words=asked.words, rcpt_words=words,
+        )  # fmt: skip
+
+    def _outcome(self, result: AnyResult, given: dict[str, str]) -> dict[str, Reply]:
+        refused_ones = {
+            given[str(each.recipient)]: _pair(each.response) for each in result.rejected_recipients
+        }
+        if not isinstance(result, LmtpSendResult):
+            return refused_ones
+        delivered = [each for each in result.results if each.delivered]
+        if any(each.response is None for each in result.results):
+            raise as_smtplib(
+                ConnectionClosedError(
+                    "the connection was lost before the server answered for each recipient",
+                    phase=Phase.CONTENT,
+                    may_have_been_delivered=True,
+                )
+            )
+        for each in result.results:
+            if not each.delivered and each.response is not None:
+                if not delivered:
+                    raise refused(each.response, Phase.CONTENT, smtplib.SMTPDataError)
+                refused_ones[given[str(each.recipient)]] = _pair(each.response)
+        return refused_ones
+
+    def send_message(
+        self,
+        msg: Message,
+        from_addr: str | None = None,
+        to_addrs: str | Sequence[str] | None = None,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> dict[str, Reply]:
+        """Send a message of the email package, to those its headers name if none are given."""
+        if self._plan is not None:
+            self._borrow(None)
+        self.ehlo_or_helo_if_needed()
+        prefix = resent_prefix(msg)
+        if from_addr is None:
+            name = "Sender" if prefix + "Sender" in msg else "From"
+            senders = addresses(msg, (prefix + name,))
+            if not senders:
+                raise ValidationError(f"the message has no {prefix}From: give from_addr")
+            from_addr = senders[0]
+        if to_addrs is None:
+            to_addrs = addresses(msg, [prefix + name for name in ("To", "Bcc", "Cc")])
+        utf8 = not "".join([from_addr, *to_addrs]).isascii()
+        if utf8 and not self.has_extn("smtputf8"):
+            raise smtplib.SMTPNotSupportedError(
+                "One or more source or delivery addresses require internationalized email support, "
+                "but the server does not advertise the required SMTPUTF8 capability"
+            )
+        if utf8:
+            mail_options = (*mail_options, "SMTPUTF8", "BODY=8BITMIME")
+        flat = serialised(msg, allows_8bit=self.has_extn("8bitmime") or utf8, utf8=utf8)
+        return self.sendmail(from_addr, to_addrs, flat, mail_options, rcpt_options)
+
+    # Raw access
+
+    def send(self, s: Any) -> None:
+        """Send octets, or text, as they are."""
+        connection = self._raw()
+        octets = s.encode(self.command_encoding) if isinstance(s, str) else bytes(s)
+        sys.audit("smtplib.send", self, octets)
+        self._do(lambda: connection.write_octets(octets))
+
+    def putcmd(self, cmd: str, args: str = "") -> None:
+        """Send a command; `getreply` gets the reply."""
+        text = self._text(cmd, args)
+        connection = self._raw()
+        self._do(lambda: connection.write(text))
+
+    def getreply(self) -> Reply:
+        """Wait for a reply."""
+        connection = self._raw()
+        return _pair(self._do(connection.read_reply))
+
+    def docmd(self, cmd: str, args: str = "") -> Reply:
+        """Send a command and return the reply."""
+        text = self._text(cmd, args)
+        connection = self._raw()
+        return _pair(self._do(lambda: connection.say(text)))
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket, None while there is none; whoever has it may do anything with it."""
+        if self._plan is None and not self._is_connected():
+            return None
+        connection = self._raw()
+        if not connection.probe():
+            return None
+        self._gives_out_socket = True
+        sock = connection.sock
+        sock.settimeout(self._seconds())
+        return sock
+
+    @sock.setter
+    def sock(self, sock: socket.socket | None) -> None:
+        features = self.ehlo_resp, self.helo_resp, self.esmtp_features, self.does_esmtp
+        if self._connection is None or self._connection.sock is not sock:
+            place = self._place
+            self._leave()
+            self._place = place
+            if sock is not None:
+                self._gives_out_socket = True
+                self._take_over(sock, self._deadline())
+        self.ehlo_resp, self.helo_resp, self.esmtp_features, self.does_esmtp = features
+
+    @property
+    def file(self) -> IO[bytes] | None:
+        """None: what a server says is read by `getreply` alone."""
+        return None
+
+    @file.setter
+    def file(self, file: object) -> None:
+        """Setting it to None, as programs do after replacing `sock`, changes nothing."""
+
+    # Ending
+
+    def close(self) -> None:
+        """Close the connection, or give it back."""
+        self._leave()
+
+    def quit(self) -> Reply:
+        """Say QUIT and close; or give the connection back."""
+        if not self._is_connected():
+            self._not_connected()
+        try:
+            reply = self._quit()
+        except BaseException:
+            self._leave()
+            raise
+        self._leave()
+        self._forget_hello()
+        return reply
+
+    def set_debuglevel(self, debuglevel: int) -> None:
+        """Show what is said on standard error, secrets left out; with 2 and above with the time."""
+        self.debuglevel = debuglevel
+        if self._connection is not None:
+            self._connection.show_to(self._show if debuglevel else None)
+
+    # Inside
+
+    def _is_connected(self) -> bool:
+        if self._plan is not None:
+            return True
+        return self._connection is not None and self._connection.is_open
+
+    def _quit(self) -> Reply:
+        """Say QUIT for real where the connection does not go back."""
+        connection = self._connection
+        if self._plan is not None or (self._borrowed is not None and self._can_go_back()):
+            return _pair(_GOODBYE)
+        if connection is None:
+            self._not_connected()
+        return _pair(self._do(lambda: connection.say("quit")))
+
+    def _leave(self) -> None:
+        """Give back or close whatever there is."""
+        connection, self._connection = self._connection, None
+        borrowed, self._borrowed = self._borrowed, None
+        plan, self._plan = self._plan, None
+        keep = not (self._has_open_transaction or self._is_tainted)
+        self._has_open_transaction = self._is_tainted = self._gives_out_socket = False
+        self._login = None
+        if borrowed is not None:
+            borrowed.give_back(keep=keep)
+        elif connection is not None:
+            connection.close()
+        elif plan is not None:
+            plan.server.close()
+
+    def _can_go_back(self) -> bool:
+        connection = self._connection
+        return (
+            not (self._has_open_transaction or self._is_tainted)
+            and connection is not None
+            and connection.is_open
+        )
+
+    def _replan(self) -> None:
+        """Give the connection back and go on as if it had never been needed."""
+        borrowed, self._borrowed = self._borrowed, None
+        assert borrowed is not None
+        self._connection = None
+        self._plan = self._planned_as
+        borrowed.give_back(keep=True)
+
+    def _needed(self) -> CommandConnection:
+        """The connection, borrowed if it has to be.
+
+        Raises:
+            ConnectionClosedError: there is none.
+        """
+        if self._plan is not None:
+            self._borrow(None)
+        connection = self._connection
+        if connection is None:
+            self._not_connected()
+        connection.timeout = self._seconds()
+        return connection
+
+    def _raw(self) -> CommandConnection:
+        """The connection, for something a pool cannot vouch for: it does not go back."""
+        connection = self._needed()
+        self._is_tainted = True
+        return connection
+
+    def _borrow(
+        self, credentials: PasswordCredentials | None, deadline: Deadline | None = None
+    ) -> None:
+        plan = self._plan
+        assert plan is not None
+        credential = b""
+        if credentials is not None:
+            credential = credential_hash(credentials.user, credentials.password)
+        name = self._hello_name()
+        self._check_hello(self.ehlo_msg, name)
+        key = Key(plan.server.address, name, plan.context, credential)
+        with _Translated():
+            self._borrowed = plan.pools.borrow(
+                plan.server,
+                key,
+                credentials,
+                deadline or self._deadline(),
+                has_own_context=plan.has_own_context,
+            )
+        self._planned_as, self._plan = plan, None
+        self._adopt_borrowed()
+
+    def _adopt_borrowed(self) -> CommandConnection:
+        assert self._borrowed is not None
+        self._connection = connection = self._borrowed.connection
+        connection.show_to(self._show if self.debuglevel else None)
+        self._uses = int(self._borrowed.was_reused)
+        self._note_what_was_said(connection)
+        return connection
+
+    def _become_real(self, connection: CommandConnection) -> None:
+        """Go on with a connection of its own, because no pool can answer for the server."""
+        self._plan = None
+        self._connection = connection
+        connection.show_to(self._show if self.debuglevel else None)
+
+    def _note_what_was_said(self, connection: CommandConnection) -> None:
+        hello = connection.hello
+        if hello is not None and connection.is_extended:
+            self._note_hello(hello)
+        elif hello is not None:
+            self.helo_resp = text_of(hello)
+
+    def _hello_name(self) -> str:
+        """How the object names itself."""
+        return self._ehlo_name or self.local_hostname
+
+    def _default_hostname(self) -> str:
+        if self._plan is not None:
+            return self._plan.server.default_ehlo_name()
+        if self._connection is not None:
+            return self._connection.ehlo_name
+        return self.local_hostname
+
+    def _may_renew(self, error: SmtpError) -> bool:
+        """Whether an error means no more than that a reused connection had died meanwhile."""
+        is_reused = self._borrowed is not None and self._uses > 0
+        is_loss = isinstance(error, (ConnectionClosedError, TransportError)) or (
+            isinstance(error, ResponseError) and error.smtp_code == 421
+        )
+        return (
+            is_reused
+            and is_loss
+            and isinstance(error, RetryableError)
+            and error.phase in _BEFORE_CONTENT
+            and not self._has_open_transaction
+        )
+
+    def _say(self, cmd: str, args: str = "") -> Reply:
+        text = self._text(cmd, args)
+        connection = self._needed()
+        return _pair(self._do(lambda: connection.say(text)))
+
+    def _text(self, cmd: str, args: str = "") -> str:
+        text = f"{cmd} {args}" if args else cmd
+        refuse_line_ends(text)
+        text.encode(self.command_encoding)
+        return text
+
+    def _do(self, operation: Callable[[], T]) -> T:
+        """Run an operation of the connection, with errors as ``smtplib`` has them."""
+        connection = self._connection
+        if self._gives_out_socket and connection is not None and connection.is_open:
+            connection.sock.settimeout(0)
+        try:
+            with _Translated():
+                return operation()
+        finally:
+            if self._gives_out_socket and connection is not None and connection.is_open:
+                connection.sock.settimeout(self._seconds())
+
+    def _not_connected(self) -> NoReturn:
+        raise as_smtplib(ConnectionClosedError("please run connect() first", phase=Phase.IDLE))
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._seconds())
+
+    def _seconds(self) -> float:
+        """The seconds for an operation.
+
+        Raises:
+            ValueError: a timeout of 0.
+        """
+        timeout: float | None = self.timeout
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
+        if timeout is None:
+            return UNLIMITED
+        if not timeout:
+            raise ValueError("Non-blocking socket (timeout=0) is not supported")
+        return timeout
+
+    def _show(self, what: str, text: str) -> None:
+        if self.debuglevel > 1:
+            print(datetime.datetime.now().time(), what, text, file=sys.stderr)
+        elif self.debuglevel:
+            print(what, text, file=sys.stderr)
+
+
+_NO_RCPT_PARAMS = RcptToParams()
+
+
+class _Translated:
+    """A block whose errors leave it as ``smtplib`` has them."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, SmtpError):
+            as_smtplib(error)
+
+
+def _response(code: int, message: bytes) -> SmtpResponse:
+    lines = message.decode("utf-8", "surrogateescape").split("\n")
+    return SmtpResponse(code, tuple(lines))
+
+
+def _pair(response: SmtpResponse) -> Reply:
+    return response.code, text_of(response)
+
+
+def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
+    """Check that a client certificate is given in one way; as ``smtplib`` does."""
+    for name, value in (("keyfile", keyfile), ("certfile", certfile)):
+        if context is not None and value is not None:
+            raise ValueError(f"context and {name} arguments are mutually exclusive")
+    if keyfile is not None or certfile is not None:
+        warnings.warn(
+            "keyfile and certfile are deprecated, use a custom context instead",
+            DeprecationWarning,
+            3,
+        )

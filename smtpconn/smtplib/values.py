@@ -1,0 +1,103 @@
+"""What ``smtplib``'s API takes and returns, as octets, addresses and what servers offer."""
+
+from __future__ import annotations
+
+import copy
+import email.utils
+import io
+import re
+from collections.abc import Sequence
+from email.generator import BytesGenerator
+from email.message import Message
+from typing import Any
+
+from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
+from smtpconn.model.email_message import as_octets
+from smtpconn.model.errors import ValidationError
+
+# A line end that is not folded: behind it another field would begin.
+_BARE_LINE_END = re.compile(r"\r\n?(?![ \t\n])|\n(?![ \t])")
+
+
+def features(offers: ServerCapabilities) -> dict[str, str]:
+    """What a server offers as ``smtplib`` has it."""
+    found = {e.keyword.lower(): " ".join(e.parameters) for e in offers.extensions}
+    if "auth" in found:
+        found["auth"] = " " + found["auth"]
+    return found
+
+
+def octets(answer: object) -> bytes:
+    """What a caller's function answers, as octets."""
+    if isinstance(answer, bytes):
+        return answer
+    if not isinstance(answer, str):
+        raise ValidationError(f"an answer to a challenge is a str, not {type(answer).__name__}")
+    return answer.encode("ascii")
+
+
+def as_bytes(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        return message.encode("ascii")
+    # Not bytes(message) alone: of 5 that makes five NULs.
+    return bytes(memoryview(message))
+
+
+def addr_only(address: str) -> str:
+    name, spec = email.utils.parseaddr(address)
+    return address if (name, spec) == ("", "") else spec
+
+
+def resent_prefix(message: Message) -> str:
+    resent = message.get_all("Resent-Date")
+    if resent is None:
+        return ""
+    if len(resent) > 1:
+        raise ValidationError("message has more than one 'Resent-' header block")
+    return "Resent-"
+
+
+def addresses(message: Message, names: Sequence[str]) -> list[str]:
+    """The addresses in some fields.
+
+    Raises:
+        ValidationError: a field holds something that is none, which nobody is to be left out for.
+    """
+    found = []
+    for name in names:
+        for field in message.get_all(name, []):
+            addresses = [address for _, address in email.utils.getaddresses([str(field)])]
+            if str(field).strip() and not all(addresses):
+                raise ValidationError(f"{name} cannot be read: {str(field)!a:.200}")
+            found += addresses
+    return [address for address in found if address]
+
+
+def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
+    """A message's octets as smtpconn writes them, or as ``smtplib`` does.
+
+    The latter for a message with fields that are no good, such as a To that names somebody without
+    an address: ``smtplib`` sends it, and whoever gets it sees what was written.
+
+    Args:
+        message: stays as it is; Bcc does not leave.
+        allows_8bit: whether parts with eight bits may go as they are.
+        utf8: whether UTF-8 may stand in the fields.
+
+    Raises:
+        ValidationError: a field holds a line end behind which another one would begin.
+    """
+    offers = (SmtpExtension("8BITMIME"),) if allows_8bit else ()
+    try:
+        return as_octets(message, ServerCapabilities("", offers), smtputf8=utf8)
+    except ValidationError:
+        if any(_BARE_LINE_END.search(str(value)) for _, value in message.raw_items()):
+            raise
+    outgoing = copy.copy(message)
+    del outgoing["Bcc"]
+    del outgoing["Resent-Bcc"]
+    settings: dict[str, Any] = {"utf8": True} if utf8 else {}
+    policy = message.policy.clone(**settings)
+    octets = io.BytesIO()
+    BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(outgoing, linesep="\r\n")
+    return octets.getvalue()

@@ -1,0 +1,597 @@
+"""`smtpconn.smtplib` without pooling: what ``smtplib`` does, and what is done more safely."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+import smtplib as original
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    ProtocolError,
+    SmtpError,
+    TlsError,
+    ValidationError,
+    smtplib,
+)
+from smtpconn.testing import SmtpServer
+
+ME, YOU, SHE = "me@example.com", "you@example.net", "she@example.net"
+TEXT = "Subject: hello\n\nHello!\n"
+Factory = Callable[..., SmtpServer]
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A server that can do everything in clear."""
+    with SmtpServer(users={"user": "pass word"}) as running:
+        yield running
+
+
+@pytest.fixture
+def smtp(server: SmtpServer) -> Iterator[smtplib.SMTP]:
+    """An object that is connected."""
+    with smtplib.SMTP(server.host, server.port, "client.example", timeout=5) as connected:
+        yield connected
+
+
+# What it is
+
+
+@pytest.mark.parametrize("name", [*sorted(original.__all__), "LMTP", "SMTP_PORT", "LMTP_PORT"])
+def test_everything_of_the_original_is_there(name: str) -> None:
+    """Every public name; exceptions, functions and constants are the very same objects."""
+    mine, theirs = getattr(smtplib, name), getattr(original, name)
+    if name in ("SMTP", "SMTP_SSL", "LMTP"):
+        assert issubclass(mine, theirs)
+    else:
+        assert mine is theirs
+
+
+@pytest.mark.parametrize("name", ["SMTP", "SMTP_SSL", "LMTP"])
+def test_every_method_has_the_signature_of_the_original(name: str) -> None:
+    """The same parameters, in the same order and with the same defaults; but one more, by name."""
+    mine, theirs = getattr(smtplib, name), getattr(original, name)
+    for method, function in inspect.getmembers(theirs, inspect.isfunction):
+        if method.startswith("_") and method != "__init__":
+            continue
+        ours = inspect.signature(getattr(mine, method)).parameters
+        expected = inspect.signature(function).parameters
+        names = [each for each in ours if each != "pool"]
+        assert names == list(expected), method
+        for each in names:
+            assert ours[each].kind == expected[each].kind, (method, each)
+            assert ours[each].default == expected[each].default, (method, each)
+
+
+def test_private_names_are_there_too() -> None:
+    """Programs use some of them."""
+    assert smtplib._MAXLINE == original._MAXLINE  # type: ignore[attr-defined]
+    assert smtplib.socket is socket  # type: ignore[attr-defined]
+
+
+# Sending
+
+
+def test_sendmail(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Text and octets arrive, and the refused recipients are told by the names they were given."""
+    server.refuse_recipient("she@example.net")
+    refused = smtp.sendmail(ME, [YOU, f"She <{SHE}>"], TEXT)
+    assert {k: code for k, (code, _) in refused.items()} == {f"She <{SHE}>": 550}
+    assert smtp.sendmail(f"Me <{ME}>", YOU, TEXT.encode()) == {}
+    first, second = server.messages
+    assert first.content == second.content == b"Subject: hello\r\n\r\nHello!\r\n"
+    assert (first.sender, first.recipients) == (second.sender, second.recipients) == (ME, (YOU,))
+
+
+def test_no_bare_line_end_leaves(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Octets with bare CR and LF, which smtplib sends as they are, become lines."""
+    smtp.sendmail(ME, YOU, b"Subject: x\n\n.\r\rMAIL FROM:<evil@example.org>\n.\n")
+    (message,) = server.messages
+    expected = b"Subject: x\r\n\r\n.\r\n\r\nMAIL FROM:<evil@example.org>\r\n.\r\n"
+    assert message.content == expected
+
+
+def test_send_message(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """The headers name sender and recipients; Bcc does not leave."""
+    message = EmailMessage()
+    message["From"], message["To"] = f"Me <{ME}>", YOU
+    message["Bcc"], message["Subject"] = SHE, "Grüße"
+    message.set_content("Grüße")
+    assert smtp.send_message(message) == {}
+    (arrived,) = server.messages
+    assert set(arrived.recipients) == {YOU, SHE}
+    assert arrived.email["Subject"] == "Grüße"
+    assert "Bcc" not in arrived.email
+    assert message["Bcc"] == SHE
+
+
+def test_a_message_for_a_server_without_8bitmime() -> None:
+    """Eight bits are encoded, where smtplib sends them to a server that does not know of them."""
+    message = EmailMessage()
+    message["From"], message["To"] = ME, YOU
+    message.set_content("Grüße")
+    with SmtpServer(extensions=()) as server:
+        with smtplib.SMTP(server.host, server.port) as smtp:
+            smtp.send_message(message)
+        (arrived,) = server.messages
+    assert arrived.content.isascii()
+    assert arrived.email.get_content().strip() == "Grüße"
+
+
+def test_fields_that_are_no_good_go_as_smtplib_sends_them(
+    server: SmtpServer, smtp: smtplib.SMTP
+) -> None:
+    """A To that names somebody without an address is no reason not to send."""
+    message = EmailMessage()
+    message["From"], message["To"] = ME, "Everybody"
+    message.set_content("Hello!")
+    assert smtp.send_message(message, to_addrs=[YOU]) == {}
+    assert server.messages[0].email["To"] == "Everybody"
+
+
+def test_options_travel(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Those that smtpconn knows, those that it does not, and two in one text."""
+    smtp.sendmail(
+        ME, YOU, TEXT, ["BODY=8BITMIME", "RET=HDRS ENVID=x", "size=1"], ["NOTIFY=FAILURE,DELAY"]
+    )
+    (message,) = server.messages
+    assert set(message.mail_parameters) == {"BODY=8BITMIME", "RET=HDRS", "ENVID=x", "SIZE=26"}
+    assert message.recipient_parameters == (("NOTIFY=FAILURE,DELAY",),)
+
+
+@pytest.mark.parametrize(
+    "option", ["RET=HDRS\r\nRCPT TO:<x@y.example>", "RET=A\nB", "A=\x00", "=x", "A>B", "A=\x7f"]
+)
+def test_an_option_is_an_option(server: SmtpServer, smtp: smtplib.SMTP, option: str) -> None:
+    """Nothing else can be smuggled in by it."""
+    for send in (
+        lambda: smtp.sendmail(ME, YOU, TEXT, [option]),
+        lambda: smtp.sendmail(ME, YOU, TEXT, (), [option]),
+        lambda: smtp.mail(ME, [option]),
+    ):
+        smtp.ehlo_or_helo_if_needed()
+        with pytest.raises(ValueError):  # noqa: PT011  # what smtplib raises
+            send()
+    assert not any("MAIL" in line.upper() for line in server.connections[0].commands)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@b.example> SIZE=1",
+        "a@b.example\r\nRSET",
+        "a\nb",
+        "<a@b.example> ORCPT=x",
+        "a b",
+        "a\x00@b.example",
+        "a>b",
+        "\ud800",
+    ],
+)
+def test_an_address_is_an_address(server: SmtpServer, smtp: smtplib.SMTP, address: str) -> None:
+    """What could end its place in the command is refused before anything is sent; or quoted."""
+    try:
+        smtp.sendmail(address, YOU, TEXT)
+        smtp.sendmail(ME, [address], TEXT)
+    except ValueError:
+        pass
+    for line in server.connections[0].commands:
+        assert "RSET" not in line
+        if line.upper().startswith(("MAIL", "RCPT")):
+            assert line.count(">") == 1
+            assert "ORCPT" not in line
+
+
+@pytest.mark.parametrize("address", ["John", "john.", "x@under_score.example"])
+def test_what_is_no_address_is_the_servers_to_judge(
+    server: SmtpServer, smtp: smtplib.SMTP, address: str
+) -> None:
+    """It is sent as it is, as smtplib does."""
+    smtp.ehlo()
+    smtp.mail(ME)
+    smtp.rcpt(address)
+    assert f"rcpt to:<{address}>" in server.connections[0].commands
+
+
+def test_command_by_command(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """mail, rcpt and data, whose replies are returned as they are."""
+    assert smtp.ehlo()[0] == 250
+    assert smtp.has_extn("Size")
+    assert smtp.mail(ME, ["BODY=8BITMIME"])[0] == 250
+    assert smtp.rcpt(YOU)[0] == 250
+    assert smtp.data(b".x\n.y") == (250, b"2.0.0 Ok: queued")
+    assert server.messages[0].content == b".x\r\n.y\r\n"
+    with pytest.raises(original.SMTPDataError):
+        smtp.data(b"x")
+    assert smtp.rset()[0] == smtp.noop()[0] == 250
+    assert smtp.vrfy(f"You <{YOU}>")[0] == 252
+    assert "VRFY you@example.net" in [c.replace("vrfy", "VRFY") for c in commands(server)]
+    assert isinstance(smtp.help(), bytes)
+    assert smtp.expn("list")[0] in (250, 252, 502)
+
+
+def test_raw_commands(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """putcmd and getreply may be apart, several may be under way, and octets may be sent."""
+    smtp.putcmd("ehlo", "client.example")
+    assert smtp.getreply()[0] == 250
+    smtp.putcmd("noop")
+    smtp.putcmd("vrfy", "x")
+    assert [smtp.getreply()[0], smtp.getreply()[0]] == [250, 252]
+    assert smtp.docmd("noop")[0] == 250
+    smtp.send("noop\r\n")
+    assert smtp.getreply()[0] == 250
+    smtp.putcmd("noop")
+    assert smtp.noop()[0] == 250
+    assert smtp.getreply()[0] == 250
+
+
+def commands(server: SmtpServer) -> list[str]:
+    """What the first connection was told."""
+    return server.connections[0].commands
+
+
+# Refusals
+
+
+def test_a_refused_sender(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """The error has the class, attributes and args of smtplib, and says more; RSET follows."""
+    server.fault("MAIL", reply="552 5.2.2 no room", times=1)
+    with pytest.raises(original.SMTPSenderRefused) as raised:
+        smtp.sendmail(f"Me <{ME}>", YOU, TEXT)
+    error = raised.value
+    assert error.args == (552, b"5.2.2 no room", f"Me <{ME}>")
+    assert isinstance(error, SmtpError)
+    assert not error.may_have_been_delivered
+    assert smtp.sendmail(ME, YOU, TEXT) == {}
+    assert "rset" in commands(server)
+
+
+def test_refused_recipients(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """All of them: a dict by the names they were given."""
+    server.fault("RCPT", reply="450 4.2.0 later", times=2)
+    with pytest.raises(original.SMTPRecipientsRefused) as raised:
+        smtp.sendmail(ME, [YOU, f"<{SHE}>"], TEXT)
+    expected = {YOU: (450, b"4.2.0 later"), f"<{SHE}>": (450, b"4.2.0 later")}
+    assert raised.value.recipients == expected
+    assert raised.value.args == (expected,)
+
+
+@pytest.mark.parametrize("step", ["DATA", "CONTENT"])
+def test_refused_data(server: SmtpServer, smtp: smtplib.SMTP, step: str) -> None:
+    """Before the content or behind it."""
+    server.fault(step, reply="554 5.6.0 spam", times=1)
+    with pytest.raises(original.SMTPDataError) as raised:
+        smtp.sendmail(ME, YOU, TEXT)
+    assert raised.value.args == (554, b"5.6.0 spam")
+
+
+def test_a_refused_greeting(smtp_server_factory: Factory) -> None:
+    """Where the constructor is called."""
+    server = smtp_server_factory()
+    server.fault("CONNECT", reply="554 5.3.2 go away")
+    with pytest.raises(original.SMTPConnectError) as raised:
+        smtplib.SMTP(server.host, server.port)
+    assert raised.value.args == (554, b"5.3.2 go away")
+
+
+def test_a_refused_login(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Where login is called."""
+    with pytest.raises(original.SMTPAuthenticationError) as raised:
+        smtp.login("user", "wrong")
+    assert raised.value.smtp_code == 535
+    assert smtp.login("user", "pass word") == (235, b"2.7.0 Authentication successful")
+    assert smtp.login("user", "pass word")[0] == 503
+
+
+def test_nobody_listens() -> None:
+    """The operating system's error, as smtplib has it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError) as raised:
+        smtplib.SMTP("127.0.0.1", port)
+    assert raised.value.errno == raised.value.args[0]
+    with pytest.raises(socket.gaierror):
+        smtplib.SMTP("no-such-host.invalid", 25)
+
+
+def test_the_server_hangs_up(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """The connection is lost with the final reply: it says that nobody knows."""
+    server.fault("CONTENT", close=True)
+    with pytest.raises(original.SMTPServerDisconnected) as raised:
+        smtp.sendmail(ME, YOU, TEXT)
+    assert isinstance(raised.value, SmtpError)
+    assert raised.value.may_have_been_delivered
+    assert smtp.sock is None
+    with pytest.raises(original.SMTPServerDisconnected):
+        smtp.noop()
+
+
+def test_a_server_that_is_silent(server: SmtpServer) -> None:
+    """The timeout is for an operation, and a lost connection to programs that know smtplib."""
+    server.fault("NOOP", hang=True)
+    smtp = smtplib.SMTP(server.host, server.port, timeout=0.2)
+    with pytest.raises(original.SMTPServerDisconnected) as raised:
+        smtp.noop()
+    assert isinstance(raised.value, TimeoutError)
+    smtp.close()
+
+
+def test_an_error_travels(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Pickled, it comes out as smtpconn's own error."""
+    server.fault("MAIL", reply="452 4.3.1 full", times=1)
+    with pytest.raises(SmtpError) as raised:
+        smtp.sendmail(ME, YOU, TEXT)
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(error, original.SMTPSenderRefused)
+    assert isinstance(error, SmtpError)
+    assert (error.smtp_code, error.sender) == (452, ME)
+    assert error.is_transient
+
+
+# TLS and logging in
+
+
+def test_starttls_verifies(monkeypatch: pytest.MonkeyPatch, smtp_server_factory: Factory) -> None:
+    """Without a context the certificate is verified, unless that was switched off."""
+    server = smtp_server_factory(tls="starttls")
+    with smtplib.SMTP(server.host, server.port) as smtp, pytest.raises(ssl.SSLError) as raised:
+        smtp.starttls()
+    assert isinstance(raised.value, TlsError)
+    monkeypatch.setenv("SSL_CERT_FILE", server.ca_file)
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        assert smtp.starttls()[0] == 220
+        assert smtp.esmtp_features == {}
+        smtp.sendmail(ME, YOU, TEXT)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    smtplib.configure(verify=False)
+    try:
+        with smtplib.SMTP(server.host, server.port) as smtp:
+            smtp.starttls()
+            smtp.sendmail(ME, YOU, TEXT)
+    finally:
+        smtplib.configure()
+    assert [m.tls for m in server.messages] == [True, True]
+
+
+def test_tls_from_the_first_octet(smtp_server_factory: Factory) -> None:
+    """SMTP_SSL, with the caller's own context or verified."""
+    server = smtp_server_factory(tls="implicit", users={"user": "secret"})
+    context = server.client_context
+    with smtplib.SMTP_SSL(server.host, server.port, context=context) as smtp:
+        assert isinstance(smtp, original.SMTP_SSL)
+        smtp.login("user", "secret")
+        smtp.sendmail(ME, YOU, TEXT)
+        assert isinstance(smtp.sock, ssl.SSLSocket)
+        assert smtp.sock.version()
+        assert smtp.noop()[0] == 250
+    with pytest.raises(ssl.SSLCertVerificationError):
+        smtplib.SMTP_SSL(server.host, server.port)
+    assert server.messages[0].user == "user"
+
+
+def test_starttls_is_not_offered(smtp: smtplib.SMTP) -> None:
+    """As smtplib: an error, and the connection goes on."""
+    with pytest.raises(original.SMTPNotSupportedError):
+        smtp.starttls()
+    assert smtp.noop()[0] == 250
+
+
+def test_a_password_does_not_travel_in_clear(
+    monkeypatch: pytest.MonkeyPatch, server: SmtpServer
+) -> None:
+    """To another machine it is refused, unless that was allowed."""
+    monkeypatch.setattr("smtpconn.net.transport.Transport.peer_is_local", False)
+    with smtplib.SMTP(server.host, server.port) as smtp, pytest.raises(SmtpError) as raised:
+        smtp.login("user", "pass word")
+    assert "pass word" not in str(raised.value)
+    smtplib.configure(allow_cleartext_auth=True)
+    try:
+        with smtplib.SMTP(server.host, server.port) as smtp:
+            assert smtp.login("user", "pass word")[0] == 235
+    finally:
+        smtplib.configure()
+
+
+def test_a_function_answers_challenges(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """With and without an initial response; its own error comes out as it is."""
+    smtp.user, smtp.password = "user", "pass word"
+    smtp.ehlo()
+
+    def breaks(challenge: bytes | None = None) -> str:
+        raise LookupError("no token")
+
+    with pytest.raises(LookupError):
+        smtp.auth("PLAIN", breaks)
+    assert smtp.auth("LOGIN", smtp.auth_login, initial_response_ok=False)[0] == 235
+
+
+def test_a_subclass_with_its_own_way_to_log_in(server: SmtpServer) -> None:
+    """login uses the methods of a subclass."""
+
+    class Shouting(smtplib.SMTP):
+        def auth_plain(self, challenge: object = None) -> str:
+            return super().auth_plain().replace("PASS", "pass")
+
+    with Shouting(server.host, server.port) as smtp:
+        assert smtp.login("user", "PASS word")[0] == 235
+
+
+def test_debugging_shows_no_secret(server: SmtpServer) -> None:
+    """Commands and replies are on standard error, but for what holds a password."""
+    smtp = smtplib.SMTP()
+    smtp.set_debuglevel(2)
+    with redirect_stderr(io.StringIO()) as shown:
+        smtp.connect(server.host, server.port)
+        smtp.login("user", "pass word")
+        smtp.docmd("AUTH", "PLAIN AHVzZXIAcGFzcyB3b3Jk")
+        smtp.sendmail(ME, YOU, TEXT)
+        smtp.quit()
+    text = shown.getvalue()
+    assert "send: 'AUTH PLAIN <secret>" in text
+    assert f"MAIL FROM:<{ME}>" in text
+    assert "retcode (250)" in text
+    assert "AHVzZXIAcGFzcyB3b3Jk" not in text
+
+
+# Sockets and life
+
+
+def test_a_subclass_that_connects_in_its_own_way(server: SmtpServer) -> None:
+    """By IPv4 alone, say, or through a proxy."""
+    made = []
+
+    class Ipv4(smtplib.SMTP):
+        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+            made.append((host, port, timeout))
+            return socket.create_connection((host, port), timeout, self.source_address)
+
+    with Ipv4(server.host, server.port, timeout=5) as smtp:
+        assert smtp.sendmail(ME, YOU, TEXT) == {}
+    assert made == [(server.host, server.port, 5)]
+
+
+def test_starttls_by_hand(smtp_server_factory: Factory) -> None:
+    """Old programs replace the socket."""
+    server = smtp_server_factory(tls="starttls")
+    with smtplib.SMTP(server.host, server.port, timeout=5) as smtp:
+        smtp.ehlo()
+        assert smtp.docmd("STARTTLS")[0] == 220
+        assert smtp.sock is not None
+        smtp.sock = server.client_context.wrap_socket(smtp.sock, server_hostname=server.host)
+        smtp.file = None
+        smtp.ehlo()
+        smtp.sendmail(ME, YOU, TEXT)
+    assert server.messages[0].tls
+
+
+def test_the_source_address(server: SmtpServer) -> None:
+    """It is bound."""
+    with smtplib.SMTP(server.host, server.port, source_address=("127.0.0.1", 0)) as smtp:
+        assert smtp.sock is not None
+        assert smtp.sock.getsockname()[0] == "127.0.0.1"
+
+
+def test_not_connected() -> None:
+    """Every command says so."""
+    smtp = smtplib.SMTP()
+    assert smtp.sock is None
+    for call in (smtp.noop, smtp.quit, smtp.ehlo, lambda: smtp.login("a", "b"), smtp.getreply):
+        with pytest.raises(original.SMTPServerDisconnected):
+            call()
+
+
+def test_it_connects_again(server: SmtpServer) -> None:
+    """An object may be used for one connection after the other."""
+    smtp = smtplib.SMTP()
+    for _ in range(2):
+        assert smtp.connect(server.host, server.port)[0] == 220
+        smtp.sendmail(ME, YOU, TEXT)
+        assert smtp.quit()[0] == 221
+        assert not smtp.has_extn("size")
+    assert smtp.connect(f"{server.host}:{server.port}")[0] == 220
+    smtp.close()
+    assert len(server.connections) == 3
+
+
+def test_leaving_with_an_error_keeps_it(server: SmtpServer) -> None:
+    """A QUIT that is refused does not hide what went wrong in the block."""
+    server.fault("QUIT", reply="421 no")
+    with pytest.raises(LookupError), smtplib.SMTP(server.host, server.port):
+        raise LookupError
+    server.fault("QUIT", reply="421 no")
+    with pytest.raises(original.SMTPResponseException), smtplib.SMTP(server.host, server.port):
+        pass
+
+
+def test_a_large_message_to_a_server_that_answers_while_it_reads(server: SmtpServer) -> None:
+    """Neither end waits for the other for ever."""
+    body = b"x" * 70 + b"\r\n"
+    with smtplib.SMTP(server.host, server.port, timeout=10) as smtp:
+        assert smtp.sendmail(ME, YOU, b"Subject: x\r\n\r\n" + body * 20000) == {}
+    assert len(server.messages[0].content) > 1_400_000
+
+
+def test_a_timeout_of_zero() -> None:
+    """Refused as smtplib does."""
+    with pytest.raises(ValueError, match="timeout=0"):
+        smtplib.SMTP("127.0.0.1", 25, timeout=0)
+
+
+def test_two_threads_of_one_object(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Operations stand in line, and each gets its own reply."""
+    smtp.ehlo()
+    codes: list[int] = []
+
+    def ask() -> None:
+        codes.extend(smtp.noop()[0] for _ in range(20))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [250] * 80
+
+
+# LMTP
+
+
+def test_lmtp_reads_every_final_reply(tmp_path: Path) -> None:
+    """One per recipient: who was refused behind the content is in the result."""
+    with SmtpServer(protocol="LMTP", unix_path=str(tmp_path / "lmtp")) as server:
+        server.fault("CONTENT", reply="452 4.2.2 full", times=1)
+        with smtplib.LMTP(str(tmp_path / "lmtp")) as lmtp:
+            assert lmtp.sendmail(ME, [YOU, SHE], TEXT) == {YOU: (452, b"4.2.2 full")}
+            assert lmtp.noop()[0] == 250
+            server.fault("CONTENT", reply="552 5.2.2 full", times=2)
+            with pytest.raises(original.SMTPDataError):
+                lmtp.sendmail(ME, [YOU, SHE], TEXT)
+            assert lmtp.ehlo()[0] == 250
+            lmtp.mail(ME)
+            lmtp.rcpt(YOU)
+            lmtp.rcpt(SHE)
+            assert lmtp.data(TEXT)[0] == 250
+            lmtp.mail(ME)
+            with pytest.raises(ProtocolError):
+                lmtp.data(TEXT)
+
+
+def test_lmtp_lost_in_the_middle(tmp_path: Path) -> None:
+    """After some of the answers: unknown, and said so."""
+    with SmtpServer(protocol="LMTP", unix_path=str(tmp_path / "lmtp")) as server:
+        server.fault("CONTENT", close=True, skip=1)
+        with smtplib.LMTP(str(tmp_path / "lmtp")) as lmtp:
+            with pytest.raises(ConnectionClosedError) as raised:
+                lmtp.sendmail(ME, [YOU, SHE], TEXT)
+            assert raised.value.may_have_been_delivered
+
+
+def test_a_ehlo_name_is_no_command(server: SmtpServer) -> None:
+    """Nor is anything else that is put into one."""
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        for call in (
+            lambda: smtp.ehlo("a\r\nMAIL FROM:<x>"),
+            lambda: smtp.helo("a\nb"),
+            lambda: smtp.docmd("noop\r\nrset"),
+            lambda: smtp.putcmd("noop", "x\nrset"),
+            lambda: smtp.vrfy("a\r\nrset"),
+            lambda: smtp.help("a\nrset"),
+            lambda: smtp.auth("PLAIN\r\nRSET", lambda: "x"),
+        ):
+            with pytest.raises(ValueError, match="newline"):
+                call()
+        with pytest.raises(ValidationError):
+            smtp.docmd("noop\x00")
+        smtp.ehlo()
+    assert commands(server) == ["ehlo " + smtp.local_hostname, "quit"]
