@@ -54,7 +54,7 @@ POOL = (
     "client/driver.py",
     "protocol/reply_matcher.py",
     "pool/connection_pool.py",
-    "pool/lending.py",
+    "pool/core.py",
     "pool/lease.py",
 )
 MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
