@@ -72,7 +72,7 @@ class Scram(SaslMechanism):
         return str(self._client.get_client_first()).encode()
 
     def answer(self, challenge: str) -> bytes | None:
-        """The proof for the server's first message; an empty answer once its last one is checked."""
+        """The proof for the server's first message; empty once its last message is verified."""
         if self._has_proven or self.server_error:
             return None
         message = decode_challenge(challenge).decode("utf-8", "replace")

@@ -222,8 +222,8 @@ class Driver:
             self._break_off(error)
 
     def _break_off(self, error: BaseException) -> None:
-        """Close because other code raised an exception. It may have come between any two steps, even
-        between a system call and the note of its result."""
+        """Close because other code raised an exception, perhaps between a system call and the note
+        of its result."""
         self._matcher.tell_unanswered(is_broken_off=True)
         self.close(f"after {type(error).__name__}")
 
