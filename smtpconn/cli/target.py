@@ -35,7 +35,7 @@ from smtpconn.model.modes import Pipelining, Protocol, TlsMode
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.net.tls import Authorities, new_context
-from smtpconn.protocol.session import ServerQuirks
+from smtpconn.protocol.quirks import ServerQuirks
 
 URL_VARIABLE = "SMTPCONN_URL"
 DEFAULT_TIMEOUT = 30.0

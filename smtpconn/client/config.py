@@ -34,7 +34,7 @@ from smtpconn.model.pickling import reduce_value
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import SocketFactory
-from smtpconn.protocol.session import ServerQuirks
+from smtpconn.protocol.quirks import ServerQuirks
 
 _SCHEMES = {
     "smtp": (Protocol.SMTP, TlsMode.NONE, 25),

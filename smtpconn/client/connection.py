@@ -66,7 +66,8 @@ from smtpconn.protocol.auth import authenticate
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import MailRequest, make_message_request, make_request
-from smtpconn.protocol.session import ServerQuirks, SessionState
+from smtpconn.protocol.quirks import ServerQuirks
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
 
 QUIT_TIMEOUT = 2.0
@@ -697,9 +698,14 @@ class SmtpConnection:
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
         """Ask whether an address exists (RFC 5321 3.5); most servers reply 252: cannot verify.
 
+        Returns:
+            The server's reply, whatever it is: 250 or 251, 252, a 5xx such as 550 (no such
+            address) or 502 (the server does not answer this), a 4xx.
+
         Raises:
-            TransientError, PermanentError: refused, or no such address.
-            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8.
+            TransientError: 421, the server closes the connection.
+            SmtpUtf8RequiredError: it is not ASCII and the server does not offer SMTPUTF8; a domain
+                alone is sent in A-labels then.
         """
         return self._operate(
             single_command.ask(self._session, Phase.VRFY, address), timeout, Phase.VRFY
@@ -721,9 +727,13 @@ class SmtpConnection:
         """Use ``domain`` as the client's name from the next `rehlo` on.
 
         Raises:
-            ValidationError: it is no ASCII domain and no address literal.
+            ProtocolError: it is empty, no ASCII domain and no address literal; a `ValidationError`
+                as well.
         """
-        check_ehlo_domain(domain)
+        try:
+            check_ehlo_domain(domain)
+        except ValidationError as error:
+            raise ProtocolError(str(error), phase=Phase.EHLO, cause=error) from None
         self._session.ehlo_domain = domain
 
     def quit(self, timeout: float | None = None) -> None:
@@ -871,6 +881,11 @@ class SmtpConnection:
 
     def _operate(self, exchange: Exchange[T], timeout: float | None, phase: Phase) -> T:
         return self._channel.operate(exchange, self._channel.deadline(timeout), phase)
+
+    @property
+    def _quirks(self) -> ServerQuirks:
+        """What is learnt of the server; for the pool."""
+        return self._session.quirks
 
     def _share(self, quirks: ServerQuirks) -> None:
         """Share ``quirks`` with a pool's other connections to the server; for its `Connector`."""

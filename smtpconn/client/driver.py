@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import ssl
 import time
 from collections.abc import Generator
@@ -47,6 +48,7 @@ from smtpconn.protocol.exchange import (
     Payload,
     WaitFor,
 )
+from smtpconn.protocol.quirks import PIPELINING_OFF
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
 
@@ -192,6 +194,8 @@ class Driver:
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
         self._has_begun = False
+        if off_until := self._session.quirks.pipelining_off_until:
+            self._session.is_pipelining_broken = time.monotonic() < off_until
         self.mark_idle()
 
     def _advance(
@@ -258,7 +262,8 @@ class Driver:
                     break
                 if data:
                     self._pair(data)
-                    error = self._matcher.failure
+                    if self._matcher.failure is not None:
+                        error = self._matcher.error()
                 else:
                     error = closed_by_peer(Phase.IDLE, self._peer)
             if error is None and not self._matcher.is_reusable:
@@ -325,7 +330,7 @@ class Driver:
             raise self._closed_during_operation(Phase.IDLE)
         try:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             if isinstance(action, CommandGroup):
                 self._write_group(action, deadline)
                 if action.waits:
@@ -374,11 +379,13 @@ class Driver:
                 phase=Phase.STARTTLS,
             )
         self.start_tls(deadline)
+        self._matcher.begin_tls()
 
     def _await(self, group: CommandGroup, deadline: Deadline) -> None:
+        heard = math.inf
         while group.missing:
             if self._matcher.failure is not None:
-                raise self._matcher.failure
+                raise self._matcher.error()
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
@@ -386,6 +393,8 @@ class Driver:
                     raise
                 named = self._named(error, deadline)
                 if group.missing:
+                    if isinstance(named, SmtpTimeoutError) and group.is_pipelined:
+                        self._note_silence(group, named, heard, deadline)
                     raise named from error
                 # Keep replies that arrived with the error, or an accepted message would be reported
                 # as undelivered.
@@ -396,11 +405,40 @@ class Driver:
                 self._matcher.received(data)
             else:
                 self._received(data)
+            if group.missing and group.replies:
+                heard = time.monotonic()
+        if self._session.quirks.partial_groups and group.is_pipelined:
+            self._session.quirks.partial_groups = 0
         failure = self._matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
-            raise failure
+            raise self._matcher.error()
         if self._session.is_eager:
             self._mark_active()
+
+    def _note_silence(
+        self, group: CommandGroup, error: SmtpTimeoutError, heard: float, deadline: Deadline
+    ) -> None:
+        """Say that a deadline has passed in a pipelined group, and learn from what came of it.
+
+        Slow answers alone are no sign of broken PIPELINING (`quirks.BROKEN_PIPELINING`): the server
+        has to have been silent for half the time behind some of its replies.
+        """
+        came = len(group.replies)
+        error._text += (
+            f" ({came} of {came + group.missing} replies to a group of commands came; "
+            f"try pipelining=Pipelining.OFF)"
+        )
+        now = time.monotonic()
+        if now - heard < deadline.timeout / 2 or not came:
+            return
+        if self._session.quirks.note_partial_group(now):
+            _connection_log.warning(
+                "#%d %s: answers only some of the commands of a group: one command at a time for "
+                "the next %d seconds",
+                self.number,
+                self._peer,
+                PIPELINING_OFF,
+            )
 
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write a group, together with earlier groups that did not wait for replies."""
@@ -464,7 +502,7 @@ class Driver:
     def _received_while_writing(self, data: bytes) -> None:
         self._received(data)
         if self._matcher.failure is not None:
-            raise self._matcher.failure
+            raise self._matcher.error()
         self._mark_active()
 
     def _received(self, data: bytes) -> None:
@@ -492,7 +530,7 @@ class Driver:
             return self._closed_during_operation(self._matcher.phase)
         self._drain()
         if self._matcher.failure is not None:
-            return self._matcher.failure
+            return self._matcher.error()
         return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
 
     def _drain(self) -> None:

@@ -19,7 +19,7 @@ from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.forking import current_process
 from smtpconn.protocol.mail_request import MailRequest, Outcome, check_item, request_of
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.verdict import outcome_so_far
+from smtpconn.protocol.transaction import outcome_so_far
 
 
 class _Pending:

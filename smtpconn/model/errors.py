@@ -7,9 +7,9 @@
     ├─ ConnectionClosedError(smtplib.SMTPServerDisconnected, ConnectionError)
     ├─ SmtpTimeoutError(TimeoutError)           the operation's one deadline has passed
     ├─ ProtocolError                            misuse, or a reply that breaks the protocol
-    │  └─ ParseError                            a reply that is not SMTP at all
-    ├─ StartTlsUnavailableError, SmtpUtf8RequiredError,
-    │  UnsupportedExtensionError                (smtplib.SMTPNotSupportedError)
+    │  ├─ ParseError                            a reply that is not SMTP at all
+    │  └─ UnsupportedExtensionError(smtplib.SMTPNotSupportedError)
+    ├─ StartTlsUnavailableError, SmtpUtf8RequiredError   (smtplib.SMTPNotSupportedError)
     ├─ PoolError
     │  ├─ PoolTimeoutError(TimeoutError)
     │  ├─ PoolOverloadedError
@@ -319,7 +319,11 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
 
 
 class ProtocolError(SmtpError):
-    """A call that is not allowed in this state, or a reply that breaks the protocol."""
+    """A call that is not allowed in this state, or a reply that breaks the protocol.
+
+    One about a name that `SmtpConnection.set_ehlo_domain` does not take is also a
+    `ValidationError`.
+    """
 
 
 class ParseError(ProtocolError):
@@ -339,7 +343,7 @@ class SmtpUtf8RequiredError(SmtpError, smtplib.SMTPNotSupportedError):
     _leaves_delivery_open = False
 
 
-class UnsupportedExtensionError(SmtpError, smtplib.SMTPNotSupportedError):
+class UnsupportedExtensionError(ProtocolError, smtplib.SMTPNotSupportedError):
     """The call needs an extension the server did not advertise; nothing was sent."""
 
     _leaves_delivery_open = False
@@ -432,7 +436,7 @@ make_variants(TransportError, ConnectionRefused=ConnectionRefusedError, UnknownN
 make_variants(TlsError, Certificate=ssl.SSLCertVerificationError)
 make_variants(ConnectionClosedError)
 make_variants(SmtpTimeoutError, Disconnected=smtplib.SMTPServerDisconnected)
-make_variants(ProtocolError)
+make_variants(ProtocolError, Invalid=ValidationError)
 make_variants(ParseError)
 make_variants(StartTlsUnavailableError)
 make_variants(SmtpUtf8RequiredError)

@@ -204,7 +204,7 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
             return
         rejected = tuple(rejected_recipients)
         self._take_rejected(rejected)
-        self.is_transient = bool(rejected) and all(r.response.is_transient for r in rejected)
+        self.is_transient = bool(rejected) and all(r.is_transient for r in rejected)
         first = f"{rejected[0].recipient}: {rejected[0].response}" if rejected else "none given"
         message = f"all {len(rejected)} recipients were refused, the first is {first}"
         if len(rejected) == 1:

@@ -41,13 +41,21 @@ class RejectedRecipient:
 
     Attributes:
         recipient: whom.
-        response: what the server said; its class tells whether to try again later.
+        response: what the server said.
+        is_too_many: whether it says that there were too many recipients, whatever its class is:
+            552 behind an accepted recipient (RFC 5321 4.5.3.1.10).
     """
 
     __reduce_ex__ = reduce_value
 
     recipient: ForwardPath
     response: SmtpResponse
+    is_too_many: bool = False
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether to try again later, with a transaction of its own if there were too many."""
+        return self.response.is_transient or self.is_too_many
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,8 +265,23 @@ class Transport:
                 raise
             self._read_wants_write = isinstance(error, ssl.SSLWantWriteError)
             return None
+        except ssl.SSLError as error:
+            if _has_lost_its_reason(error) and is_own(error) and self._has_ended():
+                return b""
+            raise
         self._owes_ack = True
         return data
+
+    def _has_ended(self) -> bool:
+        """Whether the peer has ended the connection beneath TLS."""
+        try:
+            return socket.socket.recv(self._sock, 1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # reset
+        except TypeError:
+            return False  # a socket of gevent's, which is no standard one
 
     def wait(self, deadline: Deadline, *, read: bool = True, write: bool = True) -> None:
         """Wait until the socket can be read or written.
@@ -344,6 +359,15 @@ def wait_for_sockets(
 def _milliseconds(seconds: float) -> int:
     # Rounded up: a wait of 0 ms would make the caller spin until the deadline.
     return int(min(seconds, MAX_WAIT) * 1000) + 1 if seconds else 0
+
+
+def _has_lost_its_reason(error: ssl.SSLError) -> bool:
+    """Whether Python found nothing in OpenSSL's list of errors.
+
+    Before it looks there it runs signal handlers, and one that uses TLS itself empties the list.
+    Then nothing tells the end of the stream from a broken record, but the socket does.
+    """
+    return error.errno == ssl.SSL_ERROR_SSL and error.reason is None
 
 
 def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:

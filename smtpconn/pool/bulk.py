@@ -60,7 +60,8 @@ class FanOut(Generic[Item, Outcome]):
     back when an outcome is taken.
 
     Not a generator: its end would run wherever it is collected as garbage, in one of its own
-    threads perhaps, and must not wait there. Who wants to wait calls `close`.
+    threads perhaps, and must not wait there. Who wants to wait calls `close`. Nor has it a
+    destructor, which an exception of a signal handler could cut off (see `_Run.belong_to`).
     """
 
     def __init__(
@@ -156,15 +157,12 @@ class FanOut(Generic[Item, Outcome]):
             if thread.ident is not None:
                 thread.join()
 
-    def __del__(self) -> None:
-        if self._process is not None and is_current_process(self._process):
-            self._run.end()
-
     def _is_the_parents(self) -> bool:
         return self._process is not None and self._process != current_process()
 
     def _begin(self) -> None:
         self._process = self._run.process = current_process()
+        self._run.belong_to(self)
         _runs.add(self._run)
         # Not made before: a thread that waits to be started cannot be after a fork (3.13).
         while len(self._threads) < self._count:
@@ -204,7 +202,8 @@ class _Run(Generic[Item, Outcome]):
         self._is_over = False
         self.process: int | None = None
         self._busy: set[threading.Thread] = set()
-        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[weakref.ref[object] | None] = queue.SimpleQueue()
+        self._iterator: weakref.ref[object] | None = None
         # A thread: it has ended.
         self.outcomes: queue.SimpleQueue[Outcome | _Failure | threading.Thread]
         self.outcomes = queue.SimpleQueue()
@@ -215,8 +214,16 @@ class _Run(Generic[Item, Outcome]):
         self._is_over = True
         self.give_turns(self._count)
 
+    def belong_to(self, iterator: object) -> None:
+        """Begin nothing more when this object is collected as garbage.
+
+        All that runs then is a function in C, which no signal handler and no other destructor
+        interrupts: it wakes up a thread, which finds the object gone and wakes up the next.
+        """
+        self._iterator = weakref.ref(iterator, self._turns.put)
+
     def _has_ended(self) -> bool:
-        return self._is_over
+        return self._is_over or (self._iterator is not None and self._iterator() is None)
 
     def finish(self) -> None:
         """Begin nothing more, and wait for the work that is under way, but not for the input."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn, TypeVar, Unpack
@@ -21,6 +22,7 @@ from smtpconn.model.email_message import AnyMessage, is_message
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
+    PoolTimeoutError,
     SmtpError,
     TransportError,
     ValidationError,
@@ -29,7 +31,7 @@ from smtpconn.model.modes import Protocol
 from smtpconn.model.origin import is_own
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.model.replies import printable
-from smtpconn.model.response_errors import TransientError
+from smtpconn.model.response_errors import ResponseError, TransientError
 from smtpconn.model.results import (
     AnyOutcome,
     Envelope,
@@ -58,7 +60,7 @@ from smtpconn.protocol.mail_request import (
     request_of,
     unreadable,
 )
-from smtpconn.protocol.verdict import outcome_so_far
+from smtpconn.protocol.transaction import outcome_so_far
 
 T = TypeVar("T")
 
@@ -370,13 +372,49 @@ class ConnectionPool:
                 return operation(connection)
             except SmtpError as error:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
-                if not (lease.was_reused and is_own(error) and _is_stale(error)):
+                if not (lease.was_reused and is_own(error)):
                     raise
-                _log.info("%s: a reused connection was dead (%s): once more", self.name, str(error))
+                tired = None if _is_stale(error) else self._refusal_of_tired(connection, error)
+                if tired is not None:
+                    self._wait_for_rate(deadline, error)
+                elif not _is_stale(error):
+                    raise
+                _log.info(
+                    "%s: a reused connection was %s (%s): once more",
+                    self.name,
+                    "dead" if tired is None else "tired",
+                    str(error),
+                )
             self._core.count(retries=1)
             connection = lease.renew(deadline)
             events.at(self._configs[lease.server])
-            return operation(connection)
+            try:
+                return operation(connection)
+            except ResponseError as error:
+                if tired is not None and _is_same(tired, error):
+                    connection._quirks.note_refused_again(
+                        error.phase, error.response, time.monotonic()
+                    )
+                raise
+
+    def _refusal_of_tired(
+        self, connection: SmtpConnection, error: SmtpError
+    ) -> ResponseError | None:
+        """A refusal that may be about a used connection and not about the message
+        (`smtpconn.protocol.quirks.TIRED_CONNECTION`); None if an error is anything else."""
+        if not isinstance(error, ResponseError) or error.may_have_been_delivered:
+            return None
+        now = time.monotonic()
+        is_tired = connection._quirks.may_be_tired(error.phase, error.response, now)
+        return error if is_tired else None
+
+    def _wait_for_rate(self, deadline: Deadline, error: SmtpError) -> None:
+        """Wait until ``max_rate`` lets it go once more; raise ``error`` if that is too late."""
+        try:
+            if self._rate_limiter is not None:
+                self._rate_limiter.wait(deadline)
+        except PoolTimeoutError:
+            raise error from None
 
 
 def wrapped(
@@ -463,8 +501,8 @@ def _send_over(
 ) -> SendResult:
     """Send in the way the connection has: LMTP, BDAT, or DATA.
 
-    BDAT for what cannot go otherwise and where it saves a turn; not everywhere it is offered,
-    because an Exchange is known that never answers a correct BDAT.
+    BDAT for what cannot go otherwise and where it saves a round trip; not everywhere it is offered
+    (`smtpconn.protocol.quirks.SILENT_BDAT`).
     """
     request = made.for_server(connection.capabilities)
     # Checking out has looked at the socket, or made it.
@@ -472,6 +510,11 @@ def _send_over(
     if connection.protocol is Protocol.LMTP:
         return connection.deliver_request(request, deadline, chunking=chunking, is_probed=True)
     return connection.send_request(request, deadline, chunking=chunking, is_probed=True)
+
+
+def _is_same(first: ResponseError, second: ResponseError) -> bool:
+    """Whether two refusals are of the same command with the same code."""
+    return (first.phase, first.response.code) == (second.phase, second.response.code)
 
 
 def _is_stale(error: SmtpError) -> bool:

@@ -22,7 +22,7 @@ from smtpconn.model.response_errors import TransientError
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.events import Action, EventEmitter
 from smtpconn.pool.failover import TRIAL_TIMEOUT, ServerSelector, ServerStats
-from smtpconn.protocol.session import ServerQuirks
+from smtpconn.protocol.quirks import TOO_MANY_CONNECTIONS_CODES, ServerQuirks
 
 _log = logging.getLogger("smtpconn.pool")
 
@@ -222,4 +222,4 @@ class Connector:
 
 def _is_too_many(error: SmtpError) -> bool:
     """Whether a refusal at connecting may mean that there are too many connections already."""
-    return isinstance(error, TransientError) and error.response.code in (421, 432, 451)
+    return isinstance(error, TransientError) and error.response.code in TOO_MANY_CONNECTIONS_CODES

@@ -22,7 +22,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.connection import SmtpConnection
@@ -33,6 +32,7 @@ from smtpconn.pool import maintenance
 from smtpconn.pool.connector import Connector
 from smtpconn.pool.events import NO_EVENTS, Action, EventEmitter, EventHook, OperationEvents
 from smtpconn.pool.leak_report import LeakReport
+from smtpconn.pool.lease import Lease, LeaseReference
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.pool_log import log
 from smtpconn.pool.state import NOOP_GRACE, DiscardReason, PooledConnection, PoolState, Waiter
@@ -51,21 +51,6 @@ MAINTENANCE_RETRY = 1.0
 _ROUTINE = frozenset(
     {DiscardReason.MAX_IDLE, DiscardReason.MAX_LIFETIME, DiscardReason.MAX_MESSAGES}
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Deferred:
-    """What a destructor or an interrupting call leaves for the next call of the pool.
-
-    Attributes:
-        waiter: it was released, but may still be in the queue.
-        pooled: the connection that was lost with it, closed already.
-        is_lost: whether its holder lost it, which the log, the hook and the figures are to say.
-    """
-
-    waiter: Waiter
-    pooled: PooledConnection | None = None
-    is_lost: bool = False
 
 
 class PoolCore:
@@ -106,7 +91,8 @@ class PoolCore:
         self._all_back = Wakeup()
         self._leaks = LeakReport(self.name, self._options.leak_after)
         self._held: dict[Waiter, OperationEvents] = {}
-        self._deferred: deque[_Deferred] = deque()
+        # What destructors and interrupting calls leave for the next call of the pool.
+        self.deferred: deque[Waiter | LeaseReference] = deque()
 
     # Lending
 
@@ -135,7 +121,7 @@ class PoolCore:
             pooled = self._wait_for_connection(waiter, deadline, begun, events)
         if self._watches:
             self._watch(waiter, pooled, events)
-        if self._deferred:
+        if self.deferred:
             self._finish_deferred()
         return pooled.connection
 
@@ -172,7 +158,7 @@ class PoolCore:
             maintenance.maintenance.watch(self, due)
         if self._watches:
             self._is_back(waiter)
-        if self._deferred:
+        if self.deferred:
             self._finish_deferred()
 
     def _check_in_otherwise(self, waiter: Waiter, keep: bool, now: float) -> None:
@@ -208,13 +194,13 @@ class PoolCore:
         """Take back what a lease has that was collected as garbage; for `Lease`.
 
         Called from a destructor, which may run under any lock of the application's: must not run
-        code of others. So the lease is given back at once, and the rest is for the next call.
+        code of others. So the lease is given back at once, and the rest is for the next call, which
+        its `LeaseReference` sees to.
         """
-        pooled = waiter.pooled
-        if pooled is not None:
+        if (pooled := waiter.pooled) is not None:
+            waiter.lost = pooled
             pooled.connection.close()
         self._release(waiter, time.monotonic())
-        self._deferred.append(_Deferred(waiter, pooled, is_lost=True))
 
     def warm(self, count: int, timeout: float) -> None:
         """Make connections until there are ``count``, one after the other.
@@ -224,12 +210,13 @@ class PoolCore:
         reset_if_forked()
         is_short = True
         while is_short:
-            waiter, keep = Waiter(), False
+            lease = Lease(self, timeout)
             try:
-                is_short = self._warm_one(waiter, count, Deadline(timeout))
-                keep = True
-            finally:
-                self.check_in(waiter, keep)
+                is_short = self._warm_one(lease.begin(), count, Deadline(timeout))
+            except BaseException:
+                lease.__exit__(BaseException, None, None)
+                raise
+            lease.__exit__(None, None, None)
 
     def _warm_one(self, waiter: Waiter, count: int, deadline: Deadline) -> bool:
         """Make a connection if there are fewer than ``count``; whether there were."""
@@ -370,7 +357,7 @@ class PoolCore:
         return False
 
     def _wait_for_turn(self, waiter: Waiter, deadline: Deadline) -> None:
-        if self._deferred:
+        if self.deferred:
             self._finish_deferred()
         # A caller in a hurry leaves a NOOP less time than it has itself.
         grace = min(NOOP_GRACE, deadline.remaining() / 2)
@@ -485,7 +472,7 @@ class PoolCore:
 
     def count(self, **what: int) -> None:
         """Add to counters of `Counters`."""
-        if self._deferred:
+        if self.deferred:
             self._finish_deferred()
         with self._lock:
             self._counters.add(**what)
@@ -507,7 +494,7 @@ class PoolCore:
     def stats(self) -> PoolStats:
         """The figures at this moment."""
         reset_if_forked()
-        if self._deferred:
+        if self.deferred:
             self._finish_deferred()
         with self._lock:
             state, counters = self._state, self._counters
@@ -586,7 +573,7 @@ class PoolCore:
                 self._discard(pooled, reason)
             if has_silent:
                 maintenance.maintenance.run(self._keep_alive, self._maintain_later)
-            if self._deferred:
+            if self.deferred:
                 self._finish_deferred()
         except BaseException:
             self._maintain_later()
@@ -698,7 +685,7 @@ class PoolCore:
     ) -> None:
         if is_interrupting:
             self._state.give_back(waiter, pooled, now)
-            self._deferred.append(_Deferred(waiter))
+            self.deferred.append(waiter)
         else:
             self._state.release(waiter, pooled, now)
             self._announce_all_back()
@@ -709,23 +696,30 @@ class PoolCore:
 
     def _finish_deferred(self) -> None:
         """Do what destructors and interrupting calls left for the next call."""
-        while self._deferred and not self._is_interrupting():
+        while self.deferred and not self._is_interrupting():
             try:
-                item = self._deferred[0]
+                item = self.deferred[0]
             except IndexError:
                 return  # another thread has done it
-            with self._lock:
-                # Again, because it may be in the queue, and others may wait there.
-                self._state.release(item.waiter, None, time.monotonic())
-                self._announce_all_back()
+            if (waiter := item if isinstance(item, Waiter) else item.waiter) is not None:
+                with self._lock:
+                    if item is not waiter and waiter.lost is None:
+                        waiter.lost = waiter.pooled  # its destructor was cut off
+                    # Again, because it may be in the queue, and others may wait there.
+                    self._state.release(waiter, None, time.monotonic())
+                    self._announce_all_back()
             try:
-                self._deferred.remove(item)
+                self.deferred.remove(item)
             except ValueError:
                 continue  # another thread does the rest
-            if item.is_lost:
-                if item.pooled is not None:
-                    self._discard(item.pooled, DiscardReason.ABANDONED)
-                self._is_back(item.waiter)
+            if waiter is not None and item is not waiter:
+                self._tell_abandoned(waiter)
+
+    def _tell_abandoned(self, waiter: Waiter) -> None:
+        waiter.lease = None
+        if (lost := waiter.lost) is not None:
+            self._discard(lost, DiscardReason.ABANDONED)
+        self._is_back(waiter)
 
     def _is_back(self, waiter: Waiter) -> None:
         """What only those who ask for it pay for: the leak report and the hook hear of it."""

@@ -7,6 +7,8 @@ here; what it can cost is a connection, never the right to one.
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from types import TracebackType
 from typing import NoReturn, Protocol
 
@@ -18,19 +20,38 @@ from smtpconn.pool.state import Waiter
 
 
 class Lender(Protocol):
-    """What a lease needs of a pool."""
+    """What a lease needs of a pool.
+
+    Attributes:
+        deferred: what the next call of the pool has to finish.
+    """
+
+    deferred: deque[Waiter | LeaseReference]
 
     def checkout(self, waiter: Waiter, timeout: float | Deadline) -> SmtpConnection:
         """Get a good connection, waiting for one if need be."""
 
     def renew(self, waiter: Waiter, deadline: Deadline) -> SmtpConnection:
-        """Replace a connection that turned out to be dead ."""
+        """Replace a connection that turned out to be dead."""
 
     def check_in(self, waiter: Waiter, keep: bool) -> None:
         """Take everything back; may be called again after it was cut off."""
 
     def abandoned(self, waiter: Waiter) -> None:
         """Take everything back; called from ``__del__``: must not block or run code of others."""
+
+
+class LeaseReference(weakref.ref["Lease"]):
+    """Gets into `Lender.deferred` when a lease is collected before it was given back.
+
+    The destructor alone is not enough: an exception of a signal handler may cut it off, and it is
+    never called again. What puts this into the deque is a function in C, which nothing interrupts.
+
+    Attributes:
+        waiter: the lease's; None if entering it was cut off before it had one.
+    """
+
+    waiter: Waiter | None = None
 
 
 class Lease:
@@ -44,7 +65,7 @@ class Lease:
     back changes nothing, because the child's pool has not lent it.
     """
 
-    __slots__ = ("_pool", "_process", "_timeout", "_waiter")
+    __slots__ = ("__weakref__", "_pool", "_process", "_timeout", "_waiter")
 
     def __init__(self, pool: Lender, timeout: float | Deadline) -> None:
         self._waiter: Waiter | None = None
@@ -53,15 +74,23 @@ class Lease:
         self._timeout = timeout
 
     def __enter__(self) -> SmtpConnection:
-        if self._waiter is not None:
-            raise PoolError("this lease is in use: call pool.connection() for each with block")
-        self._process = current_process()
-        self._waiter = waiter = Waiter()
+        waiter = self.begin()
         try:
             return self._pool.checkout(waiter, self._timeout)
         except BaseException:
             self.__exit__(BaseException, None, None)
             raise
+
+    def begin(self) -> Waiter:
+        """Be responsible for a new caller, and give back what it gets, at the latest as garbage."""
+        if self._waiter is not None:
+            raise PoolError("this lease is in use: call pool.connection() for each with block")
+        self._process = current_process()
+        self._waiter = waiter = Waiter()
+        reference = LeaseReference(self, self._pool.deferred.append)
+        reference.waiter = waiter
+        waiter.lease = reference
+        return waiter
 
     def __exit__(
         self,
@@ -73,7 +102,7 @@ class Lease:
         if (waiter := self._waiter) is not None:
             if self._process == current_process():
                 self._pool.check_in(waiter, kind is None or issubclass(kind, Exception))
-            self._waiter = None
+            waiter.lease = self._waiter = None
 
     def __repr__(self) -> str:
         return f"<Lease {'not in use' if self._waiter is None else 'in use'}>"

@@ -33,11 +33,9 @@ from typing import TypeVar
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.wakeup import Wakeup
+from smtpconn.protocol.quirks import MAX_NOOPS
 
 T = TypeVar("T")
-
-MAX_NOOPS = 8
-"""Keep-alive NOOPs in a connection's life: Exim hangs up at the 11th command that is not mail."""
 
 NOOP_GRACE = 0.5
 """Seconds a caller without a connection waits for the answer to a keep-alive NOOP."""
@@ -93,6 +91,8 @@ class Waiter:
         since: when it got its lease.
         not_before: it takes only a connection that came back later, or a new one.
         noop_since: when the keep-alive NOOP began that this lease is for; None for a caller.
+        lease: the caller's `smtpconn.pool.lease.Lease`, weakly, until it is given back.
+        lost: the connection that its lease had when it was collected as garbage.
     """
 
     wakeup: Wakeup | None = None
@@ -100,6 +100,8 @@ class Waiter:
     since: float = 0.0
     not_before: float = -math.inf
     noop_since: float | None = None
+    lease: object = None
+    lost: PooledConnection | None = None
 
     def wait(self, seconds: float) -> bool:
         """Wait for the caller's turn, at most so long; whether it came."""

@@ -1,13 +1,13 @@
-"""The dialogue with a server, without a socket and without a clock.
+"""The dialog with a server, without a socket and without a clock.
 
-`group` says what an exchange may ask for, `pairing` gives each reply to the command it belongs
-to, and the conversations are generators that read like the RFC: `opening` (greeting, EHLO,
-STARTTLS), `auth`, `transaction` (MAIL to the end of the content), `streaming` (many of these in a
-row) and `simple` (all the rest). `request` is what a caller wants sent, as commands; `verdict` is
-what the replies to them come to.
+`exchange` says what an exchange may ask for, and `reply_matcher` gives each reply to the command it
+belongs to. The exchanges are generators that read like the RFC: `handshake` (greeting, EHLO,
+STARTTLS), `auth`, `transaction` (MAIL to the end of the content), `pipelined` (many of these in a
+row), `envelope_probe` and `single_command`. `mail_request` is what a caller wants sent, as
+commands; `session` is what is known of the session, and `quirks` what is known of servers.
 
-An exchange yields an action, usually a `CommandGroup` of commands, and is resumed when every reply
-to it has arrived; so the same script serves a server with PIPELINING (one group of n) and one
-without (n batches of one), and is tested by sending it replies. It may not do I/O, wait, or ask the
-time.
+An exchange yields an action, usually a `CommandGroup`, and is resumed when every reply to it has
+arrived. So the same script serves a server with PIPELINING (one group of n commands) and one
+without (n groups of one command), and is tested by sending it replies. It does no I/O, does not
+wait, and does not ask the time.
 """

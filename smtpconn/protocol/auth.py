@@ -1,6 +1,6 @@
 """AUTH: the one exchange for every SASL mechanism (RFC 4954 4).
 
-The initial response travels on the AUTH line when the whole line has at most 512 octets, which
+The initial response travels on the AUTH line when the whole line has at most 512 bytes, which
 saves a round trip; a longer one waits for the server's empty challenge (RFC 4954 4 allows no longer
 command). A server that overlooks it asks with an empty challenge and gets it once more. A challenge
 that the mechanism does not expect or cannot read is cancelled with "*" (RFC 4954 4), both sides
@@ -23,7 +23,7 @@ from smtpconn.protocol.exchange import Exchange, ExchangeAction, single
 from smtpconn.protocol.session import SessionState
 
 MAX_AUTH_COMMAND = 512
-"""Octets of an AUTH line with its CRLF (RFC 5321 4.5.3.1.4)."""
+"""Bytes of an AUTH line with its CRLF (RFC 5321 4.5.3.1.4)."""
 
 MAX_ROUNDS = 10
 """Challenges answered before the server is held to be playing games."""

@@ -6,7 +6,7 @@ the arguments they were made from, is what withstands encodings that turn harmle
 CR and LF on the way (CVE-2025-7962), and a parameter smuggled through any argument whatever.
 
 A command carries its log form beside its bytes, so that a log line can never hold a secret by
-oversight: who makes a command with a secret in it has to say how it reads without.
+oversight: code that makes a command with a secret also says how it reads without it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from smtpconn.model.errors import Phase, SmtpUtf8RequiredError, ValidationError
 from smtpconn.model.secret import Secret
 
 MAX_COMMAND = 2000
-"""Octets in a command line with its CRLF. RFC 5321 4.5.3.1.4 has 512, which extensions enlarge
+"""Bytes in a command line with its CRLF. RFC 5321 4.5.3.1.4 has 512, which extensions enlarge
 (SIZE, DSN, AUTH=, ...); beyond 2048 Postfix drops the rest silently and still answers 250."""
 
 MAX_AUTH_LINE = 12 * 1024
-"""Octets in a SASL line with its CRLF (RFC 4954 4)."""
+"""Bytes in a SASL line with its CRLF (RFC 4954 4)."""
 
 _FORBIDDEN = bytes([*range(0x20), 0x7F])
 # UTF8-non-ascii has them all (RFC 6531 3.3), but no command means them: the C1 controls (of which
-# U+0085 is a line end) and the separators that end a line for whoever splits text the Unicode way.
+# U+0085 is a line end) and the separators that end a line for code that splits text by Unicode.
 _FORBIDDEN_TEXT = re.compile("[\x80-\x9f\u2028\u2029]")
 
 
@@ -37,7 +37,7 @@ class Command:
     """One command line as it will be sent.
 
     Attributes:
-        wire: the octets with CRLF.
+        wire: the bytes with CRLF.
         log: how it reads in a log; the same without its secret.
         phase: where we are when its reply is awaited.
         replies: how many replies it has: 1, or 0 for a BDAT whose payload follows.
@@ -58,7 +58,7 @@ def command(phase: Phase, text: str, replies: int = 1) -> Command:
     """Make a command from its text, or remember it from the last time.
 
     Raises:
-        ValidationError: it holds a control character, or is longer than `MAX_COMMAND` octets.
+        ValidationError: it holds a control character, or is longer than `MAX_COMMAND` bytes.
     """
     # Nearly every command is printable ASCII, and that is soon seen.
     if text.isascii() and text.isprintable() and len(text) + 2 <= MAX_COMMAND:
@@ -87,7 +87,7 @@ def secret_command(text: str | Secret, log: str) -> Command:
     """Make a SASL line (AUTH, or what answers a challenge) that is logged as ``log``.
 
     Raises:
-        ValidationError: it holds a control character, or is longer than `MAX_AUTH_LINE` octets;
+        ValidationError: it holds a control character, or is longer than `MAX_AUTH_LINE` bytes;
             neither the message nor a local variable on the error's way shows it.
     """
     secret = Secret.of(text)
@@ -99,8 +99,8 @@ def secret_command(text: str | Secret, log: str) -> Command:
 
 
 def _wire(text: str) -> bytes:
-    """The octets of a line, whatever is in it."""
-    # A lone surrogate becomes octets that are no UTF-8, by which it is found.
+    """The bytes of a line, whatever is in it."""
+    # A lone surrogate becomes bytes that are no UTF-8, by which it is found.
     return text.encode("utf-8", "surrogatepass") + b"\r\n"
 
 

@@ -1,19 +1,21 @@
 """A mail transaction without a message: would the server take this sender, these recipients?
 
 What Exim calls a callout. The envelope is the one that a message would have (same commands, same
-checks, same order), and RSET ends it, so nothing is ever delivered by it.
+checks, same order), and RSET ends it, so nothing is ever delivered by it. Where the server refuses
+RSET, the end of the connection does.
 """
 
 from __future__ import annotations
 
 from smtpconn.model.errors import Phase
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.model.response_errors import explain, refusal
-from smtpconn.protocol.exchange import CommandGroup, Exchange
+from smtpconn.model.response_errors import ResponseError, explain, refusal
+from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import MailRequest, envelope_commands
+from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import reset
-from smtpconn.protocol.transaction import RSET, send_in_turn
+from smtpconn.protocol.transaction import RSET, Transaction
 
 
 def envelope_probe(
@@ -29,25 +31,29 @@ def envelope_probe(
         ConnectionClosedError: the server would hang up on the RSET.
     """
     commands = envelope_commands(session, request, chunking=False)
-    if session.needs_reset:
-        session.check_reset()
+    probe = Transaction.open(session, request, request.recipients, commands, chunking=False)
+    if probe.commands[0] is RSET:
         session.note_reset()
-        commands.insert(0, RSET)
-    session.needs_reset = True
-    session.transactions += 1
-    replies: list[SmtpResponse] = []
-    if session.may_pipeline:
-        group = CommandGroup(tuple(commands))
-        yield group
-        replies = group.replies
-    else:
-        yield from send_in_turn(commands, replies, begins_message=False)
-    answered = list(zip(commands, replies, strict=False))
+    replies = yield from probe.send_envelope(begins_message=False)
+    answered = list(zip(probe.commands, replies, strict=False))
     for command, reply in answered:
         is_recipient = command.phase is Phase.RCPT
         if not reply.is_success and (not is_recipient or reply.is_intermediate):
             error = refusal(reply, command.phase)
             explain(error, ehlo_domain=session.ehlo_domain, sender=str(request.sender))
             raise error
-    yield from reset(session)
+    yield from _end(session)
     return tuple(reply for command, reply in answered if command.phase is Phase.RCPT)
+
+
+def _end(session: SessionState) -> Exchange[None]:
+    """End the transaction; what the server said of the recipients stands if it refuses that."""
+    if session.quirks.avoid_rset:
+        session.must_close = "the server refuses RSET, which ends the transaction"
+        return
+    try:
+        yield from reset(session)
+    except ResponseError as error:
+        if error.response.code == SHUTTING_DOWN:
+            raise
+        session.note_reset_refused(error.response)

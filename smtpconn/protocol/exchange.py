@@ -28,7 +28,7 @@ class Payload:
     Attributes:
         buffers: what to write, in order; read once.
         replies: how many replies its end has: 1, or one per accepted recipient in LMTP.
-        ends_message: whether the message may be delivered once the last octet has left.
+        ends_message: whether the message may be delivered once the last byte has left.
         log: how it reads in a log.
         phase: where we are when its reply is awaited.
         octets: what the buffers come to, where that is known before they are written.
@@ -68,7 +68,7 @@ class CommandGroup:
             has been written to its end.
         payload_octets: what its payload comes to, once that is known; it has one at most.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
-            to its last octet and had no final reply.
+            to its last byte and had no final reply.
     """
 
     begins_at: float = 0
@@ -84,6 +84,11 @@ class CommandGroup:
         self.begins_message = begins_message
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether several commands are in it."""
+        return sum(isinstance(piece, Command) for piece in self.pieces) > 1
 
     @property
     def is_eager(self) -> bool:
@@ -116,8 +121,8 @@ class CommandGroup:
 
     @functools.cached_property
     def _by_reply(self) -> list[tuple[Piece, int, bool]]:
-        """For each reply its piece, the octets of commands up to there, and whether the payload is
-        among what comes up to there. Few batches are asked: only when something is out of order."""
+        """For each reply its piece, the bytes of commands up to there, and whether the payload is
+        among what comes up to there. Few groups are asked: only when something is out of order."""
         found: list[tuple[Piece, int, bool]] = []
         octets, has_payload = 0, False
         for piece in self.pieces:

@@ -1,7 +1,7 @@
 """How a session begins: greeting, EHLO (LHLO, HELO), STARTTLS (RFC 5321 3.1, 3207, 2033).
 
-Rule: STARTTLS, once asked for, happens or the session ends. There is no reply by which a server,
-or somebody on the way to it, could make us go on in clear.
+Rule: STARTTLS, once asked for, happens or the session ends. No reply of a server, or of an
+attacker between, makes the client go on in clear.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import contextlib
 from collections.abc import Generator
 
 from smtpconn.model.capabilities import ServerCapabilities
-from smtpconn.model.errors import Phase, SmtpError, StartTlsUnavailableError
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    SmtpError,
+    StartTlsUnavailableError,
+    TransportError,
+)
 from smtpconn.model.modes import Protocol
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import ResponseError, explain, refusal
@@ -23,19 +29,18 @@ from smtpconn.protocol.exchange import (
     StartTls,
     single,
 )
+from smtpconn.protocol.quirks import NOT_ABOUT_EHLO, is_exim
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import quit_
 
-_EHLO_UNKNOWN = frozenset({500, 502, 504, 550})
-
 
 def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
-    """From the first octet to a session that may send mail.
+    """From the first byte to a session that may send mail.
 
     Raises:
         TransientError, PermanentError: the server refuses service, EHLO or STARTTLS.
         StartTlsUnavailableError: it does not offer STARTTLS and ``starttls`` is True.
-        ProtocolError: it answers something that makes no sense.
+        ProtocolError: a reply breaks the protocol.
     """
     try:
         yield from _greet(session)
@@ -61,35 +66,52 @@ def _greet(session: SessionState) -> Generator[ExchangeAction, None, None]:
 
 
 def hello(session: SessionState) -> Exchange[None]:
-    """Say who we are and learn what the server offers; also to ask again later.
+    """Say EHLO and learn what the server offers; also later, to ask again.
 
-    A server that does not know EHLO is asked with HELO (RFC 5321 3.2); LMTP has LHLO alone.
+    A server that refuses EHLO for good is asked with HELO, whatever its code is: RFC 5321 3.2 and
+    4.1.4 name 500 to 504, 550, and servers without EHLO answer others. LMTP has LHLO alone. Any
+    2xx is success (RFC 5321 4.2).
 
     Raises:
-        TransientError, PermanentError, ProtocolError: the server refuses, or answers nonsense.
+        TransientError, PermanentError, ProtocolError: the server refuses, or its reply breaks the
+            protocol.
     """
     verb = "LHLO" if session.protocol is Protocol.LMTP else "EHLO"
     reply = yield from single(ascii_command(Phase.EHLO, f"{verb} {session.ehlo_domain}"))
-    if reply.code == 250:
+    if reply.is_success:
         note_hello(session, reply)
-    elif verb == "EHLO" and reply.code in _EHLO_UNKNOWN:
-        reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
-        if reply.code != 250:
-            raise _hello_refused(session, reply)
+    elif verb == "EHLO" and reply.is_permanent and reply.code not in NOT_ABOUT_EHLO:
+        reply = yield from _helo(session, reply)
         note_hello(session, reply, is_extended=False)
     else:
         raise _hello_refused(session, reply)
 
 
 def note_hello(session: SessionState, reply: SmtpResponse, *, is_extended: bool = True) -> None:
-    """Note what a 250 to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
+    """Note what a 2xx to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
     if is_extended:
         session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
-        session.limits_nonmail = _is_exims(reply)
+        session.limits_nonmail = is_exim(reply)
     else:
         session.capabilities = ServerCapabilities.from_helo(reply)
-    # It resets what was under way (RFC 5321 4.1.1.1).
+    # It ends the open transaction (RFC 5321 4.1.1.1).
     session.needs_reset = False
+
+
+def _helo(
+    session: SessionState, refused: SmtpResponse
+) -> Generator[ExchangeAction, None, SmtpResponse]:
+    """Say HELO after a refused EHLO and return its reply, a success.
+
+    A server that hangs up instead of answering had refused the session with its reply to EHLO.
+    """
+    try:
+        reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))
+    except (ConnectionClosedError, TransportError) as error:
+        raise _hello_refused(session, refused) from error
+    if not reply.is_success:
+        raise _hello_refused(session, reply)
+    return reply
 
 
 def _hello_refused(session: SessionState, reply: SmtpResponse) -> SmtpError:
@@ -98,19 +120,11 @@ def _hello_refused(session: SessionState, reply: SmtpResponse) -> SmtpError:
     return error
 
 
-def _is_exims(reply: SmtpResponse) -> bool:
-    """Whether EHLO is answered in Exim's words: "mx.example.com Hello client.example [192.0.2.1]".
-
-    Unlike its greeting they cannot be configured. Who else says it so is spared as well.
-    """
-    return " Hello " in reply.lines[0] and reply.lines[0].endswith("]")
-
-
 def _start_tls(session: SessionState) -> Generator[ExchangeAction, None, None]:
     if not session.capabilities.supports_starttls:
         raise StartTlsUnavailableError(
             "the server does not offer STARTTLS; nothing was sent in clear. If it expects TLS "
-            "from the first octet (port 465), use TlsMode.IMPLICIT"
+            "from the first byte (port 465), use TlsMode.IMPLICIT"
         )
     reply = yield from single(command(Phase.STARTTLS, "STARTTLS"))
     if reply.code != 220:

@@ -1,7 +1,7 @@
 """What a caller wants sent: checked, and as the commands of its envelope.
 
 Rule: everything that can be found wrong without asking the server is found here, before the first
-octet leaves. `make_request` looks at octets with their envelope, `make_message_request` at a
+byte leaves. `make_request` looks at bytes with their envelope, `make_message_request` at a
 message of the email package, `request_of` at an `Envelope` of either. What comes of them has
 `for_server`: the request as one server gets it, which for a message depends on what that server
 offers. `envelope_commands` holds a request against those offers. Nothing is sent here.
@@ -69,7 +69,7 @@ class Attempt(Protocol):
     """A transaction that was begun for a request; it knows what became of it at any moment."""
 
     def outcome(self, cause: BaseException) -> Outcome:
-        """What is true of the message now that ``cause`` has ended the dialogue."""
+        """What is true of the message now that ``cause`` has ended the dialog."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +104,7 @@ class MailRequest:
             self.content.is_declared_7bit = True
 
     def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
-        """Itself: octets are the same for every server."""
+        """Itself: bytes are the same for every server."""
         return self
 
 
@@ -163,7 +163,7 @@ def make_request(
     *,
     needs_recipient: bool = True,
 ) -> MailRequest:
-    """Check what a caller gave; ``needs_recipient=False`` if it may be for nobody.
+    """Check what a caller gave; ``needs_recipient=False`` if it may have no recipient.
 
     Raises:
         ValidationError: an address that may not be sent, no recipient, a message that is no bytes

@@ -1,15 +1,15 @@
-"""Many transactions in a row over one session, with as few turns as the server allows.
+"""Many transactions in a row over one session, with as few round trips as the server allows.
 
-Rule 1: the content of one message and the envelope of the next leave together, which makes one turn
-        a message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
+Rule 1: the content of one message and the envelope of the next leave together: one round trip a
+        message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
         one behind the other through a window, and their replies are read while others are written.
-Rule 2: a RSET goes before every MAIL: six octets and no turn. Without it Exim may send a message
-        under the sender of one that was refused, and Dovecot's submission server breaks down. But
-        Exim counts them (`SessionState.limits_nonmail`): when it has had nearly enough, a message
-        is ended before the next is begun, so that RSET is needed after refusals only.
+Rule 2: a RSET goes before every MAIL: six bytes and no round trip (`quirks.STALE_TRANSACTION`). But
+        Exim counts them (`quirks.NONMAIL_LIMIT`) and other servers refuse them
+        (`quirks.RSET_REFUSED`): there a message is ended before the next is begun, so that RSET is
+        needed after refusals only.
 Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
 Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
-        lost, each message that was under way gets what is true of it: its final reply if that came,
+        lost, each message that was in flight gets what is true of it: its final reply if that came,
         else whether it may have been delivered; those that come later were certainly not sent.
 Rule 5: replies out of sync end it: none of those that follow is believed, and nothing more is
         said.
@@ -36,34 +36,26 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import ResponseError
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
-from smtpconn.protocol.session import SPARE_NONMAIL_FROM, SessionState
+from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
+from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     EMPTY_DATA,
     NOBODY,
     Transaction,
-    begin,
-    conclude,
-    conclude_eager,
-    content_of,
-    explain_refusal,
-    judge,
+    farewell_in,
+    is_told,
     may_leave_with_envelope,
-    may_send_empty_data,
-    refused_for_certain,
+    not_sent,
     tells_something,
     transact,
-    wants_content,
-    whole_chunk,
 )
-from smtpconn.protocol.verdict import farewell_in, is_told, not_sent
 
 WINDOW = 256 * 1024
-"""Octets of messages that may be under way without a final reply."""
+"""Bytes of messages that may be in flight without a final reply."""
 
 MAX_IN_FLIGHT = 256
 """Messages that may be."""
-
-_BAD_SEQUENCE = 503
 
 Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
 
@@ -72,7 +64,7 @@ def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -
     """Send each request and yield its outcome, in order.
 
     Args:
-        session: of a connection nobody else uses meanwhile.
+        session: of a connection that this run alone uses.
         requests: what to send; an error is passed on in its place.
     """
     return _Streaming(session).run(requests)
@@ -88,7 +80,7 @@ class _InFlight:
 
 
 class _Streaming:
-    """One run, and what is under way in it.
+    """One run, and what is in flight in it.
 
     At any moment the server waits for the content of one transaction, or for a lone dot, or it has
     whole transactions in the window, or none of these.
@@ -124,7 +116,7 @@ class _Streaming:
         return session.may_pipeline and session.quirks.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
-        """End what is under way."""
+        """End what is in flight."""
         while self._window:
             yield from self._take_oldest()
         if self._open is not None or self._owes_empty_data:
@@ -158,18 +150,18 @@ class _Streaming:
     def _begin(
         self, request: MailRequest, *, chunking: bool, reset: bool
     ) -> Transaction | SmtpError:
-        """Begin a transaction; why that cannot be, if it cannot."""
+        """Begin a transaction; the error if that is not possible."""
         if self._lost is not None:
             return not_sent(self._lost)
         try:
-            return begin(self._session, request, chunking=chunking, reset=reset)
+            return Transaction.begin(self._session, request, chunking=chunking, reset=reset)
         except SmtpError as error:
             if not is_own(error):
                 raise
             return error
 
     def _decline(self, error: SmtpError) -> Stream:
-        """Yield why a transaction cannot begin, behind what is under way."""
+        """Yield why a transaction cannot begin, behind what is in flight."""
         yield from self._finish()
         self._look_for_the_end(None)
         yield error
@@ -195,12 +187,12 @@ class _Streaming:
             yield from self._finish()
 
     def _turn(self, following: Transaction | None) -> Stream:
-        """One turn; yields what became of the message whose content was sent in it, if any, and
-        of the next one if it was refused."""
+        """One round trip; yields the outcome of the message whose content was sent in it, if any,
+        and of the next one if it was refused."""
         this, self._open = self._open, None
         pieces: list[Piece] = []
         if this is not None:
-            pieces.append(content_of(self._session, this))
+            pieces.append(this.content_payload())
         elif self._owes_empty_data:
             pieces.append(EMPTY_DATA)
         self._owes_empty_data = False
@@ -242,42 +234,46 @@ class _Streaming:
         """Go by what the server said of an envelope; why it was refused, if it was."""
         if self._lost is not None:
             return not_sent(self._lost)
-        self._session.needs_reset = True
-        if not is_first and replies[0].code == _BAD_SEQUENCE:
-            self._session.quirks.is_streamable = False
-            if all(reply.code == _BAD_SEQUENCE for reply in replies):
-                self._session.transactions -= 1
+        session, was_reset_needed = self._session, self._session.needs_reset
+        session.needs_reset = True
+        if not is_first and replies[0].code == BAD_SEQUENCE:
+            session.quirks.is_streamable = False
+            if all(reply.code == BAD_SEQUENCE for reply in replies):
+                session.transactions -= 1
                 self._must_send_again = True
                 return None
-            # The server had looked at the content before it saw MAIL; so RSET was not needed.
+        if not (is_first or was_reset_needed) and _is_refused(replies[0]):
+            # A refused RSET refuses no message that did not need it.
+            if replies[0].code != BAD_SEQUENCE:
+                session.quirks.avoid_rset = True
             del following.commands[0]
             replies = replies[1:]
-        failure = judge(self._session, following, replies)
+        failure = following.judge(replies)
         if failure is None:
             self._open = following
-        elif wants_content(following, replies):
-            self._owes_empty_data = may_send_empty_data(self._session, following, failure)
+        elif following.wants_content(replies):
+            self._owes_empty_data = following.may_send_empty_data(failure)
             if not self._owes_empty_data:
                 self._session.must_close = NOBODY
         self._look_for_the_end(failure)
         return failure
 
     def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Say nothing more after replies out of sync, or when the dialogue cannot go on."""
+        """Say nothing more after replies out of sync, or when the dialog cannot go on."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
             self._lost = ProtocolError(self._session.must_close, phase=Phase.IDLE)
 
     def _note_what_is_owed(self) -> None:
-        """Whoever ends the run now must not leave the server waiting for content."""
+        """If the run ends now, the server must not be left waiting for content."""
         if self._lost is None:
             is_owed = self._open is not None or self._owes_empty_data
             self._session.must_close = "a message was begun and not sent" if is_owed else ""
 
     def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
-            return conclude(self._session, this, replies)
+            return this.conclude(replies)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -302,7 +298,7 @@ class _Streaming:
         if isinstance(this, SmtpError):
             yield from self._decline(this)
             return
-        group = CommandGroup((*this.commands, whole_chunk(this)), waits=False, begins_message=True)
+        group = CommandGroup((*this.commands, this.whole_chunk()), waits=False, begins_message=True)
         this.sent_in = group
         octets = request.content.whole_size or 0
         self._window.append(_InFlight(this, group, octets))
@@ -353,7 +349,7 @@ class _Streaming:
 
     def _conclude_eagerly(self, sent: _InFlight) -> Outcome:
         try:
-            return conclude_eager(self._session, sent.this, sent.group)
+            return sent.this.conclude_eager(sent.group)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -376,7 +372,7 @@ class _Streaming:
             elif not sent.group.missing:
                 yield self._conclude_eagerly(sent)
             elif has_left:
-                yield refused_for_certain(self._session, sent.this, sent.group) or _unknown(error)
+                yield sent.this.refused_for_certain(sent.group) or _unknown(error)
             elif sent is struck:
                 yield self._why_lost(sent.this, error, sent.group.replies)
             else:
@@ -390,7 +386,7 @@ class _Streaming:
         is_of_another = isinstance(error, ResponseError) and not replies
         if is_of_another or not isinstance(error, SmtpError):
             return not_sent(error)
-        explain_refusal(self._session, this, error, replies)
+        this.explain_refusal(error, replies)
         return error
 
 
@@ -399,3 +395,8 @@ def _unknown(error: Exception) -> SmtpError:
     unknown = copy.copy(error) if isinstance(error, SmtpError) else not_sent(error)
     unknown.may_have_been_delivered = True
     return unknown
+
+
+def _is_refused(reply: SmtpResponse) -> bool:
+    """Whether a reply refuses what it answers, and nothing else; 421 refuses everything."""
+    return reply.code != SHUTTING_DOWN and (reply.is_transient or reply.is_permanent)

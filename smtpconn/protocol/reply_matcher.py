@@ -4,7 +4,8 @@ Replies belong to commands by their order alone (RFC 2920 3.1), so being off by 
 every later answer a lie: a refused recipient is reported as accepted, a message that was lost as
 delivered. Hence the rules:
 
-Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command.
+Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command. A
+        refusal means what 421 means (rule 3).
 Rule 2: a reply to something that has not wholly left yet is an error, except a refusal of content
         that is still on its way: that is this message's answer, and the connection's last.
 Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If something is awaited it
@@ -12,14 +13,17 @@ Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If some
 Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
         250 came in front of garbage was delivered.
 Rule 5: a connection may be used again only if nothing is awaited, nothing is left over of what was
-        received, and none of the above has happened.
+        received, and none of the above has happened; and not behind a message whose final reply
+        ends with a bare LF where others end with CRLF. That reply stands, but if the server repeats
+        text of the message, the rest of the line is yet to come.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
-stream each group begins and how many octets the transport has taken. There is no I/O here.
+stream each group begins and how many bytes the transport has taken. There is no I/O here.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterable
 
@@ -31,21 +35,27 @@ from smtpconn.protocol.reply_parser import ReplyParser
 
 SHUTTING_DOWN = 421
 
+# Where a refusal may stand behind lines with another code (`reply_parser`, rule 3).
+_MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
+
 
 class ReplyMatcher:
-    """The state of one connection's dialogue.
+    """The state of one connection's dialog.
 
     Attributes:
         failure: why nothing more can be paired; None while all is well.
         shutdown_reply: the 421 the server sent, if it did.
-        queued: octets that have been handed to the transport.
+        queued: bytes that have been handed to the transport.
     """
 
     def __init__(self) -> None:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
-        # Batches that lack replies.
+        self._is_doubtful = False
+        # The group of this operation whose last reply came last.
+        self._last: CommandGroup | None = None
+        # Groups that lack replies.
         self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
         self._sent = 0
@@ -53,7 +63,19 @@ class ReplyMatcher:
     @property
     def is_reusable(self) -> bool:
         """Whether the next command's reply would be the next reply to come (rule 5)."""
-        return self.failure is None and not self._awaited and self._parser.is_empty
+        return (
+            self.failure is None
+            and not self._awaited
+            and self._parser.is_empty
+            and not self._is_doubtful
+        )
+
+    def begin_tls(self) -> None:
+        """Forget how the server ends its lines, with all else that came without TLS (RFC 3207 4.2).
+
+        Call it only while the connection `is_reusable`.
+        """
+        self._parser = ReplyParser(begins_with_greeting=False)
 
     @property
     def phase(self) -> Phase:
@@ -64,7 +86,7 @@ class ReplyMatcher:
         return piece.phase
 
     def tell_unanswered(self, *, is_broken_off: bool = False) -> bool:
-        """Mark the batches of messages that have left whole and lack a final reply; if any do.
+        """Mark the groups of messages that have left whole and lack a final reply; if any do.
 
         Args:
             is_broken_off: whether an exception of other code may have struck between what the
@@ -82,28 +104,35 @@ class ReplyMatcher:
         return is_any
 
     def expect(self, group: CommandGroup, behind: int) -> None:
-        """Note that a group is about to be written; who writes it tells it where it ends.
+        """Note that a group is about to be written; the driver tells it where it ends.
 
         Args:
             group: what its replies belong to.
-            behind: octets of those before it that wait to be handed to the transport with it.
+            behind: bytes of those before it that wait to be handed to the transport with it.
         """
         group.begins_at = self.queued + behind
         if group.missing:
             self._awaited.append(group)
 
     def note_sent(self, octets: int) -> None:
-        """Note octets the transport has taken."""
+        """Note bytes the transport has taken."""
         self._sent += octets
 
     def received(self, data: bytes) -> None:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
             return
-        replies = self._parser.replies_in(data)
-        if isinstance(replies, tuple):
-            replies = self._pair_usual(replies)
-        if replies:
+        replies = self._parser.usual_replies(data)
+        if replies is None:
+            awaited = self._awaited
+            self._pair_each(
+                self._parser.replies_in(
+                    data,
+                    is_last=len(awaited) == 1 and awaited[0].missing == 1,
+                    may_mix=self.phase in _MAY_MIX,
+                )
+            )
+        elif replies := self._pair_usual(replies):
             self._pair_each(replies)
 
     def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
@@ -114,7 +143,7 @@ class ReplyMatcher:
             group.replies += its
             group.missing -= len(its)
             if not group.missing:
-                awaited.popleft()
+                self._last = awaited.popleft()
             taken += len(its)
         return replies[taken:]
 
@@ -125,10 +154,23 @@ class ReplyMatcher:
                 if not awaited or reply.code == SHUTTING_DOWN or not self._has_left(awaited[0]):
                     self._fail_with(reply)
                     break
+                if self._parser.is_over:
+                    self.failure = refusal(reply, self.phase)
+                elif self._parser.has_lone_lf and self.phase is Phase.CONTENT:
+                    self._is_doubtful = True
                 self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase
-            self.failure = error
+            self.failure = copy.copy(error)  # without the frames it has gone through
+
+    def error(self) -> SmtpError:
+        """The `failure`, to be raised.
+
+        A copy: what is raised refers to the frames it goes through, and this lives as long as the
+        connection. The caller's frames may hold the connection, or the lease on it.
+        """
+        assert self.failure is not None
+        return copy.copy(self.failure)
 
     def has_left(self, group: CommandGroup) -> bool:
         """Whether the transport has taken all of a group."""
@@ -146,11 +188,26 @@ class ReplyMatcher:
         if reply.code == SHUTTING_DOWN:
             self._shut_down(reply)
         elif not self._awaited:
-            self.failure = ProtocolError(
-                f"the server sent a reply that nothing asked for: {reply}", phase=Phase.IDLE
-            )
+            self.failure = self._unasked(reply)
         else:
             self._answered_early(reply)
+
+    def _unasked(self, reply: SmtpResponse) -> SmtpError:
+        """The error for a reply that nothing asked for.
+
+        A refusal is a farewell (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not behind content
+        that left with its envelope: there it may be that message's own reply, and the ones before
+        it another command's each.
+        """
+        is_refusal = reply.is_transient or reply.is_permanent
+        if is_refusal and not (self._last is not None and self._last.is_eager):
+            return _closed_by(reply)
+        text = f"the server sent a reply that nothing asked for: {reply}"
+        return ProtocolError(text, phase=Phase.IDLE)
+
+    def settle(self) -> None:
+        """Note that an operation is over whose replies all came."""
+        self._last = None
 
     def _shut_down(self, reply: SmtpResponse) -> None:
         self.shutdown_reply = reply
@@ -158,16 +215,14 @@ class ReplyMatcher:
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
         else:
-            self.failure = ConnectionClosedError(
-                f"the server is closing the connection: {reply}", phase=Phase.IDLE
-            )
+            self.failure = _closed_by(reply)
 
     def _answered_early(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
         else:
-            # Who acknowledges a message before its end may have stored what it has of it.
+            # A server that acknowledges a message before its end may have stored the part it has.
             self.failure = ProtocolError(
                 f"the server answered before {self.phase} was sent: {reply}",
                 phase=self.phase,
@@ -179,4 +234,8 @@ class ReplyMatcher:
         group.replies.append(reply)
         group.missing -= 1
         if not group.missing:
-            self._awaited.popleft()
+            self._last = self._awaited.popleft()
+
+
+def _closed_by(reply: SmtpResponse) -> ConnectionClosedError:
+    return ConnectionClosedError(f"the server is closing the connection: {reply}", phase=Phase.IDLE)

@@ -1,18 +1,29 @@
-"""The parser of replies, which accepts nothing else (RFC 5321 4.2).
+"""The parser of replies: liberal in what harms nobody, strict in what protects (RFC 5321 4.2).
 
-Rule 1: the grammar is strict. A line is three digits, then "-" (more lines follow), " " or nothing
-(last line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
-`ParseError`, after which the parser refuses to go on: a peer that lost its place in the dialogue
-cannot be brought back in sync by guessing where its next reply begins.
+Rule 1: a line is three digits from 200 to 599, then "-" (more lines follow), " " or nothing (last
+line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
+`ParseError`, after which the parser refuses to go on: where the next reply begins can only be
+guessed then, and a wrong guess gives every later command the reply to another one.
 
-Rule 2: everything is bounded, because the peer decides how much it sends: the octets of a line,
-the lines of a reply, the octets of a reply.
+Rule 2: what cannot shift that boundary is accepted. Extra CRs in front of the LF are dropped,
+control characters but NUL and a bare CR are escaped, and empty lines behind the greeting are
+skipped. A bare LF ends a line only where the server always ends its lines so, which its greeting
+shows, or where it is the last byte received and exactly one reply is awaited: elsewhere it may
+stand in text that the server repeats (``554 rejected: ...<LF>250 ok<CRLF>``) and begin a reply that
+the server never gave.
 
-Rule 3: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
+Rule 3: a refusal behind lines with another code is a refusal in the greeting and in the reply to
+EHLO (postscreen: ``220-teaser``, then ``521 no``), and the last thing that is read. A success is
+not believed there, and elsewhere neither is.
+
+Rule 4: everything is bounded, because the peer decides how much it sends: the bytes of a line, the
+lines of a reply, the bytes of a reply, the empty lines behind the greeting.
+
+Rule 5: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
 so a server that sends one byte at a time costs linear time. Most replies are one line, and one of
 the same few lines: those are parsed once and remembered (`simple_replies`).
 
-Who a reply belongs to is not known here; that is `smtpconn.protocol.reply_matcher`.
+Which command a reply belongs to is decided in `smtpconn.protocol.reply_matcher`.
 """
 
 from __future__ import annotations
@@ -25,22 +36,26 @@ from smtpconn.model.errors import ParseError, Phase
 from smtpconn.model.replies import SmtpResponse, response
 
 MAX_LINE = 8 * 1024
-"""Octets in one reply line with its CRLF; RFC 5321 4.5.3.1.5 asks for 512."""
+"""Bytes in one reply line with its line end; RFC 5321 4.5.3.1.5 asks for 512."""
 
 MAX_LINES = 128
 """Lines in one reply."""
 
 MAX_REPLY = 64 * 1024
-"""Octets in one reply."""
+"""Bytes in one reply."""
 
 MAX_CHALLENGE = 12 * 1024
-"""Octets in one 334 line, which may be longer than others (RFC 4954 4, 12288 octets)."""
+"""Bytes in one 334 line, which may be longer than others (RFC 4954 4, 12288 bytes)."""
+
+MAX_EMPTY_LINES = 16
+"""Empty lines between the greeting and the next reply."""
 
 _REMEMBERED = 512
-"""Octets that are remembered with the replies they are, so that they are parsed once."""
+"""The most bytes that are remembered with the replies they are, so that they are parsed once."""
 
+_NUL_AND_CR = b"\0\r"
 _CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
-_HYPHEN = b"-"[0]
+_ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROLS}
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,7 +78,7 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
 def simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
     """The replies that ``data`` is, if it is nothing but whole replies of one usual line each.
 
-    421 is not usual, so that who hands them over needs to look for it only among the others.
+    421 is not usual, so the caller need not look for it among these.
     """
     return _remembered_replies(data) if len(data) <= _REMEMBERED else _simple_replies(data)
 
@@ -74,39 +89,71 @@ def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
     return cast("tuple[SmtpResponse, ...]", replies) if not rest and all(replies) else None
 
 
-# Envelopes are answered with the same few octets again and again.
+# Envelopes are answered with the same few bytes again and again.
 _remembered_replies = functools.lru_cache(maxsize=256)(_simple_replies)
 
 
 class ReplyParser:
-    """Turns the octets of a connection into replies; one for each connection and TLS layer.
+    """Turns the bytes of a connection into replies; one for each connection and TLS layer.
+
+    Args:
+        begins_with_greeting: whether the first reply is the greeting, behind which empty lines may
+            stand; False under a TLS layer that STARTTLS began.
 
     Attributes:
-        is_empty: whether every octet fed in has come out as part of a whole reply.
+        is_empty: whether every byte fed in has come out as part of a whole reply.
+        is_over: whether nothing more is read, because the last reply was a refusal behind lines
+            with another code.
+        has_lone_lf: whether the last reply ended with a bare LF though the server ends its lines
+            with CRLF.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, begins_with_greeting: bool = True) -> None:
         self.is_empty = True
+        self.is_over = False
+        self.has_lone_lf = False
         self._buffer = bytearray()
         self._start = 0
         self._searched = 0
         self._code = b""
+        self._is_mixed = False
         self._lines: list[str] = []
         self._octets = 0
         self._failed = False
+        # Whether a bare LF ends a line; None until the first line has shown it.
+        self._takes_lf: bool | None = None
+        self._begins_with_greeting = begins_with_greeting
+        self._replies = 0
+        self._empty_lines = 0
 
-    def replies_in(self, data: bytes) -> Iterable[SmtpResponse]:
+    def usual_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
+        """The replies that ``data`` is; None if it is anything but whole replies of one line each.
+
+        None of them is 421. After None, ``data`` has yet to be given to `replies_in`.
+        """
+        if not self.is_empty or self.is_over:
+            return None
+        replies = simple_replies(data)
+        if replies:
+            self._replies += len(replies)
+            if self._takes_lf is None:
+                self._takes_lf = False
+        return replies
+
+    def replies_in(
+        self, data: bytes, *, is_last: bool = False, may_mix: bool = False
+    ) -> Iterable[SmtpResponse]:
         """The whole replies there are once ``data`` was received too.
 
-        They are a tuple if ``data`` holds nothing else and none of them is 421.
+        Args:
+            data: what was received.
+            is_last, may_mix: as in `next_reply`.
 
         Raises:
             ParseError: as `next_reply`, behind the replies that came before; when iterated.
         """
-        if self.is_empty and (replies := simple_replies(data)) is not None:
-            return replies
         self.feed(data)
-        return iter(self.next_reply, None)
+        return iter(functools.partial(self.next_reply, is_last=is_last, may_mix=may_mix), None)
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
@@ -117,8 +164,14 @@ class ReplyParser:
             self._start = 0
         self._buffer += data
 
-    def next_reply(self) -> SmtpResponse | None:
-        """Return the next whole reply, or None if more octets are needed.
+    def next_reply(self, *, is_last: bool = False, may_mix: bool = False) -> SmtpResponse | None:
+        """Return the next whole reply, or None if more bytes are needed.
+
+        Args:
+            is_last: whether exactly one reply is awaited, so that a bare LF as the last byte
+                received ends its line.
+            may_mix: whether it is the greeting or the reply to EHLO, where a refusal may stand
+                behind lines with another code.
 
         Raises:
             ParseError: what was received is no reply, or too long for one. The parser is then
@@ -126,9 +179,13 @@ class ReplyParser:
         """
         if self._failed:
             raise _broken("the reply stream was already broken")
+        if self.is_over:
+            return None
         try:
-            while (line := self._next_line()) is not None:
-                if self._add_line(line):
+            while (line := self._next_line(is_last=is_last)) is not None:
+                if self._is_empty_line(line):
+                    continue
+                if self._add_line(line, may_mix=may_mix):
                     self.is_empty = self._start == len(self._buffer)
                     return self._take_reply()
         except ParseError:
@@ -136,7 +193,8 @@ class ReplyParser:
             raise
         return None
 
-    def _next_line(self) -> bytes | None:
+    def _next_line(self, *, is_last: bool) -> bytes | None:
+        """The next line without its line end; None if it is not whole."""
         start = self._start
         end = self._buffer.find(b"\n", self._searched)
         if end < 0:
@@ -145,45 +203,76 @@ class ReplyParser:
             return None
         self._check_length(end + 1 - start)
         self._start = self._searched = end + 1
-        return bytes(self._buffer[start : end + 1])
+        line = bytes(self._buffer[start:end])
+        self.has_lone_lf = False
+        if not line.endswith(b"\r"):
+            self._check_lf(line, is_last=is_last and self._start == len(self._buffer))
+        elif self._takes_lf is None:
+            self._takes_lf = False
+        # Some servers put their own CR in front of the CRLF of a library.
+        return line.rstrip(b"\r")
+
+    def _check_lf(self, line: bytes, *, is_last: bool) -> None:
+        """Accept a bare LF as the end of a line, or not (rule 2)."""
+        if self._takes_lf is None:
+            self._takes_lf = True
+        if not self._takes_lf:
+            self.has_lone_lf = is_last
+            if not is_last:
+                raise _broken(f"the server sent a reply line without CRLF: {_excerpt(line)}")
 
     def _check_length(self, octets: int) -> None:
         if octets > MAX_LINE and (
             octets > MAX_CHALLENGE or not self._buffer.startswith(b"334", self._start)
         ):
-            raise _broken(f"the server sent a reply line of more than {MAX_LINE} octets")
+            raise _broken(f"the server sent a reply line of more than {MAX_LINE} bytes")
         if self._octets + octets > MAX_REPLY:
-            raise _broken(f"the server sent a reply of more than {MAX_REPLY} octets")
+            raise _broken(f"the server sent a reply of more than {MAX_REPLY} bytes")
 
-    def _add_line(self, line: bytes) -> bool:
+    def _is_empty_line(self, line: bytes) -> bool:
+        """Whether a line is one of the empty ones that may stand behind the greeting."""
+        if line or self._lines or not self._begins_with_greeting or self._replies != 1:
+            return False
+        self._empty_lines += 1
+        self.is_empty = self._start == len(self._buffer)
+        return self._empty_lines <= MAX_EMPTY_LINES
+
+    def _add_line(self, line: bytes, *, may_mix: bool) -> bool:
         """Check one line and keep its text; whether it is the last of its reply."""
-        if not line.endswith(b"\r\n"):
-            raise _broken(f"the server sent a reply line without CRLF: {_excerpt(line)}")
-        code, text = line[:3], line[4:-2]
-        if not code.isdigit() or not b"200" <= code <= b"599":
+        code, text = line[:3], line[4:]
+        if len(code) != 3 or not code.isdigit() or not b"200" <= code <= b"599":
             raise _broken(f"the server sent something that is no reply: {_excerpt(line)}")
-        separator = line[3]
-        if separator not in b"- " and len(line) != len(b"250\r\n"):
+        separator = line[3:4]
+        if separator not in (b"-", b" ", b""):
             raise _broken(f"the server sent no space after the reply code: {_excerpt(line)}")
-        if text.translate(None, _CONTROLS) != text:
+        if text.translate(None, _NUL_AND_CR) != text:
             raise _broken(f"the server sent control characters: {_excerpt(line)}")
+        is_end = separator != b"-"
         if self._lines and code != self._code:
+            self._is_mixed = True
+        if self._is_mixed and (not may_mix or (is_end and code < b"400")):
             raise _broken(
                 f"the server changed the code inside a reply from "
                 f"{self._code.decode()}: {_excerpt(line)}"
             )
         self._code = code
-        self._lines.append(text.decode("utf-8", "surrogateescape"))
-        self._octets += len(line)
-        if separator != _HYPHEN:
-            return True
-        if len(self._lines) >= MAX_LINES:
+        self._lines.append(_readable(text))
+        self._octets += len(line) + 2
+        if not is_end and len(self._lines) >= MAX_LINES:
             raise _broken(f"the server sent a reply of more than {MAX_LINES} lines")
-        return False
+        return is_end
 
     def _take_reply(self) -> SmtpResponse:
         lines, self._lines, self._octets = tuple(self._lines), [], 0
+        self.is_over = self._is_mixed
+        self._replies += 1
         return response(int(self._code), lines)
+
+
+def _readable(text: bytes) -> str:
+    """A line's text, with control characters but the tab escaped (``\\x1b``)."""
+    decoded = text.decode("utf-8", "surrogateescape")
+    return decoded if text.translate(None, _CONTROLS) == text else decoded.translate(_ESCAPES)
 
 
 def _excerpt(line: bytes) -> str:
@@ -191,5 +280,5 @@ def _excerpt(line: bytes) -> str:
 
 
 def _broken(text: str) -> ParseError:
-    """The error for something that is no reply; which command it answers, the caller knows."""
+    """The error for something that is no reply; the caller adds which command it answers."""
     return ParseError(text, phase=Phase.IDLE)

@@ -1,4 +1,4 @@
-"""What both sides know of each other: the memory of one session, written by the conversations.
+"""What both sides know of each other: the memory of one session, written by the exchanges.
 
 Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2); `forget` is the one
 place for that. No socket, no clock, no behaviour beyond questions about the facts kept here.
@@ -12,28 +12,7 @@ from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
 from smtpconn.model.replies import SmtpResponse
-
-SPARE_NONMAIL_FROM = 8
-"""Commands besides those of messages after which a server that counts them is told no more than it
-has to be."""
-
-MAX_NONMAIL = 10
-"""How many of them Exim takes on a connection (smtp_accept_max_nonmail): it ends with the next."""
-
-
-@dataclass(slots=True)
-class ServerQuirks:
-    """What is learnt of a server and true of all sessions with it.
-
-    Attributes:
-        is_streamable: whether it takes commands behind the end of DATA in one write, which RFC 2920
-            3.1 allows; not so Haraka, which answers them 503.
-        login: the way of logging in that worked where a stronger one did not (`Way.key` of
-            `smtpconn.auth.credentials`); "" where the strongest one does, or nothing is known.
-    """
-
-    is_streamable: bool = True
-    login: str = ""
+from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM, ServerQuirks
 
 
 @dataclass(slots=True)
@@ -52,11 +31,10 @@ class SessionState:
         auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
-        must_close: why the dialogue cannot go on after this operation; "" if it can.
+        must_close: why the dialog cannot go on after this operation; "" if it can.
         transactions: how many were begun.
         recently_active: whether the server has spoken so lately that content may be spent on it
-        before
-            it answers (`Pipelining.EAGER`).
+            before it answers (`Pipelining.EAGER`).
         is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
         quirks: what other sessions with the same server may know too.
         limits_nonmail: whether it counts commands besides those of messages and ends the connection
@@ -64,6 +42,8 @@ class SessionState:
             a refused transaction between two that are streamed is one.
         nonmail_commands: how many of them it has had.
         has_reset: whether it had a RSET since the last message.
+        is_pipelining_broken: whether PIPELINING, though offered, is not used for now
+            (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
         has_unread_replies: whether the caller has written commands and will ask for the replies
             in later operations (`smtpconn.protocol.raw_command`).
     """
@@ -85,6 +65,7 @@ class SessionState:
     limits_nonmail: bool = False
     nonmail_commands: int = 0
     has_reset: bool = False
+    is_pipelining_broken: bool = False
     has_unread_replies: bool = False
     is_lmtp: bool = field(init=False)
     is_eager: bool = field(init=False)
@@ -101,7 +82,11 @@ class SessionState:
     @property
     def may_pipeline(self) -> bool:
         """Whether commands may be sent in groups."""
-        return self.pipelining is not Pipelining.OFF and self.capabilities.supports_pipelining
+        return (
+            self.pipelining is not Pipelining.OFF
+            and self.capabilities.supports_pipelining
+            and not self.is_pipelining_broken
+        )
 
     @property
     def may_send_eagerly(self) -> bool:
@@ -114,14 +99,17 @@ class SessionState:
             self.is_eager
             and self.recently_active
             and not self.is_lmtp
-            and self.capabilities.supports_pipelining
+            and self.may_pipeline
             and self.capabilities.supports_chunking
         )
 
     @property
     def avoid_rset(self) -> bool:
-        """Whether RSET is to be said only where it must be: the server has had nearly enough."""
-        return self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
+        """Whether RSET is said only where it must be: the server refuses it, or counts it and has
+        had nearly enough."""
+        return self.quirks.avoid_rset or (
+            self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
+        )
 
     def note_reset(self) -> None:
         """Note that the server has had a RSET."""
@@ -129,14 +117,24 @@ class SessionState:
         self.has_reset = True
 
     def check_reset(self) -> None:
-        """Check that the server would survive another RSET.
+        """Check that the server takes another RSET.
 
         Raises:
-            ConnectionClosedError: it would hang up, and on a message that is good.
+            ConnectionClosedError: it refuses RSET, or it would hang up, and on a message that is
+                good.
         """
+        if self.quirks.avoid_rset:
+            self.must_close = "the server refuses RSET, which the next message needs"
+            raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
         if self.limits_nonmail and self.has_reset and self.nonmail_commands >= MAX_NONMAIL:
             self.must_close = "so much was refused on it that the server would hang up"
             raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
+
+    def note_reset_refused(self, reply: SmtpResponse) -> ConnectionClosedError:
+        """Note that the server refuses RSET; the error for the message that needed it."""
+        self.quirks.avoid_rset = True
+        self.must_close = f"the server refuses RSET: {reply}"
+        return ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
     def forget(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""

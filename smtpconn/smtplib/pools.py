@@ -41,7 +41,7 @@ from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.options import PoolKeywords
-from smtpconn.protocol.session import ServerQuirks
+from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
 from smtpconn.smtplib.errors import refused
 

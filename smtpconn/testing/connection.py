@@ -47,6 +47,8 @@ class Connection:
         self._input = bytearray()
         self._output = bytearray()
         self._ended = threading.Event()
+        # Its thread waits for a tick at most, so that it sees that the connection is to end.
+        sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -107,9 +109,7 @@ class Connection:
             self._sock = context.wrap_socket(
                 self._sock, server_side=True, do_handshake_on_connect=False
             )
-            self._sock.settimeout(10)
-            self._sock.do_handshake()
-            self._sock.settimeout(None)
+            self._do_handshake(self._sock)
         except (OSError, ValueError) as error:
             raise Disconnected from error
 
@@ -122,6 +122,16 @@ class Connection:
         if self._ended.wait(seconds):
             raise Disconnected
 
+    def _do_handshake(self, sock: ssl.SSLSocket) -> None:
+        while not self._ended.is_set():
+            try:
+                return sock.do_handshake()
+            except ssl.SSLWantReadError:
+                select.select([sock], [], [], TICK)
+            except ssl.SSLWantWriteError:
+                select.select([], [sock], [], TICK)
+        raise Disconnected
+
     def hang(self) -> None:
         """Send nothing and read nothing until `end` ends the connection."""
         self.flush()
@@ -132,8 +142,11 @@ class Connection:
         """End the connection from any thread; its own thread closes the descriptor."""
         try:
             if reset:
+                # Its thread sees it within a tick. A shutdown would wake it up at once, but OpenSSL
+                # takes that for the peer's end, and sends an alert ahead of the reset.
                 self.reset_on_close()
-            socket.socket.shutdown(self._sock, socket.SHUT_RD if reset else socket.SHUT_RDWR)
+            else:
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
             pass  # it has ended
         self._ended.set()
@@ -178,8 +191,12 @@ class Connection:
         return bool(select.select([self._sock], [], [], seconds)[0])
 
     def _receive(self) -> None:
+        if self._ended.is_set():
+            raise Disconnected
         try:
             data = self._sock.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return  # a part of a TLS record
         except OSError as error:
             raise Disconnected from error
         if not data:
@@ -187,7 +204,13 @@ class Connection:
         self._input += data
 
     def _send_now(self, data: bytes) -> None:
-        try:
-            self._sock.sendall(data)
-        except OSError as error:
-            raise Disconnected from error
+        rest = memoryview(data)
+        while rest and not self._ended.is_set():
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                select.select([], [self._sock], [], TICK)
+            except OSError as error:
+                raise Disconnected from error
+        if rest:
+            raise Disconnected

@@ -427,7 +427,6 @@ class SmtpServer:
                 sock, _ = listener.accept()
             except TimeoutError:
                 continue
-            sock.settimeout(None)
             thread = _thread(self._serve, sock)
             # Under the lock, so that every thread that serves a connection can be joined.
             with self._changed:

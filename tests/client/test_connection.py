@@ -289,8 +289,8 @@ def test_a_name_that_may_not_be_said_is_refused(name: str) -> None:
     [
         (lambda c: c.noop(), "NOOP"),
         (lambda c: c.reset(), "RSET"),
-        (lambda c: c.vrfy("someone"), "VRFY someone"),
-        (lambda c: c.expn("list"), "EXPN list"),
+        (lambda c: c.vrfy("someone"), "VRFY someone SMTPUTF8"),
+        (lambda c: c.expn("list"), "EXPN list SMTPUTF8"),
         (lambda c: c.help(), "HELP"),
         (lambda c: c.help("MAIL"), "HELP MAIL"),
     ],
@@ -309,20 +309,38 @@ def test_simple_commands(call: Call, line: str) -> None:
     [
         ("NOOP", lambda c: c.noop()),
         ("RSET", lambda c: c.reset()),
-        ("VRFY", lambda c: c.vrfy("someone")),
-        ("EXPN", lambda c: c.expn("list")),
-        ("HELP", lambda c: c.help()),
         ("EHLO", lambda c: c.rehlo()),
     ],
 )
 def test_a_refused_command_leaves_the_connection_usable(step: str, call: Call) -> None:
-    """A plain 5xx is an error and nothing more."""
+    """A plain 5xx is an error and nothing more; 521 to EHLO, because others lead to HELO."""
+    code = 521 if step == "EHLO" else 555
     with SmtpServer() as server, connect(server) as connection:
-        server.fault(step, reply="555 5.5.1 no")
+        server.fault(step, reply=f"{code} 5.5.1 no")
         with pytest.raises(PermanentError) as caught:
             call(connection)
-        assert caught.value.response.code == 555
+        assert caught.value.response.code == code
         assert caught.value.phase == step.lower()
+        connection.send(ME, YOU, MESSAGE)
+        assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("code", [555, 451])
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ("VRFY", lambda c: c.vrfy("someone")),
+        ("EXPN", lambda c: c.expn("list")),
+        ("HELP", lambda c: c.help()),
+    ],
+)
+def test_a_refused_question_is_answered(step: str, call: Call, code: int) -> None:
+    """VRFY, EXPN and HELP return a refusal as they return any answer (RFC 5321 3.5)."""
+    with SmtpServer() as server, connect(server) as connection:
+        server.fault(step, reply=f"{code} {code // 100}.5.1 no")
+        answer = call(connection)
+        assert isinstance(answer, SmtpResponse)
+        assert answer.code == code
         connection.send(ME, YOU, MESSAGE)
         assert len(server.messages) == 1
 
@@ -574,7 +592,7 @@ BAD_CALLS: list[tuple[type[SmtpError], Call]] = [
     (ValidationError, lambda c: c.help("x" * 3000)),
     (SmtpUtf8RequiredError, lambda c: c.vrfy("jürgen")),
     (ValidationError, lambda c: c.noop(timeout=0)),
-    (ValidationError, lambda c: c.set_ehlo_domain("a\r\nb")),
+    (ProtocolError, lambda c: c.set_ehlo_domain("a\r\nb")),
     (UnsupportedExtensionError, lambda c: c.auth_plain("user", "secret")),
 ]
 

@@ -528,8 +528,7 @@ def test_no_escape_sequence_comes_through(caplog: pytest.LogCaptureFixture) -> N
         server.fault("NOOP", reply="250 \x1b[2J\x07\x7f")
         with SmtpConnection.connect(server.host, server.port, TlsMode.NONE, TIMEOUT) as connection:
             assert repr(connection).isprintable()
-            with pytest.raises(ParseError):
-                connection.noop()
+            connection.noop()
     assert len(caplog.records) > 5
     assert all(record.getMessage().isprintable() for record in caplog.records)
     assert "<- 250 \\x1b[2J" in caplog.text

@@ -257,8 +257,7 @@ def test_questions(postfix: Postfix, certificates: Certificates) -> None:
     with config(postfix, certificates, TlsMode.NONE).connect() as connection:
         assert connection.vrfy(ALICE).code == 252
         for ask in (connection.expn, connection.help):
-            with pytest.raises(PermanentError):
-                ask("staff")
+            assert ask("staff").code // 100 == 5
         connection.noop()
 
 
@@ -423,8 +422,7 @@ def test_exim_without_a_certificate(exim: Exim) -> None:
         connection.auth_cram_md5("alice", "wonderland")
         assert connection.vrfy(ALICE).code == 250
         assert connection.help().code == 214
-        with pytest.raises(PermanentError):
-            connection.expn("staff")
+        assert connection.expn("staff").code // 100 == 5
 
 
 # Cyrus

@@ -44,7 +44,7 @@ from tests.faults.table import (
     EHLO,
     LHLO,
     NO_REPLY,
-    RSET_FIRST,
+    RSET,
     Cell,
     Exchange,
     Kind,
@@ -87,6 +87,9 @@ class Way(enum.StrEnum):
     def is_pipelined(self) -> bool:
         """Whether commands leave in groups."""
         return self not in (Way.ONE_BY_ONE, Way.LMTP_ONE_BY_ONE)
+
+
+REFUSALS = frozenset({Kind.TRANSIENT, Kind.PERMANENT, Kind.UNKNOWN_COMMAND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def _transaction(way: Way, number: int) -> Exchange:
     answers = 2 if way.is_lmtp else 1
     contents = tuple(content(number * answers + i) for i in range(answers))
     # Numbered as if there were one with the first message, too.
-    reset = Place("RSET", 250, number - 1, RSET_FIRST.is_exact)
+    reset = Place("RSET", 250, number - 1, RSET.is_exact)
     first = (reset,) if number and way.is_pipelined else ()
     greeting = LHLO if way.is_lmtp else EHLO
     envelope = (*first, *(mail(number) if way.is_eager else data(number)))
@@ -177,6 +180,9 @@ def _struck(cell: ManyCell) -> Outcome:
     alone = cell.alone
     if alone.kind is Kind.EARLY:
         return _failed(cell, ProtocolError, Phase.IDLE)
+    if alone.place.step == "RSET" and alone.kind in REFUSALS:
+        # All before it ended in success, so nobody needs it.
+        return _delivered(cell)
     return outcome(alone)
 
 
@@ -213,7 +219,7 @@ def _struck_eagerly(cell: ManyCell) -> Outcome:
     if step == "RCPT":
         return _delivered(cell, rejected=1)
     if step == "RSET":
-        return _failed(cell, error, phase, Fate.UNKNOWN)
+        return _failed(cell, ConnectionClosedError, phase, Fate.UNKNOWN)
     return _failed(cell, error, phase, is_usable=True)
 
 

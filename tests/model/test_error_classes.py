@@ -58,7 +58,7 @@ SMTPLIB = (
 REFUSALS = [
     ("CONNECT", "554 5.7.1 no", PermanentError, smtplib.SMTPConnectError, Phase.GREETING),
     ("CONNECT", "421 4.3.2 busy", TransientError, smtplib.SMTPConnectError, Phase.GREETING),
-    ("EHLO", "554 5.7.1 no", PermanentError, smtplib.SMTPHeloError, Phase.EHLO),
+    ("EHLO", "521 5.7.1 no", PermanentError, smtplib.SMTPHeloError, Phase.EHLO),
     ("EHLO", "451 4.7.1 later", TransientError, smtplib.SMTPHeloError, Phase.EHLO),
     ("EHLO", "421 4.7.1 later", TransientError, smtplib.SMTPHeloError, Phase.EHLO),
     ("MAIL", "550 5.1.8 no", PermanentError, smtplib.SMTPSenderRefused, Phase.MAIL),
@@ -319,7 +319,7 @@ def test_a_refused_login(reply: str, is_retryable: bool) -> None:
 def test_our_name_is_named_when_a_server_complains_of_it() -> None:
     """Whether it does at EHLO or, as Postfix, not before RCPT."""
     for step, reply in (
-        ("EHLO", "554 5.5.2 who is that"),
+        ("EHLO", "521 5.5.2 who is that"),
         ("RCPT", "504 5.5.2 <box>: Helo command rejected: need fully-qualified hostname"),
     ):
         with SmtpServer() as server:

@@ -89,7 +89,7 @@ TREE: dict[type[SmtpError], tuple[type[BaseException], ...]] = {
     AllRecipientsFailedError: (SmtpError, smtplib.SMTPRecipientsRefused),
     StartTlsUnavailableError: (SmtpError, smtplib.SMTPNotSupportedError),
     SmtpUtf8RequiredError: (SmtpError, smtplib.SMTPNotSupportedError),
-    UnsupportedExtensionError: (SmtpError, smtplib.SMTPNotSupportedError),
+    UnsupportedExtensionError: (ProtocolError, smtplib.SMTPNotSupportedError),
     PoolError: (SmtpError,),
     PoolTimeoutError: (PoolError, TimeoutError),
     PoolOverloadedError: (PoolError,),

@@ -303,6 +303,34 @@ def test_a_record_read_in_part(certificates: Certificates) -> None:
         assert first + transport.receive(Deadline(TIMEOUT)) == b"250 Ok\r\n"
 
 
+@pytest.mark.parametrize("ends_how", ["closed", "reset", "not at all"])
+def test_an_end_whose_reason_a_signal_handler_took(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, ends_how: str
+) -> None:
+    """Python runs a handler before it asks OpenSSL why; the socket still says that it has ended."""
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, "A failure in the SSL library occurred (_ssl.c:2580)")
+    error.reason = None  # type: ignore[assignment]  # as Python leaves it then
+
+    # As if Python's own module had raised it: an error of anybody else's is none of the connection.
+    module = {"__name__": "ssl", "error": error}
+    exec("def read(size): raise error", module)
+
+    with tls_ends(certificates) as (transport, peer):
+        while transport.receive_now() is not None:
+            pass
+        if ends_how == "reset":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if ends_how != "not at all":
+            peer.close()
+            transport.wait(Deadline(TIMEOUT), write=False)
+        monkeypatch.setattr(transport._sock, "read", module["read"])
+        if ends_how == "not at all":
+            with pytest.raises(ssl.SSLError):
+                transport.receive_now()
+        else:
+            assert transport.receive_now() == b""
+
+
 # --- Probing --------------------------------------------------------------------------------------
 
 

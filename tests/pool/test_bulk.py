@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextvars
 import gc
 import itertools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import cast
 
 import pytest
 
+from smtpconn.pool import bulk
 from smtpconn.pool.bulk import BrokenOff, FanOut, fan_out
 
 
@@ -273,6 +276,28 @@ def test_leaving_the_loop_is_abandoning_it() -> None:
     """A ``break`` leaves no thread behind, once the iterator is gone."""
     for _ in fan_out(lambda n: n, Source(), 3):
         break
+    wait_until(lambda: senders() == [])
+
+
+@pytest.mark.parametrize("is_circle", [False, True])
+def test_collecting_it_runs_nothing_that_can_be_interrupted(is_circle: bool) -> None:
+    """Its threads end although a signal handler raises wherever Python code runs meanwhile."""
+    outcomes = fan_out(lambda n: n, Source(), 3)
+    next(outcomes)
+    kept: list[object] = [outcomes]
+    if is_circle:
+        kept.append(kept)
+
+    def strike(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code.co_filename == bulk.__file__:
+            raise BadItem
+
+    sys.settrace(strike)
+    try:
+        del outcomes, kept
+        gc.collect()
+    finally:
+        sys.settrace(None)
     wait_until(lambda: senders() == [])
 
 

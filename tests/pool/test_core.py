@@ -28,7 +28,8 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.pool.core import LIFETIME_JITTER, PoolCore
 from smtpconn.pool.maintenance import Maintenance
 from smtpconn.pool.options import PoolOptions
-from smtpconn.pool.state import MAX_NOOPS, Waiter
+from smtpconn.pool.state import Waiter
+from smtpconn.protocol.quirks import MAX_NOOPS
 
 CONFIG = ServerConfig.from_url("smtp://mx.example.com")
 CAPABILITIES = ServerCapabilities("mx.example.com", ())

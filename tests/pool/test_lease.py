@@ -6,6 +6,7 @@ bytecode in the pool's code, then at its second, and so on until the scenario co
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import socket
@@ -25,6 +26,7 @@ from smtpconn import (
     PoolEvent,
     PoolTimeoutError,
     ServerConfig,
+    SmtpError,
     TransportError,
 )
 from smtpconn.pool import connection_pool as pool_module
@@ -383,6 +385,71 @@ def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
         assert pool.stats().in_use == 0
         assert not connection.is_open
         take(pool, 1.0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"step": "MAIL", "reply": "421 4.3.2 Shutting down", "close": True},
+        {"step": "MAIL", "close": True},
+        {"step": "MAIL", "reset": True},
+        {"step": "MAIL", "reply": "what?"},
+        {"step": "MAIL", "hang": True},
+        {"step": "MAIL", "after": b"250 too much\r\n"},
+        {"step": "CONTENT", "close": True},
+        {"step": "CONTENT", "reply": "421 4.3.2 Shutting down", "close": True},
+        {"step": "RCPT", "reply": "550 5.1.1 Nobody"},
+    ],
+    ids=str,
+)
+def test_a_lost_lease_whose_connection_failed(server: SmtpServer, fault: dict[str, Any]) -> None:
+    """No error that is kept keeps the frame of who lost it, and the lease with that."""
+
+    def lose() -> None:
+        lease = pool.connection()
+        connection = lease.__enter__()
+        with contextlib.suppress(SmtpError):
+            connection.send("a@b.example", ["c@d.example"], b"hello\r\n", timeout=0.3)
+        with contextlib.suppress(SmtpError):
+            connection.noop(timeout=0.3)
+
+    with ConnectionPool(server.url, max_size=1) as pool:
+        server.fault(**fault)
+        lose()
+        gc.collect()
+        assert pool.stats().in_use == 0
+
+
+@unclosed
+def test_strikes_while_a_pool_is_warmed(server: SmtpServer) -> None:
+    """Also while what was made ahead is put down for those who come."""
+    with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
+        strike_everywhere(pool, lambda: pool.warm(1), before=pool.drain)
+
+
+@pytest.mark.parametrize("is_circle", [False, True])
+def test_strikes_while_a_lease_is_collected(
+    server: SmtpServer, is_circle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destructor that a signal handler cuts off is not called again; the lease comes back."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    with ConnectionPool(server.url, max_size=1) as pool:
+        point, where = 0, "somewhere"
+        while where:
+            lease = pool.connection()
+            lease.__enter__()
+            holder: list[object] = [lease]
+            if is_circle:
+                holder.append(holder)
+            del lease
+            with ExceptionInjector(point, lambda name: None) as injector:
+                del holder
+                gc.collect()
+            where, point = injector.where, point + 1
+            assert pool.stats().in_use == 0, where
+            take_all(pool)
+        assert point > 20
+        assert pool.stats().discards == {"lost by its holder": point}
 
 
 def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smtpconn.pool.failover import LOWERED_FOR
-from smtpconn.pool.state import MAX_NOOPS, PooledConnection, Waiter
+from smtpconn.pool.state import PooledConnection, Waiter
+from smtpconn.protocol.quirks import MAX_NOOPS
 from tests.support.pool_simulator import FakeConnection, pool_simulator
 
 ANY = st.integers(0, 11)

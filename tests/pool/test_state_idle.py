@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from smtpconn.pool.state import MAX_NOOPS, PooledConnection, Waiter
+from smtpconn.pool.state import PooledConnection, Waiter
+from smtpconn.protocol.quirks import MAX_NOOPS
 from tests.support.pool_simulator import LIFETIME, START, PoolSimulator, pool_simulator
 
 # Which connections are kept

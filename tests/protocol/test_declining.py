@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn import Phase, ProtocolError, SendResult, SmtpError, TransientError
+from smtpconn import (
+    ConnectionClosedError,
+    Phase,
+    ProtocolError,
+    SendResult,
+    SmtpError,
+    TransientError,
+)
 from smtpconn.protocol.exchange import Exchange
+from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.transaction import transaction
 from tests.support.exchanges import request, session
 from tests.support.kinds import kind_of
@@ -17,7 +25,7 @@ MAIL = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.exam
 @pytest.mark.parametrize(
     ("needs_reset", "answers", "kind", "phase"),
     [
-        (True, "450 not now\n250 ok\n250 ok\n250 ok\n354 go\n", TransientError, Phase.RSET),
+        (True, "450 not now\n250 ok\n250 ok\n250 ok\n354 go\n", ConnectionClosedError, Phase.RSET),
         (False, "450 not now\n250 ok\n250 ok\n354 go\n", TransientError, Phase.MAIL),
         (False, "250 ok\n354 what\n250 ok\n354 go\n", ProtocolError, Phase.RCPT),
     ],
@@ -30,6 +38,7 @@ def test_no_dot_if_somebody_would_get_an_empty_message(
 
     def again() -> Exchange[SendResult]:
         made.needs_reset = needs_reset
+        made.quirks = ServerQuirks()
         return transaction(made, request("c@d.example", "e@d.example"))
 
     said = ("RSET\n" if needs_reset else "") + MAIL

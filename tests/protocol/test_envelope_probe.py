@@ -18,7 +18,8 @@ from smtpconn import (
 )
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
-from smtpconn.protocol.session import MAX_NONMAIL, SessionState
+from smtpconn.protocol.quirks import MAX_NONMAIL
+from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.support.exchanges import request, session
 from tests.support.kinds import kind_of

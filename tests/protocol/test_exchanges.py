@@ -12,9 +12,11 @@ from smtpconn import (
     AuthError,
     AuthMechanism,
     BodyType,
+    ConnectionClosedError,
     DsnNotify,
     MailFromParams,
     PermanentError,
+    Phase,
     Pipelining,
     Protocol,
     ProtocolError,
@@ -38,6 +40,7 @@ from smtpconn.auth.mechanisms import (
 )
 from smtpconn.auth.scram import Scram
 from smtpconn.protocol import auth, handshake, single_command
+from smtpconn.protocol.exchange import CommandGroup
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
@@ -92,22 +95,54 @@ def test_the_greeting_is_kept() -> None:
     assert made.greeting == SmtpResponse(220, ("mx.example.test", "ready"))
 
 
-@pytest.mark.parametrize("code", [500, 502, 504, 550])
-def test_helo_is_said_where_ehlo_is_unknown(code: int) -> None:
-    """The old greeting, without any extension."""
+@pytest.mark.parametrize("code", [500, 501, 502, 503, 504, 550, 554])
+def test_helo_is_said_where_ehlo_is_refused(code: int) -> None:
+    """The old greeting, without any extension, whatever the code is."""
     made = SessionState(ehlo_domain="client.example")
     script: Script = [
         ("", GREETING),
         (EHLO, f"{code} what?\n"),
-        ("HELO client.example\n", "250 old.example\n"),
+        ("HELO client.example\n", "251 old.example\n"),
     ]
     run_script(lambda: handshake.handshake(made, starttls=False), script)
     assert made.capabilities == ServerCapabilities("old.example")
 
 
-@pytest.mark.parametrize(("code", "kind"), [(421, TransientError), (554, PermanentError)])
+def test_a_server_that_hangs_up_on_helo_had_refused_ehlo() -> None:
+    """The reply to EHLO is the error then."""
+    exchange = handshake.hello(SessionState(ehlo_domain="client.example"))
+    ehlo = next(exchange)
+    assert isinstance(ehlo, CommandGroup)
+    ehlo.replies.append(SmtpResponse(554, ("go away",)))
+    next(exchange)
+    with pytest.raises(PermanentError, match="554 go away"):
+        exchange.throw(ConnectionClosedError("closed", phase=Phase.EHLO))
+
+
+@pytest.mark.parametrize("code", [200, 251, 299])
+def test_any_success_answers_ehlo(code: int) -> None:
+    """The first digit counts (RFC 5321 4.2)."""
+    made = SessionState(ehlo_domain="client.example")
+    script: Script = [("", GREETING), (EHLO, f"{code}-mx\n{code} SIZE 10\n")]
+    run_script(lambda: handshake.handshake(made, starttls=False), script)
+    assert made.capabilities.size_limit == 10
+
+
+def test_starttls_stays_required_where_only_helo_is_known() -> None:
+    """HELO offers nothing, so the session ends."""
+    made = SessionState(ehlo_domain="client.example")
+    helo: Script = [("HELO client.example\n", "250 old.example\n")]
+    script: Script = [("", GREETING), (EHLO, "554 no\n"), *helo]
+    error = fails(lambda: handshake.handshake(made, starttls=True), script)
+    assert isinstance(error, StartTlsUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(421, TransientError), (450, TransientError), (521, PermanentError), (530, PermanentError)],
+)
 def test_other_refusals_of_ehlo_are_refusals(code: int, kind: type[Exception]) -> None:
-    """Only what says that EHLO is unknown leads to HELO."""
+    """What would not be otherwise with HELO does not lead to it."""
     made = SessionState(ehlo_domain="client.example")
     farewell: Script = [("QUIT\n", "")] if code != 421 else []
     script: Script = [("", GREETING), (EHLO, f"{code} no\n"), *farewell]
@@ -685,33 +720,83 @@ def test_each_protocol_has_its_own_transaction() -> None:
 
 
 def test_noop_and_reset() -> None:
-    """250 and nothing else."""
-    made = session(needs_reset=True)
-    run_script(lambda: single_command.noop(session()), [("NOOP\n", "250 ok\n")])
-    run_script(lambda: single_command.reset(made), [("RSET\n", "250 ok\n")])
-    assert not made.needs_reset
+    """Any 2xx is success, as for MAIL (RFC 5321 4.2)."""
+    for code in (200, 250, 251):
+        made = session(needs_reset=True)
+        run_script(lambda: single_command.noop(session()), [("NOOP\n", f"{code} ok\n")])
+        run_script(lambda: single_command.reset(made), [("RSET\n", f"{code} ok\n")])  # noqa: B023
+        assert not made.needs_reset
     refused = fails(lambda: single_command.noop(session()), [("NOOP\n", "554 too many\n")])
     assert isinstance(refused, PermanentError)
     out_of_step = fails(lambda: single_command.noop(session()), [("NOOP\n", "354 go\n")])
     assert isinstance(out_of_step, ProtocolError)
 
 
-def test_asking() -> None:
-    """VRFY, EXPN and HELP return any success; SMTPUTF8 where the argument needs it."""
-    from smtpconn import Phase
-
-    made = session()
+@pytest.mark.parametrize("phase", [Phase.VRFY, Phase.EXPN, Phase.HELP])
+@pytest.mark.parametrize("code", [214, 250, 252, 450, 502, 550])
+def test_every_answer_to_a_question_is_returned(phase: Phase, code: int) -> None:
+    """A refusal is an answer too: there is no such user, or the server does not say."""
     answer = run_script(
-        lambda: single_command.ask(made, Phase.VRFY, "u"), [("VRFY u\n", "252 maybe\n")]
+        lambda: single_command.ask(session(""), phase, "u"),
+        [(f"{phase.upper()} u\n", f"{code} x\n")],
     )
-    assert answer.code == 252
-    run_script(lambda: single_command.ask(made, Phase.HELP, ""), [("HELP\n", "214-a\n214 b\n")])
+    assert answer.code == code
+
+
+@pytest.mark.parametrize(("code", "kind"), [(421, TransientError), (354, ProtocolError)])
+def test_what_answers_no_question_is_raised(code: int, kind: type[Exception]) -> None:
+    """421 ends the session, and a 3xx asks for something that is not there."""
+    error = fails(
+        lambda: single_command.ask(session(""), Phase.VRFY, "u"), [("VRFY u\n", f"{code} x\n")]
+    )
+    assert kind_of(error) is kind
+
+
+@pytest.mark.parametrize(
+    ("phase", "extensions", "argument", "line"),
+    [
+        (Phase.VRFY, "SMTPUTF8", "u", "VRFY u SMTPUTF8"),
+        (Phase.VRFY, "SMTPUTF8", "é@bücher.example", "VRFY é@bücher.example SMTPUTF8"),
+        (Phase.EXPN, "SMTPUTF8", "staff", "EXPN staff SMTPUTF8"),
+        (Phase.VRFY, "", "u", "VRFY u"),
+        (Phase.VRFY, "", "u@bücher.example", "VRFY u@xn--bcher-kva.example"),
+        (Phase.EXPN, "", "Staff <u@bücher.example>", "EXPN Staff <u@xn--bcher-kva.example>"),
+        (Phase.HELP, "SMTPUTF8", "", "HELP"),
+        (Phase.HELP, "SMTPUTF8", "MAIL", "HELP MAIL"),
+        (Phase.HELP, "SMTPUTF8", "é", "HELP é"),
+        (Phase.HELP, "", "MAIL FROM", 'HELP "MAIL FROM"'),
+        (Phase.HELP, "", "a.b", 'HELP "a.b"'),
+        (Phase.HELP, "", 'say "a\\b"', r'HELP "say \"a\\b\""'),
+    ],
+)
+def test_how_a_question_is_asked(phase: Phase, extensions: str, argument: str, line: str) -> None:
+    """SMTPUTF8 wherever it is offered, A-labels where it is not; a topic is a String."""
+    if "xn--" in line:
+        pytest.importorskip("idna")
     run_script(
-        lambda: single_command.ask(made, Phase.EXPN, "\u00e9"),
-        [("EXPN \u00e9 SMTPUTF8\n", "250 <x@y>\n")],
+        lambda: single_command.ask(session(extensions), phase, argument),
+        [(f"{line}\n", "250 x\n")],
     )
-    without = fails(lambda: single_command.ask(session(""), Phase.VRFY, "\u00e9"), [])
-    assert isinstance(without, SmtpUtf8RequiredError)
+
+
+@pytest.mark.parametrize("code", [500, 501, 504, 555])
+@pytest.mark.parametrize("phase", [Phase.VRFY, Phase.EXPN])
+def test_a_question_is_asked_again_where_its_parameter_is_unknown(phase: Phase, code: int) -> None:
+    """As Exim does; the second answer counts. An argument that is not ASCII needs the parameter."""
+    verb = phase.upper()
+    script: Script = [(f"{verb} u SMTPUTF8\n", f"{code} no\n"), (f"{verb} u\n", "250 <u@x>\n")]
+    answer = run_script(lambda: single_command.ask(session("SMTPUTF8"), phase, "u"), script)
+    assert answer.code == 250
+    script = [(f"{verb} é SMTPUTF8\n", f"{code} no\n")]
+    answer = run_script(lambda: single_command.ask(session("SMTPUTF8"), phase, "é"), script)
+    assert answer.code == code
+
+
+@pytest.mark.parametrize("argument", ["é", "é@x.example", "é@bücher.example"])
+def test_what_needs_smtputf8_is_not_asked_without_it(argument: str) -> None:
+    """Nothing leaves."""
+    error = fails(lambda: single_command.ask(session(""), Phase.VRFY, argument), [])
+    assert isinstance(error, SmtpUtf8RequiredError)
 
 
 # Requests

@@ -9,7 +9,8 @@ import pytest
 from smtpconn import ConnectionClosedError, Phase, Pipelining, SmtpError
 from smtpconn.protocol import single_command
 from smtpconn.protocol.handshake import hello
-from smtpconn.protocol.session import MAX_NONMAIL, SPARE_NONMAIL_FROM, SessionState
+from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM
+from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import transaction
 from tests.support.exchanges import session
 from tests.support.pipelined import (

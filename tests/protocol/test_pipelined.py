@@ -21,7 +21,8 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.protocol.mail_request import Outcome
-from smtpconn.protocol.session import ServerQuirks, SessionState
+from smtpconn.protocol.quirks import ServerQuirks
+from smtpconn.protocol.session import SessionState
 from tests.support.kinds import kind_of
 from tests.support.pipelined import (
     FIRST,
@@ -76,7 +77,6 @@ def test_what_was_left_behind_is_reset_first() -> None:
         ("250 r\n250 s\n550 nobody\n503 no recipients\n", AllRecipientsFailedError),
         ("250 r\n250 s\n550 nobody\n554 no recipients\n", AllRecipientsFailedError),
         ("250 r\n250 s\n250 c\n451 not now\n", TransientError),
-        ("502 no RSET\n250 s\n250 c\n554 no\n", PermanentError),
     ],
 )
 def test_a_refused_envelope_in_between(replies: str, kind: type[SmtpError]) -> None:
@@ -246,21 +246,48 @@ def test_503_to_what_came_before_the_content_was_looked_at() -> None:
 
 
 def test_a_lone_dot_is_no_empty_message() -> None:
-    """RSET refused, recipients accepted, 354: a dot would be delivered, so nothing more is said."""
+    """RSET refused where it is needed, recipients accepted, 354: a dot would be delivered, so
+    nothing more is said."""
     made, requests = many(1, 2, 3)()
     script: Script = [
         (envelope(1), FIRST),
-        (content(1) + reset(2), "250 one\n502 no RSET\n" + FIRST),
+        (content(1) + reset(2), "554 no\n502 no RSET\n" + FIRST),
+    ]
+    run = run_many(made, requests, scripted(script))
+    assert kinds(run.outcomes) == ["PermanentError", *["ConnectionClosedError"] * 2]
+    assert not any(o.may_have_been_delivered for o in run.outcomes if isinstance(o, SmtpError))
+    assert not run.driver.transport.is_open
+
+
+@pytest.mark.parametrize("refusal", ["502 no", "503 no", "451 no"])
+def test_a_refused_rset_that_nobody_needs_refuses_nobody(refusal: str) -> None:
+    """The message before it ended in success, so the one behind it goes on; RSET is avoided."""
+    script: Script = [
+        (envelope(1), FIRST),
+        (content(1) + reset(2), f"250 one\n{refusal}\n" + FIRST),
+        (content(2), "250 two\n"),
+        (envelope(3), FIRST),
+        (content(3), "250 three\n"),
+    ]
+    assert kinds(run_script_many(many(1, 2, 3), script)) == ["one", "two", "three"]
+
+
+def test_a_server_that_refuses_rset_is_left_where_it_is_needed() -> None:
+    """Behind a refused message, and before anything is said: what follows was not sent."""
+    made, requests = many(1, 2, 3)()
+    script: Script = [
+        (envelope(1), FIRST),
+        (content(1) + reset(2), "250 one\n502 no RSET\n250 s\n250 c\n554 no\n"),
     ]
     run = run_many(made, requests, scripted(script))
     assert kinds(run.outcomes) == ["one", "PermanentError", "ConnectionClosedError"]
-    assert not any(o.may_have_been_delivered for o in run.outcomes if isinstance(o, SmtpError))
+    assert all(o.is_safe_to_retry for o in run.outcomes[2:] if isinstance(o, SmtpError))
     assert not run.driver.transport.is_open
 
 
 def test_503_to_the_first_is_its_answer() -> None:
     """Nothing was before it that could be the reason."""
-    script: Script = [(envelope(1), NO * 3), (reset(2), NO * 4)]
+    script: Script = [(envelope(1), NO * 3), (reset(2), "250 r\n" + NO * 3)]
     assert kinds(run_script_many(many(1, 2), script)) == ["PermanentError", "PermanentError"]
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import pickle
 import time
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from smtpconn.model.errors import ParseError
 from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse, response
 from smtpconn.protocol.reply_parser import (
     MAX_CHALLENGE,
+    MAX_EMPTY_LINES,
     MAX_LINE,
     MAX_LINES,
     MAX_REPLY,
@@ -78,6 +80,17 @@ GOOD: dict[str, tuple[bytes, int, tuple[str, ...], str | None]] = {
     "text that begins with a hyphen": (b"250 -x\r\n", 250, ("-x",), None),
     "spaces are kept": (b"250   a  \r\n", 250, ("  a  ",), None),
     "tab": (b"250 a\tb\r\n", 250, ("a\tb",), None),
+    "CR CR LF": (b"250-a\r\r\n250 b\r\r\r\n", 250, ("a", "b"), None),
+    "CR CR LF behind the code": (b"250\r\r\n", 250, ("",), None),
+    **{
+        f"control character {octet:#04x}": (
+            b"250 a" + bytes([octet]) + b"b\r\n",
+            250,
+            (f"a\\x{octet:02x}b",),
+            None,
+        )
+        for octet in (*range(1, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F)
+    },
     "utf-8": ("250 grün\r\n".encode(), 250, ("grün",), None),
     "no utf-8": (b"250 gr\xfcn\r\n", 250, ("gr\udcfcn",), None),
     "a challenge": (b"334 VXNlcm5hbWU6\r\n", 334, ("VXNlcm5hbWU6",), None),
@@ -129,14 +142,10 @@ BAD: dict[str, bytes] = {
     "a colon": b"250:OK\r\n",
     "a tab instead of the space": b"250\tOK\r\n",
     "an underscore instead of the hyphen": b"250_OK\r\n",
-    "bare LF": b"250 OK\n",
-    "bare LF behind the code": b"250\n",
     "LF alone": b"\n",
     "bare CR": b"250 O\rK\r\n",
-    "CR CR LF": b"250 OK\r\r\n",
     "bare CR behind the code": b"250\rOK\r\n",
-    "CR CR LF behind the code": b"250\r\r\n",
-    "bare LF in a continuation": b"250-a\n250 b\r\n",
+    "bare LF behind a line with CRLF": b"250-a\r\n250-b\n250 c\r\n",
     "another code behind": b"250-a\r\n251 b\r\n",
     "another code between": b"250-a\r\n550-b\r\n250 c\r\n",
     "a refusal inside a success": b"250-a\r\n550 b\r\n",
@@ -151,10 +160,8 @@ BAD: dict[str, bytes] = {
     "challenge that never ends": b"334 " + b"x" * MAX_CHALLENGE,
     "too many lines": b"250-x\r\n" * MAX_LINES,
     "reply too long": lines_of(MAX_REPLY + 1),
-    **{
-        f"control character {octet:#04x}": b"250 a" + bytes([octet]) + b"b\r\n"
-        for octet in (*range(0x09), *range(0x0A, 0x20), 0x7F)
-    },
+    "NUL": b"250 a\0b\r\n",
+    "LF inside": b"250-a\r\n250 a\nb\r\n",
 }
 
 
@@ -195,8 +202,8 @@ def test_what_is_no_reply_is_refused(name: str) -> None:
         [BAD[name]],
         octets(BAD[name]),
         [BAD[name] + NEXT],
-        [NEXT + BAD[name]],
-        [NEXT, *octets(BAD[name])],
+        [NEXT * 2 + BAD[name]],
+        [NEXT * 2, *octets(BAD[name])],
     ):
         with pytest.raises(ParseError):
             parse(*pieces)
@@ -211,6 +218,112 @@ def test_a_broken_parser_stays_broken(name: str) -> None:
         with pytest.raises(ParseError):
             parser.next_reply()
         parser.feed(NEXT)
+
+
+# Line ends
+
+
+LF_GREETING = b"220 old.example\n"
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_server_whose_greeting_ends_with_lf_ends_all_lines_so(cut: int) -> None:
+    """Its replies are read however they arrive, also where CRLF ends one of them."""
+    data = LF_GREETING + b"250-old.example\n250-SIZE 10\n250 HELP\n250 a\r\n354 go\n"
+    replies = parse(*(data[at : at + cut] for at in range(0, len(data), cut)))
+    assert [reply.code for reply in replies] == [220, 250, 250, 354]
+    assert replies[1].lines == ("old.example", "SIZE 10", "HELP")
+
+
+def test_a_reflected_lf_is_an_error_where_lines_end_with_crlf() -> None:
+    """Text that the server repeats would become a reply of its own and shift all others."""
+    parser = ReplyParser()
+    parser.feed(NEXT + b"554 rejected: x\n250 ok\r\n")
+    assert parser.next_reply(is_last=True) == NEXT_REPLY
+    with pytest.raises(ParseError, match="without CRLF"):
+        parser.next_reply(is_last=True)
+
+
+def test_a_lone_lf_ends_the_one_reply_that_is_awaited() -> None:
+    """Only as the last byte received, and only where no other reply is awaited."""
+    for is_last in (True, False):
+        parser = ReplyParser()
+        parser.feed(NEXT + b"250 ok\n")
+        assert parser.next_reply(is_last=is_last) == NEXT_REPLY
+        if is_last:
+            assert parser.next_reply(is_last=True) == SmtpResponse(250, ("ok",))
+            assert parser.has_lone_lf
+            assert is_empty(parser)
+        else:
+            with pytest.raises(ParseError):
+                parser.next_reply()
+
+
+@pytest.mark.parametrize("cut", [1, 1000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"], ids=["CRLF", "LF"])
+def test_empty_lines_behind_the_greeting_are_skipped(end: bytes, cut: int) -> None:
+    """They are there before the reply to EHLO; up to a bound, and nowhere else."""
+    data = b"220 mx" + end + end * MAX_EMPTY_LINES + b"250 mx" + end
+    assert [r.code for r in parse(*(data[i : i + cut] for i in range(0, len(data), cut)))] == [
+        220,
+        250,
+    ]
+    for bad in (
+        b"220 mx" + end + end * (MAX_EMPTY_LINES + 1) + b"250 mx" + end,
+        end + b"220 mx" + end,
+        b"220 mx" + end + b"250-mx" + end + end + b"250 x" + end,
+        b"220 mx" + end + b"250 mx" + end + end + b"250 x" + end,
+    ):
+        with pytest.raises(ParseError):
+            parse(*(bad[i : i + cut] for i in range(0, len(bad), cut)))
+
+
+def test_nothing_is_left_over_behind_skipped_lines() -> None:
+    """So the connection may be put under TLS."""
+    parser = ReplyParser()
+    for piece in (b"220 mx\r\n", b"\r\n\r", b"\n"):
+        parser.feed(piece)
+        drain(parser)
+    assert is_empty(parser)
+
+
+def test_no_empty_lines_under_a_new_tls_layer() -> None:
+    """There is no greeting there, and how lines end is learnt anew."""
+    parser = ReplyParser(begins_with_greeting=False)
+    parser.feed(b"250 mx\r\n\r\n250 ok\r\n")
+    assert parser.next_reply() == SmtpResponse(250, ("mx",))
+    with pytest.raises(ParseError):
+        parser.next_reply()
+
+
+# A refusal behind lines with another code
+
+
+@pytest.mark.parametrize("cut", [1, 1000])
+@pytest.mark.parametrize("code", [421, 450, 521, 554])
+def test_a_refusal_behind_a_teaser_is_read_where_it_may_stand(code: int, cut: int) -> None:
+    """And nothing behind it."""
+    data = b"220-teaser\r\n220-more\r\n%d no\r\n" % code
+    parser, replies = ReplyParser(), []
+    for at in range(0, len(data), cut):
+        parser.feed(data[at : at + cut])
+        replies += [reply] if (reply := parser.next_reply(may_mix=True)) else []
+    assert replies == [SmtpResponse(code, ("teaser", "more", "no"))]
+    assert parser.is_over
+    parser.feed(NEXT)
+    assert parser.next_reply(may_mix=True) is None
+    assert parser.usual_replies(NEXT) is None
+    with pytest.raises(ParseError, match="changed the code"):
+        parse(data)
+
+
+@pytest.mark.parametrize("last", [b"220", b"250", b"354"])
+def test_a_success_behind_another_code_is_never_believed(last: bytes) -> None:
+    """Also where a refusal would be."""
+    parser = ReplyParser()
+    parser.feed(b"220-teaser\r\n250-x\r\n" + last + b" ok\r\n")
+    with pytest.raises(ParseError, match="changed the code"):
+        parser.next_reply(may_mix=True)
 
 
 def test_replies_before_the_break_come_out() -> None:
@@ -454,6 +567,12 @@ def test_arbitrary_octets_give_replies_or_a_parse_error(pieces: list[bytes]) -> 
 USUAL = st.sampled_from([b"250 2.1.0 Ok\r\n", b"250 Ok\r\n354 go\r\n", b"421 bye\r\n", b"2"])
 
 
+def _received(parser: ReplyParser, data: bytes) -> Iterable[SmtpResponse]:
+    """What comes out the way a connection asks for it."""
+    usual = parser.usual_replies(data)
+    return list(parser.replies_in(data)) if usual is None else usual
+
+
 @QUICK
 @given(st.lists(USUAL | st.binary(max_size=20), max_size=20))
 def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None:
@@ -465,9 +584,9 @@ def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None
             expected = drain(parser)
         except ParseError:
             with pytest.raises(ParseError):
-                list(remembering.replies_in(piece))
+                _received(remembering, piece)
             return
-        found = remembering.replies_in(piece)
+        found = _received(remembering, piece)
         assert not isinstance(found, tuple) or all(reply.code != 421 for reply in found)
         assert list(found) == expected
         assert remembering.is_empty == parser.is_empty

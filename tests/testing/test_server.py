@@ -316,6 +316,18 @@ def test_killing_and_restarting(server: SmtpServer) -> None:
         assert len(server.messages) == 1
 
 
+def test_a_killed_server_says_nothing_under_tls() -> None:
+    """There is no alert in front of the reset, as if the client had broken TLS."""
+    with SmtpServer(tls="implicit") as server:
+        for _ in range(5):
+            with socket.create_connection((server.host, server.port), 10) as plain:
+                sock = server.client_context.wrap_socket(plain, server_hostname=server.host)
+                assert sock.recv(100).startswith(b"220 ")
+                server.kill()
+                with sock, pytest.raises(ConnectionResetError):
+                    socket.socket.recv(sock, 100)  # beneath TLS
+
+
 def test_close_idle(server: SmtpServer) -> None:
     """``close_idle`` sends its line and closes the connection."""
     with connected(server) as peer:

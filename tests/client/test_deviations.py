@@ -1,0 +1,394 @@
+"""Dialogs of servers that deviate from the RFCs, over sockets, and smtplib with the same server.
+
+docs/protocol.md lists them ("Deviations we accept"). What smtplib gets through, smtpconn has to get
+through as well; where smtplib is wrong, it is not asked.
+"""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smtpconn import (
+    ConnectionClosedError,
+    ConnectionPool,
+    Envelope,
+    ParseError,
+    PermanentError,
+    SendResult,
+    ServerConfig,
+    SmtpConnection,
+    SmtpError,
+    SmtpTimeoutError,
+    TlsMode,
+    TransientError,
+)
+from tests.support.kinds import kind_of
+from tests.support.odd_server import OddServer
+
+ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
+TIMEOUT = 5.0
+PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
+
+
+def connect(server: OddServer, timeout: float = TIMEOUT, **options: Any) -> SmtpConnection:
+    """Connect in clear."""
+    return SmtpConnection.connect("127.0.0.1", server.port, TlsMode.NONE, timeout, **options)
+
+
+def pool_for(server: OddServer, **options: Any) -> ConnectionPool:
+    """A pool of one connection at a time."""
+    config = {"timeout": TIMEOUT} | {k: options.pop(k) for k in ("timeout",) if k in options}
+    made = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, **config)
+    return ConnectionPool(made, max_size=1, keepalive=None, **options)
+
+
+def send_by_smtplib(server: OddServer, to: list[str] = YOU) -> dict[str, tuple[int, bytes]]:
+    """Send the message with the standard library."""
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example", timeout=TIMEOUT) as theirs:
+        return theirs.sendmail(ME, to, MESSAGE)
+
+
+# Reading what servers say
+
+LF = {
+    "greeting": b"220 old.example\n",
+    "EHLO": b"250-old.example\n250 8BITMIME\n",
+    "MAIL": b"250 ok\n",
+    "RCPT": b"250 ok\n",
+    "DATA": b"354 go\n",
+    "CONTENT": b"250 queued\n",
+    "QUIT": b"221 bye\n<close>",
+}
+
+SENT_ALL_THE_SAME: dict[str, dict[str, Any]] = {
+    **{
+        f"EHLO refused with {code}": {"EHLO": b"%d no\r\n" % code}
+        for code in (500, 501, 502, 503, 504, 550, 554)
+    },
+    "EHLO answered with 251": {"EHLO": b"251 mx\r\n"},
+    "every line ends with LF": LF,
+    "CR CR LF": {"greeting": b"220 mx\r\r\n", "EHLO": b"250-mx\r\r\n250 x\r\r\n"},
+    "a lone LF at EHLO": {"EHLO": b"250 mx\n"},
+    "a lone LF at MAIL": {"MAIL": b"250 ok\n"},
+    "a lone LF at the end": {"CONTENT": b"250 queued\n"},
+    "control characters": {"greeting": b"220 mx \x1b[1m\r\n", "CONTENT": b"250 \x07ok\r\n"},
+}
+
+
+@pytest.mark.parametrize("name", SENT_ALL_THE_SAME)
+def test_a_message_gets_through(name: str) -> None:
+    """Also with smtplib."""
+    with OddServer(**SENT_ALL_THE_SAME[name]) as server:
+        with connect(server) as connection:
+            assert connection.send(ME, YOU, MESSAGE).response.code == 250
+        assert send_by_smtplib(server) == {}
+        assert server.messages == [MESSAGE] * 2
+
+
+def test_empty_lines_behind_the_greeting() -> None:
+    """They are skipped; smtplib loses its place in the dialog."""
+    with OddServer(b"220 mx\r\n\r\n\r\n") as server, connect(server) as connection:
+        assert connection.send(ME, YOU, MESSAGE).response.code == 250
+
+
+def test_a_connection_is_not_used_again_behind_a_lone_lf_after_content() -> None:
+    """The message is delivered; what the server may have reflected is not waited for."""
+    with OddServer(CONTENT=b"250 queued\n") as server, pool_for(server) as pool:
+        for _ in range(2):
+            pool.send(ME, YOU, MESSAGE)
+        assert len(server.dialogs) == 2
+        assert len(server.messages) == 2
+
+
+def test_reflected_text_never_becomes_a_reply() -> None:
+    """``554 rejected: <LF>250 ok`` is no reply and one to the next command, but an error."""
+    reflected = b"554 rejected: x\n250 ok\r\n"
+    for pipelining in (b"", b"250 PIPELINING\r\n"):
+        ehlo = b"250-mx\r\n" + (pipelining or b"250 HELP\r\n")
+        with OddServer(EHLO=ehlo, CONTENT=reflected) as server, connect(server) as connection:
+            with pytest.raises(ParseError) as caught:
+                connection.send(ME, YOU, MESSAGE)
+            assert caught.value.may_have_been_delivered
+            assert not connection.is_open
+
+
+@pytest.mark.parametrize(
+    ("greeting", "kind"),
+    [
+        (b"220-teaser\r\n521 5.7.1 no\r\n<close>", PermanentError),
+        (b"220-teaser\r\n450 4.3.2 later\r\n<close>", TransientError),
+        (b"220-teaser\r\n421 4.3.2 later\r\n<close>", TransientError),
+        (b"220-teaser\r\n250 ok\r\n", ParseError),
+    ],
+)
+def test_a_refusal_behind_a_teaser(greeting: bytes, kind: type[SmtpError]) -> None:
+    """As postscreen sends it; a success is never believed there."""
+    with OddServer(greeting) as server:
+        with pytest.raises(SmtpError) as caught:
+            connect(server)
+        assert kind_of(caught.value) is kind
+        assert "EHLO" not in server.verbs()
+
+
+@pytest.mark.parametrize("code", [521, 554, 450])
+def test_a_refusal_behind_another_code_at_ehlo(code: int) -> None:
+    """It is the refusal, and HELO is not tried: where the next reply begins is not certain."""
+    with OddServer(EHLO=b"250-mx\r\n%d no\r\n" % code) as server:
+        with pytest.raises((PermanentError, TransientError), match=str(code)):
+            connect(server)
+        assert server.verbs()[:2] in (["EHLO"], ["EHLO", "QUIT"])
+
+
+def test_two_codes_behind_content_stay_unknown() -> None:
+    """There nothing else is safe."""
+    with OddServer(CONTENT=b"250-a\r\n554 no\r\n") as server, connect(server) as connection:
+        with pytest.raises(ParseError) as caught:
+            connection.send(ME, YOU, MESSAGE)
+        assert caught.value.may_have_been_delivered
+
+
+@pytest.mark.parametrize(("code", "verb"), [(250, "VRFY"), (550, "VRFY"), (502, "EXPN")])
+def test_an_answer_to_a_question_is_returned(code: int, verb: str) -> None:
+    """As smtplib returns it."""
+    with OddServer(**{verb: b"%d x\r\n" % code}) as server:
+        with connect(server) as connection:
+            ask: Callable[[str], Any] = getattr(connection, verb.lower())
+            assert ask("u").code == code
+        with smtplib.SMTP("127.0.0.1", server.port, timeout=TIMEOUT) as theirs:
+            assert getattr(theirs, verb.lower())("u")[0] == code
+
+
+# A server that has had enough of a connection
+
+
+@pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle", b"554 5.4.0 idle"])
+def test_a_farewell_between_commands(farewell: bytes) -> None:
+    """Whatever code it has, the error is that of a closed connection, transient."""
+    both = b"250 ok\r\n" + farewell + b"\r\n<close>"
+    with OddServer(NOOP=both) as server, connect(server) as connection:
+        connection.noop()
+        with pytest.raises(ConnectionClosedError) as caught:
+            connection.send(ME, YOU, MESSAGE)
+        assert caught.value.is_transient
+        assert not caught.value.may_have_been_delivered
+
+
+@pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle"])
+def test_a_farewell_that_crosses_mail(farewell: bytes) -> None:
+    """The pool sends the message over a new connection, as it does after 421."""
+
+    def mail(line: bytes, nth: int) -> bytes:
+        return farewell + b"\r\n<close>" if nth else b"250 ok\r\n"
+
+    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+        for _ in range(3):
+            pool.send(ME, YOU, MESSAGE)
+        assert len(server.messages) == 3
+
+
+@pytest.mark.parametrize("text", ["too many recipients", "5.5.3 too many recipients"])
+def test_552_to_a_recipient_too_many(text: str) -> None:
+    """Behind an accepted one it means 452 (RFC 5321 4.5.3.1.10)."""
+
+    def rcpt(line: bytes, nth: int) -> bytes:
+        return b"552 " + text.encode() + b"\r\n" if nth else b"250 ok\r\n"
+
+    with OddServer(RCPT=rcpt) as server, connect(server) as connection:
+        result = connection.send(ME, [*YOU, "two@example.net"], MESSAGE)
+        (refused,) = result.rejected_recipients
+        assert refused.is_transient
+        assert refused.response.code == 552
+        assert send_by_smtplib(server, [*YOU, "two@example.net"]).keys() == {"two@example.net"}
+
+
+def test_552_to_the_first_recipient_or_for_its_size_is_permanent() -> None:
+    """So is a full mailbox."""
+
+    def rcpt(line: bytes, nth: int) -> bytes:
+        return b"552 5.2.2 full\r\n" if nth else b"250 ok\r\n"
+
+    with OddServer(RCPT=rcpt) as server, connect(server) as connection:
+        result = connection.send(ME, [*YOU, "two@example.net"], MESSAGE)
+        assert not result.rejected_recipients[0].is_transient
+    with OddServer(RCPT=b"552 no\r\n") as server, connect(server) as connection:
+        with pytest.raises(SmtpError) as caught:
+            connection.send(ME, YOU, MESSAGE)
+        assert not caught.value.is_transient
+
+
+def bad_rcpt(line: bytes, nth: int) -> bytes:
+    """Refuse whom it does not know."""
+    return b"550 5.1.1 no such user\r\n" if b"bad" in line else b"250 ok\r\n"
+
+
+@pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("rset", [b"502 no\r\n", b"503 no\r\n", b"500 no\r\n", b"451 no\r\n"])
+def test_rset_refused(rset: bytes, ehlo: bytes) -> None:
+    """The message that needed it goes over a new connection, and RSET is not said again."""
+    with OddServer(EHLO=ehlo, RSET=rset, RCPT=bad_rcpt) as server:
+        with pool_for(server) as pool:
+            for who in ("a", "bad", "b", "c", "bad", "d"):
+                try:
+                    pool.send(ME, [f"{who}@example.net"], MESSAGE)
+                except SmtpError:
+                    assert who == "bad"
+        assert len(server.messages) == 4
+        assert sum(line == "RSET" for dialog in server.dialogs for line in dialog) == 1
+        for who in ("a", "b"):
+            send_by_smtplib(server, [f"{who}@example.net"])
+
+
+@pytest.mark.parametrize("rset", [b"502 no\r\n", b"503 no\r\n", b"451 no\r\n"])
+def test_rset_refused_between_streamed_messages(rset: bytes) -> None:
+    """Nobody was refused, so all are delivered over the one connection."""
+    envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in "abcd"]
+    with OddServer(EHLO=PIPELINING, RSET=rset) as server, connect(server) as connection:
+        outcomes = list(connection.send_many(envelopes))
+        assert [outcome.error for outcome in outcomes] == [None] * 4
+        assert len(server.messages) == 4
+
+
+def test_rset_refused_behind_a_refused_envelope() -> None:
+    """What follows on that connection was certainly not sent; no message has another's sender."""
+    envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in ("a", "bad", "b")]
+    with OddServer(EHLO=PIPELINING, RSET=b"502 no\r\n", RCPT=bad_rcpt) as server:
+        with connect(server) as connection:
+            sent, refused, lost = connection.send_many(envelopes)
+        assert isinstance(sent.result, SendResult)
+        assert refused.error is not None
+        assert isinstance(lost.error, ConnectionClosedError)
+        assert lost.error.is_safe_to_retry
+        assert len(server.messages) == 1
+
+
+def test_rset_refused_at_the_end_of_a_trial() -> None:
+    """The answers about the recipients stand."""
+    with OddServer(RSET=b"502 no\r\n", RCPT=bad_rcpt) as server, connect(server) as connection:
+        replies = connection.try_envelope(ME, ["a@example.net", "bad@example.net"])
+        assert [reply.code for reply in replies] == [250, 550]
+        assert not connection.is_open
+
+
+TIRED = [
+    ("DATA", b"452 4.4.5 Maximum number of messages per session exceeded"),
+    ("MAIL", b"451 4.7.0 enough"),
+    ("MAIL", b"530 authenticate first"),
+    ("MAIL", b"554 no more"),
+    ("MAIL", b"503 bad sequence"),
+    ("MAIL", b"450 4.3.2 later"),
+    ("MAIL", b"421 4.7.0 enough"),
+]
+
+
+@pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize(("verb", "reply"), TIRED)
+def test_a_tired_connection_is_replaced(verb: str, reply: bytes, ehlo: bytes) -> None:
+    """Every message gets through, two to a connection."""
+    usual = b"354 go\r\n" if verb == "DATA" else b"250 ok\r\n"
+
+    def tired(line: bytes, nth: int) -> bytes:
+        return reply + b"\r\n" if nth >= 2 else usual
+
+    replies: dict[str, Any] = {"EHLO": ehlo, verb: tired}
+    with OddServer(**replies) as server, pool_for(server) as pool:
+        envelopes = (Envelope(ME, YOU, MESSAGE) for _ in range(7))
+        assert all(outcome.error is None for outcome in pool.send_many(envelopes))
+        assert len(server.messages) == 7
+        assert len(server.dialogs) == 4
+
+
+@pytest.mark.parametrize(
+    ("verb", "reply"),
+    [
+        ("MAIL", b"501 5.5.4 x"),
+        ("MAIL", b"553 5.1.8 no such sender"),
+        ("MAIL", b"552 too big"),
+        ("MAIL", b"451 4.7.1 greylisted"),
+        ("MAIL", b"554 5.7.1 spam"),
+        ("RCPT", b"450 4.2.0 greylisted"),
+        ("RCPT", b"451 4.7.0 later"),
+        ("CONTENT", b"452 4.4.5 no more"),
+    ],
+)
+def test_what_is_about_the_message_costs_no_connection(verb: str, reply: bytes) -> None:
+    """A bad sender must not cause a login for each try, and content is never sent twice."""
+
+    def refuse(line: bytes, nth: int) -> bytes:
+        return reply + b"\r\n" if nth else b"250 ok\r\n"
+
+    replies: dict[str, Any] = {verb: refuse}
+    with OddServer(**replies) as server, pool_for(server) as pool:
+        pool.send(ME, YOU, MESSAGE)
+        for _ in range(3):
+            with pytest.raises(SmtpError):
+                pool.send(ME, YOU, MESSAGE)
+        assert len(server.dialogs) == 1
+
+
+def test_a_server_that_is_tired_of_us_is_not_stormed() -> None:
+    """What a new connection is refused as well leads to no other one for a minute."""
+    is_tired = False
+
+    def mail(line: bytes, nth: int) -> bytes:
+        return b"451 4.7.0 enough\r\n" if is_tired else b"250 ok\r\n"
+
+    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+        pool.send(ME, YOU, MESSAGE)
+        is_tired = True
+        for _ in range(5):
+            with pytest.raises(TransientError):
+                pool.send(ME, YOU, MESSAGE)
+        assert len(server.dialogs) == 2
+
+
+def test_the_second_try_counts_against_the_rate() -> None:
+    """Where it would come too late, the refusal is the answer."""
+
+    def mail(line: bytes, nth: int) -> bytes:
+        return b"451 4.7.0 enough\r\n" if nth else b"250 ok\r\n"
+
+    with OddServer(MAIL=mail) as server, pool_for(server, max_rate=0.01, burst=2) as pool:
+        pool.send(ME, YOU, MESSAGE)
+        with pytest.raises(TransientError):
+            pool.send(ME, YOU, MESSAGE, timeout=1)
+        assert len(server.dialogs) == 1
+
+
+# PIPELINING that is offered and broken
+
+
+def test_broken_pipelining_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    """After two groups of which only a part was answered, one command at a time is used."""
+
+    def first_only(line: bytes, nth: int) -> bytes:
+        # The reply to MAIL comes, and what was in the same packet is never answered.
+        return b"" if is_broken else b"250 ok\r\n"
+
+    is_broken = True
+    with OddServer(EHLO=PIPELINING, RCPT=first_only, DATA=_go_if(lambda: is_broken)) as server:
+        with pool_for(server) as pool:
+            for _ in range(2):
+                with pytest.raises(SmtpTimeoutError, match=r"pipelining=Pipelining\.OFF"):
+                    pool.send(ME, YOU, MESSAGE, timeout=0.3)
+            assert "one command at a time" in caplog.text
+            is_broken = False
+            pool.send(ME, YOU, MESSAGE)
+        assert len(server.messages) == 1
+
+
+def _go_if(is_broken: Callable[[], bool]) -> Callable[[bytes, int], bytes]:
+    return lambda line, nth: b"" if is_broken() else b"354 go\r\n"
+
+
+def test_silence_alone_is_no_broken_pipelining(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that answers nothing is slow; the text gives the hint all the same."""
+    with OddServer(EHLO=PIPELINING, MAIL=b"", RCPT=b"", DATA=b"") as server:
+        with pool_for(server) as pool:
+            for _ in range(3):
+                with pytest.raises(SmtpTimeoutError, match="0 of 3 replies"):
+                    pool.send(ME, YOU, MESSAGE, timeout=0.2)
+        assert "one command at a time" not in caplog.text

@@ -1,0 +1,137 @@
+"""A small server for odd dialogs: it says what a test tells it to say, command by command.
+
+`smtpconn.testing.SmtpServer` answers by the book; this one has no book. It listens on the loopback,
+so that smtplib can speak to it too.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+CLOSE = b"<close>"
+"""At the end of what is said: the connection is closed behind it."""
+
+Say = bytes | Callable[[bytes, int], bytes]
+"""Octets, or what makes them of the command's line and how many of its verb came before on the
+connection."""
+
+_USUAL: Mapping[str, bytes] = {
+    "EHLO": b"250-mx.example\r\n250 8BITMIME\r\n",
+    "LHLO": b"250-mx.example\r\n250 8BITMIME\r\n",
+    "HELO": b"250 mx.example\r\n",
+    "MAIL": b"250 ok\r\n",
+    "RCPT": b"250 ok\r\n",
+    "DATA": b"354 go\r\n",
+    "CONTENT": b"250 2.0.0 queued\r\n",
+    "RSET": b"250 ok\r\n",
+    "NOOP": b"250 ok\r\n",
+    "QUIT": b"221 bye\r\n<close>",
+}
+
+
+class OddServer:
+    """A server in threads.
+
+    DATA without an accepted recipient is 503, as is RCPT without a sender.
+
+    Args:
+        greeting: what it says first.
+        replies: by verb, and CONTENT for the end of the content; others have usual replies.
+
+    Attributes:
+        port: where it listens.
+        dialogs: the lines of each connection, without their line ends.
+        messages: what was stored.
+    """
+
+    def __init__(self, greeting: bytes = b"220 mx.example ESMTP\r\n", **replies: Say) -> None:
+        self.dialogs: list[list[str]] = []
+        self.messages: list[bytes] = []
+        self._greeting = greeting
+        self._replies: dict[str, Say] = {**_USUAL, **replies}
+        self._sock = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._sock.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, name="odd server")]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def verbs(self, connection: int = 0) -> list[str]:
+        """The commands of a connection, by their verbs."""
+        return [line.split(" ")[0].upper() for line in self.dialogs[connection]]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except OSError:
+                return
+            dialog: list[str] = []
+            self.dialogs.append(dialog)
+            thread = threading.Thread(target=self._serve, args=(sock, dialog), name="odd server")
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket, dialog: list[str]) -> None:
+        counts: Counter[str] = Counter()
+        with sock, sock.makefile("rb") as lines:
+            sock.settimeout(10)
+            try:
+                is_open = self._say(sock, self._greeting)
+                while is_open and (line := lines.readline()):
+                    line = line.rstrip(b"\r\n")
+                    dialog.append(line.decode("latin-1"))
+                    said = self._reply(line, counts)
+                    is_open = self._say(sock, said)
+                    if line.upper() == b"DATA" and said.startswith(b"354"):
+                        content = b""
+                        while (part := lines.readline()) != b".\r\n":
+                            if not part:
+                                return
+                            content += part
+                        said = self._reply(b"CONTENT", counts)
+                        if said.startswith(b"250"):
+                            self.messages.append(content)
+                        is_open = self._say(sock, said)
+            except OSError:
+                pass  # the client has gone
+
+    def _reply(self, line: bytes, counts: Counter[str]) -> bytes:
+        verb = line.split(b" ")[0].upper().decode("latin-1")
+        reply = self._replies.get(verb, b"500 unknown\r\n")
+        if verb == "DATA" and not counts["accepted"]:
+            return b"503 no recipients\r\n"
+        counts[verb] += 1
+        said = reply if isinstance(reply, bytes) else reply(line, counts[verb] - 1)
+        if verb in ("MAIL", "RSET", "CONTENT"):
+            counts["accepted"] = 0
+            counts["begun"] = verb == "MAIL" and said[:1] not in (b"4", b"5")
+        elif verb == "RCPT":
+            if not counts["begun"]:
+                return b"503 no sender\r\n"
+            counts["accepted"] += said[:1] not in (b"4", b"5")
+        return said
+
+    def _say(self, sock: socket.socket, said: bytes) -> bool:
+        """Say it; whether the connection is still open."""
+        is_end = said.endswith(CLOSE)
+        if octets := said.removesuffix(CLOSE):
+            sock.sendall(octets)
+        return not is_end
