@@ -76,7 +76,8 @@ def parts(number: int = 500, rounds: int = 60) -> dict[str, float]:
     )
     driver = Driver(cast(Transport, Echo()), session, "sink", "sink:25", None)
     channel = Channel(driver, "sink:25", 60)
-    connection, content = SmtpConnection(channel, session), message(1024)
+    connection, content = SmtpConnection.__new__(SmtpConnection), message(1024)
+    connection._channel, connection._session = channel, session
     request, parser = make_request(ME, [YOU], content), ReplyParser()
     reply, deadline = response(250, ("2.0.0 Ok",)), Deadline(60)
     return {

@@ -186,16 +186,18 @@ if not typing.TYPE_CHECKING:  # to type checkers it would be a promise that ever
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
-            if (variant := _variant(name)) is None:
+            if (found := _for_pickles(name)) is None:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-            return variant
+            return found
         value = getattr(importlib.import_module(f"smtpconn.{_HOME[name]}"), name)
         globals()[name] = value
         return value
 
 
-def _variant(name: str) -> object:
-    """What errors turn out to be besides their class, for those who rebuild one by its name."""
+def _for_pickles(name: str) -> object:
+    """What pickles and serialised errors name beside public names: variants, and two functions."""
+    if name in ("_make_public", "_restore_value"):
+        return getattr(importlib.import_module("smtpconn.model.pickling"), name[1:])
     if not name.endswith("Error"):
         return None
     importlib.import_module("smtpconn.model.response_errors")

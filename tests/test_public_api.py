@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import configparser
+import copy
 import dataclasses
 import enum
 import importlib
 import inspect
+import io
 import json
 import pickle
 import smtplib
@@ -23,14 +25,46 @@ import pytest
 
 import smtpconn
 from smtpconn import (
+    Action,
+    AddressLiteral,
     AllRecipientsFailedError,
     AuthError,
+    AuthMechanism,
+    BodyType,
+    DeliverBy,
+    DeliverByMode,
+    Domain,
+    DsnNotify,
+    DsnRet,
+    EnhancedStatusCode,
+    Envelope,
     ForwardPath,
+    LmtpSendResult,
+    Mailbox,
+    MailFromParams,
+    OAuthCredentials,
+    PasswordCredentials,
     Phase,
+    Pipelining,
+    PoolEvent,
+    PoolStats,
+    Protocol,
+    RcptToParams,
+    RecipientResult,
     RejectedRecipient,
     ResponseError,
+    ReversePath,
+    SendOutcome,
+    SendResult,
+    ServerCapabilities,
+    ServerConfig,
+    ServerStats,
     SmtpError,
+    SmtpExtension,
     SmtpResponse,
+    Stage,
+    TlsInfo,
+    TlsMode,
 )
 
 ROOT = Path(smtpconn.__file__).parent.parent
@@ -272,6 +306,146 @@ def test_each_error_pickles(name: str) -> None:
     assert vars(same) == vars(error)
     for attribute in ("phase", "is_transient", "may_have_been_delivered"):
         assert getattr(same, attribute) == getattr(error, attribute)
+
+
+class RecordingUnpickler(pickle.Unpickler):
+    """Notes the modules of ours that a pickle names."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.modules: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.partition(".")[0] == "smtpconn":
+            self.modules.add(module)
+        found: object = super().find_class(module, name)
+        return found
+
+
+RESPONSE = SmtpResponse(250, ("2.0.0 ok",), EnhancedStatusCode(2, 0, 0))
+RECIPIENT = ForwardPath("Us..er@b\u00fccher.example")
+REJECTED = RejectedRecipient(ForwardPath("no@example.com"), SmtpResponse(550, ("no",)))
+RESULT = SendResult(RESPONSE, (RECIPIENT,), (REJECTED,))
+ENVELOPE = Envelope(ReversePath(""), [RECIPIENT], b"hello", MailFromParams(size=5))
+SERVER = ServerStats("mx.example.com:25", False, 2, smtpconn.SmtpTimeoutError("late"))
+
+VALUES: dict[str, object] = {
+    "Action": Action.SEND,
+    "AddressLiteral": AddressLiteral("[IPv6:2001:db8::1]"),
+    "AuthMechanism": AuthMechanism.SCRAM_SHA_256_PLUS,
+    "BodyType": BodyType.BINARYMIME,
+    "DeliverBy": DeliverBy(60, DeliverByMode.RETURN),
+    "DeliverByMode": DeliverByMode.NOTIFY,
+    "Domain": Domain("b\u00fccher.example"),
+    "DsnNotify": DsnNotify.SUCCESS | DsnNotify.DELAY,
+    "DsnRet": DsnRet.HDRS,
+    "EnhancedStatusCode": EnhancedStatusCode(5, 1, 1),
+    "Envelope": ENVELOPE,
+    "ForwardPath": RECIPIENT,
+    "LmtpSendResult": LmtpSendResult((RecipientResult(RECIPIENT, None, False),), (REJECTED,)),
+    "MailFromParams": MailFromParams(body=BodyType.SEVENBIT, deliver_by=DeliverBy(9)),
+    "Mailbox": Mailbox("a@under_score.example"),
+    "OAuthCredentials": OAuthCredentials("user", "token", mechanisms=["XOAUTH2"]),
+    "PasswordCredentials": PasswordCredentials("user", "password", mechanisms="PLAIN,LOGIN"),
+    "Phase": Phase.RCPT,
+    "Pipelining": Pipelining.EAGER,
+    "PoolEvent": PoolEvent("pool", Action.CONNECT, Stage.FAILED, error=smtpconn.TlsError("no")),
+    "PoolStats": PoolStats(
+        "pool",
+        4,
+        1,
+        2,
+        0,
+        0,
+        9,
+        1,
+        0,
+        0,
+        3,
+        0,
+        0,
+        5,
+        8,
+        1,
+        0,
+        9,
+        1,
+        0.5,
+        1.5,
+        2.5,
+        {"idle": 1},
+        4,
+        (SERVER,),
+    ),
+    "Protocol": Protocol.LMTP,
+    "RcptToParams": RcptToParams(DsnNotify.NEVER, "rfc822;o@example.com"),
+    "RecipientResult": RecipientResult(RECIPIENT, RESPONSE, True),
+    "RejectedRecipient": REJECTED,
+    "ReversePath": ReversePath("me@example.com"),
+    "SendOutcome": SendOutcome(ENVELOPE, RESULT, None),
+    "SendResult": RESULT,
+    "ServerCapabilities": ServerCapabilities("mx", (SmtpExtension("SIZE", ("9",)),)),
+    "ServerConfig": ServerConfig(
+        "mx.example.com", 25, TlsMode.NONE, credentials=PasswordCredentials("user", "password")
+    ),
+    "ServerStats": SERVER,
+    "SmtpExtension": SmtpExtension("AUTH", ("PLAIN",)),
+    "SmtpResponse": RESPONSE,
+    "Stage": Stage.DONE,
+    "TlsInfo": TlsInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, True, False, b"certificate"),
+    "TlsMode": TlsMode.STARTTLS,
+}
+NEVER_PICKLED = {"ConnectionPool", "SmtpConnection"}
+
+
+def test_the_list_of_values() -> None:
+    """Every public class is an error, refuses to be pickled, or is in the table above."""
+    assert set(VALUES) == set(CLASSES) - set(ERRORS) - NEVER_PICKLED
+    for name, value in VALUES.items():
+        assert type(value) is getattr(smtpconn, name)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", VALUES)
+def test_a_pickle_names_what_users_import(name: str, protocol: int) -> None:
+    """So a value in a queue can still be read after its class has moved to another file."""
+    value = VALUES[name]
+    unpickler = RecordingUnpickler(pickle.dumps(value, protocol))
+    same = unpickler.load()
+    assert unpickler.modules == {"smtpconn"}
+    assert type(same) is type(value)
+    assert repr(same) == repr(value)
+    if name not in (
+        "PoolEvent",
+        "PoolStats",
+        "ServerStats",
+    ):  # errors are equal to themselves alone
+        assert same == value
+        assert hash_of(same) == hash_of(value)
+    assert repr(copy.deepcopy(value)) == repr(copy.copy(value)) == repr(value)
+
+
+def hash_of(value: object) -> int | None:
+    """The hash of a value; None if a field of it has none."""
+    try:
+        return hash(value)
+    except TypeError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaggedEnvelope(Envelope):
+    """A user's own subclass."""
+
+    tag: str = ""
+
+
+def test_a_users_subclass_is_pickled_by_its_own_name() -> None:
+    """It comes back with its own fields."""
+    value = TaggedEnvelope("me@example.com", ["you@example.com"], b"hello", tag="first")
+    same = pickle.loads(pickle.dumps(value))
+    assert type(same) is TaggedEnvelope
+    assert same == value
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Credentials, and how a mechanism is chosen.
 
-Rule: the strongest mechanism both sides have goes first (RFC 4954 4), where stronger means that
-less of the secret is shown to the server and to whoever listens. When another one may follow after
-a refusal is decided in `LoginPlan`, and nowhere else.
+The strongest mechanism both sides have is tried first (RFC 4954 4). A mechanism is stronger if it
+shows less of the secret to the server and to an eavesdropper. Only `LoginPlan` decides which
+mechanism may follow after a refusal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from smtpconn.auth.mechanisms import (
 )
 from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities
 from smtpconn.model.errors import Phase, SmtpError, UnsupportedExtensionError, ValidationError
+from smtpconn.model.pickling import make_public
 from smtpconn.model.response_errors import AuthError
 from smtpconn.model.secret import Secret
 
 SCRAM = "SCRAM"
-"""Stands for every SCRAM, the strongest first."""
+"""Stands for all SCRAM mechanisms, the strongest first."""
 
 _BY_PASSWORD = (*scram.FAMILY, AuthMechanism.CRAM_MD5, AuthMechanism.PLAIN, AuthMechanism.LOGIN)
 _BY_TOKEN = (AuthMechanism.OAUTHBEARER, AuthMechanism.XOAUTH2)
@@ -40,16 +41,16 @@ _SHOW_SECRET = (*_SHOW_PASSWORD, *_BY_TOKEN)
 
 
 class _Frozen:
-    """What credentials of both kinds are: values that cannot be changed and show no secret.
+    """The base of both kinds of credentials: immutable values that hide their secret.
 
-    No dataclasses: `dataclasses.asdict` would take their secrets out, as it does for whoever
+    They are not dataclasses, because `dataclasses.asdict` would reveal the secret to code that
     writes a configuration to a log.
     """
 
     __slots__ = ()
 
     def _values(self) -> tuple[object, ...]:
-        raise AssertionError("each kind has its own")
+        raise NotImplementedError
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
@@ -81,12 +82,12 @@ class PasswordCredentials(_Frozen):
 
     Args:
         user, password: as the server knows them.
-        mechanisms: the only ones to log in with, in this order; None for all that a password
-            serves, the strongest first. "SCRAM" stands for each SCRAM.
+        mechanisms: the only mechanisms to log in with, in this order; None for all that use a
+            password, the strongest first. "SCRAM" stands for each SCRAM.
 
     Raises:
-        ValidationError: the user name is empty, either holds a character no mechanism can send, or
-            a mechanism is none or serves no password.
+        ValidationError: the user name is empty, an argument has a character that no mechanism can
+            send, or a mechanism is unknown or uses no password.
     """
 
     __slots__ = ("_password", "mechanisms", "user")
@@ -100,7 +101,7 @@ class PasswordCredentials(_Frozen):
     ) -> None:
         secret = Secret.of(password)
         del password
-        # Set before it is checked: a report of an error shows the repr of this, half made or not.
+        # Set before the checks: an error report calls repr() on this object, even half-made.
         self._set(user=user, _password=secret, mechanisms=None)
         check_credential("user", user, may_be_empty=False)
         check_credential("password", secret)
@@ -113,7 +114,7 @@ class PasswordCredentials(_Frozen):
 
     @property
     def secret(self) -> Secret:
-        """The password, which this does not show."""
+        """The password, wrapped so that it is not shown."""
         secret: Secret = self._password  # type: ignore[attr-defined]
         return secret
 
@@ -124,24 +125,25 @@ class PasswordCredentials(_Frozen):
         return f"PasswordCredentials(user={self.user!r}{_shown(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # For processes that are to log in. Whoever pickles credentials pickles the password.
-        return _password_credentials, (self.user, self.password, self.mechanisms)
+        # For processes that log in. The pickle contains the password.
+        options = {"mechanisms": self.mechanisms}
+        return make_public, ("PasswordCredentials", (self.user, self.password), options)
 
 
 class OAuthCredentials(_Frozen):
     """A user name and a bearer token, or a function that gets one; the token is never shown.
 
     Args:
-        user: whose mailbox it is.
+        user: the owner of the mailbox.
         token: the token, or a function that returns it. The function is called without arguments
-            for each new connection, and once more if the server says 535 to what it returned: with
-            ``force_refresh=True``, if it takes that. It may raise: an Exception is the cause of the
-            transient `TransportError` that logging in fails with.
-        mechanisms: as for `PasswordCredentials`, of those a token serves.
+            for each new connection. If the server refuses its token with 535, it is called once
+            more, with ``force_refresh=True`` if it accepts that. If it raises an Exception, the
+            login fails with a transient `TransportError` that has it as its cause.
+        mechanisms: as for `PasswordCredentials`, of those that use a token.
 
     Raises:
-        ValidationError: the user name is empty, the token cannot be one, the function cannot be
-            called without arguments or is a coroutine function, or a mechanism serves no token.
+        ValidationError: the user name is empty, the token is invalid, the function cannot be called
+            without arguments or is a coroutine function, or a mechanism uses no token.
     """
 
     __slots__ = ("_token", "mechanisms", "user")
@@ -174,7 +176,7 @@ class OAuthCredentials(_Frozen):
         return given.reveal() if isinstance(given, Secret) else given
 
     def current_token(self, *, force_refresh: bool = False) -> str:
-        """The token to log in with now; a function is asked for a new one with ``force_refresh``.
+        """The token to log in with now; ``force_refresh`` asks a function for a new one.
 
         Raises:
             Exception: what the function raises.
@@ -193,23 +195,12 @@ class OAuthCredentials(_Frozen):
         return f"OAuthCredentials(user={self.user!r}{_shown(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _oauth_credentials, (self.user, self.token, self.mechanisms)
+        options = {"mechanisms": self.mechanisms}
+        return make_public, ("OAuthCredentials", (self.user, self.token), options)
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
-"""Whom to log in as."""
-
-
-def _password_credentials(
-    user: str, password: str, mechanisms: tuple[str, ...] | None
-) -> PasswordCredentials:
-    return PasswordCredentials(user, password, mechanisms=mechanisms)
-
-
-def _oauth_credentials(
-    user: str, token: str | Callable[..., str], mechanisms: tuple[str, ...] | None
-) -> OAuthCredentials:
-    return OAuthCredentials(user, token, mechanisms=mechanisms)
+"""A user name with a password or a token."""
 
 
 def _shown(mechanisms: tuple[str, ...] | None) -> str:
@@ -217,7 +208,7 @@ def _shown(mechanisms: tuple[str, ...] | None) -> str:
 
 
 def _check_function(function: Callable[..., str]) -> None:
-    """Refuse a function that gets no token, before a login depends on it."""
+    """Refuse a function that cannot return a token, before a login depends on it."""
     name = getattr(function, "__name__", type(function).__name__)
     is_coroutine = inspect.iscoroutinefunction(function)
     if is_coroutine or inspect.iscoroutinefunction(type(function).__call__):
@@ -234,7 +225,7 @@ def _check_function(function: Callable[..., str]) -> None:
 
 
 def _takes(function: Callable[..., str], *, otherwise: bool = False, **arguments: object) -> bool:
-    """Whether a function can be called so; ``otherwise`` if nobody can say (some written in C)."""
+    """Whether a function accepts ``arguments``; ``otherwise`` if its signature is unknown (C)."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -247,7 +238,7 @@ def _takes(function: Callable[..., str], *, otherwise: bool = False, **arguments
 
 
 def check_credentials(credentials: object) -> None:
-    """Refuse what is no credentials, without showing it: it may hold a password.
+    """Refuse an object that is no credentials, without showing it: it may contain a password.
 
     Raises:
         ValidationError: it is neither `PasswordCredentials` nor `OAuthCredentials`.
@@ -267,10 +258,10 @@ def mechanism_names(
     valid: Sequence[AuthMechanism] = tuple(AuthMechanism),
     what: str = "",
 ) -> tuple[str, ...] | None:
-    """The names of mechanisms as they stand on the AUTH line; a text is split at commas and blanks.
+    """The names of mechanisms in upper case; a str is split at commas and spaces.
 
     Raises:
-        ValidationError: one is not among ``valid``, or there is none.
+        ValidationError: a name is not in ``valid``, or there is none.
     """
     if given is None:
         return None
@@ -278,7 +269,7 @@ def mechanism_names(
     names = tuple(name.upper() if isinstance(name, str) else "" for name in words)
     known = dict.fromkeys(map(str, valid)) | ({SCRAM: None} if scram.FAMILY[0] in valid else {})
     if not names or not known.keys() >= set(names):
-        # What was given is not shown: in a URL it may be what stands behind a "?" in a password.
+        # Not quoted: in a URL this may be the part of a password after a "?".
         serving = f" that {what} serves" if what else ""
         raise ValidationError(
             f"name one or more of the mechanisms{serving}: {', '.join(known)}", phase=Phase.AUTH
@@ -287,7 +278,7 @@ def mechanism_names(
 
 
 def serve(mechanisms: Sequence[str], credentials: Credentials) -> bool:
-    """Whether any of some mechanisms can be used with some credentials."""
+    """Whether one of the mechanisms can be used with the credentials."""
     by_password = isinstance(credentials, PasswordCredentials)
     known = {SCRAM, *_BY_PASSWORD} if by_password else set(_BY_TOKEN)
     return not known.isdisjoint(mechanisms) or AuthMechanism.EXTERNAL in mechanisms
@@ -302,7 +293,7 @@ class Way:
 
     Attributes:
         name: the mechanism.
-        make: makes it, when its turn comes.
+        make: creates the mechanism object when it is tried.
         binding: for -PLUS, the kind of channel binding.
     """
 
@@ -312,7 +303,7 @@ class Way:
 
     @property
     def key(self) -> str:
-        """What a way is remembered by."""
+        """The text by which the session remembers the way that succeeded."""
         return f"{self.name} {self.binding}".rstrip()
 
 
@@ -323,11 +314,11 @@ def ways(
     tls: ssl.SSLSocket | None,
     token: Secret | None = None,
 ) -> list[Way]:
-    """The ways that both sides have, in the order in which they are to be tried.
+    """The ways that both sides have, in the order in which they are tried.
 
     Args:
-        credentials: whom to log in as; None for EXTERNAL alone.
-        names: the mechanisms that may be used, in order; None for all, the strongest first.
+        credentials: who logs in; None for EXTERNAL alone.
+        names: the allowed mechanisms, in order; None for all, the strongest first.
         capabilities: what the server offers.
         tls: the TLS socket, for channel binding.
         token: the current token of `OAuthCredentials`.
@@ -397,25 +388,25 @@ def _by_token(name: AuthMechanism, user: str, token: Secret) -> list[Way]:
 class LoginPlan:
     """Which way of logging in to try next, and when to stop.
 
-    Rule 1: the next one is tried if one cannot be computed here, or after 500, 502, 504 and 534:
-            the server does not have it after all. After 534 ("too weak") to a password that was
-            shown, only those that do not show it.
-    Rule 2: SCRAM with channel binding that is refused before the password has played any part is
-            followed by the next SCRAM: there is no asking which binding a server knows.
-    Rule 3: after 535 to a challenge-response mechanism, which may be out of order on the server's
-            side, there is one attempt with PLAIN or LOGIN, if the password then goes to nobody
-            else (``is_trusted``). It is the last one.
-    Rule 4: otherwise it is over: above all after 4xx, after a challenge that made no sense, and
-            after a refused password or token. More attempts lock the account.
+    Rule 1: the next way is tried if a mechanism cannot be computed here, or after 500, 502, 504 and
+            534: the server does not support it despite its offer. After 534 ("too weak") to a
+            mechanism that shows the secret, only those that do not show it.
+    Rule 2: SCRAM with channel binding that is refused before the password was used is followed by
+            the next SCRAM: a client cannot ask which kind of binding a server supports.
+    Rule 3: after 535 to a challenge-response mechanism, which may be misconfigured on the server,
+            there is one last attempt with PLAIN or LOGIN, provided that only the right server can
+            read the password (``is_trusted``).
+    Rule 4: otherwise nothing more is tried, for example after 4xx, after an invalid challenge, and
+            after a refused password or token. More attempts could lock the account.
 
-    A server that could not prove that it knows the password is no refusal, but a `ProtocolError`
-    that ends the connection.
+    If the server fails to prove that it knows the password, that is not a refusal but a
+    `ProtocolError`, which ends the connection.
 
     Args:
-        ways: in the order in which they are to be tried.
-        begin_with: `Way.key` of the one that worked last time; "" if there is none.
-        may_show: whether a secret may be shown at all.
-        is_trusted: whether the server is known to be the right one, and nobody listens.
+        ways: in the order in which they are tried.
+        begin_with: `Way.key` of the way that succeeded last time; "" if there is none.
+        may_show: whether the connection is private enough to show a secret.
+        is_trusted: whether the server's identity is certain and the connection private.
 
     Attributes:
         tried: a line for each way that was considered and did not log in.
@@ -430,7 +421,7 @@ class LoginPlan:
         self._is_over = False
         self._refused: AuthError | None = None
         self._not_computed: SmtpError | None = None
-        # A memory is no reason to show a password where it would not have come to that.
+        # A remembered way that shows the secret goes first only if the server is trusted.
         self._left = sorted(
             ways,
             key=lambda way: way.key != begin_with or (way.name in _SHOW_SECRET and not is_trusted),
@@ -477,20 +468,20 @@ class LoginPlan:
             self._left = []
 
     def lost(self, way: Way, error: SmtpError) -> None:
-        """Note that the connection ended behind a refusal (`is_refused`), and what ended it."""
+        """Note that the connection ended after a refusal (`is_refused`), and why."""
         self.tried.append(f"{way.name}: {error}")
         self._is_over = True
 
     @property
     def is_refused(self) -> bool:
-        """Whether the server has refused the credentials, and not only a mechanism."""
+        """Whether the server has refused the credentials, not only a mechanism."""
         return self._refused is not None and self._refused.response.code == 535
 
     def failure(self, what: str, capabilities: ServerCapabilities) -> SmtpError:
-        """The error to raise when there is no way left.
+        """The error to raise when no way is left.
 
         Args:
-            what: the credentials, in words.
+            what: the credentials in words, such as "a password".
             capabilities: what the server offers.
         """
         refused = self._refused
@@ -517,7 +508,7 @@ class LoginPlan:
 
 
 def none_offered(what: str, capabilities: ServerCapabilities) -> UnsupportedExtensionError:
-    """The error for a server that offers nothing these credentials serve."""
+    """The error for a server that offers no mechanism for these credentials."""
     return UnsupportedExtensionError(
         f"{what} serves none of the mechanisms the server offers: {capabilities.auth_offer}",
         phase=Phase.AUTH,

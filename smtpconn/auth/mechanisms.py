@@ -1,11 +1,11 @@
-"""SASL mechanisms: what is answered to which challenge (RFC 4422). No command, no reply, no I/O.
+"""SASL mechanisms: the client's messages (RFC 4422). No commands, no replies, no I/O.
 
-A mechanism is asked for its initial response and then for an answer to each challenge. It answers
-None to a challenge it does not expect, and the exchange is cancelled. At the end it says whether
-the server has proven what the mechanism lets it prove. How the octets travel in AUTH lines is
-`smtpconn.protocol.auth`; the SCRAM family is `smtpconn.auth.scram`.
+A mechanism returns its initial response and then an answer to each challenge. For a challenge it
+does not expect it returns None, and the exchange is cancelled. At the end it checks whether the
+server has proven its identity, if the mechanism supports that. How the bytes are sent in AUTH lines
+is in `smtpconn.protocol.auth`; the SCRAM family is in `smtpconn.auth.scram`.
 
-Secrets live only in fields of these objects that do not show them (`smtpconn.model.secret`).
+Secrets are kept only in attributes that do not show them (`smtpconn.model.secret`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from smtpconn.model.secret import Secret
 
 
 class ChallengeError(ProtocolError):
-    """A challenge that cannot be answered: the exchange is cancelled (RFC 4954 4)."""
+    """A challenge without a valid answer: the exchange is cancelled (RFC 4954 4)."""
 
 
 class SaslMechanism:
-    """What an AUTH exchange needs of a mechanism.
+    """The interface of a mechanism.
 
     Attributes:
-        name: as it stands on the AUTH line.
-        shows_secret: whether who reads the lines learns the secret, so that they must be private.
+        name: as in the AUTH command.
+        shows_secret: whether a reader of the exchange learns the secret, so that the connection
+            must be private.
         is_challenge_response: whether the password is used without being sent.
-        repeats_initial: whether an empty challenge behind the initial response means that the
-            server has overlooked it, so that it is sent once more.
-        server_error: what the server said in a challenge that tells of failure (RFC 7628 3.2.2).
-        was_challenged: whether it came to more than the initial response.
-        cancelled_because: why the exchange was cancelled by us; "" if it was not.
+        repeats_initial: whether an empty challenge after the initial response means that the server
+            has ignored it, so that it is sent once more.
+        server_error: the error that the server sent in a challenge (RFC 7628 3.2.2).
+        was_challenged: whether the server has sent a challenge that was answered.
+        cancelled_because: why the client cancelled the exchange; "" if it did not.
     """
 
     name: AuthMechanism
@@ -47,27 +48,27 @@ class SaslMechanism:
 
     def begin(self) -> bytes | None:
         """The initial response; None if the server speaks first."""
-        raise AssertionError("each mechanism begins in its own way")
+        raise NotImplementedError
 
     def answer(self, challenge: str) -> bytes | None:
-        """The answer to a challenge as it stands in the 334 line; None to cancel.
+        """The answer to the challenge of a 334 reply; None to cancel.
 
         Raises:
-            ChallengeError: the challenge makes no sense; the exchange is to be cancelled.
-            ProtocolError: the server is not the one it says it is.
+            ChallengeError: the challenge is invalid; the caller cancels the exchange.
+            ProtocolError: the server has failed to prove its identity.
         """
         return None
 
     def finish(self) -> None:
-        """Called when the server says that all is well.
+        """Called when the server accepts the login.
 
         Raises:
-            ProtocolError: it has not proven that it knows the password, where it has to.
+            ProtocolError: it has not proven that it knows the password, as the mechanism requires.
         """
 
 
 class Plain(SaslMechanism):
-    """PLAIN: everything at once (RFC 4616)."""
+    """PLAIN: user name and password in one message (RFC 4616)."""
 
     name = AuthMechanism.PLAIN
     shows_secret = True
@@ -81,15 +82,15 @@ class Plain(SaslMechanism):
         self._user, self._password, self._authzid = user, secret, authzid
 
     def begin(self) -> bytes:
-        """The whole of it: authzid, user and password."""
+        """The complete message: authzid, user and password."""
         return f"{self._authzid}\0{self._user}\0{self._password.reveal()}".encode()
 
 
 class Login(SaslMechanism):
-    """LOGIN: the user name to one prompt, the password to another (obsolete, widespread).
+    """LOGIN: the user name answers one prompt, the password another (obsolete, widespread).
 
-    The prompts are meant for people, and servers word them as they like. One that can be read
-    decides what it is given; otherwise the user name goes first. The password is given once.
+    The wording of the prompts differs between servers. A prompt that is recognised gets what it
+    asks for; otherwise the user name goes first. The password is sent once only.
     """
 
     name = AuthMechanism.LOGIN
@@ -105,10 +106,10 @@ class Login(SaslMechanism):
         self._has_user = False
 
     def begin(self) -> None:
-        """Nothing: a server that overlooks an initial response would take it for the password."""
+        """None: if a server ignored an initial response, the answers would be off by one."""
 
     def answer(self, challenge: str) -> bytes | None:
-        """What the prompt asks for; None if that was given already."""
+        """What the prompt asks for; None if that was sent already."""
         asked = _asked_for(challenge) or (_PASSWORD if self._has_user else _USER)
         if asked not in self._left:
             return None
@@ -121,12 +122,12 @@ class Login(SaslMechanism):
 
 _USER, _PASSWORD = "user", "password"
 _PROMPTS = {"pass": _PASSWORD, "pwd": _PASSWORD, "user": _USER, "login": _USER, "name": _USER}
-"""What stands in the prompts of servers, and what they ask for with it."""
+"""Words in the prompts of servers, and what they ask for."""
 
 
 def _asked_for(challenge: str) -> str:
-    """What a prompt of LOGIN asks for; "" if it cannot be read."""
-    # Some servers send the words as they are instead of in base64.
+    """What a prompt of LOGIN asks for; "" if it is not recognised."""
+    # Some servers send prompts without base64.
     prompt = readable(challenge).lower()
     found = [(prompt.find(word), asked) for word, asked in _PROMPTS.items() if word in prompt]
     return min(found)[1] if found else ""
@@ -136,7 +137,7 @@ class CramMd5(SaslMechanism):
     """CRAM-MD5: a keyed digest of the server's challenge (RFC 2195).
 
     Raises:
-        ProtocolError: this Python has no MD5, as where FIPS rules.
+        ProtocolError: this Python has no MD5, as in FIPS mode.
     """
 
     name = AuthMechanism.CRAM_MD5
@@ -156,7 +157,7 @@ class CramMd5(SaslMechanism):
             ) from None
 
     def begin(self) -> None:
-        """Nothing: the server speaks first."""
+        """None: the server sends the first message."""
 
     def answer(self, challenge: str) -> bytes | None:
         """The user name and the digest, once."""
@@ -175,7 +176,7 @@ def _hmac_md5(key: Secret, message: bytes) -> str:
 
 
 class External(SaslMechanism):
-    """EXTERNAL: who we are is known already, by the TLS client certificate (RFC 4422 A)."""
+    """EXTERNAL: the TLS client certificate identifies the client (RFC 4422 A)."""
 
     name = AuthMechanism.EXTERNAL
 
@@ -184,7 +185,7 @@ class External(SaslMechanism):
         self._authzid = authzid
 
     def begin(self) -> bytes:
-        """Whom to act as; empty for whoever the certificate says."""
+        """The identity to act as; empty for that of the certificate."""
         return self._authzid.encode()
 
 
@@ -202,12 +203,12 @@ class XOAuth2(SaslMechanism):
         self._user, self._token = user, secret
 
     def begin(self) -> bytes:
-        """The whole of it."""
+        """The complete message."""
         return f"user={self._user}\x01auth=Bearer {self._token.reveal()}\x01\x01".encode()
 
     def answer(self, challenge: str) -> bytes | None:
-        """An empty line, once: a challenge tells what is wrong with the token, and the server's
-        own refusal comes behind it."""
+        """An empty line, once: the challenge explains the error, and the server refuses the login
+        after the answer."""
         if self.server_error:
             return None
         self.server_error = readable(challenge) or "(an empty challenge)"
@@ -215,7 +216,7 @@ class XOAuth2(SaslMechanism):
 
 
 class OAuthBearer(SaslMechanism):
-    """OAUTHBEARER: a bearer token (RFC 7628), with the user it is for if a server needs that."""
+    """OAUTHBEARER: a bearer token (RFC 7628), with its user for servers that need it."""
 
     name = AuthMechanism.OAUTHBEARER
     shows_secret = True
@@ -235,7 +236,7 @@ class OAuthBearer(SaslMechanism):
         return f"n,{authzid},\x01auth=Bearer {self._token.reveal()}\x01\x01".encode()
 
     def answer(self, challenge: str) -> bytes | None:
-        """One octet that acknowledges the error the challenge tells of (RFC 7628 3.2.3)."""
+        """One byte that acknowledges the error in the challenge (RFC 7628 3.2.3)."""
         if self.server_error:
             return None
         self.server_error = readable(challenge) or "(an empty challenge)"
@@ -243,17 +244,17 @@ class OAuthBearer(SaslMechanism):
 
 
 def decode_challenge(challenge: str) -> bytes:
-    """The octets of a challenge.
+    """The bytes of a challenge.
 
     Raises:
         ChallengeError: it is not base64 (RFC 4954 4).
     """
-    octets = _decoded(challenge)
-    if octets is None:
+    data = _decoded(challenge)
+    if data is None:
         raise ChallengeError(
             f"the server sent a challenge that is not base64: {challenge!a:.80}", phase=Phase.AUTH
         )
-    return octets
+    return data
 
 
 def _decoded(challenge: str) -> bytes | None:
@@ -264,17 +265,17 @@ def _decoded(challenge: str) -> bytes | None:
 
 
 def readable(challenge: str) -> str:
-    """What a challenge says, if it can be read; never a reason to fail."""
-    octets = _decoded(challenge)
-    return challenge if octets is None else octets.decode("utf-8", "backslashreplace")
+    """The text of a challenge; as sent if it is not base64. Never raises."""
+    data = _decoded(challenge)
+    return challenge if data is None else data.decode("utf-8", "backslashreplace")
 
 
 def check_credential(name: str, value: str | Secret, *, may_be_empty: bool = True) -> None:
     """Check a user name, password or identity; the error never shows it.
 
     Raises:
-        ValidationError: it is no str, holds NUL or Ctrl-A (which separate fields, RFC 4616 2 and
-            RFC 7628 3.1) or a lone surrogate, or is empty where that is not allowed.
+        ValidationError: it is not a str, contains NUL or Ctrl-A (which separate fields, RFC 4616 2
+            and RFC 7628 3.1) or a lone surrogate, or is empty and may not be.
     """
     secret = Secret.of(value)
     del value
@@ -283,7 +284,7 @@ def check_credential(name: str, value: str | Secret, *, may_be_empty: bool = Tru
 
 
 def _problem(secret: Secret, *, may_be_empty: bool) -> str:
-    """What is wrong with a credential; "" if nothing is. Raises nothing, so it keeps the secret."""
+    """What is wrong with a credential; "" if nothing. Never raises: a traceback would show it."""
     value: object = secret.reveal()
     if not isinstance(value, str):
         return f"is a str, not {type(value).__name__}"
@@ -300,7 +301,7 @@ def check_token(token: str | Secret) -> None:
     """Check a bearer token; the error never shows it.
 
     Raises:
-        ValidationError: it is no str of printable ASCII (RFC 6750 2.1), or empty.
+        ValidationError: it is not a str of printable ASCII (RFC 6750 2.1), or it is empty.
     """
     secret = Secret.of(token)
     del token

@@ -1,10 +1,10 @@
 """SCRAM-SHA-1 and SCRAM-SHA-256, with and without channel binding (RFC 5802, RFC 7677).
 
-The computation is scramp's (the extra ``scram``); here it is fitted to `SaslMechanism`, and the
-channel binding is chosen. With -PLUS a server in the middle is found out even if its certificate is
-believed. There is no way to ask which kind of binding a server knows; one that does not know ours
-refuses the first message, or calls the second one malformed (501), before the password has played
-any part. Then the next kind can be tried.
+The package scramp (the extra ``scram``) does the computation; this module adapts it to
+`SaslMechanism` and chooses the channel binding. -PLUS detects a man in the middle even if his
+certificate is trusted. A client cannot ask which kind of binding a server supports. A server that
+does not support ours refuses the first message, or calls the second one malformed (501), before the
+password was used. Then the next kind can be tried.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from scramp import ScramClient
 
 MAX_ITERATIONS = 2_000_000
-"""Rounds of hashing a server may ask for: about a second's work, which no deadline can interrupt.
+"""Hash iterations that a server may ask for: about a second of work, which no deadline interrupts.
 Servers ask for 4096 to some 10,000; the strictest advice for stored passwords is 1,300,000."""
 
 BINDING = (AuthMechanism.SCRAM_SHA_256_PLUS, AuthMechanism.SCRAM_SHA_1_PLUS)
-"""Those with channel binding."""
+"""The mechanisms with channel binding."""
 
 FAMILY = (*BINDING, AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1)
-"""All of them, the strongest first."""
+"""All SCRAM mechanisms, the strongest first."""
 
 
 class Scram(SaslMechanism):
     """One SCRAM exchange.
 
     Args:
-        name: which one.
-        user, password: prepared with SASLprep here, as the mechanism asks (RFC 5802 5.1).
-        binding: for -PLUS, the kind of channel binding and its TLS socket.
+        name: the mechanism.
+        user, password: are prepared with SASLprep (RFC 5802 5.1).
+        binding: for -PLUS, the kind of channel binding and the TLS socket.
 
     Raises:
-        ValidationError: a user name or password that SASLprep does not let pass.
+        ValidationError: SASLprep does not allow the user name or the password.
         ProtocolError: the extra ``scram`` is not installed.
     """
 
@@ -68,11 +68,11 @@ class Scram(SaslMechanism):
         self._has_proven = False
 
     def begin(self) -> bytes:
-        """The user name and our nonce."""
+        """The user name and the client's nonce."""
         return str(self._client.get_client_first()).encode()
 
     def answer(self, challenge: str) -> bytes | None:
-        """Our proof to the server's first message; nothing more to its last, but a check of it."""
+        """The proof for the server's first message; empty once its last message is verified."""
         if self._has_proven or self.server_error:
             return None
         message = decode_challenge(challenge).decode("utf-8", "replace")
@@ -80,14 +80,14 @@ class Scram(SaslMechanism):
             self.was_challenged = True
             return self._prove(message)
         if message.startswith("e="):
-            # It refuses us in its own words (RFC 5802 7); what SMTP calls that comes behind it.
+            # SCRAM's own refusal (RFC 5802 7); the SMTP reply follows.
             self.server_error = message[2:]
         else:
             self._verify(message)
         return b""
 
     def finish(self) -> None:
-        """See that the server has proven that it knows the password (RFC 5802 5)."""
+        """Check that the server has proven that it knows the password (RFC 5802 5)."""
         if not self._has_proven:
             raise ProtocolError(
                 "the server accepted the login without proving that it knows the password: "
@@ -104,7 +104,7 @@ class Scram(SaslMechanism):
             return str(self._client.get_client_final()).encode()
         except ScramException as error:
             problem = str(error)
-        # Not in the except clause: the frames of that error know the password.
+        # Outside the except clause: the frames of that error hold the password.
         raise ChallengeError(f"the server's SCRAM message is wrong: {problem}", phase=Phase.AUTH)
 
     def _verify(self, message: str) -> None:
@@ -129,13 +129,13 @@ class Scram(SaslMechanism):
 
 
 def _check_cost(message: str) -> None:
-    """Refuse a server's first message that would keep this machine busy.
+    """Refuse a first message that asks for too much work.
 
     Raises:
         ChallengeError: it asks for more than `MAX_ITERATIONS`.
     """
     for attribute in message.split(","):
-        # Not int() of whatever it is: that takes its own time for a number of any length.
+        # The length is checked before int(), which is slow for very long numbers.
         if attribute.startswith("i=") and attribute[2:].isdecimal():
             count = attribute[2:].lstrip("0")
             if len(count) > len(str(MAX_ITERATIONS)) or int(count or 0) > MAX_ITERATIONS:
@@ -146,7 +146,7 @@ def _check_cost(message: str) -> None:
 
 
 def is_installed() -> bool:
-    """Whether the extra ``scram`` is there."""
+    """Whether the extra ``scram`` is installed."""
     try:
         import scramp  # noqa: F401
     except ImportError:
@@ -159,9 +159,9 @@ def candidates(
     tls: ssl.SSLSocket | None,
     names: Iterable[str] = FAMILY,
 ) -> Iterator[tuple[AuthMechanism, tuple[str, ssl.SSLSocket] | None]]:
-    """What `Scram` may be made with, of ``names`` in their order: mechanism and channel binding.
+    """The mechanisms of ``names`` that the server offers, each with its possible channel bindings.
 
-    The next is for when the last was refused before the password had played any part.
+    A later one is for the case that an earlier one is refused before the password was used.
     """
     for name in map(AuthMechanism, names):
         if capabilities.supports_auth(name):
@@ -173,8 +173,8 @@ def candidates(
 
 
 def _binding_kinds(tls: ssl.SSLSocket) -> list[str]:
-    # tls-unique is the default of RFC 5802 6.1. It is not defined for TLS 1.3 (RFC 9266 4), where
-    # Cyrus knows it, and nothing else, all the same. Python does not give tls-exporter.
+    # tls-unique is the default of RFC 5802 6.1. It is not defined for TLS 1.3 (RFC 9266 4), but it
+    # is the only one that Cyrus supports there. Python does not provide tls-exporter.
     if tls.get_channel_binding("tls-unique") is None:
         return ["tls-server-end-point"]
     return ["tls-unique", "tls-server-end-point"]
@@ -193,7 +193,7 @@ def _client(
         return ScramClient([str(name)], user, password.reveal(), channel_binding=binding)
     except ScramException:
         pass
-    # Not in the except clause: the frames of that error know the password.
+    # Outside the except clause: the frames of that error hold the password.
     raise ValidationError(
         "the user name or the password has characters that SASLprep does not allow",
         phase=Phase.AUTH,

@@ -31,7 +31,7 @@ from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Message
-from smtpconn.model.email_message import as_octets, needs_smtputf8, recipients_of, sender_of
+from smtpconn.model.email_message import needs_smtputf8, recipients_of, sender_of, serialize
 from smtpconn.model.errors import ValidationError
 from smtpconn.model.parameters import DsnNotify, DsnRet, MailFromParams, RcptToParams
 from smtpconn.model.results import Envelope
@@ -336,7 +336,7 @@ def compose(
     recipients = options.recipients or tuple(recipients_of(message))
     utf8 = needs_smtputf8(sender, recipients)
     # For a server without extensions: in 7 bits, which every server accepts.
-    return sender, recipients, as_octets(message, ServerCapabilities(), smtputf8=utf8)
+    return sender, recipients, serialize(message, ServerCapabilities(), smtputf8=utf8)
 
 
 def _domain(sender: ReversePath | None) -> str:

@@ -1,20 +1,21 @@
-"""A driver that several threads may use: the lock, and closing from any thread.
+"""The lock of a connection: one operation at a time, and closing from any thread.
 
-Each operation takes the lock, runs one exchange under one deadline, the wait for the lock
-included, and gives the lock back. So operations of several threads stand in line, and each gets its
+Each operation takes the lock, runs one exchange under one deadline, which includes the wait for the
+lock, and releases it. So operations of several threads run one after the other, and each gets its
 own replies.
 
-Closing never waits: where another thread is busy, its operation is made to fail and that thread
-closes the descriptor, because only who holds the lock may.
+Only the lock holder closes the socket; `Channel.close` never waits, and interrupts an operation of
+another thread.
 
-In a forked child the connection is closed, because it is the parent's. Whatever is called there
-asks `smtpconn.pool.connection_pool.forking` first: the lock may be held by a thread that the child
-does not have, and closing while somebody is busy would end the parent's session.
+In a forked child the connection is closed, because it belongs to the parent. Every method calls
+`smtpconn.net.forking.reset_if_forked` first: the lock may be held by a thread that does not exist
+in the child, and interrupting an operation there would end the parent's session.
 """
 
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
@@ -27,10 +28,10 @@ from smtpconn.model.errors import (
     SmtpError,
     SmtpTimeoutError,
 )
+from smtpconn.model.replies import SmtpResponse
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.forking import current_process, forget_in_child, reset_if_forked
 from smtpconn.protocol.exchange import Exchange, ExchangeAction
-from smtpconn.protocol.session import SessionState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -42,9 +43,9 @@ class Channel:
     """The lock around a driver.
 
     Args:
-        driver: what runs the conversations.
+        driver: runs the exchanges.
         peer: ``host:port`` for messages.
-        timeout: seconds for an operation that names no timeout.
+        timeout: seconds for operations without a timeout of their own.
     """
 
     def __init__(self, driver: Driver, peer: str, timeout: float) -> None:
@@ -61,17 +62,36 @@ class Channel:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still be used, as far as is known without asking."""
+        """Whether it can still be used, as far as is known without looking at the socket."""
         reset_if_forked()
         return self.driver.transport.is_open and not self._close_requested
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The TLS socket; None without TLS."""
+        return self.driver.transport.tls
+
+    @property
+    def shutdown_reply(self) -> SmtpResponse | None:
+        """The 421 the server sent; None if it sent none."""
+        return self.driver.shutdown_reply
+
+    @property
+    def closed_because(self) -> str:
+        """Why the transport is closed; "" while it is open."""
+        return self.driver.closed_because
+
+    def mark_idle(self) -> None:
+        """Note how long the server has been silent, before more is sent; see `Driver.mark_idle`."""
+        self.driver.mark_idle()
 
     def deadline(self, timeout: float | Deadline | None) -> Deadline:
         """The deadline of an operation that begins now; None for the channel's own timeout.
 
-        A deadline that runs already is returned as it is.
+        A `Deadline` is returned unchanged.
 
         Raises:
-            ValidationError: it is no timeout.
+            ValidationError: ``timeout`` is not a positive, finite number.
         """
         if timeout is None:
             return Deadline(self.timeout)
@@ -85,14 +105,14 @@ class Channel:
         *,
         is_probed: bool = False,
     ) -> T:
-        """Run one exchange as the only one.
+        """Run one exchange while holding the lock.
 
         Args:
-            exchange: not yet begun.
-            deadline: by when all of it has ended.
-            phase: what to name in an error if it does not come to begin.
-            is_probed: whether `probe` has just found the connection good, so that this need not
-                look again.
+            exchange: not started yet.
+            deadline: of all of it.
+            phase: for an error before the exchange has started.
+            is_probed: whether `probe` has just found the connection usable, so that it is not
+                checked again.
 
         Raises:
             SmtpError: what the exchange or the connection failed with.
@@ -113,17 +133,17 @@ class Channel:
         deadline: StreamDeadline,
         phase: Phase,
     ) -> Generator[Item, None, None]:
-        """Run one exchange that has results on its way, as the only one from first to last.
+        """Run one exchange that yields results, holding the lock until it has ended.
 
         Args:
-            exchange: not yet begun.
+            exchange: not started yet.
             deadline: of the messages.
-            phase: what to name in an error if it does not come to begin.
+            phase: for an error before the exchange has started.
 
         Raises:
             As `operate`.
-            ConnectionClosedError: the process was forked since it was begun. Nothing further is
-                done then in the child, because the parent does it.
+            ConnectionClosedError: the process was forked since the exchange started. The child
+                does nothing more, because the parent continues.
         """
         process = current_process()
         self._refuse_reentry(phase)
@@ -139,30 +159,30 @@ class Channel:
                 self._check_process(process, phase)
                 deadline.go_on()
         finally:
-            # Perhaps in another thread than the one it was begun in; and in a forked child, where
-            # the lock is another one.
+            # This may run in another thread than the start, or in a forked child, where the lock
+            # was replaced.
             if lock is self._lock:
                 self._owner = 0
             self._give_up(lock)
 
-    def quit(self, farewell: Exchange[None], deadline: Deadline) -> None:
-        """Run the last exchange, if the channel is open, and close whatever comes of it.
+    def quit(self, exchange: Exchange[None], deadline: Deadline) -> None:
+        """Run QUIT, if the channel is open, and close whether it succeeds or fails.
 
         Raises:
-            SmtpTimeoutError: another thread was busy for all of the timeout; nothing was done.
+            SmtpTimeoutError: another thread held the lock until the deadline; nothing was done.
         """
         reset_if_forked()
         self._refuse_reentry(Phase.QUIT)
         try:
             self._acquire(deadline, Phase.QUIT)
             if self.driver.transport.is_open:
-                self._send_quit(farewell, deadline)
+                self._send_quit(exchange, deadline)
         finally:
             self._release()
 
     def close(self) -> None:
         """Close at once; an operation of another thread ends with an error."""
-        # Or what looks like an operation of another thread would be one of the parent's.
+        # Otherwise a lock inherited from the parent would look like another thread's operation.
         reset_if_forked()
         self._close_requested = True
         if self._lock.acquire(blocking=False):
@@ -175,15 +195,15 @@ class Channel:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is open and no operation is under way."""
+        """Whether it is open and no operation is running."""
         return (
             self.driver.transport.is_open and not self._close_requested and not self._lock.locked()
         )
 
     def probe(self) -> bool:
-        """Whether the channel is good as far as can be told without a round trip."""
+        """Whether the channel is usable, as far as that can be told without a round trip."""
         reset_if_forked()
-        # Whether something came can be asked without the lock; reading it, and TLS, need that.
+        # Checking for data needs no lock; reading the data does, and so does TLS.
         transport = self.driver.transport
         is_open = transport.is_open and not self._close_requested
         if is_open and not transport.is_tls and transport.is_silent():
@@ -196,16 +216,16 @@ class Channel:
             self._lock.release()
 
     def close_after_fork(self) -> None:
-        """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
-        # Not through the lock: the thread that holds it may not exist in this process.
+        """Close only the descriptor: for a forked child, whose parent still uses the connection."""
+        # Without the lock: the thread that holds it may not exist in this process.
         self.driver.transport.forget()
 
     def forget(self) -> None:
-        """Take a new lock in a forked child. The transport closes by itself."""
+        """Replace the lock in a forked child. The transport closes itself."""
         self._begin()
 
     def unless_busy(self, look: Callable[[], T]) -> T | None:
-        """Call ``look`` while no operation is under way; None, without waiting, if one is."""
+        """Call ``look`` while holding the lock; None, without waiting, if an operation runs."""
         reset_if_forked()
         if not self._lock.acquire(blocking=False):
             return None
@@ -226,15 +246,15 @@ class Channel:
     def _check_good(self, phase: Phase) -> None:
         if not self.driver.transport.is_open:
             raise self.driver.closed_error(phase)
-        # Before anything is spent on it: has the server hung up, or said 421, meanwhile?
+        # The server may have closed the connection or sent a 421 since the last operation.
         if (error := self.driver.probe()) is not None:
             raise error
 
-    def _send_quit(self, farewell: Exchange[None], deadline: Deadline) -> None:
+    def _send_quit(self, exchange: Exchange[None], deadline: Deadline) -> None:
         try:
-            self.driver.run(farewell, deadline)
+            self.driver.run(exchange, deadline)
         except SmtpError as error:
-            # Nothing depends on the answer; above all it cannot undo what was acknowledged.
+            # Nothing depends on the reply: it cannot undo what was acknowledged before.
             _log.debug("#%d %s: QUIT: %s", self.driver.number, self.peer, str(error))
         finally:
             self.driver.close("QUIT was sent")
@@ -259,21 +279,12 @@ class Channel:
 
     def _release(self) -> None:
         if self._owner != threading.get_ident():
-            return  # not acquired
+            return  # this thread does not hold the lock
         self._owner = 0
         self._give_up(self._lock)
 
     def _give_up(self, lock: threading.Lock) -> None:
         lock.release()
-        # A close() that came while we were busy could not close the descriptor itself.
+        # A close() during the operation could not close the descriptor itself.
         if self._close_requested:
             self.close()
-
-
-class Operations:
-    """What the methods of a connection stand on: its channel and its session's memory."""
-
-    def __init__(self, channel: Channel, session: SessionState) -> None:
-        """Not for users: `SmtpConnection.connect` and its kin make connections."""
-        self._channel = channel
-        self._session = session

@@ -1,7 +1,7 @@
-"""`ServerConfig`: everything about a server in one value, from code or from a URL.
+"""`ServerConfig`: all settings of a server in one value, made in code or read from a URL.
 
-Rule: it is frozen and hashable, because pools are found by it: two configurations that differ in
-anything that matters for security (TLS settings, credentials) never share a connection.
+It is frozen and hashable, because it is the key of a shared pool: configurations that differ in
+TLS settings or credentials never share a connection.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from smtpconn.client.options import (
 )
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.model.pickling import reduce_value
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import SocketFactory
@@ -48,7 +49,7 @@ _TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
 class ServerOptions(TypedDict, total=False):
-    """What `ServerConfig` has beyond the settings every framework has; it explains them."""
+    """The attributes of `ServerConfig` that frameworks have no settings for."""
 
     credentials: Credentials
     mechanisms: Iterable[str]
@@ -65,7 +66,7 @@ class ServerOptions(TypedDict, total=False):
 
 
 class ServerSettings(ServerOptions, total=False):
-    """What `ServerConfig` has beside host and port, which are in a URL; it explains them."""
+    """The attributes of `ServerConfig` but host and port, which are in a URL."""
 
     tls_mode: TlsMode
     timeout: float
@@ -73,23 +74,26 @@ class ServerSettings(ServerOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where a server is and how to talk to it.
+    """A server's address and how to connect to it.
 
     Attributes:
         host, port, tls_mode: as `SmtpConnection.connect` takes them.
-        timeout: seconds for connecting with logging in, and for each later operation by default.
+        timeout: seconds for connecting including the login, and for each later operation by
+            default.
         protocol: SMTP or LMTP.
-        credentials: whom to log in as; None not to.
-        mechanisms: the only ones to log in with, in this order, if the credentials name none
-            themselves; None for all, the strongest first. "SCRAM" stands for each SCRAM; EXTERNAL
-            needs no credentials, but a TLS certificate of ours.
+        credentials: for the login; None for no login.
+        mechanisms: the only mechanisms to log in with, in this order, unless the credentials have
+            their own; None for all, the strongest first. "SCRAM" stands for each SCRAM. EXTERNAL
+            needs no credentials, but a TLS client certificate.
         tls_context, cafile, tls_server_name, ehlo_domain, source_address, pipelining,
         ignore_extensions, allow_cleartext_auth, socket_factory: as `SmtpConnection.connect` takes
             them.
 
     Raises:
-        ValidationError: a value that cannot be.
+        ValidationError: an invalid value.
     """
+
+    __reduce_ex__ = reduce_value
 
     host: str
     port: int
@@ -159,10 +163,10 @@ class ServerConfig:
 
         Args:
             url: the URL.
-            options: any attribute of `ServerConfig`; goes before what the URL says.
+            options: any attribute of `ServerConfig`; overrides the URL.
 
         Raises:
-            ValidationError: it is no such URL. The message never quotes a password.
+            ValidationError: the URL or an option is invalid. The text never quotes a password.
         """
         secret = Secret(url)
         del url
@@ -194,13 +198,13 @@ class ServerConfig:
         """Connect and log in, within one timeout.
 
         Args:
-            timeout: seconds; None for the configuration's. A pool hands its own deadline down.
+            timeout: seconds; None for the configuration's. A pool passes its own deadline.
             tls_session: as `SmtpConnection.connect` takes it.
-            quirks: what a pool knows of the server; more is added to it.
+            quirks: what a pool knows about the server; the connection adds to it.
 
         Raises:
             SmtpError: as `SmtpConnection.connect` and `SmtpConnection.authenticate`; the
-                connection is then closed, with QUIT where the server refused.
+                connection is then closed, after a QUIT if the server refused.
         """
         deadline = Deadline.of(timeout, self.timeout)
         options: ConnectOptions = {
@@ -222,7 +226,7 @@ class ServerConfig:
                 connection._share(quirks)
             self._log_in(connection, deadline)
         except Exception:
-            # After a refusal both sides are in sync, and the server is told that this is the end.
+            # After a refusal both sides are in sync, so QUIT can be sent.
             connection.quit_nowait()
             raise
         except BaseException:
@@ -247,7 +251,7 @@ _PERCENT = (
 
 
 def _read(secret: Secret) -> dict[str, Any] | ValidationError:
-    """The attributes that a URL names, or the error, whose frames are gone: they know the URL."""
+    """The attributes in a URL; or the error, returned so that none of its frames has the URL."""
     url = secret.reveal()
     try:
         parts = _split(url)
@@ -265,7 +269,7 @@ def _read(secret: Secret) -> dict[str, Any] | ValidationError:
             **_query(parts.query),
         }
         if not _is_server(host, port):
-            # Not quoted: without an "@" a password may stand here.
+            # Not quoted: without an "@" this may be a password.
             raise ValidationError(
                 "the host in a URL is a name or an IP address, and its port 1 to 65535"
             )
@@ -275,7 +279,7 @@ def _read(secret: Secret) -> dict[str, Any] | ValidationError:
             )
         return known
     except ValidationError as error:
-        # What stands behind the first "@" may be the end of a password that was not encoded.
+        # The text after the first "@" may be the end of a password that was not encoded.
         hint = f" ({_PERCENT})" if isinstance(url, str) and "@" in url else ""
         text = f"{error}{hint}"
         phase = error.phase
@@ -300,8 +304,8 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         parts = None
     if parts is None:
-        # Not in the except clause: that error quotes what may be the password, and "from None"
-        # only hides it from those who print tracebacks the usual way.
+        # Outside the except clause: that error may quote the password, and "from None" would keep
+        # it in __context__.
         raise ValidationError("the server's URL cannot be read; is its port a number?")
     if any(c <= " " or c == "\x7f" for c in url):
         raise ValidationError("the server's URL holds a space or a control character")
@@ -331,7 +335,7 @@ def _query(query: str) -> dict[str, Any]:
         elif name == "auth":
             known["mechanisms"] = mechanism_names(value)
         else:
-            # Not quoted: a "?" that was not encoded may have put a password here.
+            # Not quoted: after a "?" that was not encoded this may be part of a password.
             raise ValidationError(
                 f"behind the ? of a URL may stand timeout=, auth=, {'=, '.join(_TEXTS)}="
             )

@@ -1,8 +1,8 @@
-"""What to try when a connection cannot be made because TLS is set up otherwise than the server.
+"""Hints for the two common TLS mistakes, added to the text of a connection error.
 
-Two mistakes are common: a kind of TLS that does not fit the port (RFC 8314 3.3: 465 begins with
-TLS, 587 and 25 begin in clear), and an authority or a name in a certificate that nobody told us of.
-Both end in errors of OpenSSL or in silence, which say nothing to who has made the mistake.
+The TLS mode may not fit the port (RFC 8314 3.3: TLS starts at once on 465, and later or never on
+587 and 25), or the authority or the name in a certificate is not the expected one. OpenSSL's
+errors, or a timeout, do not tell the user which mistake it is.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from smtpconn.model.modes import Protocol, TlsMode
 from smtpconn.net.tls import Authorities
 
 IMPLICIT_TLS_PORT = 465
-"""Where TLS begins with the first octet (RFC 8314 3.3)."""
+"""The port where TLS starts with the first byte (RFC 8314 3.3)."""
 
 CLEAR_PORTS = frozenset({25, 587})
-"""Where a session begins in clear (RFC 5321 4.5.4.2, RFC 6409 3.1)."""
+"""The ports where a session starts without TLS (RFC 5321 4.5.4.2, RFC 6409 3.1)."""
 
-# What OpenSSL says of octets that are no TLS, by its version and theirs.
+# OpenSSL's reasons for bytes that are not TLS, in its several versions.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 
-# X509_V_ERR_*: 2, 20 and 21 no issuer is known, 18 and 19 signed by itself; 62 and 64 another name.
+# X509_V_ERR_*: 2, 20, 21: unknown issuer; 18, 19: self-signed; 62, 64: another name.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _ANOTHER_NAME = frozenset({62, 64})
 
@@ -47,13 +47,13 @@ def with_hint(
     context_is_callers: bool,
     cafile: str | None,
 ) -> SmtpError:
-    """The same error with what to try behind its text; itself if nothing is known.
+    """The same error with a hint appended to its text; itself if there is no hint.
 
     Args:
-        error: what connecting failed with.
+        error: the failure of connecting.
         host, port, protocol, tls_mode: of the connection.
-        context_is_callers: whether the TLS settings are the caller's own context.
-        cafile: the authorities the caller names, if any.
+        context_is_callers: whether the caller passed its own TLS context.
+        cafile: the caller's authorities, if any.
     """
     kind = public_class(error)
     if kind not in _PLAIN_ERRORS:
@@ -96,7 +96,7 @@ def _mode_hint(
         is_clear = getattr(error.__cause__, "reason", None) in _NO_TLS
         if error.phase is not Phase.TLS or not (is_clear or port in CLEAR_PORTS):
             return ""
-        # Port 25 is for servers among themselves, where not everyone has TLS.
+        # Port 25 is for mail between servers, some of which have no TLS.
         also = f" (or {scheme}://{where} without TLS)" if is_clear and port != 587 else ""
         return (
             f"TLS was expected from the first octet at {where}, which seems to begin in clear: "

@@ -1,85 +1,101 @@
-"""`SmtpConnection`: one SMTP session that any thread may use.
+"""`SmtpConnection`: one SMTP or LMTP session, usable from any thread.
 
-Every method is one operation: it gives one exchange to the connection's `smtpconn.client.channel`,
-which runs it alone and under one deadline. What an exchange says is in `smtpconn.dialogue`; how
-octets move is in `smtpconn.client.driver`. This file is the public face and how a connection is
-made, nothing else; its many ways of sending and of logging in are in `smtpconn.client.sending` and
-`smtpconn.client.logging_in`.
+Every method is one operation: it makes an exchange (`smtpconn.protocol`) and gives it to the
+connection's `smtpconn.client.channel`, which runs one operation at a time under one deadline. Bytes
+are moved by `smtpconn.client.driver`; how a connection is opened is in `smtpconn.client.connect`.
 
-A connection is used once: when it is closed, by whatever, it stays closed.
+All ways of sending end in `send_request` or `deliver_request`, all logins in `_log_in`.
+
+A connection is never reconnected: once closed it stays closed.
 """
 
 from __future__ import annotations
 
-import logging
-import socket
 import ssl
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack
 
-from smtpconn.client.channel import Channel, Operations
-from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
-from smtpconn.client.driver import Driver
-from smtpconn.client.logging_in import LoggingIn
-from smtpconn.client.options import (
-    ConnectOptions,
-    check_ehlo_domain,
-    check_flag,
-    check_server,
-    check_tls_mode,
-    check_tls_options,
-    default_ehlo_domain,
-    extension_names,
+from smtpconn.auth.credentials import (
+    Credentials,
+    LoginPlan,
+    OAuthCredentials,
+    Way,
+    check_credentials,
+    scram_ways,
+    ways,
 )
-from smtpconn.client.sending import Sending
+from smtpconn.auth.mechanisms import (
+    CramMd5,
+    External,
+    Login,
+    OAuthBearer,
+    Plain,
+    SaslMechanism,
+    XOAuth2,
+    check_credential,
+)
+from smtpconn.client.channel import Channel
+from smtpconn.client.connect import open_channel
+from smtpconn.client.options import ConnectOptions, check_ehlo_domain, check_tls_mode
+from smtpconn.client.send_many import EnvelopeSource, Outcomes
+from smtpconn.model.addresses import ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
+from smtpconn.model.content import Message
+from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import (
+    ConnectionClosedError,
     Phase,
     ProtocolError,
     SmtpError,
     SmtpTimeoutError,
+    TransportError,
     ValidationError,
 )
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
-from smtpconn.model.origin import is_own
+from smtpconn.model.origin import is_of_signal_handler, is_own
+from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse, printable
-from smtpconn.net.deadline import Deadline
-from smtpconn.net.happy_eyeballs import from_factory, open_socket
-from smtpconn.net.tls import TlsInfo, shared_context
-from smtpconn.net.transport import Transport, as_smtp_error
-from smtpconn.protocol import handshake, single_command
+from smtpconn.model.response_errors import AuthError
+from smtpconn.model.results import AnyOutcome, Envelope, LmtpSendResult, Recipients, SendResult
+from smtpconn.model.secret import Secret
+from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.net.tls import TlsInfo
+from smtpconn.protocol import handshake, pipelined, single_command
+from smtpconn.protocol.auth import authenticate
+from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
+from smtpconn.protocol.mail_request import MailRequest, make_message_request, make_request
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.session import SessionState
+from smtpconn.protocol.transaction import lmtp_transaction, transaction
 
 QUIT_TIMEOUT = 2.0
-"""Seconds that leaving a ``with`` block waits for the server's farewell."""
+"""Seconds that leaving a ``with`` block waits for the reply to QUIT."""
 
 QUIT_NOWAIT_TIMEOUT = 0.1
-"""Seconds that `SmtpConnection.quit_nowait` has to get six octets into the socket's buffer."""
-
-GREETING_TIMEOUT = 5.0
-"""Seconds to wait for a greeting in clear at the port where TLS begins with the first octet."""
+"""Seconds that `SmtpConnection.quit_nowait` may take to write QUIT."""
 
 T = TypeVar("T")
 
-_log = logging.getLogger("smtpconn.connection")
 
-
-class SmtpConnection(Sending, LoggingIn):
+class SmtpConnection:
     """One SMTP session over TCP, TLS or a UNIX socket; get one from `connect`.
 
     Every method may be called from any thread. ``timeout`` is in seconds and for the whole
     operation, waiting for other threads' operations included; None means the one given to
     `connect`. Every method may raise `SmtpTimeoutError`, `ConnectionClosedError`,
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
-    a refusal (`ResponseError`, `AllRecipientsFailedError`) it can be used on.
+    a refusal (`ResponseError`, `AllRecipientsFailedError`) it stays usable.
 
     Calling the class, with whatever is ``given`` and whatever ``options``, is a `TypeError`.
     """
 
+    _channel: Channel
+    _session: SessionState
+
     def __init__(self, *given: object, **options: object) -> None:
-        """Refused: connections are made by `connect` and its kin.
+        """Always refused: use `connect` or `connect_lmtp`.
 
         Raises:
             TypeError: always.
@@ -100,36 +116,37 @@ class SmtpConnection(Sending, LoggingIn):
         tls_context: ssl.SSLContext | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Self:
-        """Connect, greet and, if asked for, start TLS (RFC 5321 3.1, RFC 3207, RFC 8314).
+        """Connect, start TLS as ``tls_mode`` says, say EHLO (RFC 5321 3.1, RFC 3207, RFC 8314).
 
         Args:
             host: a name, an IP address, or the path of a UNIX socket (begins with "/").
             port: 1 to 65535; 465 is usual for IMPLICIT, 587 for STARTTLS, 25 between servers.
             tls_mode: how the connection is protected.
             timeout: seconds for all of connecting, and for later operations by default.
-            tls_context: TLS settings; None checks the name ``host``, and trusts the authorities of
-                ``cafile``; without that those in the environment's ``SSL_CERT_FILE`` and
-                ``SSL_CERT_DIR``; without these the system's and certifi's.
-            ehlo_domain: how we name ourselves, a domain or an address literal; None for this
-                machine's full name if it has one, else our address.
-            source_address: our own (address, port) to connect from, port 0 for any.
-            pipelining: how far commands run ahead of their replies.
+            tls_context: TLS settings. None checks that the certificate is for ``host`` and trusts
+                the authorities of ``cafile``; without it those in the environment's
+                ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``; without these the system's and certifi's.
+            ehlo_domain: the client's name in EHLO, a domain or an address literal; None for this
+                machine's full name if it has one, else its address.
+            source_address: the local (address, port) to connect from, port 0 for any.
+            pipelining: how many commands are sent before their replies have come.
             ignore_extensions: keywords to treat as if the server had not offered them.
-            allow_cleartext_auth: let passwords travel without TLS to other machines.
+            allow_cleartext_auth: allow passwords to be sent without TLS to other machines.
             socket_factory: called with host, port and the seconds left instead of connecting,
                 for a proxy; returns a connected socket.
             tls_session: the `ssl.SSLSession` of an earlier connection with the same settings
-                (``connection.tls.session``); resumed if the server will, which saves time. One of
-                another context is not offered, and if the handshake fails, it is tried once
-                without, on a new connection.
+                (``connection.tls.session``), which is resumed if the server agrees; that saves
+                time. A session of another context is not offered. If the handshake fails, it is
+                repeated once without the session, on a new connection.
             tls_server_name: the name in the server's certificate, if it is not ``host``.
-            cafile: the authorities to trust and no others, a file in PEM.
+            cafile: a PEM file with the only authorities to trust.
 
         Raises:
-            ValidationError: an argument that cannot be; nothing was sent.
-            TransportError, TlsError, SmtpTimeoutError, ConnectionClosedError: it did not work.
+            ValidationError: an invalid argument; nothing was sent.
+            TransportError, TlsError, SmtpTimeoutError, ConnectionClosedError: connecting failed.
             StartTlsUnavailableError: STARTTLS was asked for and is not offered.
-            TransientError, PermanentError, ProtocolError: the server does not want us, or is none.
+            TransientError, PermanentError: the server refused the connection or EHLO.
+            ProtocolError: the peer does not speak SMTP.
         """
         deadline, mode = Deadline(timeout), check_tls_mode(tls_mode)
         return cls._connect(Protocol.SMTP, host, port, mode, deadline, tls_context, options)
@@ -189,95 +206,497 @@ class SmtpConnection(Sending, LoggingIn):
         context: ssl.SSLContext | None,
         options: ConnectOptions,
     ) -> Self:
-        check_server(host, port)
-        cafile, tls_session = options.get("cafile"), options.get("tls_session")
-        check_tls_options(context, cafile, options.get("tls_server_name"))
-        used = context
-        if context is None and tls_mode is not TlsMode.NONE:
-            used = shared_context(cafile, seconds=deadline.remaining())
-        try:
-            try:
-                return cls._connect_once(
-                    protocol, host, port, tls_mode, deadline, used, tls_session, options
-                )
-            except SmtpError as error:
-                # The session offered may be what the handshake failed of.
-                is_over = error.phase is not Phase.TLS or not deadline.remaining()
-                if tls_session is None or is_over:
-                    raise
-                _log.debug("%s: again without a TLS session: %s", host, str(error))
-            return cls._connect_once(protocol, host, port, tls_mode, deadline, used, None, options)
-        except SmtpError as error:
-            hinted = with_hint(error, host, port, protocol, tls_mode, context is not None, cafile)
-            if hinted is error:
-                raise
-            raise hinted from hinted.__cause__
-
-    @classmethod
-    def _connect_once(
-        cls,
-        protocol: Protocol,
-        host: str,
-        port: int,
-        tls_mode: TlsMode,
-        deadline: Deadline,
-        context: ssl.SSLContext | None,
-        tls_session: ssl.SSLSession | None,
-        options: ConnectOptions,
-    ) -> Self:
-        session = _new_session(protocol, options)
-        factory = options.get("socket_factory")
-        if factory is None:
-            sock = open_socket(host, port, deadline, options.get("source_address"))
-        else:
-            sock = from_factory(factory, host, port, deadline)
-        peer = host if host.startswith("/") else f"{host}:{port}"
-        open_end: socket.socket | Transport = sock
-        try:
-            # TLS puts another socket in the place of this one; the transport knows which.
-            open_end = transport = Transport(sock)
-            session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
-            # Behind a caller's own socket there may be a proxy, so its peer says nothing.
-            session.is_local = factory is None and transport.peer_is_local
-            session.is_private = (
-                tls_mode is TlsMode.IMPLICIT
-                or transport.tls is not None
-                or options.get("allow_cleartext_auth", False)
-                or session.is_local
-            )
-            tls_name = options.get("tls_server_name") or host.rstrip(".")
-            driver = Driver(transport, session, tls_name, peer, context, tls_session)
-            _log.debug("#%d %s: connected", driver.number, peer)
-            if tls_mode is TlsMode.IMPLICIT:
-                driver.start_tls(deadline)
-            elif port == IMPLICIT_TLS_PORT and transport.tls is None:
-                _wait_for_greeting(transport, peer, deadline)
-            driver.run(
-                handshake.handshake(session, starttls=tls_mode is TlsMode.STARTTLS), deadline
-            )
-        except BaseException as error:
-            open_end.close()
-            if isinstance(error, OSError) and not isinstance(error, SmtpError) and is_own(error):
-                raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
-            raise
         connection = cls.__new__(cls)
-        Operations.__init__(connection, Channel(driver, peer, deadline.timeout), session)
+        connection._channel, connection._session = open_channel(
+            protocol, host, port, tls_mode, deadline, context, options
+        )
         return connection
 
+    def auth_plain(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with PLAIN (RFC 4616).
+
+        Args:
+            user, password: text that is sent as UTF-8.
+
+        Raises:
+            AuthError: refused; ``is_transient`` tells a 454 from a 535.
+            UnsupportedExtensionError: not offered.
+            ProtocolError: already logged in, or not over TLS (nothing was sent).
+            ValidationError: a NUL character in an argument.
+        """
+        secret = Secret.of(password)
+        del password
+        self._log_in(Plain(user, secret), timeout)
+
+    def auth_plain_with_authzid(
+        self, authzid: str, user: str, password: str, timeout: float | None = None
+    ) -> None:
+        """Log in with PLAIN as ``user`` to act as ``authzid``; raises as `auth_plain`.
+
+        Args:
+            authzid: not empty (RFC 4616 2); to act as ``user`` there is `auth_plain`.
+            user, password: text that is sent as UTF-8.
+            timeout: seconds.
+        """
+        secret = Secret.of(password)
+        del password
+        check_credential("authzid", authzid, may_be_empty=False)
+        self._log_in(Plain(user, secret, authzid), timeout)
+
+    def auth_login(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with LOGIN, the only mechanism of some servers; raises as `auth_plain`."""
+        secret = Secret.of(password)
+        del password
+        self._log_in(Login(user, secret), timeout)
+
+    def auth_cram_md5(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with CRAM-MD5 (RFC 2195), which hides the password; raises as `auth_plain`."""
+        secret = Secret.of(password)
+        del password
+        self._log_in(CramMd5(user, secret), timeout)
+
+    def auth_scram(self, user: str, password: str, timeout: float | None = None) -> None:
+        """Log in with the strongest SCRAM the server offers, with -PLUS under TLS (RFC 5802).
+
+        Needs the extra ``scram``. The server, too, must prove that it knows the password.
+
+        Raises:
+            ProtocolError: the server's proof is wrong, or the extra is missing.
+            SmtpError: as `auth_plain`.
+        """
+        secret = Secret.of(password)
+        del password
+        offers, tls = self._session.capabilities, self._channel.tls
+        self._log_in_by_plan(
+            scram_ways(user, secret, offers, tls), self._channel.deadline(timeout), "SCRAM"
+        )
+
+    def auth_external(self, authzid: str = "", timeout: float | None = None) -> None:
+        """Log in by the TLS client certificate (RFC 4422 A); raises as `auth_plain`."""
+        self._log_in(External(authzid), timeout)
+
+    def auth_xoauth2(self, user: str, token: str, timeout: float | None = None) -> None:
+        """Log in with a bearer token in Google's and Microsoft's form; raises as `auth_plain`.
+
+        The server's explanation of a refusal is in the `AuthError`.
+        """
+        secret = Secret.of(token)
+        del token
+        self._log_in(XOAuth2(user, secret), timeout)
+
+    def auth_oauthbearer(self, token: str, timeout: float | None = None) -> None:
+        """Log in with a bearer token (RFC 7628); raises as `auth_xoauth2`."""
+        secret = Secret.of(token)
+        del token
+        self._log_in(OAuthBearer(secret), timeout)
+
+    def authenticate(self, credentials: Credentials, timeout: float | None = None) -> None:
+        """Log in with the strongest mechanism both sides have; raises as `auth_plain`.
+
+        If the server does not support it despite its offer, the next one is tried;
+        `smtpconn.auth.credentials.LoginPlan` says when else another one may follow. If the token
+        of `OAuthCredentials` comes from a function and is refused with 535, the function is called
+        once more for a new one.
+
+        Args:
+            credentials: who logs in; their ``mechanisms``, if given, are the only ones used.
+            timeout: seconds for all attempts together.
+
+        Raises:
+            TransportError: the token function raised an Exception, which is the cause.
+        """
+        check_credentials(credentials)
+        self._log_in_as(credentials, credentials.mechanisms, timeout)
+
+    def _log_in_as(
+        self,
+        credentials: Credentials | None,
+        mechanisms: Sequence[str] | None,
+        timeout: float | Deadline | None,
+    ) -> None:
+        """Log in with one of ``mechanisms``, None for any; without credentials with EXTERNAL."""
+        deadline = self._channel.deadline(timeout)
+        if not isinstance(credentials, OAuthCredentials):
+            what = "a password" if credentials is not None else "a TLS certificate"
+            return self._log_in_by_plan(self._ways(credentials, mechanisms), deadline, what)
+        try:
+            self._log_in_with_token(credentials, mechanisms, deadline, force_refresh=False)
+        except AuthError as error:
+            is_refused = error.response.code == 535 or bool(error.server_error)
+            if not (is_refused and callable(credentials.token)):
+                raise
+            self._log_in_with_token(credentials, mechanisms, deadline, force_refresh=True)
+
+    def _log_in_with_token(
+        self,
+        credentials: OAuthCredentials,
+        mechanisms: Sequence[str] | None,
+        deadline: Deadline,
+        *,
+        force_refresh: bool,
+    ) -> None:
+        try:
+            token = Secret(credentials.current_token(force_refresh=force_refresh))
+        except Exception as error:
+            if is_of_signal_handler(error) or (isinstance(error, SmtpError) and is_own(error)):
+                raise
+            # The text of the exception is left out: it may contain a secret.
+            raise TransportError(
+                f"no token could be had for {credentials.user}: its function raised "
+                f"{type(error).__name__}",
+                phase=Phase.AUTH,
+            ) from error
+        self._log_in_by_plan(self._ways(credentials, mechanisms, token), deadline, "a token")
+
+    def _ways(
+        self,
+        credentials: Credentials | None,
+        mechanisms: Sequence[str] | None,
+        token: Secret | None = None,
+    ) -> list[Way]:
+        offers, tls = self._session.capabilities, self._channel.tls
+        return ways(credentials, mechanisms, offers, tls, token)
+
+    def _log_in_by_plan(self, ways: Iterable[Way], deadline: Deadline, what: str) -> None:
+        """Try the ways in the order of `LoginPlan`, and remember the one that succeeded."""
+        session = self._session
+        plan = LoginPlan(
+            ways,
+            begin_with=session.quirks.login,
+            may_show=session.is_private,
+            is_trusted=self._is_trusted,
+        )
+        while (way := plan.take()) is not None:
+            try:
+                mechanism = way.make()
+            except (ValidationError, ProtocolError) as error:
+                plan.cannot(way, error)
+                continue
+            try:
+                self._log_in(mechanism, deadline)
+            except AuthError as error:
+                plan.refused(way, mechanism, error)
+                if session.quirks.login == way.key:
+                    session.quirks.login = ""
+            except (ConnectionClosedError, TransportError) as error:
+                # Many servers hang up after a refusal; then the refusal is the error to report.
+                if not plan.is_refused:
+                    raise
+                plan.lost(way, error)
+            else:
+                if plan.tried:
+                    session.quirks.login = way.key
+                return
+        raise plan.failure(what, session.capabilities)
+
+    @property
+    def _is_trusted(self) -> bool:
+        """Whether the server's identity is certain: it is local, or TLS checked its name."""
+        tls = self._channel.tls
+        return self._session.is_local or (tls is not None and tls.context.check_hostname)
+
+    def _log_in(self, mechanism: SaslMechanism, timeout: float | Deadline | None) -> None:
+        exchange = authenticate(self._session, mechanism)
+        self._channel.operate(exchange, self._channel.deadline(timeout), Phase.AUTH)
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message with DATA (RFC 5321 3.3).
+
+        Args:
+            sender: where bounces go; "" for the null reverse-path.
+            recipients: one address, or an iterable of addresses, but no mapping.
+            message: bytes, a binary file or an iterable of bytes. Line ends become CRLF; nothing
+                else is changed, not even lines of more than 998 bytes.
+
+        Raises:
+            ValidationError: an address or message that may not be sent; nothing was sent.
+            UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks what it needs.
+            AllRecipientsFailedError: every recipient was refused.
+            TransientError, PermanentError: the sender or the message was refused.
+            ProtocolError: the connection speaks LMTP.
+        """
+        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
+
+    def send_with_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL."""
+        return self.send_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send`, with parameters for MAIL and for each RCPT.
+
+        Raises:
+            ProtocolError: ``rcpt_params`` has another length than ``recipients``; nothing was sent.
+        """
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.send_request(request, deadline)
+
+    def send_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message with BDAT (RFC 3030); arguments as `send`.
+
+        With ``params.body`` BINARYMIME the bytes are sent unchanged.
+
+        Raises:
+            UnsupportedExtensionError: the server does not offer CHUNKING; nothing was sent.
+            SmtpError: as `send`.
+        """
+        return self.send_bdat_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_bdat_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """The same as `send_bdat`, with parameters for each RCPT too."""
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.send_request(request, deadline, chunking=True)
+
+    def send_lmtp(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """Deliver a message over LMTP with DATA (RFC 2033); arguments as `send`.
+
+        Returns one result per accepted recipient, in the order given. If the connection is lost
+        after some of the replies came, the results of the others have no response: unknown.
+
+        Raises:
+            SmtpError: as `send`, but a refusal of the content is in the results.
+            ProtocolError: the connection speaks SMTP.
+        """
+        return self.send_lmtp_with_all_params(sender, recipients, message, params, None, timeout)
+
+    def send_lmtp_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp`, with parameters for each RCPT too."""
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.deliver_request(request, deadline)
+
+    def send_lmtp_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        params: MailFromParams | None = None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp`, with BDAT; needs CHUNKING as `send_bdat` does."""
+        return self.send_lmtp_bdat_with_all_params(
+            sender, recipients, message, params, None, timeout
+        )
+
+    def send_lmtp_bdat_with_all_params(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        mail_params: MailFromParams | None,
+        rcpt_params: Sequence[RcptToParams] | None,
+        timeout: float | None = None,
+    ) -> LmtpSendResult:
+        """The same as `send_lmtp_bdat`, with parameters for each RCPT."""
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message, mail_params, rcpt_params)
+        return self.deliver_request(request, deadline, chunking=True)
+
+    def send_message(
+        self,
+        message: AnyMessage,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        timeout: float | None = None,
+    ) -> SendResult:
+        """Send a message of the email package over SMTP or LMTP.
+
+        Over LMTP the result is an `LmtpSendResult`.
+
+        Args:
+            message: an `email.message.EmailMessage`, or one of the older API. It is not changed,
+                and several threads may send it at once. Bcc is removed from what is sent. Missing
+                Date and Message-ID are added. Parts with eight-bit content are encoded if the
+                server does not offer 8BITMIME, and parts with lines of more than 998 bytes always.
+            sender, recipients: None for those in the headers (Sender or From; To, Cc and Bcc; or
+                their Resent- forms).
+
+        Raises:
+            ValidationError: the headers have no address, or one that may not be sent.
+            SmtpUtf8RequiredError: an address is not ASCII and the server does not offer SMTPUTF8.
+            SmtpError: as `send`.
+        """
+        deadline = self._channel.deadline(timeout)
+        made = make_message_request(message, sender, recipients)
+        request = made.for_server(self._session.capabilities)
+        if self._session.is_lmtp:
+            return self.deliver_request(request, deadline)
+        return self.send_request(request, deadline)
+
+    def try_envelope(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[SmtpResponse, ...]:
+        """Ask whether the server would accept mail: MAIL and RCPT, then RSET, and no message.
+
+        Args:
+            sender, recipients, mail_params, rcpt_params: as `send_with_all_params`; without any
+                recipient only the sender is tried.
+
+        Returns the server's replies to the recipients, in the order given. A 2xx is no promise:
+        many servers check more once they have the message.
+
+        Raises:
+            TransientError, PermanentError: the sender was refused.
+            ValidationError, ProtocolError, UnsupportedExtensionError, SmtpUtf8RequiredError: as
+                `send_with_all_params`.
+        """
+        deadline = self._channel.deadline(timeout)
+        request = make_request(
+            sender, recipients, b"", mail_params, rcpt_params, needs_recipient=False
+        )
+        return self._channel.operate(envelope_probe(self._session, request), deadline, Phase.MAIL)
+
+    def send_many(
+        self, envelopes: Iterable[Envelope | AnyMessage], timeout: float | None = None
+    ) -> Iterator[AnyOutcome]:
+        """Send many messages in as few round trips as the server allows; failures do not end it.
+
+        With PIPELINING one round trip per message (RFC 2920 3.1); with `Pipelining.EAGER` and
+        CHUNKING far fewer. Works over LMTP too. No other operation runs on the connection until the
+        iterator ends. An iterator that is closed early closes the connection if the server was
+        waiting for the rest of a message.
+
+        Args:
+            envelopes: what to send, envelopes or messages of the email package; may be a generator.
+                It is read ahead of the outcomes, and an envelope may wait for the next one before
+                it is sent, so the generator should yield what is ready. A message that is a file or
+                an iterable was read to its end when the next envelope is requested.
+            timeout: seconds for each message from its first byte to its final reply, without the
+                time spent in ``envelopes`` and in the code that takes the outcomes.
+
+        Yields:
+            One outcome per envelope, in their order. After the connection was lost each further
+            outcome has a `ConnectionClosedError`.
+
+        An exception of other code (a signal handler, Ctrl-C) is raised by ``next`` unchanged and
+        ends the sending: the connection is closed and no further envelope is taken. The iterator
+        can still be used: a new ``for`` over it, or ``list`` of it, yields the outcomes of the
+        envelopes that were taken. Each says, by the replies that had come, whether its message was
+        delivered, was not, or may have been.
+
+        Raises:
+            SmtpError: the connection could not be used at all; nothing was sent.
+            TypeError: an item is no envelope and no message; no item after it is taken.
+            Exception: what ``envelopes`` raised, after the outcomes of the items before.
+        """
+        deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
+        source = EnvelopeSource(
+            envelopes, self._session, deadline, self._watch_source, self._channel.mark_idle
+        )
+        exchange = pipelined.stream(self._session, source.requests())
+        return Outcomes(self._channel.stream(exchange, deadline, Phase.MAIL), source)
+
+    def send_request(
+        self,
+        request: MailRequest,
+        deadline: Deadline,
+        *,
+        chunking: bool = False,
+        is_probed: bool = False,
+    ) -> SendResult:
+        """Send a checked request over SMTP; for the pool, which may send it again elsewhere.
+
+        Args:
+            request: from `make_request`.
+            deadline: of the whole operation.
+            chunking: use BDAT.
+            is_probed: whether `probe` has just found the connection usable.
+        """
+        if request.content.is_stream:
+            self._watch_source(request, deadline)
+        exchange = transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
+
+    def deliver_request(
+        self,
+        request: MailRequest,
+        deadline: Deadline,
+        *,
+        chunking: bool = False,
+        is_probed: bool = False,
+    ) -> LmtpSendResult:
+        """The same over LMTP."""
+        if request.content.is_stream:
+            self._watch_source(request, deadline)
+        exchange = lmtp_transaction(self._session, request, chunking=chunking)
+        return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
+
+    def _watch_source(self, request: MailRequest, deadline: Deadline) -> None:
+        """Check the deadline between the blocks of a message that is a stream."""
+        peer = self._channel.peer
+        request.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
+
     def reset(self, timeout: float | None = None) -> None:
-        """Say RSET: abort whatever transaction is under way (RFC 5321 4.1.1.5)."""
+        """Say RSET: abort the current mail transaction, if any (RFC 5321 4.1.1.5)."""
         self._operate(single_command.reset(self._session), timeout, Phase.RSET)
 
     def noop(self, timeout: float | None = None) -> None:
-        """Say NOOP: is the server still there (RFC 5321 4.1.1.9)? Servers punish many of them."""
+        """Say NOOP, to see that the server replies (RFC 5321 4.1.1.9); many NOOPs annoy servers."""
         self._operate(single_command.noop(self._session), timeout, Phase.NOOP)
 
     def rehlo(self, timeout: float | None = None) -> None:
-        """Ask again what the server offers, for instance after logging in (RFC 5321 4.1.4)."""
+        """Say EHLO again to refresh `capabilities`, for instance after a login (RFC 5321 4.1.4)."""
         self._operate(handshake.hello(self._session), timeout, Phase.EHLO)
 
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
-        """Ask whether an address exists (RFC 5321 3.5); most servers answer 252: they do not say.
+        """Ask whether an address exists (RFC 5321 3.5); most servers reply 252: cannot verify.
 
         Returns:
             The server's reply, whatever it is: 250 or 251, 252, a 5xx such as 550 (no such
@@ -299,13 +718,13 @@ class SmtpConnection(Sending, LoggingIn):
         )
 
     def help(self, topic: str | None = None, timeout: float | None = None) -> SmtpResponse:
-        """Ask for help, on a topic or at all (RFC 5321 4.1.1.8); raises as `vrfy`."""
+        """Ask for help, on a topic or in general (RFC 5321 4.1.1.8); raises as `vrfy`."""
         return self._operate(
             single_command.ask(self._session, Phase.HELP, topic or ""), timeout, Phase.HELP
         )
 
     def set_ehlo_domain(self, domain: str) -> None:
-        """Name ourselves ``domain`` from the next `rehlo` on.
+        """Use ``domain`` as the client's name from the next `rehlo` on.
 
         Raises:
             ProtocolError: it is empty, no ASCII domain and no address literal; a `ValidationError`
@@ -318,9 +737,9 @@ class SmtpConnection(Sending, LoggingIn):
         self._session.ehlo_domain = domain
 
     def quit(self, timeout: float | None = None) -> None:
-        """Say QUIT, wait for the answer and close (RFC 5321 4.1.1.10).
+        """Say QUIT, wait for the reply and close (RFC 5321 4.1.1.10).
 
-        A server that does not answer it well is no error: everything acknowledged before stays so.
+        A wrong or missing reply is no error: it cannot undo what was acknowledged before.
 
         Raises:
             SmtpTimeoutError: another thread's operation did not end in time; nothing was done.
@@ -328,40 +747,40 @@ class SmtpConnection(Sending, LoggingIn):
         self._channel.quit(single_command.quit_(self._session), self._channel.deadline(timeout))
 
     def quit_nowait(self) -> None:
-        """Say QUIT, close without waiting for the answer; never fails, hardly ever waits."""
+        """Say QUIT and close without waiting for the reply; never fails, takes 0.1 s at most."""
         try:
             self._channel.quit(
                 single_command.quit_(self._session, wait=False), Deadline(QUIT_NOWAIT_TIMEOUT)
             )
         except SmtpTimeoutError:
-            self.close()  # another thread is busy with it; closing ends that
+            self.close()  # another thread uses the connection; this ends its operation
 
     def close(self) -> None:
         """Close at once, without QUIT; an operation of another thread ends with an error."""
         self._channel.close()
 
     def probe(self) -> bool:
-        """Whether the connection is good as far as can be told without a round trip.
+        """Whether the connection is usable, as far as that can be told without a round trip.
 
-        Reads what the server may have sent while nobody listened; a 421, anything else unasked for
-        or the end of the stream closes the connection. True while another thread uses it.
+        Reads what the server may have sent since the last operation; a 421, any other unexpected
+        data or the end of the stream closes the connection. True while another thread uses it.
         """
         return self._channel.probe()
 
     def close_after_fork(self) -> None:
-        """Close the descriptor and nothing else: for a forked child, whose parent goes on."""
+        """Close only the descriptor: for a forked child, whose parent still uses the connection."""
         self._channel.close_after_fork()
 
     @property
     def capabilities(self) -> ServerCapabilities:
-        """What the server offered last."""
+        """The extensions the server offered in its last reply to EHLO."""
         return self._session.capabilities
 
     @property
     def greeting(self) -> SmtpResponse:
         """The server's first reply, a 220 with its name and often its software (RFC 5321 4.3.1).
 
-        With STARTTLS it came before TLS, and somebody on the way may have written it.
+        With STARTTLS it came before TLS, so an attacker may have forged it.
         """
         greeting = self._session.greeting
         assert greeting is not None  # there is no connection without one
@@ -370,7 +789,7 @@ class SmtpConnection(Sending, LoggingIn):
     @property
     def is_shutting_down(self) -> bool:
         """Whether the server has said 421."""
-        return self._channel.driver.shutdown_reply is not None
+        return self._channel.shutdown_reply is not None
 
     @property
     def is_authenticated(self) -> bool:
@@ -389,12 +808,12 @@ class SmtpConnection(Sending, LoggingIn):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is open and no operation is under way, in this or another thread."""
+        """Whether it is open and no operation is running, in this or another thread."""
         return self._channel.is_idle
 
     @property
     def prefers_chunking(self) -> bool:
-        """Whether BDAT saves a turn: `Pipelining.EAGER`, over SMTP, and CHUNKING is offered."""
+        """Whether BDAT saves a round trip: over SMTP, `Pipelining.EAGER`, CHUNKING offered."""
         session = self._session
         return (
             session.pipelining is Pipelining.EAGER
@@ -405,7 +824,7 @@ class SmtpConnection(Sending, LoggingIn):
 
     @property
     def transactions(self) -> int:
-        """How many mail transactions were begun on it."""
+        """How many mail transactions were started on the connection."""
         return self._session.transactions
 
     @property
@@ -425,12 +844,12 @@ class SmtpConnection(Sending, LoggingIn):
 
     @property
     def tls(self) -> ssl.SSLSocket | None:
-        """The TLS socket, to ask for version, cipher and certificate; None in clear."""
-        return self._channel.driver.transport.tls
+        """The TLS socket, for its version, cipher and certificate; None without TLS."""
+        return self._channel.tls
 
     @property
     def tls_info(self) -> TlsInfo | None:
-        """TLS version, cipher and the server's certificate; None in clear and when closed."""
+        """TLS version, cipher and the server's certificate; None without TLS or when closed."""
         tls = self.tls
         return TlsInfo.from_socket(tls) if tls is not None and self.is_open else None
 
@@ -450,13 +869,13 @@ class SmtpConnection(Sending, LoggingIn):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Whatever was interrupted is over; but a refusal is no reason to leave without a word.
+        # QUIT after ordinary exceptions, not after KeyboardInterrupt.
         if kind is None or issubclass(kind, Exception):
             try:
                 self.quit(min(QUIT_TIMEOUT, self._channel.timeout))
             except (SmtpTimeoutError, ProtocolError):
-                # Another thread is busy with it, or an iterator of send_many was left in the
-                # middle; closing ends that.
+                # Another thread uses the connection, or an iterator of send_many was not read to
+                # its end. Closing ends both.
                 pass
         self.close()
 
@@ -469,13 +888,13 @@ class SmtpConnection(Sending, LoggingIn):
         return self._session.quirks
 
     def _share(self, quirks: ServerQuirks) -> None:
-        """Know, and tell, what a pool's other connections to the server learn; for `Connector`."""
+        """Share ``quirks`` with a pool's other connections to the server; for its `Connector`."""
         self._session.quirks = quirks
 
     def _describe(self) -> str:
-        if not self._channel.driver.transport.is_open:
-            return f"closed: {self._channel.driver.closed_because}"
-        tls = self._channel.driver.transport.tls
+        if closed_because := self._channel.closed_because:
+            return f"closed: {closed_because}"
+        tls = self._channel.tls
         return " ".join(
             (
                 (tls.version() or "TLS") if tls is not None else "clear",
@@ -483,32 +902,3 @@ class SmtpConnection(Sending, LoggingIn):
                 *(printable(str(extension)) for extension in self.capabilities.extensions),
             )
         )
-
-
-def _wait_for_greeting(transport: Transport, peer: str, deadline: Deadline) -> None:
-    """Wait for a first octet in clear where TLS is usual, and not until the deadline.
-
-    Raises:
-        SmtpTimeoutError: there was none.
-    """
-    seconds = min(GREETING_TIMEOUT, deadline.check(Phase.GREETING))
-    try:
-        transport.wait(Deadline(seconds), write=False)
-    except TimeoutError:
-        raise SmtpTimeoutError(
-            f"{peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
-        ) from None
-
-
-def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:
-    """The memory of a session that is about to begin; "" for a name that is not known yet."""
-    ehlo_domain = options.get("ehlo_domain")
-    if ehlo_domain is not None:
-        check_ehlo_domain(ehlo_domain)
-    check_flag("allow_cleartext_auth", options.get("allow_cleartext_auth", False))
-    return SessionState(
-        protocol=protocol,
-        pipelining=options.get("pipelining", Pipelining.AUTO),
-        ignore_extensions=extension_names(options.get("ignore_extensions", ())),
-        ehlo_domain=ehlo_domain or "",
-    )

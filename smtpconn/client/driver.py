@@ -1,15 +1,15 @@
-"""The one driver: it runs any exchange over a transport, under a deadline.
+"""The only driver: it runs an exchange over a transport, under a deadline.
 
-It writes what an exchange asks for, reads until every reply has come, and resumes it. It decides
-nothing about SMTP. Any failure while bytes are in flight closes the transport first, so there is no
-half-used connection; then the error is thrown into the exchange, which may still use the replies
+It writes what the exchange asks for, reads until the awaited replies have come, and resumes the
+exchange. It decides nothing about SMTP. Any I/O failure closes the transport first, so that no
+half-used connection remains. Then it is thrown into the generator, which may still use replies
 already received.
 
-What other code raises in between (`smtpconn.model.origin`: a signal handler, a logging filter) is
-neither named nor thrown in: it closes the transport and goes to the caller as it is. Which messages
-may have been delivered then is noted in their groups.
+An exception of other code (`smtpconn.model.origin`: a signal handler, a logging filter) is neither
+converted nor thrown in. It closes the transport and is raised to the caller unchanged; the command
+groups note which messages may have been delivered.
 
-Which thread may run an exchange, and under which deadline, `smtpconn.client.channel` decides.
+Which thread may run an exchange, and under which deadline, is decided in `smtpconn.client.channel`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 DRAIN_TIMEOUT = 0.1
-"""Seconds for reading what a server has sent already, where nothing is waited for: a server that
-goes on sending must not keep us there."""
+"""Seconds for reading data that has already arrived, when no reply is awaited. Bounds the time that
+a server which never stops sending can take."""
 
 WRITE_BUFFER = 64 * 1024
-"""Bytes up to which pieces are copied together, so that a round trip is one write."""
+"""Bytes up to which pieces are copied together, so that a round trip needs one write."""
 
 IDLE_AFTER = 1.0
-"""Seconds of silence after which a connection has to prove itself alive before it is trusted."""
+"""Seconds of silence after which no content is sent before the server has replied to something."""
 
 # Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
@@ -71,7 +71,7 @@ _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)
 
-# What an exchange may end with while both sides still agree where they are.
+# An exchange that ends with one of these leaves client and server in sync.
 RECOVERABLE_ERRORS = (
     ResponseError,
     AllRecipientsFailedError,
@@ -82,25 +82,25 @@ RECOVERABLE_ERRORS = (
 
 
 class _Unsent(bytearray):
-    """What is to be written. Its repr shows nothing: reports of errors show local variables."""
+    """The write buffer. Its repr hides the content, because error reports show local variables."""
 
     def __repr__(self) -> str:
-        return f"<{len(self)} octets to be sent>"
+        return f"<{len(self)} bytes to be sent>"
 
 
 class Driver:
-    """One transport and its dialog.
+    """Runs exchanges over one transport.
 
     Args:
         transport: connected; the driver closes it.
-        session: what the exchanges remember.
-        host: the name to check a certificate against.
+        session: the state that exchanges share.
+        host: the name that the server's certificate must have.
         peer: ``host:port`` for messages and logs.
-        context: the TLS settings for `StartTls`.
-        tls_session: an earlier connection's TLS session, to resume.
+        context: the TLS settings; None if TLS is never started.
+        tls_session: of an earlier connection, to resume.
 
     Attributes:
-        number: of this connection in this process, for logs.
+        number: identifies the connection in the logs of this process.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Driver:
 
     @property
     def shutdown_reply(self) -> SmtpResponse | None:
-        """The 421 the server sent, if it did."""
+        """The 421 the server sent; None if it sent none."""
         return self._matcher.shutdown_reply
 
     @property
@@ -144,7 +144,7 @@ class Driver:
 
         Raises:
             SmtpError: what the exchange or the connection failed with. The transport is closed
-                unless both sides still agree where they are.
+                unless client and server are still in sync.
         """
         self._begin()
         try:
@@ -162,7 +162,7 @@ class Driver:
     def stream(
         self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
     ) -> Generator[Item, None, T]:
-        """Run an exchange that yields more than steps, and yield what is none.
+        """Run an exchange that also yields results, and yield those.
 
         Raises:
             As `run`.
@@ -182,7 +182,7 @@ class Driver:
             result: T = stop.value
             return result
         except GeneratorExit:
-            # The caller stops here.
+            # The caller closed the iterator.
             self._matcher.tell_unanswered()
             exchange.close()
             self._close_unless_in_sync()
@@ -216,7 +216,7 @@ class Driver:
         return next(exchange)
 
     def _fail(self, error: BaseException) -> None:
-        """The exchange has ended with an error: close, unless both sides are still in sync."""
+        """Close after an exchange failed, unless client and server are still in sync."""
         if isinstance(error, SmtpError) and is_own(error):
             if isinstance(error, RECOVERABLE_ERRORS):
                 self._close_unless_in_sync(error)
@@ -226,18 +226,18 @@ class Driver:
             self._break_off(error)
 
     def _break_off(self, error: BaseException) -> None:
-        """Close because other code raised something, perhaps in the middle of what we were doing:
-        between what the system has done and our note of it, too."""
+        """Close because other code raised an exception, perhaps between a system call and the note
+        of its result."""
         self._matcher.tell_unanswered(is_broken_off=True)
         self.close(f"after {type(error).__name__}")
 
     def mark_idle(self) -> None:
-        """Note whether the server has been silent for too long to be trusted with content."""
+        """Note whether the server has been silent for longer than `IDLE_AFTER`."""
         if self._session.is_eager:
             self._session.recently_active = time.monotonic() - self._spoke_at < IDLE_AFTER
 
     def _mark_active(self) -> None:
-        """Note that it has just said something that was waited for."""
+        """Note that an awaited reply has just come."""
         self._spoke_at = time.monotonic()
         self._session.recently_active = True
 
@@ -246,9 +246,9 @@ class Driver:
         self._context, self._host = context, host
 
     def probe(self) -> SmtpError | None:
-        """Look, without waiting, whether the connection is still good between operations.
+        """Check between operations, without waiting, whether the connection is still usable.
 
-        Returns why it is not, after closing it; None if it is.
+        Returns None if it is; else it is closed, and the reason is returned.
         """
         if self._session.has_unread_replies:
             return None  # what has come may be what the caller is about to ask for
@@ -280,10 +280,12 @@ class Driver:
         return error
 
     def start_tls(self, deadline: Deadline) -> None:
-        """Put TLS on the transport.
+        """Start TLS on the transport.
 
         Raises:
-            TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: as each says.
+            TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: the handshake failed.
+            ValidationError: ``host`` is no name that a certificate can have.
+            ProtocolError: there are no TLS settings.
         """
         if self._context is None:
             raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
@@ -305,27 +307,27 @@ class Driver:
             _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
 
     def interrupt(self) -> None:
-        """Make an operation that another thread has in flight fail at once, and close."""
+        """Make another thread's operation fail at once, which then closes the transport."""
         self._interrupted = True
         self._closed_because = "close() was called"
         self.transport.interrupt()
 
     def closed_error(self, phase: Phase) -> ConnectionClosedError:
-        """The error for using a connection that is closed, or that another thread closes."""
+        """The error for using a connection that is closed or being closed."""
         return ConnectionClosedError(
             f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
         )
 
-    def _closed_meanwhile(self, phase: Phase) -> ConnectionClosedError:
-        """The error for an operation that finds the connection closed although it was open."""
+    def _closed_during_operation(self, phase: Phase) -> ConnectionClosedError:
+        """The error for an operation during which the connection was closed."""
         error = self.closed_error(phase)
-        # What was begun before a fork is the parent's, which goes on with it.
+        # After a fork the parent continues the operation, and may deliver the message.
         error.may_have_been_delivered = self.transport.is_inherited
         return error
 
     def _perform(self, action: ExchangeAction, deadline: Deadline) -> None:
         if not self.transport.is_open:
-            raise self._closed_meanwhile(Phase.IDLE)
+            raise self._closed_during_operation(Phase.IDLE)
         try:
             if self._matcher.failure is not None:
                 raise self._matcher.error()
@@ -349,11 +351,11 @@ class Driver:
                 raise
 
     def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
-        """Whether a group has left whole and all its replies came in front of what went wrong.
+        """Whether a group was sent completely and all its replies came before the failure.
 
-        They are the outcome then, also where they were heard while the last bytes were being
-        written. Not where content left with its envelope: there, nothing but the number of replies
-        tells that one was too many.
+        Then the replies are the outcome, even if they arrived while the last bytes were written.
+        An exception is a `ProtocolError` of a group that sent content with its envelope: only the
+        number of replies shows there that one was too many, so none can be trusted.
         """
         if not isinstance(action, CommandGroup) or action.missing or not action.waits:
             return False
@@ -361,7 +363,7 @@ class Driver:
         return self._matcher.has_left(action) and not is_in_doubt
 
     def _change_to_tls(self, deadline: Deadline) -> None:
-        # What has arrived already was not sent under TLS: it may be an attacker's (CVE-2011-0411).
+        # Data that is already here was not sent under TLS and may be injected (CVE-2011-0411).
         try:
             data = self.transport.receive_now()
         except OSError as error:
@@ -394,8 +396,8 @@ class Driver:
                     if isinstance(named, SmtpTimeoutError) and group.is_pipelined:
                         self._note_silence(group, named, heard, deadline)
                     raise named from error
-                # It came at the last moment. Not to believe it would call a message that was
-                # acknowledged one that was certainly not delivered.
+                # Keep replies that arrived with the error, or an accepted message would be reported
+                # as undelivered.
                 if not isinstance(named, SmtpTimeoutError):
                     self.close(str(named))
                 break
@@ -439,7 +441,7 @@ class Driver:
             )
 
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
-        """Write a group together with those before it that did not wait."""
+        """Write a group, together with earlier groups that did not wait for replies."""
         if self._shows_wire:
             for piece in group.pieces:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
@@ -449,12 +451,12 @@ class Driver:
         for piece in group.pieces:
             if isinstance(piece, Command):
                 if begins:
-                    # Not before: the content of the message before it may stand first.
+                    # Not earlier: the previous message's content may be written first.
                     deadline.begin_message()
                     begins = False
                 unsent += piece.wire
             else:
-                # Known before they leave, where it can be: the last of them may be written here.
+                # Set before the write if the size is known, because replies may arrive during it.
                 group.payload_octets = piece.octets
                 group.payload_octets = self._write_payload(piece, deadline)
         group.ends_at = matcher.queued + len(unsent)
@@ -463,7 +465,7 @@ class Driver:
             unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
-        """Write content, or put it beside what is to be written; its bytes."""
+        """Write content, or add it to the write buffer; returns its size in bytes."""
         unsent, octets = self._unsent, 0
         for buffer in payload.buffers:
             size = len(buffer)
@@ -485,10 +487,10 @@ class Driver:
 
     def _write(self, data: Buffer, deadline: Deadline) -> None:
         matcher = self._matcher
-        # The message's own iterable may have forked, or a signal handler.
+        # The message's own iterable, or a signal handler, may have forked.
         reset_if_forked()
         if self.transport.is_inherited:
-            raise self._closed_meanwhile(matcher.phase)
+            raise self._closed_during_operation(matcher.phase)
         matcher.queued += len(data)
         try:
             self.transport.write(data, deadline, matcher.note_sent, self._received_while_writing)
@@ -518,14 +520,14 @@ class Driver:
         self._matcher.received(data)
 
     def _is_of_connection(self, error: Exception, deadline: Deadline) -> bool:
-        """Whether something that was just caught is an error of the socket, or of its deadline."""
+        """Whether an exception that was just caught is the socket's, or that of its deadline."""
         is_timeout = isinstance(error, TimeoutError) and error.errno is None
         return is_own(error) and not (is_timeout and deadline.remaining())
 
     def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
-        """Name an error, preferring what the server managed to say before it hung up."""
+        """Convert an error; if the server said 421 before it hung up, that is the error."""
         if self._interrupted or self.transport.is_inherited:
-            return self._closed_meanwhile(self._matcher.phase)
+            return self._closed_during_operation(self._matcher.phase)
         self._drain()
         if self._matcher.failure is not None:
             return self._matcher.error()
@@ -539,7 +541,7 @@ class Driver:
         except OSError as error:
             if not is_own(error):
                 raise
-            # Else the connection is gone, which is known already.
+            # The connection is lost, which is known already.
 
     def _close_unless_in_sync(self, error: SmtpError | None = None) -> None:
         failure = self._matcher.failure
@@ -548,6 +550,4 @@ class Driver:
         elif self._session.must_close:
             self.close(self._session.must_close)
         elif not self._matcher.is_reusable and not self._session.has_unread_replies:
-            self.close(str(error) if error is not None else "the dialogue is out of sync")
-        else:
-            self._matcher.settle()
+            self.close(str(error) if error is not None else "the protocol is out of sync")

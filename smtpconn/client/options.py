@@ -1,6 +1,6 @@
-"""What connecting may be told, and the checks of it that need no server.
+"""The options of connecting, and their checks that need no server.
 
-Also how we name ourselves to a server when nobody said (RFC 5321 4.1.4).
+Also the default name for EHLO (RFC 5321 4.1.4).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smtpconn.net.happy_eyeballs import SocketFactory
 
 
 class ConnectOptions(TypedDict, total=False):
-    """The options every way of connecting has; see `smtpconn.SmtpConnection.connect`."""
+    """The keyword options of `smtpconn.SmtpConnection.connect`, which documents them."""
 
     ehlo_domain: str | None
     source_address: tuple[str, int] | None
@@ -32,10 +32,11 @@ class ConnectOptions(TypedDict, total=False):
 
 
 def check_server(host: str, port: int) -> None:
-    """Check where to connect to.
+    """Check the host and the port.
 
     Raises:
-        ValidationError: an empty host, one with characters no name has, a URL, or no port.
+        ValidationError: the host is empty, a URL or has an invalid character, or the port is
+            invalid.
     """
     if not isinstance(host, str) or not host:
         raise ValidationError(f"a host is a name, an IP address or a path, not {host!r:.80}")
@@ -50,7 +51,7 @@ def check_server(host: str, port: int) -> None:
 
 def _check_host(host: str) -> None:
     if "/" in host or "@" in host:
-        # Not quoted: a URL may hold a password.
+        # Not quoted: a URL may contain a password.
         raise ValidationError(
             "the host is a name or an IP address without scheme, user and port; a URL goes to "
             "ServerConfig.from_url or ConnectionPool"
@@ -76,20 +77,20 @@ def _is_ip(text: str) -> bool:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Check what is either so or not.
+    """Check a flag.
 
     Raises:
-        ValidationError: it is no bool. The text "False" would be true.
+        ValidationError: it is not a bool. The text "False" would count as true.
     """
     if not isinstance(value, bool):
         raise ValidationError(f"{name} is True or False, not {value!r:.40}")
 
 
 def extension_names(given: Iterable[str]) -> frozenset[str]:
-    """The keywords of extensions, in capitals; a text is split at commas and blanks.
+    """The keywords of extensions in upper case; a str is split at commas and spaces.
 
     Raises:
-        ValidationError: they are no texts.
+        ValidationError: an item is not a str.
     """
     if isinstance(given, str):
         return frozenset(given.upper().replace(",", " ").split())
@@ -102,10 +103,10 @@ def extension_names(given: Iterable[str]) -> frozenset[str]:
 
 
 def check_tls_mode(mode: TlsMode) -> TlsMode:
-    """Check a mode, which may be given by its name.
+    """Check a mode, which may be given as its name.
 
     Raises:
-        ValidationError: there is no such mode.
+        ValidationError: it is not a mode.
     """
     try:
         return TlsMode(mode)
@@ -116,10 +117,10 @@ def check_tls_mode(mode: TlsMode) -> TlsMode:
 
 
 def check_ehlo_domain(domain: str) -> None:
-    """Check a name for ourselves (RFC 5321 4.1.1.1).
+    """Check the client's name in EHLO (RFC 5321 4.1.1.1).
 
     Raises:
-        ValidationError: it is no ASCII domain and no address literal.
+        ValidationError: it is neither an ASCII domain nor an address literal.
     """
     if not isinstance(domain, str):
         raise ValidationError(f"ehlo_domain is a str, not {type(domain).__name__}")
@@ -132,10 +133,10 @@ def check_ehlo_domain(domain: str) -> None:
 def check_tls_options(
     context: ssl.SSLContext | None, cafile: str | None, server_name: str | None
 ) -> None:
-    """Check what is said about certificates.
+    """Check the options about certificates.
 
     Raises:
-        ValidationError: a value that cannot be, or authorities named twice.
+        ValidationError: an invalid value, or both ``context`` and ``cafile``.
     """
     if cafile is not None:
         if not isinstance(cafile, str) or not cafile:
@@ -151,9 +152,9 @@ def check_tls_options(
 
 
 def default_ehlo_domain(local_ip: str | None) -> str:
-    """Our full name if the machine knows it without asking DNS, else our address (RFC 5321 4.1.4).
+    """This machine's full name if it is known without DNS, else its address (RFC 5321 4.1.4).
 
-    ``socket.getfqdn`` is not used because it asks DNS, which can take half a minute.
+    ``socket.getfqdn`` is not used because it queries DNS, which can take half a minute.
     """
     name = socket.gethostname()
     try:
@@ -161,5 +162,5 @@ def default_ehlo_domain(local_ip: str | None) -> str:
             check_ehlo_domain(name)
             return name
     except ValidationError:
-        pass  # a machine may have a name that no server may be told
+        pass  # the machine's name is not valid in EHLO
     return "localhost" if local_ip is None else str(AddressLiteral.from_ip(local_ip))

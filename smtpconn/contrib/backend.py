@@ -36,7 +36,7 @@ from smtpconn.contrib.settings import (
 )
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.model.email_message import AnyMessage, as_octets
+from smtpconn.model.email_message import AnyMessage, serialize
 from smtpconn.model.errors import Phase, SmtpError, ValidationError
 from smtpconn.model.secret import Secret
 from smtpconn.net.tls import shared_context
@@ -434,11 +434,11 @@ def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = Non
             then, because packages sign there (DKIM).
 
     Raises:
-        ValidationError: as `smtpconn.model.email_message.as_octets`.
+        ValidationError: as `smtpconn.model.email_message.serialize`.
     """
     method = getattr(message.as_bytes, "__func__", None)
     if getattr(method, "__module__", "").partition(".")[0] in _NOT_OVERRIDDEN:
-        return as_octets(message, _OFFERED, smtputf8=smtputf8)
+        return serialize(message, _OFFERED, smtputf8=smtputf8)
     del message["Bcc"]
     own: Callable[..., bytes] = message.as_bytes
     return own() if linesep is None else own(linesep=linesep)

@@ -37,7 +37,7 @@ from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, r
 from smtpconn.contrib.settings import MailSettings, flag, hiding, read_settings
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.model.email_message import as_octets, completed, recipients_of, sender_of
+from smtpconn.model.email_message import completed, recipients_of, sender_of, serialize
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.results import Recipients, SendResult
@@ -616,7 +616,7 @@ def _serialised(
     message: Message[object, Any], sender: ReversePath, recipients: Iterable[ForwardPath]
 ) -> bytes:
     utf8 = not (sender.is_ascii and all(each.is_ascii for each in recipients))
-    return as_octets(message, _OFFERED, smtputf8=utf8)
+    return serialize(message, _OFFERED, smtputf8=utf8)
 
 
 def _deliver(

@@ -38,7 +38,7 @@ from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_s
 from smtpconn.contrib.settings import MailSettings
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.model.email_message import as_octets
+from smtpconn.model.email_message import serialize
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
@@ -400,7 +400,7 @@ class PooledSmtpHandler(logging.Handler):
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         # No mail has a NUL in it as it is (RFC 2045 2.7).
         message.set_content(text, cte="base64" if "\0" in text else None)
-        return first + as_octets(message, _OFFERED, smtputf8=False)
+        return first + serialize(message, _OFFERED, smtputf8=False)
 
     def _finish(self) -> None:
         patience = 0.0 if self._gave_up else self._close_timeout

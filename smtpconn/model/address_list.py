@@ -1,13 +1,12 @@
-"""Addresses as people and header fields write them: names, comments, groups (RFC 5322 3.4, 4.4).
+"""Address lists as in header fields: with names, comments and groups (RFC 5322 3.4, 4.4).
 
-Rule: this file finds out which part of a text is an address; whether that address may be sent is
-decided by `smtpconn.model.addresses`. A text is read from its begin to its end once, without
-recursion, so that the time is linear whatever stands in it. What has more than one reading is
-refused, because a message must not go to another address than was written.
+This module finds the addresses in a text; `smtpconn.model.addresses` decides whether an address may
+be sent. A text is scanned once from start to end, without recursion, so the time is linear for any
+input. Ambiguous text is refused, because a message must not go to another address than was written.
 
-Read besides what RFC 5322 3.4 has: full stops and brackets in names that are not quoted, empty
-places in a list, source routes (which are dropped later), and UTF-8 (RFC 6532). Not read: blanks
-inside an address, but for those around its @.
+Accepted beyond RFC 5322 3.4: full stops and brackets in unquoted names, empty places in a list,
+source routes (which are dropped later), and UTF-8 (RFC 6532). Not accepted: spaces inside an
+address, except around its @.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _WORDS = ("atom", "quoted", "literal")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An address and the name it stands behind.
+    """An address with its display name.
 
     Attributes:
-        name: without quoting, or the comment behind the address; "" for none. Encoded words (RFC
+        name: without quoting, or the comment after the address; "" for none. Encoded words (RFC
             2047) stay as they are.
         address: for `smtpconn.model.addresses.ForwardPath`; not checked.
     """
@@ -45,11 +44,11 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Addresses under one name, such as ``undisclosed-recipients:;``.
+    """Addresses with one group name, such as ``undisclosed-recipients:;``.
 
     Attributes:
-        name: without quoting; None for an address that is in no group.
-        members: in their order.
+        name: without quoting; None for an address outside groups.
+        members: in order.
     """
 
     name: str | None
@@ -57,11 +56,11 @@ class Group:
 
 
 def read_addresses(text: str, *, allow_gaps: bool = True) -> list[str]:
-    """The addresses in a list, in their order, without names and comments.
+    """The addresses in a list, in order, without names and comments.
 
     Args:
         text: a list of addresses, or the value of an address field, which may be folded.
-        allow_gaps: whether nothing may stand between two commas (RFC 5322 4.4).
+        allow_gaps: whether there may be nothing between two commas (RFC 5322 4.4).
 
     Raises:
         ValidationError: it is no list of addresses.
@@ -85,8 +84,8 @@ class _Token:
 
     Attributes:
         kind: of `_TOKEN`; "end" for the end.
-        text: as it stands there.
-        is_apart: whether a blank or a comment stands before it.
+        text: as in the source.
+        is_apart: whether a space or a comment precedes it.
     """
 
     kind: str
@@ -146,7 +145,7 @@ class _Reader:
                 return
 
     def _words(self) -> tuple[list[_Token], _Token]:
-        """What comes before the next character that ends a name or an address, and that."""
+        """The tokens before the next character that ends a name or an address, and that one."""
         self._comment = ""
         words: list[_Token] = []
         for token in self._tokens:
@@ -156,7 +155,7 @@ class _Reader:
         raise AssertionError("there is an end")
 
     def _angle(self, words: list[_Token]) -> tuple[Named, _Token]:
-        """An address in angle brackets behind a name, and what ends it."""
+        """An address in angle brackets after a name, and the token that ends it."""
         name = self._name(words)
         inside: list[_Token] = []
         for token in self._tokens:
@@ -178,7 +177,7 @@ class _Reader:
         return Named(self._comment, address)
 
     def _joined(self, tokens: list[_Token]) -> str:
-        """The tokens of an address; blanks and comments may stand only around its @."""
+        """The text of an address; spaces and comments are allowed only around its @."""
         for before, token in itertools.pairwise(tokens):
             if token.is_apart and not (token.is_one_of("@,:") or before.is_one_of("@,:")):
                 raise self._error("a blank in an address, or no comma between two")
@@ -187,7 +186,7 @@ class _Reader:
         return "".join(token.text for token in tokens)
 
     def _name(self, words: list[_Token]) -> str:
-        """A phrase without its quoting, with one blank where there were some."""
+        """A phrase without its quoting, with single spaces."""
         if any(token.is_one_of("@") for token in words):
             raise self._error("an address where a name stands")
         text = "".join(

@@ -1,16 +1,16 @@
-"""Addresses as the envelope has them: Mailbox, Domain, paths (RFC 5321 4.1.2, RFC 6531 3.3).
+"""The addresses of the envelope: Mailbox, Domain, paths (RFC 5321 4.1.2, RFC 6531 3.3).
 
-Rule: a value of one of these types is valid, so nothing behind this file checks an address again;
-and what it renders is built from its parts, never copied from what was given. The local part is
-kept without its quoting and quoted anew on output, so `"x@a> ORCPT=b"@c` can only ever leave as one
-quoted string (CVE-2025-59937 let it leave as a parameter).
+A value of one of these types is valid, so no other module checks an address again. The text that is
+sent is built from the parsed parts, never copied from the input. The local part is stored without
+its quoting and quoted again on output, so `"x@a> ORCPT=b"@c` can only be sent as one quoted string
+(in CVE-2025-59937 it was sent as a parameter).
 
-The parsing walks each string once and never goes back. Nothing here knows what a server offers:
-whether UTF-8 or a bare domain may be sent is decided where the command is made.
+Each string is parsed in one pass without backtracking. This module does not know what a server
+offers: whether UTF-8 or a bare domain may be sent is decided where the command is made.
 
-Real mail systems have addresses that RFC 5321 does not: ``a..b@docomo.example``, a local part of
-more than 64 octets, an underscore in a domain. Sending them harms nobody, so they are taken; what
-could end the path or the command early is refused.
+Real mail systems use addresses that RFC 5321 does not allow: ``a..b@docomo.example``, a local part
+of more than 64 bytes, an underscore in a domain. They harm nobody, so they are accepted. An address
+that could end the path or the command early is refused.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
+from smtpconn.model.pickling import reduce_value
 
 MAX_DOMAIN = 255
-"""Octets in a domain (RFC 5321 4.5.3.1.2)."""
+"""Bytes in a domain (RFC 5321 4.5.3.1.2)."""
 
 MAX_PATH = 256
-"""Octets in a path with its angle brackets (RFC 5321 4.5.3.1.3). The limit of 64 octets for a local
-part is not kept: a client may try more (RFC 5321 4.5.3.1), and there are servers that take it."""
+"""Bytes in a path with its angle brackets (RFC 5321 4.5.3.1.3). The limit of 64 bytes for a local
+part is not enforced: a client may try more (RFC 5321 4.5.3.1), and some servers accept it."""
 
 MAX_ADVICE = 2000
-"""Characters of a refused address up to which its error says what to pass instead."""
+"""Length of a refused address up to which its error suggests what to pass instead."""
 
-# Everything but what RFC 5321 4.1.2 leaves out; said the other way round, with all of Unicode in
-# it, the expression takes longer to compile than most of smtpconn takes to load.
+# The characters that RFC 5321 4.1.2 excludes, negated. A list of the allowed ones, with all of
+# Unicode, would take longer to compile than most of smtpconn takes to load.
 _ATOM = r"[^\x00-\x20\"(),.:;<>@\[\\\]\x7F]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
-# The same with dots anywhere, which leaves as a quoted string. One repetition and no more: one
-# inside another takes exponential time.
+# The same with dots anywhere, which is sent as a quoted string. Only one repetition: nested ones
+# would take exponential time.
 _LOOSE_DOT_STRING = re.compile(r"[^\x00-\x20\"(),:;<>@\[\\\]\x7F]+\Z")
-# What nearly all addresses are; each such text means the same to the parser, which is slower.
+# Matches nearly all addresses. The parser, which is slower, would give the same result for these.
 _USUAL = re.compile(
     r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@([A-Za-z0-9._-]+)\Z"
 ).match
 _ASCII_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\Z")
-# dcontent without the angle brackets, which a careless server takes for the end of the path, and
-# without the quotation mark, behind which it might look for a quoted string's end.
+# dcontent without angle brackets, which a careless server takes for the end of the path, and
+# without the quotation mark, after which it might look for the end of a quoted string.
 _TAGGED_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!#-;=?-Z^-~]+\Z")
 
 # Letters, marks and digits of any script, and the few marks IDNA 2008 allows in context
-# (RFC 5892 A). Other characters are the tricks: other dots, other hyphens, formatting.
+# (RFC 5892 A). Other characters can deceive: other dots, other hyphens, formatting.
 _LABEL_EXTRAS = frozenset("-\u00b7\u0375\u05f3\u05f4\u30fb\u200c\u200d")
 _LABEL_CATEGORIES = frozenset("LMN")
 _JOINERS = "\u200c\u200d"
@@ -65,8 +66,10 @@ class Domain:
 
     Raises:
         ValidationError: an empty or over-long label, a character that no label may have, more than
-            255 octets (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
+            255 bytes (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
     """
+
+    __reduce_ex__ = reduce_value
 
     name: str
 
@@ -74,7 +77,7 @@ class Domain:
         _check_str(self.name, "a domain")
         _check_encodable(self.name, "domain")
         if not self.name or len(self.name.encode()) > MAX_DOMAIN:
-            raise ValidationError(f"a domain has 1 to {MAX_DOMAIN} octets: {_shown(self.name)}")
+            raise ValidationError(f"a domain has 1 to {MAX_DOMAIN} bytes: {_shown(self.name)}")
         for label in self.name.split("."):
             if not _is_label(label):
                 raise ValidationError(
@@ -106,7 +109,7 @@ class Domain:
                 f"package idna: pip install 'smtpconn[idna]'"
             ) from None
         try:
-            # Label by label: IDNA knows no underscore, and it may stand in another label.
+            # Label by label: IDNA does not allow an underscore, which may be in another label.
             name = ".".join(
                 label
                 if "_" in label and label.isascii()
@@ -122,12 +125,14 @@ class Domain:
 class AddressLiteral:
     """An address in brackets: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` or ``[tag:content]``.
 
-    Takes the text with its brackets (RFC 5321 4.1.3). In an IPv6 address ``::`` stands for two
-    groups at least there, so one that stands for a single group is written out.
+    Takes the text with its brackets (RFC 5321 4.1.3). In such a literal ``::`` stands for at least
+    two groups, so one that stands for a single group is written out.
 
     Raises:
         ValidationError: it is none of the three.
     """
+
+    __reduce_ex__ = reduce_value
 
     text: str
 
@@ -184,6 +189,8 @@ class Mailbox:
         ValidationError: the text is no mailbox, or no path has room for it.
     """
 
+    __reduce_ex__ = reduce_value
+
     address: InitVar[str]
     local_part: str = field(init=False)
     domain: Domain | AddressLiteral = field(init=False)
@@ -219,8 +226,8 @@ _new, _set = object.__new__, object.__setattr__
 
 
 def _usual_mailbox(address: str) -> Mailbox | None:
-    """The mailbox that an address is which needs no second look; None for any other."""
-    # A subclass of str may print as something else than what it holds.
+    """The mailbox of an address in the usual form; None for any other, which the parser checks."""
+    # A subclass of str may have another __str__.
     if type(address) is not str or len(address) > MAX_PATH - len("<>"):
         return None
     found = _USUAL(address)
@@ -248,6 +255,8 @@ class ReversePath:
         ValidationError: it is no reverse-path.
     """
 
+    __reduce_ex__ = reduce_value
+
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
     is_ascii: bool = field(init=False, compare=False)
@@ -257,7 +266,7 @@ class ReversePath:
         mailbox = _usual_mailbox(address) or _path(address, _null_or_mailbox)
         _set(self, "mailbox", mailbox)
         _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
-        # Written once here, sent many times.
+        # Formatted once, sent many times.
         _set(self, "_text", "" if mailbox is None else str(mailbox))
 
     def __repr__(self) -> str:
@@ -281,8 +290,8 @@ class ForwardPath:
     """A recipient, the argument of RCPT TO: a mailbox, or ``postmaster`` (RFC 5321 4.1.1.3).
 
     Takes an address with or without angle brackets, and with blanks and tabs around it; a source
-    route is dropped (RFC 5321 C). It equals, and hashes as, the text it is sent as, so that
-    ``"user@example.com" in result.accepted_recipients`` says what it seems to.
+    route is dropped (RFC 5321 C). It equals, and hashes like, the text it is sent as, so that
+    ``"user@example.com" in result.accepted_recipients`` works.
 
     Attributes:
         mailbox: whose; None for ``postmaster``.
@@ -292,6 +301,8 @@ class ForwardPath:
     Raises:
         ValidationError: it is no forward-path.
     """
+
+    __reduce_ex__ = reduce_value
 
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
@@ -349,7 +360,7 @@ def _check_encodable(text: str, what: str) -> None:
 
 def _check_path(path: str) -> None:
     if len(path.encode()) + len("<>") > MAX_PATH:
-        raise ValidationError(f"the path has more than {MAX_PATH} octets: {_shown(path)}")
+        raise ValidationError(f"the path has more than {MAX_PATH} bytes: {_shown(path)}")
 
 
 def _is_label(label: str) -> bool:
@@ -363,7 +374,7 @@ def _is_label(label: str) -> bool:
 
 
 def _joins(label: str, at: int) -> bool:
-    """Whether a joiner has something to join (RFC 5892 A.1, A.2); elsewhere it only hides."""
+    """Whether a joiner has letters to join (RFC 5892 A.1, A.2); elsewhere it is invisible."""
     before, after = label[:at], label[at + 1 :]
     if before and unicodedata.combining(before[-1]) == _VIRAMA:
         return True
@@ -382,8 +393,8 @@ def _in_label(char: str) -> bool:
         return True
     if char.isascii():
         return char.isalnum()
-    # A compatibility form that has ASCII in it ("full-width a", "one half", "(1)") reads as
-    # another domain once normalised.
+    # A compatibility form with ASCII in it ("full-width a", "one half", "(1)") becomes another
+    # domain once normalised.
     return all(
         not c.isascii() and unicodedata.category(c)[0] in _LABEL_CATEGORIES
         for c in unicodedata.normalize("NFKC", char)
@@ -397,7 +408,7 @@ def _is_literal(inner: str) -> bool:
             return ipaddress.IPv4Address(inner).version == 4
         if tag.lower() == "ipv6":
             return "%" not in rest and ipaddress.IPv6Address(rest).version == 6
-        # Grammatical, with the tag "2001"; but what was meant is an address without its tag.
+        # Valid with the tag "2001", but certainly meant as an IPv6 address without its tag.
         if _is_ipv6(inner):
             return False
     except ValueError:
@@ -423,7 +434,7 @@ def _domain(text: str) -> Domain | AddressLiteral:
 
 
 def _domain_of_mailbox(name: str) -> Domain:
-    """The domain of a mailbox: there are labels with underscores in use, which no host name has."""
+    """The domain of a mailbox, in which underscores are in use, unlike in host names."""
     if "_" not in name:
         return Domain(name)
     Domain(name.replace("_", "0"))
@@ -437,7 +448,7 @@ _known_domain = functools.lru_cache(maxsize=1024)(_domain_of_mailbox)
 
 
 def _path(address: str, read: Callable[[str], Mailbox | None]) -> Mailbox | None:
-    """Read a path; the error says what to pass instead, where that can be seen."""
+    """Read a path; the error suggests what to pass instead, if that is clear."""
     _check_str(address, "an address")
     try:
         return read(_without_brackets(address))
@@ -470,7 +481,7 @@ def _advice(address: str) -> str:
     pieces = [piece for text in re.split("[,;]", address) if (piece := text.strip(" \t"))]
     found = [_alone(piece) for piece in pieces]
     if not all(found):
-        # The comma may stand in a name.
+        # The comma may be part of a name.
         found = [_alone(address.strip(" \t"))]
     if not found or not all(found):
         return ""
@@ -480,7 +491,7 @@ def _advice(address: str) -> str:
 
 
 def _alone(text: str) -> str:
-    """The address behind a name, or the whole text; "" if that is none."""
+    """The address after a name, or the whole text; "" if that is not an address."""
     inner = text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
     try:
         return str(_mailbox(inner))

@@ -1,8 +1,8 @@
-"""What a server offers: the EHLO reply, read line by line (RFC 5321 4.1.1.1).
+"""A server's extensions, parsed from the reply to EHLO (RFC 5321 4.1.1.1).
 
-Rule: an extension is what the first token of its own line says, exactly and in any case; never
-something found elsewhere in the text. (A search for "STARTTLS" anywhere in the reply can be led
-astray by a greeting that merely mentions it.) Lines that are no ehlo-line are kept out.
+An extension is recognised only by the first word of its own line, in any case. A search for
+"STARTTLS" anywhere in the reply could be misled by a greeting that mentions it. Lines that are not
+in the form of an extension are ignored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
+from smtpconn.model.pickling import reduce_enum, reduce_value
 from smtpconn.model.replies import SmtpResponse
 
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
@@ -19,6 +20,8 @@ _MECHANISM = re.compile(r"[A-Za-z0-9\-_]+\Z")
 
 class AuthMechanism(enum.StrEnum):
     """The SASL mechanisms smtpconn speaks, by the names servers advertise."""
+
+    __reduce_ex__ = reduce_enum
 
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
@@ -37,9 +40,11 @@ class SmtpExtension:
     """One line of the EHLO reply.
 
     Attributes:
-        keyword: in capitals.
+        keyword: in upper case.
         parameters: as sent.
     """
+
+    __reduce_ex__ = reduce_value
 
     keyword: str
     parameters: tuple[str, ...] = ()
@@ -50,12 +55,14 @@ class SmtpExtension:
 
 @dataclass(frozen=True, slots=True)
 class ServerCapabilities:
-    """What the server said about itself after EHLO, LHLO or HELO.
+    """The content of a server's reply to EHLO, LHLO or HELO.
 
     Attributes:
-        greeting_name: the name it gave itself.
+        greeting_name: the server's name for itself.
         extensions: one entry per keyword, in the server's order.
     """
+
+    __reduce_ex__ = reduce_value
 
     greeting_name: str = ""
     extensions: tuple[SmtpExtension, ...] = ()
@@ -63,7 +70,7 @@ class ServerCapabilities:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    # Asked for every message, so read once.
+    # Parsed once, because every message needs them.
     _size_limit: int | None = field(init=False, repr=False, compare=False)
     _max_recipients: int | None = field(init=False, repr=False, compare=False)
     _max_transactions: int | None = field(init=False, repr=False, compare=False)
@@ -81,7 +88,7 @@ class ServerCapabilities:
         return keyword.isascii() and keyword.upper() in self._by_keyword
 
     def parameters(self, keyword: str) -> tuple[str, ...]:
-        """The parameters of the extension ``keyword`` as sent; empty if it has or is none."""
+        """The parameters of the extension ``keyword`` as sent; empty if there are none."""
         extension = self._by_keyword.get(keyword.upper())
         return extension.parameters if extension is not None else ()
 
@@ -152,7 +159,7 @@ class ServerCapabilities:
 
     @property
     def size_limit(self) -> int | None:
-        """The largest message in octets the server takes; None if it named no limit (RFC 1870)."""
+        """The largest message in bytes the server accepts; None without a limit (RFC 1870)."""
         return self._size_limit
 
     @property
@@ -172,14 +179,14 @@ class ServerCapabilities:
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:
-        """The SASL mechanisms offered, in capitals and in the server's order (RFC 4954 3)."""
+        """The SASL mechanisms offered, in upper case and in the server's order (RFC 4954 3)."""
         offered = (p.upper() for p in self.parameters("AUTH") if _MECHANISM.match(p))
         # Each once: many servers repeat their list in the old form, "AUTH=".
         return tuple(dict.fromkeys(offered))
 
     @property
     def auth_offer(self) -> str:
-        """What is offered to log in with, in words, and how to be offered more."""
+        """The offered mechanisms in words, with a hint if STARTTLS may lead to more."""
         offer = " ".join(self.auth_mechanisms) or "no AUTH at all"
         if self.supports_starttls:
             offer += (
@@ -206,12 +213,12 @@ class ServerCapabilities:
         """Read a positive EHLO or LHLO reply, leaving out the keywords in ``ignore_extensions``."""
         found: dict[str, SmtpExtension] = {}
         for line in reply.lines[1:]:
-            # "AUTH=LOGIN PLAIN" is what a draft of RFC 2554 had; old Exchange and many appliances
-            # say it alone or besides.
+            # "AUTH=LOGIN PLAIN" is the form of a draft of RFC 2554. Old Exchange and many
+            # appliances send it, alone or in addition.
             word, *parameters = _words(line) or [""]
             if word[:5].upper() == "AUTH=":
                 word, parameters = word[:4], [word[5:], *parameters] if word[5:] else parameters
-            # Matched before it is put in capitals: there are letters whose capital is ASCII.
+            # Matched before upper(): there are non-ASCII letters whose upper case is ASCII.
             if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
                 continue
             # Some servers spread AUTH over several lines: the lists belong together.
@@ -228,16 +235,16 @@ class ServerCapabilities:
 
 
 def _count(text: str) -> int | None:
-    """A limit as a server writes it; None for 0 and for what is no number: no limit."""
+    """A limit as a server writes it; None (no limit) for 0 and for text that is no number."""
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line, between spaces and nothing else that Unicode calls a space."""
+    """The words of a line, separated by spaces and tabs but not by other Unicode spaces."""
     return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
 def greeting_name(reply: SmtpResponse) -> str:
-    """The name a server gives itself: the first word of its reply."""
+    """The server's name for itself: the first word of its reply."""
     words = _words(reply.lines[0])
     return words[0] if words else ""

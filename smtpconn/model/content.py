@@ -1,19 +1,19 @@
-"""The message content on its way out: line ends, dots, size, eight bits (RFC 5321 4.5.2, 2.3.8).
+"""The message content as it is sent: line ends, dots, size, eight bits (RFC 5321 4.5.2, 2.3.8).
 
-Rule 1: no bare CR and no bare LF ever leaves as text. Servers disagree on what they end
-("smuggling", CVE-2023-51764 and its kin), so each becomes CRLF, before the dots are stuffed.
+Rule 1: text is never sent with a bare CR or a bare LF. Servers disagree on what those end
+("smuggling", CVE-2023-51764 and others), so each becomes CRLF, before the dots are stuffed.
 
-Rule 2: bytes that are already right are sent from the caller's buffer, without a copy. Others are
-rewritten block by block, never a second whole copy. Files and iterables are streamed.
+Rule 2: bytes that need no change are sent from the caller's buffer without a copy. Others are
+rewritten block by block, never as a second complete copy. Files and iterables are streamed.
 
-Rule 3: what can be known before the first command is known before it: whether the message is bytes
-at all, its size, whether it needs 8BITMIME. `Content` is made once for a message, also when the
-message is sent twice because a connection turned out to be dead before any of it was spent.
+Rule 3: as much as possible is known before the first command: whether the message is bytes at all,
+its size, whether it needs 8BITMIME. One `Content` is made per message, even if the message is sent
+twice because a connection turned out to be dead before any content was sent.
 
-Rule 4: no NUL ever leaves as text (RFC 2045 2.7, 2.8). There are servers that drop it, and what it
-stands before may be the dot that ends a message then. BINARYMIME has another way to end one.
+Rule 4: text is never sent with a NUL (RFC 2045 2.7, 2.8). Some servers drop it, and then the dot
+after it may end the message. BINARYMIME does not end messages with a dot.
 
-What the server offers is not known here.
+This module does not know what the server offers.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from typing import BinaryIO, TypeAlias, cast
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
 
 Message: TypeAlias = bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]
-"""A message as it is given: its octets, or a binary file or an iterable, which are streamed."""
+"""A message as the caller passes it: bytes, or a binary file or an iterable to be streamed."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 BLOCK = 64 * 1024
-"""Octets that are rewritten, or read from a file, at a time."""
+"""Bytes that are rewritten, or read from a file, at a time."""
 
 CHUNK = 1024 * 1024
-"""Octets of a stream that go into one BDAT."""
+"""Bytes of a stream per BDAT."""
 
 MAX_LINE = 998
-"""Octets in a line of text without its CRLF (RFC 5322 2.1.1)."""
+"""Bytes in a line of text without its CRLF (RFC 5322 2.1.1)."""
 
 SMALL = 4096
-"""Octets below which a piece of a stream is copied."""
+"""Bytes below which a piece of a stream is copied to join it with others."""
 
 _RIGHT_LINE_ENDS = (None, "\r\n")
 _dot = re.compile(rb"\n(?=\.)").search
 
 END_OF_DATA = b".\r\n"
-"""What ends DATA, behind the CRLF that ends the last line."""
+"""The end of DATA, after the CRLF of the last line."""
 
 
-NOT_SEVEN_BIT = "the message holds octets above 127, which 7BIT does not allow"
+NOT_SEVEN_BIT = "the message holds bytes above 127, which 7BIT does not allow"
 
 
 class Content:
-    """A message that is about to be sent: where its bytes come from and what is known of them.
+    """A message to be sent: its source and its properties.
 
     Attributes:
-        binary_size: the octets as they are, as SIZE declares them for BODY=BINARYMIME; None when
-            that cannot be known without reading a stream to its end.
-        is_8bit: whether any octet is above 127; None when that cannot be known.
-        is_stream: whether it is a file or an iterable, which is read only once.
-        on_block: called each time a stream has given a block, before the block is used; what it
-            raises ends the message.
-        is_declared_7bit: whether it is sent with BODY=7BIT; a stream is held to it as it is sent.
+        binary_size: the size in bytes without changes, for SIZE with BODY=BINARYMIME; None if it is
+            unknown before a stream has been read to its end.
+        is_8bit: whether any byte is above 127; None if that is unknown.
+        is_stream: whether it is a file or an iterable, which can be read once only.
+        on_block: called for each block of a stream, before the block is used; an exception of it
+            ends the message.
+        is_declared_7bit: whether it is sent with BODY=7BIT; a stream is checked as it is sent.
         read_error: what the caller's own file or iterable raised after its first block.
 
     Raises:
-        ValidationError: the message is no bytes.
+        ValidationError: the message is not bytes.
     """
 
     binary_size: int | None = None
@@ -103,19 +103,19 @@ class Content:
 
     @property
     def size(self) -> int | None:
-        """Octets with CRLF line ends and without dot-stuffing, as SIZE declares it (RFC 1870 3).
+        """Bytes with CRLF line ends and without dot-stuffing, as for SIZE (RFC 1870 3).
 
-        None when it cannot be known without reading a stream to its end. Bytes are looked through
-        for it once, when it is first asked for, which for BINARYMIME is never.
+        None if it is unknown before a stream has been read to its end. Otherwise it is computed
+        on first access, which never happens for BINARYMIME.
         """
         if self._size is None and self._whole is not None:
             self._look_through(self._whole)
         return self._size
 
     def _look_through(self, whole: Buffer) -> None:
-        """Learn the size, and what leaves as text if all of that is here.
+        """Compute the size, and the text to send if no more than line ends must change.
 
-        What is short is rewritten at once, which costs less than finding out what is wrong with it.
+        A short message is rewritten at once, which is faster than checking whether it needs that.
         """
         if isinstance(whole, bytes) and len(whole) <= BLOCK:
             self._text = _with_right_ends(whole)
@@ -125,10 +125,10 @@ class Content:
             self._text = whole if self._size == len(whole) else None
 
     def refuse_nul(self) -> None:
-        """Refuse what can leave only with BODY=BINARYMIME; a stream is held to it as it is sent.
+        """Refuse a message that needs BODY=BINARYMIME; a stream is checked as it is sent.
 
         Raises:
-            ValidationError: it holds a NUL.
+            ValidationError: it contains a NUL.
         """
         whole = self._whole
         if whole is None:
@@ -141,19 +141,19 @@ class Content:
 
     @property
     def whole_size(self) -> int | None:
-        """Octets as they are, if all of them are here; None for a stream."""
+        """The size in bytes without changes; None for a stream."""
         return None if self._whole is None else self.binary_size
 
     def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
         """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.
 
         Args:
-            seven_bit_only: refuse an octet above 127 that a stream turns out to hold.
+            seven_bit_only: refuse bytes above 127 in a stream.
 
         Raises:
-            UnsupportedExtensionError: such an octet came.
-            ValidationError: the same from what is declared as 7BIT; or a NUL came.
-            ProtocolError: the message is a stream and was spent by an earlier send.
+            UnsupportedExtensionError: a stream has a byte above 127.
+            ValidationError: the same for a message declared as 7BIT; or it contains a NUL.
+            ProtocolError: the message is a stream that an earlier send has read.
         """
         if self._size is None and self._whole is not None:
             self._look_through(self._whole)
@@ -163,7 +163,7 @@ class Content:
         return self._rewritten(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
 
     def whole_chunk(self, *, is_binary: bool) -> Chunk | None:
-        """All of it for one BDAT, as text or untouched; None for a stream."""
+        """The whole message for one BDAT, as text or unchanged; None for a stream."""
         whole = self._whole
         if whole is None:
             return None
@@ -176,7 +176,7 @@ class Content:
         return Chunk(size, buffers, is_last=True)
 
     def text_chunks(self, *, seven_bit_only: bool = False) -> Iterator[Chunk]:
-        """The chunks to send with BDAT as text: CRLF line ends, and nothing else is changed.
+        """The chunks to send with BDAT as text: only line ends are changed, to CRLF.
 
         Raises: as `as_data`.
         """
@@ -185,7 +185,7 @@ class Content:
         return _gather(self._rewritten(stuff_dots=False, end=b"", seven_bit_only=seven_bit_only))
 
     def binary_chunks(self) -> Iterator[Chunk]:
-        """The chunks to send with BDAT and BODY=BINARYMIME: untouched (RFC 3030 3)."""
+        """The chunks to send with BDAT and BODY=BINARYMIME: unchanged (RFC 3030 3)."""
         if (whole := self.whole_chunk(is_binary=True)) is not None:
             return iter((whole,))
         return _gather(self._take_once())
@@ -209,28 +209,28 @@ class Content:
 
     def _take_view(self, message: memoryview) -> None:
         if message.format != "B" or message.ndim != 1 or not message.c_contiguous:
-            # No octets one behind the other.
+            # Not a contiguous sequence of bytes.
             self._take_bytes(bytes(message))
             return
         self._whole = message
-        # A view cannot tell itself, and what it looks at may be too large to copy.
+        # A memoryview has no isascii(), and its buffer may be too large to copy.
         self.is_8bit = not all(block.isascii() for block in _blocks(message))
         self.binary_size = len(message)
 
     def _take_file(self, file: BinaryIO) -> None:
         remaining = _remaining(file)
         self._take_stream(iter(lambda: file.read(BLOCK), b""))
-        # A file's own line ends may change its size on the way; SIZE is an estimate (RFC 1870 6.1).
+        # Converting the line ends may change the size; SIZE is an estimate (RFC 1870 6.1).
         self._size = self.binary_size = remaining
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
         self.is_stream = True
-        # The first block is read now: a text file must be refused before a command is sent.
-        first = _octets(next(stream, b""))
-        self._stream = itertools.chain((first,), map(_octets, self._rest_of(stream)))
+        # The first block is read now, so that a text file is refused before a command is sent.
+        first = _as_bytes(next(stream, b""))
+        self._stream = itertools.chain((first,), map(_as_bytes, self._rest_of(stream)))
 
     def _rest_of(self, stream: Iterator[bytes]) -> Iterator[bytes]:
-        """The rest of a stream; notes what it raises, which is no error of the connection."""
+        """The rest of a stream; records its exception, which is no error of the connection."""
         try:
             yield from stream
         except Exception as error:
@@ -254,7 +254,7 @@ class Content:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """What goes behind one BDAT: exactly ``octets`` in ``buffers``."""
+    """The content of one BDAT: exactly ``octets`` bytes in ``buffers``."""
 
     octets: int
     buffers: Iterable[Buffer]
@@ -262,9 +262,9 @@ class Chunk:
 
 
 def _gather(buffers: Iterable[Buffer]) -> Iterator[Chunk]:
-    """Put the buffers of a stream together to chunks; which one is the last shows at the end.
+    """Join the buffers of a stream to chunks; the last one is known only at the end.
 
-    Small ones are put into one, because each costs some dozen octets more than it holds.
+    Small buffers are joined, because each object costs dozens of bytes beside its content.
     """
     gathered: list[Buffer] = []
     octets = 0
@@ -283,7 +283,7 @@ def _gather(buffers: Iterable[Buffer]) -> Iterator[Chunk]:
 
 
 class LineEncoder:
-    """Rewrites text block by block; what it keeps between blocks is one CR and one fact."""
+    """Rewrites text block by block."""
 
     def __init__(self, *, stuff_dots: bool) -> None:
         self._stuff_dots = stuff_dots
@@ -291,7 +291,7 @@ class LineEncoder:
         self._held_cr = False
 
     def encode(self, block: bytes) -> bytes:
-        """Rewrite the next block; a CR at its end is held back until the next octet is known."""
+        """Rewrite the next block; a CR at its end is held back until the next byte is known."""
         if self._held_cr:
             block = b"\r" + block
         self._held_cr = block.endswith(b"\r")
@@ -313,9 +313,9 @@ class LineEncoder:
 
 
 def _with_crlf(block: bytes) -> bytes:
-    """A block with CRLF for each line end; itself if they are."""
+    """A block with CRLF for each line end; the block itself if nothing changes."""
     if b"\r" not in block:
-        # As the standard library writes messages unless it is told otherwise.
+        # The standard library's default form of messages.
         return block.replace(b"\n", b"\r\n")
     if has_bare_line_end(block):
         return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
@@ -323,15 +323,15 @@ def _with_crlf(block: bytes) -> bytes:
 
 
 def _with_right_ends(whole: bytes) -> bytes:
-    """Something short as text: CRLF line ends, the last line's too."""
+    """A short message as text: CRLF line ends, also at the end of the last line."""
     text = _with_crlf(whole)
     return text if text.endswith(b"\n") or not text else text + b"\r\n"
 
 
 def has_bare_line_end(text: bytes | bytearray) -> bool:
     """Whether a CR or LF stands without the other."""
-    # Universal newlines: the standard library looks for all three line ends in one pass, which is
-    # more than twice as fast as counting. It wants a str; Latin-1 has the same octets.
+    # The decoder of universal newlines finds all three kinds of line ends in one pass, more than
+    # twice as fast as counting. It needs a str; Latin-1 maps bytes one to one.
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
     if len(text) <= BLOCK:
         decoder.decode(str(text, "latin-1"), final=True)
@@ -344,15 +344,15 @@ def has_bare_line_end(text: bytes | bytearray) -> bool:
 
 
 def has_long_line(text: bytes) -> bool:
-    """Whether a line has more than 998 octets, more than servers have to take (RFC 5321 4.5.3.1.6).
+    """Whether a line has more than the 998 bytes that servers must accept (RFC 5321 4.5.3.1.6).
 
-    Leaps from line end to line end, the last one within reach, so it looks at few of the octets.
+    Jumps to the last line end within 998 bytes each time, so it reads few of the bytes.
     """
     start = 0
     while len(text) - start > MAX_LINE:
         end = text.rfind(b"\n", start, start + MAX_LINE + 2)
         if end == start + MAX_LINE + 1 and text[end - 1] != 0x0D:
-            # One octet too many for this to be the only line end.
+            # One byte too far to be the end of a line of 998 bytes.
             end = text.rfind(b"\n", start, end)
         if end < 0:
             return True
@@ -361,7 +361,7 @@ def has_long_line(text: bytes) -> bool:
 
 
 def text_size(text: Buffer) -> int:
-    """The octets of ``text`` once its line ends are CRLF and its last line is ended."""
+    """The size of ``text`` in bytes once its line ends are CRLF and its last line has one."""
     if isinstance(text, memoryview):
         encoder = LineEncoder(stuff_dots=False)
         encoded = itertools.chain(map(encoder.encode, _blocks(text)), encoder.finish(b""))
@@ -375,7 +375,7 @@ def text_size(text: Buffer) -> int:
 
 
 def _refuse_text(message: object) -> None:
-    """Refuse what is an iterable, or has what one needs, but no message of ours."""
+    """Refuse a str and an email.message object, which would be accepted as iterable or file."""
     if isinstance(message, str) or hasattr(message, "get_payload"):
         raise ValidationError(
             f"a message is bytes, not {type(message).__name__}: encode a str, and give an "
@@ -383,8 +383,8 @@ def _refuse_text(message: object) -> None:
         )
 
 
-def _octets(block: object) -> bytes:
-    """A block of a stream as bytes. Not ``bytes(block)`` alone: of 5 that makes five NULs."""
+def _as_bytes(block: object) -> bytes:
+    """A block of a stream as bytes; not ``bytes(block)`` alone, which makes five NULs of 5."""
     if isinstance(block, bytes):
         return block
     if isinstance(block, (bytearray, memoryview)):
@@ -396,7 +396,7 @@ def _octets(block: object) -> bytes:
 
 
 def _has_dot(text: Buffer) -> bool:
-    # Most of what is large is Base64, which has none at all; that is seen sixteen times as fast.
+    # Large messages are mostly Base64 without any dot; this check is sixteen times as fast.
     if not isinstance(text, memoryview) and b"." not in text:
         return False
     return text[:1] == b"." or _dot(text) is not None
@@ -430,14 +430,14 @@ def _declared_7bit(block: bytes) -> bytes:
 def _seven_bit(block: bytes) -> bytes:
     if not block.isascii():
         raise UnsupportedExtensionError(
-            "the message holds an octet above 127 and the server does not offer 8BITMIME",
+            "the message holds a byte above 127 and the server does not offer 8BITMIME",
             phase=Phase.CONTENT,
         )
     return block
 
 
 def _remaining(file: BinaryIO) -> int | None:
-    """The octets from where a file stands to its end; None for what cannot seek."""
+    """The bytes from a file's position to its end; None if it cannot seek."""
     try:
         here = file.tell()
         end: int | None = file.seek(0, io.SEEK_END)

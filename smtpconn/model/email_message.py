@@ -1,18 +1,18 @@
-"""`email.message.EmailMessage` on its way out: the envelope it names, and its octets.
+"""An `email.message.EmailMessage`: its envelope, and its serialisation for a server.
 
-Building messages is the email package's job; this file reads the headers for the envelope as
-``smtplib.send_message`` does, and serialises. Which form the octets take depends on what the server
-offers, so serialising is the last step before sending:
+The email package builds messages. This module reads the envelope from the headers, as
+``smtplib.send_message`` does, and serialises. The serialised form depends on what the server
+offers, so this is the last step before sending:
 
-* Bcc never leaves (RFC 5322 3.6.3), whoever is in it.
-* Eight bits stay where the server offers 8BITMIME; where not, parts are encoded as quoted-printable
-  or base64, and so are those that have a line of more than 998 octets, which no server has to take
-  (RFC 5321 4.5.3.1.6).
-* UTF-8 in the headers stays only in a message that needs SMTPUTF8 anyway: because of an address, or
-  because it was read with UTF-8 in its headers (RFC 6532).
+* Bcc is never sent (RFC 5322 3.6.3).
+* Eight-bit content is sent unchanged if the server offers 8BITMIME. Otherwise such parts are
+  encoded as quoted-printable or base64. So are parts with a line of more than 998 bytes, which no
+  server must accept (RFC 5321 4.5.3.1.6).
+* UTF-8 in the headers is sent only in a message that needs SMTPUTF8 anyway: because of an address,
+  or because it was read with UTF-8 in its headers (RFC 6532).
 
-Rule: the caller's object is only read, never changed, its inner parts included: other threads may
-be sending it at this moment. Everything here happens to a copy (`completed`, `as_octets`).
+The caller's object and its parts are never changed: other threads may be sending it at the same
+time. All changes are made to a copy (`completed`, `serialize`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import has_long_line
 from smtpconn.model.errors import SmtpError, ValidationError
-from smtpconn.model.header_fields import decoded, field_octets, is_internationalised
+from smtpconn.model.header_fields import decoded, field_bytes, is_internationalised
 
 if TYPE_CHECKING:
     from email.headerregistry import AddressHeader, BaseHeader
@@ -44,13 +44,13 @@ else:
     AnyMessage = Annotated[object, "email.message.Message"]
 """A message of the email package, of its modern API or the one before."""
 
-# What the email package raises over headers and bodies it cannot make sense of: it has no list, and
-# it calls itself for each part inside a part.
+# What the email package raises for invalid headers and bodies; it documents no complete list, and
+# it recurses into nested parts.
 _NONSENSE = (
     MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
 
-# Dots where RFC 5322 has none, and an address without a domain: `ForwardPath` knows better.
+# Dots where RFC 5322 has none, and an address without a domain: `ForwardPath` decides about them.
 _HARMLESS_DEFECTS = frozenset(
     {
         "local-part is not dot-atom, quoted-string, or obs-local-part",
@@ -65,7 +65,7 @@ _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
 
 
 def is_message(value: object) -> TypeGuard[AnyMessage]:
-    """Whether it is a message of the email package, and not octets."""
+    """Whether it is a message of the email package, and not bytes."""
     return isinstance(value, Message)
 
 
@@ -116,11 +116,11 @@ def completed(message: AnyMessage, sender: ReversePath) -> AnyMessage:
     """A copy without Bcc, and with Date and Message-ID where they are missing (RFC 5322 3.6).
 
     Args:
-        message: stays as it is.
-        sender: whose domain a new Message-ID gets; nobody is asked for one.
+        message: is not changed.
+        sender: its domain is used in a new Message-ID, without a DNS query.
 
     Raises:
-        ValidationError: its parts lie too deep inside each other.
+        ValidationError: its parts are nested too deeply.
     """
     outgoing = _copy(message)
     present = {name.lower() for name, _ in outgoing.raw_items()}
@@ -132,41 +132,41 @@ def completed(message: AnyMessage, sender: ReversePath) -> AnyMessage:
     return outgoing
 
 
-def as_octets(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8: bool) -> bytes:
+def serialize(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8: bool) -> bytes:
     """Serialise a message for a server, with CRLF line ends and without Bcc.
 
     Args:
-        message: stays as it is.
+        message: is not changed.
         capabilities: what the server offers.
-        smtputf8: whether UTF-8 may stand in the headers.
+        smtputf8: whether UTF-8 is allowed in the headers.
 
     Raises:
         ValidationError: it cannot be serialised for this server.
-        SmtpUtf8RequiredError: an address in a header needs UTF-8, which may not stand there.
+        SmtpUtf8RequiredError: an address in a header needs UTF-8, which is not allowed.
     """
     outgoing = _copy(message)
-    octets = io.BytesIO()
+    serialised = io.BytesIO()
     generator = _Utf8Generator if smtputf8 else _Generator
     policy = outgoing.policy.clone(linesep="\r\n", cte_type="8bit")
     try:
         _encode_parts(outgoing, allows_8bit=capabilities.supports_8bitmime)
-        # ">From " belongs into mailbox files (RFC 4155 2); the old policy writes it into mail too.
-        generator(octets, mangle_from_=False, policy=policy).flatten(outgoing)
+        # ">From " belongs in mailbox files (RFC 4155 2); the old policy writes it into mail too.
+        generator(serialised, mangle_from_=False, policy=policy).flatten(outgoing)
     except SmtpError:
         raise
     except _NONSENSE as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
-    return octets.getvalue()
+    return serialised.getvalue()
 
 
 class _Generator(BytesGenerator):
-    """The email package's, but for the header fields, which it would encode where none may be."""
+    """Writes header fields with `field_bytes`: the email package would encode addresses and ids."""
 
     utf8 = False
 
     def _write_headers(self, message: AnyMessage) -> None:
         for name, value in message.raw_items():
-            self._fp.write(field_octets(name, value, utf8=self.utf8))  # type: ignore[attr-defined]
+            self._fp.write(field_bytes(name, value, utf8=self.utf8))  # type: ignore[attr-defined]
         self._fp.write(b"\r\n")  # type: ignore[attr-defined]
 
 
@@ -175,9 +175,9 @@ class _Utf8Generator(_Generator):
 
 
 def _copy(message: AnyMessage) -> AnyMessage:
-    """A message that may be changed while others read the one it is made from; without Bcc.
+    """A copy without Bcc that can be changed while other threads read the original.
 
-    Header values and bodies are shared: they are replaced here, never changed.
+    Header values and bodies are shared with the original: they are replaced, never changed.
     """
     try:
         outgoing = _copied(message)
@@ -189,7 +189,7 @@ def _copy(message: AnyMessage) -> AnyMessage:
 
 def _copied(message: AnyMessage) -> AnyMessage:
     part = copy.copy(message)
-    # The copy shares its list of header fields; deleting, whatever, makes a new one.
+    # The copy shares the list of header fields; `del` makes a new list, even if nothing matches.
     del part["Bcc"]
     if part.is_multipart():
         part.set_payload([_copied(each) for each in _children(part)])  # type: ignore[misc]
@@ -210,49 +210,49 @@ def _children(part: AnyMessage) -> list[AnyMessage]:
 
 
 def _encode_parts(message: AnyMessage, *, allows_8bit: bool) -> None:
-    """Encode the parts that may not leave as they are, in a message that is ours to change."""
+    """Encode the parts that may not be sent unchanged; changes ``message``, which is a copy."""
     signed: set[int] = set()
     for part in _parts(message):
         if part.is_multipart():
-            # Another form of a part that was signed is another part (RFC 1847 2.1).
+            # A signature covers the encoded form of its part (RFC 1847 2.1).
             if id(part) in signed or part.get_content_type() == "multipart/signed":
                 signed.update(map(id, _children(part)))
             continue
         encoding = _text_of(part, "Content-Transfer-Encoding").strip().lower()
         if encoding not in _UNENCODED:
             continue
-        octets = part.get_payload(decode=True)
-        if not isinstance(octets, bytes):
+        content = part.get_payload(decode=True)
+        if not isinstance(content, bytes):
             continue
-        is_text = part.get_content_maintype() == "text" and b"\0" not in octets
-        if (not allows_8bit and not octets.isascii()) or (
+        is_text = part.get_content_maintype() == "text" and b"\0" not in content
+        if (not allows_8bit and not content.isascii()) or (
             id(part) not in signed
-            and (has_long_line(octets) or (b"\0" in octets and _is_binary(part)))
+            and (has_long_line(content) or (b"\0" in content and _is_binary(part)))
         ):
-            _encode(part, octets, is_text=is_text)
+            _encode(part, content, is_text=is_text)
 
 
 def _is_binary(part: AnyMessage) -> bool:
-    """Whether a NUL in it means something; in a text it does not (RFC 2045 2.7, 2.8)."""
+    """Whether a NUL is meaningful in the part; in a text it is not (RFC 2045 2.7, 2.8)."""
     charset = str(part.get_content_charset("") or "").lower()
     return part.get_content_maintype() != "text" or charset.startswith(("utf-16", "utf-32"))
 
 
-def _encode(part: AnyMessage, octets: bytes, *, is_text: bool) -> None:
+def _encode(part: AnyMessage, content: bytes, *, is_text: bool) -> None:
     fields = cast("Message[str, str]", part)
     del fields["Content-Transfer-Encoding"]
     fields["Content-Transfer-Encoding"] = "quoted-printable" if is_text else "base64"
     if is_text:
-        encoded = binascii.b2a_qp(octets, istext=True)
+        encoded = binascii.b2a_qp(content, istext=True)
     else:
         encoded = b"".join(
-            binascii.b2a_base64(octets[start : start + 57]) for start in range(0, len(octets), 57)
+            binascii.b2a_base64(content[start : start + 57]) for start in range(0, len(content), 57)
         )
     part.set_payload(encoded.decode("ascii"))
 
 
 def _domain(message: AnyMessage, sender: ReversePath) -> str:
-    """The domain for a Message-ID: the sender's; the machine's name would have to be looked up."""
+    """The sender's domain, for a Message-ID; the machine's name would need a DNS query."""
     try:
         path = sender_of(message) if sender.is_null else sender
         mailbox = None if path.mailbox is None else path.mailbox.to_ascii()
@@ -262,7 +262,7 @@ def _domain(message: AnyMessage, sender: ReversePath) -> str:
 
 
 def _prefix(message: AnyMessage) -> str:
-    """ "Resent-" for a message that was resent, as far as one can say who it goes to now."""
+    """ "Resent-" for a message that was resent once, else "". Refuses one resent more often."""
     resent = _fields(message, "Resent-Date")
     if not resent:
         return ""
@@ -288,10 +288,10 @@ def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
 
 
 def _addresses_in(name: str, field: object) -> list[str]:
-    """The addresses of a field, all of them.
+    """All addresses of a field.
 
-    Not by ``email.utils.getaddresses``: of what it does not understand, such as an address literal
-    in Python 3.13, it makes nothing, and somebody would not get the message.
+    ``email.utils.getaddresses`` is not used: it drops what it does not understand, such as an
+    address literal in Python 3.13, and that recipient would not get the message.
     """
     if not hasattr(field, "addresses"):
         text = decoded(str(field))
@@ -299,7 +299,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
             raise ValidationError(f"the message's {name} cannot be read: {text!r:.80}")
         return read_addresses(text)
     addresses = [address.addr_spec for address in cast("AddressHeader", field).addresses]
-    # Not among them: obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8.
+    # Obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8 are no such defects.
     header = cast("BaseHeader", field)
     defects = [str(d) for d in header.defects if isinstance(d, InvalidHeaderDefect)]
     if defects and not (
@@ -310,7 +310,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
 
 
 def _fields(message: AnyMessage, name: str) -> list[object]:
-    """The fields of a name as they were set or read: not what the email package makes of octets."""
+    """The values of a header field as set or read, without the email package's decoding."""
     wanted = name.lower()
     return [value for key, value in message.raw_items() if key.lower() == wanted]
 

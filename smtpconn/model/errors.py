@@ -1,7 +1,7 @@
-"""Every error smtpconn raises but those that hold a reply, and how all of them are built.
+"""All errors of smtpconn but those that hold a reply, and the machinery of all of them.
 
     SmtpError(smtplib.SMTPException)
-    ├─ RetryableError                           certainly not delivered, and may be sent again
+    ├─ RetryableError                           certainly not delivered, safe to send again
     ├─ TransportError(ConnectionError)          the socket or TLS failed
     │  └─ TlsError(ssl.SSLError)
     ├─ ConnectionClosedError(smtplib.SMTPServerDisconnected, ConnectionError)
@@ -14,29 +14,29 @@
     │  ├─ PoolTimeoutError(TimeoutError)
     │  ├─ PoolOverloadedError
     │  └─ PoolClosedError
-    └─ ValidationError(ValueError)              something that may not be sent was given
+    └─ ValidationError(ValueError)              an argument that may not be sent
 
-Those that hold a reply are in `smtpconn.model.response_errors`.
+Errors that hold a reply are in `smtpconn.model.response_errors`.
 
 Rules of this file:
 
-* Every error is also the class its users catch already (``smtplib``'s, ``OSError``,
-  ``TimeoutError``, ``ValueError``), so code moves over without new ``except`` clauses. What an
-  error is besides its own class depends on where and how it happened: a refused sender is an
-  ``smtplib.SMTPSenderRefused``, a refused connection a ``ConnectionRefusedError``, and what is safe
-  to send again a `RetryableError`. Those combinations are the *variants* of a class, all made by
-  `make_variants`. An error is always of the variant that its attributes say
-  (`SmtpError.__setattr__`), so no place that raises one, or changes its mind, has to know of them.
+* Every error is also an instance of a class that users catch already (``smtplib``'s, ``OSError``,
+  ``TimeoutError``, ``ValueError``), so ``except`` clauses need no change. Which class that is
+  depends on where and how the error happened: a refused sender is an ``smtplib.SMTPSenderRefused``,
+  a refused connection a ``ConnectionRefusedError``, and an error that is safe to retry a
+  `RetryableError`. These combinations are the *variants* of a class, made by `make_variants`. The
+  attributes of an error select its variant (`SmtpError.__setattr__`), so code that raises or
+  changes an error does not deal with variants.
 * Every error answers three questions without parsing its text: ``phase`` (where), ``is_transient``
-  (is it worth trying again later) and ``may_have_been_delivered`` (could the message have arrived;
-  False means certainly not, so sending it again cannot make a duplicate).
-* Errors travel: Celery, multiprocessing and others send them between processes. ``args`` holds
-  everything an error tells, in types that JSON has, and ``type(error)(*error.args)`` is the same
-  error; pickle and copy use that too. An error that is rebuilt from less, a bare text, says that
-  the message may have been delivered wherever its class leaves that open.
-* The classes name ``smtpconn`` as their module, where users import them from. Pickles and
+  (may it succeed later) and ``may_have_been_delivered`` (False means certainly not, so sending
+  again cannot make a duplicate).
+* Errors are sent between processes by Celery, multiprocessing and others. ``args`` holds all of an
+  error's information in JSON types, and ``type(error)(*error.args)`` is the same error; pickle and
+  copy use that too. An error that is rebuilt from its text alone says that the message may have
+  been delivered, unless its class excludes that.
+* The ``__module__`` of the classes is ``smtpconn``, where users import them from. Pickles and
   serialised errors stay readable when a file moves.
-* No error ever holds a credential or a command line: only what the server said and what we know.
+* No error holds a credential or a command line, only the server's text and our own.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+from smtpconn.model.pickling import reduce_enum
+
 
 class Phase(enum.StrEnum):
-    """What was under way when an error happened; ``str(phase)`` reads well in a log line."""
+    """The step in which an error happened; ``str(phase)`` is for log lines."""
+
+    __reduce_ex__ = reduce_enum
 
     CONNECT = "connect"
     TLS = "tls"
@@ -76,7 +80,7 @@ class Phase(enum.StrEnum):
 # The attributes that decide which variant of its class an error is.
 _DECIDING = frozenset({"phase", "is_transient", "may_have_been_delivered"})
 
-# What is copied from an error of the socket, the resolver or TLS, and is among the facts.
+# Attributes copied from an error of the socket, the resolver or TLS; part of the facts.
 _CAUSE_FACTS = ("errno", "strerror", "library", "reason", "verify_code", "verify_message")
 
 
@@ -85,17 +89,17 @@ class SmtpError(smtplib.SMTPException):
 
     Args:
         message: the text.
-        facts: what the second of an error's ``args`` holds, when it is rebuilt from them.
+        facts: the second of an error's ``args``, when it is rebuilt from them.
         phase: where it happened.
-        may_have_been_delivered: as the attribute; False unless said otherwise, if ``phase`` is
-            given. An error with neither, nor with facts, was rebuilt from its text alone: then it
-            is True for the classes that leave it open.
-        cause: the error of the socket, the resolver or TLS behind it, whose class and numbers this
-            error has as well.
+        may_have_been_delivered: as the attribute. By default False if ``phase`` is given. Without
+            ``phase`` and ``facts`` the error is being rebuilt from its text alone; then it is True
+            unless the class excludes delivery.
+        cause: the error of the socket, the resolver or TLS behind it; this error takes over its
+            class and its numbers.
 
     Attributes:
         phase: where it happened.
-        is_transient: whether the same call may succeed later without anything being changed.
+        is_transient: whether the same call may succeed later.
         may_have_been_delivered: False if the message was certainly not delivered, so that it is
             safe to send again; True if its last byte may have left without a final reply.
         args: the text and the facts: ``type(error)(*error.args)`` is the same error, also after
@@ -121,13 +125,13 @@ class SmtpError(smtplib.SMTPException):
         may_have_been_delivered: bool | None = None,
         cause: BaseException | None = None,
     ) -> None:
-        # OSError.__init__ by name: the smtplib classes beside us in the tree take other arguments.
-        # With one argument alone: it would take the first of two for an errno.
+        # OSError.__init__ is called directly, because the smtplib bases take other arguments; and
+        # with one argument, because OSError treats the first of two as an errno.
         OSError.__init__(self, message)
         self._text = str(message)
         if may_have_been_delivered is None:
             may_have_been_delivered = phase is None and self._leaves_delivery_open
-        # In the instance, whatever the class says: it may become one of another variant.
+        # Set on the instance too, because the error may change to another variant.
         self.is_transient = self.is_transient
         self.may_have_been_delivered = may_have_been_delivered
         self.phase = self.phase if phase is None else phase
@@ -144,7 +148,7 @@ class SmtpError(smtplib.SMTPException):
     def is_safe_to_retry(self) -> bool:
         """Whether the same call may succeed later and cannot make a duplicate.
 
-        The error is a `RetryableError` then, which ``except`` and retry libraries can name.
+        Such an error is a `RetryableError`, for ``except`` clauses and retry libraries.
         """
         return self.is_transient and not self.may_have_been_delivered
 
@@ -152,12 +156,12 @@ class SmtpError(smtplib.SMTPException):
 
         @property
         def args(self) -> tuple[object, ...]:
-            """The text and the facts; made when asked for, so that they are never out of date."""
+            """The text and the facts; computed on access, so that they are always up to date."""
             return self._text, self._facts()
 
         @args.setter
         def args(self, args: tuple[object, ...]) -> None:
-            # Code that adds its own words to an error's text does it like this.
+            # Other code changes an error's text this way.
             self._text = str(args[0]) if args else ""
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -181,14 +185,14 @@ class SmtpError(smtplib.SMTPException):
     def _rebuild(cls, args: tuple[object, ...], added: dict[str, object]) -> Self:
         """The error with these ``args``, and what a caller added to it (notes, attributes)."""
         error = cls.__new__(cls)
-        # A subclass of a user's may have a constructor of its own, with other arguments.
+        # A user's subclass may have a constructor with other arguments.
         public = _VARIANTS[cls.__mro__[_depth_of_ours(cls)]][0]
         public.__init__(error, *args)  # type: ignore[arg-type]
         vars(error).update(added)
         return error
 
     def _facts(self) -> dict[str, object]:
-        """Everything but the text, in types that JSON has."""
+        """All information but the text, in JSON types."""
         facts: dict[str, object] = {
             "phase": str(self.phase),
             "is_transient": self.is_transient,
@@ -200,13 +204,13 @@ class SmtpError(smtplib.SMTPException):
         return facts
 
     def _take_facts(self, facts: object) -> None:
-        """Take what `_facts` made; nothing, if it is not that (any more).
+        """Restore what `_facts` returned; invalid facts are ignored.
 
-        An error that came damaged says at least what its class and its text say.
+        An error with damaged facts keeps its class and its text.
         """
         if not isinstance(facts, Mapping):
             return
-        # What decides about sending again first: it stands even where the rest cannot be read.
+        # The flags first: they decide about sending again, even if the rest is damaged.
         try:
             for read in (_flags_from, self._state_from):
                 for name, value in read(facts).items():
@@ -215,15 +219,15 @@ class SmtpError(smtplib.SMTPException):
             pass
 
     def _state_from(self, facts: Mapping[str, object]) -> dict[str, object]:
-        """The attributes that these facts are, but for the flags.
+        """The attributes in these facts, without the flags.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: they are no facts of this class.
+            KeyError, TypeError, ValueError, AttributeError: they are not facts of this class.
         """
         return {name: facts[name] for name in _CAUSE_FACTS if name in facts}
 
     def _take_from(self, cause: BaseException) -> None:
-        """Be the class of the error behind this one as well, and have its numbers."""
+        """Take over the class and the numbers of the error behind this one."""
         for name in _CAUSE_FACTS:
             if (value := getattr(cause, name, None)) is not None:
                 setattr(self, name, value)
@@ -233,7 +237,7 @@ class SmtpError(smtplib.SMTPException):
         self.__class__ = _CLASSES.get((public, beside, self.is_safe_to_retry), type(self))
 
     def _beside(self) -> type[Exception] | None:
-        """The class of the standard library that this error is as well, where that depends."""
+        """The class of the standard library that this error also is, if that depends on it."""
         return _VARIANTS[type(self)][1]
 
     def _choose_variant(self) -> None:
@@ -244,7 +248,7 @@ class SmtpError(smtplib.SMTPException):
 
 
 def _flags_from(facts: Mapping[str, object]) -> dict[str, object]:
-    """What the facts say of where it happened and of sending again; raises as `_state_from`."""
+    """The phase and the flags in the facts; raises as `_state_from`."""
     return {
         "phase": Phase(str(facts["phase"])),
         "is_transient": facts["is_transient"] is True,
@@ -255,8 +259,8 @@ def _flags_from(facts: Mapping[str, object]) -> dict[str, object]:
 class RetryableError(SmtpError):
     """The message was certainly not delivered, and the same call may succeed later: send it again.
 
-    Every error whose `SmtpError.is_safe_to_retry` is True is one, whatever else it is; a message of
-    which it is unknown whether it was delivered never is. For ``except``, for Celery's
+    Every error whose `SmtpError.is_safe_to_retry` is True is an instance, whatever its class. An
+    error after which the message may have been delivered never is. For ``except``, for Celery's
     ``autoretry_for``, for tenacity's ``retry_if_exception_type``.
     """
 
@@ -281,8 +285,8 @@ class TlsError(TransportError, ssl.SSLError):
 
     Attributes:
         library, reason: OpenSSL's, "" where there are none.
-        verify_code, verify_message: why the certificate is not to be trusted; 0 and "" where that
-            is not the trouble.
+        verify_code, verify_message: why the certificate is not trusted; 0 and "" for other
+            failures.
     """
 
     is_transient = False
@@ -298,14 +302,14 @@ class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, Connectio
     is_transient = True
 
 
-# Where smtplib has no session yet, or we have none at all.
+# Phases in which smtplib has no session yet, or smtpconn has none.
 _OUTSIDE_A_SESSION = frozenset({Phase.CONNECT, Phase.TLS, Phase.POOL, Phase.INPUT})
 
 
 class SmtpTimeoutError(SmtpError, TimeoutError):
-    """The operation's deadline has passed; unless it never began, the connection is closed.
+    """The operation's deadline has passed; if it had started, the connection is closed.
 
-    Within a session it is also an ``smtplib.SMTPServerDisconnected``, as with smtplib.
+    Within a session it is also an ``smtplib.SMTPServerDisconnected``, as in smtplib.
     """
 
     is_transient = True
@@ -315,7 +319,7 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
 
 
 class ProtocolError(SmtpError):
-    """A call that makes no sense here, or a reply that breaks the protocol.
+    """A call that is not allowed in this state, or a reply that breaks the protocol.
 
     One about a name that `SmtpConnection.set_ehlo_domain` does not take is also a
     `ValidationError`.
@@ -327,7 +331,7 @@ class ParseError(ProtocolError):
 
 
 class StartTlsUnavailableError(SmtpError, smtplib.SMTPNotSupportedError):
-    """STARTTLS was asked for and the server does not offer it; nothing was sent in clear."""
+    """STARTTLS was required and the server does not offer it; nothing was sent without TLS."""
 
     phase = Phase.STARTTLS
     _leaves_delivery_open = False
@@ -359,26 +363,26 @@ class PoolTimeoutError(PoolError, TimeoutError):
 
 
 class PoolOverloadedError(PoolError):
-    """``max_waiting`` callers wait already; failing at once is kinder than queueing more."""
+    """``max_waiting`` callers wait already, so the call fails at once."""
 
     is_transient = True
 
 
 class PoolClosedError(PoolError):
-    """The pool was closed and hands out nothing any more."""
+    """The pool was closed and hands out no connections."""
 
 
 class ValidationError(SmtpError, ValueError):
     """An address, parameter, domain or message that may not be sent.
 
-    It is found before a byte leaves, but for what a stream yields in its middle that is no bytes:
-    then the connection is closed, and the message was certainly not delivered.
+    It is raised before anything is sent, with one exception: if a stream yields an invalid item
+    later on, the connection is closed, and the message was certainly not delivered.
     """
 
     _leaves_delivery_open = False
 
 
-# For each class, variants included: the class of docs/errors.md, and what it is beside that.
+# For each class, variants included: its class in docs/errors.md, and its standard library class.
 _VARIANTS: dict[type[SmtpError], tuple[type[SmtpError], type[Exception] | None]] = {}
 _CLASSES: dict[tuple[type[SmtpError], type[Exception] | None, bool], type[SmtpError]] = {}
 _BESIDE: dict[type[SmtpError], tuple[type[Exception], ...]] = {}
@@ -390,24 +394,24 @@ def public_class(error: SmtpError) -> type[SmtpError]:
 
 
 variants: dict[str, type[SmtpError]] = {}
-"""The variants that are classes of their own, by the name that ``smtpconn`` knows them by."""
+"""The variants by the names under which ``smtpconn`` exports them."""
 
 
 def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
-    """Make the classes that errors of a class may turn out to be.
+    """Create the variants of an error class.
 
-    Each has the ``__name__`` of the class it is a variant of, which logs, metrics and `repr` go by,
-    and in ``__qualname__`` a name of its own, which is importable from ``smtpconn``: pickle and
-    serialisers find it there.
+    Each has the ``__name__`` of its public class, for logs, metrics and `repr`. Its
+    ``__qualname__`` is unique and importable from ``smtpconn``, for pickle and other serialisers.
 
     Args:
-        public: the class of docs/errors.md.
-        beside: what an error of it may be as well, by the word for it in the variant's name.
+        public: the class in docs/errors.md.
+        beside: standard library classes that its errors may also be, by the word for each in the
+            variant's name.
     """
     _BESIDE[public] = tuple(beside.values())
     for word, other in {"": None, **beside}.items():
         for is_retryable in (False, True):
-            # RetryableError before the others, so that SmtpError's methods go before theirs.
+            # RetryableError before the others, so that SmtpError's methods precede theirs.
             kinds = (public, RetryableError if is_retryable else None, other)
             bases = tuple(kind for kind in kinds if kind is not None)
             kind = public
@@ -423,7 +427,7 @@ def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
 
 
 def _depth_of_ours(cls: type[SmtpError]) -> int:
-    """Where in the order of its bases a class has the first that is ours."""
+    """The position of the first smtpconn error in the ``__mro__`` of a class."""
     return next(depth for depth, base in enumerate(cls.__mro__) if base in _VARIANTS)
 
 

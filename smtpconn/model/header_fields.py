@@ -1,14 +1,14 @@
-"""Header fields of `email.message` objects as they leave (RFC 5322 2.2, RFC 2047, RFC 6532).
+"""How header fields of `email.message` objects are sent (RFC 5322 2.2, RFC 2047, RFC 6532).
 
-The email package folds fields so that long words become encoded words wherever they stand, which
-destroys addresses, message ids and the URLs of List-Unsubscribe (RFC 2047 5 and RFC 8058 forbid
-it); some of its versions lose quotes as well. So fields are written here:
+When the email package folds a field, it turns long words into encoded words anywhere. That destroys
+addresses, message ids and the URLs of List-Unsubscribe (RFC 2047 5 and RFC 8058 forbid it). Some
+versions also lose quotes. So this module writes the fields:
 
-* What was read from a message stays as it is, line by line, as long as it may.
-* An encoded word stands only where text or a name stands, never in an address, an id or a URL.
-* An address of a field has its domain in A-labels, or all of it in UTF-8 where that may be sent.
-* A line is folded at a blank behind at most 78 characters; a word that is longer stays whole, up to
-  998 (RFC 5322 2.1.1).
+* A field that was read from a message is not changed, line by line, if it may be sent.
+* An encoded word is used only in text and names, never in an address, an id or a URL.
+* An address has its domain in A-labels, or is all in UTF-8 if that may be sent.
+* A line is folded at a space after at most 78 characters. A longer word is not split, up to 998
+  (RFC 5322 2.1.1).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ADDRESS_FIELDS = frozenset(
     for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
 )
 _MIME_FIELDS = frozenset({"content-type", "content-disposition"})
-# Where a word is an id, a URL or an address, which no encoding may touch.
+# Fields of ids, URLs or addresses, which must not be encoded.
 _STRUCTURED_FIELDS = frozenset(
     {"message-id", "references", "in-reply-to", "content-id", "return-path", "received",
      "resent-message-id", "dkim-signature", "date"}
@@ -67,20 +67,20 @@ class _Parsed(Protocol):
     def fold(self, *, policy: object) -> str: ...
 
 
-def field_octets(name: str, value: object, *, utf8: bool) -> bytes:
+def field_bytes(name: str, value: object, *, utf8: bool) -> bytes:
     """A field with its CRLF.
 
     Args:
         name: of the field.
-        value: as `email.message.Message.raw_items` has it: the text that was read, with octets that
+        value: as `email.message.Message.raw_items` has it: the text that was read, with bytes that
             are not ASCII as surrogates; a text or `email.header.Header` of the old API; or an
             object of `email.headerregistry`.
-        utf8: whether UTF-8 may stand in it (RFC 6532).
+        utf8: whether it may contain UTF-8 (RFC 6532).
 
     Raises:
         ValidationError: it may not be sent: a line break that begins no folded line, a word of more
-            than 998 octets that may not be encoded, an address that cannot be read.
-        SmtpUtf8RequiredError: an address is not ASCII, and UTF-8 may not stand in it.
+            than 998 bytes that may not be encoded, an address that cannot be read.
+        SmtpUtf8RequiredError: an address is not ASCII, and UTF-8 is not allowed.
     """
     kind = name.lower()
     if hasattr(value, "fold"):
@@ -105,12 +105,12 @@ def is_internationalised(name: str, value: object) -> bool:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text has octets that are not ASCII as surrogates, and they are UTF-8."""
+    """Whether a text has non-ASCII bytes as surrogates, and they are UTF-8."""
     return _SURROGATE.search(text) is not None and _SURROGATE.search(decoded(text)) is None
 
 
 def decoded(text: str) -> str:
-    """A text that was read, with its octets read as UTF-8; as it is if they are something else."""
+    """A text with its surrogate-escaped bytes decoded as UTF-8; unchanged if they are not UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
@@ -248,7 +248,7 @@ def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
         elif not may_encode or (kind.startswith("list-") and re.search("[<>@]", word)):
             raise ValidationError(
                 f"the message's {name} has a word that may not be sent: more than {MAX_LINE} "
-                f"octets, a control character, or not ASCII: {word!r:.80}"
+                f"bytes, a control character, or not ASCII: {word!r:.80}"
             )
         else:
             # Blanks between encoded words do not count (RFC 2047 6.2), so they are encoded too.
@@ -287,13 +287,13 @@ def _encoded_words(text: str) -> list[str]:
     """A text as encoded words of at most 75 characters each (RFC 2047 2)."""
     charset, codec = "utf-8", "utf-8"
     if _SURROGATE.search(text):
-        # Nobody knows what they are (RFC 1428 3); they arrive as they came.
+        # Bytes of an unknown charset (RFC 1428 3) are passed on unchanged.
         charset, codec = "unknown-8bit", "latin-1"
         text = text.encode("utf-8", "surrogateescape").decode("latin-1")
     words = []
     start = 0
     while start < len(text):
-        # What a character takes is known only when it is encoded: by halves, never below one.
+        # The encoded size is known only after encoding; halve the text until it fits.
         size = min(len(text) - start, 40)
         word = _encoded_word(text[start : start + size].encode(codec), charset)
         while len(word) > MAX_ENCODED_WORD and size > 1:
@@ -304,9 +304,9 @@ def _encoded_words(text: str) -> list[str]:
     return words
 
 
-def _encoded_word(octets: bytes, charset: str) -> str:
-    quoted = quoprimime.header_encode(octets, charset)
-    base64 = base64mime.header_encode(octets, charset)
+def _encoded_word(data: bytes, charset: str) -> str:
+    quoted = quoprimime.header_encode(data, charset)
+    base64 = base64mime.header_encode(data, charset)
     return min(quoted, base64, key=len)
 
 
@@ -326,5 +326,5 @@ def _checked(name: str, folded: str) -> str:
     """A value that the email package has folded, with CRLF."""
     lines = _lines(name, folded.rstrip("\r\n"))
     if any(len(line.encode("utf-8", "surrogateescape")) > MAX_LINE for line in lines):
-        raise ValidationError(f"the message's {name} has a word of more than {MAX_LINE} octets")
+        raise ValidationError(f"the message's {name} has a word of more than {MAX_LINE} bytes")
     return "\r\n".join(lines)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import enum
 
+from smtpconn.model.pickling import reduce_enum
+
 
 class Protocol(enum.StrEnum):
-    """What is spoken: SMTP (RFC 5321) or LMTP (RFC 2033)."""
+    """The protocol of a connection: SMTP (RFC 5321) or LMTP (RFC 2033)."""
+
+    __reduce_ex__ = reduce_enum
 
     SMTP = "SMTP"
     LMTP = "LMTP"
 
 
 class Pipelining(enum.StrEnum):
-    """How far commands run ahead of their replies (RFC 2920).
+    """How many commands are sent before their replies have come (RFC 2920).
 
-    OFF: not at all. AUTO: groups of commands as RFC 2920 has them, where the server offers it.
+    OFF: one at a time. AUTO: groups of commands as in RFC 2920, if the server offers PIPELINING.
     EAGER: also content before the recipients' replies, for servers the user trusts.
     """
+
+    __reduce_ex__ = reduce_enum
 
     OFF = "OFF"
     AUTO = "AUTO"
@@ -27,9 +33,11 @@ class Pipelining(enum.StrEnum):
 class TlsMode(enum.StrEnum):
     """How a connection is protected.
 
-    NONE: not at all. IMPLICIT: TLS from the first octet (port 465). STARTTLS: in clear until
-    STARTTLS, which then has to succeed (ports 587 and 25).
+    NONE: not at all. IMPLICIT: TLS from the first byte (port 465). STARTTLS: no TLS until STARTTLS,
+    which must succeed (ports 587 and 25).
     """
+
+    __reduce_ex__ = reduce_enum
 
     NONE = "NONE"
     IMPLICIT = "IMPLICIT"

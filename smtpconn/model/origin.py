@@ -1,14 +1,14 @@
-"""Whose exception it is: one of this package, or one of other code that ran in between.
+"""Whether an exception belongs to this package or to other code that ran in between.
 
-Other code runs between any two of our lines, and inside the system calls that we wait in: signal
-handlers, logging filters, the caller's own iterables. What it raises may be of any class, also an
-`OSError` (the example in Python's documentation of ``signal`` raises one) or an `SmtpError` (a
-handler that sends mail). It says nothing of our connection, so it is never taken for an error of
-it: not renamed, not answered by sending again.
+Other code runs between any two of our lines, and inside system calls: signal handlers, logging
+filters, the caller's own iterables. It may raise any class, even an `OSError` (the example in
+Python's documentation of ``signal`` does) or an `SmtpError` (a handler that sends mail). Such an
+exception says nothing about our connection. So it is never converted to an error of the connection,
+and never a reason to send again.
 
-The class cannot tell the two apart, so the traceback does. An error is our own if every frame
-between us and the line that raised it is of this package or of the socket that it called. Where
-another's function raised it, its frame is there, too.
+The class cannot tell the two apart, but the traceback can. An exception is our own if every frame
+from the catching function to the raising line is of this package or of the socket that it called.
+A function of other code that raises has its own frame there.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ import smtplib
 from types import CodeType, FrameType, TracebackType
 
 _OURS = frozenset({"smtpconn", "ssl", "socket", "_socket", "gevent", "eventlet"})
-"""Packages whose functions, called by ours, raise errors of the connection."""
+"""Packages whose exceptions, if our code called them, are errors of the connection."""
 
 
 def is_own(error: BaseException) -> bool:
-    """Whether an exception that was just caught was raised by this package or by a call of its
-    socket.
+    """Whether this package, or a call of its socket, raised an exception that was just caught.
 
     Args:
-        error: caught by the function that asks, which is the first frame of its traceback.
+        error: caught by the calling function, which is the first frame of its traceback.
     """
     traceback = error.__traceback__
     last: TracebackType | None = None
@@ -34,9 +33,9 @@ def is_own(error: BaseException) -> bool:
         if not _is_ours(traceback.tb_frame):
             return False
         last, traceback = traceback, traceback.tb_next
-    # A system call that failed has an errno. An exception without one, and without a frame of its
-    # own, was set from outside (PyThreadState_SetAsyncExc). A time-out of ours has none either;
-    # whether that is one, the clock tells.
+    # A failed system call has an errno. An exception without one, and without a frame of its own,
+    # was set from outside (PyThreadState_SetAsyncExc). Our own timeouts have no errno either; for
+    # those the caller checks the clock.
     is_system_error = isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException)
     if is_system_error and error.errno is None and not isinstance(error, TimeoutError):  # type: ignore[attr-defined]
         return last is not None and _package(last.tb_frame) != "smtpconn"
@@ -44,10 +43,10 @@ def is_own(error: BaseException) -> bool:
 
 
 def is_of_signal_handler(error: BaseException) -> bool:
-    """Whether an exception came through a signal handler; for errors of a caller's own function.
+    """Whether a signal handler raised an exception that came out of a caller's own function.
 
-    What such a function raises is its own affair, but an exception that a handler raises while the
-    function runs is meant for whoever called us.
+    The function's own exceptions are handled as its failure. One that a signal handler raises
+    while the function runs is for the application, and is passed on.
     """
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     traceback = error.__traceback__
@@ -61,7 +60,7 @@ def is_of_signal_handler(error: BaseException) -> bool:
 def _is_ours(frame: FrameType) -> bool:
     if _package(frame) in _OURS:
         return True
-    # A method of a socket that somebody's `socket_factory` made.
+    # A method of a socket that a caller's `socket_factory` made.
     kinds = type(frame.f_locals.get("self")).__mro__[:-1]
     return any(kind.__module__.partition(".")[0] in _OURS for kind in kinds)
 

@@ -1,9 +1,9 @@
-"""ESMTP parameters of MAIL and RCPT: typed values, and how each is written (RFC 5321 4.1.2).
+"""ESMTP parameters of MAIL and RCPT: typed values, and their rendering (RFC 5321 4.1.2).
 
-Rule: a value that exists can be sent; its constructor has checked all that does not depend on the
-server. What does depend on it, whether the extension was advertised and within which limits, is
-checked by `mail_parameters` and `rcpt_parameters`, which render the text behind the path. Free text
-leaves in xtext (RFC 3461 4), so no argument can end its parameter and begin another.
+A value that exists can be sent: its constructor has checked everything that does not depend on the
+server. `mail_parameters` and `rcpt_parameters` check the rest, whether the extension is offered and
+within which limits, and render the text after the path. Free text is sent as xtext (RFC 3461 4), so
+no argument can end its parameter and start another.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from smtpconn.model.errors import (
     UnsupportedExtensionError,
     ValidationError,
 )
+from smtpconn.model.pickling import reduce_enum, reduce_value
 
 
 class BodyType(enum.StrEnum):
     """The BODY parameter (RFC 6152, RFC 3030 3)."""
+
+    __reduce_ex__ = reduce_enum
 
     SEVENBIT = "7BIT"
     EIGHTBITMIME = "8BITMIME"
@@ -33,12 +36,16 @@ class BodyType(enum.StrEnum):
 class DsnRet(enum.StrEnum):
     """What a failure report returns: the whole message or its headers (RFC 3461 4.3)."""
 
+    __reduce_ex__ = reduce_enum
+
     FULL = "FULL"
     HDRS = "HDRS"
 
 
 class DsnNotify(enum.Flag):
     """When to report on a recipient (RFC 3461 4.1); combine with ``|``, but NEVER stands alone."""
+
+    __reduce_ex__ = reduce_enum
 
     NEVER = enum.auto()
     SUCCESS = enum.auto()
@@ -49,6 +56,8 @@ class DsnNotify(enum.Flag):
 class DeliverByMode(enum.StrEnum):
     """What happens when the time is over: return the message, or only notify (RFC 2852 4)."""
 
+    __reduce_ex__ = reduce_enum
+
     RETURN = "R"
     NOTIFY = "N"
 
@@ -58,13 +67,15 @@ class DeliverBy:
     """The BY parameter (RFC 2852 4): deliver in time, or say that it was not possible.
 
     Attributes:
-        seconds: from now; negative for a time that is over, which is of use with NOTIFY only.
+        seconds: from now; negative for a time in the past, which makes sense with NOTIFY only.
         mode: what happens when the time is over.
-        trace: ask for tracing, the ``T`` behind the mode.
+        trace: ask for tracing, the ``T`` after the mode.
 
     Raises:
-        ValidationError: more than nine digits, or RETURN with a time that is over already.
+        ValidationError: more than nine digits, or RETURN with a time in the past.
     """
+
+    __reduce_ex__ = reduce_value
 
     seconds: int
     mode: DeliverByMode = DeliverByMode.NOTIFY
@@ -82,12 +93,12 @@ class DeliverBy:
 
 @dataclass(frozen=True, slots=True)
 class MailFromParams:
-    """Parameters of MAIL FROM; everything left out is decided by smtpconn or not sent.
+    """Parameters of MAIL FROM; those left out are chosen by smtpconn or not sent.
 
     Attributes:
-        body: BODY. None: 8BITMIME where the message needs it, else nothing.
-        smtputf8: ask for SMTPUTF8 even if no address needs it (the header may) (RFC 6531).
-        size: SIZE in octets. None: the size of the message where it is known (RFC 1870).
+        body: BODY. None: 8BITMIME if the message needs it, else nothing.
+        smtputf8: ask for SMTPUTF8 even if no address needs it, for headers that do (RFC 6531).
+        size: SIZE in bytes. None: the size of the message if it is known (RFC 1870).
         ret, envid: DSN: what to return, and an identifier of up to 100 printable ASCII characters
             (RFC 3461 4.3, 4.4).
         auth: AUTH=, the mailbox that submitted the message; "" for ``<>`` (RFC 4954 5).
@@ -97,8 +108,10 @@ class MailFromParams:
         require_tls: REQUIRETLS (RFC 8689).
 
     Raises:
-        ValidationError: a value that no server may be sent.
+        ValidationError: an invalid value.
     """
+
+    __reduce_ex__ = reduce_value
 
     body: BodyType | None = None
     smtputf8: bool = False
@@ -151,6 +164,8 @@ class RcptToParams:
         ValidationError: NEVER combined with others, or an orcpt that is not of that form.
     """
 
+    __reduce_ex__ = reduce_value
+
     notify: DsnNotify | None = None
     orcpt: str | None = None
 
@@ -184,7 +199,7 @@ def mail_parameters(
     Args:
         params: what the caller asked for.
         capabilities: what the server offers.
-        size: the message's octets, None if unknown; ``params.size`` goes before.
+        size: of the message in bytes, None if unknown; ``params.size`` overrides it.
         body: the BODY to declare, already decided; None for none.
         smtputf8: whether this transaction needs SMTPUTF8.
 
@@ -256,26 +271,26 @@ def rcpt_parameters(
 def xtext(text: str) -> str:
     """Encode as xtext: "+", "=" and what is no printable ASCII become "+HH" (RFC 3461 4)."""
     return "".join(
-        chr(octet) if 0x21 <= octet <= 0x7E and octet not in b"+=" else f"+{octet:02X}"
-        for octet in text.encode()
+        chr(byte) if 0x21 <= byte <= 0x7E and byte not in b"+=" else f"+{byte:02X}"
+        for byte in text.encode()
     )
 
 
 def is_too_big(size: int, capabilities: ServerCapabilities) -> bool:
-    """Whether a message of so many octets is more than the server takes (RFC 1870)."""
+    """Whether a message of ``size`` bytes exceeds the server's limit (RFC 1870)."""
     return capabilities.size_limit is not None and size > capabilities.size_limit
 
 
 def check_size(size: int, capabilities: ServerCapabilities, phase: Phase) -> None:
-    """Check that the server takes so many octets.
+    """Check that the server accepts a message of ``size`` bytes.
 
     Raises:
-        ValidationError: it does not.
+        ValidationError: it exceeds the server's limit.
     """
     limit = capabilities.size_limit
     if limit is not None and size > limit:
         raise ValidationError(
-            f"the message has {size} octets and the server takes at most {limit}", phase=phase
+            f"the message has {size} bytes and the server takes at most {limit}", phase=phase
         )
 
 
@@ -296,7 +311,7 @@ def _add(
 
 def _add_body(words: list[str], body: BodyType, capabilities: ServerCapabilities) -> None:
     keyword = "BINARYMIME" if body is BodyType.BINARYMIME else "8BITMIME"
-    # 7BIT is what every server assumes: where it cannot be said, it need not be.
+    # 7BIT is the default: without 8BITMIME it cannot be sent and need not be.
     if body is not BodyType.SEVENBIT or capabilities.supports_8bitmime:
         _add(words, f"BODY={body}", keyword, capabilities)
 
@@ -340,7 +355,7 @@ def _check_hold_until(until: datetime, limit: str) -> None:
     try:
         latest = datetime.fromisoformat(limit)
     except ValueError:
-        return  # a limit that cannot be read limits nothing; the server will say
+        return  # an unreadable limit is ignored; the server decides
     if latest.tzinfo is not None and until > latest:
         raise ValidationError(f"the server holds a message until {limit}", phase=Phase.MAIL)
 

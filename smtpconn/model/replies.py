@@ -1,13 +1,15 @@
-"""What a server says, as values: one whole reply and its status code (RFC 5321 4.2, RFC 3463).
+"""A server's reply as a value: code, lines and enhanced status code (RFC 5321 4.2, RFC 3463).
 
-Nothing here raises an error of smtpconn, and nothing here imports them: errors hold replies.
-How octets become replies is in `smtpconn.protocol.reply_parser`.
+This module raises no error of smtpconn and imports none, because errors hold replies. Bytes are
+parsed into replies in `smtpconn.protocol.reply_parser`.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+
+from smtpconn.model.pickling import reduce_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class EnhancedStatusCode:
         detail: what exactly; 0 for nothing in particular.
     """
 
+    __reduce_ex__ = reduce_value
+
     class_: int
     subject: int
     detail: int
@@ -32,7 +36,7 @@ class EnhancedStatusCode:
     def from_text(cls, text: str) -> EnhancedStatusCode | None:
         """Read the code that ``text`` begins with; None if it begins with something else."""
         word = text.partition(" ")[0]
-        # Most replies end here, at no cost: "Ok", "2.1.0", "End data with ...".
+        # A cheap check that most texts without a code fail: "Ok", "End data with ...".
         return _status_code(word) if word[1:2] == "." and len(word) <= len("5.999.999") else None
 
 
@@ -55,10 +59,12 @@ class SmtpResponse:
     Attributes:
         code: the three-digit code, 200 to 599.
         lines: the text of each line after the code, as sent (an enhanced status code stays in it;
-            octets that are not UTF-8 are surrogate-escaped).
+            bytes that are not UTF-8 are surrogate-escaped).
         enhanced_status: the RFC 3463 code, or None when there is none or its class contradicts
             the reply's.
     """
+
+    __reduce_ex__ = reduce_value
 
     code: int
     lines: tuple[str, ...] = ("",)
@@ -90,7 +96,7 @@ class SmtpResponse:
 
 
 def printable(text: str) -> str:
-    """A server's words for terminals and logs: no escape sequence of its may come through."""
+    """A server's text for terminals and logs, with control characters escaped."""
     return text if text.isprintable() else "".join(map(_printable, text))
 
 

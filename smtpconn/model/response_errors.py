@@ -1,13 +1,13 @@
-"""The errors that hold what a server said.
+"""The errors that hold a server's reply.
 
-    ResponseError(smtplib.SMTPResponseException)         the server said no: .response
+    ResponseError(smtplib.SMTPResponseException)         the server refused: .response
       TransientError                                     4xx: try again later
-      PermanentError                                     5xx: do not
+      PermanentError                                     5xx: do not try again
       AuthError(smtplib.SMTPAuthenticationError)         the login was refused
     AllRecipientsFailedError(smtplib.SMTPRecipientsRefused)
 
-A refusal is also what `smtplib` raises for its phase (`_BESIDE`), with that class's attributes.
-They stand here and not in `smtpconn.model.errors`, because replies and results stand above that.
+A refusal is also the error that `smtplib` raises in its phase (`_BESIDE`), with the attributes of
+that class. These errors are not in `smtpconn.model.errors`, because replies and results import it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from smtpconn.model.results import RejectedRecipient
 
 _SHUTTING_DOWN = 421
 
-# Postfix and Exim may refuse the name given in EHLO as late as at RCPT, and say so.
+# Postfix and Exim may refuse the client's EHLO name as late as at RCPT, and mention it.
 _ABOUT_THE_NAME = re.compile(r"\b(?:ehlo|helo|lhlo)\b", re.IGNORECASE)
 
 _BESIDE: dict[Phase, type[smtplib.SMTPException]] = {
@@ -45,12 +45,12 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         response: the reply; or the text of an error that is rebuilt from its ``args``.
         facts: the second of those ``args``.
         phase: what the server refused.
-        details: what else it said, shown in the text.
-        note: what we say about it, shown in the text.
+        details: more text of the server's, added to the error's text.
+        note: an explanation of ours, added to the error's text.
 
     Attributes:
-        response: its whole reply; the code is 0 if the error was rebuilt from a text alone.
-        smtp_code, smtp_error: the code and the octets of the text, as ``smtplib`` has them.
+        response: the complete reply; its code is 0 if the error was rebuilt from a text alone.
+        smtp_code, smtp_error: the code and the bytes of the text, as ``smtplib`` has them.
         sender: the refused sender, as ``smtplib.SMTPSenderRefused`` has it; "" in other phases.
         recipients: the recipients refused so far, as ``smtplib.SMTPRecipientsRefused`` has them,
             of a 421 at RCPT; empty in other phases.
@@ -130,11 +130,12 @@ class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
     """The server refused the credentials; ``is_transient`` is True for a 454 (RFC 4954 6).
 
     Attributes:
-        server_error: what the server said is wrong with a token, usually JSON (RFC 7628 3.2.2);
-            "" where the mechanism has no such thing.
-        because: why we cancelled the login, or what the reply means; "" where it says it all.
-        tried: where several mechanisms were considered, a line for each, in order: its name, and
-            the reply to it or why it was not tried.
+        server_error: the server's description of what is wrong with a token, usually JSON
+            (RFC 7628 3.2.2); "" for mechanisms without one.
+        because: why the client cancelled the login, or what the reply means; "" if it needs no
+            explanation.
+        tried: if several mechanisms were considered, a line for each, in order: its name, and the
+            reply to it or why it was not tried.
     """
 
     phase = Phase.AUTH
@@ -242,10 +243,10 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
 
 
 def refusal(response: SmtpResponse, phase: Phase) -> SmtpError:
-    """The error for a reply that is not the success the RFC has for ``phase``.
+    """The error for a reply that is not the success that the RFC defines for ``phase``.
 
-    A reply that is neither success nor refusal (a 354 to MAIL, a 250 to STARTTLS) means that the
-    dialogue is out of step, which no later reply can mend: that is a `ProtocolError`.
+    A reply that is neither success nor refusal (a 354 to MAIL, a 250 to STARTTLS) means that client
+    and server are out of sync, which no later reply can repair: that is a `ProtocolError`.
     """
     if response.is_transient:
         return TransientError(response, phase=phase)
@@ -261,12 +262,12 @@ def explain(
     sender: str = "",
     rejected: Sequence[RejectedRecipient] = (),
 ) -> None:
-    """Add to a refusal what the envelope and the session know of it.
+    """Add details of the envelope and the session to a refusal.
 
     Args:
-        error: any error; one that is no refusal stays as it is.
-        ehlo_domain: the name we gave ourselves, for a refusal that is about it.
-        sender: whom a refusal of MAIL is about.
+        error: any error; one that is no refusal is not changed.
+        ehlo_domain: the client's EHLO name, for a refusal that is about it.
+        sender: of the message, for a refusal of MAIL.
         rejected: the recipients refused so far, for a 421 at RCPT.
     """
     if isinstance(error, ResponseError):
@@ -287,7 +288,7 @@ def explain(
 
 
 def _text(response: SmtpResponse) -> bytes:
-    """A reply's text as smtplib has it: the octets the server sent."""
+    """A reply's text as smtplib has it: the bytes the server sent."""
     return "\n".join(response.lines).encode("utf-8", "surrogateescape")
 
 

@@ -15,6 +15,7 @@ from smtpconn.model.content import Message
 from smtpconn.model.email_message import AnyMessage, is_message, recipients_of, sender_of
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.parameters import MailFromParams, RcptToParams
+from smtpconn.model.pickling import reduce_value
 from smtpconn.model.replies import SmtpResponse
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class RejectedRecipient:
             552 behind an accepted recipient (RFC 5321 4.5.3.1.10).
     """
 
+    __reduce_ex__ = reduce_value
+
     recipient: ForwardPath
     response: SmtpResponse
     is_too_many: bool = False
@@ -64,6 +67,8 @@ class SendResult:
         accepted_recipients: those it was accepted for, in the order given.
         rejected_recipients: those the server refused; the message was not sent to them.
     """
+
+    __reduce_ex__ = reduce_value
 
     response: SmtpResponse
     accepted_recipients: tuple[ForwardPath, ...]
@@ -91,6 +96,8 @@ class RecipientResult:
         delivered: True only after a 2xx reply.
     """
 
+    __reduce_ex__ = reduce_value
+
     recipient: ForwardPath
     response: SmtpResponse | None
     delivered: bool
@@ -109,6 +116,8 @@ class LmtpSendResult(SendResult):
         response: the reply for the first recipient who got it; if nobody did, the first refusal.
         accepted_recipients: those who got it, in the order given.
     """
+
+    __reduce_ex__ = reduce_value
 
     __match_args__ = ("results", "rejected_recipients")
 
@@ -160,6 +169,8 @@ class Envelope:
             octets when it is sent, as `SmtpConnection.send_message` does it.
         mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
     """
+
+    __reduce_ex__ = reduce_value
 
     sender: str | ReversePath
     recipients: Iterable[str | ForwardPath]
@@ -242,6 +253,8 @@ class SendOutcome(Generic[ResultT, ErrorT]):
             ended with an error.
         error: the error it ended with, else None.
     """
+
+    __reduce_ex__ = reduce_value
 
     envelope: Envelope
     result: ResultT

@@ -1,9 +1,9 @@
-"""`Secret`: a password or token that shows itself to nobody but who asks for it.
+"""`Secret`: a password or token that is hidden from error reports.
 
-Reports of errors show more than texts: Sentry, Django's error page and
-``traceback.TracebackException(capture_locals=True)`` show the repr of every local variable of every
-frame that an error came through. So a secret is wrapped where it comes in, the argument it came in
-by is deleted, and it is unwrapped only in functions that cannot fail.
+Error reports contain more than texts: Sentry, Django's error page and
+``traceback.TracebackException(capture_locals=True)`` show the repr of every local variable in every
+frame of the traceback. So a secret is wrapped where it comes in, the argument is deleted, and it is
+unwrapped only in functions that cannot fail.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NoReturn, Self
 
 
 class Secret:
-    """A text whose repr, copies and pickles do not show it; compared by value.
+    """A text that its repr does not show and that is never pickled; compared by value.
 
     Args:
-        value: the text. Whether it is one is checked by who takes it.
+        value: the text. The code that uses the secret checks its type.
     """
 
     __slots__ = ("_value",)
@@ -25,7 +25,7 @@ class Secret:
 
     @classmethod
     def of(cls, value: str | Secret) -> Secret:
-        """The value itself if it is wrapped already."""
+        """Wrap a value, unless it is wrapped already."""
         return value if isinstance(value, Secret) else cls(value)
 
     def reveal(self) -> str:

@@ -1,9 +1,9 @@
-"""One deadline per operation: a moment on the monotonic clock, handed down instead of a timeout.
+"""One deadline per operation: a point on the monotonic clock, passed down instead of a timeout.
 
-The public method makes the `Deadline`, and the object itself goes down to the socket. Every wait
-asks it how long it may take, and every loop that makes progress without waiting asks it too; so a
-server that drips a byte a second cannot stretch an operation, and waiting for a lock, a pool or a
-name server counts like any other wait. Error texts show the figure the caller gave.
+The public method creates the `Deadline`, and the object itself is passed down to the socket. Every
+wait asks it how long it may take, and so does every loop that makes progress without waiting. So a
+server that sends a byte a second cannot prolong an operation, and waiting for a lock, a pool or a
+name server counts like any other wait. Error texts show the number the caller gave.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def _is_number(timeout: object) -> bool:
 
 
 class Deadline:
-    """The moment by which an operation has to be over.
+    """The time by which an operation must have ended.
 
     Args:
-        timeout: seconds from now, above 0 and no longer than a lock can wait (centuries).
+        timeout: seconds from now, above 0 and at most `threading.TIMEOUT_MAX` (centuries).
 
     Raises:
-        ValidationError: ``timeout`` is no positive, finite number.
+        ValidationError: ``timeout`` is not a positive, finite number.
     """
 
     __slots__ = ("_end", "timeout")
@@ -46,11 +46,11 @@ class Deadline:
 
     @classmethod
     def of(cls, timeout: float | Deadline | None, default: float) -> Deadline:
-        """The deadline for a timeout in seconds; one that runs already is returned as it is.
+        """The deadline for a timeout in seconds; a `Deadline` is returned unchanged.
 
         Args:
-            timeout: seconds, a deadline that a caller further up has made, or None.
-            default: seconds where ``timeout`` is None.
+            timeout: seconds, a deadline that a caller further up has created, or None.
+            default: seconds if ``timeout`` is None.
 
         Raises:
             ValidationError: as `Deadline`.
@@ -69,11 +69,11 @@ class Deadline:
         return earlier
 
     def share(self, count: int, limit: float = math.inf) -> Deadline:
-        """The deadline for the first of ``count`` attempts that divide the time left evenly.
+        """The deadline for the first of ``count`` attempts that share the remaining time equally.
 
         Args:
-            count: how many attempts the time left is for.
-            limit: seconds that the attempt takes at most.
+            count: how many attempts the remaining time is for.
+            limit: seconds that the attempt may take at most.
         """
         remaining = self.remaining()
         if count == 1 and limit >= remaining:
@@ -81,7 +81,7 @@ class Deadline:
         return _Share(self, min(remaining / count, limit))
 
     def begin_message(self) -> None:
-        """A message begins; of interest to `StreamDeadline` alone."""
+        """A message begins; only `StreamDeadline` uses it."""
 
     def remaining(self) -> float:
         """Seconds left; 0.0 when it has passed."""
@@ -96,7 +96,7 @@ class Deadline:
             peer: ``host:port`` for the error.
 
         Raises:
-            SmtpTimeoutError: none are left.
+            SmtpTimeoutError: the deadline has passed.
         """
         remaining = self.remaining()
         if not remaining:
@@ -104,7 +104,7 @@ class Deadline:
         return remaining
 
     def error(self, phase: Phase, peer: str = "") -> SmtpTimeoutError:
-        """The error for this deadline having passed during ``phase``, with ``peer`` (host:port)."""
+        """The error that this deadline has passed during ``phase`` with ``peer`` (host:port)."""
         where = f"{phase} with {peer}" if peer else str(phase)
         text = f"{self._share_of()}the timeout of {self} seconds has passed during {where}"
         return SmtpTimeoutError(text, phase=phase)
@@ -118,7 +118,7 @@ class Deadline:
 
 
 class _Share(Deadline):
-    """A part of another deadline's time; errors tell both."""
+    """A part of another deadline's time; error texts show both."""
 
     __slots__ = ("_seconds",)
 
@@ -132,42 +132,42 @@ class _Share(Deadline):
 
 
 class StreamDeadline(Deadline):
-    """The deadline of many messages under way at once: that of the oldest.
+    """The deadline for several messages in flight: that of the oldest.
 
-    Each has ``timeout`` seconds from its first octet to its final reply. The time that passes in
-    the caller's own code, which makes the messages and takes the results, is not counted.
+    Each message has ``timeout`` seconds from its first byte to its final reply. Time spent in the
+    caller's code, which makes the messages and takes the results, is not counted.
     """
 
     __slots__ = ("_ends", "_paused", "_paused_at")
 
     def __init__(self, timeout: float) -> None:
         super().__init__(timeout)
-        # In time without pauses, so that a pause moves all of them at once; so is `_end`, which
-        # counts while no message is under way.
+        # Measured without pauses, so that a pause moves all of them at once. So is `_end`, which
+        # applies while no message is in flight.
         self._ends: deque[float] = deque()
         self._paused = 0.0
         self._paused_at = 0.0
 
     def remaining(self) -> float:
-        """Seconds left to the oldest message; 0.0 when they have passed."""
+        """Seconds left for the oldest message; 0.0 when its deadline has passed."""
         end = self._ends[0] if self._ends else self._end
         return max(0.0, end + self._paused - time.monotonic())
 
     def begin_message(self) -> None:
-        """A message's first octet is about to leave."""
+        """The first byte of a message is about to be sent."""
         self._ends.append(time.monotonic() - self._paused + self.timeout)
 
     def end_message(self) -> None:
-        """The oldest message has its final reply."""
+        """The oldest message has received its final reply."""
         if self._ends:
             self._ends.popleft()
         if not self._ends:
             self._end = time.monotonic() - self._paused + self.timeout
 
     def pause(self) -> None:
-        """The caller's code begins to run."""
+        """The caller's code starts to run; the clock stops."""
         self._paused_at = time.monotonic()
 
     def go_on(self) -> None:
-        """It has ended."""
+        """The caller's code has returned; the clock runs again."""
         self._paused += time.monotonic() - self._paused_at

@@ -1,18 +1,18 @@
-"""What happens in a forked child: everything that holds connections forgets them.
+"""In a forked child, every object that holds connections or locks is reset.
 
-A child has the parent's sockets, and its locks as they were at that moment, but not the threads
-that would release them. So whoever holds connections or locks registers here and is told to begin
-anew. The parent notices nothing: the child closes descriptors and says nothing on them, no QUIT and
-no TLS shutdown, which would end the parent's session.
+A child has the parent's sockets, and its locks in the state of that moment, but not the threads
+that would release them. So objects that hold connections or locks register here, and are reset in
+a child. The parent is not affected: the child closes descriptors without a QUIT and without a TLS
+shutdown, which would end the parent's session.
 
-`os.fork` runs a hook in the child. A process that is forked by C code runs none: uWSGI forks its
-workers so, and so do some tracing agents and servers that embed Python. Therefore whoever is about
-to take a lock or to use a socket that may be inherited calls `reset_if_forked` first. The first
-call in a child does what the hook would have done.
+`os.fork` runs a hook in the child. A process that C code forks runs none: uWSGI forks its workers
+this way, and so do some tracing agents and servers that embed Python. Therefore `reset_if_forked`
+is called before a lock is taken or a socket is used that may be inherited. Its first call in a
+child does the work of the hook.
 
-How a fork is noticed: by a page of memory that the kernel clears in a child. To look at it takes no
-system call, and it cannot be deceived by process ids, which are used again and begin anew in a
-container. Where there is no such page, the process id is compared.
+A fork is detected by a page of memory that the kernel clears in a child. Reading it takes no system
+call. Unlike a process id, it cannot be mistaken: ids are reused, and start again in a container. On
+systems without such pages the process id is compared.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _MADV_WIPEONFORK = 18
 
 
 class Forgetful(Protocol):
-    """Something that can begin anew in a child."""
+    """An object that can be reset in a forked child."""
 
     def forget(self) -> None:
         """Drop what belongs to the parent, and replace the locks.
 
-        Called in the child while no other thread uses the object. May be called again if it was cut
-        off. Must not log: the locks of the logging module may be held for ever.
+        Called in the child while no other thread uses the object; called again if an exception
+        interrupted it. Must not log: the locks of the logging module may never be released.
         """
 
 
 class ProcessIdMark:
-    """A mark like the first octet of the page, for systems without one: true until a fork."""
+    """Behaves like the first byte of the page, for systems without one: true until a fork."""
 
     def __init__(self) -> None:
         self._process_id = 0
@@ -56,13 +56,13 @@ class ProcessIdMark:
 
 
 def _wiped_page() -> mmap.mmap | None:
-    """A page of zeros that is zeros again in every forked child; None where there is none."""
+    """A page that the kernel clears in every forked child; None if it cannot."""
     if not hasattr(mmap.mmap, "madvise") or not hasattr(mmap, "MAP_ANONYMOUS"):
         return None
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
-        # QEMU's user mode accepted any advice for years and did nothing. Where nonsense is
-        # accepted, nothing is believed.
+        # QEMU's user mode accepted any advice for years and ignored it. A system that accepts an
+        # invalid advice is not trusted with a valid one.
         page.madvise(-1)
     except OSError:
         try:
@@ -74,55 +74,55 @@ def _wiped_page() -> mmap.mmap | None:
 
 
 _mark: mmap.mmap | ProcessIdMark = _wiped_page() or ProcessIdMark()
-"""Its first item is true in the process that has settled here, and false in a forked child."""
+"""Its first item is true in a process that was set up, and false in a new forked child."""
 
 _process = 0
-"""How many forks lie between the process that imported this module and this one, at least."""
+"""A lower bound of the number of forks since the process that imported this module."""
 
-# Dicts and not WeakSets: a fork may come while another thread is half-way through a change.
+# Dicts, not WeakSets: a fork may happen while another thread is in the middle of a change.
 _sockets: dict[int, weakref.ref[socket.socket]] = {}
 _holders: dict[int, weakref.ref[Forgetful]] = {}
 
 
 def reset_if_forked() -> None:
-    """See to it that nothing is used that was inherited by a fork.
+    """Reset all registered objects if this is a new forked child.
 
     To be called before a lock is taken or a socket is used that may be older than this process. The
-    first thread that calls it in a child has everything begin anew; the others wait for that.
+    first thread that calls it in a child does the reset; the others wait for it.
     """
     if not _mark[0]:
-        # Every process has a reset of its own, because a lock that is older than the process may be
-        # held for ever. `dict.setdefault` is one step for all threads.
+        # Each process has its own `_Reset`: a lock that is older than the process may never be
+        # released. `dict.setdefault` is atomic.
         _resets.setdefault(os.getpid(), _Reset()).run()
 
 
 def current_process() -> int:
-    """A number of this process, for objects that are of no use in its children."""
+    """A number for this process, for objects that cannot be used in its children."""
     if not _mark[0]:
         reset_if_forked()
     return _process
 
 
 def is_current_process(number: int) -> bool:
-    """Whether `current_process` gave this number in this process; changes nothing.
+    """Whether `current_process` returned this number in this process; changes nothing.
 
-    For destructors, which may run in the middle of anything.
+    For destructors, which may run between any two steps of other code.
     """
     return bool(_mark[0]) and number == _process
 
 
 def forget_in_child(holder: Forgetful) -> None:
-    """See to it that ``holder.forget()`` is called in every child forked from now on."""
+    """Register an object whose ``forget()`` is called in every child forked from now on."""
     _remember(_holders, holder)
 
 
 def close_in_child(sock: socket.socket) -> None:
-    """See to it that the socket is closed in every child forked from now on, without a word."""
+    """Register a socket that is closed, without QUIT, in every child forked from now on."""
     _remember(_sockets, sock)
 
 
 def _remember(table: dict[int, weakref.ref[T]], thing: T) -> None:
-    # Or the first reset would take what is made in a child for inherited.
+    # Otherwise the first reset in a child would treat a new object as inherited.
     reset_if_forked()
     key = id(thing)
 
@@ -138,10 +138,10 @@ def _living(table: dict[int, weakref.ref[T]]) -> list[T]:
 
 
 class _Reset:
-    """How a child begins anew: once, by the first thread that notices."""
+    """Resets the registered objects of a child once, in the first thread that notices the fork."""
 
     def __init__(self) -> None:
-        # A signal handler that sends may run in the middle of it. It finishes what is left to do.
+        # Re-entrant: a signal handler that sends may interrupt the reset. It finishes the rest.
         self._lock = threading.RLock()
         self._left: list[Callable[[], None]] | None = None
 
@@ -155,7 +155,8 @@ class _Reset:
                 return
             try:
                 _process += 1
-                # Sockets first: whatever comes after cannot write to them.
+                # Sockets are closed first (the list is worked off from its end), so that nothing
+                # that runs later can write to them.
                 self._left = [holder.forget for holder in reversed(_living(_holders))]
                 self._left += [sock.close for sock in _living(_sockets)]
                 self._do(self._left)
@@ -170,7 +171,7 @@ class _Reset:
             try:
                 step()
             except OSError:
-                pass  # a socket; closing one fails only if it is closed
+                pass  # from a socket, which is closed then
             if left and left[-1] is step:
                 left.pop()
 

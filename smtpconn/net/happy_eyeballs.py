@@ -1,7 +1,7 @@
-"""How a name becomes a connected socket: resolving, and racing its addresses (RFC 8305).
+"""From a host name to a connected socket: resolve it, then race its addresses (RFC 8305).
 
-A name often has several addresses and the first one is sometimes dead. The next one is tried when
-one has not answered for 250 ms, while the first may still win; so a dead address costs that much,
+A name often has several addresses, and the first may be dead. If an address has not answered after
+250 ms, the next one is tried too, while the first may still win. So a dead address costs 250 ms and
 not the whole timeout.
 """
 
@@ -27,10 +27,10 @@ ATTEMPT_DELAY = 0.25
 
 FIRST_PAUSE = 0.001
 MAX_PAUSE = 0.05
-"""Seconds before a UNIX socket whose backlog is full is asked again."""
+"""Seconds before connecting again to a UNIX socket whose backlog is full."""
 
 SocketFactory: TypeAlias = Callable[[str, int, float], socket.socket]
-"""Makes a connected stream socket from host, port and the seconds left; for a proxy, say."""
+"""Returns a connected stream socket for a host, a port and the seconds left, such as a proxy's."""
 
 _IN_PROGRESS = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})
 
@@ -41,13 +41,13 @@ def open_socket(
     """Connect to a host name, an IP address or the path of a UNIX socket (begins with "/").
 
     Args:
-        host, port: where to; ``port`` is not used for a path.
-        deadline: by when.
-        source_address: our own (address, port) to bind to, port 0 for any.
+        host, port: of the server; ``port`` is not used for a path.
+        deadline: of the operation.
+        source_address: the local (address, port) to bind to, port 0 for any.
 
     Raises:
-        SmtpError: precisely why it did not work; if several addresses failed, the first one's
-            error with the others in its text.
+        SmtpError: connecting failed; if several addresses failed, it has the class of the first
+            one's error and the others in its text.
     """
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:
@@ -62,10 +62,10 @@ def open_socket(
 
 
 def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
-    """Connect to a UNIX socket, waiting for room in its backlog if that is full.
+    """Connect to a UNIX socket; if its backlog is full, wait for room in it.
 
-    The kernel answers EAGAIN then to who does not block (connect(2)), and tells nobody when there
-    is room, so it is asked again.
+    A non-blocking connect(2) then fails with EAGAIN, and the kernel does not signal when there is
+    room, so connecting is repeated.
     """
     pause = FIRST_PAUSE
     while True:
@@ -79,7 +79,7 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
 
 
 def _interleave(addresses: Iterable[Address]) -> list[Address]:
-    """Alternate the families, beginning with the first one's (RFC 8305 4)."""
+    """Alternate the address families, starting with that of the first address (RFC 8305 4)."""
     by_family: dict[int, list[Address]] = {}
     for address in addresses:
         by_family.setdefault(address[0], []).append(address)
@@ -88,7 +88,7 @@ def _interleave(addresses: Iterable[Address]) -> list[Address]:
 
 
 class HappyEyeballs:
-    """Non-blocking connects under way; the first to succeed wins and the others are closed."""
+    """Concurrent non-blocking connects; the first to succeed wins and the others are closed."""
 
     def __init__(
         self, deadline: Deadline, source_address: tuple[str, int] | None, peer: str
@@ -112,7 +112,8 @@ class HappyEyeballs:
         finally:
             for sock in self._running:
                 sock.close()
-        # Whoever's function it came from, it is an error of connecting.
+        # Without its traceback, which may show a replaced function of the application: wherever it
+        # was raised, it is an error of connecting.
         raise self._failure().with_traceback(None)
 
     def _start(self, address: Address) -> None:
@@ -139,12 +140,12 @@ class HappyEyeballs:
                 raise
             self._fail(sock, error)
 
-    def _wait(self, patience: float | None) -> socket.socket | None:
-        """Wait for a connect to succeed; None when one failed or patience ran out."""
+    def _wait(self, at_most: float | None) -> socket.socket | None:
+        """Wait for a connect to succeed; None when one failed or ``at_most`` seconds passed."""
         if not self._running:
             return None
         remaining = self._deadline.check(Phase.CONNECT, self._peer)
-        seconds = remaining if patience is None else min(patience, remaining)
+        seconds = remaining if at_most is None else min(at_most, remaining)
         for sock in wait_for_sockets(dict.fromkeys(self._running, (False, True)), seconds):
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code == 0:
@@ -169,11 +170,11 @@ class HappyEyeballs:
 
 
 def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadline) -> socket.socket:
-    """Let the caller's own function connect.
+    """Call the caller's own function to connect.
 
     Raises:
-        SmtpError: the function raised an Exception, which is the cause. Transient, and of the phase
-            "connect", whatever it was.
+        SmtpError: the function raised an Exception, which is the cause. The error is transient and
+            its phase is "connect", whatever the exception was.
     """
     peer = f"{host}:{port}"
     try:
@@ -181,7 +182,8 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
     except Exception as error:
         if is_of_signal_handler(error):
             raise
-        # Not through a variable: its frame would keep itself, and what was borrowed, alive.
+        # Not stored in a variable: that would be a reference cycle with this frame, which would
+        # keep the caller's lease alive.
         raise _name_of(error, deadline, peer) from error
 
 

@@ -1,9 +1,9 @@
-"""Resolving names in time: threads that can be left behind, and never many of them.
+"""Name resolution with a deadline, in a bounded number of threads.
 
-``getaddrinfo`` cannot be given a timeout, so it runs in a thread of its own, which is left behind
-if the deadline passes first. While the name server hangs, every connection that is tried would
-leave one behind; so callers that want the same name wait for the same lookup, and there is a
-limit to the lookups of a process. Callers beyond it wait for one to end, like for any answer.
+``getaddrinfo`` has no timeout, so it runs in its own thread, which is abandoned if the deadline
+passes first. While a name server hangs, each attempt to connect would abandon one more thread. So
+callers that want the same name share a lookup, and the number of lookups per process is limited.
+Callers beyond the limit wait for a lookup to end, under their own deadline.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from smtpconn.model.origin import is_of_signal_handler
 from smtpconn.net.deadline import Deadline
 
 MAX_LOOKUPS = 16
-"""Lookups under way at a time in a process."""
+"""Concurrent lookups in a process."""
 
 MAX_LOOKUPS_OF_A_NAME = 4
-"""Those of one name, so that one that hangs leaves room for the others."""
+"""Concurrent lookups of one name, so that a name that hangs leaves room for others."""
 
 JOIN_TIMEOUT = 5.0
-"""Seconds after which a lookup is joined no more while another one of the name may begin: what the
-resolver gives a name server for its answer (resolv.conf(5)). So it is noticed when one is back."""
+"""Seconds after which a running lookup is no longer joined if a second one may start: the time that
+the resolver waits for a name server (resolv.conf(5)). So a server that is back is noticed."""
 
 Address: TypeAlias = tuple[int, int, int, tuple[object, ...] | str]
 """Family, type, protocol and socket address."""
@@ -37,17 +37,17 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
 
     Raises:
         SmtpTimeoutError: the deadline has passed.
-        TransportError: the name cannot be resolved; what the resolver raised is its cause.
+        TransportError: the name cannot be resolved; the resolver's exception is its cause.
     """
     try:
         # An address needs no resolver, and no thread to wait for one.
         return _getaddrinfo(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError) as error:
-        # Not by `is_own`: programs put functions of theirs in the place of the resolver.
+        # `is_own` does not apply: applications may replace the resolver with their own function.
         if is_of_signal_handler(error):
             raise
-    # One per process id, because a forked child inherits lookups whose threads it does not have,
-    # and perhaps a lock that nobody releases.
+    # One per process id: a forked child inherits lookups without their threads, and perhaps a lock
+    # that is never released.
     pid = os.getpid()
     resolver = _resolvers.get(pid) or _resolvers.setdefault(pid, _Resolver())
     outcome = resolver.resolve(host, port, deadline)
@@ -60,7 +60,7 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
 
 
 class _Lookup:
-    """One question to the resolver, for any number of callers."""
+    """One call of the resolver, shared by any number of callers."""
 
     def __init__(self, host: str, port: int) -> None:
         self.name = (host, port)
@@ -78,16 +78,16 @@ class _Lookup:
 
 
 class _Resolver:
-    """The lookups of a process, the oldest first, and who waits for one to end."""
+    """The running lookups of a process, oldest first, and the callers that wait for them."""
 
     def __init__(self) -> None:
-        # Re-entrant, because a signal handler may send mail while its own thread is in here.
+        # Re-entrant: a signal handler may send mail while its own thread is in here.
         self._lock = threading.RLock()
         self._running: list[_Lookup] = []
         self._waiting: set[threading.Lock] = set()
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address] | Exception:
-        """The outcome of a lookup that ends in time.
+        """The outcome of a lookup.
 
         Raises:
             SmtpTimeoutError: the deadline has passed.
@@ -103,16 +103,16 @@ class _Resolver:
                     lookup = self._join_or_begin(host, port)
                 if lookup is not None and lookup.outcome is not None:
                     return lookup.outcome
-                # Any lookup that ends wakes all: the slot that it leaves may be ours.
+                # Each lookup that ends wakes all callers: its slot may be for any of them.
                 if not wakeup.acquire(timeout=deadline.check(Phase.CONNECT, peer)):
                     raise deadline.error(Phase.CONNECT, peer)
         finally:
             self._waiting.discard(wakeup)
 
     def _join_or_begin(self, host: str, port: int) -> _Lookup | None:
-        """A lookup of the name; None while there are too many of others."""
+        """Join or start a lookup of the name; None while too many other lookups run."""
         with self._lock:
-            # One that has ended is not joined: its answer is from before the caller asked.
+            # A lookup that has ended is not joined: its answer is older than the question.
             same = [
                 lookup
                 for lookup in self._running
@@ -134,8 +134,8 @@ class _Resolver:
             else:
                 self._running.append(lookup)
                 return lookup
-        # Threads cannot be started: there are too many, or the interpreter ends, when log records
-        # are still mailed. Then the resolver's own patience has to do.
+        # Threads cannot be started (limit reached, or interpreter shutdown, when log records may
+        # still be mailed). Resolve in this thread; only the resolver's own timeout applies.
         lookup.run()
         return lookup
 

@@ -1,7 +1,7 @@
-"""TLS settings: which peers are believed (RFC 3207 4.1, RFC 8314); and what a handshake came to.
+"""TLS settings: which certificates are trusted (RFC 3207 4.1, RFC 8314), and what was negotiated.
 
-Rule: verification is the default and is never weakened here. Who wants less gives a context of
-their own and answers for it.
+Verification is the default and is never weakened here. A caller who wants less passes a context of
+its own.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
 from smtpconn.model.errors import Phase, TlsError
+from smtpconn.model.pickling import reduce_value
 
 
 @dataclass(frozen=True, slots=True)
 class TlsInfo:
-    """What a TLS handshake came to.
+    """The result of a TLS handshake.
 
     Attributes:
         version: such as ``TLSv1.3``.
-        cipher: the name of the cipher suite, as OpenSSL has it.
+        cipher: OpenSSL's name of the cipher suite.
         bits: the length of its secret key.
-        is_verified: whether the certificate and the host name were checked. If not, somebody on
-            the way may be the one who answers.
-        is_resumed: whether an earlier session was taken up again.
-        certificate: the peer's, in DER; None if it showed none.
+        is_verified: whether the certificate and the host name were checked. If not, the peer may be
+            an attacker on the network.
+        is_resumed: whether an earlier session was resumed.
+        certificate: the peer's certificate in DER; None if it sent none.
     """
+
+    __reduce_ex__ = reduce_value
 
     version: str
     cipher: str
@@ -38,7 +41,7 @@ class TlsInfo:
 
     @classmethod
     def from_socket(cls, tls: ssl.SSLSocket) -> Self | None:
-        """Ask the socket ``tls``; None if its handshake is not done, or it is closed."""
+        """Read it from the socket ``tls``; None before its handshake and after it was closed."""
         version, cipher = tls.version(), tls.cipher()
         if version is None or cipher is None:
             return None
@@ -55,15 +58,15 @@ class TlsInfo:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Whose certificates are believed.
+    """The certificate authorities that are trusted.
 
-    One rule for all of smtpconn: authorities that somebody names count alone (pinning); otherwise
-    the system's and certifi's count together, because either may be old or missing.
+    One rule for all of smtpconn: if authorities are configured, only those are trusted (pinning).
+    Otherwise the system's and certifi's are trusted together, because either may be old or missing.
 
     Attributes:
         cafile: a file with authorities in PEM; None if there is none.
-        capath: directories with authorities, as OpenSSL has them; None if there are none.
-        named_by: what names them, such as ``SSL_CERT_FILE=/etc/ca.pem``; "" if nobody does.
+        capath: directories with authorities, in OpenSSL's format; None if there are none.
+        named_by: the setting they come from, such as ``SSL_CERT_FILE=/etc/ca.pem``; "" if none.
     """
 
     cafile: str | None
@@ -72,21 +75,21 @@ class Authorities:
 
     @classmethod
     def chosen(cls, cafile: str | None) -> Self:
-        """Those in ``cafile``, else those the environment names, else all there are."""
+        """Those in ``cafile``, else those of the environment, else the system's and certifi's."""
         if cafile is not None:
             return cls(cafile, None, f"cafile={cafile}")
-        # OpenSSL reads both by itself, but goes on to trust the system's where one is not set.
+        # OpenSSL reads both variables itself, but if one is not set it adds the system's.
         named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
         named_by = " and ".join(f"{name}={value}" for name, value in named.items() if value)
         return cls(named["SSL_CERT_FILE"] or None, named["SSL_CERT_DIR"] or None, named_by)
 
     def new_context(self) -> ssl.SSLContext:
-        """A context that trusts them, checks the host name and needs TLS 1.2.
+        """A context that trusts them, checks the host name and requires TLS 1.2.
 
         Raises:
             TlsError: the file cannot be read, or holds no authority.
         """
-        # Without a file or a directory these are the system's.
+        # Without a file and a directory, this loads the system's authorities.
         try:
             context = ssl.create_default_context(cafile=self.cafile, capath=self.capath)
         except OSError as error:
@@ -96,7 +99,7 @@ class Authorities:
                 phase=Phase.TLS,
             ) from error
         if not self.named_by:
-            # Not above: it takes as long to import as half of smtpconn, and has no other use.
+            # Imported here only: it takes as long as half of smtpconn.
             import certifi
 
             context.load_verify_locations(cafile=certifi.where())
@@ -105,10 +108,10 @@ class Authorities:
 
 
 def new_context(cafile: str | None = None) -> ssl.SSLContext:
-    """A context of the caller's own that checks certificates and host names and needs TLS 1.2.
+    """A new context that checks certificates and host names and requires TLS 1.2.
 
     Args:
-        cafile: the authorities to trust, a file in PEM; None for those in ``SSL_CERT_FILE`` and
+        cafile: a PEM file with the authorities to trust; None for those in ``SSL_CERT_FILE`` and
             ``SSL_CERT_DIR`` if set, else the system's and certifi's.
 
     Raises:
@@ -122,7 +125,7 @@ _contexts: dict[tuple[_Files, tuple[int, ...]], ssl.SSLContext] = {}
 _locks: dict[int, threading.RLock] = {}
 
 LOCK_TIMEOUT = 1.0
-"""Seconds to wait at most for another thread that makes a context; then one's own is made."""
+"""Seconds to wait at most for another thread that creates the context, before creating one."""
 
 
 def shared_context(
@@ -132,15 +135,15 @@ def shared_context(
     *,
     seconds: float = LOCK_TIMEOUT,
 ) -> ssl.SSLContext:
-    """The process's one context for these files; another one when a file has changed.
+    """The context that all connections with these files share; a new one when a file has changed.
 
-    It is made once, because reading the authorities takes longer than most connections, and because
-    a TLS session is of use only with the very context it came from.
+    It is shared because reading the authorities takes longer than most connections, and because a
+    TLS session can be resumed only with the context it came from.
 
     Args:
         cafile: as `new_context` takes it.
         certfile, keyfile: the client's certificate and its key, in PEM.
-        seconds: how long another thread may be waited for that makes one.
+        seconds: how long to wait for another thread that is creating the context.
 
     Raises:
         TlsError: the authorities cannot be read.
@@ -151,7 +154,7 @@ def shared_context(
     key = (files, tuple(_changed_at(f) for f in (authorities.cafile, certfile, keyfile) if f))
     if (context := _contexts.get(key)) is not None:
         return context
-    # One per process id, because a forked child may inherit one that is held for ever.
+    # One lock per process id: a lock inherited by a forked child may never be released.
     lock = _locks.get(os.getpid()) or _locks.setdefault(os.getpid(), threading.RLock())
     is_held = lock.acquire(timeout=min(seconds, LOCK_TIMEOUT))
     try:
@@ -160,8 +163,8 @@ def shared_context(
         context = authorities.new_context()
         if certfile:
             context.load_cert_chain(certfile, keyfile or None)
-        # The lock saves work; that there is only one is this line's doing. So it holds for a signal
-        # handler, too, that sends mail while its own thread is here.
+        # The lock only avoids double work; this line makes sure that there is one context. That
+        # includes a signal handler that sends mail while its own thread is in here.
         context = _contexts.setdefault(key, context)
     finally:
         if is_held:
@@ -176,4 +179,4 @@ def _changed_at(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
-        return 0  # whoever reads it says so, and names it
+        return 0  # reading the file fails later, with an error that names it

@@ -1,20 +1,20 @@
-"""Octets in and out of one socket: TCP, TLS or UNIX, always under a deadline.
+"""Bytes in and out of one socket (TCP, TLS or UNIX), always under a deadline.
 
-Nothing here waits longer than the deadline allows, whatever the peer does. While a write is
-blocked, what arrives is read and handed over; two peers that both insist on writing first would
-otherwise wait for each other for ever (RFC 2920 3.1), however large their buffers are.
+No call waits longer than its deadline allows, whatever the peer does. While a write is blocked,
+incoming data is read and handed over. Otherwise two peers that both write before they read would
+wait for each other for ever (RFC 2920 3.1), however large their buffers are.
 
-The socket never blocks: waiting is `Transport.wait`, which is ``poll``. A blocking read that the
-kernel bounds (SO_RCVTIMEO) would save a system call, but a handled signal ends it and Python begins
-it again with the whole time (PEP 475): signals in a row would postpone the deadline for ever. Of a
-poll Python computes the time that is left.
+The socket is non-blocking; waiting is done by `Transport.wait`, which calls ``poll``. A blocking
+read that the kernel bounds (SO_RCVTIMEO) would save a system call. But a handled signal interrupts
+it, and Python restarts it with the whole time (PEP 475), so a series of signals could postpone the
+deadline for ever. For ``poll`` Python computes the remaining time.
 
-Progress is no excuse: the loops look at the clock also while octets move, so that neither a drip
-nor a flood stretches an operation.
+Loops check the clock even while bytes are moving, so neither a slow trickle nor a flood of data can
+extend an operation.
 
-Plain `OSError`s come out of `Transport`; `as_smtp_error` is the one place that gives them names.
-Which reply belongs to what is not known here. Modules are used through their names at call time
-(``select.poll``, not ``poll``), so that gevent can replace what they hold.
+`Transport` raises plain `OSError`s; only `as_smtp_error` converts them. This module knows nothing
+about replies. It calls functions through their module (``select.poll``, not ``poll``), so that
+gevent can replace them.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from smtpconn.net.forking import forget_in_child
 
 _RECEIVE = 64 * 1024
 _TLS_SEND = 16 * 1024
-"""A TLS record's worth. A larger piece could not be taken back half-way, nor could its part that
-has left be told."""
+"""One TLS record. A larger write cannot be abandoned half-way, and it would be unknown how much of
+it was sent."""
 
 _SEND = 1024 * 1024
-"""Octets for one call in clear: the kernel goes on taking more while a fast peer reads, and the
-deadline is looked at in between."""
+"""Bytes per call without TLS: while a fast peer reads, the kernel accepts more without end, and the
+deadline is checked only between calls."""
 
 MAX_WAIT = 1_000_000.0
-"""Seconds one wait may take; the kernel counts milliseconds in an int, which is 24 days."""
+"""Seconds per wait at most: the kernel counts milliseconds in an int, which holds 24 days."""
 
 _CLOSED_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
@@ -61,10 +61,10 @@ class Transport:
         sock: connected; the transport owns it from now on.
 
     Attributes:
-        is_tls: whether TLS is on it.
-        is_open: whether it was not closed.
-        is_inherited: whether it was closed because it is the socket of the process that this one
-            was forked from.
+        is_tls: whether the socket uses TLS.
+        is_open: False once it was closed.
+        is_inherited: whether it was closed because it belongs to the process that this one was
+            forked from.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -72,18 +72,19 @@ class Transport:
         self.is_tls = isinstance(sock, ssl.SSLSocket)
         self.is_open = True
         self.is_inherited = False
-        # Whether TLS has to write before it can read on (renegotiation, KeyUpdate); as of the last
-        # look that found nothing.
+        # Whether TLS must write before it can read more (renegotiation, KeyUpdate), according to
+        # the last read that returned nothing.
         self._read_wants_write = False
         sock.settimeout(0)
         is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Waiting to read is what is done most: made once, for the descriptor, which TLS keeps.
+        # Waiting to read is the most frequent wait, so its poll object is made once. It stays valid
+        # under TLS, which keeps the descriptor.
         self._read_poll = select.poll() if hasattr(select, "poll") else None
         if self._read_poll is not None:
             self._read_poll.register(sock, select.POLLIN)
-        # Another one, because a poll is for one thread at a time.
+        # A second one, because only one thread at a time can use a poll object.
         self._probe_poll = select.poll() if hasattr(select, "poll") else None
         if self._probe_poll is not None:
             self._probe_poll.register(sock, select.POLLIN)
@@ -93,12 +94,12 @@ class Transport:
 
     @property
     def local_ip(self) -> str | None:
-        """Our own address; None on a UNIX socket."""
+        """The local IP address; None on a UNIX socket."""
         return _ip(self._sock.getsockname())
 
     @property
     def peer_is_local(self) -> bool:
-        """Whether the peer is this machine, so that nobody is on the way to it."""
+        """Whether the peer is this machine, so that nobody else can read the traffic."""
         if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
             return True
         ip = _ip(self._sock.getpeername())
@@ -111,7 +112,7 @@ class Transport:
 
     @property
     def tls(self) -> ssl.SSLSocket | None:
-        """The TLS socket, to ask for its version, cipher and certificate; None in clear."""
+        """The TLS socket, for its version, cipher and certificate; None without TLS."""
         return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
 
     def start_tls(
@@ -124,25 +125,27 @@ class Transport:
         """Do the handshake (RFC 3207 4), checking the certificate against ``host``.
 
         Args:
-            context, host, deadline: the settings, the name, and by when.
-            session: of an earlier connection, to resume if the server will; it is offered only
+            context: the TLS settings.
+            host: the name that the certificate must have.
+            deadline: of the handshake.
+            session: of an earlier connection, resumed if the server agrees; it is offered only
                 with the context it came from.
 
         Raises:
-            OSError: it failed; `as_smtp_error` names it.
-            ValueError: ``host`` is no name a certificate can have.
+            OSError: the handshake failed; `as_smtp_error` converts it.
+            ValueError: ``host`` is no name that a certificate can have.
         """
-        # What wrapping would stumble over is asked first, because when it stumbles it has taken
-        # the descriptor already and does not close it: a reset connection, a name that is none.
+        # wrap_socket() leaks the descriptor if it fails; check its preconditions first: the
+        # connection was not reset, and the name is valid.
         self._sock.getpeername()
         host.encode("idna")
-        # Not the handshake on wrapping: it would block without regard to the deadline.
+        # A handshake inside wrap_socket() would ignore the deadline.
         try:
             tls = context.wrap_socket(
                 self._sock, server_hostname=host, do_handshake_on_connect=False
             )
         except BaseException as error:
-            # A connection that is reset within these microseconds makes it stumble all the same.
+            # It still fails if the connection was reset since the check above.
             _close_half_made(error)
             raise
         self._sock, self.is_tls = tls, True
@@ -151,7 +154,7 @@ class Transport:
             try:
                 tls.session = session
             except ValueError:
-                pass  # of another context, perhaps of another trust: it is not offered
+                pass  # from another context, which may trust other authorities: not offered
         while True:
             try:
                 return tls.do_handshake()
@@ -172,13 +175,14 @@ class Transport:
 
         Args:
             data: what to send.
-            deadline: by when.
-            sent: told how many octets the kernel has taken, each time it has.
-            received: given what arrives while the write is blocked, b"" for its end; may raise
-                to stop the write.
+            deadline: of the whole write.
+            sent: called with the number of bytes each time the kernel has accepted some.
+            received: called with data that arrives while the write is blocked, b"" at the end of
+                the stream; may raise to stop the write.
 
         Raises:
-            OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
+            OSError: the connection failed.
+            TimeoutError: without errno: the deadline passed.
         """
         most = _TLS_SEND if self.is_tls else _SEND
         rest: Buffer = data
@@ -190,7 +194,7 @@ class Transport:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
                 if not is_own(error):
                     raise
-                # Renegotiation: a record of the peer's has to come first.
+                # Renegotiation: TLS must read a record of the peer before it can write.
                 wants_read = isinstance(error, ssl.SSLWantReadError)
             else:
                 self._owes_ack = False
@@ -202,26 +206,28 @@ class Transport:
             if (arrived := self.receive_now()) is not None:
                 received(arrived)
             elif self._read_wants_write:
-                # The newest word of TLS, which holds for sending too.
+                # TLS must write before it can read; that was reported last, and holds here too.
                 self.wait(deadline, read=False)
             else:
                 self.wait(deadline, write=not wants_read)
 
     def receive(self, deadline: Deadline) -> bytes:
-        """Wait for octets and return them; b"" at the end of the stream.
+        """Wait for bytes and return them; b"" at the end of the stream.
 
         Raises:
-            OSError: the connection failed, or `TimeoutError` without errno: the deadline passed.
+            OSError: the connection failed.
+            TimeoutError: without errno: the deadline passed.
         """
-        # A TLS record may have been read in part, which no poll would tell; so ask TLS first.
+        # Part of a TLS record may be in OpenSSL's buffer, which poll() cannot see: read first.
         if self.is_tls and deadline.remaining() and (data := self.receive_now()) is not None:
             return data
         poll = self._read_poll
         while seconds := deadline.remaining():
             if (self._owes_ack or self.is_tls) and self._quick_ack is not None:
-                # What came so far is not acknowledged yet, and nothing of ours is under way that
-                # would do it; a peer with Nagle's algorithm keeps the rest back until then (40 ms).
-                # In TLS something may have come that we never see, such as a session ticket.
+                # The data received so far is not acknowledged yet, and no data of ours is in flight
+                # that would carry the ACK. A peer with Nagle's algorithm holds back the rest until
+                # the delayed ACK (40 ms). With TLS there may be records that are invisible here,
+                # such as session tickets.
                 self._sock.setsockopt(socket.IPPROTO_TCP, self._quick_ack, 1)
             if poll is None or self._read_wants_write:
                 write = self._read_wants_write
@@ -233,21 +239,21 @@ class Transport:
         raise TimeoutError
 
     def is_silent(self) -> bool:
-        """Whether certainly nothing has arrived, neither octets nor the end of the stream.
+        """Whether nothing has arrived for certain, neither bytes nor the end of the stream.
 
-        The cheap half of a probe. False says nothing yet: after a TLS 1.3 handshake a healthy
-        socket is readable (session tickets); only `receive_now` tells. In clear it may be asked
-        while another thread waits for octets.
+        The cheap half of a probe. False is no proof: after a TLS 1.3 handshake a healthy socket is
+        readable (session tickets), and only `receive_now` can tell. Without TLS this may be called
+        while another thread waits for bytes.
         """
         if self._probe_poll is None or (self.is_tls and self._has_pending()):
             return False
         try:
             return not self._probe_poll.poll(0)
         except RuntimeError:
-            return False  # another thread is asking at this moment
+            return False  # another thread is using the poll object
 
     def receive_now(self) -> bytes | None:
-        """Return what has arrived without waiting; None for nothing, b"" for the end.
+        """Return what has arrived, without waiting; None for nothing, b"" for the end.
 
         Raises:
             OSError: the connection failed.
@@ -281,35 +287,35 @@ class Transport:
         """Wait until the socket can be read or written.
 
         Raises:
-            TimeoutError: the deadline passed; it has no errno, unlike the kernel's own.
+            TimeoutError: the deadline passed; without errno, unlike the kernel's own.
         """
-        # One wait is bounded (MAX_WAIT), so it may end before the deadline.
+        # A wait may end before the deadline, because MAX_WAIT bounds it.
         while seconds := deadline.remaining():
             if self._is_ready(read, write, seconds):
                 return
         raise TimeoutError
 
     def interrupt(self) -> None:
-        """Make whoever waits on this transport in another thread fail at once.
+        """Make another thread's operation on this transport fail at once.
 
-        Closing the descriptor would let the kernel give its number to somebody else while that
-        thread still uses it; ``SSLSocket.shutdown`` would make it go on in clear.
+        The descriptor is not closed: the kernel could reuse its number while that thread still uses
+        it. ``SSLSocket.shutdown`` is not called: that thread would continue without TLS.
         """
         try:
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError as error:
             if not is_own(error):
                 raise
-            # Else it is not connected any more, which is what was wanted.
+            # The socket is not connected any more, which is the goal.
 
     def close(self) -> None:
-        """Close the descriptor: no TLS shutdown and no waiting, so that a forked child may too."""
-        # In this order: what is cut off in between is closed again by the next who closes.
+        """Close the descriptor without TLS shutdown or waiting, so a forked child may do it too."""
+        # In this order: if an exception comes in between, the next call closes again.
         self._sock.close()
         self.is_open = False
 
     def forget(self) -> None:
-        """Close the descriptor in a forked child, whose parent goes on with the connection."""
+        """Close the descriptor in a forked child; the parent still uses the connection."""
         self.is_inherited = self.is_inherited or self.is_open
         self.close()
 
@@ -321,7 +327,7 @@ class Transport:
 
 
 def _close_half_made(error: BaseException) -> None:
-    """Close the TLS socket that was being made when an error struck; nobody else knows of it."""
+    """Close the TLS socket that a failed wrap_socket() left in its frames; nothing else has it."""
     traceback = error.__traceback__
     while traceback is not None:
         for value in traceback.tb_frame.f_locals.values():
@@ -333,9 +339,9 @@ def _close_half_made(error: BaseException) -> None:
 def wait_for_sockets(
     interests: dict[socket.socket, tuple[bool, bool]], seconds: float
 ) -> list[socket.socket]:
-    """Wait until one of the sockets can be read or written, as its (read, write) asks.
+    """Wait until a socket is ready to be read or written, as its (read, write) pair asks.
 
-    Returns those that can, or have failed; none if ``seconds`` (or `MAX_WAIT`) have passed.
+    Returns the sockets that are ready or have failed; none after ``seconds`` (or `MAX_WAIT`).
     """
     if hasattr(select, "poll"):
         poll = select.poll()
@@ -351,7 +357,7 @@ def wait_for_sockets(
 
 
 def _milliseconds(seconds: float) -> int:
-    # Rounded up: waits of 0 ms would spin until the deadline.
+    # Rounded up: a wait of 0 ms would make the caller spin until the deadline.
     return int(min(seconds, MAX_WAIT) * 1000) + 1 if seconds else 0
 
 
@@ -365,12 +371,12 @@ def _has_lost_its_reason(error: ssl.SSLError) -> bool:
 
 
 def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -> SmtpError:
-    """Name an error of the socket or of TLS; the original becomes its cause where raised ``from``.
+    """Convert an error of the socket or of TLS; raise the result ``from`` the original.
 
     Args:
-        error: what was caught; an `SmtpError` is returned as it is.
-        phase: what was under way.
-        deadline: the operation's.
+        error: what was caught; an `SmtpError` is returned unchanged.
+        phase: what was in progress.
+        deadline: of the operation.
         peer: ``host:port`` for the message.
     """
     if isinstance(error, SmtpError):
@@ -381,7 +387,7 @@ def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -
         return closed_by_peer(phase, peer)
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
-            f"the certificate of {peer} is not to be trusted: {error.verify_message}",
+            f"the certificate of {peer} is not trusted: {error.verify_message}",
             phase=phase,
             cause=error,
         )

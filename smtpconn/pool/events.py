@@ -18,6 +18,7 @@ from typing import TypeAlias
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import SmtpError
 from smtpconn.model.modes import Protocol
+from smtpconn.model.pickling import reduce_enum, reduce_value
 from smtpconn.pool.pool_log import log
 
 _numbers = itertools.count(1)
@@ -25,6 +26,8 @@ _numbers = itertools.count(1)
 
 class Action(enum.StrEnum):
     """What an event is about."""
+
+    __reduce_ex__ = reduce_enum
 
     CHECKOUT = "checkout"
     CHECKIN = "checkin"
@@ -36,6 +39,8 @@ class Action(enum.StrEnum):
 
 class Stage(enum.StrEnum):
     """Where it stands."""
+
+    __reduce_ex__ = reduce_enum
 
     STARTED = "started"
     DONE = "done"
@@ -59,6 +64,8 @@ class PoolEvent:
         accepted, rejected: of a message that was sent, the recipients it was accepted for and
             those who were refused.
     """
+
+    __reduce_ex__ = reduce_value
 
     pool: str
     action: Action

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from smtpconn.client.config import ServerConfig
 from smtpconn.model.errors import SmtpError
+from smtpconn.model.pickling import reduce_value
 from smtpconn.model.response_errors import AuthError
 
 FIRST_BACKOFF = 1.0
@@ -50,6 +51,8 @@ class ServerStats:
         failures: connects that failed in a row.
         last_error: what the last failed one failed with; None after a success.
     """
+
+    __reduce_ex__ = reduce_value
 
     server: str
     is_healthy: bool

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from smtpconn.model.pickling import reduce_value
 from smtpconn.pool.failover import ServerStats
 
 
@@ -83,6 +84,8 @@ class PoolStats:
             that there are too many connections.
         servers: how each server stands, in the order given.
     """
+
+    __reduce_ex__ = reduce_value
 
     name: str
     max_size: int

@@ -20,12 +20,12 @@ from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import NOT_SEVEN_BIT, Content, Message
 from smtpconn.model.email_message import (
     AnyMessage,
-    as_octets,
     completed,
     is_message,
     needs_utf8_fields,
     recipients_of,
     sender_of,
+    serialize,
 )
 from smtpconn.model.errors import (
     Phase,
@@ -134,7 +134,7 @@ class MessageRequest:
         where it offers 8BITMIME.
 
         Raises:
-            ValidationError, SmtpUtf8RequiredError: as `smtpconn.model.email_message.as_octets`.
+            ValidationError, SmtpUtf8RequiredError: as `smtpconn.model.email_message.serialize`.
         """
         paths = self.paths
         params = paths.mail_params
@@ -146,7 +146,7 @@ class MessageRequest:
             and needs_utf8_fields(self.message)
         ):
             utf8, params = True, replace(params, smtputf8=True)
-        octets = as_octets(self.message, capabilities, smtputf8=utf8)
+        octets = serialize(self.message, capabilities, smtputf8=utf8)
         content = Content(octets)
         if params.body is not BodyType.BINARYMIME:
             content.refuse_nul()

@@ -12,7 +12,7 @@ from email.message import Message
 from typing import Any
 
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
-from smtpconn.model.email_message import as_octets
+from smtpconn.model.email_message import serialize
 from smtpconn.model.errors import ValidationError
 
 # A line end that is not folded: behind it another field would begin.
@@ -89,7 +89,7 @@ def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
     """
     offers = (SmtpExtension("8BITMIME"),) if allows_8bit else ()
     try:
-        return as_octets(message, ServerCapabilities("", offers), smtputf8=utf8)
+        return serialize(message, ServerCapabilities("", offers), smtputf8=utf8)
     except ValidationError:
         if any(_BARE_LINE_END.search(str(value)) for _, value in message.raw_items()):
             raise

@@ -110,7 +110,7 @@ def test_what_was_found_before_it_failed(smtpconn: Runner, certificates: Certifi
         ran = smtpconn("check", f"smtp+starttls://localhost:{server.port}", "-v")
     found = rows(ran)
     assert ran.code == 29
-    assert "is not to be trusted: unable to get local issuer certificate" in ran.err
+    assert "is not trusted: unable to get local issuer certificate" in ran.err
     assert ran.err.count("\n") == 1
     assert found["banner"] == "220 mx.example.test ESMTP"
     assert "STARTTLS" in found["offers"].splitlines()

@@ -129,8 +129,8 @@ class Worker:
         self.connection.reset()
 
     def ask(self, name: str) -> None:
-        """The answer repeats what was asked."""
-        assert self.connection.vrfy(name).lines[-1].split()[-1] == name
+        """The answer repeats what was asked, with the parameter of VRFY (RFC 6531 3.7.4.2)."""
+        assert self.connection.vrfy(name).lines[-1].split()[-2:] == [name, "SMTPUTF8"]
 
     def look(self, name: str) -> None:
         """What the server offers is there whole at any time, and so is the description."""

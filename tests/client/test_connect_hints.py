@@ -80,7 +80,7 @@ def test_in_clear_where_the_server_begins_with_tls(mode: TlsMode) -> None:
 
 def test_port_465_is_not_waited_for_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """In clear at port 465 silence means TLS, so the hint comes long before the deadline."""
-    monkeypatch.setattr("smtpconn.client.connection.GREETING_TIMEOUT", 0.05)
+    monkeypatch.setattr("smtpconn.client.connect.GREETING_TIMEOUT", 0.05)
     with SmtpServer(tls="implicit") as server:
         begun = time.monotonic()
         with pytest.raises(SmtpTimeoutError, match=r"try smtps://mx\.example\.com:465") as caught:

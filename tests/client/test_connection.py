@@ -628,7 +628,7 @@ def test_no_more_of_a_stream_is_sent_than_the_server_takes(
             if is_taken:
                 send("a@b.example", ["c@d.example"], pieces)
                 continue
-            with pytest.raises(ValidationError, match=r"4194304 octets .* at most 3145728") as info:
+            with pytest.raises(ValidationError, match=r"4194304 bytes .* at most 3145728") as info:
                 send("a@b.example", ["c@d.example"], pieces)
             assert info.value.phase is Phase.CONTENT
             assert not info.value.may_have_been_delivered

@@ -42,7 +42,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 CONNECTION = (
     "net/transport.py",
     "client/driver.py",
-    "client/sending.py",
+    "client/connection.py",
+    "client/send_many.py",
     "model/content.py",
     "protocol/reply_matcher.py",
     "protocol/pipelined.py",
@@ -53,7 +54,7 @@ POOL = (
     "client/driver.py",
     "protocol/reply_matcher.py",
     "pool/connection_pool.py",
-    "pool/lending.py",
+    "pool/core.py",
     "pool/lease.py",
 )
 MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]

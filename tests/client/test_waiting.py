@@ -387,7 +387,7 @@ def test_signals_while_a_pool_closes(world: World) -> None:
 
 def test_a_keepalive_that_is_not_answered(world: World) -> None:
     """A server that does not answer a NOOP costs the maintenance thread a bounded time."""
-    world.monkeypatch.setattr("smtpconn.pool.stock.NOOP_TIMEOUT", TIMEOUT)
+    world.monkeypatch.setattr("smtpconn.pool.core.NOOP_TIMEOUT", TIMEOUT)
     server = world.server()
     server.fault("NOOP", hang=True)
     given_up = threading.Event()

@@ -13,7 +13,7 @@ import pytest
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.content import has_long_line
-from smtpconn.model.email_message import AnyMessage, as_octets, completed, recipients_of, sender_of
+from smtpconn.model.email_message import AnyMessage, completed, recipients_of, sender_of, serialize
 from smtpconn.model.errors import ValidationError
 
 WITH_8BIT = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
@@ -29,7 +29,7 @@ def modern() -> EmailMessage:
 @pytest.mark.parametrize("message", [modern(), MIMEText("From here on\n")], ids=["new", "old"])
 def test_a_line_that_begins_with_from_stays(message: AnyMessage) -> None:
     """No ">" is put before it; that is the custom of mailbox files, which a message is not."""
-    octets = as_octets(message, ServerCapabilities(), smtputf8=False)
+    octets = serialize(message, ServerCapabilities(), smtputf8=False)
     assert octets.endswith(b"\r\n\r\nFrom here on\r\n")
 
 
@@ -151,7 +151,7 @@ def test_a_message_is_only_read() -> None:
     before = looked_through(message)
     complete = completed(message, ReversePath("me@example.com"))
     for offers in (ServerCapabilities(), WITH_8BIT):
-        octets = as_octets(complete, offers, smtputf8=False)
+        octets = serialize(complete, offers, smtputf8=False)
         assert b"Bcc" not in octets
         assert b"secret@example.com" not in octets
         assert not has_long_line(octets)
@@ -166,7 +166,7 @@ def test_one_message_sent_by_several_threads() -> None:
     message = nested()
     with ThreadPoolExecutor(4) as threads:
         octets = list(
-            threads.map(lambda _: as_octets(message, WITH_8BIT, smtputf8=False), range(60))
+            threads.map(lambda _: serialize(message, WITH_8BIT, smtputf8=False), range(60))
         )
     for each in octets:
         parsed = email.message_from_bytes(each, policy=email.policy.default)
@@ -187,7 +187,7 @@ def test_parts_too_deep_in_each_other_are_refused() -> None:
     with pytest.raises(ValidationError):
         completed(message, ReversePath(""))
     with pytest.raises(ValidationError):
-        as_octets(message, ServerCapabilities(), smtputf8=False)
+        serialize(message, ServerCapabilities(), smtputf8=False)
 
 
 # --- Date and Message-ID ---
@@ -206,11 +206,11 @@ def test_what_every_message_has_is_added(sender: str, domain: str) -> None:
     """Date, and a Message-ID of the sender's domain, without asking anybody for a name."""
     message = nested()
     complete = completed(message, ReversePath(sender))
-    octets = as_octets(complete, WITH_8BIT, smtputf8=False)
+    octets = serialize(complete, WITH_8BIT, smtputf8=False)
     parsed = email.message_from_bytes(octets, policy=email.policy.default)
     assert parsed["Message-ID"].endswith(f"@{domain}>")
     assert parsed["Date"].datetime is not None
-    again = email.message_from_bytes(as_octets(complete, ServerCapabilities(), smtputf8=False))
+    again = email.message_from_bytes(serialize(complete, ServerCapabilities(), smtputf8=False))
     assert (again["Message-ID"], again["Date"]) == (parsed["Message-ID"], parsed["Date"])
     assert "Date" not in message
 
@@ -236,7 +236,7 @@ def test_what_is_there_is_not_made_anew() -> None:
 def test_long_lines_are_encoded(body: bytes, kind: str, offers: ServerCapabilities) -> None:
     """What no server has to take arrives all the same, octet for octet (RFC 5321 4.5.3.1.6)."""
     raw = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + body
-    octets = as_octets(email.message_from_bytes(raw), offers, smtputf8=False)
+    octets = serialize(email.message_from_bytes(raw), offers, smtputf8=False)
     assert max(map(len, octets.split(b"\r\n"))) <= 998
     assert octets.isascii()
     assert email.message_from_bytes(octets).get_payload(decode=True) == body
@@ -248,7 +248,7 @@ def test_long_lines_are_encoded(body: bytes, kind: str, offers: ServerCapabiliti
 def test_other_lines_stay(body: bytes) -> None:
     """Where the server takes eight bits."""
     raw = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body
-    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
     assert octets.endswith(b"\r\n\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
 
 
@@ -259,13 +259,13 @@ def test_what_was_signed_stays() -> None:
         b"Content-Type: text/plain\r\nSubject:  two  blanks\r\n\r\n" + b"x" * 2000 + b"\r\n--b\r\n"
         b"Content-Type: x/y\r\n\r\nsignature\r\n--b--\r\n"
     )
-    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
     assert b"Subject: two  blanks\r\n\r\n" + b"x" * 2000 in octets
 
 
 def test_octets_in_an_attachment_may_be_any() -> None:
     """A NUL in one that was declared binary leaves as base64."""
     raw = b"Content-Type: a/b\r\nContent-Transfer-Encoding: binary\r\n\r\n\0\x01\xff"
-    octets = as_octets(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
     assert b"\0" not in octets
     assert email.message_from_bytes(octets).get_payload(decode=True) == b"\0\x01\xff"

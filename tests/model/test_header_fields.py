@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
-from smtpconn.model.header_fields import field_octets, is_internationalised
+from smtpconn.model.header_fields import field_bytes, is_internationalised
 
 QUICK = settings(deadline=None, max_examples=200)
 
@@ -74,7 +74,7 @@ def meant(octets: bytes) -> object:
 )
 def test_ascii_keeps_its_words(make: Make, name: str, value: str) -> None:
     """No word is encoded, however long; folding is all that happens (RFC 2047 5, RFC 8058)."""
-    octets = field_octets(name, make(name, value), utf8=False)
+    octets = field_bytes(name, make(name, value), utf8=False)
     assert b"=?" not in octets
     assert octets.replace(b"\r\n ", b" ") == f"{name}: {value}\r\n".encode()
     assert max(map(len, octets.split(b"\r\n"))) <= 998
@@ -102,8 +102,8 @@ def test_ascii_keeps_its_words(make: Make, name: str, value: str) -> None:
 def test_addresses_are_never_encoded(make: Make, given_: str, sent: str, sent_utf8: str) -> None:
     """Domains leave as A-labels, names as encoded words; or all of it as UTF-8 (RFC 2047 5)."""
     value = make("To", given_)
-    assert field_octets("To", value, utf8=False).decode() == f"To: {sent}\r\n"
-    shown = field_octets("To", value, utf8=True).decode().replace('"X."', "X.")
+    assert field_bytes("To", value, utf8=False).decode() == f"To: {sent}\r\n"
+    shown = field_bytes("To", value, utf8=True).decode().replace('"X."', "X.")
     assert shown == f"To: {sent_utf8}\r\n".replace('"X."', "X.")
 
 
@@ -111,7 +111,7 @@ def test_a_decoded_name_does_not_become_an_address() -> None:
     """An encoded word that holds a comma or an @ stays a name."""
     for text in ("=?utf-8?q?evil=40example=2Enet=2C?= <you@example.com>", '"a, b" <you@b.example>'):
         for utf8 in (False, True):
-            octets = field_octets("To", modern("To", text), utf8=utf8)
+            octets = field_bytes("To", modern("To", text), utf8=utf8)
             found = meant(octets)
             assert len(found.addresses) == 1, octets  # type: ignore[attr-defined]
             assert found.addresses[0].addr_spec.startswith("you@")  # type: ignore[attr-defined]
@@ -123,9 +123,9 @@ def test_a_decoded_name_does_not_become_an_address() -> None:
 def test_an_address_that_needs_utf8_is_refused_without(make: Make) -> None:
     """Its local part has no other form."""
     value = make("To", "jörg@example.com")
-    assert field_octets("To", value, utf8=True) == "To: jörg@example.com\r\n".encode()
+    assert field_bytes("To", value, utf8=True) == "To: jörg@example.com\r\n".encode()
     with pytest.raises(SmtpUtf8RequiredError):
-        field_octets("To", value, utf8=False)
+        field_bytes("To", value, utf8=False)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_an_address_that_needs_utf8_is_refused_without(make: Make) -> None:
 def test_text_arrives_as_it_was(make: Make, name: str, text: str) -> None:
     """In encoded words of at most 75 characters, or as UTF-8 (RFC 2047 2, RFC 6532)."""
     value = make(name, text)
-    octets = field_octets(name, value, utf8=False)
+    octets = field_bytes(name, value, utf8=False)
     assert octets.isascii()
     assert all(len(word) <= 75 for word in re.findall(rb"=\?\S+", octets))
     assert all(len(line) <= 78 for line in octets.split(b"\r\n"))
     assert str(meant(octets)) == text.strip()
     if len(text.encode()) < 900:
-        assert field_octets(name, value, utf8=True).replace(b"\r\n", b"").decode() == (
+        assert field_bytes(name, value, utf8=True).replace(b"\r\n", b"").decode() == (
             f"{name}: {text}".rstrip(" ") if make is modern else f"{name}: {text}"
         )
 
@@ -158,7 +158,7 @@ def test_text_arrives_as_it_was(make: Make, name: str, text: str) -> None:
 @pytest.mark.parametrize("utf8", [False, True])
 def test_octets_that_are_no_utf8_arrive_as_they_were(octets: bytes, utf8: bool) -> None:
     """Nobody knows what they are, so they are not turned into something else (RFC 1428 3)."""
-    field = field_octets("Subject", read("Subject", octets), utf8=utf8)
+    field = field_bytes("Subject", read("Subject", octets), utf8=utf8)
     assert b"\xef\xbf\xbd" not in field
     assert b"=?unknown-8bit?" in field
     (header,) = email.message_from_bytes(field + b"\r\n").values()
@@ -167,10 +167,10 @@ def test_octets_that_are_no_utf8_arrive_as_they_were(octets: bytes, utf8: bool) 
         for part, _ in email.header.decode_header(header)
     )
     assert decoded.replace(b" ", b"") == octets.replace(b" ", b"")
-    name = field_octets("To", read("To", octets + b" <you@example.com>"), utf8=utf8)
+    name = field_bytes("To", read("To", octets + b" <you@example.com>"), utf8=utf8)
     assert name.endswith(b" <you@example.com>\r\n")
     with pytest.raises(ValidationError):
-        field_octets("To", read("To", octets.split()[0] + b"\xff@example.com"), utf8=utf8)
+        field_bytes("To", read("To", octets.split()[0] + b"\xff@example.com"), utf8=utf8)
 
 
 def test_what_was_read_stays_as_it_is() -> None:
@@ -181,7 +181,7 @@ def test_what_was_read_stays_as_it_is() -> None:
         b"v=1; a=rsa-sha256;\r\n\tb=" + b"x" * 300,
     ):
         for name in ("To", "Subject", "DKIM-Signature"):
-            sent = field_octets(name, read(name, octets), utf8=False)
+            sent = field_bytes(name, read(name, octets), utf8=False)
             assert sent == name.encode() + b": " + octets + b"\r\n"
 
 
@@ -190,14 +190,14 @@ def test_what_was_read_stays_as_it_is() -> None:
 def test_no_field_begins_another(name: str, text: str) -> None:
     """A line break that begins no folded line is refused (the old API lets it in)."""
     with pytest.raises(ValidationError, match="line break"):
-        field_octets(name, old(name, text), utf8=False)
+        field_bytes(name, old(name, text), utf8=False)
 
 
 def test_controls_leave_encoded() -> None:
     """A line end inside an encoded word, say, stays inside one."""
-    octets = field_octets("Subject", modern("Subject", "=?utf-8?q?a=0Ab=00?= c"), utf8=True)
+    octets = field_bytes("Subject", modern("Subject", "=?utf-8?q?a=0Ab=00?= c"), utf8=True)
     assert re.fullmatch(rb"Subject: =\?utf-8\?.\?\S+\?= c\r\n", octets)
-    octets = field_octets("To", modern("To", "=?utf-8?q?a=07b?= <a@b.example>"), utf8=False)
+    octets = field_bytes("To", modern("To", "=?utf-8?q?a=07b?= <a@b.example>"), utf8=False)
     assert re.fullmatch(rb"To: =\?utf-8\?.\?\S+\?= <a@b.example>\r\n", octets)
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_folded_is_refused(name: str) -> None:
     """A word of more than 998 octets where none may be encoded."""
     word = f"<{'a' * 1000}@example.com>"
     with pytest.raises(ValidationError):
-        field_octets(name, read(name, word.encode()), utf8=False)
+        field_bytes(name, read(name, word.encode()), utf8=False)
 
 
 def test_file_names_are_parameters() -> None:
@@ -215,7 +215,7 @@ def test_file_names_are_parameters() -> None:
     part.add_attachment(b"x", maintype="a", subtype="b", filename="Übersicht " + "x" * 90 + ".pdf")
     (attachment,) = part.iter_attachments()
     assert isinstance(attachment, EmailMessage)
-    octets = b"".join(field_octets(n, v, utf8=False) for n, v in attachment.raw_items())
+    octets = b"".join(field_bytes(n, v, utf8=False) for n, v in attachment.raw_items())
     assert octets.isascii()
     assert b"=?" not in octets
     assert b"filename*0*=utf-8''%C3%9Cbersicht" in octets
@@ -239,7 +239,7 @@ def test_which_fields_need_smtputf8() -> None:
 def test_any_text_arrives(text: str, name: str) -> None:
     """Whatever is set is read again by the email package as the same, but for outer blanks."""
     value = modern(name, text)
-    octets = field_octets(name, value, utf8=False)
+    octets = field_bytes(name, value, utf8=False)
     assert octets.isascii()
     if "=?" not in text:
         assert str(meant(octets)).split(" ") == str(value).strip(" \t").split(" ")
@@ -253,5 +253,5 @@ def test_any_name_arrives(text: str) -> None:
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     message["To"] = f'"{quoted}" <you@example.com>'
     ((_, value),) = message.raw_items()
-    found = meant(field_octets("To", value, utf8=False))
+    found = meant(field_bytes("To", value, utf8=False))
     assert [a.addr_spec for a in found.addresses] == ["you@example.com"]  # type: ignore[attr-defined]

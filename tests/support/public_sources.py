@@ -25,7 +25,7 @@ SHARED_BY_ADAPTERS = frozenset({"backend", "delivery", "logging_queue"})
 PLUGIN = "pytest_smtpconn"
 """The pytest plugin, which stands beside the package."""
 
-FOR_THE_POOL = frozenset({"Sending.send_request", "Sending.deliver_request"})
+FOR_THE_POOL = frozenset({"SmtpConnection.send_request", "SmtpConnection.deliver_request"})
 """Methods that have no underscore only because another module of smtpconn calls them."""
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef

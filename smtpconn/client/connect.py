@@ -1,0 +1,159 @@
+"""Connecting: socket, TLS, greeting and EHLO, under one deadline (RFC 5321 3.1, 3207, 8314).
+
+`SmtpConnection.connect` and its variants call `open_channel`. If a step fails, the socket is
+closed and the error names the phase; `smtpconn.client.connect_hints` adds what the likely mistake
+is, such as the wrong port for the TLS mode.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+
+from smtpconn.client.channel import Channel
+from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
+from smtpconn.client.driver import Driver
+from smtpconn.client.options import (
+    ConnectOptions,
+    check_ehlo_domain,
+    check_flag,
+    check_server,
+    check_tls_options,
+    default_ehlo_domain,
+    extension_names,
+)
+from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError
+from smtpconn.model.modes import Pipelining, Protocol, TlsMode
+from smtpconn.model.origin import is_own
+from smtpconn.net.deadline import Deadline
+from smtpconn.net.happy_eyeballs import from_factory, open_socket
+from smtpconn.net.tls import shared_context
+from smtpconn.net.transport import Transport, as_smtp_error
+from smtpconn.protocol import handshake
+from smtpconn.protocol.session import SessionState
+
+GREETING_TIMEOUT = 5.0
+"""Seconds to wait for a cleartext greeting on port 465, where servers expect TLS at once."""
+
+_log = logging.getLogger("smtpconn.connection")
+
+
+def open_channel(
+    protocol: Protocol,
+    host: str,
+    port: int,
+    tls_mode: TlsMode,
+    deadline: Deadline,
+    context: ssl.SSLContext | None,
+    options: ConnectOptions,
+) -> tuple[Channel, SessionState]:
+    """Connect and say EHLO or LHLO; return the channel and the state of its session.
+
+    If a TLS handshake with ``tls_session`` fails, it is repeated once without, on a new socket.
+
+    Args:
+        protocol: SMTP or LMTP.
+        host, port, tls_mode, options: as `smtpconn.SmtpConnection.connect` documents them.
+        deadline: of all steps together.
+        context: the caller's TLS settings; None for the shared ones.
+
+    Raises:
+        SmtpError: as `smtpconn.SmtpConnection.connect`.
+    """
+    check_server(host, port)
+    cafile, tls_session = options.get("cafile"), options.get("tls_session")
+    check_tls_options(context, cafile, options.get("tls_server_name"))
+    used = context
+    if context is None and tls_mode is not TlsMode.NONE:
+        used = shared_context(cafile, seconds=deadline.remaining())
+    try:
+        try:
+            return _open_once(protocol, host, port, tls_mode, deadline, used, tls_session, options)
+        except SmtpError as error:
+            # The offered TLS session may be the reason for the failed handshake.
+            is_final = error.phase is not Phase.TLS or not deadline.remaining()
+            if tls_session is None or is_final:
+                raise
+            _log.debug("%s: again without a TLS session: %s", host, str(error))
+        return _open_once(protocol, host, port, tls_mode, deadline, used, None, options)
+    except SmtpError as error:
+        hinted = with_hint(error, host, port, protocol, tls_mode, context is not None, cafile)
+        if hinted is error:
+            raise
+        raise hinted from hinted.__cause__
+
+
+def _open_once(
+    protocol: Protocol,
+    host: str,
+    port: int,
+    tls_mode: TlsMode,
+    deadline: Deadline,
+    context: ssl.SSLContext | None,
+    tls_session: ssl.SSLSession | None,
+    options: ConnectOptions,
+) -> tuple[Channel, SessionState]:
+    session = _new_session(protocol, options)
+    factory = options.get("socket_factory")
+    if factory is None:
+        sock = open_socket(host, port, deadline, options.get("source_address"))
+    else:
+        sock = from_factory(factory, host, port, deadline)
+    peer = host if host.startswith("/") else f"{host}:{port}"
+    to_close: socket.socket | Transport = sock
+    try:
+        # TLS replaces the socket inside the transport, so from here on the transport is closed.
+        to_close = transport = Transport(sock)
+        session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
+        # A caller's own socket may lead to a proxy, so its peer address proves nothing.
+        session.is_local = factory is None and transport.peer_is_local
+        session.is_private = (
+            tls_mode is TlsMode.IMPLICIT
+            or transport.tls is not None
+            or options.get("allow_cleartext_auth", False)
+            or session.is_local
+        )
+        tls_name = options.get("tls_server_name") or host.rstrip(".")
+        driver = Driver(transport, session, tls_name, peer, context, tls_session)
+        _log.debug("#%d %s: connected", driver.number, peer)
+        if tls_mode is TlsMode.IMPLICIT:
+            driver.start_tls(deadline)
+        elif port == IMPLICIT_TLS_PORT and transport.tls is None:
+            _wait_for_greeting(transport, peer, deadline)
+        driver.run(handshake.handshake(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
+    except BaseException as error:
+        to_close.close()
+        if isinstance(error, OSError) and not isinstance(error, SmtpError) and is_own(error):
+            raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
+        raise
+    return Channel(driver, peer, deadline.timeout), session
+
+
+def _wait_for_greeting(transport: Transport, peer: str, deadline: Deadline) -> None:
+    """Wait `GREETING_TIMEOUT` for the first byte; a TLS server waits for ours until the deadline.
+
+    Raises:
+        SmtpTimeoutError: nothing came.
+    """
+    seconds = min(GREETING_TIMEOUT, deadline.check(Phase.GREETING))
+    try:
+        transport.wait(Deadline(seconds), write=False)
+    except TimeoutError:
+        raise SmtpTimeoutError(
+            f"{peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
+        ) from None
+
+
+def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:
+    """The state of a new session; its ``ehlo_domain`` is "" until the local address is known."""
+    ehlo_domain = options.get("ehlo_domain")
+    if ehlo_domain is not None:
+        check_ehlo_domain(ehlo_domain)
+    check_flag("allow_cleartext_auth", options.get("allow_cleartext_auth", False))
+    return SessionState(
+        protocol=protocol,
+        pipelining=options.get("pipelining", Pipelining.AUTO),
+        ignore_extensions=extension_names(options.get("ignore_extensions", ())),
+        ehlo_domain=ehlo_domain or "",
+    )
