@@ -279,7 +279,8 @@ def test_escape_sequences_are_escaped(smtpconn: Runner, server: SmtpServer) -> N
     """A server cannot draw on the administrator's terminal."""
     server.fault("CONNECT", reply="220 mx \x1b[2J")
     ran = smtpconn("check", server.url, "-v")
-    assert ran.code == 21
+    # A control character in a reply's text is harmless once it is escaped.
+    assert ran.code == 0
     assert "\x1b" not in ran.everything
     assert r"220 mx \x1b[2J" in ran.out
 

@@ -246,6 +246,8 @@ class CuttingConnection(Connection):
 
     def __init__(self, sock: socket.socket, cut: Cut | None, faults: NotingFaults) -> None:
         super().__init__(sock, 0, ServerConnection(1))
+        # The meters count what a blocking socket has taken.
+        sock.setblocking(True)
         self.witness = Witness()
         self._cut = cut
         self._faults = faults
