@@ -50,7 +50,7 @@ class _Frozen:
     __slots__ = ()
 
     def _values(self) -> tuple[object, ...]:
-        raise NotImplementedError
+        raise AssertionError("a subclass has this method")
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():

@@ -48,7 +48,7 @@ class SaslMechanism:
 
     def begin(self) -> bytes | None:
         """The initial response; None if the server speaks first."""
-        raise NotImplementedError
+        raise AssertionError("a subclass has this method")
 
     def answer(self, challenge: str) -> bytes | None:
         """The answer to the challenge of a 334 reply; None to cancel.

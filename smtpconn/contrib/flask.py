@@ -275,7 +275,7 @@ class MailState(_Attributes):
         for outbox in list(_OUTBOXES.values()):
             outbox.append(message)
         email_dispatched.send(self.app, message=message)
-        # Who has connected to Flask-Mail's signal has imported it.
+        # A program that connects to Flask-Mail's signal has imported it.
         theirs = sys.modules.get("flask_mail")
         if theirs is not None:
             theirs.email_dispatched.send(self.app, message=message)

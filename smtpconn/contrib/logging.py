@@ -94,7 +94,7 @@ class PooledSmtpHandler(logging.Handler):
         unknown: records in mails that may have been delivered; they are not sent again.
 
     Raises:
-        ValidationError: an address, a URL or a limit that cannot be.
+        ValidationError: an invalid address, URL or limit.
         OSError: a file of ``secure`` cannot be read.
     """
 

@@ -3,7 +3,7 @@
 Rule 1: there are never more records than the capacity, those in a mail under way included. One
         more is dropped and counted, and the next mail says how many there were.
 Rule 2: a record waits a while for others to be in one mail with, or until the mail is full.
-Rule 3: there are only so many mails in so much time. What comes meanwhile waits by rule 1.
+Rule 3: there are only so many mails in so much time. What comes in between waits by rule 1.
 Rule 4: a mail that certainly was not delivered goes again, after a pause that doubles, a few times.
         One that may have been delivered never goes again.
 Rule 5: for who is in a hurry, rules 2 and 3 do not hold; at the end of the process, no pause does.
@@ -65,7 +65,7 @@ class Rules:
     """The numbers of the rules above.
 
     Raises:
-        ValidationError: one that cannot be.
+        ValidationError: an invalid limit.
     """
 
     capacity: int

@@ -2,7 +2,7 @@
 
 This file is the public face, and the one place that decides whether something may be sent again.
 Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.core`, and
-held meanwhile as a `smtpconn.pool.lease.Lease`.
+held as a `smtpconn.pool.lease.Lease`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class ConnectionPool:
             timeout: seconds to wait for one, making one included; None for ``acquire_timeout``.
 
         Raises:
-            PoolTimeoutError: none became free in time; the text says who has them.
+            PoolTimeoutError: none became free in time; the text says how many are in use.
             PoolOverloadedError: too many wait already; or a signal handler or a destructor calls
                 while its own thread is inside the pool, and there is no room.
             PoolClosedError: the pool is closed.
@@ -451,7 +451,7 @@ def configs_of(
     """The configurations of servers, with some attributes changed.
 
     Raises:
-        ValidationError: a URL that cannot be read, or an option that nobody knows.
+        ValidationError: a URL that cannot be read, or an unknown option.
     """
     if unknown := sorted(options.keys() - ServerSettings.__annotations__.keys()):
         raise ValidationError(
@@ -518,7 +518,7 @@ def _is_same(first: ResponseError, second: ResponseError) -> bool:
 
 
 def _is_stale(error: SmtpError) -> bool:
-    """Whether an error means no more than that a reused connection had died meanwhile."""
+    """Whether an error means no more than that a reused connection was dead."""
     return (
         isinstance(error, (ConnectionClosedError, TransportError, TransientError))
         and (not isinstance(error, TransientError) or error.response.code == 421)

@@ -119,7 +119,7 @@ class Connector:
                     raise
                 failure = error
         if failure is None:
-            # All were full, and meanwhile the last connection to them is gone: so there is room.
+            # All were full; the last connection to them has gone since, so there is room.
             return self.connect(deadline, is_to_wait)
         raise failure
 

@@ -29,7 +29,7 @@ class LeakReport:
         self._reported: set[Waiter] = set()
 
     def watch(self, waiter: Waiter, frame: FrameType) -> None:
-        """Note who has a lease: ``frame`` is where it was taken."""
+        """Note a lease: ``frame`` is where it was taken."""
         if self._limit is not None:
             self._stacks[waiter] = "".join(traceback.format_stack(frame))
 
@@ -54,6 +54,6 @@ class LeakReport:
     def _old(self, now: float) -> list[tuple[Waiter, str]]:
         if self._limit is None:
             return []
-        # A copy, because other threads take and give meanwhile.
+        # A copy, because other threads change it.
         held = list(self._stacks.items())
         return [(waiter, stack) for waiter, stack in held if now - waiter.since > self._limit]

@@ -33,7 +33,7 @@ class PoolOptions:
     """The limits as `smtpconn.ConnectionPool` takes them; seconds and counts.
 
     Raises:
-        ValidationError: one that cannot be.
+        ValidationError: an invalid limit.
     """
 
     max_size: int = 5

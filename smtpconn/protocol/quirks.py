@@ -20,7 +20,7 @@ class Quirk:
     """A known server peculiarity.
 
     Attributes:
-        server: who has it.
+        server: the product and version it was seen on.
         behaviour: what it does.
         recognised_by: how we know that we speak to such a server.
         response: what we do.

@@ -7,7 +7,7 @@ every other exchange.
 
 A caller may also write now and ask for the reply later (`write`, `read`). Until then the session is
 marked as `SessionState.has_unread_replies`, so that the driver neither closes the connection nor
-takes a reply that comes meanwhile for one that nobody asked for.
+takes a reply that comes in between for an unsolicited one.
 """
 
 from __future__ import annotations

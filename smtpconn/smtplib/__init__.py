@@ -10,7 +10,7 @@
         smtp.send_message(message)
 
 Everything that module has is here, its exceptions and constants as the very same objects. What
-differs is in docs/smtplib.md; above all, `SMTP.starttls` and `SMTP_SSL` verify the server's
+differs is in docs/smtplib.md; in particular, `SMTP.starttls` and `SMTP_SSL` verify the server's
 certificate where no context is given, which the standard library does not.
 
 ``python -m smtpconn.smtplib script.py`` runs a program with this module in the place of the

@@ -519,7 +519,7 @@ class Pools:
             try:
                 return Borrowed(entry, lease, lease.__enter__())
             except PoolClosedError:
-                # Another thread has dropped it meanwhile, as one that nobody uses.
+                # Another thread has dropped it as unused.
                 if self.is_closed:
                     raise
 

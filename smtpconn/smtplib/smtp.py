@@ -901,7 +901,7 @@ class SMTP(smtplib.SMTP):
         return self.local_hostname
 
     def _may_renew(self, error: SmtpError) -> bool:
-        """Whether an error means no more than that a reused connection had died meanwhile."""
+        """Whether an error means no more than that a reused connection was dead."""
         is_reused = self._borrowed is not None and self._uses > 0
         is_loss = isinstance(error, (ConnectionClosedError, TransportError)) or (
             isinstance(error, ResponseError) and error.smtp_code == 421
