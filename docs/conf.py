@@ -29,7 +29,8 @@ myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 # Links such as ../smtpconn/pool/core.py lead to files of the repository, which are no pages.
-suppress_warnings = ["myst.xref_missing", "myst.header"]
+# A short name in a docstring may fit several objects; it stays unlinked then.
+suppress_warnings = ["myst.xref_missing", "myst.header", "ref.python"]
 
 # Single backticks in docstrings name Python objects.
 default_role = "py:obj"
