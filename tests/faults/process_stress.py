@@ -631,8 +631,11 @@ class Server:
 
     def stop(self) -> int:
         """End it; its exit status."""
-        self._process.communicate()
-        return self._process.returncode
+        # By a word: a hanging child may hold the pipe, whose end would never be seen then.
+        assert self._process.stdin is not None
+        print("stop", file=self._process.stdin, flush=True)
+        self._process.stdin.close()
+        return self._process.wait(30)
 
 
 def void(value: object) -> None:

@@ -95,6 +95,8 @@ def main(seed: int) -> None:
         print(json.dumps({"urls": [s.url for s in servers], "ca_file": servers[0].ca_file}))
         sys.stdout.flush()
         for line in sys.stdin:
+            if line.strip() == "stop":
+                return
             if line.strip() == "calm":
                 calm.set()
                 faults.join()

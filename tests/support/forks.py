@@ -26,13 +26,18 @@ def fork_in_c() -> int:
         if child == 0:
             _pass_the_gil_around()
             os.write(sending, b"!")
-        is_sound = child == 0 or bool(select.select([receiving], [], [], 1)[0])
-        os.close(receiving)
-        os.close(sending)
+        is_sound = child == 0
+        try:
+            is_sound = is_sound or bool(select.select([receiving], [], [], 1)[0])
+        finally:
+            # Also where a signal handler raises: nobody else knows the child.
+            if not is_sound:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            os.close(receiving)
+            os.close(sending)
         if is_sound:
             return child
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def _pass_the_gil_around() -> None:
