@@ -94,6 +94,7 @@ class Uwsgi(Program):
     """
 
     name = "uwsgi"
+    start_timeout = 10.0
 
     def __init__(self, workers: int, *arguments: str, **settings: str) -> None:
         super().__init__(*arguments, **settings)
@@ -120,6 +121,20 @@ class Uwsgi(Program):
         # Not by connecting: a worker that has not closed the others' sockets yet would accept it,
         # or wait for ever for a connection that another one has accepted.
         return self.logs().count("mapped socket ") == len(self._ports)
+
+    def _launch(self) -> None:
+        # A fork in C while another thread waits for the GIL leaves a worker that hangs at once, in
+        # CPython and before any code of ours runs. Such a start is of no use.
+        for _ in range(4):
+            try:
+                return super()._launch()
+            except RuntimeError as error:
+                failure = error
+                assert self._process is not None
+                self._process.kill()
+                self._end_group(self._process.pid)
+                (self.root / "output").write_bytes(b"")
+        raise failure
 
     def get(self, worker: int, path: str) -> str:
         """What the application answers in a worker; they are counted from 0 on."""

@@ -18,7 +18,7 @@ from tests.support.threads import run_in_threads
 
 WORKERS, REQUESTS = 4, 200
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def uwsgi(server: SmtpServer, log_server: SmtpServer, *options: str) -> Uwsgi:
