@@ -76,6 +76,7 @@ if typing.TYPE_CHECKING:
         SendResult,
     )
     from smtpconn.net.tls import TlsInfo
+    from smtpconn.pool.bulk import Outcomes
     from smtpconn.pool.connection_pool import ConnectionPool
     from smtpconn.pool.events import Action, PoolEvent, Stage
     from smtpconn.pool.failover import ServerStats
@@ -105,6 +106,7 @@ __all__ = [
     "MailFromParams",
     "Mailbox",
     "OAuthCredentials",
+    "Outcomes",
     "ParseError",
     "PasswordCredentials",
     "PermanentError",
@@ -169,6 +171,7 @@ _NAMES = {
     "model.parameters": (
         "BodyType DeliverBy DeliverByMode DsnNotify DsnRet MailFromParams RcptToParams"
     ),
+    "pool.bulk": "Outcomes",
     "pool.connection_pool": "ConnectionPool",
     "pool.registry": "get_pool",
     "model.replies": "EnhancedStatusCode SmtpResponse",

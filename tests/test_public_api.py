@@ -90,6 +90,7 @@ NAMES = [
     "MailFromParams",
     "Mailbox",
     "OAuthCredentials",
+    "Outcomes",
     "ParseError",
     "PasswordCredentials",
     "PermanentError",
@@ -395,7 +396,7 @@ VALUES: dict[str, object] = {
     "TlsInfo": TlsInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, True, False, b"certificate"),
     "TlsMode": TlsMode.STARTTLS,
 }
-NEVER_PICKLED = {"ConnectionPool", "SmtpConnection"}
+NEVER_PICKLED = {"ConnectionPool", "Outcomes", "SmtpConnection"}
 
 
 def test_the_list_of_values() -> None:

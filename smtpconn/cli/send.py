@@ -52,6 +52,7 @@ from smtpconn.model.content import Message
 from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.results import Envelope, SendOutcome
+from smtpconn.pool.bulk import Outcomes
 from smtpconn.pool.connection_pool import ConnectionPool
 
 CONNECTIONS = 4
@@ -203,6 +204,7 @@ class BatchSender:
         self._in_flight: dict[int, tuple[int, OutgoingMessage]] = {}
         # Held to begin a message, so that none begins after the account is made.
         self._lock = threading.Lock()
+        self._outcomes: Iterator[SendOutcome] | None = None
         self._is_connecting = False
         self._is_waiting = False
         self._gives_up = False
@@ -218,7 +220,10 @@ class BatchSender:
                     if self._is_stopping():
                         raise KeyboardInterrupt
                     outcomes = stack.enter_context(method(target, self._envelopes()))
+                    self._outcomes = outcomes
                     self._is_connecting = False
+                    if self.was_interrupted:
+                        self._end_outcomes()
                     while (outcome := self._next(outcomes)) is not None:
                         self._add(outcome)
                         bar.advance()
@@ -228,6 +233,10 @@ class BatchSender:
                 self.was_interrupted = True
             finally:
                 self._is_connecting = False
+        if isinstance(self._outcomes, Outcomes):
+            # What is known without waiting: all, unless the user gave up.
+            for outcome in self._outcomes.close(wait=False):
+                self._add(outcome)
         with self._lock:
             self._is_over = True
             if failure is not None:
@@ -273,12 +282,18 @@ class BatchSender:
 
     def _stop(self) -> None:
         self.was_interrupted = True
+        self._end_outcomes()
         try:
             if not self._is_connecting:
                 self._out.warning("interrupted: waiting for the messages in flight (Ctrl-C again "
                                   "gives up)")  # fmt: skip
         except RuntimeError:
             pass  # a signal came while this thread was writing to the same stream
+
+    def _end_outcomes(self) -> None:
+        """Have nothing more begun of what a pool has taken already."""
+        if isinstance(self._outcomes, Outcomes):
+            self._outcomes.stop()
 
     def _next(self, outcomes: Iterator[SendOutcome]) -> SendOutcome | None:
         """The next outcome; None after the last.
@@ -332,11 +347,15 @@ class BatchSender:
 
     def _add(self, outcome: SendOutcome) -> None:
         index, message = self._in_flight[id(outcome.envelope)]
-        self._results[index] = results.result_of(message, outcome)
+        # One that was not begun after Ctrl-C is accounted for with those that were not opened.
+        error = outcome.error
+        is_left_out = self.was_interrupted and error is not None and error.never_begun
+        if not is_left_out:
+            self._results[index] = results.result_of(message, outcome)
         del self._in_flight[id(outcome.envelope)]
         message.close()
-        if outcome.error is not None:
-            self._out.transcript_error(str(outcome.error))
+        if error is not None and not is_left_out:
+            self._out.transcript_error(str(error))
 
     def _fail_rest(self, error: Exception, *, is_common: bool = True) -> None:
         """Give every source without a result this error, and with ``is_common`` the very same."""
@@ -353,9 +372,7 @@ def over_pool(connections: int) -> SendMethod:
 
     @contextmanager
     def send(target: Target, envelopes: Iterable[Envelope]) -> Iterator[Iterator[SendOutcome]]:
-        pool = ConnectionPool(
-            target, max_size=connections, acquire_timeout=target.timeout, keepalive=None
-        )
+        pool = ConnectionPool(target, max_size=connections, keepalive=None)
         try:
             if connections > 1:
                 # Without a server, a thousand messages get one error.

@@ -232,7 +232,7 @@ def flag(name: str, value: object) -> bool:
 
 _COUNTS = {"max_size", "max_waiting", "max_messages", "max_connecting", "burst"}
 _SECONDS = {"acquire_timeout", "max_idle", "max_lifetime", "keepalive", "max_rate", "leak_after"}
-_CAN_BE_NONE = {"keepalive", "max_rate", "leak_after"}
+_CAN_BE_NONE = {"acquire_timeout", "max_waiting", "keepalive", "max_rate", "leak_after"}
 
 
 def _read_pool(given: PoolKeywords) -> PoolKeywords:

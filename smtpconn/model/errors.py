@@ -102,6 +102,9 @@ class SmtpError(smtplib.SMTPException):
         is_transient: whether the same call may succeed later.
         may_have_been_delivered: False if the message was certainly not delivered, so that it is
             safe to send again; True if its last byte may have left without a final reply.
+        never_begun: whether the content of the message was never begun: certainly not delivered,
+            and safe to send again. The errors of `smtpconn.ConnectionPool.send_many` have it for
+            what was taken and not begun.
         args: the text and the facts: ``type(error)(*error.args)`` is the same error, also after
             JSON.
     """
@@ -111,6 +114,7 @@ class SmtpError(smtplib.SMTPException):
     phase = Phase.INPUT
     is_transient = False
     may_have_been_delivered = False
+    never_begun = False
 
     _text = ""
     _leaves_delivery_open = True
@@ -198,6 +202,8 @@ class SmtpError(smtplib.SMTPException):
             "is_transient": self.is_transient,
             "may_have_been_delivered": self.may_have_been_delivered,
         }
+        if self.never_begun:
+            facts["never_begun"] = True
         for name in _CAUSE_FACTS:
             if value := getattr(self, name, None):
                 facts[name] = value
@@ -215,6 +221,8 @@ class SmtpError(smtplib.SMTPException):
             for read in (_flags_from, self._state_from):
                 for name, value in read(facts).items():
                     setattr(self, name, value)
+            if facts.get("never_begun") is True and not self.may_have_been_delivered:
+                self.never_begun = True
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
 

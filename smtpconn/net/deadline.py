@@ -136,12 +136,20 @@ class StreamDeadline(Deadline):
 
     Each message has ``timeout`` seconds from its first byte to its final reply. Time spent in the
     caller's code, which makes the messages and takes the results, is not counted.
+
+    Args:
+        timeout: seconds for each message.
+        first: by when the first message has to be over, which has waited for something before;
+            None if it has ``timeout`` seconds like the others.
     """
 
-    __slots__ = ("_ends", "_paused", "_paused_at")
+    __slots__ = ("_ends", "_first", "_paused", "_paused_at")
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, first: Deadline | None = None) -> None:
         super().__init__(timeout)
+        self._first = first
+        if first is not None:
+            self._end = min(self._end, first._end)
         # Measured without pauses, so that a pause moves all of them at once. So is `_end`, which
         # applies while no message is in flight.
         self._ends: deque[float] = deque()
@@ -155,7 +163,10 @@ class StreamDeadline(Deadline):
 
     def begin_message(self) -> None:
         """The first byte of a message is about to be sent."""
-        self._ends.append(time.monotonic() - self._paused + self.timeout)
+        end = time.monotonic() - self._paused + self.timeout
+        if self._first is not None:
+            end, self._first = min(end, self._first._end - self._paused), None
+        self._ends.append(end)
 
     def end_message(self) -> None:
         """The oldest message has received its final reply."""

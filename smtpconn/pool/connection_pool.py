@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import NoReturn, TypeVar, Unpack
 
@@ -18,53 +17,58 @@ from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
-from smtpconn.model.email_message import AnyMessage, is_message
+from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import (
-    ConnectionClosedError,
     Phase,
     PoolTimeoutError,
     SmtpError,
-    TransportError,
     ValidationError,
 )
-from smtpconn.model.modes import Protocol
+from smtpconn.model.modes import Pipelining, Protocol
 from smtpconn.model.origin import is_own
 from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.model.replies import printable
-from smtpconn.model.response_errors import ResponseError, TransientError
+from smtpconn.model.response_errors import ResponseError
 from smtpconn.model.results import (
     AnyOutcome,
     Envelope,
-    LmtpSendResult,
     Recipients,
-    SendOutcome,
     SendResult,
 )
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
-from smtpconn.pool.bulk import BrokenOff, fan_out
+from smtpconn.pool.bulk import Outcomes, Room
 from smtpconn.pool.core import PoolCore
 from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.rate_limit import RateLimiter
+from smtpconn.pool.slices import (
+    BulkSender,
+    count_messages,
+    is_stale,
+    mail_jobs,
+    note_if_refused_again,
+    recipient_counts,
+    refusal_of_tired,
+)
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,
     MessageRequest,
-    Outcome,
-    check_item,
     make_message_request,
     make_request,
-    request_of,
-    unreadable,
 )
 from smtpconn.protocol.transaction import outcome_so_far
 
 T = TypeVar("T")
 
-_BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
+AHEAD, AHEAD_EAGER = 4, 512
+"""Messages per connection that `ConnectionPool.send_many` takes ahead of their outcomes."""
+
+OCTETS_AHEAD = 512 * 1024
+"""Bytes of them, beyond two messages."""
 
 _log = logging.getLogger("smtpconn.pool")
 _numbers = itertools.count(1)
@@ -77,8 +81,10 @@ class ConnectionPool:
         config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it; or a sequence of
             them, of which the first healthy one is used.
         max_size: connections at most, those in use included. A hard limit.
-        acquire_timeout: seconds a caller waits for a connection by default.
-        max_waiting: callers that may wait; one more gets `PoolOverloadedError` at once.
+        acquire_timeout: seconds a caller waits for a connection by default; None for as long as
+            its operation may take, which for `connection` is the configuration's timeout.
+        max_waiting: callers that may wait; one more gets `PoolOverloadedError` at once. None for
+            no limit.
         max_idle: seconds after which an unused connection is closed.
         max_lifetime: seconds after which a connection is closed when it comes back.
         max_messages: messages after which a connection is closed when it comes back.
@@ -105,8 +111,8 @@ class ConnectionPool:
         config: ServerConfig | str | Sequence[ServerConfig | str],
         *,
         max_size: int = 5,
-        acquire_timeout: float = 10.0,
-        max_waiting: int = 100,
+        acquire_timeout: float | None = None,
+        max_waiting: int | None = None,
         max_idle: float = 60.0,
         max_lifetime: float = 900.0,
         max_messages: int = 100,
@@ -157,7 +163,8 @@ class ConnectionPool:
         The connection is taken, and errors are raised, when the block is entered.
 
         Args:
-            timeout: seconds to wait for one, making one included; None for ``acquire_timeout``.
+            timeout: seconds to wait for one, making one included; None for ``acquire_timeout``, or
+                the configuration's timeout.
 
         Raises:
             PoolTimeoutError: none became free in time; the text says how many are in use.
@@ -167,7 +174,8 @@ class ConnectionPool:
             SmtpError: a new connection could not be made, precisely why.
         """
         if timeout is None:
-            return Lease(self._core, self._acquire_timeout)
+            seconds = self._acquire_timeout
+            return Lease(self._core, self.config.timeout if seconds is None else seconds)
         return Lease(self._core, Deadline(timeout).timeout)
 
     def send(
@@ -190,7 +198,7 @@ class ConnectionPool:
 
         Args:
             timeout: seconds for everything, waiting for a connection included; None for the
-                configuration's timeout, of which ``acquire_timeout`` may be spent on waiting.
+                configuration's timeout, of which ``acquire_timeout`` may be spent waiting.
 
         Raises:
             SmtpError: as `connection` and `SmtpConnection.send_with_all_params`.
@@ -226,37 +234,29 @@ class ConnectionPool:
             reset_if_forked()
             # What other code raised says nothing of the message; what is known of that counts.
             if isinstance(error, SmtpError) and is_own(error):
-                self._count(error)
+                count_messages(self._core, [error])
             else:
-                self._count(outcome_so_far(request, error))
+                count_messages(self._core, [outcome_so_far(request, error)])
             events.failed(error)
             raise
-        accepted, rejected = self._count(result)
-        events.done(accepted, rejected)
+        count_messages(self._core, [result])
+        events.done(*recipient_counts(result))
         return result
-
-    def _count(self, outcome: Outcome) -> tuple[int, int]:
-        """Count a message; the recipients who get it, and those who were refused."""
-        if isinstance(outcome, SmtpError):
-            unknown = outcome.may_have_been_delivered
-            self._core.count(failed_messages=1, unknown_messages=unknown)
-            return 0, 0
-        accepted, rejected = _recipient_counts(outcome)
-        self._core.count(messages=1, accepted_recipients=accepted, rejected_recipients=rejected)
-        return accepted, rejected
 
     def send_many(
         self, envelopes: Iterable[Envelope | AnyMessage], *, timeout: float | None = None
-    ) -> Iterator[AnyOutcome]:
+    ) -> Outcomes[AnyOutcome]:
         """Send many messages over all the pool's connections, going on after failures.
 
-        Envelopes are taken one by one as connections become free, and memory stays bounded however
+        Each connection streams as `SmtpConnection.send_many` does: with PIPELINING one round trip
+        per message (RFC 2920 3.1), with `Pipelining.EAGER` and CHUNKING far fewer. Envelopes are
+        taken some ahead of the outcomes, in a thread of their own, and memory stays bounded however
         many there are. Nothing is sent twice. It happens in threads that see the context variables
-        of the caller.
+        of the caller. Other callers of the pool are served within one message's time.
 
         Args:
             envelopes: what to send, envelopes or messages of the email package; may be a generator.
-            timeout: seconds for each message, as in `send`.
+            timeout: seconds for each message, as in `send`, from when it gets its turn.
 
         Yields:
             An outcome per envelope, as they come, which is not the order of the envelopes.
@@ -264,41 +264,31 @@ class ConnectionPool:
         Raises:
             TypeError: something that is no envelope and no message; nothing behind it is taken.
             BaseException: what ``envelopes`` itself raised, or other code in one of the threads (a
-                logging filter, a hook), after the outcomes of what was begun. Each of these says
+                logging filter, a hook), after the outcomes of what was taken. Each of these says
                 what is true of its message, also that one during which it was raised.
 
-        Several threads may take outcomes. What strikes who takes them (Ctrl-C, a signal handler's
-        exception) ends nothing and loses nothing: the next ``next`` goes on, and ``close`` of the
-        iterator begins nothing more and waits for what was begun. A process that ends does so,
-        too.
-        """
-        return fan_out(
-            lambda item: self._outcome(*item, timeout), _taken(envelopes), self.stats().max_size
-        )
+        A message that was never begun on a connection that was lost goes over another one. One for
+        which there is no connection waits as long as others of this call have some.
 
-    def _outcome(
-        self,
-        envelope: Envelope,
-        request: MailRequest | MessageRequest | SmtpError | None,
-        timeout: float | None,
-    ) -> AnyOutcome:
-        try:
-            if request is None:
-                request = request_of(envelope)
-            if isinstance(request, SmtpError):
-                return SendOutcome(envelope, None, request)
-            deadline = Deadline(self.config.timeout if timeout is None else timeout)
-            return SendOutcome(envelope, self._send(request, deadline), None)
-        except BaseException as error:
-            if isinstance(request, MailRequest) and error is request.content.read_error:
-                # Its connection is closed, nothing was delivered.
-                return SendOutcome(envelope, None, unreadable(error))
-            if isinstance(error, SmtpError) and is_own(error):
-                return SendOutcome(envelope, None, error)
-            known = outcome_so_far(request, error)
-            if isinstance(known, SmtpError):
-                raise BrokenOff(SendOutcome(envelope, None, known), error) from None
-            raise BrokenOff(SendOutcome(envelope, known, None), error) from None
+        Several threads may take outcomes. What strikes a thread that takes one (Ctrl-C, a signal
+        handler's exception) ends nothing and loses nothing: the next ``next`` goes on.
+        `Outcomes.stop` begins nothing more: what is in flight is finished and its outcomes come,
+        then those of what was taken and not begun, whose errors have ``never_begun``.
+        `Outcomes.close` does so, waits, and returns the outcomes not yet taken. A process that ends
+        finishes what is in flight, too.
+        """
+        workers = self.stats().max_size
+        is_eager = any(config.pipelining is Pipelining.EAGER for config in self._configs)
+        sender = BulkSender(
+            self._core,
+            self._configs,
+            self._rate_limiter,
+            Deadline(self.config.timeout if timeout is None else timeout).timeout,
+            self._acquire_timeout,
+        )
+        ahead = AHEAD_EAGER if is_eager else AHEAD
+        room = Room(ahead * workers, OCTETS_AHEAD * workers)
+        return Outcomes(sender.send, mail_jobs(envelopes), workers, room)
 
     def warm(self, count: int) -> None:
         """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
@@ -308,7 +298,8 @@ class ConnectionPool:
         Raises:
             SmtpError: as `connection`.
         """
-        self._core.warm(count, self._acquire_timeout)
+        seconds = self._acquire_timeout
+        self._core.warm(count, self.config.timeout if seconds is None else seconds)
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, those in use when they come back."""
@@ -365,7 +356,8 @@ class ConnectionPool:
     ) -> T:
         """Run an operation on a connection, once more on a new one if that is safe."""
         deadline.check(Phase.POOL, str(self.config))
-        lease = Lease(self._core, deadline.at_most(self._acquire_timeout))
+        patience = self._acquire_timeout
+        lease = Lease(self._core, deadline if patience is None else deadline.at_most(patience))
         with lease as connection:
             events.at(self._configs[lease.server])
             try:
@@ -374,10 +366,10 @@ class ConnectionPool:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
                 if not (lease.was_reused and is_own(error)):
                     raise
-                tired = None if _is_stale(error) else self._refusal_of_tired(connection, error)
+                tired = None if is_stale(error) else refusal_of_tired(connection, error)
                 if tired is not None:
                     self._wait_for_rate(deadline, error)
-                elif not _is_stale(error):
+                elif not is_stale(error):
                     raise
                 _log.info(
                     "%s: a reused connection was %s (%s): once more",
@@ -391,22 +383,9 @@ class ConnectionPool:
             try:
                 return operation(connection)
             except ResponseError as error:
-                if tired is not None and _is_same(tired, error):
-                    connection._quirks.note_refused_again(
-                        error.phase, error.response, time.monotonic()
-                    )
+                if tired is not None:
+                    note_if_refused_again(connection, tired, error)
                 raise
-
-    def _refusal_of_tired(
-        self, connection: SmtpConnection, error: SmtpError
-    ) -> ResponseError | None:
-        """A refusal that may be about a used connection and not about the message
-        (`smtpconn.protocol.quirks.TIRED_CONNECTION`); None if an error is anything else."""
-        if not isinstance(error, ResponseError) or error.may_have_been_delivered:
-            return None
-        now = time.monotonic()
-        is_tired = connection._quirks.may_be_tired(error.phase, error.response, now)
-        return error if is_tired else None
 
     def _wait_for_rate(self, deadline: Deadline, error: SmtpError) -> None:
         """Wait until ``max_rate`` lets it go once more; raise ``error`` if that is too late."""
@@ -466,36 +445,6 @@ def configs_of(
     )
 
 
-def _taken(
-    items: Iterable[Envelope | AnyMessage],
-) -> Iterator[tuple[Envelope, MailRequest | MessageRequest | SmtpError | None]]:
-    """Envelopes as they are taken, one at a time, and of each that is a message its request.
-
-    A message is copied here and not when its turn comes: whoever gives it may change it for the
-    next recipient as soon as the next is asked for.
-    """
-    for item in items:
-        check_item(item)
-        envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
-        request: MailRequest | MessageRequest | SmtpError | None = None
-        if is_message(envelope.message):
-            try:
-                if not isinstance(item, Envelope):
-                    envelope = Envelope.from_message(item)
-                request = request_of(envelope)
-            except SmtpError as error:
-                request = error
-        yield envelope, request
-
-
-def _recipient_counts(result: SendResult) -> tuple[int, int]:
-    """The recipients who get the message, and those who were refused."""
-    accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
-    if isinstance(result, LmtpSendResult):
-        refused += len(result.results) - accepted
-    return accepted, refused
-
-
 def _send_over(
     connection: SmtpConnection, made: MailRequest | MessageRequest, deadline: Deadline
 ) -> SendResult:
@@ -510,18 +459,3 @@ def _send_over(
     if connection.protocol is Protocol.LMTP:
         return connection.deliver_request(request, deadline, chunking=chunking, is_probed=True)
     return connection.send_request(request, deadline, chunking=chunking, is_probed=True)
-
-
-def _is_same(first: ResponseError, second: ResponseError) -> bool:
-    """Whether two refusals are of the same command with the same code."""
-    return (first.phase, first.response.code) == (second.phase, second.response.code)
-
-
-def _is_stale(error: SmtpError) -> bool:
-    """Whether an error means no more than that a reused connection was dead."""
-    return (
-        isinstance(error, (ConnectionClosedError, TransportError, TransientError))
-        and (not isinstance(error, TransientError) or error.response.code == 421)
-        and error.phase in _BEFORE_CONTENT
-        and not error.may_have_been_delivered
-    )

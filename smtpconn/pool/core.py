@@ -142,6 +142,10 @@ class PoolCore:
             held.at(self._configs[pooled.server])
         return pooled.connection
 
+    def may_follow(self, waiter: Waiter) -> bool:
+        """Whether a lease's connection may be used for another message of its batch."""
+        return self._state.may_follow(waiter, time.monotonic())
+
     def check_in(self, waiter: Waiter, keep: bool) -> None:
         """Take back whatever a lease has; can be called again; for `Lease`."""
         now = time.monotonic()

@@ -34,6 +34,9 @@ class Lender(Protocol):
     def renew(self, waiter: Waiter, deadline: Deadline) -> SmtpConnection:
         """Replace a connection that turned out to be dead."""
 
+    def may_follow(self, waiter: Waiter) -> bool:
+        """Whether another message of the same batch may follow on the connection."""
+
     def check_in(self, waiter: Waiter, keep: bool) -> None:
         """Take everything back; may be called again after it was cut off."""
 
@@ -65,9 +68,13 @@ class Lease:
     back changes nothing, because the child's pool has not lent it.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_process", "_timeout", "_waiter")
+    __slots__ = ("__weakref__", "_batch", "_pool", "_process", "_timeout", "_waiter")
 
-    def __init__(self, pool: Lender, timeout: float | Deadline) -> None:
+    def __init__(
+        self, pool: Lender, timeout: float | Deadline, batch: object | None = None
+    ) -> None:
+        # What several leases belong to that do not give way to each other; None for nothing.
+        self._batch = batch
         self._waiter: Waiter | None = None
         self._process = 0
         self._pool = pool
@@ -87,6 +94,8 @@ class Lease:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
         self._process = current_process()
         self._waiter = waiter = Waiter()
+        if self._batch is not None:
+            waiter.batch = self._batch
         reference = LeaseReference(self, self._pool.deferred.append)
         reference.waiter = waiter
         waiter.lease = reference
@@ -127,6 +136,12 @@ class Lease:
         """The place of its server among those of the pool, while it is in use."""
         waiter = self._waiter
         return 0 if waiter is None or waiter.pooled is None else waiter.pooled.server
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether another message of the same batch may follow on the connection."""
+        waiter = self._waiter
+        return waiter is not None and self._pool.may_follow(waiter)
 
     def renew(self, deadline: Deadline) -> SmtpConnection:
         """Replace the connection, which is dead."""

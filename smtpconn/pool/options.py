@@ -14,8 +14,8 @@ class PoolKeywords(TypedDict, total=False):
     """The keyword arguments of `smtpconn.ConnectionPool`, which explains them."""
 
     max_size: int
-    acquire_timeout: float
-    max_waiting: int
+    acquire_timeout: float | None
+    max_waiting: int | None
     max_idle: float
     max_lifetime: float
     max_messages: int
@@ -37,8 +37,8 @@ class PoolOptions:
     """
 
     max_size: int = 5
-    acquire_timeout: float = 10.0
-    max_waiting: int = 100
+    acquire_timeout: float | None = None
+    max_waiting: int | None = None
     max_idle: float = 60.0
     max_lifetime: float = 900.0
     max_messages: int = 100
@@ -49,10 +49,11 @@ class PoolOptions:
     def __post_init__(self) -> None:
         for name in ("max_size", "max_messages", "max_connecting"):
             _check_count(name, getattr(self, name), 1)
-        _check_count("max_waiting", self.max_waiting, 0)
-        for name in ("acquire_timeout", "max_idle", "max_lifetime"):
+        if self.max_waiting is not None:
+            _check_count("max_waiting", self.max_waiting, 0)
+        for name in ("max_idle", "max_lifetime"):
             _check_seconds(name, getattr(self, name))
-        for name in ("keepalive", "leak_after"):
+        for name in ("acquire_timeout", "keepalive", "leak_after"):
             if getattr(self, name) is not None:
                 _check_seconds(name, getattr(self, name))
 

@@ -50,6 +50,15 @@ class RateLimiter:
         Raises:
             PoolTimeoutError: that would be after the deadline; nothing is reserved then.
         """
+        if seconds := self.reserve_within(deadline):
+            time.sleep(seconds)
+
+    def reserve_within(self, deadline: Deadline) -> float:
+        """Reserve the next moment at which a message may go; seconds until then.
+
+        Raises:
+            PoolTimeoutError: as `wait`.
+        """
         reset_if_forked()
         seconds = self.reserve(time.monotonic(), deadline.remaining())
         if seconds is None:
@@ -57,8 +66,7 @@ class RateLimiter:
                 f"max_rate does not let this message go within {deadline} s",
                 phase=Phase.POOL,
             )
-        if seconds:
-            time.sleep(seconds)
+        return seconds
 
     def reserve(self, now: float, patience: float) -> float | None:
         """Reserve the next moment; seconds until then, None if they are more than ``patience``."""

@@ -91,6 +91,7 @@ class Waiter:
         since: when it got its lease.
         not_before: it takes only a connection that came back later, or a new one.
         noop_since: when the keep-alive NOOP began that this lease is for; None for a caller.
+        batch: what it belongs to together with others, which do not give way to each other.
         lease: the caller's `smtpconn.pool.lease.Lease`, weakly, until it is given back.
         lost: the connection that its lease had when it was collected as garbage.
     """
@@ -100,6 +101,7 @@ class Waiter:
     since: float = 0.0
     not_before: float = -math.inf
     noop_since: float | None = None
+    batch: object | None = None
     lease: object = None
     lost: PooledConnection | None = None
 
@@ -132,7 +134,28 @@ class PoolState:
         """Whether one more caller would be one too many."""
         may_connect = len(self.connecting) < self.options.max_connecting
         would_wait = bool(self.queue) or not self._has_room(now) or not (self.idle or may_connect)
-        return would_wait and len(self.queue) >= self.options.max_waiting
+        most = self.options.max_waiting
+        return most is not None and would_wait and len(self.queue) >= most
+
+    def may_follow(self, waiter: Waiter, now: float) -> bool:
+        """Whether the caller may use its connection for another message of the same batch.
+
+        Not when the connection has had its time or its messages, and not while a caller of none or
+        another batch waits. May be asked without the lock: what changes in between is seen the next
+        time.
+        """
+        pooled = waiter.pooled
+        if (
+            pooled is None
+            or self.is_closed
+            or pooled.generation != self.generation
+            or now >= pooled.created_at + pooled.lifetime
+            or pooled.connection.transactions >= pooled.most_messages
+        ):
+            return False
+        if not self.queue:
+            return True
+        return all(other.batch is waiter.batch for other in _snapshot(self.queue))
 
     def try_acquire(self, waiter: Waiter, now: float) -> PooledConnection | None:
         """Serve a caller who need not wait: the common case, and nothing else."""

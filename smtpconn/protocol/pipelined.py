@@ -394,6 +394,7 @@ def _unknown(error: Exception) -> SmtpError:
     """The outcome of a message that had left when the connection was lost."""
     unknown = copy.copy(error) if isinstance(error, SmtpError) else not_sent(error)
     unknown.may_have_been_delivered = True
+    unknown.never_begun = False
     return unknown
 
 

@@ -29,7 +29,13 @@ from typing import Self, cast
 
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.content import END_OF_DATA, Chunk
-from smtpconn.model.errors import ConnectionClosedError, Phase, ProtocolError, SmtpError
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    PoolError,
+    ProtocolError,
+    SmtpError,
+)
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import check_size, is_too_big
 from smtpconn.model.replies import SmtpResponse
@@ -592,7 +598,20 @@ def not_sent(error: BaseException) -> SmtpError:
         f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL
     )
     lost.__cause__ = error
+    lost.never_begun = True
     return lost
+
+
+def never_begun(why: str) -> SmtpError:
+    """The outcome of a message whose sending was never begun.
+
+    Args:
+        why: as a text that follows "this message was never begun: ".
+    """
+    error = PoolError(f"this message was never begun: {why}", phase=Phase.POOL)
+    error.is_transient = True
+    error.never_begun = True
+    return error
 
 
 def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:

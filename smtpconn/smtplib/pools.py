@@ -514,7 +514,8 @@ class Pools:
         reset_if_forked()
         while True:
             entry = self._entry(server, key, credentials, deadline, has_own_context)
-            seconds = min(deadline.check(Phase.POOL), self._options["acquire_timeout"])
+            seconds, limit = deadline.check(Phase.POOL), self._options["acquire_timeout"]
+            seconds = seconds if limit is None else min(seconds, limit)
             lease = entry.pool.connection(seconds)
             try:
                 return Borrowed(entry, lease, lease.__enter__())

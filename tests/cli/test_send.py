@@ -498,8 +498,9 @@ def test_ctrl_c_twice_in_the_middle(server: SmtpServer, files: list[str]) -> Non
     found = json.loads(out)
     assert process.returncode == 130
     assert err == "smtpconn: interrupted\n"
-    assert found["counts"]["unknown"] == 2
-    assert found["counts"]["failed"] == 8
+    # Behind a content leaves the envelope of the next message, which is in flight, too.
+    assert 2 <= found["counts"]["unknown"] <= 4
+    assert found["counts"]["failed"] == 10 - found["counts"]["unknown"]
 
 
 @pytest.mark.parametrize(("arguments", "busy"), [(["--connections", "3"], 3), (["--bdat"], 1)])
@@ -534,10 +535,13 @@ def test_ctrl_c_many_times_on_many_files(
     # A signal may also end the process after everything was written.
     assert process.returncode in (130, -signal.SIGINT)
     assert err == "smtpconn: interrupted\n"
-    assert sum(line.startswith("failed        /") for line in lines) == len(many) - busy
-    assert f"unknown            {busy}" in lines
-    assert all(line.startswith("unknown       /") for line in lines[-busy:])
-    assert lines[-busy - 1].startswith("unknown: these may have been delivered")
+    # Behind a content leaves the envelope of the next message, which is in flight, too.
+    unknown = sum(line.startswith("unknown       /") for line in lines)
+    assert busy <= unknown <= (busy if "--bdat" in arguments else 2 * busy)
+    assert sum(line.startswith("failed        /") for line in lines) == len(many) - unknown
+    assert f"unknown            {unknown}" in lines
+    assert all(line.startswith("unknown       /") for line in lines[-unknown:])
+    assert lines[-unknown - 1].startswith("unknown: these may have been delivered")
 
 
 def test_ctrl_c_while_connecting(files: list[str]) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import gc
 import itertools
+import pickle
+import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import cast
+from typing import Any, Generic, TypeVar
 
 import pytest
 
 from smtpconn.pool import bulk
-from smtpconn.pool.bulk import BrokenOff, FanOut, fan_out
+from smtpconn.pool.bulk import Job, Outcomes, Room, Run
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class BadItem(Exception):
@@ -38,14 +44,47 @@ class Source:
         return number
 
 
+class Never(Generic[T]):
+    """The outcome of an item that was taken and not begun, where a test tells it from others."""
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+
+
+class Item(Job[Any], Generic[T]):
+    """One item; that it was never begun is told by itself, or by `Never` of it."""
+
+    def __init__(self, item: T, tells: bool, size: int) -> None:
+        super().__init__(size)
+        self.item = item
+        self.tells = tells
+
+    def never_begun(self) -> Any:
+        return Never(self.item) if self.tells else self.item
+
+
+def fan_out(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    *,
+    tells: bool = False,
+    room: Room | None = None,
+    size: int = 0,
+) -> Outcomes[R]:
+    """Do something with each item, one at a time in each thread."""
+
+    def settle(job: Item[T], run: Run[Item[T]]) -> None:
+        job.outcome = work(job.item)
+        run.settle(job)
+
+    jobs = (Item(item, tells, size) for item in items)
+    return Outcomes(settle, jobs, threads, room or Room(2 * threads, 1_000))
+
+
 def senders() -> list[threading.Thread]:
     """The threads of these runs that live."""
     return [t for t in threading.enumerate() if t.name.startswith("smtpconn-sender")]
-
-
-def close(outcomes: Iterator[int]) -> None:
-    """Want no more outcomes."""
-    cast("FanOut[int, int]", outcomes).close()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -87,7 +126,8 @@ def test_nothing_is_begun_before_the_first_outcome_is_wanted() -> None:
     outcomes = fan_out(lambda n: n, source, 4)
     assert source.taken == 0
     assert senders() == []
-    del outcomes
+    outcomes.close()
+    assert source.taken == 0
 
 
 def test_the_input_is_read_as_outcomes_are_wanted() -> None:
@@ -102,7 +142,7 @@ def test_the_input_is_read_as_outcomes_are_wanted() -> None:
             assert source.taken <= received + most
         wait_until(lambda: source.taken == received + most)
     finally:
-        close(outcomes)
+        outcomes.close()
     assert senders() == []
 
 
@@ -199,24 +239,31 @@ def test_work_that_raises_stop_iteration() -> None:
     assert senders() == []
 
 
-def test_threads_end_although_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second Ctrl-C, while the first one's waiting is under way, leaves no thread behind."""
+def test_threads_end_although_nobody_waits_for_them() -> None:
+    """A second Ctrl-C, while `close` waits after the first one, leaves no thread behind.
+
+    The next `close` returns what the first one could not.
+    """
     struck = threading.Event()
 
     def work(number: int) -> int:
         struck.wait(10)
         return number
 
-    def interrupted(_: threading.Thread) -> None:
-        monkeypatch.undo()
-        raise KeyboardInterrupt
-
     outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
     next(outcomes)
-    monkeypatch.setattr(threading.Thread, "join", interrupted)
+
+    def interrupt() -> None:
+        wait_until(lambda: outcomes._run.is_over)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     with pytest.raises(KeyboardInterrupt):
-        close(outcomes)
+        outcomes.close()
+    interrupting.join()
     struck.set()
+    assert sorted(outcomes.close())[:4] == [1, 2, 3, 4]
     wait_until(lambda: senders() == [])
 
 
@@ -233,7 +280,7 @@ def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
     outcomes = fan_out(work, source, 3)
     for _ in range(received):
         next(outcomes)
-    close(outcomes)
+    outcomes.close()
     assert senders() == []
     assert finished == begun == set(range(source.taken))
     assert list(outcomes) == []
@@ -316,7 +363,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
     assert under_way.wait(10)
 
     def close_and_tell() -> None:
-        close(outcomes)
+        outcomes.close()
         closed.set()
 
     closing = threading.Thread(target=close_and_tell)
@@ -328,59 +375,45 @@ def test_closing_waits_for_what_is_under_way() -> None:
     assert senders() == []
 
 
-class ObservedLock:
-    """A lock that counts who wants it."""
-
-    def __init__(self) -> None:
-        self.wanted = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self.wanted += 1
-        self._lock.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._lock.release()
-
-
 def test_who_waits_for_the_input_begins_nothing_after_the_end() -> None:
-    """A thread that waits for its turn to read the input does not read it when all is over."""
-    lock, broken, go_on = ObservedLock(), threading.Event(), threading.Event()
-    taken = 0
+    """What the input gives after the work broke is not begun, and nothing behind it is taken."""
+    broken, reading, go_on = threading.Event(), threading.Event(), threading.Event()
+    begun, taken = list[int](), 0
 
     def items() -> Iterator[int]:
         nonlocal taken
         for number in range(10):
             if number == 1:
-                assert go_on.wait(10)  # the second thread reads, the third one waits for it
+                reading.set()
+                assert go_on.wait(10)
             taken += 1
             yield number
 
     def work(number: int) -> int:
-        if number == 0:
-            assert broken.wait(10)
-            raise BadItem("the work broke")
-        return number
+        begun.append(number)
+        assert broken.wait(10)
+        raise BadItem("the work broke")
 
-    run = FanOut(work, items(), 3)
-    run._run._lock = cast("threading.Lock", lock)
-    errors: list[BaseException] = []
+    outcomes = fan_out(work, items(), 3, tells=True)
+    told: list[object] = []
 
     def collect() -> None:
         try:
-            list(run)
+            told.extend(outcomes)
         except BadItem as error:
-            errors.append(error)
+            told.append(str(error))
 
     collecting = threading.Thread(target=collect)
     collecting.start()
-    wait_until(lambda: lock.wanted == 3)
+    assert reading.wait(10)
+    wait_until(lambda: begun == [0])
     broken.set()
-    wait_until(lambda: len(senders()) == 2)
+    wait_until(lambda: len(senders()) == 1)
     go_on.set()
     collecting.join(10)
-    assert [str(e) for e in errors] == ["the work broke"]
-    assert taken <= 2
+    assert isinstance(told[0], Never)
+    assert (told[0].item, told[1:]) == (1, ["the work broke"])
+    assert (begun, taken) == ([0], 2)
     assert senders() == []
 
 
@@ -468,12 +501,220 @@ def test_the_error_goes_to_one_of_several_threads() -> None:
 def test_an_item_that_has_an_outcome_although_it_ends_the_run() -> None:
     """The outcome comes with the others, and what ended the run comes behind them."""
 
+    def work(job: Item[int], run: Run[Item[int]]) -> None:
+        job.outcome = job.item
+        run.settle(job)
+        if job.item == 5:
+            raise BadItem("the hook broke")
+
+    source, taken = Source(), list[int]()
+    outcomes: Outcomes[int]
+    outcomes = Outcomes(work, (Item(n, False, 0) for n in source), 2, Room(4, 1))
+    with pytest.raises(BadItem, match="the hook broke"):
+        taken.extend(outcomes)
+    assert sorted(taken) == list(range(source.taken))
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("received", [0, 1, 7])
+def test_stopping_loses_no_outcome(threads: int, received: int) -> None:
+    """After `stop` each item that was taken has its outcome, or one that says it was not begun."""
+    source, begun = Source(), list[int]()
+
     def work(number: int) -> int:
-        if number == 5:
-            raise BrokenOff(number, BadItem("the hook broke"))
+        begun.append(number)
         return number
 
-    source, outcomes = Source(), list[int]()
-    with pytest.raises(BadItem, match="the hook broke"):
-        outcomes.extend(fan_out(work, source, 2))
-    assert sorted(outcomes) == list(range(source.taken))
+    outcomes = fan_out(work, source, threads, tells=True)
+    told: list[object] = [next(outcomes) for _ in range(received)]
+    outcomes.stop()
+    told.extend(outcomes)
+    numbers = [each for each in told if isinstance(each, int)]
+    never = [each.item for each in told if isinstance(each, Never)]
+    assert sorted(numbers) == sorted(begun)
+    assert sorted(numbers + never) == list(range(source.taken))
+    assert list(outcomes) == []
+    assert senders() == []
+
+
+def test_what_was_never_begun_is_told() -> None:
+    """Items that lie ready when a run is stopped are yielded, and none of them is begun."""
+    begun, go_on = list[int](), threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        assert go_on.wait(10)
+        return number
+
+    outcomes = fan_out(work, Source(), 2, tells=True, room=Room(10, 10**9))
+    told: list[object] = []
+    taking = threading.Thread(target=lambda: told.extend(outcomes))
+    taking.start()
+    wait_until(lambda: outcomes._run.ready.qsize() == 8)
+    outcomes.stop()
+    go_on.set()
+    taking.join(10)
+    assert {each for each in told if not isinstance(each, Never)} == set(begun) == {0, 1}
+    assert sorted(each.item for each in told if isinstance(each, Never)) == list(range(2, 10))
+
+
+def test_closing_returns_the_outcomes_not_yet_taken() -> None:
+    """What `close` returns and what was taken before are all items, each once."""
+    source = Source()
+    outcomes = fan_out(lambda n: n, source, 3)
+    taken = [next(outcomes) for _ in range(5)]
+    taken += outcomes.close()
+    assert sorted(taken) == list(range(source.taken))
+    assert outcomes.close() == []
+    assert list(outcomes) == []
+
+
+def test_closing_without_waiting() -> None:
+    """What is there is returned, and what was not begun; ``next`` gives what was in flight."""
+    go_on = threading.Event()
+
+    def work(number: int) -> int:
+        assert number == 0 or go_on.wait(10)
+        return number
+
+    outcomes = fan_out(work, Source(), 2, tells=True, room=Room(8, 10**9))
+    told: list[object] = [next(outcomes)]
+    wait_until(lambda: outcomes._run.ready.qsize() == 6)
+    rest = outcomes.close(wait=False)
+    assert [each.item for each in rest if isinstance(each, Never)] == list(range(3, 9))
+    assert len(rest) == 6
+    go_on.set()
+    told += outcomes
+    assert sorted(str(each) for each in told) == ["0", "1", "2"]
+    assert senders() == []
+
+
+def test_an_error_of_the_input_comes_after_closing() -> None:
+    """`close` returns outcomes; the error that the input ended with is raised by ``next``."""
+    outcomes = fan_out(lambda n: n, failing(3), 1, room=Room(9, 1000))
+    taken = [next(outcomes)]
+    wait_until(lambda: senders() == [])
+    taken += outcomes.close()
+    assert sorted(taken) == [0, 1, 2]
+    with pytest.raises(BadItem, match="the input broke"):
+        next(outcomes)
+    assert list(outcomes) == []
+
+
+def test_a_with_block_stops() -> None:
+    """Leaving the block waits for what is in flight; its outcomes can be taken still."""
+    source = Source()
+    with fan_out(lambda n: n, source, 2) as outcomes:
+        taken = [next(outcomes)]
+    assert senders() == []
+    assert sorted(taken + list(outcomes)) == list(range(source.taken))
+
+
+def test_a_signal_handler_may_stop() -> None:
+    """`stop` takes no lock, so it may interrupt a ``next`` that waits, or another `stop`."""
+    source, begun, go_on = Source(), threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            begun.set()
+            assert go_on.wait(10)
+        return number
+
+    outcomes = fan_out(work, source, 1, tells=True)
+    assert next(outcomes) == 0
+    assert begun.wait(10)
+
+    def stop(*_: object) -> None:
+        outcomes.stop()
+        outcomes.stop()
+        go_on.set()
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        threading.Timer(
+            0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
+        ).start()
+        told: list[object] = list(outcomes)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [each for each in told if not isinstance(each, Never)] == [1]
+    never = [each.item for each in told if isinstance(each, Never)]
+    assert never == list(range(2, source.taken))
+
+
+def test_ctrl_c_during_next_loses_nothing() -> None:
+    """The exception comes out of ``next``; the next calls give every outcome."""
+    go_on = threading.Event()
+
+    def work(number: int) -> int:
+        assert go_on.wait(10)
+        return number
+
+    outcomes = fan_out(work, range(6), 2)
+
+    def interrupt() -> None:
+        wait_until(lambda: outcomes._has_begun)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
+    interrupting.join()
+    go_on.set()
+    assert sorted(outcomes) == list(range(6))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_is_neither_copied_nor_pickled(duplicate: Callable[[object], object]) -> None:
+    """The error says why."""
+    outcomes = fan_out(lambda n: n, range(3), 1)
+    with pytest.raises(TypeError, match="threads work for them"):
+        duplicate(outcomes)
+    outcomes.close()
+
+
+def test_one_that_nobody_iterates_says_so() -> None:
+    """Outcomes that nobody asked for are a mistake: nothing was sent."""
+    outcomes: list[object] = [fan_out(lambda n: n, range(3), 1)]
+    with pytest.warns(ResourceWarning, match="nothing was sent"):
+        outcomes.clear()
+
+
+def test_room_is_bounded_by_bytes() -> None:
+    """Large items are not read ahead, but for two for each thread."""
+    source = Source()
+    outcomes = fan_out(lambda n: n, source, 2, room=Room(100, 1000), size=600)
+    for received in range(1, 20):
+        next(outcomes)
+        assert source.taken <= received + 4 + outcomes._portion
+    outcomes.close()
+    small = Source()
+    outcomes = fan_out(lambda n: n, small, 2, room=Room(100, 1000), size=50)
+    next(outcomes)
+    wait_until(lambda: small.taken >= 20)
+    outcomes.close()
+
+
+def test_a_worker_takes_what_lies_ready() -> None:
+    """One that has what it needs goes on with further items; each is settled once."""
+    runs: list[int] = []
+
+    def work(job: Item[int], run: Run[Item[int]]) -> None:
+        following: Item[int] | None = job
+        count = 0
+        while following is not None:
+            following.outcome = following.item
+            run.settle(following)
+            count += 1
+            following = run.take_ready()
+        runs.append(count)
+
+    outcomes: Outcomes[int]
+    outcomes = Outcomes(work, (Item(n, False, 0) for n in range(2000)), 2, Room(400, 1))
+    assert sorted(outcomes) == list(range(2000))
+    assert sum(runs) == 2000
+    assert senders() == []

@@ -38,7 +38,7 @@ from smtpconn import (
 from smtpconn.net import forking
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool import registry
-from smtpconn.pool.bulk import FanOut
+from smtpconn.pool.bulk import Outcomes
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
@@ -607,7 +607,7 @@ def test_an_iterator_of_send_many_is_the_parents(whole: bool, fork: Fork) -> Non
                     next(outcomes)
                 except SmtpError as error:
                     text = f"{told(error)} {'was forked' in str(error)} {len(taken) - before}"
-                cast("FanOut[Envelope, SendOutcome]", outcomes).close()
+                cast("Outcomes[SendOutcome]", outcomes).close()
                 pool.send(SENDER, ["child@example.com"], MESSAGE)
                 return f"{text} {next(outcomes, 'the end')}" if not whole else text
 

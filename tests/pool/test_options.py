@@ -20,7 +20,10 @@ def test_counts(name: str, least: int) -> None:
     """A count is an int from its least value on."""
     for good in (least, least + 1, 10**9):
         assert getattr(PoolOptions(**{name: good}), name) == good
-    for bad in (least - 1, -1, float(least + 1), str(least + 1), None, True, math.inf):
+    bad_values = [least - 1, -1, float(least + 1), str(least + 1), True, math.inf]
+    if name != "max_waiting":
+        bad_values.append(None)
+    for bad in bad_values:
         with pytest.raises(ValidationError, match=name):
             PoolOptions(**{name: bad})  # type: ignore[arg-type]
 
@@ -40,13 +43,15 @@ def test_seconds(name: str) -> None:
     [
         ("keepalive", True),
         ("leak_after", True),
-        ("acquire_timeout", False),
+        ("acquire_timeout", True),
+        ("max_waiting", True),
+        ("max_messages", False),
         ("max_idle", False),
         ("max_lifetime", False),
     ],
 )
 def test_only_some_can_be_switched_off(name: str, may_be_none: bool) -> None:
-    """None stands for "not at all" where that means something, and is refused elsewhere."""
+    """None stands for "no limit" where that means something, and is refused elsewhere."""
     if may_be_none:
         assert getattr(PoolOptions(**{name: None}), name) is None  # type: ignore[arg-type]
     else:

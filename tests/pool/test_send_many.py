@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
+import itertools
+import pickle
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from typing import cast
 
@@ -15,13 +19,20 @@ from smtpconn import (
     ConnectionPool,
     Envelope,
     LmtpSendResult,
+    MailFromParams,
     PermanentError,
+    Pipelining,
     PoolClosedError,
+    RetryableError,
     SendOutcome,
     SendResult,
+    ServerConfig,
     TransientError,
     ValidationError,
 )
+from smtpconn.model.parameters import BodyType
+from smtpconn.pool.connection_pool import AHEAD
+from smtpconn.pool.events import Action, PoolEvent, Stage
 from smtpconn.testing import SmtpServer
 from tests.support.kinds import kind_of
 
@@ -160,11 +171,14 @@ def test_envelopes_are_taken_as_outcomes_are_wanted() -> None:
         assert taken == 0
         for received in range(1, 50):
             assert next(outcomes).error is None
-            # Each thread has one in hand, and as many outcomes lie ready.
-            assert taken <= received + 2 * size
-        cast("Generator[SendOutcome, None, None]", outcomes).close()
-        # What was begun was finished.
-        assert len(server.messages) == taken == pool.stats().messages
+            # Of each connection one is in flight, some outcomes come and some lie ready.
+            assert taken <= received + AHEAD * size
+        rest = outcomes.close()
+        # What was begun was finished, and what was not says so.
+        never = [o.error for o in rest if o.error is not None]
+        assert all(e.never_begun and e.is_safe_to_retry for e in never)
+        assert received + len(rest) == taken
+        assert len(server.messages) == taken - len(never) == pool.stats().messages
         assert pool.stats().in_use == 0
 
 
@@ -273,6 +287,319 @@ def test_a_server_that_kills_connections() -> None:
     )
 
 
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+def test_the_account_of_a_batch(pipelining: Pipelining) -> None:
+    """Killed every 100 messages, stopped in the middle and resumed: every message has its end.
+
+    What is acknowledged is stored, what is stored is acknowledged or unknown, none twice, and each
+    envelope has an outcome. Resumed is what was certainly not delivered.
+    """
+    count = 1500
+    ledger: dict[int, str] = {}
+    over = threading.Event()
+    with SmtpServer() as server:
+
+        def strike() -> None:
+            killed_at = 0
+            while not over.is_set():
+                try:
+                    server.wait_for_messages(killed_at + 100, 0.05)
+                except TimeoutError:
+                    continue
+                killed_at = len(server.messages)
+                server.kill()
+
+        def note(outcome: SendOutcome) -> None:
+            number = number_of(cast("bytes", outcome.envelope.message))
+            assert ledger.get(number) in (None, "again")
+            if outcome.error is None:
+                ledger[number] = "sent"
+            else:
+                unknown = outcome.error.may_have_been_delivered
+                ledger[number] = "unknown" if unknown else "again"
+
+        killer = threading.Thread(target=strike)
+        killer.start()
+        config = ServerConfig.from_url(server.url, pipelining=pipelining)
+        try:
+            with ConnectionPool(config, max_size=4) as pool:
+                taken = 0
+
+                def letters() -> Iterator[Envelope]:
+                    nonlocal taken
+                    for taken in range(1, count + 1):
+                        yield good(taken - 1)
+
+                with pool.send_many(letters(), timeout=10) as outcomes:
+                    for outcome in itertools.islice(outcomes, count // 3):
+                        note(outcome)
+                    outcomes.stop()
+                    for outcome in outcomes:
+                        note(outcome)
+                assert set(ledger) == set(range(taken))
+                for _ in range(50):
+                    rest = [n for n in range(count) if ledger.get(n) in (None, "again")]
+                    if not rest:
+                        break
+                    for outcome in pool.send_many([good(n) for n in rest], timeout=10):
+                        note(outcome)
+        finally:
+            over.set()
+            killer.join(10)
+        server.wait_for(lambda: all(c.closed for c in server.connections))
+        stored = Counter(number_of(m.content) for m in server.messages)
+    acknowledged = {n for n, said in ledger.items() if said == "sent"}
+    unknown = {n for n, said in ledger.items() if said == "unknown"}
+    assert len(acknowledged) + len(unknown) == count
+    assert acknowledged <= set(stored) <= acknowledged | unknown
+    assert max(stored.values()) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_one_round_trip_per_message(size: int) -> None:
+    """The content of one message and the envelope of the next leave together."""
+    count = 120
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=size) as pool:
+        # The server takes its time, as a network does: else nothing lies ready in time.
+        server.fault("CONTENT", delay=0.005, times=None)
+        assert all(o.error is None for o in pool.send_many(good(n) for n in range(count)))
+        told = [line for record in server.connections for line in record.commands]
+    assert sum(line.startswith("MAIL") for line in told) == count
+    # RSET goes before each MAIL that leaves behind a content, and before no other. So the other
+    # messages have a round trip more.
+    assert (2 * count - told.count("RSET")) / count <= 1.05
+
+
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+def test_what_was_never_begun_on_a_lost_connection_goes_over_another(
+    pipelining: Pipelining,
+) -> None:
+    """Only what may have been delivered has an error; nobody has to send the others again."""
+    with SmtpServer() as server:
+        config = ServerConfig.from_url(server.url, pipelining=pipelining)
+        server.fault("CONTENT", close=True, skip=10, times=1)
+        with ConnectionPool(config, max_size=1) as pool:
+            outcomes = list(pool.send_many(good(n) for n in range(60)))
+            errors = [o.error for o in outcomes if o.error is not None]
+            assert all(e.may_have_been_delivered and not e.never_begun for e in errors)
+            assert len(errors) == 1 or pipelining is Pipelining.EAGER
+            assert len(errors) >= 1
+            assert len(server.messages) >= 60 - len(errors)
+            assert len(outcomes) == 60
+            # With EAGER all of them may have left at once.
+            assert len(server.connections) == 2 or pipelining is Pipelining.EAGER
+
+
+def test_a_connection_that_died_in_a_run_is_replaced() -> None:
+    """The message that was struck before its content was begun goes once more."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
+        server.fault("MAIL", close=True, skip=10, times=1)
+        assert all(o.error is None for o in pool.send_many(good(n) for n in range(30)))
+        assert len(server.messages) == 30
+        assert (len(server.connections), pool.stats().failed_messages) == (2, 0)
+
+
+def test_a_server_that_never_takes_anything_ends_the_run() -> None:
+    """One that hangs up at each MAIL: each message has its error, none is tried for ever."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=2) as pool:
+        server.fault("MAIL", reply="421 4.3.2 Going down", close=True, times=None)
+        outcomes = list(pool.send_many(good(n) for n in range(12)))
+        assert len(outcomes) == 12
+        assert all(o.error is not None and o.error.is_safe_to_retry for o in outcomes)
+        assert server.messages == []
+
+
+def test_connections_have_their_messages_and_no_more() -> None:
+    """A connection that has had ``max_messages`` is given back, and another one goes on."""
+    with SmtpServer() as server:
+        with ConnectionPool(server.url, max_size=2, max_messages=10) as pool:
+            assert all(o.error is None for o in pool.send_many(good(n) for n in range(100)))
+            assert pool.stats().discards["max_messages"] >= 8
+        per_connection = [sum(c.startswith("MAIL") for c in r.commands) for r in server.connections]
+    assert max(per_connection) == 10
+    assert sum(per_connection) == 100
+
+
+def test_a_pool_that_is_drained_replaces_the_connections_of_a_run() -> None:
+    """The connection in use is given back behind the messages in flight."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
+        for number, outcome in enumerate(pool.send_many(good(n) for n in range(60))):
+            assert outcome.error is None
+            if number == 20:
+                pool.drain()
+        assert len(server.connections) == 2
+        assert pool.stats().discards["drained"] == 1
+
+
+def test_a_pool_that_is_closed_in_a_run() -> None:
+    """What is in flight is finished; each further message has the pool's being closed as error."""
+    with SmtpServer() as server:
+        pool = ConnectionPool(server.url, max_size=2)
+        outcomes = pool.send_many(good(n) for n in range(60))
+        told = [next(outcomes) for _ in range(10)]
+        pool.close()
+        told += outcomes
+        assert len(told) == 60
+        failed = [o.error for o in told if o.error is not None]
+        assert {kind_of(e) for e in failed} == {PoolClosedError}
+        assert len(server.messages) == 60 - len(failed)
+
+
+def test_the_rate_is_kept_exactly() -> None:
+    """No message begins earlier than ``max_rate`` lets it, however many connections there are."""
+    rate, count = 200.0, 40
+    begun: list[float] = []
+
+    def hook(event: PoolEvent) -> None:
+        if event.action is Action.SEND and event.stage is Stage.DONE:
+            begun.append(time.monotonic())
+
+    with (
+        SmtpServer() as server,
+        ConnectionPool(server.url, max_size=4, max_rate=rate, on_event=hook) as pool,
+    ):
+        start = time.monotonic()
+        assert all(o.error is None for o in pool.send_many(good(n) for n in range(count)))
+        seconds = time.monotonic() - start
+    assert seconds >= (count - 1) / rate
+    assert all(at - start >= n / rate for n, at in enumerate(sorted(begun)))
+
+
+def test_others_are_served_within_one_message() -> None:
+    """A caller that waits gets a connection of the run as soon as its message is sent."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
+        letters = itertools.count()
+        outcomes = pool.send_many(good(next(letters)) for _ in range(2000))
+        arrived = 0
+        done = threading.Event()
+
+        def take() -> None:
+            nonlocal arrived
+            for outcome in outcomes:
+                arrived += outcome.error is None
+            done.set()
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        try:
+            server.wait_for_messages(10)
+            for n in range(20):
+                pool.send(SENDER, ["other@example.com"], body(10_000 + n), timeout=5)
+                assert not done.is_set()
+            order = [number_of(m.content) for m in server.messages]
+        finally:
+            outcomes.stop()
+            taking.join(10)
+    assert arrived > 10
+    # They came between those of the run, and not behind it.
+    assert sum(n >= 10_000 for n in order) == 20
+    assert len(order) < 1000
+
+
+def test_many_threads_on_a_small_pool() -> None:
+    """By default a caller waits as long as its operation may take, however many others do."""
+    errors: list[BaseException] = []
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=2) as pool:
+
+        def send(number: int) -> None:
+            try:
+                pool.send(SENDER, ["you@example.com"], body(number))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=send, args=(n,)) for n in range(150)]
+        with pool.connection(), pool.connection():
+            for thread in threads:
+                thread.start()
+            server.wait_for(lambda: pool.stats().waiting == 150)
+        for thread in threads:
+            thread.join(30)
+        assert errors == []
+        assert len(server.messages) == 150
+        assert (pool.stats().timeouts, pool.stats().overloads) == (0, 0)
+
+
+def test_a_run_that_gets_fewer_connections_waits_for_its_own() -> None:
+    """A worker without a connection does not fail its message while others of the run send."""
+    with (
+        SmtpServer() as server,
+        ConnectionPool(server.url, max_size=3, acquire_timeout=0.05) as pool,
+        pool.connection(),
+        pool.connection(),
+    ):
+        server.fault("CONTENT", delay=0.02)
+        assert all(o.error is None for o in pool.send_many(good(n) for n in range(20)))
+        assert len(server.messages) == 20
+
+
+def test_binary_messages() -> None:
+    """BINARYMIME goes by BDAT as it is, between others."""
+    content = b"Subject: 0\r\n\r\na\nb\0c"
+    binary = Envelope(
+        SENDER, ["you@example.com"], content, MailFromParams(body=BodyType.BINARYMIME)
+    )
+    extensions = ["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"]
+    with (
+        SmtpServer(extensions=extensions) as server,
+        ConnectionPool(server.url, max_size=1) as pool,
+    ):
+        given = [good(1), binary, good(2), binary]
+        assert [o.error for o in pool.send_many(given)] == [None] * 4
+        assert [m.content for m in server.messages].count(content) == 2
+
+
+@pytest.mark.parametrize("context", ["stop", "close"])
+def test_what_was_never_begun_says_so(context: str) -> None:
+    """Certainly not delivered, safe to send again, and no message that failed in the figures."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
+        server.fault("MAIL", delay=0.2, times=1)
+        outcomes = pool.send_many(good(n) for n in range(100))
+        waiting = threading.Thread(target=lambda: told.extend(outcomes))
+        told: list[SendOutcome] = []
+        waiting.start()
+        server.wait_for(
+            lambda: any(c.startswith("MAIL") for r in server.connections for c in r.commands)
+        )
+        if context == "stop":
+            outcomes.stop()
+            waiting.join(10)
+        else:
+            told.extend(outcomes.close())
+            waiting.join(10)
+        never = [o.error for o in told if o.error is not None]
+        assert never
+        for error in never:
+            assert isinstance(error, RetryableError)
+            assert error.never_begun
+            assert not error.may_have_been_delivered
+            same = pickle.loads(pickle.dumps(error))
+            assert same.never_begun
+            assert same.is_safe_to_retry
+        assert len(server.messages) == len(told) - len(never) == pool.stats().messages
+        assert pool.stats().failed_messages == 0
+
+
+def test_each_message_has_events_in_a_context_of_its_own() -> None:
+    """What a hook sets for one message, another one does not see; all see the caller's."""
+    trace = contextvars.ContextVar[str]("trace")
+    trace.set("caller")
+    seen: list[tuple[Stage, int, str]] = []
+
+    def hook(event: PoolEvent) -> None:
+        if event.action is Action.SEND:
+            seen.append((event.stage, event.operation, trace.get()))
+            if event.stage is Stage.STARTED:
+                trace.set(str(event.operation))
+
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=2, on_event=hook) as pool:
+        assert all(o.error is None for o in pool.send_many(good(n) for n in range(30)))
+    started = {o: text for stage, o, text in seen if stage is Stage.STARTED}
+    done = {o: text for stage, o, text in seen if stage is Stage.DONE}
+    assert set(started.values()) == {"caller"}
+    assert done == {o: str(o) for o in started}
+    assert len(done) == 30
+
+
 def test_what_a_server_does_not_take_is_known_to_all_its_connections() -> None:
     """One that says 503 to what follows the end of DATA is not told so again on another one."""
     letters = [Envelope("a@b.example", ["c@d.example"], b"%d\r\n" % n) for n in range(3)]
@@ -331,6 +658,21 @@ def test_one_message_that_is_changed_for_each_recipient() -> None:
     assert sorted((m.recipients[0], m.email.get_content()) for m in messages) == sorted(
         (f"{n}@x.example", f"for {n}\r\n") for n in range(40)
     )
+
+
+def test_one_buffer_that_is_filled_anew_for_each_recipient() -> None:
+    """Each gets what the buffer held when its envelope was given."""
+
+    def changing() -> Iterator[Envelope]:
+        buffer = bytearray(body(0))
+        for n in range(40):
+            buffer[:] = body(n)
+            yield Envelope(SENDER, [f"{n}@x.example"], buffer)
+
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=4) as pool:
+        assert all(outcome.result for outcome in pool.send_many(changing()))
+        arrived = {m.recipients[0]: number_of(m.content) for m in server.messages}
+    assert arrived == {f"{n}@x.example": n for n in range(40)}
 
 
 def test_a_message_that_names_nobody_is_refused_for_itself() -> None:

@@ -1,0 +1,559 @@
+"""The workers of `ConnectionPool.send_many`: they stream messages over borrowed connections.
+
+A slice is what goes over one connection while it is lent: a message, and those that lie ready
+behind it.
+
+Rule 1: no connection is held while waiting for a message, for ``max_rate`` or for the input. A
+        slice ends when no message lies ready, when ``max_rate`` does not let the next one go, when
+        the connection has had its messages or its time, and when somebody else waits for one.
+Rule 2: a message that was never begun on a connection that was lost goes over another one. The one
+        that was struck goes once more if `ConnectionPool.send` would send it again: the connection
+        had been good, and was lost, or said 421, before the content was begun. Every other outcome
+        is final; what may have been delivered is never sent again.
+Rule 3: a worker that gets no connection waits while others of its run have some. Only if none has,
+        that is the outcome of its message.
+Rule 4: what other code raises (`smtpconn.model.origin`) ends the run, behind the true outcomes of
+        all messages that the worker has.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import cast
+
+from smtpconn.client.config import ServerConfig
+from smtpconn.client.connection import SmtpConnection
+from smtpconn.model.email_message import AnyMessage, is_message
+from smtpconn.model.errors import (
+    ConnectionClosedError,
+    Phase,
+    PoolClosedError,
+    SmtpError,
+    TransportError,
+)
+from smtpconn.model.origin import is_own
+from smtpconn.model.response_errors import ResponseError, TransientError
+from smtpconn.model.results import AnyOutcome, Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.net.deadline import Deadline, StreamDeadline
+from smtpconn.net.forking import reset_if_forked
+from smtpconn.pool.bulk import Job, Run
+from smtpconn.pool.core import PoolCore
+from smtpconn.pool.events import NO_EVENTS, Action, OperationEvents
+from smtpconn.pool.lease import Lease
+from smtpconn.pool.pool_log import log
+from smtpconn.pool.rate_limit import RateLimiter
+from smtpconn.protocol import pipelined
+from smtpconn.protocol.mail_request import (
+    MailRequest,
+    MessageRequest,
+    Outcome,
+    check_item,
+    request_of,
+)
+from smtpconn.protocol.transaction import never_begun, outcome_so_far
+
+RETRY_AFTER = 1.0
+"""Seconds after which a worker asks again for a connection while others of its run have some."""
+
+MOST_TOGETHER = 32
+"""Outcomes that are handed on together."""
+
+UNKNOWN_SIZE = 64 * 1024
+"""The size that is assumed of a message in a file, an iterable or the email package."""
+
+_BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
+
+
+class MailJob(Job[AnyOutcome]):
+    """An envelope on its way through.
+
+    Attributes:
+        envelope: as it was given.
+        request: what is to be sent; the error if it cannot be; None until it is made.
+        events: of the message.
+        has_begun: whether its events have begun.
+        needs_rate: whether ``max_rate`` has not let it go yet.
+        was_struck: whether it is sent once more.
+        tired: the refusal for which it is, which may have been about the connection.
+    """
+
+    __slots__ = (
+        "_context",
+        "envelope",
+        "events",
+        "has_begun",
+        "needs_rate",
+        "request",
+        "tired",
+        "was_struck",
+    )
+
+    def __init__(
+        self, envelope: Envelope, request: MailRequest | MessageRequest | SmtpError | None
+    ) -> None:
+        message = envelope.message
+        is_here = isinstance(message, (bytes, bytearray, memoryview))
+        super().__init__(len(message) if is_here else UNKNOWN_SIZE)  # type: ignore[arg-type]
+        self.envelope = envelope
+        self.request = request
+        self.events: OperationEvents = NO_EVENTS
+        self.has_begun = False
+        self.needs_rate = True
+        self.was_struck = False
+        self.tired: ResponseError | None = None
+        self._context: contextvars.Context | None = None
+
+    def never_begun(self) -> AnyOutcome:
+        if isinstance(self.request, SmtpError):
+            return SendOutcome(self.envelope, None, self.request)
+        return SendOutcome(self.envelope, None, never_begun("sending was stopped"))
+
+    def begin(self, events: OperationEvents, context: contextvars.Context) -> None:
+        """Tell the hook that it begins, in context variables of its own."""
+        self.has_begun = True
+        if events is not NO_EVENTS:
+            self.events, self._context = events, context.copy()
+            self._context.run(events.begin)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a hook is told of it."""
+        return self._context is not None
+
+    def at(self, server: ServerConfig) -> None:
+        """Tell the hook where it goes."""
+        if self._context is not None:
+            self._context.run(self.events.at, server)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell the hook what became of it."""
+        if self._context is None:
+            return
+        if isinstance(outcome, SmtpError):
+            self._context.run(self.events.failed, outcome)
+        else:
+            self._context.run(self.events.done, *recipient_counts(outcome))
+
+
+def mail_jobs(items: Iterable[Envelope | AnyMessage]) -> Iterator[MailJob]:
+    """The jobs of what is to be sent, one at a time.
+
+    A message of the email package, and a buffer, is copied here and not when its turn comes: the
+    caller may fill it anew for the next recipient as soon as the next is asked for.
+
+    Raises:
+        TypeError: something that is no envelope and no message.
+    """
+    for item in items:
+        check_item(item)
+        envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
+        request: MailRequest | MessageRequest | SmtpError | None = None
+        message = envelope.message
+        is_buffer = isinstance(message, (bytearray, memoryview))
+        if is_buffer or is_message(message):
+            try:
+                if not isinstance(item, Envelope):
+                    envelope = Envelope.from_message(item)
+                request = request_of(_with_bytes(envelope) if is_buffer else envelope)
+            except SmtpError as error:
+                if not is_own(error):
+                    raise
+                request = error
+        yield MailJob(envelope, request)
+
+
+def _with_bytes(envelope: Envelope) -> Envelope:
+    return replace(envelope, message=bytes(cast("bytearray | memoryview", envelope.message)))
+
+
+class BulkSender:
+    """The work of one run.
+
+    Args:
+        core: the pool's.
+        configs: its servers.
+        rate_limiter: the pool's, if it has one.
+        timeout: seconds for each message.
+        acquire_timeout: seconds of them for a connection; None for all.
+    """
+
+    def __init__(
+        self,
+        core: PoolCore,
+        configs: Sequence[ServerConfig],
+        rate_limiter: RateLimiter | None,
+        timeout: float,
+        acquire_timeout: float | None,
+    ) -> None:
+        self.core = core
+        self.configs = configs
+        self.rate_limiter = rate_limiter
+        self.timeout = timeout
+        self.acquire_timeout = acquire_timeout
+        # The workers that have a connection.
+        self.holders: set[_Worker] = set()
+
+    def send(self, job: MailJob, run: Run[MailJob]) -> None:
+        """Send a message, and those that lie ready behind it; all of them are settled then."""
+        _Worker(self, run, job).send()
+
+
+class _Worker:
+    """The messages that one worker has taken and not settled."""
+
+    def __init__(self, sender: BulkSender, run: Run[MailJob], job: MailJob) -> None:
+        self._sender = sender
+        self._core = sender.core
+        self._run = run
+        # Those to be given to a connection, those that one was given, and those that came back
+        # from a lost one; the oldest first.
+        self._waiting = deque([job])
+        self._in_flight: deque[MailJob] = deque()
+        self._again: deque[MailJob] = deque()
+        # Those that are done and not handed on yet.
+        self._done: list[MailJob] = []
+        # Of the stream: whether its connection had been good before, and is lost now; its first
+        # message; why that, or another, is to be sent once more.
+        self._is_good = self._is_lost = False
+        self._is_at_end = False
+        self._first: MailJob | None = None
+        self._struck: SmtpError | None = None
+
+    def send(self) -> None:
+        """Send all of them, and what may follow."""
+        try:
+            while self._waiting and not self._run.is_over:
+                self._send_first()
+        except BaseException as error:
+            reset_if_forked()
+            for job in [*self._in_flight, *self._again, *self._waiting]:
+                self._settle(job, outcome_so_far(job.request, error))
+            raise
+        # The run is over: nothing more is begun.
+        for job in self._waiting:
+            wrong = job.request if isinstance(job.request, SmtpError) else None
+            self._settle(job, wrong or never_begun("sending was stopped"))
+
+    def _send_first(self) -> None:
+        """Send the first message that waits, and what may follow on its connection."""
+        job, deadline = self._waiting[0], Deadline(self._sender.timeout)
+        lease: Lease | None = None
+        try:
+            self._make_request(job)
+            if isinstance(job.request, SmtpError):
+                self._settle(self._waiting.popleft(), job.request)
+                return
+            if not self._may_go(job, deadline):
+                return
+            patience = self._sender.acquire_timeout
+            within = deadline if patience is None else deadline.at_most(patience)
+            lease = Lease(self._core, within, self._run)
+            with lease as connection:
+                self._sender.holders.add(self)
+                try:
+                    self._use(lease, connection, deadline)
+                finally:
+                    self._sender.holders.discard(self)
+        except SmtpError as error:
+            if not is_own(error) or self._in_flight or not self._waiting:
+                raise
+            may_wait = lease is not None and not isinstance(error, PoolClosedError)
+            if may_wait and self._sender.holders:
+                self._run.sleep(RETRY_AFTER)
+            else:
+                self._settle(self._waiting.popleft(), error)
+
+    # Before a message is sent.
+
+    def _make_request(self, job: MailJob) -> None:
+        """Make the request of a message, or the error that it cannot be made."""
+        if job.request is None:
+            try:
+                job.request = request_of(job.envelope)
+            except SmtpError as error:
+                if not is_own(error):
+                    raise
+                job.request = error
+
+    def _may_go(self, job: MailJob, deadline: Deadline) -> bool:
+        """Begin a message and wait until ``max_rate`` lets it go; False if the run ended first.
+
+        Raises:
+            SmtpTimeoutError, PoolTimeoutError: that would take too long.
+        """
+        if not job.has_begun:
+            self._begin(job)
+        if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
+            seconds = limiter.reserve_within(deadline)
+            if seconds and not self._run.sleep(seconds):
+                return False
+        job.needs_rate = False
+        deadline.check(Phase.POOL, str(self._sender.configs[0]))
+        return True
+
+    def _may_go_now(self) -> bool:
+        """Whether ``max_rate`` lets a message go at once."""
+        limiter = self._sender.rate_limiter
+        return limiter is None or limiter.reserve(time.monotonic(), 0.0) is not None
+
+    def _begin(self, job: MailJob) -> None:
+        configs = self._sender.configs
+        # Of a message it is known from the beginning where it goes only if there is no choice.
+        server = configs[0] if len(configs) == 1 else None
+        job.begin(self._core.events.about(Action.SEND, server), self._run.context)
+
+    # On a connection.
+
+    def _use(self, lease: Lease, connection: SmtpConnection, deadline: Deadline) -> None:
+        """Stream over a borrowed connection, and over another one if it turns out to be dead."""
+        self._is_good, first = lease.was_reused, self._waiting[0]
+        while not self._run.is_over:
+            self._stream(lease, connection, StreamDeadline(self._sender.timeout, deadline))
+            if self._struck is None or self._run.is_over:
+                return
+            if self._waiting[0] is not first:
+                deadline = Deadline(self._sender.timeout)
+            if not self._may_go_once_more(self._waiting[0], deadline):
+                return
+            word = "dead" if self._waiting[0].tired is None else "tired"
+            text = "%s: a reused connection was %s (%s): once more"
+            log(logging.INFO, text, self._core.name, word, str(self._struck))
+            self._core.count(retries=1)
+            connection, self._is_good = lease.renew(deadline), False
+
+    def _may_go_once_more(self, job: MailJob, deadline: Deadline) -> bool:
+        """Wait until ``max_rate`` lets it; False if that is too late, or the run ended first."""
+        try:
+            return self._may_go(job, deadline)
+        except SmtpError as error:
+            if not is_own(error):
+                raise
+            self._settle(self._waiting.popleft(), job.tired or error)
+            return False
+
+    def _stream(self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline) -> None:
+        self._first = self._struck = None
+        self._is_lost = self._is_at_end = False
+        try:
+            requests = self._requests(lease, connection, deadline)
+            with closing(_stream_over(connection, requests, deadline)) as outcomes:
+                for outcome in outcomes:
+                    self._conclude(self._in_flight.popleft(), outcome, connection)
+        except SmtpError as error:
+            if not is_own(error) or self._first is not None:
+                raise
+            # The connection could not be used at all, and the message is as it was.
+            if not self._may_go_again(self._waiting[0], error):
+                raise
+        finally:
+            self._hand_on()
+            while self._again:
+                self._waiting.appendleft(self._again.pop())
+
+    def _requests(
+        self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline
+    ) -> Iterator[MailRequest | SmtpError]:
+        """The requests of the stream, each made for the server of the connection."""
+        server = self._sender.configs[lease.server]
+        while (job := self._following(lease, connection, deadline)) is not None:
+            job.at(server)
+            yield self._request_for(job, connection, deadline)
+        self._is_at_end = True
+
+    def _following(
+        self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline
+    ) -> MailJob | None:
+        """The next message of the stream, in flight; None where the stream ends."""
+        if self._done:
+            self._hand_on()
+        is_first = self._first is None
+        if not is_first and (self._is_lost or not connection.is_open or not lease.may_follow):
+            return None
+        if self._run.is_over:
+            return None
+        if not self._waiting:
+            if (job := self._run.take_ready()) is None:
+                return None
+            self._waiting.append(job)
+        job = self._waiting[0]
+        if job.request is None:
+            # The message's own file or iterable is read.
+            deadline.pause()
+            self._make_request(job)
+            deadline.go_on()
+        if not isinstance(job.request, SmtpError):
+            if job.needs_rate and not self._may_go_now():
+                return None
+            job.needs_rate = False
+            if not job.has_begun:
+                self._begin(job)
+        if is_first:
+            self._first = job
+        self._in_flight.append(self._waiting.popleft())
+        return job
+
+    def _request_for(
+        self, job: MailJob, connection: SmtpConnection, deadline: Deadline
+    ) -> MailRequest | SmtpError:
+        request = job.request
+        assert request is not None
+        if isinstance(request, SmtpError):
+            return request
+        # What became of it on a connection that was lost is told.
+        if isinstance(request, MessageRequest):
+            request.made = None
+        else:
+            request.attempt = None
+        try:
+            made = request.for_server(connection.capabilities)
+        except SmtpError as error:
+            if not is_own(error):
+                raise
+            return error
+        if made.content.is_stream:
+            # The deadline is looked at between its blocks.
+            peer = connection._channel.peer
+            made.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
+        return made
+
+    def _conclude(self, job: MailJob, outcome: Outcome, connection: SmtpConnection) -> None:
+        """Settle a message by its outcome, or have it sent over another connection."""
+        if isinstance(outcome, SmtpError):
+            # The first one was struck itself, whatever was said; so each stream settles one.
+            if outcome.never_begun and job is not self._first:
+                self._is_lost = True
+                self._again.append(job)
+                return
+            if self._may_go_again(job, outcome) or self._is_tired(job, outcome, connection):
+                self._again.append(job)
+                return
+        self._is_good = self._is_good or connection.is_open
+        self._note(job, outcome)
+        if self._is_at_end or len(self._done) >= MOST_TOGETHER:
+            self._hand_on()
+
+    def _may_go_again(self, job: MailJob, error: SmtpError) -> bool:
+        """Whether a message that was struck is sent once more."""
+        if not self._is_good or job.was_struck or not is_stale(error):
+            return False
+        job.was_struck, self._is_lost, self._struck = True, True, error
+        return True
+
+    def _is_tired(self, job: MailJob, error: SmtpError, connection: SmtpConnection) -> bool:
+        """Whether a refusal may be about the connection, so that the message goes once more."""
+        if job.tired is not None and isinstance(error, ResponseError):
+            note_if_refused_again(connection, job.tired, error)
+        if not self._is_good or job.was_struck:
+            return False
+        if (tired := refusal_of_tired(connection, error)) is None:
+            return False
+        job.was_struck = job.needs_rate = self._is_lost = True
+        job.tired = self._struck = tired
+        return True
+
+    # Afterwards.
+
+    def _settle(self, job: MailJob, outcome: Outcome) -> None:
+        """Note what became of a message, and hand it on."""
+        self._note(job, outcome)
+        self._hand_on()
+
+    def _note(self, job: MailJob, outcome: Outcome) -> None:
+        """Note what became of a message; tell the hook, after it was counted."""
+        if isinstance(outcome, SmtpError):
+            job.outcome = SendOutcome(job.envelope, None, outcome)
+        else:
+            job.outcome = SendOutcome(job.envelope, outcome, None)
+        self._done.append(job)
+        if job.is_told:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Count the messages that are done, tell the hook, and hand them on."""
+        done, self._done = self._done, []
+        if not done:
+            return
+        try:
+            # One that was found wrong before anything began is no message that failed.
+            count_messages(self._core, [outcome_of(job) for job in done if job.has_begun])
+            for job in done:
+                job.tell(outcome_of(job))
+        finally:
+            self._run.settle(*done)
+
+
+def outcome_of(job: MailJob) -> Outcome:
+    """What became of a message that is done."""
+    assert job.outcome is not None
+    outcome: Outcome | None = job.outcome.result or job.outcome.error
+    assert outcome is not None
+    return outcome
+
+
+def _stream_over(
+    connection: SmtpConnection,
+    requests: Iterator[MailRequest | SmtpError],
+    deadline: StreamDeadline,
+) -> Generator[Outcome, None, None]:
+    exchange = pipelined.stream(connection._session, requests)
+    return connection._channel.stream(exchange, deadline, Phase.MAIL)
+
+
+def count_messages(core: PoolCore, outcomes: Sequence[Outcome]) -> None:
+    """Count messages in the figures of the pool."""
+    messages = accepted = rejected = failed = unknown = 0
+    for outcome in outcomes:
+        if isinstance(outcome, SmtpError):
+            failed += 1
+            unknown += outcome.may_have_been_delivered
+        else:
+            counts = recipient_counts(outcome)
+            messages += 1
+            accepted += counts[0]
+            rejected += counts[1]
+    if messages:
+        core.count(messages=messages, accepted_recipients=accepted, rejected_recipients=rejected)
+    if failed:
+        core.count(failed_messages=failed, unknown_messages=unknown)
+
+
+def recipient_counts(result: SendResult) -> tuple[int, int]:
+    """The recipients who get the message, and those who were refused."""
+    accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
+    if isinstance(result, LmtpSendResult):
+        refused += len(result.results) - accepted
+    return accepted, refused
+
+
+def is_stale(error: SmtpError) -> bool:
+    """Whether an error means no more than that a connection had died since it was used."""
+    return (
+        isinstance(error, (ConnectionClosedError, TransportError, TransientError))
+        and (not isinstance(error, TransientError) or error.response.code == 421)
+        and error.phase in _BEFORE_CONTENT
+        and not error.may_have_been_delivered
+    )
+
+
+def refusal_of_tired(connection: SmtpConnection, error: SmtpError) -> ResponseError | None:
+    """A refusal that may be about a used connection and not about the message
+    (`smtpconn.protocol.quirks.TIRED_CONNECTION`); None if an error is anything else."""
+    if not isinstance(error, ResponseError) or error.may_have_been_delivered:
+        return None
+    now = time.monotonic()
+    is_tired = connection._quirks.may_be_tired(error.phase, error.response, now)
+    return error if is_tired else None
+
+
+def note_if_refused_again(
+    connection: SmtpConnection, tired: ResponseError, error: ResponseError
+) -> None:
+    """Note that a refusal was about the message, if a new connection had the same for it."""
+    if (tired.phase, tired.response.code) == (error.phase, error.response.code):
+        connection._quirks.note_refused_again(error.phase, error.response, time.monotonic())
