@@ -54,7 +54,7 @@ def test_an_answer_before_the_end_of_the_content(
 ) -> None:
     """A refusal is this message's answer, anything else an error; nothing was delivered.
 
-    A server that acknowledges a message before its end may have stored what it has: that is unknown.
+    A server that acknowledges a message before its end may have stored a part: that is unknown.
     """
     stored = play(visit, None, servers).witness.stored[0]
     begin, end = stored.content_end - len(stored.message.content), stored.content_end

@@ -37,6 +37,9 @@ from smtpconn.pool import state as pool_state_module
 from smtpconn.pool.lease import Lease
 from smtpconn.testing import SmtpServer
 
+# An exception at every bytecode takes long on a busy machine.
+pytestmark = pytest.mark.timeout(90)
+
 _MODULES = (lease_module, core_module, connector_module, pool_module, pool_state_module)
 _FILES = frozenset(str(module.__file__) for module in _MODULES)
 
