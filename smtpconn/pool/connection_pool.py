@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import NoReturn, TypeVar, Unpack
+from typing import NoReturn, Unpack
 
 from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.client.connection import SmtpConnection
@@ -61,8 +61,6 @@ from smtpconn.protocol.mail_request import (
     make_request,
 )
 from smtpconn.protocol.transaction import outcome_so_far
-
-T = TypeVar("T")
 
 AHEAD, AHEAD_EAGER = 4, 512
 """Messages per connection that `ConnectionPool.send_many` takes ahead of their outcomes."""
@@ -229,7 +227,7 @@ class ConnectionPool:
             events.begin()
             if self._rate_limiter is not None:
                 self._rate_limiter.wait(deadline)
-            result = self._run(lambda c: _send_over(c, request, deadline), deadline, events)
+            result = self._run(request, deadline, events)
         except BaseException as error:
             reset_if_forked()
             # What other code raised says nothing of the message; what is known of that counts.
@@ -352,16 +350,16 @@ class ConnectionPool:
         )
 
     def _run(
-        self, operation: Callable[[SmtpConnection], T], deadline: Deadline, events: OperationEvents
-    ) -> T:
-        """Run an operation on a connection, once more on a new one if that is safe."""
+        self, request: MailRequest | MessageRequest, deadline: Deadline, events: OperationEvents
+    ) -> SendResult:
+        """Send over a connection, once more over a new one if that is safe."""
         deadline.check(Phase.POOL, str(self.config))
         patience = self._acquire_timeout
         lease = Lease(self._core, deadline if patience is None else deadline.at_most(patience))
         with lease as connection:
             events.at(self._configs[lease.server])
             try:
-                return operation(connection)
+                return _send_over(connection, request, deadline)
             except SmtpError as error:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
                 if not (lease.was_reused and is_own(error)):
@@ -381,7 +379,7 @@ class ConnectionPool:
             connection = lease.renew(deadline)
             events.at(self._configs[lease.server])
             try:
-                return operation(connection)
+                return _send_over(connection, request, deadline)
             except ResponseError as error:
                 if tired is not None:
                     note_if_refused_again(connection, tired, error)
