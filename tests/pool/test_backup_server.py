@@ -19,6 +19,7 @@ from smtpconn import (
     TransportError,
 )
 from smtpconn.testing import SmtpServer
+from tests.support.clock import Clock
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
@@ -37,25 +38,6 @@ def backup() -> Iterator[SmtpServer]:
     """The other server."""
     with SmtpServer() as running:
         yield running
-
-
-class Clock:
-    """The monotonic clock, which can be put forward."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._offset = 0.0
-        real = time.monotonic
-        monkeypatch.setattr(time, "monotonic", lambda: real() + self._offset)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self._offset += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock to put forward between operations."""
-    return Clock(monkeypatch)
 
 
 def configs(*servers: SmtpServer, timeout: float = 10.0) -> list[ServerConfig]:

@@ -47,6 +47,7 @@ from smtpconn.net.transport import Transport
 from smtpconn.pool.core import NOOP_TIMEOUT
 from smtpconn.pool.state import NOOP_GRACE
 from smtpconn.testing import SmtpServer
+from tests.support.clock import Clock
 
 SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
 MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
@@ -59,25 +60,6 @@ def server() -> Iterator[SmtpServer]:
     """A server that can do everything and knows everybody."""
     with SmtpServer() as running:
         yield running
-
-
-class Clock:
-    """The monotonic clock, which can be put forward."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._offset = 0.0
-        real = time.monotonic
-        monkeypatch.setattr(time, "monotonic", lambda: real() + self._offset)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self._offset += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock to put forward between operations."""
-    return Clock(monkeypatch)
 
 
 class Background:
