@@ -154,10 +154,25 @@ def every_place(
     while True:
         for error in _errors_at(place // step, all_errors):
             injector = ExceptionInjector(modules, place, error, opcodes=opcodes)
-            strike(injector, error)
+            for _ in _apart(strike, injector, error):
+                pass
             if injector.where is None:
                 return place - 1
         place += step
+
+
+def _apart(
+    strike: Callable[[ExceptionInjector, BaseException], None],
+    injector: ExceptionInjector,
+    error: BaseException,
+) -> Iterator[None]:
+    """Strike in a generator, which has an exception state of its own.
+
+    What is raised at the bytecodes that end an ``except`` block leaves the exception handled there
+    as the thread's current one, and every later test would find it as ``__context__``.
+    """
+    strike(injector, error)
+    yield
 
 
 def _errors_at(number: int, all_errors: bool) -> Iterator[BaseException]:

@@ -120,12 +120,12 @@ HARMLESS: dict[str, str] = {
 
 FROM_THE_SERVER = frozenset(
     [
-        "EnhancedStatusCode", "LmtpSendResult", "PoolEvent", "PoolStats", "RecipientResult",
-        "RejectedRecipient", "SendOutcome", "SendResult", "ServerCapabilities", "ServerStats",
-        "SmtpExtension", "SmtpResponse", "TlsInfo",
+        "EnhancedStatusCode", "LmtpSendResult", "Outcomes", "PoolEvent", "PoolStats",
+        "RecipientResult", "RejectedRecipient", "SendOutcome", "SendResult", "ServerCapabilities",
+        "ServerStats", "SmtpExtension", "SmtpResponse", "TlsInfo",
     ]
 )  # fmt: skip
-"""Values that smtpconn makes for its users: what is in them is read, never sent."""
+"""What smtpconn makes for its users: what is in them is read, never sent."""
 
 _NEEDED: dict[str, Any] = {
     "authzid": "z", "user": "u", "password": "p", "token": "t", "sender": ME, "recipients": [YOU],
