@@ -4,7 +4,7 @@
 
 At the end the books have to balance: what was acknowledged is stored, what is stored was
 acknowledged or reported as unknown, and nothing is stored twice. The account is also a test
-(tests/pool/test_chaos.py), for a few seconds.
+(tests/pool/test_random_failures.py), for a few seconds.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import MESSAGE, Input, Runner
+from tests.support.command_runner import MESSAGE, Input, Runner
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import trustme
 from smtpconn.cli.check import read_certificate
 from smtpconn.cli.output import milliseconds, size
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner, RunResult
 from tests.realservers.certificates import SERVER_NAMES, Certificates
 from tests.realservers.dovecot import Dovecot, oauth_token
 from tests.realservers.exim import Exim
 from tests.realservers.postfix import Postfix
+from tests.support.command_runner import Runner, RunResult
 
 
 def rows(ran: RunResult) -> dict[str, str]:

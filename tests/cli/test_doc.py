@@ -11,7 +11,7 @@ import pytest
 from smtpconn.cli.exit_codes import ExitCode
 from smtpconn.cli.main import COMMANDS
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner
+from tests.support.command_runner import Runner
 
 DOC = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 WORDS = set(re.findall(r"(?<![\w-])--?[\w-]+", DOC))

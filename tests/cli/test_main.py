@@ -13,7 +13,7 @@ import pytest
 import smtpconn as package
 from smtpconn.cli import main
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner
+from tests.support.command_runner import Runner
 
 ROOT = Path(package.__file__).parent.parent
 

@@ -26,7 +26,7 @@ from smtpconn.cli.messages import (
     sources_of,
 )
 from smtpconn.model.errors import ValidationError
-from tests.cli.runner import Input
+from tests.support.command_runner import Input
 
 HEADER = b"From: Me <me@example.com>\r\nTo: you@example.com, Them <them@example.com>\r\n"
 NOTHING: dict[str, object] = {

@@ -7,7 +7,7 @@ import pytest
 from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.options import expand_headers, without_password
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner
+from tests.support.command_runner import Runner
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from smtpconn.cli.output import BAD, GOOD, Output
 from smtpconn.cli.transcript import Line
-from tests.cli.runner import Terminal
+from tests.support.command_runner import Terminal
 
 SHOWN = argparse.Namespace(verbose=True, show_time_lapse=False)
 

@@ -9,8 +9,8 @@ import pytest
 
 from smtpconn.cli.ping import Summary, histogram
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner
 from tests.realservers.exim import Exim
+from tests.support.command_runner import Runner
 
 
 def test_a_report(smtpconn: Runner, server: SmtpServer) -> None:

@@ -11,8 +11,8 @@ from smtpconn.cli import secrets
 from smtpconn.cli.exit_codes import UsageError
 from smtpconn.cli.secrets import Secrets
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Input, Runner
 from tests.realservers.certificates import Certificates
+from tests.support.command_runner import Input, Runner
 
 USER, PASSWORD = "alice", "open sesame + 1"
 COMMAND = f"{sys.executable} -c 'print(\"{PASSWORD}\")'"

@@ -27,9 +27,9 @@ from smtpconn.cli.send import BatchSender
 from smtpconn.cli.target import Target
 from smtpconn.model.modes import TlsMode
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import HEADER, MESSAGE, Input, Runner
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.postfix import Postfix
+from tests.support.command_runner import HEADER, MESSAGE, Input, Runner
 
 
 def test_a_file(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None:

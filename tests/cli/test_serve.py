@@ -26,8 +26,8 @@ from smtpconn.auth.credentials import Credentials
 from smtpconn.cli.output import Output
 from smtpconn.cli.serve import MessageSink, decoded_lines, store
 from smtpconn.testing import ReceivedMessage
-from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
+from tests.support.command_runner import Runner
 
 MESSAGE = "From: a@b.c\r\nSubject: caught\r\n\r\nHello \x1b[2J\r\n.dot\r\n"
 RECEIVED = ReceivedMessage("a@b.c", ("d@e.f",), MESSAGE.encode(), ("SIZE=9",), ((),))

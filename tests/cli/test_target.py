@@ -17,8 +17,8 @@ from smtpconn.cli.output import Output
 from smtpconn.cli.target import Target, target_of
 from smtpconn.model.errors import UnsupportedExtensionError, ValidationError
 from smtpconn.testing import SmtpServer
-from tests.cli.runner import Runner
 from tests.realservers.certificates import Certificates
+from tests.support.command_runner import Runner
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

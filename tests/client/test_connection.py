@@ -38,7 +38,7 @@ from smtpconn import (
 )
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 ME = "me@example.com"
 YOU = "you@example.com"

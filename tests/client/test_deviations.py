@@ -26,8 +26,8 @@ from smtpconn import (
     TlsMode,
     TransientError,
 )
-from tests.support.kinds import kind_of
-from tests.support.odd_server import OddServer
+from tests.support.error_classes import kind_of
+from tests.support.scripted_server import OddServer
 
 ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
 TIMEOUT = 5.0

@@ -39,7 +39,7 @@ from smtpconn.protocol.exchange import CommandGroup, Exchange, Payload, StartTls
 from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 TIMEOUT = 5.0
 SMALL = 16 * 1024

@@ -28,7 +28,7 @@ from smtpconn import (
 )
 from smtpconn.pool.events import Action, PoolEvent, Stage
 from smtpconn.testing import SmtpServer
-from tests.faults.injector import (
+from tests.support.exception_injector import (
     ERRORS,
     ExceptionInjector,
     Killed,

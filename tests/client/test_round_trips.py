@@ -15,7 +15,7 @@ from smtpconn import AllRecipientsFailedError, Envelope, Pipelining, SmtpConnect
 from smtpconn.model.content import CHUNK
 from smtpconn.protocol.transaction import EAGER_CAP
 from smtpconn.testing import SmtpServer
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 PAUSE = 0.03
 EVERYTHING = ("PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME")

@@ -42,7 +42,7 @@ from tests.realservers.exim import Exim
 from tests.realservers.fixtures import require
 from tests.realservers.opensmtpd import OpenSMTPD
 from tests.realservers.postfix import Postfix
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 from tests.support.numbered_messages import ALICE, BOB, CAROL, identities, message
 
 # Exim alone takes five seconds for a thousand messages, on a machine that does nothing else.

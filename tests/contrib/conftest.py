@@ -10,7 +10,7 @@ import pytest
 
 from smtpconn.contrib.logging import PooledSmtpHandler
 from smtpconn.testing import SmtpServer
-from tests.contrib.logmail import FROM, NEVER, TO, Complaints, MakeHandler
+from tests.support.log_mail import FROM, NEVER, TO, Complaints, MakeHandler
 
 
 @pytest.fixture

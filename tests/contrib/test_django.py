@@ -42,10 +42,10 @@ from smtpconn import (
 )
 from smtpconn.contrib.django import EmailBackend
 from smtpconn.testing import SmtpServer
-from tests.contrib.djangomail import HAS_MAILERS, WAYS, Mailing, connections, message
 from tests.realservers.base import wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
+from tests.support.django_mail import HAS_MAILERS, WAYS, Mailing, connections, message
 from tests.support.forks import in_child
 from tests.support.threads import run_in_threads
 

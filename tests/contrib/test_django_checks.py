@@ -10,7 +10,7 @@ from django.core import checks
 from django.test import override_settings
 
 from smtpconn.contrib.django_checks import check_settings
-from tests.contrib.djangomail import HAS_MAILERS, WAYS, as_settings
+from tests.support.django_mail import HAS_MAILERS, WAYS, as_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 

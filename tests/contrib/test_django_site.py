@@ -21,10 +21,10 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def run(scenario: str, backend: str, server: SmtpServer) -> str:
-    """Run a scenario of `tests.contrib.django_site`, and return what it printed."""
+    """Run a scenario of `tests.support.django_site`, and return what it printed."""
     where = [server.host, str(server.port)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.contrib.django_site", scenario, backend, *where],
+        [sys.executable, "-m", "tests.support.django_site", scenario, backend, *where],
         capture_output=True,
         text=True,
         timeout=50,

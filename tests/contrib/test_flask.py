@@ -27,9 +27,9 @@ from smtpconn import (
 )
 from smtpconn.contrib.flask import Mail, email_dispatched
 from smtpconn.testing import SmtpServer
-from tests.contrib.flaskmail import flask_mail
 from tests.realservers.certificates import Certificates
 from tests.realservers.postfix import Postfix
+from tests.support.flask_mail_import import flask_mail
 from tests.support.forks import in_child
 from tests.support.threads import run_in_threads
 

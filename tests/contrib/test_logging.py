@@ -15,7 +15,8 @@ from smtpconn import ConnectionPool, PoolEvent, ValidationError
 from smtpconn.contrib import logging_queue
 from smtpconn.contrib.logging import MAX_RECORD, MAX_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
-from tests.contrib.logmail import (
+from tests.realservers.certificates import Certificates
+from tests.support.log_mail import (
     FROM,
     NEVER,
     TO,
@@ -25,7 +26,6 @@ from tests.contrib.logmail import (
     read,
     text_of,
 )
-from tests.realservers.certificates import Certificates
 
 # --- What is mailed -------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ import pytest
 from smtpconn import ConnectionPool, ServerConfig, ValidationError
 from smtpconn.contrib.logging import PooledSmtpHandler
 from smtpconn.testing import SmtpServer
-from tests.contrib.logmail import (
+from tests.support.forks import Fork, fork_in_c, in_child
+from tests.support.log_mail import (
     FROM,
     TO,
     MakeHandler,
@@ -26,7 +27,6 @@ from tests.contrib.logmail import (
     read,
     text_of,
 )
-from tests.support.forks import Fork, fork_in_c, in_child
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,6 +1,6 @@
 """Every reply of every conversation, replaced by everything a server could say instead.
 
-What has to come of it is in `tests.faults.table`; here each cell is played by the public API
+What has to come of it is in `tests.support.reply_cases`; here each cell is played by the public API
 against the test server, over a pair of sockets. Besides the outcome, what the server has stored has
 to agree with it, and a connection that is said to be usable has to deliver the next message.
 """
@@ -16,8 +16,11 @@ import pytest
 from smtpconn import ConnectionClosedError, SmtpConnection, SmtpError, SmtpResponse
 from smtpconn.model import content
 from tests.faults.conftest import Count
-from tests.faults.cutting import Witness, serve, socket_pair
-from tests.faults.table import (
+from tests.support.case_runner import run_all
+from tests.support.cutting_server import Witness, serve, socket_pair
+from tests.support.error_classes import kind_of
+from tests.support.reply_case_server import LONG, connect_to, faults, settings
+from tests.support.reply_cases import (
     CONVERSATIONS,
     Cell,
     Exchange,
@@ -26,9 +29,6 @@ from tests.faults.table import (
     cells,
     outcome,
 )
-from tests.support.cases import LONG, connect_to, faults, settings
-from tests.support.kinds import kind_of
-from tests.support.runner import run_all
 from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
 Call = Callable[[SmtpConnection], object]

@@ -1,6 +1,6 @@
 """Whole sessions against a server that stops at octet n, for every n.
 
-What is cut, and what has to come of it, is told in `tests.faults.cutting` and
+What is cut, and what has to come of it, is told in `tests.support.cutting_server` and
 `tests.support.sessions`, what is played in `tests.support.session_list`; here is only what is run:
 all octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of
 the octets of TLS itself every seventh for what ends a connection, and fewer for what only the
@@ -20,8 +20,8 @@ import pytest
 from smtpconn.model import content
 from smtpconn.protocol import pipelined
 from tests.faults.conftest import Count, WasLate
-from tests.faults.cutting import Cut, How, Layer, Side
-from tests.support.runner import RUNNER_THREADS, run_all
+from tests.support.case_runner import RUNNER_THREADS, run_all
+from tests.support.cutting_server import Cut, How, Layer, Side
 from tests.support.session_list import LARGE_SESSIONS, SESSIONS, TLS_SESSIONS
 from tests.support.sessions import (
     SILENT,

@@ -16,7 +16,7 @@ from tests.client.test_foreign_exceptions import (
     send_on_a_reused_connection,
 )
 from tests.faults.conftest import Count
-from tests.faults.injector import every_place
+from tests.support.exception_injector import every_place
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),

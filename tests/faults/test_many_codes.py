@@ -1,6 +1,6 @@
 """Every reply to several messages in one call, replaced by everything a server could say instead.
 
-What has to come of it is in `tests.faults.many_table`. The same is held against the outcomes as in
+What has to come of it is in `tests.support.reply_cases_many`. The same is held against the outcomes as in
 `tests.faults.test_codes`: the classes and phases of the errors, what is said of each message, what
 the server has stored, and whether the connection delivers another message.
 """
@@ -16,12 +16,12 @@ import pytest
 
 from smtpconn import Envelope, SendOutcome, SmtpConnection, SmtpError
 from tests.faults.conftest import Count
-from tests.faults.cutting import Witness, serve, socket_pair
-from tests.faults.many_table import ManyCell, Outcomes, Way, cells, outcomes
-from tests.faults.table import Outcome
-from tests.support.cases import connect_to, faults, settings
-from tests.support.kinds import kind_of
-from tests.support.runner import run_all
+from tests.support.case_runner import run_all
+from tests.support.cutting_server import Witness, serve, socket_pair
+from tests.support.error_classes import kind_of
+from tests.support.reply_case_server import connect_to, faults, settings
+from tests.support.reply_cases import Outcome
+from tests.support.reply_cases_many import ManyCell, Outcomes, Way, cells, outcomes
 from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
 
 NEXT = b"next\r\n"

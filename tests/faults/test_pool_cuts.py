@@ -24,9 +24,9 @@ from smtpconn import (
     TlsMode,
 )
 from tests.faults.conftest import Count
-from tests.faults.cutting import Cut, How, Side, Stored, Witness, serve, socket_pair
-from tests.support.kinds import kind_of
-from tests.support.runner import RUNNER_THREADS, run_all
+from tests.support.case_runner import RUNNER_THREADS, run_all
+from tests.support.cutting_server import Cut, How, Side, Stored, Witness, serve, socket_pair
+from tests.support.error_classes import kind_of
 from tests.support.session_list import FIRST, SECOND, THIRD
 from tests.support.sessions import (
     LONG_TIMEOUT,

@@ -1,6 +1,6 @@
 """Real servers whose connections are cut at random: the books balance, to the message.
 
-Two thousand messages go to Postfix and Dovecot through `tests.faults.proxy`, which ends every
+Two thousand messages go to Postfix and Dovecot through `tests.support.cutting_proxy`, which ends every
 connection after a few of them. What was certainly not delivered is sent again; what is unknown is
 not. At the end, when each server has done with every connection it ever had:
 
@@ -31,11 +31,11 @@ from smtpconn import (
     TlsMode,
 )
 from tests.faults.conftest import Count
-from tests.faults.proxy import CuttingProxy
 from tests.realservers.base import RealServer, wait_until
 from tests.realservers.certificates import Certificates
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.postfix import Postfix
+from tests.support.cutting_proxy import CuttingProxy
 from tests.support.numbered_messages import SENDER, identities, message
 from tests.support.threads import run_in_threads
 

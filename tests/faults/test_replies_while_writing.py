@@ -22,9 +22,9 @@ from smtpconn import (
     TransientError,
 )
 from tests.faults.conftest import Count
-from tests.faults.cutting import Cut, How, Side
-from tests.support.kinds import kind_of
-from tests.support.runner import run_all
+from tests.support.case_runner import run_all
+from tests.support.cutting_server import Cut, How, Side
+from tests.support.error_classes import kind_of
 from tests.support.session_list import LARGE_SESSIONS
 from tests.support.sessions import Fate, SessionCase, play
 

@@ -1,6 +1,6 @@
 """A session with an arbitrary server: whatever it does, in whatever order things are asked of it.
 
-hypothesis draws what the server does with each command (`tests.faults.adversary`): right replies
+hypothesis draws what the server does with each command (`tests.support.arbitrary_server`): right replies
 and wrong ones, in pieces, too many of them, garbage, 421, hanging up, silence. It also draws
 whether SMTP or LMTP is spoken, how far the client runs ahead, and what it does: one message by DATA
 or BDAT, several in one call, or any other command. What has to hold then:
@@ -45,8 +45,8 @@ from smtpconn import (
     UnsupportedExtensionError,
     ValidationError,
 )
-from tests.faults.adversary import PIPELINED, Act, Adversary
 from tests.faults.conftest import Count
+from tests.support.arbitrary_server import PIPELINED, Act, Adversary
 
 TIMEOUT = 5.0
 """Seconds for an operation with a server that answers, however badly."""

@@ -40,7 +40,7 @@ from smtpconn import (
 )
 from smtpconn.model.errors import variants
 from smtpconn.testing import SmtpServer
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 ME, YOU, THEM = "me@example.com", "you@example.net", "them@example.net"
 TEXT = b"Subject: hi\r\n\r\nHi\r\n"

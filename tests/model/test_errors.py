@@ -54,7 +54,7 @@ from smtpconn.model.response_errors import (
     refusal,
 )
 from smtpconn.model.results import RejectedRecipient
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 ROOT = Path(__file__).parent.parent.parent
 BUSY = SmtpResponse(451, ("4.3.0 try", "later"))

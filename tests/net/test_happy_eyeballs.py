@@ -30,7 +30,7 @@ from smtpconn import (
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import ATTEMPT_DELAY, open_socket
 from smtpconn.testing import SmtpServer
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 TIMEOUT = 5.0
 NAME = "mail.example.test"

@@ -26,7 +26,7 @@ from smtpconn import (
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport, as_smtp_error, wait_for_sockets
 from tests.realservers.certificates import Certificates
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 TIMEOUT = 5.0
 SHORT = 0.1

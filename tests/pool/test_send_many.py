@@ -34,7 +34,7 @@ from smtpconn.model.parameters import BodyType
 from smtpconn.pool.connection_pool import AHEAD
 from smtpconn.pool.events import Action, PoolEvent, Stage
 from smtpconn.testing import SmtpServer
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 SENDER = "me@example.com"
 

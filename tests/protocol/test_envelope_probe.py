@@ -21,8 +21,8 @@ from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.quirks import MAX_NONMAIL
 from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
+from tests.support.error_classes import kind_of
 from tests.support.exchanges import request, session
-from tests.support.kinds import kind_of
 from tests.support.script import Script, fails, run_script
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"

@@ -44,8 +44,8 @@ from smtpconn.protocol.exchange import CommandGroup
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
+from tests.support.error_classes import kind_of
 from tests.support.exchanges import request, session
-from tests.support.kinds import kind_of
 from tests.support.script import TLS, Script, fails, run_script
 
 GREETING = "220 mx.example.test ready\n"

@@ -23,7 +23,7 @@ from smtpconn import (
 from smtpconn.protocol.mail_request import Outcome
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.session import SessionState
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 from tests.support.pipelined import (
     FIRST,
     GO,

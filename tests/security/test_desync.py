@@ -25,7 +25,17 @@ from smtpconn import (
     SmtpConnection,
     SmtpError,
 )
-from tests.security.wire import ME, MESSAGE, TIMEOUT, YOU, Reader, Recorder, Script, connect, peer
+from tests.support.recording_servers import (
+    ME,
+    MESSAGE,
+    TIMEOUT,
+    YOU,
+    Reader,
+    Recorder,
+    Script,
+    connect,
+    peer,
+)
 
 GREETING = b"220 mx.example.com\r\n"
 EHLO = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n"

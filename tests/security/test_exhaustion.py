@@ -34,7 +34,7 @@ from smtpconn import (
 )
 from smtpconn.model.replies import response
 from smtpconn.protocol.reply_parser import MAX_CHALLENGE, MAX_LINES, MAX_REPLY
-from tests.security.wire import ME, MESSAGE, YOU, Reader, connect, peer
+from tests.support.recording_servers import ME, MESSAGE, YOU, Reader, connect, peer
 
 GREETING = b"220 mx.example.com\r\n"
 EHLO = b"250-mx.example.com\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n"

@@ -27,8 +27,8 @@ from smtpconn import (
     SmtpError,
     ValidationError,
 )
-from tests.security.attacks import CLIENT, HARMLESS, TEXTS, Argument, Target, arguments
-from tests.security.wire import ME, MESSAGE, YOU, recorded
+from tests.support.injection_targets import CLIENT, HARMLESS, TEXTS, Argument, Target, arguments
+from tests.support.recording_servers import ME, MESSAGE, YOU, recorded
 
 SMUGGLED = "SMUGGLED"
 
@@ -62,7 +62,7 @@ def test_every_argument_is_attacked_or_harmless_for_a_reason() -> None:
     """A new public argument is put into TEXTS, or into HARMLESS with a reason, by who adds it."""
     unknown = sorted({str(argument) for argument in ARGUMENTS if not argument.is_known})
     assert not unknown, (
-        f"{', '.join(unknown)}: say in tests/security/attacks.py, in TEXTS, how a text is put into "
+        f"{', '.join(unknown)}: say in tests/support/injection_targets.py, in TEXTS, how a text is put into "
         f"it, or in HARMLESS why it cannot reach the wire"
     )
     assert not TEXTS.keys() & HARMLESS.keys()

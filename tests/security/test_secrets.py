@@ -49,7 +49,7 @@ from smtpconn.contrib.settings import MailSettings, read_settings
 from smtpconn.model.secret import Secret
 from smtpconn.protocol.command import Command, secret_command
 from smtpconn.testing import SmtpServer
-from tests.security.wire import TIMEOUT, Recorder, connect, peer, recorded
+from tests.support.recording_servers import TIMEOUT, Recorder, connect, peer, recorded
 
 SECRET = "correct-horse-battery"
 CALLS: dict[str, Callable[[Any, str], object]] = {

@@ -17,7 +17,7 @@ import pytest
 
 from smtpconn import BodyType, MailFromParams, SmtpConnection, ValidationError
 from smtpconn.model.content import Content
-from tests.security.wire import ME, YOU, recorded
+from tests.support.recording_servers import ME, YOU, recorded
 
 LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\n")
 WITH_NUL = (b"\0\r\n", b"\r\0\n", b"\r\n\0")

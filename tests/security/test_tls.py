@@ -28,7 +28,17 @@ from smtpconn.net.happy_eyeballs import SocketFactory
 from smtpconn.net.tls import shared_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
-from tests.security.wire import ME, MESSAGE, TIMEOUT, YOU, Reader, Script, connect, peer, recorded
+from tests.support.recording_servers import (
+    ME,
+    MESSAGE,
+    TIMEOUT,
+    YOU,
+    Reader,
+    Script,
+    connect,
+    peer,
+    recorded,
+)
 
 SECRET = "correct-horse"
 GREETING = b"220 mx.example.com\r\n"

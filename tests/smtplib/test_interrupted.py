@@ -8,7 +8,7 @@ import pytest
 
 from smtpconn import smtplib
 from smtpconn.testing import SmtpServer
-from tests.faults.injector import ExceptionInjector, every_place
+from tests.support.exception_injector import ExceptionInjector, every_place
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),

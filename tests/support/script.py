@@ -30,7 +30,7 @@ from smtpconn.protocol.mail_request import MailRequest, Outcome
 from smtpconn.protocol.pipelined import stream
 from smtpconn.protocol.reply_matcher import ReplyMatcher
 from smtpconn.protocol.session import SessionState
-from tests.support.kinds import kind_of
+from tests.support.error_classes import kind_of
 
 T = TypeVar("T")
 Said = str | bytes

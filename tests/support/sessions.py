@@ -44,8 +44,8 @@ from smtpconn import (
     TlsMode,
 )
 from smtpconn.testing.session import Settings, login, plain
-from tests.faults.cutting import Cut, How, Witness, serve, socket_pair
-from tests.support.kinds import kind_of
+from tests.support.cutting_server import Cut, How, Witness, serve, socket_pair
+from tests.support.error_classes import kind_of
 
 USERS = {"u": "p"}
 ME, TWO = "a@b.c", ["d@e.f", "g@h.i"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.faults.cutting import Side
+from tests.support.cutting_server import Side
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _RECEIVE = 65536

@@ -23,8 +23,8 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import EAGER_CAP, lmtp_transaction, transaction
+from tests.support.error_classes import kind_of
 from tests.support.exchanges import session
-from tests.support.kinds import kind_of
 from tests.support.pipelined import envelope, kinds, letter
 from tests.support.script import OffScript, Script, Wire, fails, run_many, run_script
 

@@ -32,7 +32,7 @@ from smtpconn.client.options import ConnectOptions
 from smtpconn.net.deadline import Deadline
 from smtpconn.pool.options import PoolKeywords
 from smtpconn.protocol.mail_request import make_request
-from tests.security.wire import ME, MESSAGE, YOU, Recorder, connect, peer
+from tests.support.recording_servers import ME, MESSAGE, YOU, Recorder, connect, peer
 
 CLIENT = "client.example.com"
 

@@ -1,6 +1,6 @@
 """What has to come of several messages in one call when one reply is replaced: the rules.
 
-A cell is a place in the transaction of one of the messages, as `tests.faults.table` has it for that
+A cell is a place in the transaction of one of the messages, as `tests.support.reply_cases` has it for that
 message alone; here is what it does to those before and behind it.
 
 1. Those before it are delivered: their replies have come.
@@ -40,7 +40,7 @@ from smtpconn import (
     SmtpError,
     TransientError,
 )
-from tests.faults.table import (
+from tests.support.reply_cases import (
     EHLO,
     LHLO,
     NO_REPLY,

@@ -15,8 +15,8 @@ from smtpconn import (
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.transaction import transaction
+from tests.support.error_classes import kind_of
 from tests.support.exchanges import request, session
-from tests.support.kinds import kind_of
 from tests.support.script import fails
 
 MAIL = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\nDATA\n"

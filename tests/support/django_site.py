@@ -1,6 +1,6 @@
 """A Django site in one process, for what needs its applications and a database.
 
-    python -m tests.contrib.django_site SCENARIO BACKEND HOST PORT
+    python -m tests.support.django_site SCENARIO BACKEND HOST PORT
 
 Each scenario sends mail the way a site or a package does. It runs in a process of its own, because
 Django is configured once in each.

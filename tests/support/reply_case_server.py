@@ -1,6 +1,6 @@
 """What a cell needs to be played: the octets that replace a reply, and the server that says them.
 
-The server is `smtpconn.testing`'s, at the other end of a pair of sockets (`tests.faults.cutting`),
+The server is `smtpconn.testing`'s, at the other end of a pair of sockets (`tests.support.cutting_server`),
 with a fault at the one place of the cell. What comes of it is not decided here.
 """
 
@@ -17,8 +17,8 @@ from scramp.core import ScramMechanism
 from smtpconn import SmtpConnection, TlsMode
 from smtpconn.testing.faults import Fault
 from smtpconn.testing.session import Settings, login, plain
-from tests.faults.cutting import NotingFaults
-from tests.faults.table import Cell, Kind, Place
+from tests.support.cutting_server import NotingFaults
+from tests.support.reply_cases import Cell, Kind, Place
 from tests.support.sessions import LONG_TIMEOUT, USERS, Contexts
 
 ENDLESS = 1024 * 1024

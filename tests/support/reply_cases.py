@@ -26,7 +26,7 @@ answers of LMTP to a content are one turn in any case.
 
 To add a way of sending: one more `Exchange` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
-messages are sent in one call, `tests.faults.many_table` has the rules.
+messages are sent in one call, `tests.support.reply_cases_many` has the rules.
 """
 
 from __future__ import annotations
