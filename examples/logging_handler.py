@@ -52,7 +52,7 @@ def main() -> None:
 
         print(f"logging 100 errors took the application {seconds * 1000:.0f} ms")
         for message in server.messages:
-            print(f"  {message.email['Subject']}: {len(message.content)} octets")
+            print(f"  {message.email['Subject']}: {len(message.content)} bytes")
         print(f"over {len(server.connections)} connection")
 
 

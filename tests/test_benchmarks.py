@@ -38,7 +38,7 @@ def sink(request: pytest.FixtureRequest) -> Sink:
 
 
 def test_the_sink_counts_what_it_gets(sink: Sink) -> None:
-    """Messages and octets, by DATA and BDAT, one by one and streamed."""
+    """Messages and bytes, by DATA and BDAT, one by one and streamed."""
     with SmtpConnection.connect(
         "127.0.0.1", sink.port, TlsMode.NONE, 10, pipelining=Pipelining.EAGER
     ) as connection:

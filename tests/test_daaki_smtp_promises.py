@@ -170,7 +170,7 @@ def test_an_unexpected_challenge_to_plain_is_cancelled() -> None:
 
 
 def test_a_login_too_long_for_the_line_takes_two_steps() -> None:
-    """`SmtpConnection.auth_plain`: up to 512 octets the response is on the AUTH line."""
+    """`SmtpConnection.auth_plain`: up to 512 bytes the response is on the AUTH line."""
     with session(users={"u": "x" * 400}) as (server, connection):
         connection.auth_plain("u", "x" * 400)
         assert said(server, "AUTH") == ["AUTH PLAIN"]
@@ -321,7 +321,7 @@ def test_connect_does_the_first_ehlo(mode: TlsMode, certificates: Certificates) 
         assert verbs == (starttls if mode is TlsMode.STARTTLS else ["EHLO", "QUIT"])
 
 
-def test_starttls_is_no_wish() -> None:
+def test_starttls_is_required_where_asked_for() -> None:
     """`SmtpConnection.connect` with STARTTLS never goes on in clear."""
     with SmtpServer() as server, pytest.raises(StartTlsUnavailableError):
         SmtpConnection.connect(server.host, server.port, TlsMode.STARTTLS, 5)

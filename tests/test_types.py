@@ -79,7 +79,7 @@ def send_mixed(pool: ConnectionPool, letters: list[EmailMessage]) -> None:
 BAD = {
     "no text for a message": 'pool.send("a@x", "b@x", "text")',
     "no list of messages for one": "pool.send_message([])",
-    "no octets among envelopes": 'pool.send_many([b"x"])',
+    "no bytes among envelopes": 'pool.send_many([b"x"])',
     "no addresses that are numbers": 'pool.send("a@x", [1], b"x")',
     "an error before the result": "[o.result.response for o in pool.send_many([])]",
 }

@@ -12,7 +12,7 @@ Each framework is imported by its own module here and nowhere else; nothing in `
 this package. An adapter only translates. What adapters share is written once:
 
     settings        from a framework's settings to a `ServerConfig` and the process's pool for it
-    delivery        from a framework's addresses and octets to the pool, and what counts as sent
+    delivery        from a framework's addresses and bytes to the pool, and what counts as sent
     backlog         which log records are mailed when
     backend         open, close and send_messages as Django and Flask-Mailman call them
 

@@ -330,7 +330,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         self._left_out = None
 
     @abc.abstractmethod
-    def octets(self, message: M, *, smtputf8: bool) -> bytes:
+    def message_bytes(self, message: M, *, smtputf8: bool) -> bytes:
         """The message as it leaves, without Bcc.
 
         Args:
@@ -348,10 +348,10 @@ class PooledBackend(abc.ABC, Generic[M]):
             return False
         sender, recipients = _envelope(message.from_email, texts)
         utf8 = not (sender.is_ascii and all(r.is_ascii for r in recipients))
-        octets = self.octets(message, smtputf8=utf8)
+        data = self.message_bytes(message, smtputf8=utf8)
         # Another thread that shares this backend may have closed it.
         connection = self.connection or BackendConnection(self.pool)
-        connection.sendmail(sender, recipients, octets)
+        connection.sendmail(sender, recipients, data)
         return True
 
 

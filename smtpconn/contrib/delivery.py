@@ -1,4 +1,4 @@
-"""From a framework's addresses and octets to the pool, and what counts as sent.
+"""From a framework's addresses and bytes to the pool, and what counts as sent.
 
 The frameworks hand over finished messages beside addresses as people write them, with display
 names and internationalised domains. Their message headers have domains in the A-labels of Python's
@@ -158,7 +158,7 @@ def deliver(
     pool: ConnectionPool,
     sender: ReversePath,
     recipients: list[ForwardPath],
-    octets: bytes,
+    data: bytes,
     timeout: float | None = None,
     *,
     as_it_stands: bool = False,
@@ -174,30 +174,30 @@ def deliver(
     """
     # The email package knows how to encode what may not leave. It is asked only where it must be,
     # because reading the message again takes time and loses signatures.
-    if has_long_line(octets):
-        result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
+    if has_long_line(data):
+        result = pool.send_message(_reread(data), sender, recipients, timeout=timeout)
     else:
         try:
-            result = pool.send(sender, recipients, octets, timeout=timeout)
+            result = pool.send(sender, recipients, data, timeout=timeout)
         except UnsupportedExtensionError as error:
-            if error.phase is not Phase.MAIL or octets.isascii():
+            if error.phase is not Phase.MAIL or data.isascii():
                 raise
             # Before anything was sent.
             if as_it_stands:
-                request = make_request(sender, recipients, octets, None, None)
+                request = make_request(sender, recipients, data, None, None)
                 request.content.is_8bit = False  # so that nothing looks for 8BITMIME
                 seconds = pool.config.timeout if timeout is None else timeout
                 result = pool._send(request, Deadline(seconds))
                 check_delivered(result)
                 return result
-            result = pool.send_message(_reread(octets), sender, recipients, timeout=timeout)
+            result = pool.send_message(_reread(data), sender, recipients, timeout=timeout)
     check_delivered(result)
     return result
 
 
-def _reread(octets: bytes) -> AnyMessage:
+def _reread(data: bytes) -> AnyMessage:
     # The old policy leaves header fields as they stand.
-    return email.message_from_bytes(octets, policy=email.policy.compat32)
+    return email.message_from_bytes(data, policy=email.policy.compat32)
 
 
 def check_delivered(result: SendResult) -> None:

@@ -153,7 +153,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             )
         return found
 
-    def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
+    def message_bytes(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Django serialises it, without Bcc.
 
         Raises:

@@ -258,13 +258,13 @@ class MailState(_Attributes):
         mail_from, rcpt_to = _envelope(message, sender, recipients)
         if isinstance(message, Message):
             message = completed(message, mail_from)
-            octets = b"" if host else _serialised(message, mail_from, rcpt_to)
+            data = b"" if host else _serialised(message, mail_from, rcpt_to)
         else:
-            octets = _octets_of(message)
+            data = _bytes_of(message)
         result = SendResult(_NOT_SENT, tuple(rcpt_to))
         if host is not None:
             try:
-                result = _deliver(host, message, octets, mail_from, rcpt_to, timeout)
+                result = _deliver(host, message, data, mail_from, rcpt_to, timeout)
             except SmtpError as error:
                 self.settings().reword(error)
                 raise
@@ -599,7 +599,7 @@ def _recipients(message: AnyMessage) -> list[ForwardPath]:
     return forward_paths(sorted(map(_text, message.send_to)))
 
 
-def _octets_of(message: FlaskMailMessage) -> bytes:
+def _bytes_of(message: FlaskMailMessage) -> bytes:
     if message.has_bad_headers():
         raise sys.modules[__name__].BadHeaderError("a header field holds a line break")
     if message.mail_options or message.rcpt_options:
@@ -622,7 +622,7 @@ def _serialised(
 def _deliver(
     host: Host,
     message: AnyMessage,
-    octets: bytes,
+    data: bytes,
     sender: ReversePath,
     recipients: list[ForwardPath],
     timeout: float | None,
@@ -630,14 +630,14 @@ def _deliver(
     if not isinstance(host, BackendConnection):
         # What a test has put in the place of Connection.host.
         if isinstance(message, Message):
-            octets = _serialised(message, sender, recipients)
-            host.sendmail(str(sender), list(map(str, recipients)), octets, [], [])
+            data = _serialised(message, sender, recipients)
+            host.sendmail(str(sender), list(map(str, recipients)), data, [], [])
         else:
             options = message.mail_options, message.rcpt_options
-            host.sendmail(str(sender), list(map(str, recipients)), octets, *options)
+            host.sendmail(str(sender), list(map(str, recipients)), data, *options)
         return SendResult(_NOT_SENT, tuple(recipients))
     if not isinstance(message, Message):
-        return deliver(host.pool, sender, recipients, octets, timeout)
+        return deliver(host.pool, sender, recipients, data, timeout)
     result = host.pool.send_message(message, sender, recipients, timeout=timeout)
     check_delivered(result)
     return result

@@ -60,7 +60,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         """As Flask-Mailman makes it for the current application."""
         return EmailBackend()
 
-    def octets(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
+    def message_bytes(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Flask-Mailman serialises it, without Bcc.
 
         Raises:

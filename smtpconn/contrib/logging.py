@@ -309,10 +309,10 @@ class PooledSmtpHandler(logging.Handler):
         settled = False
         try:
             sender, recipients = self._envelope()
-            octets = self._compose(batch)
+            data = self._compose(batch)
             seconds = min(self._seconds(), max(0.001, self._close_by - time.monotonic()))
             # SMTPHandler sends text as it is; a mail that is only read must not be harder to read.
-            deliver(self._pool_now(), sender, recipients, octets, seconds, as_it_stands=True)
+            deliver(self._pool_now(), sender, recipients, data, seconds, as_it_stands=True)
             settled = True
         except Exception as error:
             settled = True

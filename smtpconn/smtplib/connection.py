@@ -222,9 +222,9 @@ class CommandConnection(SmtpConnection):
         """Write one command and do not wait for the reply."""
         self._write(CommandGroup((self._command(text),), waits=False))
 
-    def write_octets(self, octets: bytes) -> None:
-        """Write octets as they are."""
-        self._write(raw_command.octets((octets,)))
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        self._write(raw_command.octets((data,)))
 
     def read_reply(self) -> SmtpResponse:
         """Wait for the reply to the first command written that has none yet."""

@@ -71,7 +71,7 @@ class Address:
     Attributes:
         kind: its class.
         host, port, protocol, source_address: as the names say.
-        context: the TLS settings of TLS from the first octet; None for a beginning in clear.
+        context: the TLS settings of TLS from the first byte; None for a beginning in clear.
         allow_cleartext_auth: whether a password may travel in clear.
     """
 

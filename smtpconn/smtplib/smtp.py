@@ -68,9 +68,9 @@ from smtpconn.smtplib.pools import Address, Borrowed, Key, Pools, Server, creden
 from smtpconn.smtplib.values import (
     addr_only,
     addresses,
+    answer_bytes,
     as_bytes,
     features,
-    octets,
     resent_prefix,
     serialised,
 )
@@ -260,7 +260,7 @@ class SMTP(smtplib.SMTP):
         return open_socket(host, port, self._deadline(), self.source_address)
 
     def _first_context(self) -> tuple[ssl.SSLContext | None, bool]:
-        """The TLS settings of TLS from the first octet, and whether they are the caller's."""
+        """The TLS settings of TLS from the first byte, and whether they are the caller's."""
         return None, False
 
     @property
@@ -446,14 +446,14 @@ class SMTP(smtplib.SMTP):
 
         def answer(challenge: bytes) -> bytes:
             self._auth_challenge_count += 1
-            return octets(authobject(challenge))
+            return answer_bytes(authobject(challenge))
 
         reply = self._do(
             lambda: connection.run(
                 lambda session: raw_command.authenticate_with(
                     session,
                     mechanism,
-                    None if first is None else octets(first),
+                    None if first is None else answer_bytes(first),
                     answer,
                     _MAX_CHALLENGES,
                 ),
@@ -562,7 +562,7 @@ class SMTP(smtplib.SMTP):
     ) -> dict[str, Reply]:
         """Send a message; returns the refused recipients with the replies they got."""
         given = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
-        octets = as_bytes(msg)
+        data = as_bytes(msg)
         deadline = self._deadline()
         if self._plan is None:
             self.ehlo_or_helo_if_needed()
@@ -574,7 +574,7 @@ class SMTP(smtplib.SMTP):
         try:
             result = self._transact(
                 lambda connection: self._request(
-                    connection, from_addr, given, octets, mail_options, rcpt_options
+                    connection, from_addr, given, data, mail_options, rcpt_options
                 ),
                 deadline,
             )
@@ -616,7 +616,7 @@ class SMTP(smtplib.SMTP):
         connection: CommandConnection,
         from_addr: str,
         to_addrs: list[str],
-        octets: bytes,
+        data: bytes,
         options: Sequence[str],
         rcpt_options: Sequence[str],
     ) -> MailRequest:
@@ -630,7 +630,7 @@ class SMTP(smtplib.SMTP):
             check_ascii(sender)
             for path in paths:
                 check_ascii(path)
-        content = Content(octets)
+        content = Content(data)
         if not offers.supports_8bitmime:
             # As smtplib does: eight bits go out undeclared to who does not know of them.
             content.is_8bit = False
@@ -697,11 +697,11 @@ class SMTP(smtplib.SMTP):
     # Raw access
 
     def send(self, s: Any) -> None:
-        """Send octets, or text, as they are."""
+        """Send bytes, or text, as they are."""
         connection = self._raw()
-        octets = s.encode(self.command_encoding) if isinstance(s, str) else bytes(s)
-        sys.audit("smtplib.send", self, octets)
-        self._do(lambda: connection.write_octets(octets))
+        data = s.encode(self.command_encoding) if isinstance(s, str) else bytes(s)
+        sys.audit("smtplib.send", self, data)
+        self._do(lambda: connection.write_bytes(data))
 
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command; `getreply` gets the reply."""

@@ -1,4 +1,4 @@
-"""What ``smtplib``'s API takes and returns, as octets, addresses and what servers offer."""
+"""What ``smtplib``'s API takes and returns, as bytes, addresses and what servers offer."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def features(offers: ServerCapabilities) -> dict[str, str]:
     return found
 
 
-def octets(answer: object) -> bytes:
-    """What a caller's function answers, as octets."""
+def answer_bytes(answer: object) -> bytes:
+    """What a caller's function answers, as bytes."""
     if isinstance(answer, bytes):
         return answer
     if not isinstance(answer, str):
@@ -74,7 +74,7 @@ def addresses(message: Message, names: Sequence[str]) -> list[str]:
 
 
 def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
-    """A message's octets as smtpconn writes them, or as ``smtplib`` does.
+    """A message's bytes as smtpconn writes them, or as ``smtplib`` does.
 
     The latter for a message with fields that are no good, such as a To that names somebody without
     an address: ``smtplib`` sends it, and whoever gets it sees what was written.
@@ -98,6 +98,6 @@ def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
     del outgoing["Resent-Bcc"]
     settings: dict[str, Any] = {"utf8": True} if utf8 else {}
     policy = message.policy.clone(**settings)
-    octets = io.BytesIO()
-    BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(outgoing, linesep="\r\n")
-    return octets.getvalue()
+    flat = io.BytesIO()
+    BytesGenerator(flat, mangle_from_=False, policy=policy).flatten(outgoing, linesep="\r\n")
+    return flat.getvalue()

@@ -1,4 +1,4 @@
-"""SASL mechanisms: the exact octets of each, and that no secret is ever shown."""
+"""SASL mechanisms: the exact bytes of each, and that no secret is ever shown."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SECRET = "hunter2-Passwort"
 
 def encoded(challenge: bytes | str) -> str:
     """A challenge as it stands in the 334 line."""
-    octets = challenge.encode() if isinstance(challenge, str) else challenge
-    return base64.b64encode(octets).decode()
+    data = challenge.encode() if isinstance(challenge, str) else challenge
+    return base64.b64encode(data).decode()
 
 
 def scram_with(password: str) -> SaslMechanism:
@@ -77,7 +77,7 @@ WITH_USER: dict[str, Callable[[Any], SaslMechanism]] = {
     ],
 )
 def test_initial_responses(mechanism: SaslMechanism, first: bytes | None) -> None:
-    """Each mechanism begins with exactly the octets of its RFC."""
+    """Each mechanism begins with exactly the bytes of its RFC."""
     assert mechanism.begin() == first
 
 
@@ -349,12 +349,12 @@ def test_credentials_may_hold_anything_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("challenge", "octets"),
+    ("challenge", "data"),
     [("", b""), ("YQ==", b"a"), ("YWI=", b"ab"), ("AP8=", b"\0\xff"), ("+/+/", b"\xfb\xff\xbf")],
 )
-def test_challenges(challenge: str, octets: bytes) -> None:
+def test_challenges(challenge: str, data: bytes) -> None:
     """A challenge is base64."""
-    assert decode_challenge(challenge) == octets
+    assert decode_challenge(challenge) == data
 
 
 @pytest.mark.parametrize(

@@ -161,16 +161,16 @@ def test_as_json(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None
     assert found["counts"] == {
         "unknown": 0, "refused": 1, "failed": 0, "partly": 0, "delivered": 1,
     }  # fmt: skip
-    by_fate = {each["fate"]: each for each in found["messages"]}
-    assert by_fate["delivered"]["reply"]["code"] == 250
-    assert by_fate["delivered"]["error"] is None
-    assert by_fate["refused"]["refused"] == [
+    by_status = {each["fate"]: each for each in found["messages"]}
+    assert by_status["delivered"]["reply"]["code"] == 250
+    assert by_status["delivered"]["error"] is None
+    assert by_status["refused"]["refused"] == [
         {
             "recipient": "you@example.com",
             "reply": {"code": 450, "enhanced_status": "4.2.0", "lines": ["4.2.0 later"]},
         }
     ]
-    assert by_fate["refused"]["error"]["transient"] is True
+    assert by_status["refused"]["error"]["transient"] is True
     assert {each["name"] for each in found["messages"]} == set(files[:2])
 
 
@@ -445,9 +445,9 @@ def test_ctrl_c_twice_gives_up() -> None:
         TARGET, lambda _, envelopes: contextlib.nullcontext(Interrupted(envelopes, 3, 4))
     )
     assert these.was_interrupted
-    fates = [result.status for result in found]
+    statuses = [result.status for result in found]
     assert (
-        fates
+        statuses
         == [DeliveryStatus.DELIVERED] * 2
         + [DeliveryStatus.UNKNOWN] * 2
         + [DeliveryStatus.FAILED] * 6

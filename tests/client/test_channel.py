@@ -433,14 +433,14 @@ def test_an_exception_inside_the_message(verb: str, kind: type[BaseException]) -
         assert server.messages == []
 
 
-NOT_OCTETS: Any = "a str"
+NOT_BYTES: Any = "a str"
 
 
-def test_a_piece_that_is_no_octets() -> None:
+def test_a_piece_that_is_no_bytes() -> None:
     """A message's iterable that yields a str is found out before it is sent as anything."""
     with SmtpServer() as server:
         connection = connect(server)
         with pytest.raises(ValidationError):
-            connection.send(ME, YOU, iter([b"one\r\n", NOT_OCTETS]))
+            connection.send(ME, YOU, iter([b"one\r\n", NOT_BYTES]))
         assert not connection.is_open
         assert server.messages == []

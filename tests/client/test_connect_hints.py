@@ -51,7 +51,7 @@ def silence() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("protocol", list(Protocol))
-def test_tls_from_the_first_octet_where_the_server_begins_in_clear(protocol: Protocol) -> None:
+def test_tls_from_the_first_byte_where_the_server_begins_in_clear(protocol: Protocol) -> None:
     """The error names the place, what was expected of it, and the schemes to try."""
     scheme = protocol.lower()
     with SmtpServer(protocol=protocol) as server:

@@ -62,7 +62,7 @@ LONG_TIMEOUT = 10.0
 Wait = Callable[[], object]
 
 
-class World:
+class Harness:
     """Where a wait takes place: makes servers and connections, and ends them.
 
     Args:
@@ -111,120 +111,120 @@ def server_config(server: SmtpServer, certificates: Certificates) -> ServerConfi
 
 
 @pytest.fixture
-def world(
+def harness(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[World]:
+) -> Iterator[Harness]:
     """Where a wait takes place."""
     with ExitStack() as stack:
-        yield World(stack, certificates, monkeypatch, tmp_path)
+        yield Harness(stack, certificates, monkeypatch, tmp_path)
 
 
 # The waits: each prepares everything and returns what waits for TIMEOUT seconds
 
 
-def reply_in_clear(world: World) -> Wait:
+def reply_in_clear(harness: Harness) -> Wait:
     """``recv``: a reply that does not come."""
-    server = world.server()
+    server = harness.server()
     server.fault("NOOP", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
     return lambda: connection.noop(TIMEOUT)
 
 
-def reply_under_tls(world: World) -> Wait:
+def reply_under_tls(harness: Harness) -> Wait:
     """``SSL_read``: the same under TLS."""
-    server = world.server(tls_context=world.certificates.server_context(), implicit_tls=True)
+    server = harness.server(tls_context=harness.certificates.server_context(), implicit_tls=True)
     server.fault("NOOP", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
     return lambda: connection.noop(TIMEOUT)
 
 
-def reply_over_a_unix_socket(world: World) -> Wait:
+def reply_over_a_unix_socket(harness: Harness) -> Wait:
     """``recv`` of a UNIX socket."""
-    server = world.server(protocol="LMTP", unix_path=str(world.directory / "s"))
+    server = harness.server(protocol="LMTP", unix_path=str(harness.directory / "s"))
     server.fault("NOOP", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
     return lambda: connection.noop(TIMEOUT)
 
 
-def greeting(world: World) -> Wait:
+def greeting(harness: Harness) -> Wait:
     """A server whose kernel connects, and that says nothing."""
-    host, port = world.listener().getsockname()
+    host, port = harness.listener().getsockname()
     return lambda: SmtpConnection.connect(host, port, TlsMode.NONE, TIMEOUT)
 
 
-def tls_handshake(world: World) -> Wait:
+def tls_handshake(harness: Harness) -> Wait:
     """The same where TLS comes first."""
-    host, port = world.listener().getsockname()
+    host, port = harness.listener().getsockname()
     return lambda: SmtpConnection.connect(host, port, TlsMode.IMPLICIT, TIMEOUT)
 
 
-def write_in_clear(world: World) -> Wait:
+def write_in_clear(harness: Harness) -> Wait:
     """``send`` to a peer that reads nothing: a window of zero."""
-    return _write(world, None)
+    return _write(harness, None)
 
 
-def write_under_tls(world: World) -> Wait:
+def write_under_tls(harness: Harness) -> Wait:
     """``SSL_write`` to a peer that reads nothing."""
-    return _write(world, world.certificates.server_context())
+    return _write(harness, harness.certificates.server_context())
 
 
-def _write(world: World, context: ssl.SSLContext | None) -> Wait:
-    transport, _ = world.stack.enter_context(transport_and_peer(world.certificates, context))
+def _write(harness: Harness, context: ssl.SSLContext | None) -> Wait:
+    transport, _ = harness.stack.enter_context(transport_and_peer(harness.certificates, context))
     return lambda: transport.write(bytes(50_000_000), Deadline(TIMEOUT), _ignore, _ignore)
 
 
-def connecting(world: World) -> Wait:
+def connecting(harness: Harness) -> Wait:
     """A server whose queue of connections is full."""
-    full = world.stack.enter_context(socket.socket())
+    full = harness.stack.enter_context(socket.socket())
     full.bind(("127.0.0.1", 0))
     full.listen(0)
     for _ in range(4):
-        waiting = world.stack.enter_context(socket.socket())
+        waiting = harness.stack.enter_context(socket.socket())
         waiting.setblocking(False)
         waiting.connect_ex(full.getsockname())
     host, port = full.getsockname()
     return lambda: SmtpConnection.connect(host, port, TlsMode.NONE, TIMEOUT)
 
 
-def resolving(world: World) -> Wait:
+def resolving(harness: Harness) -> Wait:
     """A name server that does not answer."""
     answers = threading.Event()
-    world.stack.callback(answers.set)
+    harness.stack.callback(answers.set)
 
     def getaddrinfo(*given: Any, **options: Any) -> list[Any]:
         if not options.get("flags"):
             answers.wait(LONG_TIMEOUT)
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
-    world.monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    harness.monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return lambda: SmtpConnection.connect("mx.example.test", 25, TlsMode.NONE, TIMEOUT)
 
 
-def logging_in(world: World) -> Wait:
+def logging_in(harness: Harness) -> Wait:
     """A login that is not answered, within connecting."""
-    server = world.server(users={"user": "secret"})
+    server = harness.server(users={"user": "secret"})
     server.fault("AUTH", hang=True)
     config = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "secret"))
     return lambda: config.connect(TIMEOUT)
 
 
-def lock_of_a_connection(world: World) -> Wait:
+def lock_of_a_connection(harness: Harness) -> Wait:
     """Another thread's operation that does not end."""
-    server = world.server()
+    server = harness.server()
     server.fault("NOOP", hang=True)
-    connection = world.connect(server)
-    executor = world.stack.enter_context(ThreadPoolExecutor(1))
-    world.stack.callback(connection.close)
+    connection = harness.connect(server)
+    executor = harness.stack.enter_context(ThreadPoolExecutor(1))
+    harness.stack.callback(connection.close)
     executor.submit(connection.noop)
     server.wait_for(lambda: "NOOP" in server.connections[-1].commands)
     return lambda: connection.send(ME, YOU, MESSAGE, TIMEOUT)
 
 
-def message_of_many(world: World) -> Wait:
+def message_of_many(harness: Harness) -> Wait:
     """`SmtpConnection.send_many` with a server that does not answer the content."""
-    server = world.server()
+    server = harness.server()
     server.fault("CONTENT", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
 
     def wait() -> None:
         [outcome] = connection.send_many([Envelope(ME, [YOU], MESSAGE)], TIMEOUT)
@@ -234,26 +234,26 @@ def message_of_many(world: World) -> Wait:
     return wait
 
 
-def connection_of_a_pool(world: World) -> Wait:
+def connection_of_a_pool(harness: Harness) -> Wait:
     """A pool all of whose connections are in use."""
-    pool = world.pool(world.server(), max_size=1)
-    world.stack.enter_context(pool.connection())
+    pool = harness.pool(harness.server(), max_size=1)
+    harness.stack.enter_context(pool.connection())
     return lambda: pool.send(ME, YOU, MESSAGE, timeout=TIMEOUT)
 
 
-def connect_of_a_pool(world: World) -> Wait:
+def connect_of_a_pool(harness: Harness) -> Wait:
     """A pool that makes a connection to a server that says nothing."""
-    host, port = world.listener().getsockname()
+    host, port = harness.listener().getsockname()
     pool = ConnectionPool(f"smtp://{host}:{port}", keepalive=None)
-    world.stack.callback(pool.close, 0)
+    harness.stack.callback(pool.close, 0)
     return lambda: pool.send(ME, YOU, MESSAGE, timeout=TIMEOUT)
 
 
-def fan_out(world: World) -> Wait:
+def fan_out(harness: Harness) -> Wait:
     """`ConnectionPool.send_many`, which waits for its threads."""
-    server = world.server()
+    server = harness.server()
     server.fault("CONTENT", hang=True)
-    pool = world.pool(server, max_size=2)
+    pool = harness.pool(server, max_size=2)
 
     def wait() -> None:
         [outcome] = pool.send_many([Envelope(ME, [YOU], MESSAGE)], timeout=TIMEOUT)
@@ -317,17 +317,17 @@ def seconds_of(wait: Wait) -> float:
 
 
 @pytest.mark.parametrize("prepare", WAITS, ids=lambda wait: wait.__name__)
-def test_signals_do_not_postpone_it(world: World, prepare: Callable[[World], Wait]) -> None:
+def test_signals_do_not_postpone_it(harness: Harness, prepare: Callable[[Harness], Wait]) -> None:
     """Handlers run while it waits, and it ends in time all the same."""
-    wait = prepare(world)
+    wait = prepare(harness)
     with signals() as handled:
         assert TIMEOUT * 0.9 <= seconds_of(wait) < TIMEOUT + SLACK
     assert len(handled) > 1
 
 
-def test_signals_to_another_thread(world: World) -> None:
+def test_signals_to_another_thread(harness: Harness) -> None:
     """Python runs handlers in the main thread only, but the kernel interrupts any thread's call."""
-    wait = reply_in_clear(world)
+    wait = reply_in_clear(harness)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with ThreadPoolExecutor(1) as executor:
@@ -343,9 +343,9 @@ def test_signals_to_another_thread(world: World) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_and_the_rate_limiter(world: World) -> None:
+def test_signals_and_the_rate_limiter(harness: Harness) -> None:
     """Waiting for one's turn by ``max_rate`` is not stretched, and not cut short."""
-    pool = world.pool(world.server(), max_rate=1 / TIMEOUT)
+    pool = harness.pool(harness.server(), max_rate=1 / TIMEOUT)
     pool.send(ME, YOU, MESSAGE)
     begun = time.monotonic()
     with signals() as handled:
@@ -357,11 +357,11 @@ def test_signals_and_the_rate_limiter(world: World) -> None:
 
 
 @pytest.mark.parametrize("end", ["quit", "with", "quit_nowait"])
-def test_signals_while_leaving(world: World, end: str) -> None:
+def test_signals_while_leaving(harness: Harness, end: str) -> None:
     """A server that does not answer QUIT holds nobody longer than told."""
-    server = world.server()
+    server = harness.server()
     server.fault("QUIT", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
     connection.timeout = TIMEOUT
     begun = time.monotonic()
     with signals():
@@ -376,19 +376,19 @@ def test_signals_while_leaving(world: World, end: str) -> None:
     assert not connection.is_open
 
 
-def test_signals_while_a_pool_closes(world: World) -> None:
+def test_signals_while_a_pool_closes(harness: Harness) -> None:
     """Leases that stay out are waited for as long as told."""
-    pool = world.pool(world.server())
+    pool = harness.pool(harness.server())
     with pool.connection(), signals():
         begun = time.monotonic()
         pool.close(TIMEOUT)
         assert TIMEOUT * 0.9 <= time.monotonic() - begun < TIMEOUT + SLACK
 
 
-def test_a_keepalive_that_is_not_answered(world: World) -> None:
+def test_a_keepalive_that_is_not_answered(harness: Harness) -> None:
     """A server that does not answer a NOOP costs the maintenance thread a bounded time."""
-    world.monkeypatch.setattr("smtpconn.pool.core.NOOP_TIMEOUT", TIMEOUT)
-    server = world.server()
+    harness.monkeypatch.setattr("smtpconn.pool.core.NOOP_TIMEOUT", TIMEOUT)
+    server = harness.server()
     server.fault("NOOP", hang=True)
     given_up = threading.Event()
 
@@ -405,9 +405,9 @@ def test_a_keepalive_that_is_not_answered(world: World) -> None:
 
 
 @pytest.mark.parametrize("end", ["flush", "close"])
-def test_signals_while_log_records_are_mailed(world: World, end: str) -> None:
+def test_signals_while_log_records_are_mailed(harness: Harness, end: str) -> None:
     """The logging handler waits for a server that does not answer as long as told."""
-    server = world.server()
+    server = harness.server()
     server.fault("CONTENT", hang=True)
     handler = PooledSmtpHandler(
         ServerConfig.from_url(server.url),
@@ -429,11 +429,11 @@ def test_signals_while_log_records_are_mailed(world: World, end: str) -> None:
 # Lock contention
 
 
-def test_a_lock_that_many_threads_want(world: World) -> None:
-    """Each of a crowd that wants one connection gives up at its own deadline."""
-    server = world.server()
+def test_a_lock_that_many_threads_want(harness: Harness) -> None:
+    """Each of many threads that want one connection gives up at its own deadline."""
+    server = harness.server()
     server.fault("NOOP", hang=True)
-    connection = world.connect(server)
+    connection = harness.connect(server)
     with ThreadPoolExecutor(9) as executor:
         executor.submit(connection.noop, LONG_TIMEOUT)
         server.wait_for(lambda: "NOOP" in server.connections[-1].commands)
@@ -443,9 +443,9 @@ def test_a_lock_that_many_threads_want(world: World) -> None:
         connection.close()
 
 
-def test_a_pool_that_many_threads_want(world: World) -> None:
-    """Each of a crowd that wants a pool's only connection gives up at its own deadline."""
-    pool = world.pool(world.server(), max_size=1)
+def test_a_pool_that_many_threads_want(harness: Harness) -> None:
+    """Each of many threads that want a pool's only connection gives up at its own deadline."""
+    pool = harness.pool(harness.server(), max_size=1)
 
     def take(seconds: float) -> None:
         with pool.connection(seconds):
@@ -457,9 +457,9 @@ def test_a_pool_that_many_threads_want(world: World) -> None:
             assert TIMEOUT * n / 4 * 0.9 <= seconds < TIMEOUT * n / 4 + SLACK
 
 
-def test_no_lock_is_held_while_a_pool_connects(world: World) -> None:
+def test_no_lock_is_held_while_a_pool_connects(harness: Harness) -> None:
     """While a connect hangs, the registry, the figures and closing answer at once."""
-    host, port = world.listener().getsockname()
+    host, port = harness.listener().getsockname()
     url = f"smtp://{host}:{port}"
     pool = get_pool(url, keepalive=None)
     with ThreadPoolExecutor(1) as executor:
@@ -479,9 +479,9 @@ def test_no_lock_is_held_while_a_pool_connects(world: World) -> None:
 # What the caller's own code takes
 
 
-def test_a_slow_token_counts(world: World) -> None:
+def test_a_slow_token_counts(harness: Harness) -> None:
     """A token function cannot be interrupted, but nothing is said when it comes too late."""
-    server = world.server(users={"user": "x"}, sasl={"XOAUTH2": _never})
+    server = harness.server(users={"user": "x"}, sasl={"XOAUTH2": _never})
 
     def token(*, force_refresh: bool = False) -> str:
         time.sleep(TIMEOUT * 1.5)
@@ -493,9 +493,9 @@ def test_a_slow_token_counts(world: World) -> None:
     assert caught.value.phase is Phase.AUTH
 
 
-def test_a_slow_socket_factory_counts(world: World) -> None:
+def test_a_slow_socket_factory_counts(harness: Harness) -> None:
     """A socket factory that takes all of the time leaves none for the greeting."""
-    server = world.server()
+    server = harness.server()
     given: list[float] = []
 
     def factory(host: str, port: int, timeout: float) -> socket.socket:
@@ -543,12 +543,14 @@ def stalls_at_its_end() -> Iterator[bytes]:
 )
 @pytest.mark.parametrize("how", ["send", "send_bdat", "pool", "send_many", "lmtp", "pool_many"])
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-def test_a_slow_message_counts(world: World, how: str, make: Callable[[], Any], tls: bool) -> None:
+def test_a_slow_message_counts(
+    harness: Harness, how: str, make: Callable[[], Any], tls: bool
+) -> None:
     """Its end never leaves behind the deadline, so that it is certainly not delivered."""
-    context = world.certificates.server_context() if tls else None
+    context = harness.certificates.server_context() if tls else None
     protocol = "LMTP" if how == "lmtp" else "SMTP"
-    server = world.server(tls_context=context, implicit_tls=tls, protocol=protocol)
-    config = server_config(server, world.certificates).replace(host="localhost")
+    server = harness.server(tls_context=context, implicit_tls=tls, protocol=protocol)
+    config = server_config(server, harness.certificates).replace(host="localhost")
     begun = time.monotonic()
     error: object = None
     if how.startswith("pool"):
@@ -642,7 +644,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_small_records_do_not_move_it(ends: tuple[Transport, socket.socket], clock: Clock) -> None:
-    """There is always something to read, octet by octet, and reading ends all the same."""
+    """There is always something to read, byte by byte, and reading ends all the same."""
     transport, peer = ends
     deadline = Deadline(3)
     for _ in range(3):
@@ -659,11 +661,11 @@ def test_a_fast_reader_does_not_move_it(
 ) -> None:
     """A write that never blocks ends at the deadline, too."""
     transport, peer = ends
-    octets = 0
+    length = 0
 
     def taken(count: int) -> None:
-        nonlocal octets
-        octets += count
+        nonlocal length
+        length += count
         while count > 0:
             count -= len(peer.recv(count))
         clock.second()
@@ -671,7 +673,7 @@ def test_a_fast_reader_does_not_move_it(
     with pytest.raises(TimeoutError):
         transport.write(bytes(50_000_000), Deadline(3), taken, _ignore)
     assert clock.now == 1003
-    assert 0 < octets <= 3 << 20
+    assert 0 < length <= 3 << 20
 
 
 def test_a_write_in_clear_is_looked_after() -> None:
@@ -712,10 +714,10 @@ def test_a_chatty_peer_does_not_move_a_blocked_write(
 
 @pytest.mark.parametrize("look", ["probe", "after a timeout"])
 def test_looking_at_what_came_has_an_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, look: str
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
     """Whatever was said already is read for `DRAIN_TIMEOUT` at most, not until there is no more."""
-    with transport_and_peer(world.certificates, None) as (transport, peer):
+    with transport_and_peer(harness.certificates, None) as (transport, peer):
         clock = Clock()
         monkeypatch.setattr("smtpconn.net.deadline.time", clock)
         driver = Driver(transport, SessionState(), "localhost", "mx.example.test:25", None)
@@ -833,7 +835,7 @@ def test_what_wants_to_write_waits_for_that(certificates: Certificates, action: 
 
 
 def test_half_a_record(certificates: Certificates, clock: Clock) -> None:
-    """A TLS record that comes octet by octet, and never as a whole, does not move it."""
+    """A TLS record that comes byte by byte, and never as a whole, does not move it."""
     with wanting(certificates) as (transport, tls, peer):
         socket.socket.send(peer, b"\x17\x03\x03\x01\x00")
         deadline, tls.calls = Deadline(5), 0
@@ -888,9 +890,9 @@ def test_a_renegotiation_that_never_ends(certificates: Certificates) -> None:
     def until(word: bytes) -> None:
         assert process.stdout is not None
         while word not in seen:
-            octets = process.stdout.read1(4096)  # type: ignore[attr-defined]
-            assert octets, bytes(seen)
-            seen.extend(octets)
+            data = process.stdout.read1(4096)  # type: ignore[attr-defined]
+            assert data, bytes(seen)
+            seen.extend(data)
 
     def say(line: bytes) -> None:
         stdin.write(line + b"\n")

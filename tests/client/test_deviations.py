@@ -265,7 +265,7 @@ def test_rset_refused_behind_a_refused_envelope() -> None:
         assert len(server.messages) == 1
 
 
-def test_rset_refused_at_the_end_of_a_trial() -> None:
+def test_rset_refused_at_the_end_of_try_envelope() -> None:
     """The answers about the recipients stand."""
     with OddServer(RSET=b"502 no\r\n", RCPT=bad_rcpt) as server, connect(server) as connection:
         replies = connection.try_envelope(ME, ["a@example.net", "bad@example.net"])

@@ -69,10 +69,10 @@ def ends() -> Iterator[Ends]:
         yield made
 
 
-def as_dialogue(talk: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[Any]]:
+def as_exchange(talk: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[Any]]:
     """The same conversation as one of the package's, whose errors are no other code's."""
     assert isinstance(talk, types.FunctionType)
-    names = {**talk.__globals__, "__name__": "smtpconn.dialogue.of_a_test"}
+    names = {**talk.__globals__, "__name__": "smtpconn.protocol.of_a_test"}
     return types.FunctionType(
         talk.__code__, names, talk.__name__, talk.__defaults__, talk.__closure__
     )
@@ -97,11 +97,11 @@ def run(driver: Driver, conversation: Exchange[Any], timeout: float = TIMEOUT) -
     return driver.run(conversation, Deadline(timeout))
 
 
-def read_all(sock: socket.socket, octets: int) -> bytes:
-    """Read so many octets."""
+def read_all(sock: socket.socket, size: int) -> bytes:
+    """Read exactly so many bytes."""
     data = bytearray()
-    while len(data) < octets:
-        piece = sock.recv(octets - len(data))
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
         assert piece
         data += piece
     return bytes(data)
@@ -173,7 +173,7 @@ def test_full_duplex(ends: Ends) -> None:
     assert driver.transport.is_open
 
 
-def test_a_message_has_its_time_from_its_own_first_octet(ends: Ends) -> None:
+def test_a_message_has_its_time_from_its_own_first_byte(ends: Ends) -> None:
     """Content of the message before it, which leaves in the same batch, takes none of it."""
     driver, peer = ends
     order: list[str] = []
@@ -252,7 +252,7 @@ def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
     driver, peer = ends
     peer.sendall(b"500 no\r\n")
 
-    @as_dialogue
+    @as_exchange
     def talk() -> Exchange[None]:
         batch = CommandGroup((command(Phase.NOOP, "NOOP"),))
         yield batch
@@ -265,11 +265,11 @@ def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
     assert driver.transport.is_open
 
 
-def test_misuse_before_the_first_octet_keeps_it_open(ends: Ends) -> None:
+def test_misuse_before_the_first_byte_keeps_it_open(ends: Ends) -> None:
     """A ProtocolError before anything was sent is about the call, not about the connection."""
     driver, _ = ends
 
-    @as_dialogue
+    @as_exchange
     def talk(says_something: bool) -> Exchange[None]:
         if says_something:
             yield CommandGroup((command(Phase.NOOP, "NOOP", replies=0),))
@@ -287,7 +287,7 @@ def test_misuse_before_the_first_octet_keeps_it_open(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "kind", "phase"),
+    ("raw", "kind", "phase"),
     [
         (b"garbage\r\n", ParseError, Phase.NOOP),
         (b"421 bye\r\n", TransientError, Phase.NOOP),
@@ -295,8 +295,8 @@ def test_misuse_before_the_first_octet_keeps_it_open(ends: Ends) -> None:
         (b"250 a\r\ngarbage\r\n", ParseError, Phase.NOOP),
     ],
 )
-def test_a_dialogue_that_fails_is_closed(
-    ends: Ends, octets: bytes, kind: type[SmtpError], phase: Phase
+def test_an_exchange_that_fails_closes_the_connection(
+    ends: Ends, raw: bytes, kind: type[SmtpError], phase: Phase
 ) -> None:
     """A failure closes the transport before the conversation hears of it."""
     driver, peer = ends
@@ -310,13 +310,13 @@ def test_a_dialogue_that_fails_is_closed(
             heard.append(error)
             raise
 
-    peer.sendall(octets)
+    peer.sendall(raw)
     with pytest.raises(kind) as caught:
         run(driver, talk())
     assert caught.value is heard[0]
     assert caught.value.phase is phase
     assert driver.closed_because == str(caught.value)
-    assert (driver.shutdown_reply is not None) is (b"421" in octets)
+    assert (driver.shutdown_reply is not None) is (b"421" in raw)
 
 
 def test_too_many_replies_close_but_do_not_undo(ends: Ends) -> None:
@@ -351,7 +351,7 @@ def test_the_last_word_of_a_server_that_hangs_up_on_us(ends: Ends) -> None:
 @pytest.mark.parametrize("size", [10, 1_000_000])
 @pytest.mark.parametrize("ends_message", [True, False])
 def test_what_may_have_been_delivered(ends: Ends, size: int, ends_message: bool) -> None:
-    """Only a message whose last octet has left may have been delivered."""
+    """Only a message whose last byte has left may have been delivered."""
     driver, _ = ends
     with pytest.raises(SmtpTimeoutError) as caught:
         run(driver, content(bytes(size), ends_message=ends_message), 0.1)
@@ -413,7 +413,7 @@ def test_tls_without_settings(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "hangs_up", "kind"),
+    ("raw", "hangs_up", "kind"),
     [
         (b"", False, None),
         (b"", True, ConnectionClosedError),
@@ -422,11 +422,11 @@ def test_tls_without_settings(ends: Ends) -> None:
         (b"garbage\r\n", False, ParseError),
     ],
 )
-def test_a_probe(ends: Ends, octets: bytes, hangs_up: bool, kind: type[SmtpError] | None) -> None:
+def test_a_probe(ends: Ends, raw: bytes, hangs_up: bool, kind: type[SmtpError] | None) -> None:
     """A probe finds, without waiting, whether the connection is still good."""
     driver, peer = ends
-    if octets:
-        peer.sendall(octets)
+    if raw:
+        peer.sendall(raw)
     if hangs_up:
         peer.close()
     error = driver.probe()

@@ -2,7 +2,7 @@
 
 Both ends have buffers of 4 KiB, so next to nothing of what one says fits in before the other reads
 (RFC 2920 3.1). The server is the worst there can be: it answers what it has read with up to 100 KiB
-and does not read an octet more before all of them are taken. A client that writes first and reads
+and does not read a byte more before all of them are taken. A client that writes first and reads
 later waits for ever.
 """
 
@@ -26,7 +26,7 @@ BUFFER = 4096
 MIB = 1024 * 1024
 LARGE = 50 * MIB
 REPLY = 25 * 1024
-"""Octets of each reply, and there are four to a message: RSET or DATA, MAIL, RCPT, BDAT."""
+"""Bytes of each reply, and there are four to a message: RSET or DATA, MAIL, RCPT, BDAT."""
 
 MESSAGE = (b"x" * 1022 + b"\r\n") * (LARGE // 1024)
 ME, YOU = "me@example.com", "you@example.com"
@@ -38,12 +38,12 @@ class SlowReader:
 
     Attributes:
         reply: what it says to everything.
-        octets, crc: of all content so far.
+        bytes, crc: of all content so far.
     """
 
     sock: socket.socket
     reply: bytes
-    octets: int = 0
+    size: int = 0
     crc: int = 0
     _input: bytearray = field(default_factory=bytearray)
 
@@ -73,24 +73,24 @@ class SlowReader:
         del self._input[:end]
         return line
 
-    def _take(self, octets: int) -> None:
-        while octets:
-            piece = bytes(self._input[:octets]) or self._read(min(octets, MIB))
-            del self._input[:octets]
-            octets -= len(piece)
-            self.octets += len(piece)
+    def _take(self, size: int) -> None:
+        while size:
+            piece = bytes(self._input[:size]) or self._read(min(size, MIB))
+            del self._input[:size]
+            size -= len(piece)
+            self.size += len(piece)
             self.crc = zlib.crc32(piece, self.crc)
 
-    def _read(self, octets: int) -> bytes:
-        data = self.sock.recv(octets)
+    def _read(self, size: int) -> bytes:
+        data = self.sock.recv(size)
         assert data
         return data
 
 
-def reply(octets: int) -> bytes:
+def reply(size: int) -> bytes:
     """One reply of so many KiB, in as many lines (RFC 5321 4.2.1)."""
     text = b"x" * 1018 + b"\r\n"
-    return (b"250-" + text) * (octets // 1024 - 1) + b"250 " + text
+    return (b"250-" + text) * (size // 1024 - 1) + b"250 " + text
 
 
 Send = Callable[[SmtpConnection, pytest.MonkeyPatch], None]
@@ -135,11 +135,11 @@ def small_ends() -> tuple[socket.socket, socket.socket]:
 
 @pytest.mark.parametrize("tls_mode", [TlsMode.NONE, TlsMode.IMPLICIT])
 @pytest.mark.parametrize(
-    ("send", "reply_octets"), [(as_one, REPLY), (as_chunks, 2 * REPLY), (as_many, REPLY)]
+    ("send", "reply_bytes"), [(as_one, REPLY), (as_chunks, 2 * REPLY), (as_many, REPLY)]
 )
 def test_no_deadlock(
     send: Send,
-    reply_octets: int,
+    reply_bytes: int,
     tls_mode: TlsMode,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +151,7 @@ def test_no_deadlock(
 
     def serve() -> SlowReader:
         with accepted, in_tls(accepted, tls_mode, certificates) as sock:
-            server = SlowReader(sock, reply(reply_octets))
+            server = SlowReader(sock, reply(reply_bytes))
             server.serve()
             return server
 
@@ -168,7 +168,7 @@ def test_no_deadlock(
         ) as connection:
             send(connection, monkeypatch)
         server = serving.result()
-    assert (server.octets, server.crc) == (LARGE, zlib.crc32(MESSAGE))
+    assert (server.size, server.crc) == (LARGE, zlib.crc32(MESSAGE))
 
 
 def in_tls(sock: socket.socket, mode: TlsMode, certificates: Certificates) -> socket.socket:

@@ -19,6 +19,7 @@ import pytest
 
 from smtpconn import ConnectionPool, SmtpError
 from smtpconn.testing import SmtpServer
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,26 +34,16 @@ def server() -> Iterator[SmtpServer]:
         yield running
 
 
-class Struck(BaseException):
-    """What strikes."""
+class Injected(BaseException):
+    """What interrupts."""
 
 
-def strike(thread: threading.Thread, error: type[BaseException]) -> None:
+def raise_in_thread(thread: threading.Thread, error: type[BaseException]) -> None:
     """Have ``error`` raised in a thread, wherever it is."""
     assert thread.ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(error)
     )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 def take_all(pool: ConnectionPool, count: int) -> None:
@@ -63,15 +54,15 @@ def take_all(pool: ConnectionPool, count: int) -> None:
 
 
 class Victim:
-    """A thread that takes and gives until it is told to stop, whatever strikes it.
+    """A thread that takes and gives until it is told to stop, whatever interrupts it.
 
-    A strike may hit anywhere, also in here; so what it does in between is one call, and the thread
-    goes on as long as it was not told to stop.
+    An exception may hit anywhere, also in here; so what it does in between is one call, and the
+    thread goes on as long as it was not told to stop.
     """
 
     def __init__(self, pool: ConnectionPool, use: Callable[[ConnectionPool], None]) -> None:
         self.over = False
-        self.rounds = self.strikes = 0
+        self.rounds = self.injected = 0
         self.errors: list[Exception] = []
         self._pool = pool
         self._use = use
@@ -83,8 +74,8 @@ class Victim:
                 while not self.over:
                     self._use(self._pool)
                     self.rounds += 1
-            except Struck:
-                self.strikes += 1
+            except Injected:
+                self.injected += 1
             except SmtpError:
                 pass  # of a connection that was struck in another thread's favour
             except Exception as error:
@@ -105,7 +96,7 @@ def by_send(pool: ConnectionPool) -> None:
 
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is told of exceptions in destructors and in threads, where strikes may well hit.
+    """Nobody is told of exceptions in destructors and in threads, where interrupts may well hit.
 
     Python code that reports them would be struck as well. A socket that was made and not yet kept
     when it struck is closed by its destructor, with a warning.
@@ -129,10 +120,10 @@ def test_exceptions_out_of_nowhere(
     victims = [Victim(pool, use) for _ in range(8)]
     for victim in victims:
         victim.thread.start()
-    end, struck = time.monotonic() + 1.5, 0
+    end, injected_count = time.monotonic() + 1.5, 0
     while time.monotonic() < end:
-        strike(chance.choice(victims).thread, Struck)
-        struck += 1
+        raise_in_thread(chance.choice(victims).thread, Injected)
+        injected_count += 1
         pause.wait(chance.random() * 0.004)  # at random moments is what is wanted
     for victim in victims:
         victim.over = True
@@ -142,10 +133,10 @@ def test_exceptions_out_of_nowhere(
     gc.collect()
     stats = pool.stats()
     print(
-        f"{struck} strikes, {sum(v.strikes for v in victims)} felt, "
+        f"{injected_count} exceptions, {sum(v.injected for v in victims)} felt, "
         f"{sum(v.rounds for v in victims)} rounds, {stats.connects} connects"
     )
-    assert sum(v.strikes for v in victims) > 50
+    assert sum(v.injected for v in victims) > 50
     assert [e for v in victims for e in v.errors] == []
     assert (stats.in_use, stats.waiting, stats.connecting) == (0, 0, 0)
     assert stats.idle <= 4

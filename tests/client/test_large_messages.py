@@ -142,8 +142,8 @@ def test_under_tls_too(certificates: Certificates) -> None:
 
         tls.__class__ = Noted
         connection.send_bdat(ME, YOU, GOOD)
-    assert max(octets for octets, _ in given) <= 16 * 1024
-    assert sum(octets for octets, is_his in given if not is_his) < 1000
+    assert max(length for length, _ in given) <= 16 * 1024
+    assert sum(length for length, is_his in given if not is_his) < 1000
 
 
 @pytest.mark.timeout(60)
@@ -192,9 +192,9 @@ def test_the_size_is_told_where_it_is_known(
     assert sizes == ([] if size is None else [f"SIZE={size}"])
 
 
-def skipped(file: io.BufferedRandom, octets: int) -> io.BufferedRandom:
-    """The file, standing behind its first octets."""
-    file.seek(octets)
+def skipped(file: io.BufferedRandom, length: int) -> io.BufferedRandom:
+    """The file, standing behind its first bytes."""
+    file.seek(length)
     return file
 
 

@@ -1,5 +1,5 @@
 """Each part of the protocol against a real server that offers it: Postfix, Exim, Dovecot, Cyrus,
-OpenSMTPD and smtp-sink. What they store is compared with what was sent, octet by octet.
+OpenSMTPD and smtp-sink. What they store is compared with what was sent, byte by byte.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def normalised(text: bytes) -> bytes:
     return (lines if lines.endswith(b"\n") else lines + b"\n").replace(b"\n", b"\r\n")
 
 
-# LMTP: Dovecot, which stores octets as they come (mail_save_crlf)
+# LMTP: Dovecot, which stores bytes as they come (mail_save_crlf)
 
 
 @pytest.fixture(params=["starttls", "implicit", "unix"])
@@ -126,7 +126,7 @@ def test_each_recipient_has_its_own_result(
 
 
 @pytest.mark.parametrize("way", [by_data, by_bdat])
-def test_dovecot_stores_every_octet(
+def test_dovecot_stores_every_byte(
     dovecot: Dovecot, way: Callable[[SmtpConnection], Deliver]
 ) -> None:
     """Dots, long lines, eight bits and missing line ends: byte for byte."""

@@ -1,7 +1,7 @@
 """How often the client waits for the server: counted by a server that answers only a silent client.
 
 The server answers when it has read everything and the client has then been silent for a while, so
-each of its writes is one round trip, however the octets were cut into segments.
+each of its writes is one round trip, however the bytes were cut into segments.
 """
 
 from __future__ import annotations
@@ -210,10 +210,10 @@ def test_a_reset_costs_no_round_trip() -> None:
         assert server.connections[0].commands[-6] == "RSET"
 
 
-@pytest.mark.parametrize(("password_octets", "expected"), [(100, 1), (600, 2)])
-def test_round_trips_of_a_login(password_octets: int, expected: int) -> None:
+@pytest.mark.parametrize(("password_bytes", "expected"), [(100, 1), (600, 2)])
+def test_round_trips_of_a_login(password_bytes: int, expected: int) -> None:
     """One if the whole line has room, two if not (RFC 4954 4)."""
-    password = "x" * password_octets
+    password = "x" * password_bytes
     with (
         SmtpServer(users={"user": password}, answer_after_pause=PAUSE) as server,
         SmtpConnection.connect(server.host, server.port, TlsMode.NONE, 10) as connection,

@@ -54,7 +54,7 @@ NOBODY = "no&body@example.test"
 COUNT = 1000
 STORED_WITHIN = 40.0
 SIZE_LIMIT = 400_000
-"""Octets the servers take where the test sets their limit: more than may be sent eagerly."""
+"""Bytes the servers take where the test sets their limit: more than may be sent eagerly."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Kind:
         return Envelope(self.sender(number), self.recipients, given)
 
     def message(self, number: int) -> bytes:
-        """Its octets."""
+        """Its bytes."""
         return message(f"m{number}", self.body)
 
     def sender(self, number: int) -> str:
@@ -310,7 +310,7 @@ def check_outcome(kind: Kind, outcome: SendOutcome) -> None:
 
 
 def found_in(store: RealServer) -> Iterator[tuple[str, int, bytes]]:
-    """The mailbox, the number by the sender, and the octets of each message that is stored."""
+    """The mailbox, the number by the sender, and the bytes of each message that is stored."""
     for user in PASSWORDS:
         for text in store.stored(user):
             sender = re.search(rb"(?mi)^return-path: <s(\d+)@", text)
@@ -362,20 +362,24 @@ def test_a_server_that_goes_away_in_the_middle(
 ) -> None:
     """What was acknowledged is stored, what was certainly not delivered is not, once at most."""
     require(Postfix)
-    fates: dict[str, set[str]] = {"acknowledged": set(), "unknown": set(), "not delivered": set()}
+    statuses: dict[str, set[str]] = {
+        "acknowledged": set(),
+        "unknown": set(),
+        "not delivered": set(),
+    }
     with Postfix(certificates) as postfix, ThreadPoolExecutor(1) as executor:
         with ToPostfix.to(postfix, pipelining) as connection:
             envelopes = map(PLAIN.envelope, itertools.count())
             for number, outcome in enumerate(connection.send_many(envelopes)):
                 if number == after:
                     halting = executor.submit(postfix.halt)
-                fates[_fate(outcome)].add(f"m{number}")
-                if len(fates["not delivered"]) == 10:
+                statuses[_status(outcome)].add(f"m{number}")
+                if len(statuses["not delivered"]) == 10:
                     break
             assert not connection.is_open
         halting.result()
         postfix.start()
-        acknowledged, unknown = fates["acknowledged"], fates["unknown"]
+        acknowledged, unknown = statuses["acknowledged"], statuses["unknown"]
         assert len(acknowledged) >= after
         assert len(unknown) <= (1 if pipelining is Pipelining.AUTO else pipelined.MAX_IN_FLIGHT)
         assert wait_until(lambda: acknowledged <= set(identities(postfix.stored())), STORED_WITHIN)
@@ -385,7 +389,7 @@ def test_a_server_that_goes_away_in_the_middle(
         assert max(identities(postfix.logs().encode().splitlines()).values()) == 1
 
 
-def _fate(outcome: SendOutcome) -> str:
+def _status(outcome: SendOutcome) -> str:
     if outcome.error is None:
         return "acknowledged"
     return "unknown" if outcome.error.may_have_been_delivered else "not delivered"

@@ -83,9 +83,9 @@ def test_nothing_but_a_validation_error_comes_of_any_text(text: str) -> None:
 
 def test_a_line_of_any_length_is_sent() -> None:
     """What no server has to take is encoded on the way (RFC 5321 4.5.3.1.6)."""
-    octets = b"Subject: long\r\n\r\n" + b"x" * 5000 + b"\r\n"
+    data = b"Subject: long\r\n\r\n" + b"x" * 5000 + b"\r\n"
     with SmtpServer() as server, ConnectionPool(server.url) as pool:
-        deliver(pool, ReversePath("me@example.com"), forward_paths(["a@example.com"]), octets)
+        deliver(pool, ReversePath("me@example.com"), forward_paths(["a@example.com"]), data)
         (message,) = server.messages
     assert max(map(len, message.content.split(b"\r\n"))) <= 998
     assert message.email.get_content().strip() == "x" * 5000

@@ -447,7 +447,7 @@ def test_an_internationalised_local_part(server: SmtpServer, mailing: Mailing) -
         assert old.messages == []
 
 
-# --- Octets ---------------------------------------------------------------------------------------
+# --- Bytes ---------------------------------------------------------------------------------------
 
 
 def test_a_server_without_8bitmime_gets_seven_bits(mailing: Mailing) -> None:
@@ -483,7 +483,7 @@ def test_bcc_among_the_extra_headers(server: SmtpServer, mailing: Mailing) -> No
 def test_a_message_of_ones_own_is_serialised_by_itself(
     server: SmtpServer, mailing: Mailing
 ) -> None:
-    """What signs in as_bytes, as DKIM packages do, is asked for its octets."""
+    """What signs in as_bytes, as DKIM packages do, is asked for its bytes."""
 
     class Signed(mail.EmailMessage):  # type: ignore[misc]
         def message(self, **options: Any) -> Any:
@@ -956,9 +956,9 @@ SECRET = "correct-horse-battery"
 
 def pickled(backend: EmailBackend) -> bytes:
     """A message that holds the backend, as Celery and django-mailer store it."""
-    octets = pickle.dumps(message(YOU, connection=backend))
-    assert SECRET.encode() not in octets
-    return octets
+    data = pickle.dumps(message(YOU, connection=backend))
+    assert SECRET.encode() not in data
+    return data
 
 
 @pytest.mark.parametrize("is_used", [False, True])
@@ -1001,17 +1001,17 @@ def test_a_pickled_message_never_gets_another_login(mailing: Mailing, other: Any
     with SmtpServer(users={"app": SECRET}) as server:
         mailing.use(server, username="app", password=SECRET)
         there = {"host": server.host, "port": server.port, "username": "app", "password": SECRET}
-        octets = pickled(EmailBackend(**(there | other)))
+        data = pickled(EmailBackend(**(there | other)))
         with pytest.raises(ValueError, match="give the message a new connection"):
-            pickle.loads(octets).send()
+            pickle.loads(data).send()
         assert server.connections == []
 
 
 def test_a_pickled_message_without_a_login(server: SmtpServer, mailing: Mailing) -> None:
     """What was given goes along whole, so it is the same wherever it is sent."""
     mailing.use(host="mx.invalid")
-    octets = pickle.dumps(message(YOU, connection=EmailBackend(server.host, server.port)))
-    again = pickle.loads(octets)
+    data = pickle.dumps(message(YOU, connection=EmailBackend(server.host, server.port)))
+    again = pickle.loads(data)
     assert again.send() == 1
     again.connection.pool.close()
 

@@ -606,7 +606,7 @@ def test_messages_of_the_older_email_package(
     assert "From" not in text
 
 
-def test_debug_shows_the_dialogue_without_secrets(
+def test_debug_shows_the_session_without_secrets(
     mail: Mail, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MAIL_DEBUG, as Flask-Mail has it, on standard error."""

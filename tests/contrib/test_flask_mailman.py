@@ -179,9 +179,9 @@ def test_a_message_is_pickled_with_its_backend(make_app: MakeApp) -> None:
             with app.app_context():
                 sent = flask_mailman.EmailMessage("hello", "Hello!", to=[YOU])
                 sent.connection = mail.get_connection()
-                octets = pickle.dumps(sent.connection)
-                assert secret.encode() not in octets
-                again = pickle.loads(octets)
+                data = pickle.dumps(sent.connection)
+                assert secret.encode() not in data
+                again = pickle.loads(data)
                 assert again.send_messages([sent]) == 1
                 assert again.pool is sent.connection.pool is copy.deepcopy(again).pool
                 assert secret not in f"{vars(sent.connection)['_settings']} {sent.connection!r}"

@@ -152,7 +152,7 @@ def test_at_the_end_no_pause_is_kept(backlog: Backlog) -> None:
 
 
 def test_what_is_under_way_is_not_abandoned(backlog: Backlog) -> None:
-    """Its fate is told by the server."""
+    """The server tells its delivery status."""
     for _ in range(6):
         backlog.add(entry())
     backlog.take(START)

@@ -1,12 +1,13 @@
-"""Fault injection: every octet is cut at, every reply is replaced, and servers act at random.
+"""Fault injection: cuts after every byte, every reply replaced, and servers that act at random.
 
-What is run, and how much of it, is printed at the end of ``pytest tests/faults``:
+``pytest tests/faults`` prints at its end how many faults were injected:
 
-* cuts: `test_cuts`, `test_pool_cuts`, `test_replies_while_writing`, and `test_real_cuts` with real
-  servers. `cutting` has the server that stops, and `proxy` what stops in front of a real one;
-  `repertoire` has what is played, and `visits` what has to come of it.
-* replies: `test_codes` and `test_many_codes`, by the rules of `table` and `many_table`; `cells` has
-  what the server says.
-* at random: `test_session_machine` with the server in `adversary`, and `test_fuzz`, which runs what
-  the coverage-guided fuzzers run.
+* Cuts: `test_cuts`, `test_pool_cuts` and `test_replies_while_writing` use the server of
+  `tests.support.cutting_server`; `test_real_cuts` puts `tests.support.cutting_proxy` in front of
+  real servers. `tests.support.session_list` lists the sessions, and `tests.support.sessions` says
+  what result each cut must have.
+* Replies: `test_codes` and `test_many_codes` follow the rules of `tests.support.reply_cases` and
+  `tests.support.reply_cases_many`; `tests.support.reply_case_server` gives the replies.
+* At random: `test_session_machine` uses the server of `tests.support.arbitrary_server`, and
+  `test_fuzz` runs the targets of the coverage-guided fuzzers.
 """

@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what goes through every octet, which takes a minute, so that a run may leave it out."""
+    """Mark what goes through every byte, which takes a minute, so that a run may leave it out."""
     here = Path(__file__).parent
     for item in items:
         if item.path.parent == here and item.path.name not in AT_RANDOM:

@@ -1,6 +1,6 @@
-"""Every reply of every conversation, replaced by everything a server could say instead.
+"""Every reply of every exchange, replaced by everything a server could say instead.
 
-What has to come of it is in `tests.support.reply_cases`; here each cell is played by the public API
+What has to come of it is in `tests.support.reply_cases`; here each case is played by the public API
 against the test server, over a pair of sockets. Besides the outcome, what the server has stored has
 to agree with it, and a connection that is said to be usable has to deliver the next message.
 """
@@ -21,15 +21,15 @@ from tests.support.cutting_server import Witness, serve, socket_pair
 from tests.support.error_classes import kind_of
 from tests.support.reply_case_server import LONG, connect_to, faults, settings
 from tests.support.reply_cases import (
-    CONVERSATIONS,
-    Cell,
+    EXCHANGES,
     Exchange,
     Kind,
     Outcome,
-    cells,
+    ReplyCase,
+    cases,
     outcome,
 )
-from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, Fate, fates_of
+from tests.support.sessions import LONG_TIMEOUT, ME, TWO, Contexts, DeliveryStatus, statuses_of
 
 Call = Callable[[SmtpConnection], object]
 
@@ -89,7 +89,7 @@ CALLS: dict[str, Call] = {
     "help": lambda c: c.help(),
     "quit": SmtpConnection.quit,
 }
-"""What is called for each conversation that is not connecting."""
+"""What is called for each exchange that is not connecting."""
 
 
 @pytest.fixture(autouse=True)
@@ -98,16 +98,16 @@ def two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "CHUNK", 4)
 
 
-# --- Playing a cell -------------------------------------------------------------------------------
+# --- Playing a case -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Record:
-    """What came of a cell.
+    """What came of a case.
 
     Attributes:
         error: what the operation ended with.
-        fates: what it says of each final reply.
+        statuses: what it says of each final reply.
         rejected: recipients refused.
         is_usable: whether the connection is open afterwards.
         after: what the next message came to; None if there was no connection for it.
@@ -116,26 +116,26 @@ class Record:
     """
 
     error: SmtpError | None = None
-    fates: tuple[Fate, ...] = ()
+    statuses: tuple[DeliveryStatus, ...] = ()
     rejected: int = 0
     is_usable: bool = False
     is_shutting_down: bool = False
-    after: list[Fate] | None = None
+    after: list[DeliveryStatus] | None = None
     witness: Witness = field(default_factory=Witness)
 
 
-def play(cell: Cell, servers: Executor, contexts: Contexts) -> Record:
-    """Play a cell, and send one more message if that is possible."""
+def play(case: ReplyCase, servers: Executor, contexts: Contexts) -> Record:
+    """Play a case, and send one more message if that is possible."""
     near, far = socket_pair(tcp=False)
-    server = servers.submit(serve, far, settings(cell, contexts), None, faults(cell))
+    server = servers.submit(serve, far, settings(case, contexts), None, faults(case))
     record = Record()
     connection: SmtpConnection | None = None
     try:
-        connection = connect_to(cell, near, contexts)
-        _operate(cell, connection, record)
+        connection = connect_to(case, near, contexts)
+        _operate(case, connection, record)
     except SmtpError as error:
         record.error = error
-        record.fates = tuple(fates_of(error, cell.conversation.answers))
+        record.statuses = tuple(statuses_of(error, case.exchange.answers))
     if connection is not None:
         record.is_usable = connection.is_open
         record.is_shutting_down = connection.is_shutting_down
@@ -145,11 +145,11 @@ def play(cell: Cell, servers: Executor, contexts: Contexts) -> Record:
     return record
 
 
-def _operate(cell: Cell, connection: SmtpConnection, record: Record) -> None:
-    call = CALLS.get(cell.conversation.name)
+def _operate(case: ReplyCase, connection: SmtpConnection, record: Record) -> None:
+    call = CALLS.get(case.exchange.name)
     if call is not None:
         result = call(connection)
-        record.fates = tuple(fates_of(result, cell.conversation.answers))
+        record.statuses = tuple(statuses_of(result, case.exchange.answers))
         record.rejected = len(getattr(result, "rejected_recipients", ()))
 
 
@@ -159,65 +159,67 @@ def _use_again(connection: SmtpConnection, record: Record) -> None:
             connection.noop()
         return
     try:
-        record.after = fates_of(_send_lmtp_or_not(connection), 1)
+        record.after = statuses_of(_send_lmtp_or_not(connection), 1)
     except SmtpError as error:
-        record.after = fates_of(error, 1)
+        record.after = statuses_of(error, 1)
 
 
-def problems(cell: Cell, servers: Executor, contexts: Contexts) -> list[str]:
+def problems(case: ReplyCase, servers: Executor, contexts: Contexts) -> list[str]:
     """What is not as it has to be."""
-    due, record = outcome(cell), play(cell, servers, contexts)
-    return [*_wrong_outcome(due, record, cell), *_wrong_truth(due, record, cell)]
+    due, record = outcome(case), play(case, servers, contexts)
+    return [*_wrong_outcome(due, record, case), *_wrong_truth(due, record, case)]
 
 
-def _wrong_outcome(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
+def _wrong_outcome(due: Outcome, record: Record, case: ReplyCase) -> Iterator[str]:
     error = record.error
     if kind_of(error) is not due.error:
         yield f"{error!r} instead of {due.error}"
     elif error is not None:
         if error.phase is not due.phase:
             yield f"phase {error.phase} instead of {due.phase}"
-        is_transient = due.is_transient or cell.kind in (Kind.TRANSIENT, Kind.SHUTTING_DOWN)
+        is_transient = due.is_transient or case.kind in (Kind.TRANSIENT, Kind.SHUTTING_DOWN)
         if error.is_transient is not is_transient:
             yield f"is_transient is {error.is_transient}"
-    if record.fates != due.fates:
-        yield f"says {record.fates}, has to say {due.fates}"
+    if record.statuses != due.statuses:
+        yield f"says {record.statuses}, has to say {due.statuses}"
     if record.rejected != due.rejected:
         yield f"{record.rejected} recipients were rejected"
-    is_connected = error is None or not _is_connecting(cell.conversation)
+    is_connected = error is None or not _is_connecting(case.exchange)
     if record.is_usable is not (due.is_usable and is_connected):
         yield f"usable: {record.is_usable}"
-    if record.is_shutting_down and cell.kind is not Kind.SHUTTING_DOWN:
+    if record.is_shutting_down and case.kind is not Kind.SHUTTING_DOWN:
         yield "says that the server is shutting down"
 
 
-def _wrong_truth(due: Outcome, record: Record, cell: Cell) -> Iterator[str]:
+def _wrong_truth(due: Outcome, record: Record, case: ReplyCase) -> Iterator[str]:
     stored = [s.message.content for s in record.witness.stored]
-    delivered, unknown = (due.fates.count(f) for f in (Fate.DELIVERED, Fate.UNKNOWN))
+    delivered, unknown = (
+        due.statuses.count(f) for f in (DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN)
+    )
     if not delivered <= stored.count(MESSAGE) <= delivered + unknown:
         yield f"stored {stored.count(MESSAGE)} times"
     if strange := set(stored) - {MESSAGE, NEXT}:
         yield f"stored {strange}, which nobody sent"
     if record.is_usable:
-        answers = 2 if cell.conversation.protocol == "LMTP" else 1
-        if record.after != [Fate.DELIVERED] * answers or stored.count(NEXT) != answers:
+        answers = 2 if case.exchange.protocol == "LMTP" else 1
+        if record.after != [DeliveryStatus.DELIVERED] * answers or stored.count(NEXT) != answers:
             yield f"the next message: {record.after}, stored {stored.count(NEXT)} times"
 
 
-def _is_connecting(conversation: Exchange) -> bool:
-    return conversation.name not in CALLS
+def _is_connecting(exchange: Exchange) -> bool:
+    return exchange.name not in CALLS
 
 
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
-@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda c: c.name)
+@pytest.mark.parametrize("conversation", EXCHANGES, ids=lambda c: c.name)
 def test_every_reply_is_replaced_by_everything(
-    conversation: Exchange,
+    exchange: Exchange,
     pipelining: bool,
     servers: Executor,
     contexts: Contexts,
     count: Count,
 ) -> None:
-    """Each cell has the outcome the rules give it, and the server's storage agrees."""
-    every = list(cells(conversation, pipelining=pipelining))
-    run_all(every, lambda cell: problems(cell, servers, contexts), in_a_crowd=False)
+    """Each case has the outcome the rules give it, and the server's storage agrees."""
+    every = list(cases(exchange, pipelining=pipelining))
+    run_all(every, lambda case: problems(case, servers, contexts), concurrently=False)
     count("reply cells", len(every))

@@ -1,10 +1,10 @@
-"""Whole sessions against a server that stops at octet n, for every n.
+"""Whole sessions against a server that stops at byte n, for every n.
 
 What is cut, and what has to come of it, is told in `tests.support.cutting_server` and
 `tests.support.sessions`, what is played in `tests.support.session_list`; here is only what is run:
-all octets of the dialogue, on both sides, in every way of stopping, in clear and inside TLS; and of
-the octets of TLS itself every seventh for what ends a connection, and fewer for what only the
-deadline tells of (`STRIDES`). With SMTPCONN_EVERY_OCTET=1 it is all of those, too, which takes
+all bytes of the protocol, on both sides, in every way of stopping, in clear and inside TLS; and of
+the bytes of TLS itself every seventh for what ends a connection, and fewer for what only the
+deadline tells of (`STRIDES`). With SMTPCONN_EVERY_BYTE=1 it is all of those, too, which takes
 minutes.
 """
 
@@ -27,7 +27,7 @@ from tests.support.sessions import (
     SILENT,
     SLACK,
     Contexts,
-    Fate,
+    DeliveryStatus,
     Record,
     SessionCase,
     overshoot,
@@ -35,10 +35,10 @@ from tests.support.sessions import (
     shortfalls,
 )
 
-EVERY_OCTET = os.environ.get("SMTPCONN_EVERY_OCTET") == "1"
+EVERY_BYTE = os.environ.get("SMTPCONN_EVERY_BYTE") == "1"
 
 STRIDES = {How.CLOSE: 7, How.RESET: 7, How.STALL: 19, How.SILENCE: 19}
-"""Every how many octets of TLS itself it is cut; primes, so that each record is cut elsewhere."""
+"""Every how many bytes of TLS itself it is cut; primes, so that each record is cut elsewhere."""
 
 each_side = pytest.mark.parametrize("side", list(Side))
 
@@ -52,7 +52,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What visits are played on, and who is told how late they were."""
+    """What sessions are played on, and who is told how late they were."""
 
     servers: Executor
     contexts: Contexts
@@ -66,28 +66,28 @@ def bench(contexts: Contexts, was_late: WasLate) -> Iterator[Bench]:
         yield Bench(servers, contexts, was_late)
 
 
-def reference(visit: SessionCase, bench: Bench) -> Record:
-    """The visit uncut, in which everything is delivered."""
-    record = play(visit, None, bench.servers, bench.contexts)
+def reference(case: SessionCase, bench: Bench) -> Record:
+    """The session uncut, in which everything is delivered."""
+    record = play(case, None, bench.servers, bench.contexts)
     assert record.error is None
-    assert record.fates == [Fate.DELIVERED] * len(record.witness.stored)
+    assert record.statuses == [DeliveryStatus.DELIVERED] * len(record.witness.stored)
     assert record.taken == record.witness.read
     return record
 
 
-def run(visit: SessionCase, cuts: Sequence[Cut], bench: Bench) -> None:
-    """Run a visit once for each cut."""
-    uncut = reference(visit, bench)
+def run(case: SessionCase, cuts: Sequence[Cut], bench: Bench) -> None:
+    """Run a session once for each cut."""
+    uncut = reference(case, bench)
     run_all(
         cuts,
-        lambda cut: problems(visit, cut, uncut, bench),
-        in_a_crowd=cuts[0].how in SILENT,
+        lambda cut: problems(case, cut, uncut, bench),
+        concurrently=cuts[0].how in SILENT,
     )
 
 
-def problems(visit: SessionCase, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
-    """What is wrong when a visit is cut there."""
-    record = play(visit, cut, bench.servers, bench.contexts)
+def problems(case: SessionCase, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
+    """What is wrong when a session is cut there."""
+    record = play(case, cut, bench.servers, bench.contexts)
     found = list(shortfalls(uncut, record, cut))
     late = overshoot(record, cut)
     bench.was_late(late)
@@ -97,59 +97,59 @@ def problems(visit: SessionCase, cut: Cut, uncut: Record, bench: Bench) -> list[
 
 
 def everywhere(uncut: Record, side: Side, how: How) -> list[Cut]:
-    """A cut after each octet of the dialogue."""
+    """A cut after each byte of the protocol."""
     last = uncut.witness.written if side is Side.REPLIES else uncut.witness.read
-    return [Cut(how, side, octet) for octet in range(last + 1)]
+    return [Cut(how, side, position) for position in range(last + 1)]
 
 
 @each_side
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
-@pytest.mark.parametrize("visit", SESSIONS, ids=lambda v: v.name)
-def test_a_cut_at_every_octet(
-    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
+@pytest.mark.parametrize("case", SESSIONS, ids=lambda v: v.name)
+def test_a_cut_at_every_byte(
+    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """Each message is said to be what it is, in time, and the connection is closed."""
-    cuts = everywhere(reference(visit, bench), side, how)
-    run(visit, cuts, bench)
+    cuts = everywhere(reference(case, bench), side, how)
+    run(case, cuts, bench)
     count("cut points in clear", len(cuts))
 
 
 @each_side
 @pytest.mark.parametrize("how", [How.CLOSE, How.FAREWELL, How.RESET, How.SILENCE])
-@pytest.mark.parametrize("visit", TLS_SESSIONS, ids=lambda v: v.name)
-def test_a_cut_at_every_octet_inside_tls(
-    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
+@pytest.mark.parametrize("case", TLS_SESSIONS, ids=lambda v: v.name)
+def test_a_cut_at_every_byte_inside_tls(
+    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same with TLS, cut between what TLS transports."""
-    cuts = everywhere(reference(visit, bench), side, how)
-    run(visit, cuts, bench)
+    cuts = everywhere(reference(case, bench), side, how)
+    run(case, cuts, bench)
     count("cut points inside TLS", len(cuts))
 
 
-@pytest.mark.timeout(600 if EVERY_OCTET else 20)
+@pytest.mark.timeout(600 if EVERY_BYTE else 20)
 @each_side
 @pytest.mark.parametrize("how", list(STRIDES))
-@pytest.mark.parametrize("visit", [TLS_SESSIONS[0], TLS_SESSIONS[2]], ids=lambda v: v.name)
+@pytest.mark.parametrize("case", [TLS_SESSIONS[0], TLS_SESSIONS[2]], ids=lambda v: v.name)
 def test_a_cut_of_tls_itself(
-    visit: SessionCase, how: How, side: Side, bench: Bench, count: Count
+    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
 ) -> None:
     """The same, cut in the handshake and in the midst of records."""
-    witness = reference(visit, bench).witness
+    witness = reference(case, bench).witness
     last = witness.socket_written if side is Side.REPLIES else witness.socket_read
-    octets = range(0, last + 1, 1 if EVERY_OCTET else STRIDES[how])
-    cuts = [Cut(how, side, octet, Layer.SOCKET) for octet in octets]
-    run(visit, cuts, bench)
+    positions = range(0, last + 1, 1 if EVERY_BYTE else STRIDES[how])
+    cuts = [Cut(how, side, position, Layer.SOCKET) for position in positions]
+    run(case, cuts, bench)
     count("cut points of TLS itself", len(cuts))
 
 
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
-@pytest.mark.parametrize("visit", LARGE_SESSIONS, ids=lambda v: v.name)
+@pytest.mark.parametrize("case", LARGE_SESSIONS, ids=lambda v: v.name)
 def test_a_cut_while_the_client_is_writing(
-    visit: SessionCase, how: How, bench: Bench, count: Count
+    case: SessionCase, how: How, bench: Bench, count: Count
 ) -> None:
     """The same with a content that does not fit into the sockets' buffers."""
-    stored = reference(visit, bench).witness.stored[0]
+    stored = reference(case, bench).witness.stored[0]
     begin, end = stored.content_end - len(stored.message.content), stored.content_end
-    octets = (*range(begin, end, 4999), *range(end - 8, end + 1))
-    run(visit, [Cut(how, Side.COMMANDS, octet) for octet in octets], bench)
-    count("cut points while writing", len(octets))
+    positions = (*range(begin, end, 4999), *range(end - 8, end + 1))
+    run(case, [Cut(how, Side.COMMANDS, position) for position in positions], bench)
+    count("cut points while writing", len(positions))

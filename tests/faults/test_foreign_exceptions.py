@@ -6,7 +6,9 @@ import pytest
 
 from smtpconn import Pipelining
 from smtpconn.testing import SmtpServer
-from tests.client.test_foreign_exceptions import (
+from tests.faults.conftest import Count
+from tests.support.exception_injector import every_place
+from tests.support.foreign_exceptions import (
     CONNECTION,
     MODES,
     POOL,
@@ -15,8 +17,6 @@ from tests.client.test_foreign_exceptions import (
     send_many_over_a_pool,
     send_on_a_reused_connection,
 )
-from tests.faults.conftest import Count
-from tests.support.exception_injector import every_place
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
@@ -30,36 +30,36 @@ IO = ("net/transport.py", "client/driver.py", "protocol/reply_matcher.py")
 def test_every_error_in_send_many_on_a_connection(mode: Pipelining, count: Count) -> None:
     """Each class at each line."""
     with SmtpServer() as server:
-        strike = send_many_on_a_connection(Site(server), mode)
-        count("places in send_many of a connection", every_place(strike, CONNECTION))
+        scenario = send_many_on_a_connection(Site(server), mode)
+        count("places in send_many of a connection", every_place(scenario, CONNECTION))
 
 
 def test_every_line_of_send_many_over_lmtp(count: Count) -> None:
     """With an answer per recipient."""
     with SmtpServer(protocol="LMTP") as server:
-        strike = send_many_on_a_connection(Site(server), Pipelining.AUTO, lmtp=True)
-        count("places in send_many over LMTP", every_place(strike, CONNECTION))
+        scenario = send_many_on_a_connection(Site(server), Pipelining.AUTO, lmtp=True)
+        count("places in send_many over LMTP", every_place(scenario, CONNECTION))
 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_error_in_send_on_a_reused_connection(mode: Pipelining, count: Count) -> None:
     """Each class at each line."""
     with SmtpServer() as server:
-        strike = send_on_a_reused_connection(Site(server), mode)
-        count("places in pool.send", every_place(strike, IO, all_errors=True))
+        scenario = send_on_a_reused_connection(Site(server), mode)
+        count("places in pool.send", every_place(scenario, IO, all_errors=True))
 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_line_of_send_many_over_a_pool(mode: Pipelining, count: Count) -> None:
     """In the thread that sends."""
     with SmtpServer() as server:
-        strike = send_many_over_a_pool(Site(server), mode)
-        count("places in pool.send_many", every_place(strike, POOL))
+        scenario = send_many_over_a_pool(Site(server), mode)
+        count("places in pool.send_many", every_place(scenario, POOL))
 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_bytecode_of_the_io(mode: Pipelining, count: Count) -> None:
     """Between what the system has done and our note of it, too."""
     with SmtpServer() as server:
-        strike = send_many_on_a_connection(Site(server), mode)
-        count("bytecodes in send_many", every_place(strike, IO, opcodes=True))
+        scenario = send_many_on_a_connection(Site(server), mode)
+        count("bytecodes in send_many", every_place(scenario, IO, opcodes=True))

@@ -1,4 +1,4 @@
-"""The fuzzers' targets without a fuzzer: on their seeds, and on a few octets of hypothesis' choice.
+"""The fuzzers' targets without a fuzzer: on their seeds, and on a few bytes of hypothesis' choice.
 
 So they keep working between two runs of ``python -m tests.fuzz``, and their promises hold in every
 run of the suite.
@@ -25,7 +25,7 @@ each_target = pytest.mark.parametrize("target", harness.TARGETS)
 
 
 def inputs(target: str) -> st.SearchStrategy[bytes]:
-    """Octets, seeds, and what is put together of a target's words."""
+    """Bytes, seeds, and what is put together of a target's words."""
     module = harness.load(target)
     piece = st.binary(max_size=20) | st.sampled_from(module.WORDS)
     return st.sampled_from(module.SEEDS) | st.lists(piece, max_size=12).map(b"".join)
@@ -41,16 +41,16 @@ def test_the_seeds(target: str, count: Count) -> None:
 
 
 @each_target
-def test_other_octets(target: str, count: Count) -> None:
-    """So do octets that nobody thought of."""
+def test_other_bytes(target: str, count: Count) -> None:
+    """So do bytes that nobody thought of."""
     examples = 0
 
     @QUICK
     @given(inputs(target))
-    def check(octets: bytes) -> None:
+    def check(data: bytes) -> None:
         nonlocal examples
         examples += 1
-        harness.load(target).check(Source(octets))
+        harness.load(target).check(Source(data))
 
     check()
     count("fuzz examples", examples)

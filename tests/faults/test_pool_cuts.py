@@ -1,7 +1,7 @@
-"""A pool whose servers stop at octet n: at most one silent retry, nothing twice, no permit lost.
+"""A pool whose servers stop at byte n: at most one silent retry, nothing twice, no permit lost.
 
 The pool has room for one connection, so that a permit that is lost would block the next message.
-The first message goes over an unharmed connection; the cut strikes while that is used again.
+The first message goes over an unharmed connection; the cut acts while that is used again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from tests.support.sessions import (
     SLACK,
     TWO,
     CountedSocket,
-    Fate,
+    DeliveryStatus,
     SessionCase,
-    fates_of,
     settings,
+    statuses_of,
 )
 
 HOWS = [How.CLOSE, How.RESET, How.STALL]
@@ -51,7 +51,7 @@ SESSIONS = [
     SessionCase("lmtp", (), "LMTP"),
 ]
 
-each_visit = pytest.mark.parametrize("visit", SESSIONS, ids=lambda v: v.name)
+each_case = pytest.mark.parametrize("case", SESSIONS, ids=lambda v: v.name)
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Servers:
         sockets: the client's ends, in order.
     """
 
-    visit: SessionCase
+    case: SessionCase
     executor: Executor
     cuts: list[Cut]
     sockets: list[CountedSocket] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Servers:
         cut = self.cuts[number] if number < len(self.cuts) else None
         near, far = socket_pair(tcp=cut is not None and cut.how is How.RESET)
         self.sockets.append(CountedSocket(fileno=near.detach()))
-        self.running.append(self.executor.submit(serve, far, settings(self.visit, None), cut))
+        self.running.append(self.executor.submit(serve, far, settings(self.case, None), cut))
         return self.sockets[-1]
 
 
@@ -87,7 +87,7 @@ class Record:
         connections: how many were made when each message was over.
     """
 
-    fates: list[list[Fate]] = field(default_factory=list)
+    statuses: list[list[DeliveryStatus]] = field(default_factory=list)
     errors: list[SmtpError | None] = field(default_factory=list)
     connections: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -109,22 +109,22 @@ def executor() -> Iterator[Executor]:
         yield running
 
 
-def play(visit: SessionCase, cuts: list[Cut], executor: Executor) -> Record:
+def play(case: SessionCase, cuts: list[Cut], executor: Executor) -> Record:
     """Send three messages through a pool."""
     is_silent = any(cut.how in SILENT for cut in cuts)
-    servers, record = Servers(visit, executor, cuts), Record()
+    servers, record = Servers(case, executor, cuts), Record()
     config = ServerConfig(
         "localhost",
         25,
         TlsMode.NONE,
         timeout=SHORT_TIMEOUT if is_silent else LONG_TIMEOUT,
-        protocol=Protocol(visit.protocol),
+        protocol=Protocol(case.protocol),
         ehlo_domain="c",
         socket_factory=servers.connect,
     )
     with ConnectionPool(config, max_size=1, keepalive=None) as pool:
         for content in (FIRST, SECOND, THIRD):
-            _send(pool, visit, content, record)
+            _send(pool, case, content, record)
             record.connections.append(len(servers.sockets))
         stats = pool.stats()
         record.retries, record.in_use = stats.retries, stats.in_use
@@ -133,7 +133,7 @@ def play(visit: SessionCase, cuts: list[Cut], executor: Executor) -> Record:
     return record
 
 
-def _send(pool: ConnectionPool, visit: SessionCase, content: bytes, record: Record) -> None:
+def _send(pool: ConnectionPool, case: SessionCase, content: bytes, record: Record) -> None:
     begun = time.monotonic()
     outcome: object
     try:
@@ -141,13 +141,13 @@ def _send(pool: ConnectionPool, visit: SessionCase, content: bytes, record: Reco
     except SmtpError as error:
         outcome = error
     record.seconds.append(time.monotonic() - begun)
-    record.fates.append(fates_of(outcome, 2 if visit.protocol == "LMTP" else 1))
+    record.statuses.append(statuses_of(outcome, 2 if case.protocol == "LMTP" else 1))
     record.errors.append(outcome if isinstance(outcome, SmtpError) else None)
 
 
-def problems(visit: SessionCase, cuts: list[Cut], uncut: Record, executor: Executor) -> list[str]:
+def problems(case: SessionCase, cuts: list[Cut], uncut: Record, executor: Executor) -> list[str]:
     """What is wrong when the pool's connections are cut there."""
-    record = play(visit, cuts, executor)
+    record = play(case, cuts, executor)
     found = list(_shortfalls(record))
     if len(cuts) == 1:
         found += _unexpected(uncut, record, cuts[0])
@@ -159,8 +159,8 @@ def problems(visit: SessionCase, cuts: list[Cut], uncut: Record, executor: Execu
 
 def _shortfalls(record: Record) -> Iterator[str]:
     """What may not be, wherever it was cut."""
-    first, second, third = record.fates
-    if {*first, *third} != {Fate.DELIVERED}:
+    first, second, third = record.statuses
+    if {*first, *third} != {DeliveryStatus.DELIVERED}:
         yield f"the messages before and after: {first}, {third}"
     if record.in_use:
         yield f"{record.in_use} permits are missing"
@@ -170,9 +170,9 @@ def _shortfalls(record: Record) -> Iterator[str]:
     acknowledged = [m for w in record.witnesses for m in w.acknowledged if m.content == SECOND]
     if len(stored) > len(second):
         yield f"stored {len(stored)} times: {second}"
-    if second.count(Fate.DELIVERED) > len(acknowledged):
+    if second.count(DeliveryStatus.DELIVERED) > len(acknowledged):
         yield f"{len(acknowledged)} acknowledged: {second}"
-    if Fate.NOT_DELIVERED in second and stored:
+    if DeliveryStatus.NOT_DELIVERED in second and stored:
         yield f"stored: {second}"
 
 
@@ -183,18 +183,18 @@ def _unexpected(uncut: Record, record: Record, cut: Cut) -> Iterator[str]:
     # The last thing said before the content was that it may come.
     invited = max(r.end for r in said.replies if r.step == "DATA" and r.end < again[0].answer_end)
     due = [
-        Fate.DELIVERED
+        DeliveryStatus.DELIVERED
         if s.answer_end <= written
-        else Fate.UNKNOWN
+        else DeliveryStatus.UNKNOWN
         if s.content_end <= record.taken
-        else Fate.NOT_DELIVERED
+        else DeliveryStatus.NOT_DELIVERED
         for s in again
     ]
     is_retried = written < invited and cut.how not in SILENT
     if is_retried:
-        due = [Fate.DELIVERED] * len(due)
-    if record.fates[1] != due:
-        yield f"says {record.fates[1]}, has to say {due}"
+        due = [DeliveryStatus.DELIVERED] * len(due)
+    if record.statuses[1] != due:
+        yield f"says {record.statuses[1]}, has to say {due}"
     if record.connections[1] != 1 + is_retried:
         yield f"{record.connections} connections"
     error, kind = record.errors[1], SmtpTimeoutError if cut.how in SILENT else ConnectionClosedError
@@ -202,50 +202,50 @@ def _unexpected(uncut: Record, record: Record, cut: Cut) -> Iterator[str]:
         yield f"{type(error).__name__} instead of {kind.__name__}"
 
 
-def run(visit: SessionCase, cells: Sequence[list[Cut]], uncut: Record, executor: Executor) -> None:
-    """Send the messages once for each cell, the cuts of the first connections."""
+def run(case: SessionCase, cases: Sequence[list[Cut]], uncut: Record, executor: Executor) -> None:
+    """Send the messages once for each case, the cuts of the first connections."""
     run_all(
-        cells,
-        lambda cuts: problems(visit, cuts, uncut, executor),
-        in_a_crowd=cells[0][-1].how in SILENT,
+        cases,
+        lambda cuts: problems(case, cuts, uncut, executor),
+        concurrently=cases[0][-1].how in SILENT,
     )
 
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("how", HOWS)
-@each_visit
-def test_a_reused_connection_is_cut_at_every_octet(
-    visit: SessionCase, how: How, side: Side, executor: Executor, count: Count
+@each_case
+def test_a_reused_connection_is_cut_at_every_byte(
+    case: SessionCase, how: How, side: Side, executor: Executor, count: Count
 ) -> None:
     """The message goes once more over a new connection if its content was not begun."""
-    uncut = play(visit, [], executor)
+    uncut = play(case, [], executor)
     (witness,) = uncut.witnesses
     assert record_is_clean(uncut)
     first, second = uncut.stored(FIRST)[-1], uncut.stored(SECOND)[-1]
     # The answer to the first is out; that to the second, whole, would leave the cut to the third.
-    octets = {
+    positions = {
         Side.REPLIES: range(first.answer_end, second.answer_end),
         Side.COMMANDS: range(first.content_end + 1, second.content_end + 1),
     }[side]
-    run(visit, [[Cut(how, side, octet)] for octet in octets], uncut, executor)
+    run(case, [[Cut(how, side, position)] for position in positions], uncut, executor)
     assert witness.written >= second.answer_end
-    count("cut points of pools", len(octets))
+    count("cut points of pools", len(positions))
 
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("how", [How.CLOSE, How.STALL])
-@pytest.mark.parametrize("visit", [SESSIONS[0], SESSIONS[-1]], ids=lambda v: v.name)
+@pytest.mark.parametrize("case", [SESSIONS[0], SESSIONS[-1]], ids=lambda v: v.name)
 def test_the_new_connection_is_cut_too(
-    visit: SessionCase, how: How, side: Side, executor: Executor, count: Count
+    case: SessionCase, how: How, side: Side, executor: Executor, count: Count
 ) -> None:
-    """There is no second retry, whatever octet the second connection is cut at."""
-    uncut = play(visit, [], executor)
+    """There is no second retry, whatever byte the second connection is cut at."""
+    uncut = play(case, [], executor)
     first = uncut.stored(FIRST)[-1]
     before = Cut(How.CLOSE, Side.COMMANDS, first.content_end + 1)
     last = first.answer_end if side is Side.REPLIES else first.content_end + 1
-    cells = [[before, Cut(how, side, octet)] for octet in range(last)]
-    run(visit, cells, uncut, executor)
-    count("cut points of pools", len(cells))
+    cases = [[before, Cut(how, side, position)] for position in range(last)]
+    run(case, cases, uncut, executor)
+    count("cut points of pools", len(cases))
 
 
 def record_is_clean(record: Record) -> bool:

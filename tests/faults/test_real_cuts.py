@@ -1,8 +1,8 @@
-"""Real servers whose connections are cut at random: the books balance, to the message.
+"""Real servers whose connections are cut at random: the ledger agrees with what is stored.
 
-Two thousand messages go to Postfix and Dovecot through `tests.support.cutting_proxy`, which ends every
-connection after a few of them. What was certainly not delivered is sent again; what is unknown is
-not. At the end, when each server has done with every connection it ever had:
+Two thousand messages go to Postfix and Dovecot through `tests.support.cutting_proxy`, which ends
+every connection after a few of them. What was certainly not delivered is sent again; what is
+unknown is not. At the end, when each server has done with every connection it ever had:
 
 * what was acknowledged is stored, once, for each of its recipients;
 * nothing else is stored but what was said to be unknown, once, too.
@@ -43,12 +43,12 @@ THREADS = 8
 FEW = 10
 USERS = ("alice", "bob")
 
-Send = Callable[[ServerConfig, "Books"], None]
-Balance = Callable[[RealServer, ServerConfig, "Books", Send, int], None]
+Send = Callable[[ServerConfig, "Ledger"], None]
+CheckDelivery = Callable[[RealServer, ServerConfig, "Ledger", Send, int], None]
 
 
 @dataclass(slots=True)
-class Books:
+class Ledger:
     """What was said of each message: for which of its recipients it is what.
 
     Attributes:
@@ -72,8 +72,8 @@ class Books:
                 assert not result.rejected_recipients
                 for each in result.results:
                     assert each.delivered or each.response is None
-                    book = self.acknowledged if each.delivered else self.unknown
-                    book.update((identity, user) for user in _users([each.recipient]))
+                    entries = self.acknowledged if each.delivered else self.unknown
+                    entries.update((identity, user) for user in _users([each.recipient]))
                 return True
             assert isinstance(result, SendResult)
             self.acknowledged |= {(identity, r) for r in _users(result.accepted_recipients)}
@@ -93,35 +93,35 @@ def _users(recipients: Iterable[object]) -> list[str]:
     return [str(recipient).partition("@")[0] for recipient in recipients]
 
 
-def books(messages: int, users: Iterable[str]) -> Books:
-    """New books of so many messages."""
+def ledger(messages: int, users: Iterable[str]) -> Ledger:
+    """A new ledger of so many messages."""
     recipients = [f"{user}@example.test" for user in users]
     names = [f"m{number}" for number in range(messages)]
-    return Books({name: Envelope(SENDER, recipients, message(name)) for name in names})
+    return Ledger({name: Envelope(SENDER, recipients, message(name)) for name in names})
 
 
 # The ways of sending
 
 
-def by_pool(config: ServerConfig, books: Books) -> None:
+def by_pool(config: ServerConfig, ledger: Ledger) -> None:
     """Eight threads and a pool, message by message."""
     with ConnectionPool(config, max_size=4) as pool:
 
         def work(thread: int) -> None:
-            for identity in list(books.asked)[thread::THREADS]:
-                while not books.note(identity, _send(pool, books.asked[identity])):
+            for identity in list(ledger.asked)[thread::THREADS]:
+                while not ledger.note(identity, _send(pool, ledger.asked[identity])):
                     pass
 
         run_in_threads(THREADS, work)
 
 
-def by_pools_many(config: ServerConfig, books: Books) -> None:
+def by_pools_many(config: ServerConfig, ledger: Ledger) -> None:
     """The pool's own threads; what was certainly not delivered goes into the next round."""
     with ConnectionPool(config, max_size=4) as pool:
-        _send_in_rounds(books, pool.send_many)
+        _send_in_rounds(ledger, pool.send_many)
 
 
-def by_many(config: ServerConfig, books: Books) -> None:
+def by_many(config: ServerConfig, ledger: Ledger) -> None:
     """One connection after the other, each for a few of what is left."""
 
     def send(envelopes: list[Envelope]) -> Iterable[SendOutcome]:
@@ -132,7 +132,7 @@ def by_many(config: ServerConfig, books: Books) -> None:
             # Nothing was begun, so these go again.
             yield from (SendOutcome(envelope, None, error) for envelope in envelopes[:FEW])
 
-    _send_in_rounds(books, send)
+    _send_in_rounds(ledger, send)
 
 
 def _send(pool: ConnectionPool, envelope: Envelope) -> object:
@@ -142,13 +142,15 @@ def _send(pool: ConnectionPool, envelope: Envelope) -> object:
         return error
 
 
-def _send_in_rounds(books: Books, send: Callable[[list[Envelope]], Iterable[SendOutcome]]) -> None:
-    names = {id(envelope): identity for identity, envelope in books.asked.items()}
-    pending = dict(books.asked)
+def _send_in_rounds(
+    ledger: Ledger, send: Callable[[list[Envelope]], Iterable[SendOutcome]]
+) -> None:
+    names = {id(envelope): identity for identity, envelope in ledger.asked.items()}
+    pending = dict(ledger.asked)
     while pending:
         for outcome in send(list(pending.values())):
             identity = names[id(outcome.envelope)]
-            if books.note(identity, outcome.error or outcome.result):
+            if ledger.note(identity, outcome.error or outcome.result):
                 del pending[identity]
 
 
@@ -183,37 +185,37 @@ def stored(server: RealServer) -> Counter[tuple[str, str]]:
 
 
 @pytest.fixture
-def balance(count: Count) -> Balance:
-    """Sends everything through a proxy, and holds the books against what the server has."""
+def check_delivery(count: Count) -> CheckDelivery:
+    """Sends everything through a proxy, and holds the ledger against what the server has."""
 
     def check(
-        server: RealServer, config: ServerConfig, books: Books, send: Send, most: int
+        server: RealServer, config: ServerConfig, ledger: Ledger, send: Send, most: int
     ) -> None:
-        with CuttingProxy((server.host, config.port), seed=len(books.asked), most=most) as proxy:
-            send(replace(config, port=proxy.port), books)
+        with CuttingProxy((server.host, config.port), seed=len(ledger.asked), most=most) as proxy:
+            send(replace(config, port=proxy.port), ledger)
         wait_until_over(server)
         found = stored(server)
-        books.check(found)
+        ledger.check(found)
         if config.pipelining is not Pipelining.EAGER:
             # A connection has one message in doubt at most.
-            assert len({identity for identity, _ in books.unknown}) <= proxy.cuts
-        count("messages to real servers over connections that are cut", len(books.asked))
+            assert len({identity for identity, _ in ledger.unknown}) <= proxy.cuts
+        count("messages to real servers over connections that are cut", len(ledger.asked))
         count("connections to real servers that were cut", proxy.cuts)
-        count("copies acknowledged by real servers", len(books.acknowledged))
-        count("copies unknown", len(books.unknown))
-        count("copies unknown and stored", len(books.unknown & set(found)))
+        count("copies acknowledged by real servers", len(ledger.acknowledged))
+        count("copies unknown", len(ledger.unknown))
+        count("copies unknown and stored", len(ledger.unknown & set(found)))
 
     return check
 
 
-def test_postfix_and_a_pool(postfix: Postfix, balance: Balance) -> None:
+def test_postfix_and_a_pool(postfix: Postfix, check_delivery: CheckDelivery) -> None:
     """Message by message, from many threads."""
     config = ServerConfig(postfix.host, postfix.port, TlsMode.NONE, timeout=10)
-    balance(postfix, config, books(500, ["alice"]), by_pool, 2500)
+    check_delivery(postfix, config, ledger(500, ["alice"]), by_pool, 2500)
 
 
 def test_postfix_under_tls_and_a_pools_send_many(
-    postfix: Postfix, certificates: Certificates, balance: Balance
+    postfix: Postfix, certificates: Certificates, check_delivery: CheckDelivery
 ) -> None:
     """The pool's own threads, and cuts in the midst of TLS."""
     config = ServerConfig(
@@ -223,22 +225,26 @@ def test_postfix_under_tls_and_a_pools_send_many(
         timeout=10,
         tls_context=certificates.client_context(),
     )
-    balance(postfix, config, books(400, ["alice"]), by_pools_many, 8000)
+    check_delivery(postfix, config, ledger(400, ["alice"]), by_pools_many, 8000)
 
 
 @pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
-def test_postfix_and_many(postfix: Postfix, pipelining: Pipelining, balance: Balance) -> None:
+def test_postfix_and_many(
+    postfix: Postfix, pipelining: Pipelining, check_delivery: CheckDelivery
+) -> None:
     """The content of one with the envelope of the next, and many at once."""
     config = ServerConfig(
         postfix.host, postfix.port, TlsMode.NONE, timeout=10, pipelining=pipelining
     )
-    balance(postfix, config, books(250, ["alice"]), by_many, 2500)
+    check_delivery(postfix, config, ledger(250, ["alice"]), by_many, 2500)
 
 
 @pytest.mark.parametrize(("send", "messages"), [(by_pool, 300), (by_many, 300)])
-def test_dovecot(dovecot: Dovecot, send: Send, messages: int, balance: Balance) -> None:
+def test_dovecot(
+    dovecot: Dovecot, send: Send, messages: int, check_delivery: CheckDelivery
+) -> None:
     """LMTP, where each of two recipients has an answer of its own."""
     config = ServerConfig(
         dovecot.host, dovecot.port, TlsMode.NONE, timeout=10, protocol=Protocol.LMTP
     )
-    balance(dovecot, config, books(messages, USERS), send, 2500)
+    check_delivery(dovecot, config, ledger(messages, USERS), send, 2500)

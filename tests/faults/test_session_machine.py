@@ -1,7 +1,8 @@
 """A session with an arbitrary server: whatever it does, in whatever order things are asked of it.
 
-hypothesis draws what the server does with each command (`tests.support.arbitrary_server`): right replies
-and wrong ones, in pieces, too many of them, garbage, 421, hanging up, silence. It also draws
+hypothesis draws what the server does with each command (`tests.support.arbitrary_server`): right
+replies and wrong ones, in pieces, too many of them, garbage, 421, hanging up, silence. It also
+draws
 whether SMTP or LMTP is spoken, how far the client runs ahead, and what it does: one message by DATA
 or BDAT, several in one call, or any other command. What has to hold then:
 
@@ -74,8 +75,8 @@ _TAG = re.compile(r"#(-?\d+) ([A-Z]+) ?(.*)")
 
 splits = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 right = st.builds(Act, sizes=splits)
-# Any octets but a reply: hypothesis finds those, too.
-garbage = st.sampled_from(GARBAGE) | st.binary(max_size=30).map(lambda octets: b"\0" + octets)
+# Any bytes but a reply: hypothesis finds those, too.
+garbage = st.sampled_from(GARBAGE) | st.binary(max_size=30).map(lambda data: b"\0" + data)
 bad = st.one_of(
     st.builds(Act, code=st.sampled_from(REFUSALS), sizes=splits),
     st.builds(Act, code=st.sampled_from(NONSENSE), sizes=splits),
@@ -259,11 +260,11 @@ class SessionMachine(RuleBasedStateMachine):
             outcome = self._operate(planned, lambda t: connection.auth_plain("user", "secret", t))
             assert connection.is_authenticated == (outcome is None)
 
-    @rule(octets=st.sampled_from([*UNASKED, *GARBAGE]))
-    def interject(self, octets: bytes) -> None:
+    @rule(data=st.sampled_from([*UNASKED, *GARBAGE]))
+    def interject(self, data: bytes) -> None:
         """The server says something that nobody asked for; the next operation finds it."""
         connection = self.connection
-        self.server.interject(octets)
+        self.server.interject(data)
         outcome = self._operate([], connection.noop)
         assert isinstance(outcome, SmtpError)
         assert not outcome.may_have_been_delivered

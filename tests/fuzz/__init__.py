@@ -6,10 +6,10 @@
     python -m tests.fuzz reply --replay FILE      one input again, without atheris
 
 A target is a module with `SEEDS`, words worth trying (`WORDS`) and ``check(source)``, which makes
-of some octets what the code under test takes, and raises if a promise is broken. Promises are
+of some bytes what the code under test takes, and raises if a promise is broken. Promises are
 compared with a second, slow and obvious way of computing the same; "does not crash" is the least.
 
 Targets know nothing of atheris, so that `tests.faults.test_fuzz` runs each of them in the normal
-suite, on its seeds and on octets that hypothesis draws. What a fuzzer finds becomes a test beside
+suite, on its seeds and on bytes that hypothesis draws. What a fuzzer finds becomes a test beside
 the other tests of that module, not a file here.
 """

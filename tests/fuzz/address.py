@@ -33,7 +33,7 @@ KINDS: tuple[type[Address], ...] = (Mailbox, ReversePath, ForwardPath, Domain, A
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# What a server does that reads octet by octet: a quoted string, or anything that ends no word.
+# What a server does that reads byte by byte: a quoted string, or anything that ends no word.
 _ARGUMENT = re.compile(rf'<(?:(?:{_QUOTED}|[^<>" ]*)(?:@[^<>" @]+)?)?>\Z')
 
 

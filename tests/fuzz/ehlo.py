@@ -59,9 +59,9 @@ def _same_again(found: ServerCapabilities) -> None:
     said = [found.greeting_name, *map(str, found.extensions)]
     if any(_CONTROL.search(text) for text in said):
         return  # the parser escapes control characters
-    octets = "".join(f"250{'-' if n < len(said) else ' '}{s}\r\n" for n, s in enumerate(said, 1))
+    data = "".join(f"250{'-' if n < len(said) else ' '}{s}\r\n" for n, s in enumerate(said, 1))
     parser = ReplyParser()
-    parser.feed(octets.encode("utf-8", "surrogateescape"))
+    parser.feed(data.encode("utf-8", "surrogateescape"))
     try:
         reply: SmtpResponse | None = parser.next_reply()
     except ParseError:

@@ -39,9 +39,9 @@ def load(target: str) -> ModuleType:
     return importlib.import_module(f"tests.fuzz.{target}")
 
 
-def replay(target: str, octets: bytes) -> None:
+def replay(target: str, data: bytes) -> None:
     """Check one input; raises what it breaks."""
-    load(target).check(Source(octets))
+    load(target).check(Source(data))
 
 
 def fuzz(target: str, seconds: int) -> None:
@@ -54,8 +54,8 @@ def fuzz(target: str, seconds: int) -> None:
     with atheris.instrument_imports(include=["smtpconn", "scramp"]):
         module = load(target)
 
-    def check(octets: bytes) -> None:
-        module.check(Source(octets))
+    def check(data: bytes) -> None:
+        module.check(Source(data))
 
     options = [
         f"-max_total_time={seconds}",
@@ -98,6 +98,6 @@ def _corpus(target: str, module: ModuleType) -> Path:
 def _dictionary(target: str, module: ModuleType) -> Path:
     path = KEPT / f"{target}.dict"
     KEPT.mkdir(exist_ok=True)
-    lines = ('"' + "".join(f"\\x{octet:02x}" for octet in word) + '"' for word in module.WORDS)
+    lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"' for word in module.WORDS)
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -110,5 +110,5 @@ def _words(text: str) -> dict[str, str]:
 
 def _from_xtext(text: str) -> bytes:
     """Decode by the book (RFC 3461 4)."""
-    octets = re.sub(r"\+([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), text)
-    return octets.encode("latin-1")
+    data = re.sub(r"\+([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), text)
+    return data.encode("latin-1")

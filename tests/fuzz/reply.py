@@ -1,4 +1,4 @@
-"""The reply parser (RFC 5321 4.2): the same replies and the same end however the octets arrive."""
+"""The reply parser (RFC 5321 4.2): the same replies and the same end however the bytes arrive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _CONTROL = re.compile("[\x01-\x08\x0b-\x1f\x7f]")
 
 
 def check(source: Source) -> None:
-    """Whole, octet by octet and in pieces: the same, and only what the grammar has."""
+    """Whole, byte by byte and in pieces: the same, and only what the grammar has."""
     pieces = list(source.pieces())
     data = b"".join(pieces)
     whole = _parse((data,))
@@ -122,7 +122,7 @@ def _without_empty_lines(data: bytes) -> bytes:
 
 def _without(reply: SmtpResponse, data: bytes, *, takes_lf: bool) -> bytes:
     """Read the reply's lines by the book and return what follows them."""
-    octets = 0
+    total = 0
     assert 200 <= reply.code <= 599
     assert 1 <= len(reply.lines) <= MAX_LINES
     assert str(reply).isprintable()
@@ -136,8 +136,8 @@ def _without(reply: SmtpResponse, data: bytes, *, takes_lf: bool) -> bytes:
         sent = (match[3] or b"").decode("utf-8", "surrogateescape")
         assert _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", sent) == text
         assert (match[2] == b"-") == (number < len(reply.lines))
-        octets += len(line + end)
-    assert octets <= MAX_REPLY
+        total += len(line + end)
+    assert total <= MAX_REPLY
     status = reply.enhanced_status
     assert status is None or reply.lines[0].split(" ")[0] == str(status)
     assert status is None or status.class_ == reply.code // 100

@@ -1,7 +1,7 @@
-"""Octets of a fuzzer, taken as numbers, texts and pieces.
+"""Bytes of a fuzzer, taken as numbers, texts and pieces.
 
-Fields are taken from the front, up to the octet FF, which is nowhere in UTF-8; numbers from the
-back, an octet each. So a mutation changes one thing and leaves the meaning of the others.
+Fields are taken from the front, up to the byte FF, which is nowhere in UTF-8; numbers from the
+back, a byte each. So a mutation changes one thing and leaves the meaning of the others.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ FIELD_END = b"\xff"
 class Source:
     """What one input holds and has not been taken yet."""
 
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
+    def __init__(self, data: bytes) -> None:
+        self._bytes = data
 
     def number(self, least: int, most: int) -> int:
         """A number of at most 256 different ones; the least one when nothing is left."""
-        if not self._octets:
+        if not self._bytes:
             return least
-        last, self._octets = self._octets[-1], self._octets[:-1]
+        last, self._bytes = self._bytes[-1], self._bytes[:-1]
         return least + last % (most - least + 1)
 
     def chance(self) -> bool:
@@ -37,7 +37,7 @@ class Source:
 
     def field(self) -> bytes:
         """The next field."""
-        field, _, self._octets = self._octets.partition(FIELD_END)
+        field, _, self._bytes = self._bytes.partition(FIELD_END)
         return field
 
     def text(self) -> str:
@@ -46,11 +46,11 @@ class Source:
 
     def rest(self) -> bytes:
         """All that is left."""
-        rest, self._octets = self._octets, b""
+        rest, self._bytes = self._bytes, b""
         return rest
 
     def pieces(self) -> Iterator[bytes]:
-        """All that is left, in pieces of 0 to 15 octets, or larger ones as often."""
+        """All that is left, in pieces of 0 to 15 bytes, or larger ones as often."""
         sizes = [self.number(0, 31) for _ in range(8)]
         rest, at = self.rest(), 0
         while rest:

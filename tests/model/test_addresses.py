@@ -222,8 +222,8 @@ BAD_DOMAINS: dict[str, str] = {
     "asterisk": "*.example",
     "literal": "[192.0.2.1]",
     "label of 64": "a" * 64,
-    "256 octets": f"{DOMAIN255[:-1]}.c",
-    "256 octets of UTF-8": ".".join(["ä" * 20] * 6 + ["bbbbbbbbbb"]),
+    "256 bytes": f"{DOMAIN255[:-1]}.c",
+    "256 bytes of UTF-8": ".".join(["ä" * 20] * 6 + ["bbbbbbbbbb"]),
     "U-label whose A-label is longer than 63": "ü" * 80 + ".example",
     "lone surrogate": "a\ud800.example",
     "C1": "a\x85.example",
@@ -542,10 +542,10 @@ def test_angle_brackets_come_in_pairs(kind: Callable[[str], object], text: str) 
 @pytest.mark.parametrize(
     "local_part", ["a" * 64, '"' + " " * 62 + '"', "ä" * 32], ids=["atom", "quoted", "utf-8"]
 )
-def test_a_path_has_256_octets(
+def test_a_path_has_256_bytes(
     kind: Callable[[str], ForwardPath | ReversePath], local_part: str
 ) -> None:
-    """A path of 256 octets with its brackets passes, one of 257 does not (RFC 5321 4.5.3.1.3)."""
+    """A path of 256 bytes with its brackets passes, one of 257 does not (RFC 5321 4.5.3.1.3)."""
     domain = f"{DOMAIN189[: 256 - 2 - 64 - 1 - 2]}.d"
     longest = f"{local_part}@{domain}"
     assert len(longest.encode()) == 254
@@ -562,7 +562,7 @@ def test_quoting_counts_for_the_path() -> None:
 
 @pytest.mark.parametrize("content", [" " * 62, '\\"' * 31, " " * 60 + "ä", " " * 230])
 def test_a_local_part_has_no_limit_of_its_own(content: str) -> None:
-    """More than 64 octets may be tried (RFC 5321 4.5.3.1); the path's limit stays."""
+    """More than 64 bytes may be tried (RFC 5321 4.5.3.1); the path's limit stays."""
     assert str(ForwardPath(f'"{content}xyz"@example.com')) == f'"{content}xyz"@example.com'
     with pytest.raises(ValidationError, match="256"):
         ForwardPath(f'"{content}{"x" * 250}"@example.com')

@@ -87,7 +87,7 @@ def joined(buffers: Iterable[bytes | bytearray | memoryview]) -> bytes:
 
 
 def of_chunks(chunks: Iterable[Chunk]) -> bytes:
-    """All that is written with BDAT; every chunk has as many octets as it says."""
+    """All that is written with BDAT; every chunk has as many bytes as it says."""
     found, wholes = list(chunks), []
     for chunk in found:
         whole = joined(chunk.buffers)
@@ -97,8 +97,8 @@ def of_chunks(chunks: Iterable[Chunk]) -> bytes:
     return b"".join(wholes)
 
 
-def octets(data: bytes) -> Iterator[bytes]:
-    """The pieces of data, octet by octet."""
+def single_bytes(data: bytes) -> Iterator[bytes]:
+    """The pieces of data, byte by byte."""
     return (data[i : i + 1] for i in range(len(data)))
 
 
@@ -129,11 +129,11 @@ WAYS: dict[str, Callable[[bytes], Any]] = {
     "pipe": Forgetful,
     "buffered pipe": lambda b: io.BufferedReader(Forgetful(b)),
     "list": lambda b: [b],
-    "list of octets": lambda b: list(octets(b)),
-    "generator": octets,
-    "generator with empty pieces": lambda b: (p for o in octets(b) for p in (b"", o, b"")),
-    "bytearrays": lambda b: map(bytearray, octets(b)),
-    "memoryviews": lambda b: map(memoryview, octets(b)),
+    "list of bytes": lambda b: list(single_bytes(b)),
+    "generator": single_bytes,
+    "generator with empty pieces": lambda b: (p for o in single_bytes(b) for p in (b"", o, b"")),
+    "bytearrays": lambda b: map(bytearray, single_bytes(b)),
+    "memoryviews": lambda b: map(memoryview, single_bytes(b)),
     "tuple": lambda b: (b[:1], b[1:]),
 }
 
@@ -345,7 +345,7 @@ def test_eight_bits(message: bytes, is_8bit: bool) -> None:
 
 @pytest.mark.parametrize("way", ["BytesIO", "pipe", "generator", "list"])
 def test_a_stream_that_must_have_seven_bits(way: str) -> None:
-    """An octet above 127 in a stream for a server without 8BITMIME ends the sending."""
+    """A byte above 127 in a stream for a server without 8BITMIME ends the sending."""
     for send in (Content.as_data, Content.text_chunks):
         good = list(send(Content(WAYS[way](b"a\n")), seven_bit_only=True))
         assert good
@@ -528,7 +528,7 @@ def test_the_encoder_keeps_no_text(pieces: list[bytes]) -> None:
     ],
 )
 def test_which_lines_are_long(text: bytes, is_long: bool) -> None:
-    """Those of more than 998 octets, the line end not counted."""
+    """Those of more than 998 bytes, the line end not counted."""
     assert has_long_line(text) is is_long
     assert has_long_line(b"z\r\n" + text) is is_long
 

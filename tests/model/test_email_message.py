@@ -29,8 +29,8 @@ def modern() -> EmailMessage:
 @pytest.mark.parametrize("message", [modern(), MIMEText("From here on\n")], ids=["new", "old"])
 def test_a_line_that_begins_with_from_stays(message: AnyMessage) -> None:
     """No ">" is put before it; that is the custom of mailbox files, which a message is not."""
-    octets = serialize(message, ServerCapabilities(), smtputf8=False)
-    assert octets.endswith(b"\r\n\r\nFrom here on\r\n")
+    data = serialize(message, ServerCapabilities(), smtputf8=False)
+    assert data.endswith(b"\r\n\r\nFrom here on\r\n")
 
 
 def addressed(to: str, *, old: bool) -> AnyMessage:
@@ -151,11 +151,11 @@ def test_a_message_is_only_read() -> None:
     before = looked_through(message)
     complete = completed(message, ReversePath("me@example.com"))
     for offers in (ServerCapabilities(), WITH_8BIT):
-        octets = serialize(complete, offers, smtputf8=False)
-        assert b"Bcc" not in octets
-        assert b"secret@example.com" not in octets
-        assert not has_long_line(octets)
-        parsed = email.message_from_bytes(octets, policy=email.policy.default)
+        data = serialize(complete, offers, smtputf8=False)
+        assert b"Bcc" not in data
+        assert b"secret@example.com" not in data
+        assert not has_long_line(data)
+        parsed = email.message_from_bytes(data, policy=email.policy.default)
         assert [d for part in parsed.walk() for d in part.defects] == []
         assert len(list(parsed.walk())) == len(list(message.walk()))
     assert looked_through(message) == before
@@ -165,10 +165,8 @@ def test_one_message_sent_by_several_threads() -> None:
     """Each one arrives whole."""
     message = nested()
     with ThreadPoolExecutor(4) as threads:
-        octets = list(
-            threads.map(lambda _: serialize(message, WITH_8BIT, smtputf8=False), range(60))
-        )
-    for each in octets:
+        data = list(threads.map(lambda _: serialize(message, WITH_8BIT, smtputf8=False), range(60)))
+    for each in data:
         parsed = email.message_from_bytes(each, policy=email.policy.default)
         assert [d for part in parsed.walk() for d in part.defects] == []
         assert [part.get_content_type() for part in parsed.walk()] == [
@@ -206,8 +204,8 @@ def test_what_every_message_has_is_added(sender: str, domain: str) -> None:
     """Date, and a Message-ID of the sender's domain, without asking anybody for a name."""
     message = nested()
     complete = completed(message, ReversePath(sender))
-    octets = serialize(complete, WITH_8BIT, smtputf8=False)
-    parsed = email.message_from_bytes(octets, policy=email.policy.default)
+    data = serialize(complete, WITH_8BIT, smtputf8=False)
+    parsed = email.message_from_bytes(data, policy=email.policy.default)
     assert parsed["Message-ID"].endswith(f"@{domain}>")
     assert parsed["Date"].datetime is not None
     again = email.message_from_bytes(serialize(complete, ServerCapabilities(), smtputf8=False))
@@ -234,12 +232,12 @@ def test_what_is_there_is_not_made_anew() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "text/plain", "application/x"])
 def test_long_lines_are_encoded(body: bytes, kind: str, offers: ServerCapabilities) -> None:
-    """What no server has to take arrives all the same, octet for octet (RFC 5321 4.5.3.1.6)."""
+    """What no server has to take arrives all the same, byte for byte (RFC 5321 4.5.3.1.6)."""
     raw = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + body
-    octets = serialize(email.message_from_bytes(raw), offers, smtputf8=False)
-    assert max(map(len, octets.split(b"\r\n"))) <= 998
-    assert octets.isascii()
-    assert email.message_from_bytes(octets).get_payload(decode=True) == body
+    data = serialize(email.message_from_bytes(raw), offers, smtputf8=False)
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    assert data.isascii()
+    assert email.message_from_bytes(data).get_payload(decode=True) == body
 
 
 @pytest.mark.parametrize(
@@ -248,8 +246,8 @@ def test_long_lines_are_encoded(body: bytes, kind: str, offers: ServerCapabiliti
 def test_other_lines_stay(body: bytes) -> None:
     """Where the server takes eight bits."""
     raw = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body
-    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
-    assert octets.endswith(b"\r\n\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    data = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert data.endswith(b"\r\n\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
 
 
 def test_what_was_signed_stays() -> None:
@@ -259,13 +257,13 @@ def test_what_was_signed_stays() -> None:
         b"Content-Type: text/plain\r\nSubject:  two  blanks\r\n\r\n" + b"x" * 2000 + b"\r\n--b\r\n"
         b"Content-Type: x/y\r\n\r\nsignature\r\n--b--\r\n"
     )
-    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
-    assert b"Subject: two  blanks\r\n\r\n" + b"x" * 2000 in octets
+    data = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert b"Subject: two  blanks\r\n\r\n" + b"x" * 2000 in data
 
 
-def test_octets_in_an_attachment_may_be_any() -> None:
+def test_bytes_in_an_attachment_may_be_any() -> None:
     """A NUL in one that was declared binary leaves as base64."""
     raw = b"Content-Type: a/b\r\nContent-Transfer-Encoding: binary\r\n\r\n\0\x01\xff"
-    octets = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
-    assert b"\0" not in octets
-    assert email.message_from_bytes(octets).get_payload(decode=True) == b"\0\x01\xff"
+    data = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
+    assert b"\0" not in data
+    assert email.message_from_bytes(data).get_payload(decode=True) == b"\0\x01\xff"

@@ -40,15 +40,15 @@ def old(name: str, value: str | Header) -> object:
     return next(message.raw_items())[1]
 
 
-def read(name: str, octets: bytes) -> object:
+def read(name: str, data: bytes) -> object:
     """What a message that was read holds for it."""
-    message = email.message_from_bytes(name.encode() + b": " + octets + b"\r\n\r\n")
+    message = email.message_from_bytes(name.encode() + b": " + data + b"\r\n\r\n")
     return next(message.raw_items())[1]
 
 
-def meant(octets: bytes) -> object:
+def meant(data: bytes) -> object:
     """The field as a reader understands it."""
-    message = email.message_from_bytes(octets + b"\r\n", policy=email.policy.default)
+    message = email.message_from_bytes(data + b"\r\n", policy=email.policy.default)
     return next(iter(message.values()))
 
 
@@ -74,10 +74,10 @@ def meant(octets: bytes) -> object:
 )
 def test_ascii_keeps_its_words(make: Make, name: str, value: str) -> None:
     """No word is encoded, however long; folding is all that happens (RFC 2047 5, RFC 8058)."""
-    octets = field_bytes(name, make(name, value), utf8=False)
-    assert b"=?" not in octets
-    assert octets.replace(b"\r\n ", b" ") == f"{name}: {value}\r\n".encode()
-    assert max(map(len, octets.split(b"\r\n"))) <= 998
+    data = field_bytes(name, make(name, value), utf8=False)
+    assert b"=?" not in data
+    assert data.replace(b"\r\n ", b" ") == f"{name}: {value}\r\n".encode()
+    assert max(map(len, data.split(b"\r\n"))) <= 998
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_decoded_name_does_not_become_an_address() -> None:
     """An encoded word that holds a comma or an @ stays a name."""
     for text in ("=?utf-8?q?evil=40example=2Enet=2C?= <you@example.com>", '"a, b" <you@b.example>'):
         for utf8 in (False, True):
-            octets = field_bytes("To", modern("To", text), utf8=utf8)
-            found = meant(octets)
-            assert len(found.addresses) == 1, octets  # type: ignore[attr-defined]
+            data = field_bytes("To", modern("To", text), utf8=utf8)
+            found = meant(data)
+            assert len(found.addresses) == 1, data  # type: ignore[attr-defined]
             assert found.addresses[0].addr_spec.startswith("you@")  # type: ignore[attr-defined]
 
 
@@ -143,22 +143,22 @@ def test_an_address_that_needs_utf8_is_refused_without(make: Make) -> None:
 def test_text_arrives_as_it_was(make: Make, name: str, text: str) -> None:
     """In encoded words of at most 75 characters, or as UTF-8 (RFC 2047 2, RFC 6532)."""
     value = make(name, text)
-    octets = field_bytes(name, value, utf8=False)
-    assert octets.isascii()
-    assert all(len(word) <= 75 for word in re.findall(rb"=\?\S+", octets))
-    assert all(len(line) <= 78 for line in octets.split(b"\r\n"))
-    assert str(meant(octets)) == text.strip()
+    data = field_bytes(name, value, utf8=False)
+    assert data.isascii()
+    assert all(len(word) <= 75 for word in re.findall(rb"=\?\S+", data))
+    assert all(len(line) <= 78 for line in data.split(b"\r\n"))
+    assert str(meant(data)) == text.strip()
     if len(text.encode()) < 900:
         assert field_bytes(name, value, utf8=True).replace(b"\r\n", b"").decode() == (
             f"{name}: {text}".rstrip(" ") if make is modern else f"{name}: {text}"
         )
 
 
-@pytest.mark.parametrize("octets", [b"gr\xfc\xdfe", b"caf\xe9 \xff", b"\xc3\xbc and \xe9"])
+@pytest.mark.parametrize("data", [b"gr\xfc\xdfe", b"caf\xe9 \xff", b"\xc3\xbc and \xe9"])
 @pytest.mark.parametrize("utf8", [False, True])
-def test_octets_that_are_no_utf8_arrive_as_they_were(octets: bytes, utf8: bool) -> None:
+def test_bytes_that_are_no_utf8_arrive_as_they_were(data: bytes, utf8: bool) -> None:
     """Nobody knows what they are, so they are not turned into something else (RFC 1428 3)."""
-    field = field_bytes("Subject", read("Subject", octets), utf8=utf8)
+    field = field_bytes("Subject", read("Subject", data), utf8=utf8)
     assert b"\xef\xbf\xbd" not in field
     assert b"=?unknown-8bit?" in field
     (header,) = email.message_from_bytes(field + b"\r\n").values()
@@ -166,23 +166,23 @@ def test_octets_that_are_no_utf8_arrive_as_they_were(octets: bytes, utf8: bool) 
         part if isinstance(part, bytes) else part.encode()
         for part, _ in email.header.decode_header(header)
     )
-    assert decoded.replace(b" ", b"") == octets.replace(b" ", b"")
-    name = field_bytes("To", read("To", octets + b" <you@example.com>"), utf8=utf8)
+    assert decoded.replace(b" ", b"") == data.replace(b" ", b"")
+    name = field_bytes("To", read("To", data + b" <you@example.com>"), utf8=utf8)
     assert name.endswith(b" <you@example.com>\r\n")
     with pytest.raises(ValidationError):
-        field_bytes("To", read("To", octets.split()[0] + b"\xff@example.com"), utf8=utf8)
+        field_bytes("To", read("To", data.split()[0] + b"\xff@example.com"), utf8=utf8)
 
 
 def test_what_was_read_stays_as_it_is() -> None:
     """Folds, blanks and encoded words included: somebody may have signed it."""
-    for octets in (
+    for data in (
         b"a\r\n b  c\r\n\td",
         b"=?utf-8?q?J=C3=B6rg?= <a@b.example>,\r\n   c@d.example",
         b"v=1; a=rsa-sha256;\r\n\tb=" + b"x" * 300,
     ):
         for name in ("To", "Subject", "DKIM-Signature"):
-            sent = field_bytes(name, read(name, octets), utf8=False)
-            assert sent == name.encode() + b": " + octets + b"\r\n"
+            sent = field_bytes(name, read(name, data), utf8=False)
+            assert sent == name.encode() + b": " + data + b"\r\n"
 
 
 @pytest.mark.parametrize("name", ["Subject", "To", "X-Any"])
@@ -195,15 +195,15 @@ def test_no_field_begins_another(name: str, text: str) -> None:
 
 def test_controls_leave_encoded() -> None:
     """A line end inside an encoded word, say, stays inside one."""
-    octets = field_bytes("Subject", modern("Subject", "=?utf-8?q?a=0Ab=00?= c"), utf8=True)
-    assert re.fullmatch(rb"Subject: =\?utf-8\?.\?\S+\?= c\r\n", octets)
-    octets = field_bytes("To", modern("To", "=?utf-8?q?a=07b?= <a@b.example>"), utf8=False)
-    assert re.fullmatch(rb"To: =\?utf-8\?.\?\S+\?= <a@b.example>\r\n", octets)
+    data = field_bytes("Subject", modern("Subject", "=?utf-8?q?a=0Ab=00?= c"), utf8=True)
+    assert re.fullmatch(rb"Subject: =\?utf-8\?.\?\S+\?= c\r\n", data)
+    data = field_bytes("To", modern("To", "=?utf-8?q?a=07b?= <a@b.example>"), utf8=False)
+    assert re.fullmatch(rb"To: =\?utf-8\?.\?\S+\?= <a@b.example>\r\n", data)
 
 
 @pytest.mark.parametrize("name", ["References", "List-Unsubscribe", "To"])
 def test_what_cannot_be_folded_is_refused(name: str) -> None:
-    """A word of more than 998 octets where none may be encoded."""
+    """A word of more than 998 bytes where none may be encoded."""
     word = f"<{'a' * 1000}@example.com>"
     with pytest.raises(ValidationError):
         field_bytes(name, read(name, word.encode()), utf8=False)
@@ -215,10 +215,10 @@ def test_file_names_are_parameters() -> None:
     part.add_attachment(b"x", maintype="a", subtype="b", filename="Übersicht " + "x" * 90 + ".pdf")
     (attachment,) = part.iter_attachments()
     assert isinstance(attachment, EmailMessage)
-    octets = b"".join(field_bytes(n, v, utf8=False) for n, v in attachment.raw_items())
-    assert octets.isascii()
-    assert b"=?" not in octets
-    assert b"filename*0*=utf-8''%C3%9Cbersicht" in octets
+    data = b"".join(field_bytes(n, v, utf8=False) for n, v in attachment.raw_items())
+    assert data.isascii()
+    assert b"=?" not in data
+    assert b"filename*0*=utf-8''%C3%9Cbersicht" in data
 
 
 def test_which_fields_need_smtputf8() -> None:
@@ -239,10 +239,10 @@ def test_which_fields_need_smtputf8() -> None:
 def test_any_text_arrives(text: str, name: str) -> None:
     """Whatever is set is read again by the email package as the same, but for outer blanks."""
     value = modern(name, text)
-    octets = field_bytes(name, value, utf8=False)
-    assert octets.isascii()
+    data = field_bytes(name, value, utf8=False)
+    assert data.isascii()
     if "=?" not in text:
-        assert str(meant(octets)).split(" ") == str(value).strip(" \t").split(" ")
+        assert str(meant(data)).split(" ") == str(value).strip(" \t").split(" ")
 
 
 @QUICK

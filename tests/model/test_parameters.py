@@ -468,8 +468,8 @@ def test_deliver_by_is_a_value() -> None:
 
 
 def _from_xtext(text: str) -> str:
-    octets = re.sub(r"\+([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), text)
-    return octets.encode("latin-1").decode()
+    data = re.sub(r"\+([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), text)
+    return data.encode("latin-1").decode()
 
 
 @QUICK

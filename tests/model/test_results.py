@@ -158,7 +158,7 @@ def test_the_envelope_of_a_message() -> None:
 
 
 def test_what_has_no_envelope() -> None:
-    """Octets, and a message that names nobody."""
+    """Bytes, and a message that names nobody."""
     with pytest.raises(ValidationError, match="from_message takes"):
         Envelope.from_message(b"From: a@x")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="From"):

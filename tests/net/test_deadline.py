@@ -48,7 +48,7 @@ def test_it_runs_down(clock: Clock) -> None:
 
 
 def test_asking_does_not_stretch_it(clock: Clock) -> None:
-    """A server that drips an octet a second is not given more time for each."""
+    """A server that drips a byte a second is not given more time for each."""
     deadline = Deadline(3)
     for left in (3.0, 2.0, 1.0):
         assert deadline.check(Phase.EHLO) == left
@@ -193,7 +193,7 @@ def test_the_figure_is_the_callers_own(timeout: float, text: str) -> None:
 
 
 def test_each_message_has_its_own(clock: Clock) -> None:
-    """From its first octet to its final reply, however many are under way."""
+    """From its first byte to its final reply, however many are under way."""
     deadline = StreamDeadline(10)
     for _ in range(3):
         deadline.begin_message()

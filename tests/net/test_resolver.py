@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from smtpconn import Phase, SmtpTimeoutError, TransportError
 from smtpconn.net import resolver
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.resolver import MAX_LOOKUPS, MAX_LOOKUPS_OF_A_NAME, resolve
+from tests.support.waiting import wait_until
 
 TIMEOUT = 5.0
 JOIN_OR_BEGIN = resolver._Resolver._join_or_begin
@@ -83,16 +84,6 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     for host in list(server.hanging):
         server.answer(host)
     wait_until(lambda: not server.threads)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 def waiting() -> int:

@@ -1,4 +1,4 @@
-"""Octets in and out of one socket: full duplex, deadlines, probes and interrupts."""
+"""Bytes in and out of one socket: full duplex, deadlines, probes and interrupts."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_reset_while_tls_is_put_on_leaves_no_descriptor(certificates: Certific
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system has no TCP_QUICKACK")
 def test_the_rest_of_an_answer_is_not_held_up() -> None:
-    """Waiting for more, with nothing sent since the last octets came, acknowledges these at once.
+    """Waiting for more, with nothing sent since the last bytes came, acknowledges these at once.
 
     A peer with Nagle's algorithm would keep the rest back for 40 ms.
     """
@@ -151,7 +151,7 @@ def test_the_rest_of_an_answer_is_not_held_up() -> None:
 
 
 def test_a_wait_longer_than_one_poll(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bounded wait that ended without octets goes on until the deadline, and not beyond."""
+    """A bounded wait that ended without bytes goes on until the deadline, and not beyond."""
     monkeypatch.setattr("smtpconn.net.transport.MAX_WAIT", 0.01)
     transport, peer = ends
     begun = time.monotonic()
@@ -166,11 +166,11 @@ def ignore(_: object) -> None:
     """Nothing is to be done about it."""
 
 
-def read_all(sock: socket.socket, octets: int) -> bytes:
-    """Read so many octets."""
+def read_all(sock: socket.socket, size: int) -> bytes:
+    """Read so many bytes."""
     data = bytearray()
-    while len(data) < octets:
-        piece = sock.recv(octets - len(data))
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
         assert piece
         data += piece
     return bytes(data)
@@ -258,7 +258,7 @@ def test_what_can_be_written(ends: Ends, kind: Callable[[bytes], bytes]) -> None
     assert read_all(peer, 6) == b"NOOP\r\n"
 
 
-def test_reading_waits_for_octets(ends: Ends) -> None:
+def test_reading_waits_for_bytes(ends: Ends) -> None:
     """``receive`` waits until something has come."""
     transport, peer = ends
     with ThreadPoolExecutor(1) as executor:
@@ -348,7 +348,7 @@ def test_a_silent_socket() -> None:
         assert transport.receive_now() == b""
 
 
-def test_tickets_are_no_octets(certificates: Certificates) -> None:
+def test_tickets_are_no_bytes(certificates: Certificates) -> None:
     """After a TLS 1.3 handshake a healthy socket is readable, but nothing can be read."""
     with tls_ends(certificates) as (transport, _):
         transport.wait(Deadline(TIMEOUT), write=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from smtpconn import (
     ConnectionPool,
     PoolTimeoutError,
-    ServerConfig,
     SmtpConnection,
     SmtpTimeoutError,
     TransientError,
@@ -20,29 +18,10 @@ from smtpconn import (
 )
 from smtpconn.testing import SmtpServer
 from tests.support.clock import Clock
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER, configs
+from tests.support.waiting import wait_until
 
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 MAINTENANCE = ["421 4.3.2 Closing for maintenance", "432 4.3.2 Queue paused", "451 4.3.2 Not now"]
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """The preferred server."""
-    with SmtpServer() as running:
-        yield running
-
-
-@pytest.fixture
-def backup() -> Iterator[SmtpServer]:
-    """The other server."""
-    with SmtpServer() as running:
-        yield running
-
-
-def configs(*servers: SmtpServer, timeout: float = 10.0) -> list[ServerConfig]:
-    """The configuration of a pool with these servers."""
-    return [ServerConfig.from_url(s.url, timeout=timeout) for s in servers]
 
 
 def send(pool: ConnectionPool, timeout: float | None = None) -> float:
@@ -55,16 +34,6 @@ def send(pool: ConnectionPool, timeout: float | None = None) -> float:
 def port(connection: SmtpConnection) -> int:
     """Which server it goes to."""
     return int(repr(connection).split(" ")[1].rpartition(":")[2])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 # Too many connections

@@ -19,6 +19,7 @@ import pytest
 
 from smtpconn.pool import bulk
 from smtpconn.pool.bulk import Job, Outcomes, Room, Run
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,16 +86,6 @@ def fan_out(
 def senders() -> list[threading.Thread]:
     """The threads of these runs that live."""
     return [t for t in threading.enumerate() if t.name.startswith("smtpconn-sender")]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 def test_the_work_sees_the_callers_context() -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from email.message import EmailMessage
 from functools import partial
@@ -48,18 +48,10 @@ from smtpconn.pool.core import NOOP_TIMEOUT
 from smtpconn.pool.state import NOOP_GRACE
 from smtpconn.testing import SmtpServer
 from tests.support.clock import Clock
-
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER, take
+from tests.support.waiting import wait_until
 
 Kill = Callable[[SmtpServer], None]
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A server that can do everything and knows everybody."""
-    with SmtpServer() as running:
-        yield running
 
 
 class Background:
@@ -84,27 +76,11 @@ class Background:
         return self.error
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
-
-
 def use(pool: ConnectionPool, times: int = 1) -> None:
     """Have ``times`` connections in use at once, and give them back."""
     with ExitStack() as stack:
         for _ in range(times):
             stack.enter_context(pool.connection())
-
-
-def take(pool: ConnectionPool, timeout: float | None = None) -> None:
-    """Take a connection and give it back."""
-    with pool.connection(timeout):
-        pass
 
 
 def config_with_factory(

@@ -74,7 +74,7 @@ class FakeConnection:
         self.ended_by.append("close_after_fork")
 
 
-class World:
+class Harness:
     """Time, the server, and maintenance.
 
     Attributes:
@@ -93,12 +93,12 @@ class World:
         self.due: list[float] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         # A function of that module: what other code raises is no error of connecting.
-        names: dict[str, Any] = {"__name__": ServerConfig.__module__, "world": self}
+        names: dict[str, Any] = {"__name__": ServerConfig.__module__, "harness": self}
         exec(
             "def connect(*args, **options):\n"
-            "    if world.refusal is not None:\n"
-            "        raise world.refusal\n"
-            "    return world.connected()\n",
+            "    if harness.refusal is not None:\n"
+            "        raise harness.refusal\n"
+            "    return harness.connected()\n",
             names,
         )
         monkeypatch.setattr(ServerConfig, "connect", names["connect"])
@@ -111,9 +111,9 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world in which nothing happens by itself."""
-    return World(monkeypatch)
+def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
+    """A harness in which nothing happens by itself."""
+    return Harness(monkeypatch)
 
 
 def lending(
@@ -165,26 +165,26 @@ def figures(pool: PoolCore) -> tuple[int, int, dict[str, int]]:
 # PoolCore and taking back
 
 
-def test_idle_connections_are_probed_and_the_dead_dropped(world: World) -> None:
+def test_idle_connections_are_probed_and_the_dead_dropped(harness: Harness) -> None:
     """Dead ones are passed over without a connect, until one lives."""
     pool = lending()
     alive, dead, dead_too = use(pool, 3)
     dead.is_alive = dead_too.is_alive = False
     assert take(pool)[1] is alive
-    assert len(world.made) == 3
+    assert len(harness.made) == 3
     assert figures(pool) == (1, 0, {"dead when idle": 2})
     assert dead.ended_by == dead_too.ended_by == ["quit"]
 
 
-def test_a_dead_connection_is_not_given_to_the_next(world: World) -> None:
+def test_a_dead_connection_is_not_given_to_the_next(harness: Harness) -> None:
     """When none of the idle ones lives, a new one is made."""
     pool = lending()
     for connection in use(pool, 3):
         connection.is_alive = False
-    assert take(pool)[1] is world.made[3]
+    assert take(pool)[1] is harness.made[3]
 
 
-def test_giving_back_twice_counts_once(world: World) -> None:
+def test_giving_back_twice_counts_once(harness: Harness) -> None:
     """The second time changes nothing, even if somebody else has the connection by then."""
     pool = lending()
     waiter, connection = take(pool)
@@ -210,7 +210,7 @@ def test_giving_back_twice_counts_once(world: World) -> None:
     ],
 )
 def test_a_connection_that_is_not_kept(
-    world: World, keep: bool, is_idle: bool, is_shutting_down: bool, reason: str, end: str
+    harness: Harness, keep: bool, is_idle: bool, is_shutting_down: bool, reason: str, end: str
 ) -> None:
     """It is given up with the reason, and told so only if it is in step with the server."""
     pool = lending()
@@ -221,19 +221,19 @@ def test_a_connection_that_is_not_kept(
     assert connection.ended_by == [end]
 
 
-def test_a_connect_that_fails_costs_nothing(world: World) -> None:
+def test_a_connect_that_fails_costs_nothing(harness: Harness) -> None:
     """The caller has the error, and the pool its permit and its right to connect."""
     pool = lending(max_size=1)
-    world.refusal = ConnectionClosedError("gone", phase=Phase.CONNECT)
+    harness.refusal = ConnectionClosedError("gone", phase=Phase.CONNECT)
     for _ in range(3):
         with pytest.raises(ConnectionClosedError, match="gone"):
             take(pool)
         assert figures(pool) == (0, 0, {})
-    world.refusal = None
+    harness.refusal = None
     take(pool)
 
 
-def test_a_renewed_connection_is_new(world: World) -> None:
+def test_a_renewed_connection_is_new(harness: Harness) -> None:
     """Who found its connection dead gets a new one, with the same permit; idle ones stay."""
     pool = lending()
     idle, dead = use(pool, 2)
@@ -241,37 +241,37 @@ def test_a_renewed_connection_is_new(world: World) -> None:
     assert connection is dead
     dead.is_idle = False
     renewed: object = pool.renew(waiter, Deadline(1))
-    assert renewed is world.made[2]
+    assert renewed is harness.made[2]
     assert figures(pool) == (1, 1, {"dead when used": 1})
     assert (dead.ended_by, idle.ended_by) == (["close"], [])
     pool.check_in(waiter, keep=True)
     assert figures(pool) == (0, 2, {"dead when used": 1})
 
 
-def test_a_server_that_takes_no_more(world: World) -> None:
+def test_a_server_that_takes_no_more(harness: Harness) -> None:
     """The caller waits for those that are out, in vain here, and learns what the server said."""
     pool = lending()
     waiter, _ = take(pool)
     response = SmtpResponse(421, ("4.7.0 too many connections",))
-    world.refusal = TransientError(response, phase=Phase.EHLO)
+    harness.refusal = TransientError(response, phase=Phase.EHLO)
     with pytest.raises(PoolTimeoutError) as caught:
         take(pool)
     assert isinstance(caught.value.__cause__, TransientError)
     assert pool.stats().effective_size == 1
     pool.check_in(waiter, keep=True)
     take(pool)
-    assert len(world.made) == 1
+    assert len(harness.made) == 1
 
 
 # The end of a connection's life
 
 
-def test_a_connection_is_closed_after_its_messages(world: World) -> None:
+def test_a_connection_is_closed_after_its_messages(harness: Harness) -> None:
     """It is checked when it comes back, and the limit the server announced counts as well."""
     pool = lending(max_messages=3)
     limited = ServerCapabilities("mx.example.com", (SmtpExtension("LIMITS", ("MAILMAX=2",)),))
     for capabilities, most in ((CAPABILITIES, 3), (limited, 2)):
-        world.capabilities = capabilities
+        harness.capabilities = capabilities
         for transactions in range(1, most + 1):
             waiter, connection = take(pool)
             connection.transactions = transactions
@@ -280,33 +280,33 @@ def test_a_connection_is_closed_after_its_messages(world: World) -> None:
     assert figures(pool) == (0, 0, {"max_messages": 2})
 
 
-def test_lifetimes_differ(world: World) -> None:
+def test_lifetimes_differ(harness: Harness) -> None:
     """Connections made together end one by one, somewhat before max_lifetime at the earliest."""
     pool = lending(max_size=50, max_lifetime=100, max_idle=1000)
     use(pool, 50)
-    world.now = START + 100 * (1 - LIFETIME_JITTER) - 0.001
+    harness.now = START + 100 * (1 - LIFETIME_JITTER) - 0.001
     use(pool)
     assert figures(pool) == (0, 50, {})
-    world.now = START + 100 * (1 - LIFETIME_JITTER / 2)
+    harness.now = START + 100 * (1 - LIFETIME_JITTER / 2)
     pool.maintain_idle()
     assert 0 < figures(pool)[1] < 50
-    world.now = START + 100
+    harness.now = START + 100
     pool.maintain_idle()
     assert figures(pool) == (0, 0, {"max_lifetime": 50})
 
 
-def test_whoever_gives_back_closes_what_is_over(world: World) -> None:
+def test_whoever_gives_back_closes_what_is_over(harness: Harness) -> None:
     """Without maintenance too, idle connections are closed when their time is over."""
     pool = lending(max_idle=60)
     old, young = use(pool, 2)
     for _ in range(3):
-        world.now += 25
+        harness.now += 25
         assert use(pool) == [young]
     assert (old.ended_by, young.ended_by) == (["quit"], [])
     assert figures(pool) == (0, 1, {"max_idle": 1})
 
 
-def test_draining(world: World) -> None:
+def test_draining(harness: Harness) -> None:
     """Idle ones end at once, those in use when they come back, and new ones not at all."""
     pool = lending()
     idle, used = use(pool, 2)
@@ -315,11 +315,11 @@ def test_draining(world: World) -> None:
     assert (idle.ended_by, used.ended_by) == (["quit"], [])
     pool.check_in(waiter, keep=True)
     assert used.ended_by == ["quit"]
-    assert use(pool) == use(pool) == [world.made[2]]
+    assert use(pool) == use(pool) == [harness.made[2]]
     assert figures(pool) == (0, 1, {"drained": 2})
 
 
-def test_closing(world: World) -> None:
+def test_closing(harness: Harness) -> None:
     """Idle ones end at once, those in use when they come back, and nobody gets one any more."""
     pool = lending()
     idle, used = use(pool, 2)
@@ -334,7 +334,7 @@ def test_closing(world: World) -> None:
     assert pool.maintain_idle() is None
 
 
-def test_forgetting(world: World) -> None:
+def test_forgetting(harness: Harness) -> None:
     """A child drops what is idle and what is out, in silence, and begins with full capacity."""
     pool = lending(max_size=2)
     inherited = use(pool, 2)
@@ -342,7 +342,7 @@ def test_forgetting(world: World) -> None:
     pool.forget()
     assert [connection.ended_by for connection in inherited] == [["close_after_fork"]] * 2
     assert figures(pool) == (0, 0, {})
-    assert use(pool, 2) == world.made[2:]
+    assert use(pool, 2) == harness.made[2:]
     pool.check_in(waiter, keep=False)
     assert pool.stats().in_use == 0
 
@@ -350,73 +350,73 @@ def test_forgetting(world: World) -> None:
 # Maintenance
 
 
-def test_maintenance_is_told_what_it_does_not_know(world: World) -> None:
+def test_maintenance_is_told_what_it_does_not_know(harness: Harness) -> None:
     """It is told of the first moment, and again only of one before its next look."""
     pool = lending(keepalive=20)
     use(pool, 2)
-    assert world.due == [START + 20]
-    world.now += 5
+    assert harness.due == [START + 20]
+    harness.now += 5
     use(pool)
-    assert world.due == [START + 20]
-    world.now = START + 20
+    assert harness.due == [START + 20]
+    harness.now = START + 20
     assert pool.maintain_idle() == START + 25
     use(pool)
-    assert world.due == [START + 20]
+    assert harness.due == [START + 20]
 
 
-def test_without_keepalive_maintenance_is_told_nothing(world: World) -> None:
+def test_without_keepalive_maintenance_is_told_nothing(harness: Harness) -> None:
     """``keepalive=None`` means no thread."""
     pool = lending(keepalive=None)
     use(pool, 3)
-    assert world.due == []
+    assert harness.due == []
 
 
-def test_a_lonely_life(world: World) -> None:
+def test_a_lonely_life(harness: Harness) -> None:
     """A connection nobody wants gets its eight NOOPs and ends with max_idle; then all is quiet."""
     pool = lending(keepalive=20, max_idle=300)
     [connection] = use(pool)
-    due: float | None = world.due[0]
+    due: float | None = harness.due[0]
     while due is not None:
-        world.now = due
+        harness.now = due
         due = pool.maintain_idle()
     assert connection.noop_moments == [START + 20 * n for n in range(1, MAX_NOOPS + 1)]
-    assert world.now == START + 300
+    assert harness.now == START + 300
     assert figures(pool) == (0, 0, {"max_idle": 1})
     assert pool.stats().noops == MAX_NOOPS
     # The next connection is looked after as the first was.
     use(pool)
-    assert world.due == [START + 20, START + 320]
+    assert harness.due == [START + 20, START + 320]
 
 
-def test_a_failed_noop_ends_the_connection(world: World) -> None:
+def test_a_failed_noop_ends_the_connection(harness: Harness) -> None:
     """The others get theirs in the same look, and no permit is lost."""
     pool = lending(max_size=2, keepalive=20)
     failing, other = use(pool, 2)
     failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
-    world.now += 20
+    harness.now += 20
     assert pool.maintain_idle() == START + 40
     assert failing.ended_by == ["close"]
     assert other.noop_moments == [START + 20]
     assert figures(pool) == (0, 1, {"keepalive failed": 1})
-    assert use(pool, 2) == [other, world.made[2]]
+    assert use(pool, 2) == [other, harness.made[2]]
 
 
-def test_a_noop_that_is_interrupted_costs_no_permit(world: World) -> None:
+def test_a_noop_that_is_interrupted_costs_no_permit(harness: Harness) -> None:
     """Whatever ends a look, what it had borrowed is given back."""
     pool = lending(max_size=1, keepalive=20)
     [connection] = use(pool)
     connection.noop_error = KeyboardInterrupt()
-    world.now += 20
+    harness.now += 20
     with pytest.raises(KeyboardInterrupt):
         pool.maintain_idle()
     assert pool.stats().in_use == 0
-    assert use(pool) == [world.made[1]]
+    assert use(pool) == [harness.made[1]]
 
 
-def test_maintenance_that_failed_is_told_again(world: World) -> None:
+def test_maintenance_that_failed_is_told_again(harness: Harness) -> None:
     """If maintenance did not look when it was due, the next one to give back tells it again."""
     pool = lending(keepalive=20)
     use(pool)
-    world.now += 30
+    harness.now += 30
     use(pool)
-    assert len(world.due) == 2
+    assert len(harness.due) == 2

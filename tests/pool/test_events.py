@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,9 +23,8 @@ from smtpconn import (
 )
 from smtpconn.pool.events import Action, EventEmitter, Stage
 from smtpconn.testing import SmtpServer
-
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER, send, take
+from tests.support.waiting import wait_until
 
 ASKED, TAKEN_OVER, IN_VAIN = (("checkout", stage, "") for stage in ("started", "done", "failed"))
 MADE = [("connect", "started", ""), ("connect", "done", "")]
@@ -38,13 +37,6 @@ BEGUN, SENT, FAILED = ("send", "started", ""), ("send", "done", ""), ("send", "f
 def discarded(reason: str) -> tuple[str, str, str]:
     """The event of a connection that is given up."""
     return ("discard", "done", reason)
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A server that can do everything."""
-    with SmtpServer() as running:
-        yield running
 
 
 class Ear:
@@ -62,27 +54,6 @@ class Ear:
         told = [(e.action.value, e.stage.value, e.reason) for e in self.events]
         self.events.clear()
         return told
-
-
-def send(pool: ConnectionPool) -> None:
-    """Send a message."""
-    pool.send(SENDER, RECIPIENTS, MESSAGE)
-
-
-def take(pool: ConnectionPool) -> None:
-    """Take a connection and give it back."""
-    with pool.connection():
-        pass
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 def test_a_day_of_events(server: SmtpServer) -> None:

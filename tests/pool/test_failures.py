@@ -451,7 +451,7 @@ ENDLESS = b"".join(b"250-" + b"x" * 70 + b"\r\n" for _ in range(100))
     [o for o in OPERATIONS if o[0] in ("EHLO", "MAIL", "CONTENT", "NOOP", "AUTH")],
 )
 def test_a_slow_drip(step: str, phase: Phase, call: Call) -> None:
-    """A server that drips octet by octet cannot stretch the deadline."""
+    """A server that drips byte by byte cannot stretch the deadline."""
     with SmtpServer(users={"user": "secret"}) as server, connect(server) as connection:
         connection.timeout = SHORT
         server.fault(step, reply=ENDLESS, split=1)
@@ -475,7 +475,7 @@ def test_a_slow_drip_while_connecting(step: str) -> None:
 
 
 def test_a_slow_but_honest_server() -> None:
-    """Replies in pieces of one octet are as good as whole ones."""
+    """Replies in pieces of one byte are as good as whole ones."""
     with SmtpServer() as server:
         server.fault("*", split=1, times=None)
         with connect(server) as connection:
@@ -519,7 +519,7 @@ def test_starttls_is_refused(certificates: Certificates, reply: str, kind: type[
 
 
 @pytest.mark.parametrize("injected", [b"250 injected\r\n", b"2", b"\r\n", b"421 4.3.2 bye\r\n"])
-def test_injected_octets_before_the_handshake(certificates: Certificates, injected: bytes) -> None:
+def test_injected_bytes_before_the_handshake(certificates: Certificates, injected: bytes) -> None:
     """Whatever stands between the 220 and the handshake was not sent under TLS: an attack."""
     mode = TlsMode.STARTTLS
     with met(certificates, mode) as server:

@@ -43,6 +43,7 @@ from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.forks import Fork, fork_in_c, in_child
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
@@ -51,8 +52,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parent.parent.parent
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 
 
 @pytest.fixture(params=[os.fork, fork_in_c], ids=["os.fork", "C"])

@@ -12,14 +12,12 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from benchmarks.bytecodes import is_safe
 from smtpconn import (
     ConnectionPool,
     PoolError,
@@ -29,124 +27,13 @@ from smtpconn import (
     SmtpError,
     TransportError,
 )
-from smtpconn.pool import connection_pool as pool_module
-from smtpconn.pool import connector as connector_module
-from smtpconn.pool import core as core_module
-from smtpconn.pool import lease as lease_module
-from smtpconn.pool import state as pool_state_module
 from smtpconn.pool.lease import Lease
 from smtpconn.testing import SmtpServer
+from tests.support.bytecode_injector import BytecodeInjector, Injected
+from tests.support.pool_use import take
 
 # An exception at every bytecode takes long on a busy machine.
 pytestmark = pytest.mark.timeout(90)
-
-_MODULES = (lease_module, core_module, connector_module, pool_module, pool_state_module)
-_FILES = frozenset(str(module.__file__) for module in _MODULES)
-
-
-class Struck(BaseException):
-    """What strikes."""
-
-
-class ExceptionInjector:
-    """Raises `Struck` at one bytecode of the pool's code in this thread, counted from 0.
-
-    Attributes:
-        seen: how many bytecodes were counted.
-        where: where it struck; "" if it did not.
-        on_call: called with the name of each function of the pool that is entered.
-    """
-
-    def __init__(self, point: int, on_call: Callable[[str], None]) -> None:
-        self._point = point
-        self._on_call = on_call
-        self._thread = threading.get_ident()
-        self.seen = 0
-        self.where = ""
-
-    def __enter__(self) -> ExceptionInjector:
-        if sys.version_info >= (3, 12):
-            self._monitor(self._at_start, self._at_instruction, on=True)
-        else:
-            self._before = sys.gettrace()
-            sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if sys.version_info >= (3, 12):
-            self._monitor(None, None, on=False)
-        else:
-            sys.settrace(self._before)
-
-    def _monitor(self, start: object, instruction: object, *, on: bool) -> None:
-        """From 3.12 on tracing opcodes misses many; monitoring (PEP 669) does not."""
-        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
-        tool, events = monitoring.DEBUGGER_ID, monitoring.events
-        if on:
-            monitoring.use_tool_id(tool, "lightning")
-        monitoring.register_callback(tool, events.PY_START, start)
-        monitoring.register_callback(tool, events.INSTRUCTION, instruction)
-        for code in _CODES:
-            monitoring.set_local_events(
-                tool, code, events.PY_START | events.INSTRUCTION if on else 0
-            )
-        if not on:
-            monitoring.free_tool_id(tool)
-
-    def _at_start(self, code: CodeType, offset: int) -> None:
-        if threading.get_ident() == self._thread:
-            self._on_call(code.co_name)
-
-    def _at_instruction(self, code: CodeType, offset: int) -> None:
-        if threading.get_ident() == self._thread:
-            self._arrive(code, offset)
-
-    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename not in _FILES:
-            return None
-        if event == "call":
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-            self._on_call(frame.f_code.co_name)
-        elif event == "opcode":
-            self._arrive(frame.f_code, frame.f_lasti)
-        return self._trace
-
-    def _arrive(self, code: CodeType, offset: int) -> None:
-        if self.seen >= self._point and not self.where and not is_safe(code, offset):
-            self.where = f"{code.co_qualname} +{offset}"
-            self._strike(self.where)
-        self.seen += 1
-
-    def _strike(self, where: str) -> None:
-        raise Struck(where)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _codes_of(module: ModuleType) -> Iterator[CodeType]:
-    """The code of every function and method the module defines."""
-    for owner in (module, *(c for c in vars(module).values() if isinstance(c, type))):
-        for value in vars(owner).values():
-            function = value.fget if isinstance(value, property) else value
-            code = getattr(function, "__code__", None)
-            if code is not None and code.co_filename == module.__file__:
-                yield from _codes(code)
-
-
-_CODES = [code for module in _MODULES for code in _codes_of(module)]
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A server that can do everything."""
-    with SmtpServer() as running:
-        yield running
 
 
 def in_another_thread(call: Callable[[], None]) -> BaseException | None:
@@ -179,7 +66,7 @@ def _is_anything_out(pool: ConnectionPool) -> bool:
     return bool(stats.in_use or stats.waiting or stats.connecting)
 
 
-def strike_everywhere(
+def inject_everywhere(
     pool: ConnectionPool,
     scenario: Callable[[], None],
     *,
@@ -187,51 +74,45 @@ def strike_everywhere(
     after: Callable[[], None] = lambda: None,
     on_call: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Run a scenario with a strike at each of its bytecodes, and count the permits each time."""
+    """Run a scenario with an exception at each of its bytecodes; check the capacity each time."""
     point, lost = 0, ""
     while True:
         before()
-        lightning = ExceptionInjector(point, on_call)
+        injector = BytecodeInjector(point, on_call)
         try:
-            with lightning:
+            with injector:
                 scenario()
-        except (Struck, PoolTimeoutError, TransportError):
+        except (Injected, PoolTimeoutError, TransportError):
             pass
         after()
         if _is_anything_out(pool):
             gc.collect()  # an error holds the frames it went through, and those the lease
         error = in_another_thread(lambda: take_all(pool))
         if error is not None or _is_anything_out(pool):
-            lost = f"{lightning.where}: {error!r} {pool.stats()}"
+            lost = f"{injector.where}: {error!r} {pool.stats()}"
             break
-        if not lightning.where:
+        if not injector.where:
             break
         point += 1
     assert not lost, f"at point {point}: {lost}"
     assert point > 100, f"only {point} points were tried"
 
 
-def take(pool: ConnectionPool, timeout: float | None = None) -> None:
-    """Take a connection and give it back."""
-    with pool.connection(timeout):
-        pass
-
-
 unclosed = pytest.mark.filterwarnings(
-    # A connection may be lost to a strike, and its socket is then closed when it is collected.
+    # A connection may be lost to an exception, and its socket is then closed when it is collected.
     "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
 )
 
 
 @unclosed
-def test_strikes_while_a_lease_is_taken_and_given_back(server: SmtpServer) -> None:
+def test_exceptions_while_a_lease_is_taken_and_given_back(server: SmtpServer) -> None:
     """Taking an idle connection and giving it back loses no permit."""
     with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
-        strike_everywhere(pool, lambda: take(pool))
+        inject_everywhere(pool, lambda: take(pool))
 
 
 @unclosed
-def test_strikes_while_a_connection_is_made(server: SmtpServer) -> None:
+def test_exceptions_while_a_connection_is_made(server: SmtpServer) -> None:
     """Making a connection and giving it back loses no permit."""
     with ConnectionPool(server.url, max_size=1, max_messages=1, keepalive=None) as pool:
 
@@ -239,11 +120,11 @@ def test_strikes_while_a_connection_is_made(server: SmtpServer) -> None:
             with pool.connection() as connection:
                 connection.close()
 
-        strike_everywhere(pool, lambda: take(pool), before=empty)
+        inject_everywhere(pool, lambda: take(pool), before=empty)
 
 
 @unclosed
-def test_strikes_while_a_caller_waits(server: SmtpServer) -> None:
+def test_exceptions_while_a_caller_waits(server: SmtpServer) -> None:
     """Waiting for a connection that another lease gives back loses no permit."""
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
         holder: list[Lease] = []
@@ -260,7 +141,7 @@ def test_strikes_while_a_caller_waits(server: SmtpServer) -> None:
             if name == "_wait_for_turn":
                 release()
 
-        strike_everywhere(
+        inject_everywhere(
             pool,
             lambda: take(pool),
             before=occupy,
@@ -270,7 +151,7 @@ def test_strikes_while_a_caller_waits(server: SmtpServer) -> None:
 
 
 @unclosed
-def test_strikes_while_a_caller_waits_in_vain(
+def test_exceptions_while_a_caller_waits_in_vain(
     server: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Waiting until the time is over loses no permit, neither the waiter's nor the holder's."""
@@ -283,7 +164,7 @@ def test_strikes_while_a_caller_waits_in_vain(
             holder.append(pool.connection())
             holder[0].__enter__()
 
-        strike_everywhere(
+        inject_everywhere(
             pool,
             lambda: take(pool, 0.0001),
             before=occupy,
@@ -292,7 +173,7 @@ def test_strikes_while_a_caller_waits_in_vain(
 
 
 @unclosed
-def test_strikes_while_connecting_fails(server: SmtpServer) -> None:
+def test_exceptions_while_connecting_fails(server: SmtpServer) -> None:
     """A connect that fails loses no permit and no right to connect."""
     fails = False
 
@@ -315,11 +196,11 @@ def test_strikes_while_connecting_fails(server: SmtpServer) -> None:
             nonlocal fails
             fails = False
 
-        strike_everywhere(pool, lambda: take(pool), before=empty, after=heal)
+        inject_everywhere(pool, lambda: take(pool), before=empty, after=heal)
 
 
 @unclosed
-def test_strikes_while_a_connection_is_replaced(server: SmtpServer) -> None:
+def test_exceptions_while_a_connection_is_replaced(server: SmtpServer) -> None:
     """Sending again over a new connection loses no permit."""
     message = b"Subject: hello\r\n\r\nHello!\r\n"
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
@@ -332,7 +213,7 @@ def test_strikes_while_a_connection_is_replaced(server: SmtpServer) -> None:
             take(pool)
             server.fault("MAIL", close=True)
 
-        strike_everywhere(
+        inject_everywhere(
             pool,
             send,
             before=have_it_die,
@@ -363,7 +244,7 @@ def test_a_lease_can_be_used_again(server: SmtpServer) -> None:
         assert len(server.connections) == 1
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Struck])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Injected])
 def test_an_interrupted_block_costs_the_connection(
     server: SmtpServer, kind: type[BaseException]
 ) -> None:
@@ -424,14 +305,14 @@ def test_a_lost_lease_whose_connection_failed(server: SmtpServer, fault: dict[st
 
 
 @unclosed
-def test_strikes_while_a_pool_is_warmed(server: SmtpServer) -> None:
+def test_exceptions_while_a_pool_is_warmed(server: SmtpServer) -> None:
     """Also while what was made ahead is put down for those who come."""
     with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
-        strike_everywhere(pool, lambda: pool.warm(1), before=pool.drain)
+        inject_everywhere(pool, lambda: pool.warm(1), before=pool.drain)
 
 
 @pytest.mark.parametrize("is_circle", [False, True])
-def test_strikes_while_a_lease_is_collected(
+def test_exceptions_while_a_lease_is_collected(
     server: SmtpServer, is_circle: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A destructor that a signal handler cuts off is not called again; the lease comes back."""
@@ -445,7 +326,7 @@ def test_strikes_while_a_lease_is_collected(
             if is_circle:
                 holder.append(holder)
             del lease
-            with ExceptionInjector(point, lambda name: None) as injector:
+            with BytecodeInjector(point, lambda name: None) as injector:
                 del holder
                 gc.collect()
             where, point = injector.where, point + 1

@@ -22,6 +22,7 @@ import pytest
 from smtpconn.pool import maintenance as maintenance_module
 from smtpconn.pool.maintenance import Maintenance
 from tests.support.forks import in_child
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -77,16 +78,6 @@ def await_end(thread: threading.Thread) -> None:
 def maintenance_threads() -> list[threading.Thread]:
     """The maintainers' threads that live."""
     return [t for t in threading.enumerate() if t.name == "smtpconn-maintenance"]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 # When the thread lives

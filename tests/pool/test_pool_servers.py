@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,50 +40,10 @@ from smtpconn.pool.lease import Lease
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.clock import Clock
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER, configs, send, take
+from tests.support.waiting import wait_until
 
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 TOO_MANY = "421 4.7.0 too many connections"
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """The preferred server."""
-    with SmtpServer() as running:
-        yield running
-
-
-@pytest.fixture
-def backup() -> Iterator[SmtpServer]:
-    """The other server."""
-    with SmtpServer() as running:
-        yield running
-
-
-def both(*servers: SmtpServer, timeout: float = 10.0) -> list[ServerConfig]:
-    """The configuration of a pool with these servers."""
-    return [ServerConfig.from_url(s.url, timeout=timeout) for s in servers]
-
-
-def send(pool: ConnectionPool) -> None:
-    """Send a message."""
-    pool.send(SENDER, RECIPIENTS, MESSAGE)
-
-
-def take(pool: ConnectionPool, timeout: float | None = None) -> None:
-    """Take a connection and give it back."""
-    with pool.connection(timeout):
-        pass
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something nobody tells us of."""
-    patience = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        patience.wait(0.001)
-    raise AssertionError("what was waited for did not happen")
 
 
 # One server behind the other
@@ -91,19 +51,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_the_preferred_server_gets_everything(server: SmtpServer, backup: SmtpServer) -> None:
     """While it works, the first server gets all mail and the second one no connection."""
-    with ConnectionPool(both(server, backup), max_size=3) as pool:
+    with ConnectionPool(configs(server, backup), max_size=3) as pool:
         for _ in range(5):
             send(pool)
         pool.warm(3)
-        assert pool.config == both(server)[0]
+        assert pool.config == configs(server)[0]
     assert (len(server.messages), len(backup.connections)) == (5, 0)
 
 
 def test_urls_and_configurations_may_be_mixed(server: SmtpServer, backup: SmtpServer) -> None:
     """A sequence of servers holds URLs, configurations, or both."""
-    with ConnectionPool([server.url, *both(backup)]) as pool:
+    with ConnectionPool([server.url, *configs(backup)]) as pool:
         send(pool)
-        assert [s.server for s in pool.stats().servers] == [str(c) for c in both(server, backup)]
+        assert [s.server for s in pool.stats().servers] == [str(c) for c in configs(server, backup)]
 
 
 def test_a_pool_needs_a_server() -> None:
@@ -115,7 +75,7 @@ def test_a_pool_needs_a_server() -> None:
 def test_the_preferred_server_is_down_at_the_start(server: SmtpServer, backup: SmtpServer) -> None:
     """Mail goes to the next server at once; while the first one rests it is not asked."""
     server.stop()
-    with ConnectionPool(both(server, backup)) as pool:
+    with ConnectionPool(configs(server, backup)) as pool:
         for _ in range(3):
             send(pool)
         stats = pool.stats()
@@ -132,7 +92,7 @@ def test_the_preferred_server_goes_down_while_idle(
 ) -> None:
     """The next message notices nothing but the other server; the log says what happened."""
     caplog.set_level(logging.INFO, "smtpconn.pool")
-    with ConnectionPool(both(server, backup), name="outgoing") as pool:
+    with ConnectionPool(configs(server, backup), name="outgoing") as pool:
         send(pool)
         server.stop()
         send(pool)
@@ -148,7 +108,7 @@ def test_the_preferred_server_goes_down_while_idle(
 def test_a_server_that_wants_nobody(server: SmtpServer, backup: SmtpServer, reply: str) -> None:
     """A refusal at the greeting moves the mail on like a dead server."""
     server.fault("CONNECT", reply=reply, close=True)
-    with ConnectionPool(both(server, backup)) as pool:
+    with ConnectionPool(configs(server, backup)) as pool:
         send(pool)
         assert pool.stats().servers[0].failures == 1
     assert len(backup.messages) == 1
@@ -157,7 +117,7 @@ def test_a_server_that_wants_nobody(server: SmtpServer, backup: SmtpServer, repl
 def test_a_silent_server_gets_its_share_of_the_time(server: SmtpServer, backup: SmtpServer) -> None:
     """A server that hangs uses up half of the time, and the other one still gets the mail."""
     server.fault("CONNECT", hang=True)
-    with ConnectionPool(both(server, backup)) as pool:
+    with ConnectionPool(configs(server, backup)) as pool:
         begun = time.monotonic()
         pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.6)
         took = time.monotonic() - begun
@@ -173,7 +133,7 @@ def test_mail_moves_back(
     """When the preferred server is back and has rested, mail goes to it again by itself."""
     monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.02)
     server.stop()
-    with ConnectionPool(both(server, backup)) as pool:
+    with ConnectionPool(configs(server, backup)) as pool:
         send(pool)
         assert len(backup.messages) == 1
         server.start()
@@ -196,7 +156,7 @@ def test_a_server_that_stays_down_costs_little(
 ) -> None:
     """In ten minutes a dead server is tried less and less often, and all mail arrives."""
     server.stop()
-    with ConnectionPool(both(server, backup), keepalive=None, max_messages=10_000) as pool:
+    with ConnectionPool(configs(server, backup), keepalive=None, max_messages=10_000) as pool:
         for _ in range(600):
             send(pool)
             clock.advance(1)
@@ -211,7 +171,7 @@ def test_all_servers_are_down(server: SmtpServer, backup: SmtpServer) -> None:
     """The caller gets the real error of the last one tried, and the next call tries all again."""
     server.stop()
     backup.fault("CONNECT", reply="554 5.3.2 Not today", close=True)
-    with ConnectionPool(both(server, backup)) as pool:
+    with ConnectionPool(configs(server, backup)) as pool:
         with pytest.raises(SmtpError, match="Not today"):
             send(pool)
         assert [s.failures for s in pool.stats().servers] == [1, 1]
@@ -376,7 +336,7 @@ def test_a_refused_login_moves_the_mail_on_for_good(
     monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.001)
     with SmtpServer(users={"user": "right"}) as server:
         wrong = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "wrong"))
-        with ConnectionPool([wrong, *both(backup)]) as pool:
+        with ConnectionPool([wrong, *configs(backup)]) as pool:
             send(pool)
             end = time.monotonic() + 0.005
             wait_until(lambda: time.monotonic() > end)

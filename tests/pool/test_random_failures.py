@@ -16,7 +16,7 @@ from tests.support.threads import run_in_threads
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_books_balance(seed: int) -> None:
+def test_acknowledged_messages_are_stored_once(seed: int) -> None:
     """Killed, delayed, restarted and told 421: acknowledged is stored, nothing is stored twice."""
     account = run(2.0, seed)
     assert not any(account.imbalances().values()), account.imbalances()

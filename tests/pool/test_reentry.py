@@ -37,24 +37,16 @@ from smtpconn import (
 from smtpconn.pool import maintenance as maintenance_module
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.testing import SmtpServer
-from tests.pool.test_lease import ExceptionInjector
+from tests.support.bytecode_injector import BytecodeInjector
+from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER
 
 ROOT = Path(__file__).parent.parent.parent
-SENDER, RECIPIENTS = "me@example.com", ["you@example.com"]
-MESSAGE = b"Subject: hello\r\n\r\nHello!\r\n"
 
 _FILES = tuple(
     str(path)
     for path in (Path(smtpconn.__file__).parent / "pool").glob("*.py")
     if path.stem not in ("bulk", "options")
 )
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A server that can do everything."""
-    with SmtpServer() as running:
-        yield running
 
 
 class Interruption:
@@ -252,14 +244,14 @@ def test_a_send_at_every_bytecode(server: SmtpServer, size: int) -> None:
     assert point > 100
 
 
-class _AtBytecode(ExceptionInjector):
+class _AtBytecode(BytecodeInjector):
     """Borrows a connection at one bytecode, where others raise an exception."""
 
     def __init__(self, point: int, pool: ConnectionPool) -> None:
         super().__init__(point, lambda name: None)
         self._pool = pool
 
-    def _strike(self, where: str) -> None:
+    def _inject(self, where: str) -> None:
         try:
             with self._pool.connection():
                 pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,13 +23,6 @@ from smtpconn.testing import SmtpServer
 
 URL = "smtp://user:password@mx.example.com"
 CONFIG = ServerConfig.from_url(URL)
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A server that can do everything."""
-    with SmtpServer() as running:
-        yield running
 
 
 def test_the_same_pool_for_the_same_server() -> None:

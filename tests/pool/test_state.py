@@ -1,8 +1,9 @@
 """What a pool decides about callers: who is served, when, and with what.
 
-What it decides when the server takes no more connections is in `tests.pool.test_state_server_limit`, and
-about connections that are idle in `tests.pool.test_state_idle`; whole days of all of it, at random,
-are in `tests.pool.test_state_machine`.
+What it decides when the server takes no more connections is in
+`tests.pool.test_state_server_limit`, and about connections that are idle in
+`tests.pool.test_state_idle`; whole days of all of it, at random, are in
+`tests.pool.test_state_machine`.
 """
 
 from __future__ import annotations

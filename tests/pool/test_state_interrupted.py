@@ -12,18 +12,18 @@ import pytest
 
 from smtpconn.pool.failover import LOWERED_FOR
 from smtpconn.pool.state import PoolState, Waiter
-from tests.pool.test_lease import ExceptionInjector, Struck
+from tests.support.bytecode_injector import BytecodeInjector, Injected
 from tests.support.pool_simulator import pool_simulator
 
 
-class Scene:
+class Scenario:
     """A pool in full swing: one holds a connection, one connects, and another is about to come.
 
     Args:
         is_busy: whether two more wait in line; otherwise two connections are idle.
 
     Attributes:
-        struck: who is in the middle of a decision.
+        interrupted: who is in the middle of a decision.
     """
 
     def __init__(self, *, is_busy: bool) -> None:
@@ -37,7 +37,7 @@ class Scene:
         if not is_busy:
             for waiter in others:
                 self.pool_simulator.give_back(waiter)
-        self.newcomer = self.struck = Waiter()
+        self.newcomer = self.interrupted = Waiter()
         self.people = [self.holder, *others, self.connecting, *waiting, self.newcomer]
         self.pool_simulator.now += 30
 
@@ -48,7 +48,7 @@ class Scene:
 
     def end(self) -> None:
         """Who was struck leaves, and then everybody is served and leaves."""
-        self.pool_simulator.give_back(self.struck)
+        self.pool_simulator.give_back(self.interrupted)
         for waiter in self.people:
             # Which fails for one that is half served.
             if not self.pool_simulator.is_gone(waiter):
@@ -61,62 +61,62 @@ class Scene:
                     self.pool_simulator.give_back(waiter)
 
 
-def _enter(scene: Scene) -> None:
-    scene.state.enqueue(scene.newcomer, scene.pool_simulator.now)
+def _enter(scenario: Scenario) -> None:
+    scenario.state.enqueue(scenario.newcomer, scenario.pool_simulator.now)
 
 
-def _take_now(scene: Scene) -> None:
-    scene.state.try_acquire(scene.newcomer, scene.pool_simulator.now)
+def _take_now(scenario: Scenario) -> None:
+    scenario.state.try_acquire(scenario.newcomer, scenario.pool_simulator.now)
 
 
-def _go_again(scene: Scene) -> None:
-    scene.struck = scene.holder
-    scene.state.requeue(scene.holder, scene.pool_simulator.now)
+def _go_again(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.holder
+    scenario.state.requeue(scenario.holder, scenario.pool_simulator.now)
 
 
-def _renew(scene: Scene) -> None:
-    scene.struck = scene.holder
-    scene.state.requeue(scene.holder, scene.pool_simulator.now, renew=True)
+def _renew(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.holder
+    scenario.state.requeue(scenario.holder, scenario.pool_simulator.now, renew=True)
 
 
-def _step_back(scene: Scene) -> None:
-    scene.struck = scene.connecting
-    scene.state.requeue_at_server_limit(
-        scene.connecting, scene.pool_simulator.now, scene.pool_simulator.now + LOWERED_FOR
+def _step_back(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.connecting
+    scenario.state.requeue_at_server_limit(
+        scenario.connecting, scenario.pool_simulator.now, scenario.pool_simulator.now + LOWERED_FOR
     )
 
 
-def _connect(scene: Scene) -> None:
-    scene.struck = scene.connecting
-    scene.pool_simulator.connect(scene.connecting)
+def _connect(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.connecting
+    scenario.pool_simulator.connect(scenario.connecting)
 
 
-def _give_back(scene: Scene) -> None:
-    scene.struck = scene.holder
-    scene.pool_simulator.give_back(scene.holder)
+def _give_back(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.holder
+    scenario.pool_simulator.give_back(scenario.holder)
 
 
-def _fail(scene: Scene) -> None:
-    scene.struck = scene.connecting
-    scene.pool_simulator.lose(scene.connecting)
+def _fail(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.connecting
+    scenario.pool_simulator.lose(scenario.connecting)
 
 
-def _give_up(scene: Scene) -> None:
-    scene.struck = scene.people[-2]
-    scene.pool_simulator.lose(scene.struck)
+def _give_up(scenario: Scenario) -> None:
+    scenario.interrupted = scenario.people[-2]
+    scenario.pool_simulator.lose(scenario.interrupted)
 
 
-def _say_noop(scene: Scene) -> None:
-    pooled = scene.state.borrow_for_noop(scene.newcomer, scene.pool_simulator.now)
-    scene.state.release(scene.newcomer, pooled, scene.pool_simulator.now, was_used=False)
+def _say_noop(scenario: Scenario) -> None:
+    pooled = scenario.state.borrow_for_noop(scenario.newcomer, scenario.pool_simulator.now)
+    scenario.state.release(scenario.newcomer, pooled, scenario.pool_simulator.now, was_used=False)
 
 
-def _expire(scene: Scene) -> None:
-    scene.state.drain()
-    scene.state.take_expired(scene.pool_simulator.now)
+def _expire(scenario: Scenario) -> None:
+    scenario.state.drain()
+    scenario.state.take_expired(scenario.pool_simulator.now)
 
 
-DECISIONS: list[Callable[[Scene], None]] = [
+DECISIONS: list[Callable[[Scenario], None]] = [
     _enter,
     _take_now,
     _go_again,
@@ -133,47 +133,49 @@ DECISIONS: list[Callable[[Scene], None]] = [
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("decide", DECISIONS)
-def test_a_decision_that_is_cut_off(decide: Callable[[Scene], None], is_busy: bool) -> None:
+def test_a_decision_that_is_cut_off(decide: Callable[[Scenario], None], is_busy: bool) -> None:
     """Wherever it is struck, in the end everybody was served, and nobody holds anything."""
-    point, was_struck = 0, True
-    while was_struck:
-        scene = Scene(is_busy=is_busy)
-        lightning = ExceptionInjector(point, lambda name: None)
+    point, was_interrupted = 0, True
+    while was_interrupted:
+        scenario = Scenario(is_busy=is_busy)
+        injector = BytecodeInjector(point, lambda name: None)
         try:
-            with lightning:
-                decide(scene)
-        except Struck:
+            with injector:
+                decide(scenario)
+        except Injected:
             pass
-        scene.end()
-        state = scene.state
+        scenario.end()
+        state = scenario.state
         left = [*state.leases, *state.connecting, *state.queue]
-        assert not left, f"struck at {lightning.where}"
-        assert all(scene.pool_simulator.is_gone(waiter) for waiter in scene.people), lightning.where
-        assert len(set(state.idle)) == len(state.idle), lightning.where
-        was_struck = bool(lightning.where)
-        point += was_struck
+        assert not left, f"interrupted at {injector.where}"
+        assert all(scenario.pool_simulator.is_gone(waiter) for waiter in scenario.people), (
+            injector.where
+        )
+        assert len(set(state.idle)) == len(state.idle), injector.where
+        was_interrupted = bool(injector.where)
+        point += was_interrupted
     assert point > 2
 
 
-class Interruption(ExceptionInjector):
+class Interruption(BytecodeInjector):
     """A call of the same thread at one bytecode, which borrows a connection and gives it back.
 
     Args:
         point: the bytecode.
-        scene: whose decision it interrupts.
+        scenario: whose decision it interrupts.
         keeps: whether it gives back only after the decision.
     """
 
-    def __init__(self, point: int, scene: Scene, *, keeps: bool) -> None:
+    def __init__(self, point: int, scenario: Scenario, *, keeps: bool) -> None:
         super().__init__(point, lambda name: None)
-        self._scene = scene
+        self._scenario = scenario
         self._keeps = keeps
         self._waiter = Waiter()
 
-    def _strike(self, where: str) -> None:
-        state, waiter, now = self._scene.state, self._waiter, self._scene.pool_simulator.now
+    def _inject(self, where: str) -> None:
+        state, waiter, now = self._scenario.state, self._waiter, self._scenario.pool_simulator.now
         if state.try_acquire(waiter, now) is None and state.acquire_at_once(waiter, now):
-            waiter.pooled = waiter.pooled or self._scene.pool_simulator.make()
+            waiter.pooled = waiter.pooled or self._scenario.pool_simulator.make()
             state.connecting.discard(waiter)
         self.check()
         if not self._keeps:
@@ -181,13 +183,17 @@ class Interruption(ExceptionInjector):
 
     def check(self) -> None:
         """There are never more connections than there may be."""
-        state = self._scene.state
+        state = self._scenario.state
         served = [waiter for waiter in state.leases if state.is_served(waiter)]
         assert len(served) + len(state.idle) <= state.options.max_size, self.where
         assert len(state.leases) <= state.options.max_size, self.where
 
     def _give_back(self) -> None:
-        state, pooled, now = self._scene.state, self._waiter.pooled, self._scene.pool_simulator.now
+        state, pooled, now = (
+            self._scenario.state,
+            self._waiter.pooled,
+            self._scenario.pool_simulator.now,
+        )
         if pooled is not None and not state.try_release(self._waiter, pooled, now):
             state.give_back(self._waiter, pooled, now)
 
@@ -195,7 +201,7 @@ class Interruption(ExceptionInjector):
         """The lock is free again."""
         self.check()
         self._give_back()
-        self._scene.state.dispatch(self._scene.pool_simulator.now)
+        self._scenario.state.dispatch(self._scenario.pool_simulator.now)
         self.check()
 
 
@@ -203,21 +209,21 @@ class Interruption(ExceptionInjector):
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("decide", DECISIONS)
 def test_a_decision_that_is_interrupted(
-    decide: Callable[[Scene], None], is_busy: bool, keeps: bool
+    decide: Callable[[Scenario], None], is_busy: bool, keeps: bool
 ) -> None:
     """Wherever a call of the same thread comes in between, it goes on rightly."""
     point, where = 0, "?"
     while where:
-        scene = Scene(is_busy=is_busy)
-        with (interruption := Interruption(point, scene, keeps=keeps)):
-            decide(scene)
+        scenario = Scenario(is_busy=is_busy)
+        with (interruption := Interruption(point, scenario, keeps=keeps)):
+            decide(scenario)
         where = interruption.where
         interruption.end()
-        scene.end()
-        state = scene.state
+        scenario.end()
+        state = scenario.state
         left = [*state.leases, *state.connecting, *state.queue]
         assert not left, f"interrupted at {where}"
-        assert all(scene.pool_simulator.is_gone(waiter) for waiter in scene.people), where
+        assert all(scenario.pool_simulator.is_gone(waiter) for waiter in scenario.people), where
         assert len(set(state.idle)) == len(state.idle), where
         assert len(state.idle) <= state.options.max_size, where
         point += 1

@@ -20,7 +20,7 @@ ANY = st.integers(0, 11)
 """Which one of several, counted round and round."""
 
 
-class Days(RuleBasedStateMachine):
+class PoolMachine(RuleBasedStateMachine):
     """What may happen to a pool, and what is always true of it.
 
     The callers that are served are in ``using`` (with a connection) or ``connecting``, those that
@@ -324,7 +324,7 @@ def _pick(things: Collection[Waiter], which: int) -> Waiter:
     return list(things)[which % len(things)]
 
 
-TestDays = Days.TestCase
+TestDays = PoolMachine.TestCase
 TestDays.settings = settings(
     deadline=None,
     max_examples=150,

@@ -1,4 +1,4 @@
-"""Commands: what may not leave is refused at the one place where text becomes octets."""
+"""Commands: what may not leave is refused at the one place where text becomes bytes."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def test_no_control_character_leaves(make: Constructor, bad: str, form: str) -> 
 
 @constructors
 def test_a_command_is_its_text_and_crlf(make: Constructor) -> None:
-    """The octets that leave are the text, then CRLF, and nothing else."""
+    """The bytes that leave are the text, then CRLF, and nothing else."""
     assert make("NOOP x ~!").wire == b"NOOP x ~!\r\n"
 
 
 @constructors
 @pytest.mark.parametrize("filler", ["x", "ä"])
-def test_the_limit_is_in_octets(make: Constructor, filler: str) -> None:
-    """A line of exactly the limit passes, one octet more does not; UTF-8 counts its octets."""
+def test_the_limit_is_in_bytes(make: Constructor, filler: str) -> None:
+    """A line of exactly the limit passes, one byte more does not; UTF-8 counts its bytes."""
     if make is _ascii:
         filler = "x"
     limit = MAX_AUTH_LINE if make is _secret else MAX_COMMAND
-    octets = len(filler.encode())
-    longest = filler * ((limit - 2) // octets)
+    size = len(filler.encode())
+    longest = filler * ((limit - 2) // size)
     longest += "x" * (limit - 2 - len(longest.encode()))
     assert len(make(longest).wire) == limit
     with pytest.raises(ValidationError, match=str(limit)):
@@ -148,5 +148,5 @@ def test_any_text_is_one_line_or_refused(text: str, name: str) -> None:
     except (ValidationError, SmtpUtf8RequiredError):
         return
     assert wire == text.encode() + b"\r\n"
-    assert not any(octet < 0x20 or octet == 0x7F for octet in wire[:-2])
+    assert not any(byte < 0x20 or byte == 0x7F for byte in wire[:-2])
     assert len(text.splitlines()) <= 1

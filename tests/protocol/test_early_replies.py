@@ -1,4 +1,4 @@
-"""Answers to content that are heard while its last octets, or what follows them, are written."""
+"""Answers to content that are heard while its last bytes, or what follows them, are written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Server:
 
 
 def send(server: Server, people: list[str], *, blocks: int, lmtp: bool, many: bool) -> Outcome:
-    """Send a message over a connection whose writes are blocked after so many octets."""
+    """Send a message over a connection whose writes are blocked after so many bytes."""
     protocol = Protocol.LMTP if lmtp else Protocol.SMTP
     made = session("PIPELINING", pipelining=Pipelining.AUTO, protocol=protocol)
     request = make_request("me@d.example", people, MESSAGE)
@@ -104,7 +104,7 @@ def test_something_behind_all_answers_of_lmtp(behind: str, many: bool) -> None:
 @ONE_OR_MANY
 @pytest.mark.parametrize("lmtp", [False, True], ids=["SMTP", "LMTP"])
 def test_an_acknowledgement_before_the_end(lmtp: bool, many: bool) -> None:
-    """Who says 250 before the last octet has left may have stored the message all the same."""
+    """Who says 250 before the last byte has left may have stored the message all the same."""
     server = Server("250 stored\n421 4.3.2 bye\n", enough=b"\r\n.\r")
     error = send(server, PEOPLE[: 1 + lmtp], blocks=END - 1, lmtp=lmtp, many=many)
     assert isinstance(error, ProtocolError)

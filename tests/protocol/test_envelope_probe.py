@@ -29,15 +29,15 @@ MAIL = "MAIL FROM:<a@b.example> SIZE=4\n"
 TWO = "RCPT TO:<c@d.example>\nRCPT TO:<e@d.example>\n"
 
 
-def rehearse(made: SessionState) -> Exchange[tuple[SmtpResponse, ...]]:
-    """Rehearse for two recipients in a session as it is when first asked for."""
+def probe(made: SessionState) -> Exchange[tuple[SmtpResponse, ...]]:
+    """Probe the envelope of two recipients in a session as it is when first asked for."""
     return envelope_probe(made, request("c@d.example", "e@d.example"))
 
 
 def test_each_recipient_has_its_reply_and_reset_ends_it() -> None:
     """The envelope leaves in one group, and a refused recipient is an answer, not an error."""
     script: Script = [(MAIL + TWO, "250 ok\n250 ok\n550 no\n"), ("RSET\n", "250 ok\n")]
-    replies = run_script(lambda: rehearse(session()), script)
+    replies = run_script(lambda: probe(session()), script)
     assert [reply.code for reply in replies] == [250, 550]
 
 
@@ -50,7 +50,7 @@ def test_without_pipelining_one_after_the_other() -> None:
         (second, "250 ok\n"),
         ("RSET\n", "250 ok\n"),
     ]
-    replies = run_script(lambda: rehearse(session(pipelining=Pipelining.OFF)), script)
+    replies = run_script(lambda: probe(session(pipelining=Pipelining.OFF)), script)
     assert [reply.code for reply in replies] == [450, 250]
 
 
@@ -60,7 +60,7 @@ def test_behind_a_failure_it_begins_with_reset() -> None:
         ("RSET\n" + MAIL + TWO, "250 ok\n250 ok\n250 ok\n250 ok\n"),
         ("RSET\n", "250 ok\n"),
     ]
-    replies = run_script(lambda: rehearse(session(needs_reset=True)), script)
+    replies = run_script(lambda: probe(session(needs_reset=True)), script)
     assert [reply.code for reply in replies] == [250, 250]
 
 
@@ -75,7 +75,7 @@ def test_a_refused_sender_and_nonsense_are_errors(
     answers: str, kind: type[SmtpError], phase: Phase
 ) -> None:
     """A refusal of MAIL says nothing of recipients; a 354 to RCPT is out of step."""
-    error = fails(lambda: rehearse(session()), [(MAIL + TWO, answers)])
+    error = fails(lambda: probe(session()), [(MAIL + TWO, answers)])
     assert kind_of(error) is kind
     assert isinstance(error, SmtpError)
     assert error.phase is phase
@@ -88,13 +88,13 @@ def test_its_resets_are_counted_where_the_server_counts_them() -> None:
         limits_nonmail=True, nonmail_commands=MAX_NONMAIL, has_reset=True, needs_reset=True
     )
     with pytest.raises(ConnectionClosedError):
-        next(rehearse(made))
+        next(probe(made))
     script: Script = [("RSET\n" + MAIL + TWO, "250 ok\n" * 4), ("RSET\n", "250 ok\n")]
     used: list[SessionState] = []
 
     def again() -> Exchange[tuple[SmtpResponse, ...]]:
         used.append(session(limits_nonmail=True, needs_reset=True))
-        return rehearse(used[-1])
+        return probe(used[-1])
 
     run_script(again, script)
     assert {made.nonmail_commands for made in used} == {1}

@@ -225,10 +225,10 @@ def _anonymous(made: SessionState) -> SessionState:
     return made
 
 
-@pytest.mark.parametrize(("octets", "in_one_step"), [(372, True), (373, False)])
-def test_the_longest_line_has_512_octets(octets: int, in_one_step: bool) -> None:
+@pytest.mark.parametrize(("size", "in_one_step"), [(372, True), (373, False)])
+def test_the_longest_line_has_512_bytes(size: int, in_one_step: bool) -> None:
     """With CRLF; a longer one waits for the empty challenge (RFC 4954 4)."""
-    password = "x" * (octets - 3)
+    password = "x" * (size - 3)
     response = b64(f"\0u\0{password}")
     assert (len(f"AUTH PLAIN {response}\r\n") <= 512) == in_one_step
     made = session(OFFERS)
@@ -665,7 +665,7 @@ def test_bdat_in_two_groups() -> None:
 
 
 def test_bdat_untouched() -> None:
-    """BINARYMIME octets are nobody's lines."""
+    """BINARYMIME bytes are nobody's lines."""
     made = request(message=b"\0\n.\r\xff", body=BodyType.BINARYMIME)
     script: Script = [
         (

@@ -25,7 +25,7 @@ from tests.support.script import Script, fails, run_script
 def test_what_is_offered_is_used_where_it_is_needed(
     offers: str, recipient: str, message: bytes, parameters: str
 ) -> None:
-    """SIZE wherever it is offered; BODY and SMTPUTF8 for octets and addresses that need them."""
+    """SIZE wherever it is offered; BODY and SMTPUTF8 for bytes and addresses that need them."""
     text = message.decode().replace("\r\n", "\n")
     script: Script = [
         (

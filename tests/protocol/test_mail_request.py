@@ -30,7 +30,7 @@ def offering(*keywords: str) -> ServerCapabilities:
     return ServerCapabilities("", tuple(map(SmtpExtension, keywords)))
 
 
-def octets_of(request: MailRequest) -> bytes:
+def bytes_of(request: MailRequest) -> bytes:
     """Its content as it leaves."""
     (chunk,) = request.content.text_chunks()
     return b"".join(chunk.buffers)
@@ -108,10 +108,10 @@ def message(text: str = "Grüße\n") -> EmailMessage:
     return made
 
 
-def test_the_octets_depend_on_the_server() -> None:
+def test_the_bytes_depend_on_the_server() -> None:
     """Eight bits where they may stay; but the fields that were added are the same."""
     made = make_message_request(message())
-    seven, eight = (octets_of(made.for_server(offering(*o))) for o in ([], ["8BITMIME"]))
+    seven, eight = (bytes_of(made.for_server(offering(*o))) for o in ([], ["8BITMIME"]))
     assert seven.isascii()
     assert not eight.isascii()
     parsed = [email.message_from_bytes(each) for each in (seven, eight)]
@@ -121,12 +121,12 @@ def test_the_octets_depend_on_the_server() -> None:
 
 
 def test_an_envelope_of_either() -> None:
-    """Octets or a message, with parameters."""
+    """Bytes or a message, with parameters."""
     params = MailFromParams(envid="1")
     of_message = request_of(Envelope.from_message(message(), mail_params=params))
     assert of_message.for_server(offering()).mail_params is params
-    of_octets = request_of(Envelope(ME, [YOU], b"x", params))
-    assert of_octets.for_server(offering()) is of_octets
+    of_bytes = request_of(Envelope(ME, [YOU], b"x", params))
+    assert of_bytes.for_server(offering()) is of_bytes
     for item in (message(), Envelope(ME, [YOU], b"x"), Message()):
         check_item(item)
     for wrong in (b"x", None, "x", [message()]):
@@ -143,12 +143,12 @@ def test_a_message_with_utf8_in_its_fields(policy: email.policy.Policy[Message])
     made = make_message_request(email.message_from_bytes(RAW, policy=policy))
     internationalised = made.for_server(offering("SMTPUTF8", "8BITMIME"))
     assert internationalised.needs_smtputf8
-    assert octets_of(internationalised).startswith(RAW[:60])
+    assert bytes_of(internationalised).startswith(RAW[:60])
     for offers in (["8BITMIME"], [], ["SMTPUTF8"]):
         encoded = made.for_server(offering(*offers))
         assert not encoded.needs_smtputf8
-        assert octets_of(encoded).isascii()
-        parsed = email.message_from_bytes(octets_of(encoded), policy=email.policy.default)
+        assert bytes_of(encoded).isascii()
+        parsed = email.message_from_bytes(bytes_of(encoded), policy=email.policy.default)
         assert parsed["Subject"] == "Grüße"
         assert parsed["From"].addresses[0].display_name == "Jörg"
 
@@ -161,7 +161,7 @@ def test_an_address_that_was_read_as_utf8(policy: email.policy.Policy[Message]) 
     assert made.paths.recipients[0] == "jörg@example.net"
     request = made.for_server(offering("SMTPUTF8", "8BITMIME"))
     assert request.needs_smtputf8
-    assert "To: jörg@example.net\r\n".encode() in octets_of(request)
+    assert "To: jörg@example.net\r\n".encode() in bytes_of(request)
     with pytest.raises(SmtpUtf8RequiredError):
         made.for_server(offering("8BITMIME"))
 
@@ -179,4 +179,4 @@ def test_a_domain_that_is_no_ascii_leaves_as_a_labels() -> None:
     given = message()
     given.replace_header("To", "you@bücher.example")
     request = make_message_request(given).for_server(offering("8BITMIME"))
-    assert b"To: you@xn--bcher-kva.example\r\n" in octets_of(request)
+    assert b"To: you@xn--bcher-kva.example\r\n" in bytes_of(request)

@@ -123,10 +123,10 @@ def test_a_long_message_waits_for_its_recipients() -> None:
 
 def test_the_longest_message_that_leaves_at_once() -> None:
     """Of exactly the cap."""
-    octets = b"x" * (EAGER_CAP - 2) + b"\r\n"
+    data = b"x" * (EAGER_CAP - 2) + b"\r\n"
     said = envelope(1, verb="").replace("\n", "\r\n").encode()
-    script: Script = [(said + b"BDAT %d LAST\r\n" % EAGER_CAP + octets, TAKEN)]
-    run_script_many(eager(lambda: letter(1, message=octets)), script)
+    script: Script = [(said + b"BDAT %d LAST\r\n" % EAGER_CAP + data, TAKEN)]
+    run_script_many(eager(lambda: letter(1, message=data)), script)
 
 
 def test_what_is_no_text_and_what_is_nothing() -> None:
@@ -161,7 +161,7 @@ def test_an_owed_dot_goes_first() -> None:
 
 @pytest.mark.parametrize("limit", ["WINDOW", "MAX_IN_FLIGHT"])
 def test_the_window_bounds_what_is_under_way(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """Octets or messages, whichever comes first; then it is emptied by half."""
+    """Bytes or messages, whichever comes first; then it is emptied by half."""
     monkeypatch.setattr(pipelined, limit, 30 if limit == "WINDOW" else 10)
     server = StrictServer([Plan(number) for number in range(10, 70)])
     made, _ = eager()()

@@ -43,7 +43,7 @@ class Letter:
 
     @property
     def content(self) -> bytes:
-        """Its octets; no two messages have the same."""
+        """Its bytes; no two messages have the same."""
         number = b"%d\r\n" % self.plan.number
         return {"dotted": b".\r\n" + number, "long": number * 60}.get(self.kind, number)
 
@@ -205,33 +205,33 @@ FIVE = [
 
 @pytest.mark.parametrize("pipelining", Pipelining)
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_lost_at_every_octet_of_the_replies(pipelining: Pipelining, lmtp: bool) -> None:
+def test_lost_at_every_byte_of_the_replies(pipelining: Pipelining, lmtp: bool) -> None:
     """The server has read everything, and the client learns only part of what it said."""
     whole = StrictServer([letter.plan for letter in FIVE], lmtp)
-    octets = 0
+    length = 0
 
     def counted(said: bytes) -> bytes:
-        nonlocal octets
+        nonlocal length
         reply = whole.answer(said)
-        octets += len(reply)
+        length += len(reply)
         return reply
 
     protocol = Protocol.LMTP if lmtp else Protocol.SMTP
     made = session(OFFERS, pipelining=pipelining, protocol=protocol)
     run_many(made, [letter.request() for letter in FIVE], Wire(counted))
-    for gives in range(octets + 1):
+    for gives in range(length + 1):
         server = StrictServer([letter.plan for letter in FIVE], lmtp)
         cut = run(FIVE, server, pipelining, gives=gives)
         check(FIVE, server, cut.outcomes)
         errors = [outcome for outcome in cut.outcomes if isinstance(outcome, SmtpError)]
         unknown = sum(error.may_have_been_delivered for error in errors)
         assert pipelining is Pipelining.EAGER or unknown <= 1
-        if gives < octets:
+        if gives < length:
             assert not cut.driver.transport.is_open
 
 
 @pytest.mark.parametrize("pipelining", Pipelining)
-def test_lost_at_every_octet_of_the_commands(pipelining: Pipelining) -> None:
+def test_lost_at_every_byte_of_the_commands(pipelining: Pipelining) -> None:
     """The server gets only part of what was said, and what it answered to that still arrives."""
     for takes in range(1, 400):
         server = StrictServer([letter.plan for letter in FIVE])

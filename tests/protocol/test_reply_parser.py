@@ -1,4 +1,4 @@
-"""The reply parser: every case whole, octet by octet, and with the next reply behind it."""
+"""The reply parser: every case whole, byte by byte, and with the next reply behind it."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def is_empty(parser: ReplyParser) -> bool:
     return parser.is_empty
 
 
-def octets(data: bytes) -> list[bytes]:
-    """The pieces of data received octet by octet."""
+def single_bytes(data: bytes) -> list[bytes]:
+    """The pieces of data received byte by byte."""
     return [data[i : i + 1] for i in range(len(data))]
 
 
 def line(code: bytes, length: int, separator: bytes = b" ") -> bytes:
-    """A reply line of exactly ``length`` octets with its CRLF."""
+    """A reply line of exactly ``length`` bytes with its CRLF."""
     return code + separator + b"x" * (length - len(code) - 3) + b"\r\n"
 
 
 def lines_of(total: int) -> bytes:
-    """A reply of exactly ``total`` octets, in lines of at most 8000."""
+    """A reply of exactly ``total`` bytes, in lines of at most 8000."""
     whole, rest = divmod(total - 100, 8000)
     return line(b"250", 8000, b"-") * whole + line(b"250", rest + 100)
 
@@ -83,13 +83,13 @@ GOOD: dict[str, tuple[bytes, int, tuple[str, ...], str | None]] = {
     "CR CR LF": (b"250-a\r\r\n250 b\r\r\r\n", 250, ("a", "b"), None),
     "CR CR LF behind the code": (b"250\r\r\n", 250, ("",), None),
     **{
-        f"control character {octet:#04x}": (
-            b"250 a" + bytes([octet]) + b"b\r\n",
+        f"control character {byte:#04x}": (
+            b"250 a" + bytes([byte]) + b"b\r\n",
             250,
-            (f"a\\x{octet:02x}b",),
+            (f"a\\x{byte:02x}b",),
             None,
         )
-        for octet in (*range(1, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F)
+        for byte in (*range(1, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F)
     },
     "utf-8": ("250 grün\r\n".encode(), 250, ("grün",), None),
     "no utf-8": (b"250 gr\xfcn\r\n", 250, ("gr\udcfcn",), None),
@@ -174,16 +174,16 @@ def expected(name: str) -> SmtpResponse:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_reply_comes_out(name: str) -> None:
-    """A reply comes out the same whole, octet by octet, and with the next reply behind it."""
+    """A reply comes out the same whole, byte by byte, and with the next reply behind it."""
     data = GOOD[name][0]
     assert parse(data) == [expected(name)]
-    assert parse(*octets(data)) == [expected(name)]
+    assert parse(*single_bytes(data)) == [expected(name)]
     assert parse(data + NEXT) == [expected(name), NEXT_REPLY]
-    assert parse(*octets(data + NEXT)) == [expected(name), NEXT_REPLY]
+    assert parse(*single_bytes(data + NEXT)) == [expected(name), NEXT_REPLY]
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_reply_is_complete_with_its_last_octet(name: str) -> None:
+def test_a_reply_is_complete_with_its_last_byte(name: str) -> None:
     """A reply comes out with its LF, not before, and only then nothing of it is left over."""
     data, parser = GOOD[name][0], ReplyParser()
     assert is_empty(parser)
@@ -200,10 +200,10 @@ def test_what_is_no_reply_is_refused(name: str) -> None:
     """What breaks the grammar or a limit is a ParseError, however it arrives."""
     for pieces in (
         [BAD[name]],
-        octets(BAD[name]),
+        single_bytes(BAD[name]),
         [BAD[name] + NEXT],
         [NEXT * 2 + BAD[name]],
-        [NEXT * 2, *octets(BAD[name])],
+        [NEXT * 2, *single_bytes(BAD[name])],
     ):
         with pytest.raises(ParseError):
             parse(*pieces)
@@ -363,7 +363,7 @@ def test_a_reply_without_end_is_refused_early() -> None:
 
 
 def test_the_total_limit_holds_inside_a_line() -> None:
-    """Octets without LF count towards the limit of the whole reply."""
+    """Bytes without LF count towards the limit of the whole reply."""
     parser = ReplyParser()
     parser.feed(line(b"250", 8000, b"-") * (MAX_REPLY // 8000))
     assert parser.next_reply() is None
@@ -390,9 +390,9 @@ def test_a_second_reply_leaves_the_parser_not_empty() -> None:
     assert not is_empty(parser)
 
 
-def test_octet_by_octet_takes_linear_time() -> None:
-    """A challenge of 12 KiB and a reply of 64 KiB that drip in octet by octet take no time."""
-    data = octets(line(b"334", MAX_CHALLENGE) + lines_of(MAX_REPLY))
+def test_byte_by_byte_takes_linear_time() -> None:
+    """A challenge of 12 KiB and a reply of 64 KiB that drip in byte by byte take no time."""
+    data = single_bytes(line(b"334", MAX_CHALLENGE) + lines_of(MAX_REPLY))
     start = time.perf_counter()
     assert len(parse(*data)) == 2
     assert time.perf_counter() - start < 1
@@ -550,7 +550,7 @@ def test_any_replies_split_anywhere_come_out_unchanged(
         max_size=20,
     )
 )
-def test_arbitrary_octets_give_replies_or_a_parse_error(pieces: list[bytes]) -> None:
+def test_arbitrary_bytes_give_replies_or_a_parse_error(pieces: list[bytes]) -> None:
     """Whatever is received: replies, then perhaps a ParseError, and after it only that."""
     parser, broken = ReplyParser(), False
     for piece in pieces:
@@ -597,7 +597,7 @@ def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None
     st.binary(max_size=60) | st.from_regex(rb"(2[0-9]{2}[ -]?[a\t\r\n]{0,3}\r\n)*", fullmatch=True)
 )
 def test_the_outcome_does_not_depend_on_the_pieces(data: bytes) -> None:
-    """Fed whole and fed octet by octet, the same replies and the same end come out."""
+    """Fed whole and fed byte by byte, the same replies and the same end come out."""
 
     def outcome(pieces: list[bytes]) -> tuple[list[SmtpResponse], bool]:
         parser, replies = ReplyParser(), list[SmtpResponse]()
@@ -610,4 +610,4 @@ def test_the_outcome_does_not_depend_on_the_pieces(data: bytes) -> None:
             return replies, True
         return replies, False
 
-    assert outcome([data]) == outcome(octets(data))
+    assert outcome([data]) == outcome(single_bytes(data))

@@ -91,8 +91,8 @@ def test_a_refusal(replies: str, kind: type[SmtpError], phase: Phase) -> None:
 )
 def test_replies_that_do_not_line_up(replies: str, kind: type[SmtpError]) -> None:
     """They tell nothing of the content, which has left; the connection is not used again."""
-    octets = replies.replace("\n", "\r\n").encode()
-    wire = Wire(lambda said: octets)
+    data = replies.replace("\n", "\r\n").encode()
+    wire = Wire(lambda said: data)
     driver = Driver(wire, made := eager(), "mx.example.test", "mx.example.test:25", None)
     driver._spoke_at = math.inf
     with pytest.raises(kind) as caught:
@@ -123,8 +123,8 @@ def test_a_connection_that_is_lost(
     replies: str, kind: type[SmtpError], may_have_been_delivered: bool
 ) -> None:
     """Unknown, unless what was answered leaves no doubt."""
-    octets = replies.replace("\n", "\r\n").encode()
-    wire = Wire(lambda said: octets + b"2", gives=len(octets))
+    data = replies.replace("\n", "\r\n").encode()
+    wire = Wire(lambda said: data + b"2", gives=len(data))
     driver = Driver(wire, made := eager(), "mx.example.test", "mx.example.test:25", None)
     driver._spoke_at = math.inf
     with pytest.raises(kind) as caught:
@@ -149,7 +149,7 @@ def test_content_waits_for_the_recipients_otherwise(facts: dict[str, object]) ->
 
 
 def test_content_above_the_cap_waits() -> None:
-    """Not an octet of it leaves for recipients that are refused."""
+    """Not a byte of it leaves for recipients that are refused."""
     long = letter(1, message=b"x" * EAGER_CAP + b"\r\n")
     script: Script = [(envelope(1, verb=""), "250 s\n550 c\n")]
     error = fails(lambda: transaction(eager(), long, chunking=True), script)
@@ -180,10 +180,10 @@ def test_a_refusal_before_the_content_is_out() -> None:
     """Exim would run the rest of it as commands: it gets no more, and no next message."""
     said = bytearray()
 
-    def answer(octets: bytes) -> bytes:
-        said.extend(octets)
-        if b"BDAT" not in octets:
-            raise OffScript(f"more was said: {octets!r}")
+    def answer(data: bytes) -> bytes:
+        said.extend(data)
+        if b"BDAT" not in data:
+            raise OffScript(f"more was said: {data!r}")
         return b"250 s\r\n250 c\r\n552 too big\r\n"
 
     long = letter(1, message=b"x" * 198 + b"\r\n")

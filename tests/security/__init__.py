@@ -9,7 +9,7 @@ CVE-2025-14874). `test_desync`: replies nobody asked for, BDAT refused early, QU
 `test_secrets`: what logs, errors and their causes show, weaker logins, and connections that belong
 to somebody else.
 
-`wire` has the servers: they run in a thread over a socket pair and keep every octet. Each test's
+The servers of `tests.support.recording_servers` keep every byte that the client sends. Each test's
 docstring is a promise, which SECURITY.md and docs/reliability.md repeat; the latter lists every
 attack with its tests.
 """

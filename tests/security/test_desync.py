@@ -1,6 +1,6 @@
 """Out of step: no reply is given to the wrong command, and no content is read as commands.
 
-On record: lines nobody asked for, BDAT refused before its octets are read
+On record: lines nobody asked for, BDAT refused before its bytes are read
 (Exim's CVE-2017-16943 and its kin), QUIT sent before the message is acknowledged.
 """
 
@@ -168,7 +168,7 @@ def test_no_content_without_a_recipient(how: str) -> None:
 
 
 def test_a_trusted_server_that_reads_content_as_commands() -> None:
-    """The hazard of EAGER: a server that refuses BDAT before it reads the octets.
+    """The hazard of EAGER: a server that refuses BDAT before it reads the bytes.
 
     Its replies to them are other messages' at first sight. Nothing is said for certain, and the
     connection is not used again.

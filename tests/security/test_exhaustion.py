@@ -41,7 +41,7 @@ EHLO = b"250-mx.example.com\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n"
 SHORT = 0.2
 LONG = 200_000
 FEW = 2 * 1024 * 1024
-"""Octets of memory; a server's endless reply would take them in a moment."""
+"""Bytes of memory; a server's endless reply would take them in a moment."""
 
 Call = Callable[[SmtpConnection], object]
 
@@ -50,7 +50,7 @@ class Endless:
     """A server that answers well at first, and then says the same thing for ever.
 
     Attributes:
-        said: the octets that left in the end.
+        said: the bytes that left in the end.
     """
 
     def __init__(self, first: tuple[bytes, ...], begin: bytes, again: bytes) -> None:
@@ -154,7 +154,7 @@ def test_a_greeting_without_an_end(what: str) -> None:
     ],
 )
 def test_one_more_than_the_limit_is_too_much(reply: bytes) -> None:
-    """The limits of a reply are those documented: lines, octets of a line or of a challenge."""
+    """The limits of a reply are those documented: lines, bytes of a line or of a challenge."""
     server = Endless((GREETING, EHLO), reply, b"250 ok\r\n")
     with peer(server.serve) as factory, connect(factory) as connection, pytest.raises(ParseError):
         connection.noop()
@@ -185,7 +185,7 @@ def test_challenges_have_a_number() -> None:
     "drip",
     [
         pytest.param(b"250-x\r\n", id="a line at a time"),
-        pytest.param(b"2", id="an octet at a time"),
+        pytest.param(b"2", id="a byte at a time"),
         pytest.param(b"250 ", id="a line without an end"),
     ],
 )
@@ -197,8 +197,8 @@ def test_a_drip_does_not_move_the_deadline(drip: bytes) -> None:
         for reply in (GREETING, EHLO):
             sock.sendall(reply)
             reader.until(b"\r\n")
-        for octet in itertools.cycle(drip):
-            sock.sendall(bytes([octet]))
+        for byte in itertools.cycle(drip):
+            sock.sendall(bytes([byte]))
             time.sleep(0.001)  # the drip itself
 
     with peer(serve) as factory, connect(factory) as connection:
@@ -299,8 +299,8 @@ def test_a_long_offer_is_read_in_linear_time(line: str) -> None:
 @pytest.mark.parametrize("nested", ["(" * 5000, "(" * 5000 + ")" * 5000])
 def test_nested_headers_do_not_exhaust_the_stack(chosen: policy.Policy, nested: str) -> None:
     """A header whose comments are nested thousands deep is refused, in an `SmtpError`."""
-    octets = f"From: {nested}a@example.com\r\nTo: {YOU}\r\n\r\nHello!\r\n".encode()
-    message = message_from_bytes(octets, policy=chosen)
+    data = f"From: {nested}a@example.com\r\nTo: {YOU}\r\n\r\nHello!\r\n".encode()
+    message = message_from_bytes(data, policy=chosen)
 
     def serve(sock: socket.socket) -> None:
         reader = Reader(sock)

@@ -62,8 +62,8 @@ def test_every_argument_is_attacked_or_harmless_for_a_reason() -> None:
     """A new public argument is put into TEXTS, or into HARMLESS with a reason, by who adds it."""
     unknown = sorted({str(argument) for argument in ARGUMENTS if not argument.is_known})
     assert not unknown, (
-        f"{', '.join(unknown)}: say in tests/support/injection_targets.py, in TEXTS, how a text is put into "
-        f"it, or in HARMLESS why it cannot reach the wire"
+        f"{', '.join(unknown)}: add each to TEXTS in tests/support/injection_targets.py (how a "
+        f"text is put into it), or to HARMLESS (why it cannot reach the wire)"
     )
     assert not TEXTS.keys() & HARMLESS.keys()
     assert len(ATTACKED) > 80
@@ -206,8 +206,8 @@ def test_parameters_of_free_text_leave_as_one_word() -> None:
 )
 def test_a_header_that_cannot_be_read(name: str, text: str) -> None:
     """A line end in an encoded word of a parsed message is refused, in an `SmtpError`, or gone."""
-    octets = f"{name}: {text}\r\nFrom: {ME}\r\nTo: {YOU}\r\n\r\nHello!\r\n".encode()
-    message = message_from_bytes(octets, policy=policy.default)
+    data = f"{name}: {text}\r\nFrom: {ME}\r\nTo: {YOU}\r\n\r\nHello!\r\n".encode()
+    message = message_from_bytes(data, policy=policy.default)
     with recorded() as (recorder, connection):
         try:
             connection.send_message(message)

@@ -89,10 +89,10 @@ BAD = {
 
 def forms(secret: str) -> list[str]:
     """The ways a secret may be read in a text: itself, in hexadecimal, in a URL, in base64."""
-    octets = secret.encode()
-    found = [secret, octets.hex(), quote(secret), repr(secret)[1:-1]]
+    data = secret.encode()
+    found = [secret, data.hex(), quote(secret), repr(secret)[1:-1]]
     for before in range(3):
-        encoded = base64.b64encode(b"\0" * before + octets).decode()
+        encoded = base64.b64encode(b"\0" * before + data).decode()
         # Less the ends, which depend on what stands beside it.
         found.append(encoded[4 if before else 0 : -4])
     return found
@@ -453,7 +453,7 @@ def test_a_host_that_is_a_url_is_not_quoted(host: str) -> None:
 
 
 def test_a_login_that_cannot_be_written() -> None:
-    """A connection that fails while the password leaves: the frames of that show no octets."""
+    """A connection that fails while the password leaves: the frames of that show no bytes."""
 
     class Broken(socket.socket):
         """A method of a socket: what other code raises is no error of the connection."""

@@ -42,7 +42,7 @@ def send_bdat(connection: SmtpConnection, message: Form) -> object:
 
 
 def every_form(message: bytes) -> list[bytes | io.BytesIO | Iterable[bytes]]:
-    """The message whole, as a file, and cut at each octet."""
+    """The message whole, as a file, and cut at each byte."""
     return [message, io.BytesIO(message), [message[i : i + 1] for i in range(len(message))]]
 
 

@@ -1,6 +1,6 @@
 """TLS: once asked for it is there, or there is no connection; what was said before it is nothing.
 
-On record: STARTTLS taken out on the way (CVE-2016-0772), octets put in front of the
+On record: STARTTLS taken out on the way (CVE-2016-0772), bytes put in front of the
 handshake ("NO STARTTLS", USENIX Security 2021; CVE-2021-22947, CVE-2011-0411), extensions found in
 the wrong place, going on in clear, certificates believed by default, sockets left in clear.
 """
@@ -100,7 +100,7 @@ def test_starttls_answered_with_anything_but_220(code: int) -> None:
         b"\x16\x03\x03",
     ],
 )
-def test_octets_in_front_of_the_handshake(injected: bytes) -> None:
+def test_bytes_in_front_of_the_handshake(injected: bytes) -> None:
     """What comes with the 220 was not sent under TLS; it is an attack, not a reply to keep."""
     script = Script(GREETING, EHLO, b"220 go\r\n" + injected)
     with peer(script.serve) as factory, pytest.raises(SmtpError):

@@ -97,5 +97,5 @@ def test_words_can_be_added() -> None:
 
 
 def test_the_text_of_a_reply() -> None:
-    """Each line without the blanks around it, as smtplib has it; any octets."""
+    """Each line without the blanks around it, as smtplib has it; any bytes."""
     assert text_of(SmtpResponse(250, (" a ", "b\udcff"))) == b"a\nb\xff"

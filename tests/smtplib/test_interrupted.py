@@ -23,7 +23,7 @@ MODULES = ("smtplib/smtp.py", "smtplib/pools.py", "smtplib/connection.py")
 def test_a_place_is_never_lost(ending: str) -> None:
     """After each of them the one connection of the pool is there for the next object, and the
     next message goes to whom it is for."""
-    struck = 0
+    interrupted = 0
 
     with SmtpServer(users={"user": "secret"}) as server:
 
@@ -40,8 +40,8 @@ def test_a_place_is_never_lost(ending: str) -> None:
             smtp.rset()
             getattr(smtp, ending)()
 
-        def strike(injector: ExceptionInjector, error: BaseException) -> None:
-            nonlocal struck
+        def scenario(injector: ExceptionInjector, error: BaseException) -> None:
+            nonlocal interrupted
             with smtplib.Pools(max_size=1, acquire_timeout=2, keepalive=None) as pools:
                 use(pools)
                 try:
@@ -58,11 +58,11 @@ def test_a_place_is_never_lost(ending: str) -> None:
                     smtp.sendmail(ME, [YOU], "Subject: last\n\nHello!\n")
                 (entry,) = pools._entries.values()
                 assert not entry.is_in_use, injector.where
-                struck += 1
+                interrupted += 1
             assert server.messages[-1].recipients == (YOU,), injector.where
             assert server.messages[-1].email["Subject"] == "last"
             assert not any(SHE in m.recipients for m in server.messages)
             server.clear()
 
-        every_place(strike, MODULES, step=4)
-    assert struck > 50
+        every_place(scenario, MODULES, step=4)
+    assert interrupted > 50

@@ -143,7 +143,7 @@ def test_pooling_ends_with_its_block(server: SmtpServer) -> None:
     assert len(server.connections) == 3
 
 
-def test_tls_from_the_first_octet_and_lmtp(
+def test_tls_from_the_first_byte_and_lmtp(
     smtp_server_factory: Factory, monkeypatch: pytest.MonkeyPatch, pools: smtplib.Pools
 ) -> None:
     """SMTP_SSL and LMTP are pooled, too."""

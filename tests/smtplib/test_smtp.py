@@ -84,7 +84,7 @@ def test_private_names_are_there_too() -> None:
 
 
 def test_sendmail(server: SmtpServer, smtp: smtplib.SMTP) -> None:
-    """Text and octets arrive, and the refused recipients are told by the names they were given."""
+    """Text and bytes arrive, and the refused recipients are told by the names they were given."""
     server.refuse_recipient("she@example.net")
     refused = smtp.sendmail(ME, [YOU, f"She <{SHE}>"], TEXT)
     assert {k: code for k, (code, _) in refused.items()} == {f"She <{SHE}>": 550}
@@ -95,7 +95,7 @@ def test_sendmail(server: SmtpServer, smtp: smtplib.SMTP) -> None:
 
 
 def test_no_bare_line_end_leaves(server: SmtpServer, smtp: smtplib.SMTP) -> None:
-    """Octets with bare CR and LF, which smtplib sends as they are, become lines."""
+    """Bytes with bare CR and LF, which smtplib sends as they are, become lines."""
     smtp.sendmail(ME, YOU, b"Subject: x\n\n.\r\rMAIL FROM:<evil@example.org>\n.\n")
     (message,) = server.messages
     expected = b"Subject: x\r\n\r\n.\r\n\r\nMAIL FROM:<evil@example.org>\r\n.\r\n"
@@ -222,7 +222,7 @@ def test_command_by_command(server: SmtpServer, smtp: smtplib.SMTP) -> None:
 
 
 def test_raw_commands(server: SmtpServer, smtp: smtplib.SMTP) -> None:
-    """putcmd and getreply may be apart, several may be under way, and octets may be sent."""
+    """putcmd and getreply may be apart, several may be under way, and bytes may be sent."""
     smtp.putcmd("ehlo", "client.example")
     assert smtp.getreply()[0] == 250
     smtp.putcmd("noop")
@@ -364,7 +364,7 @@ def test_starttls_verifies(monkeypatch: pytest.MonkeyPatch, smtp_server_factory:
     assert [m.tls for m in server.messages] == [True, True]
 
 
-def test_tls_from_the_first_octet(smtp_server_factory: Factory) -> None:
+def test_tls_from_the_first_byte(smtp_server_factory: Factory) -> None:
     """SMTP_SSL, with the caller's own context or verified."""
     server = smtp_server_factory(tls="implicit", users={"user": "secret"})
     context = server.client_context

@@ -23,9 +23,9 @@ class Act:
 
     Attributes:
         code: of the reply; None for the right one.
-        sizes: in pieces of how many octets it leaves; the last size is for the rest.
-        instead: octets that leave in place of a reply.
-        behind: octets that leave behind it, at once with it.
+        sizes: in pieces of how many bytes it leaves; the last size is for the rest.
+        instead: bytes that leave in place of a reply.
+        behind: bytes that leave behind it, at once with it.
         ends: whether the connection ends then.
         hangs: whether nothing is said any more, ever.
         keeps: whether a message is stored before any of that.
@@ -100,12 +100,12 @@ class Adversary:
         self.operation = operation
         self._acts, self._acts_of_content = deque(acts), deque(content)
 
-    def interject(self, octets: bytes) -> None:
+    def interject(self, data: bytes) -> None:
         """Say something while nothing is asked."""
-        if octets:
+        if data:
             self.is_well = False
         try:
-            self._sock.sendall(octets)
+            self._sock.sendall(data)
         except OSError:
             pass  # the client has gone
 
@@ -228,13 +228,13 @@ class Adversary:
             self._more()
         return code if says else 0
 
-    def _send(self, octets: bytes, behind: bytes, sizes: tuple[int, ...]) -> None:
+    def _send(self, data: bytes, behind: bytes, sizes: tuple[int, ...]) -> None:
         for size in sizes:
-            if size < len(octets):
-                self._sock.sendall(octets[:size])
-                octets = octets[size:]
+            if size < len(data):
+                self._sock.sendall(data[:size])
+                data = data[size:]
         # At once: what came later could pass for the answer to what is said next, and be it.
-        self._sock.sendall(octets + behind)
+        self._sock.sendall(data + behind)
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self._buffer:
@@ -242,10 +242,10 @@ class Adversary:
         found, _, self._buffer = self._buffer.partition(mark)
         return found
 
-    def _exactly(self, octets: int) -> bytes:
-        while len(self._buffer) < octets:
+    def _exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
             self._more()
-        found, self._buffer = self._buffer[:octets], self._buffer[octets:]
+        found, self._buffer = self._buffer[:size], self._buffer[size:]
         return found
 
     def _has_more(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs many cells, each of which has to be without fault.
+"""Runs many cases, each of which has to be without fault.
 
 What only a deadline ends runs many at a time, because each takes as long as its deadline. A machine
 that is busy can make a client late, or have it give up before the server came to the cut; so what
@@ -14,32 +14,32 @@ from typing import TypeVar
 
 import pytest
 
-Cell = TypeVar("Cell")
+Case = TypeVar("Case")
 
 RUNNER_THREADS = 64
-"""Cells that wait for their deadlines at the same time."""
+"""Cases that wait for their deadlines at the same time."""
 
-_CROWDS = (RUNNER_THREADS, 8, 1, 1)
+_CONCURRENCY = (RUNNER_THREADS, 8, 1, 1)
 
 
 def run_all(
-    cells: Sequence[Cell], problems: Callable[[Cell], list[str]], *, in_a_crowd: bool
+    cases: Sequence[Case], problems: Callable[[Case], list[str]], *, concurrently: bool
 ) -> None:
-    """Run all cells and fail if anything is wrong with any, saying what with the first ones."""
-    wrong = [(cell, [""]) for cell in cells]
-    for size in _CROWDS if in_a_crowd else (1,):
-        wrong = _wrong([cell for cell, _ in wrong], problems, size)
-    lines = [f"{cell}: {'; '.join(found)}" for cell, found in wrong]
+    """Run all cases and fail if anything is wrong with any, saying what with the first ones."""
+    wrong = [(case, [""]) for case in cases]
+    for size in _CONCURRENCY if concurrently else (1,):
+        wrong = _wrong([case for case, _ in wrong], problems, size)
+    lines = [f"{case}: {'; '.join(found)}" for case, found in wrong]
     if lines:
-        pytest.fail("\n".join([f"{len(lines)} of {len(cells)}", *lines[:10]]), pytrace=False)
+        pytest.fail("\n".join([f"{len(lines)} of {len(cases)}", *lines[:10]]), pytrace=False)
 
 
 def _wrong(
-    cells: Sequence[Cell], problems: Callable[[Cell], list[str]], size: int
-) -> list[tuple[Cell, list[str]]]:
+    cases: Sequence[Case], problems: Callable[[Case], list[str]], size: int
+) -> list[tuple[Case, list[str]]]:
     if size == 1:
-        results = list(map(problems, cells))
+        results = list(map(problems, cases))
     else:
         with ThreadPoolExecutor(size) as clients:
-            results = list(clients.map(problems, cells))
-    return [(cell, found) for cell, found in zip(cells, results, strict=True) if found]
+            results = list(clients.map(problems, cases))
+    return [(case, found) for case, found in zip(cases, results, strict=True) if found]

@@ -1,6 +1,6 @@
 """A proxy in front of a real server that cuts each connection somewhere, by a plan that is drawn.
 
-Octets pass through it unread, both ways. After so many of one side the connection is over on both
+Bytes pass through it unread, both ways. After so many of one side the connection is over on both
 ends, closed or reset, whatever was under way: the server may have got the end of a message and its
 answer not come through. The same seed draws the same plans, in the order of connections.
 """
@@ -24,10 +24,10 @@ _RECEIVE = 65536
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done to one connection: it ends after the ``octets``-th octet of a side."""
+    """What is done to one connection: it ends after ``position`` bytes of a side."""
 
     side: Side
-    octets: int
+    position: int
     is_reset: bool
 
 
@@ -37,7 +37,7 @@ class CuttingProxy:
     Args:
         server: host and port to go on to.
         seed: for the plans.
-        most: octets after which a connection is over at the latest.
+        most: bytes after which a connection is over at the latest.
 
     Attributes:
         port: where it listens.
@@ -104,10 +104,10 @@ class CuttingProxy:
 
 
 def _pass_on(client: socket.socket, server: socket.socket, plan: Plan) -> bool:
-    """Let octets pass until one side is at its end, or the plan strikes; whether it did."""
+    """Let bytes pass until one side is at its end, or the plan acts; whether it did."""
     ways = {client: server, server: client}
     counted = client if plan.side is Side.COMMANDS else server
-    room = plan.octets
+    room = plan.position
     while room:
         for sock in select.select(list(ways), [], [])[0]:
             data = sock.recv(min(room, _RECEIVE) if sock is counted else _RECEIVE)

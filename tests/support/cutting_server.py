@@ -1,14 +1,14 @@
-"""A server that stops at a given octet: the test server's dialogue over a wire that can be cut.
+"""A server that stops at a given byte: the test server's protocol over a wire that can be cut.
 
     wire    the socket, or TLS over it; each layer has a `Meter`, which counts and cuts
     link    `smtpconn.testing`'s end of a connection, over such a wire
     witness what the server has really done: messages stored, replies that left wholly
 
 Rule: the server is in one thread and works in lockstep with its client, so that the same cut always
-strikes at the same place. It knows nothing of what the client should make of it.
+happens at the same place. It knows nothing of what the client should make of it.
 
-A cut on the side of the replies strikes when that many octets were written. A cut on the side
-of the commands strikes when the server has read that many, has done everything they ask for, and
+A cut on the side of the replies acts when that many bytes were written. A cut on the side
+of the commands acts when the server has read that many, has done everything they ask for, and
 would now answer: so a message can be stored without a word about it.
 """
 
@@ -55,27 +55,27 @@ class How(enum.StrEnum):
 
 
 class Side(enum.StrEnum):
-    """Whose octets are counted."""
+    """Whose bytes are counted."""
 
     REPLIES = "replies"
     COMMANDS = "commands"
 
 
 class Layer(enum.StrEnum):
-    """Which octets are counted: SMTP's, or those of the socket, which under TLS are others."""
+    """Which bytes are counted: SMTP's, or those of the socket, which under TLS are others."""
 
-    DIALOGUE = "dialogue"
+    SMTP = "smtp"
     SOCKET = "socket"
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where it is cut: after the ``octet``-th octet of a side; and what a REPLY says."""
+    """Where it is cut: after ``position`` bytes of a side; and what a REPLY says."""
 
     how: How
     side: Side
-    octet: int
-    layer: Layer = Layer.DIALOGUE
+    position: int
+    layer: Layer = Layer.SMTP
     reply: bytes = b""
 
 
@@ -103,7 +103,7 @@ class Witness:
     Attributes:
         stored: the messages it saw the whole content of; in LMTP one per recipient.
         replies: all it said, whether or not it left.
-        written, read: octets of the dialogue that left and were read.
+        written, read: bytes of the protocol that left and were read.
         struck: whether it came to the cut.
     """
 
@@ -113,7 +113,7 @@ class Witness:
     read: int = 0
     socket_written: int = 0
     socket_read: int = 0
-    struck: bool = False
+    was_cut: bool = False
 
     @property
     def acknowledged(self) -> list[ReceivedMessage]:
@@ -124,36 +124,36 @@ class Witness:
 class Stream(Protocol):
     """What a layer has below it."""
 
-    def recv(self, octets: int, /) -> bytes:
-        """Some octets, b"" at the end."""
+    def recv(self, size: int, /) -> bytes:
+        """Some bytes, b"" at the end."""
 
     def sendall(self, data: bytes, /) -> None:
         """Write them all."""
 
 
 class Meter:
-    """One layer of the wire: counts what passes, and strikes."""
+    """One layer of the wire: counts what passes, and cuts."""
 
-    def __init__(self, below: Stream, cut: Cut | None, strike: Callable[[], None]) -> None:
+    def __init__(self, below: Stream, cut: Cut | None, cut_off: Callable[[], None]) -> None:
         self.below = below
         self.read = 0
         self.written = 0
         self._cut = cut
-        self._strike = strike
+        self._cut_off = cut_off
         self._is_mute = False
 
-    def strike_if_read(self) -> None:
-        """Strike if the last octet to be read was read."""
+    def cut_if_read(self) -> None:
+        """Cut if the last byte to be read was read."""
         if self._room(Side.COMMANDS, self.read) == 0:
-            self._strikes()
+            self._apply_cut()
 
-    def recv(self, octets: int, /) -> bytes:
+    def recv(self, size: int, /) -> bytes:
         """Read, but not beyond the cut."""
-        self.strike_if_read()
+        self.cut_if_read()
         if self._room(Side.REPLIES, self.written) == 0:
-            self._strikes()
+            self._apply_cut()
         room = self._room(Side.COMMANDS, self.read)
-        data = self.below.recv(octets if room is None else min(octets, room))
+        data = self.below.recv(size if room is None else min(size, room))
         self.read += len(data)
         return data
 
@@ -168,24 +168,26 @@ class Meter:
                 self.written += len(data)
         # Not yet if all of it left: then what is above has to note that first.
         if len(data) < whole:
-            self._strikes()
+            self._apply_cut()
 
     def mute(self) -> None:
         """Write nothing any more."""
         self._is_mute = True
 
-    def _strikes(self) -> None:
+    def _apply_cut(self) -> None:
         self._cut = None
-        self._strike()
+        self._cut_off()
 
     def _room(self, side: Side, passed: int) -> int | None:
         return (
-            self._cut.octet - passed if self._cut is not None and self._cut.side is side else None
+            self._cut.position - passed
+            if self._cut is not None and self._cut.side is side
+            else None
         )
 
 
 class TlsStream:
-    """TLS over a layer, without a socket of its own, so that every octet goes through the layer."""
+    """TLS over a layer, without a socket of its own, so that every byte goes through the layer."""
 
     def __init__(self, below: Stream, context: ssl.SSLContext) -> None:
         self._below = below
@@ -193,9 +195,9 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._run(self._tls.do_handshake)
 
-    def recv(self, octets: int, /) -> bytes:
-        """Some octets, b"" at the end."""
-        return self._run(lambda: self._tls.read(octets))
+    def recv(self, size: int, /) -> bytes:
+        """Some bytes, b"" at the end."""
+        return self._run(lambda: self._tls.read(size))
 
     def sendall(self, data: bytes, /) -> None:
         """Write them all."""
@@ -236,7 +238,7 @@ class NotingFaults(Faults):
     step = ""
 
     def take(self, step: str, line: str = "") -> Fault | None:
-        """The fault that strikes at this step."""
+        """The fault that acts at this step."""
         self.step = step
         return super().take(step, line)
 
@@ -252,9 +254,9 @@ class CuttingConnection(Connection):
         self._cut = cut
         self._faults = faults
         outer = cut if cut is not None and cut.layer is Layer.SOCKET else None
-        inner = cut if cut is not None and cut.layer is Layer.DIALOGUE else None
-        self._outer = Meter(sock, outer, self._strike)
-        self._inner = Meter(self._outer, inner, self._strike)
+        inner = cut if cut is not None and cut.layer is Layer.SMTP else None
+        self._outer = Meter(sock, outer, self._cut_off)
+        self._inner = Meter(self._outer, inner, self._cut_off)
         self._tls: TlsStream | None = None
         self._said = 0
         self._unanswered: list[tuple[ReceivedMessage, int]] = []
@@ -273,7 +275,7 @@ class CuttingConnection(Connection):
         super().send(data)
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Do the handshake, octet by octet through the outer layer."""
+        """Do the handshake, byte by byte through the outer layer."""
         self._input.clear()
         self._tls = self._guarded(lambda: TlsStream(self._outer, context))
         self._inner.below = self._tls
@@ -286,7 +288,7 @@ class CuttingConnection(Connection):
         super().close()
 
     def _fill(self) -> None:
-        self._inner.strike_if_read()
+        self._inner.cut_if_read()
         self.flush()
         data = self._guarded(lambda: self._inner.recv(_RECEIVE))
         if not data:
@@ -302,9 +304,9 @@ class CuttingConnection(Connection):
         except OSError as error:
             raise Disconnected from error
 
-    def _strike(self) -> None:
+    def _cut_off(self) -> None:
         assert self._cut is not None
-        self.witness.struck = True
+        self.witness.was_cut = True
         how = self._cut.how
         if how is How.SILENCE:
             self._inner.mute()
@@ -339,7 +341,7 @@ def serve(
 
 
 def socket_pair(*, tcp: bool, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets; TCP ones can be reset. ``buffer``: octets of each socket's buffers."""
+    """Two connected sockets; TCP ones can be reset. ``buffer``: bytes of each socket's buffers."""
     if not tcp:
         pair = socket.socketpair()
         for sock in pair:

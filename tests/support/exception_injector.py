@@ -1,7 +1,7 @@
 """`ExceptionInjector`: raises an exception at one line, or one bytecode, of the package.
 
 What runs there runs in a thread of this process; an exception raised by a trace function comes out
-of it as that of a signal handler would, with a frame of its own. `strike_everywhere` goes through
+of it as that of a signal handler would, with a frame of its own. `every_place` goes through
 all places one after the other, and tells after each what came of it.
 """
 
@@ -134,17 +134,17 @@ def forget_new_threads() -> None:
 
 
 def every_place(
-    strike: Callable[[ExceptionInjector, BaseException], None],
+    scenario: Callable[[ExceptionInjector, BaseException], None],
     modules: tuple[str, ...],
     *,
     opcodes: bool = False,
     all_errors: bool = False,
     step: int = 1,
 ) -> int:
-    """Strike at every place there is; how many there were.
+    """Run the scenario once for each place; return how many places there were.
 
     Args:
-        strike: does the same each time with the injector, and looks at what came of it.
+        scenario: does the same each time with the injector, and looks at what came of it.
         modules: where.
         opcodes: at bytecodes instead of lines.
         all_errors: with every error at each place; else with each in turn.
@@ -154,7 +154,7 @@ def every_place(
     while True:
         for error in _errors_at(place // step, all_errors):
             injector = ExceptionInjector(modules, place, error, opcodes=opcodes)
-            for _ in _apart(strike, injector, error):
+            for _ in _apart(scenario, injector, error):
                 pass
             if injector.where is None:
                 return place - 1
@@ -162,7 +162,7 @@ def every_place(
 
 
 def _apart(
-    strike: Callable[[ExceptionInjector, BaseException], None],
+    scenario: Callable[[ExceptionInjector, BaseException], None],
     injector: ExceptionInjector,
     error: BaseException,
 ) -> Iterator[None]:
@@ -171,7 +171,7 @@ def _apart(
     What is raised at the bytecodes that end an ``except`` block leaves the exception handled there
     as the thread's current one, and every later test would find it as ``__context__``.
     """
-    strike(injector, error)
+    scenario(injector, error)
     yield
 
 

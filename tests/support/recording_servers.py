@@ -1,4 +1,4 @@
-"""Servers over a socket pair that keep every octet the client sent, and are not helpful.
+"""Servers over a socket pair that keep every byte the client sent, and are not helpful.
 
 `smtpconn.testing.SmtpServer` parses what it gets; here it matters what was sent before anybody
 parsed it, and a server may do what no server does.
@@ -72,7 +72,7 @@ def connect(factory: SocketFactory, **options: Any) -> SmtpConnection:
 
 
 class Reader:
-    """Octets of a socket, by the line, by the count and up to a mark; keeps all it has read."""
+    """Bytes of a socket, by the line, by the count and up to a mark; keeps all it has read."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -86,11 +86,11 @@ class Reader:
         found, _, self._buffer = self._buffer.partition(mark)
         return found
 
-    def exactly(self, octets: int) -> bytes:
-        """The next so many octets."""
-        while len(self._buffer) < octets:
+    def exactly(self, length: int) -> bytes:
+        """The next so many bytes."""
+        while len(self._buffer) < length:
             self._more()
-        found, self._buffer = self._buffer[:octets], self._buffer[octets:]
+        found, self._buffer = self._buffer[:length], self._buffer[length:]
         return found
 
     def _more(self) -> None:
@@ -108,7 +108,7 @@ class Script:
         replies: the greeting, and what each line is answered with.
 
     Attributes:
-        raw: every octet it heard.
+        raw: every byte it heard.
     """
 
     def __init__(self, *replies: bytes) -> None:
@@ -133,7 +133,7 @@ class Recorder:
     Attributes:
         commands: the lines, without their CRLF, whatever else is in them.
         contents: what followed each DATA, with its dots, or each BDAT.
-        raw: every octet.
+        raw: every byte.
 
     Args:
         extensions: what it offers.

@@ -1,7 +1,8 @@
-"""What a cell needs to be played: the octets that replace a reply, and the server that says them.
+"""What a case needs to be played: the bytes that replace a reply, and the server that says them.
 
-The server is `smtpconn.testing`'s, at the other end of a pair of sockets (`tests.support.cutting_server`),
-with a fault at the one place of the cell. What comes of it is not decided here.
+The server is `smtpconn.testing`'s, at the other end of a pair of sockets
+(`tests.support.cutting_server`), with a fault at the one place of the case. What comes of it is not
+decided here.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from smtpconn import SmtpConnection, TlsMode
 from smtpconn.testing.faults import Fault
 from smtpconn.testing.session import Settings, login, plain
 from tests.support.cutting_server import NotingFaults
-from tests.support.reply_cases import Cell, Kind, Place
+from tests.support.reply_cases import Kind, Place, ReplyCase
 from tests.support.sessions import LONG_TIMEOUT, USERS, Contexts
 
 ENDLESS = 1024 * 1024
-"""Octets of what does not end; more than sockets hold, so the server writes until we close."""
+"""Bytes of what does not end; more than sockets hold, so the server writes until we close."""
 
 LATER = b"450 4.2.0 not this time\r\n"
 LONG = "p" * 400
@@ -34,9 +35,9 @@ def usual(place: Place) -> bytes:
     return f"{place.code} again\r\n".encode() if place.code != 334 else b"334 YWdhaW4=\r\n"
 
 
-def instead(cell: Cell) -> bytes:
-    """The octets that replace the reply."""
-    code = cell.place.code
+def instead(case: ReplyCase) -> bytes:
+    """The bytes that replace the reply."""
+    code = case.place.code
     return {
         Kind.SHUTTING_DOWN: b"421 4.3.2 bye\r\n",
         Kind.TRANSIENT: b"454 4.7.0 later\r\n",
@@ -50,30 +51,30 @@ def instead(cell: Cell) -> bytes:
         Kind.GARBAGE: bytes(range(256)) + b"\r\n",
         Kind.ENDLESS_LINE: f"{code} ".encode() + b"x" * ENDLESS,
         Kind.ENDLESS_REPLY: f"{code}-more\r\n".encode() * (ENDLESS // 10),
-    }[cell.kind]
+    }[case.kind]
 
 
 def fault(place: Place, *, reply: bytes | None = None, after: bytes = b"", times: int = 1) -> Fault:
-    """A fault that strikes at one reply, or at some that follow each other."""
+    """A fault that acts at one reply, or at some that follow each other."""
     return Fault(
         place.step, reply, 0, False, False, False, 0, b"", after, times, place.nth, None
     )  # fmt: skip
 
 
-def faults(cell: Cell) -> NotingFaults:
-    """What goes wrong in a cell."""
+def faults(case: ReplyCase) -> NotingFaults:
+    """What goes wrong in a case."""
     found = NotingFaults()
-    comes_again = cell.conversation.name.endswith("again")
-    if cell.kind is Kind.TWICE:
-        found.add(fault(cell.place, after=usual(cell.place)))
-    elif cell.kind is Kind.EARLY:
-        assert cell.previous is not None
-        refused = comes_again and cell.previous.step == "CONTENT"
-        found.add(fault(cell.previous, reply=LATER if refused else None, after=usual(cell.place)))
+    comes_again = case.exchange.name.endswith("again")
+    if case.kind is Kind.TWICE:
+        found.add(fault(case.place, after=usual(case.place)))
+    elif case.kind is Kind.EARLY:
+        assert case.previous is not None
+        refused = comes_again and case.previous.step == "CONTENT"
+        found.add(fault(case.previous, reply=LATER if refused else None, after=usual(case.place)))
     else:
-        found.add(fault(cell.place, reply=instead(cell)))
+        found.add(fault(case.place, reply=instead(case)))
     if comes_again:
-        found.add(fault(Place("CONTENT", 250), reply=LATER, times=cell.conversation.answers))
+        found.add(fault(Place("CONTENT", 250), reply=LATER, times=case.exchange.answers))
     return found
 
 
@@ -111,15 +112,15 @@ def external() -> Generator[bytes, bytes, str | None]:
     return "u"
 
 
-def settings(cell: Cell, contexts: Contexts) -> Settings:
+def settings(case: ReplyCase, contexts: Contexts) -> Settings:
     """What the server is told."""
     return Settings(
-        protocol=cell.conversation.protocol,
+        protocol=case.exchange.protocol,
         hostname="mx",
-        extensions=("CHUNKING", "PIPELINING") if cell.pipelining else ("CHUNKING",),
-        ehlo=cell.conversation.name != "connect, helo",
+        extensions=("CHUNKING", "PIPELINING") if case.pipelining else ("CHUNKING",),
+        ehlo=case.exchange.name != "connect, helo",
         users=USERS,
-        tls_context=contexts.server if "starttls" in cell.conversation.name else None,
+        tls_context=contexts.server if "starttls" in case.exchange.name else None,
         implicit_tls=False,
         require_auth=False,
         size_limit=None,
@@ -136,18 +137,18 @@ def settings(cell: Cell, contexts: Contexts) -> Settings:
     )
 
 
-def connect_to(cell: Cell, sock: socket.socket, contexts: Contexts) -> SmtpConnection:
-    """Connect over a socket as a cell's conversation does."""
-    is_lmtp = cell.conversation.protocol == "LMTP"
+def connect_to(case: ReplyCase, sock: socket.socket, contexts: Contexts) -> SmtpConnection:
+    """Connect over a socket as a case's exchange does."""
+    is_lmtp = case.exchange.protocol == "LMTP"
     connect = SmtpConnection.connect_lmtp if is_lmtp else SmtpConnection.connect
     return connect(
         "localhost",
         25,
-        TlsMode.STARTTLS if "starttls" in cell.conversation.name else TlsMode.NONE,
+        TlsMode.STARTTLS if "starttls" in case.exchange.name else TlsMode.NONE,
         LONG_TIMEOUT,
         tls_context=contexts.client,
         ehlo_domain="c",
         socket_factory=lambda host, port, seconds: sock,
         allow_cleartext_auth=True,
-        pipelining=cell.conversation.runs_ahead,
+        pipelining=case.exchange.runs_ahead,
     )

@@ -4,7 +4,7 @@ A `Exchange` is one operation and its replies, in turns: the replies of a turn a
 leaves in one write. With PIPELINING a turn is a group of commands, without it one command; the
 answers of LMTP to a content are one turn in any case.
 
-`outcome` says what has to come of each cell. It follows from these rules, and names the exceptions:
+`outcome` says what has to come of each case. It follows from these rules, and names the exceptions:
 
 1. 421 refuses what it answers, whatever that is, and ends the connection (RFC 5321 3.8).
 2. 4xx and 5xx refuse what they answer, and nothing else; the connection stays (RFC 5321 4.2.1).
@@ -47,7 +47,7 @@ from smtpconn import (
     StartTlsUnavailableError,
     TransientError,
 )
-from tests.support.sessions import Fate, phase_of
+from tests.support.sessions import DeliveryStatus, phase_of
 
 
 class Kind(enum.StrEnum):
@@ -82,7 +82,7 @@ NO_REPLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One reply of a conversation.
+    """One reply of a exchange.
 
     Attributes:
         step: of the test server, see `smtpconn.testing.SmtpServer.fault`.
@@ -134,10 +134,10 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A reply of a conversation, and what it is replaced by."""
+class ReplyCase:
+    """A reply of a exchange, and what it is replaced by."""
 
-    conversation: Exchange
+    exchange: Exchange
     place: Place
     kind: Kind
     pipelining: bool
@@ -145,12 +145,12 @@ class Cell:
     def __str__(self) -> str:
         how = "pipelined" if self.pipelining else "one by one"
         place = f"{self.place.step} {self.place.nth}"
-        return f"{self.conversation.name}, {how}, {place}: {self.kind}"
+        return f"{self.exchange.name}, {how}, {place}: {self.kind}"
 
     @property
     def turns(self) -> Turns:
         """The replies as they come."""
-        return self.conversation.in_turns(pipelining=self.pipelining)
+        return self.exchange.in_turns(pipelining=self.pipelining)
 
     @property
     def turn(self) -> tuple[Place, ...]:
@@ -162,24 +162,24 @@ class Cell:
         """The reply before this one, that of an earlier operation included."""
         places = [p for turn in self.turns for p in turn]
         index = places.index(self.place)
-        return places[index - 1] if index else self.conversation.before
+        return places[index - 1] if index else self.exchange.before
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What has to come of a cell.
+    """What has to come of a case.
 
     Attributes:
         error: its class; None if the operation succeeds.
         phase: of the error.
-        fates: what it says of each final reply to come; () for operations that send nothing.
+        statuses: what it says of each final reply to come; () for operations that send nothing.
         is_usable: whether another message can be sent over the connection.
         rejected: recipients refused at RCPT.
     """
 
     error: type[SmtpError] | None
     phase: Phase | None
-    fates: tuple[Fate, ...]
+    statuses: tuple[DeliveryStatus, ...]
     is_usable: bool
     rejected: int = 0
 
@@ -189,117 +189,121 @@ class Outcome:
         return self.error in (TransientError, ConnectionClosedError)
 
 
-def outcome(cell: Cell) -> Outcome:
-    """What has to come of a cell, by the rules above."""
-    kind, place = cell.kind, cell.place
+def outcome(case: ReplyCase) -> Outcome:
+    """What has to come of a case, by the rules above."""
+    kind, place = case.kind, case.place
     if place.step == "QUIT":
-        return _success(cell, is_usable=False)
+        return _success(case, is_usable=False)
     if kind is Kind.SHUTTING_DOWN:
-        return _refused(cell, TransientError, is_usable=False)
+        return _refused(case, TransientError, is_usable=False)
     if kind is Kind.TRANSIENT:
-        return _refused(cell, TransientError, is_usable=True)
+        return _refused(case, TransientError, is_usable=True)
     if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND):
-        return _refused(cell, PermanentError, is_usable=True)
-    if kind is Kind.OTHER_SUCCESS and _needs_starttls(cell):
-        return _failure(cell, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
+        return _refused(case, PermanentError, is_usable=True)
+    if kind is Kind.OTHER_SUCCESS and _needs_starttls(case):
+        return _failure(case, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
     if kind is Kind.OTHER_SUCCESS:
-        return _broken(cell, ProtocolError) if place.is_exact else _success(cell)
+        return _broken(case, ProtocolError) if place.is_exact else _success(case)
     if kind is Kind.OTHER_CODE_INSIDE and place.step == "EHLO" and place.code >= 400:
-        return _failure(cell, PermanentError, Phase.EHLO, is_usable=False)
+        return _failure(case, PermanentError, Phase.EHLO, is_usable=False)
     if kind is Kind.OTHER_INTERMEDIATE:
-        return _broken(cell, ProtocolError)
+        return _broken(case, ProtocolError)
     if kind is Kind.ANOTHER_CHALLENGE:
-        return _failure(cell, AuthError, Phase.AUTH, is_usable=True)
+        return _failure(case, AuthError, Phase.AUTH, is_usable=True)
     if kind in NO_REPLY:
-        return _broken(cell, ParseError)
-    return _twice(cell) if kind is Kind.TWICE else _early(cell)
+        return _broken(case, ParseError)
+    return _twice(case) if kind is Kind.TWICE else _early(case)
 
 
-def _success(cell: Cell, *, is_usable: bool = True) -> Outcome:
-    return Outcome(None, None, (Fate.DELIVERED,) * cell.conversation.answers, is_usable)
+def _success(case: ReplyCase, *, is_usable: bool = True) -> Outcome:
+    return Outcome(None, None, (DeliveryStatus.DELIVERED,) * case.exchange.answers, is_usable)
 
 
-def _failure(cell: Cell, error: type[SmtpError], phase: Phase, *, is_usable: bool) -> Outcome:
-    fates = (Fate.NOT_DELIVERED,) * cell.conversation.answers
-    return Outcome(error, phase, fates, is_usable)
+def _failure(case: ReplyCase, error: type[SmtpError], phase: Phase, *, is_usable: bool) -> Outcome:
+    statuses = (DeliveryStatus.NOT_DELIVERED,) * case.exchange.answers
+    return Outcome(error, phase, statuses, is_usable)
 
 
-def _refused(cell: Cell, error: type[SmtpError], *, is_usable: bool) -> Outcome:
-    place, is_421 = cell.place, cell.kind is Kind.SHUTTING_DOWN
+def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Outcome:
+    place, is_421 = case.place, case.kind is Kind.SHUTTING_DOWN
     if place.step == "RCPT" and not is_421:
-        delivered = (Fate.DELIVERED,) * (cell.conversation.answers if not _is_lmtp(cell) else 1)
+        delivered = (DeliveryStatus.DELIVERED,) * (
+            case.exchange.answers if not _is_lmtp(case) else 1
+        )
         return Outcome(None, None, delivered, is_usable, rejected=1)
-    if place.step == "CONTENT" and _is_lmtp(cell):
+    if place.step == "CONTENT" and _is_lmtp(case):
         # Nobody answers for those behind a 421.
-        behind = Fate.UNKNOWN if is_421 else Fate.DELIVERED
-        return Outcome(None, None, _fates(cell, Fate.NOT_DELIVERED, behind), is_usable)
-    if place.step == "EHLO" and cell.kind in (Kind.UNKNOWN_COMMAND, Kind.PERMANENT):
+        behind = DeliveryStatus.UNKNOWN if is_421 else DeliveryStatus.DELIVERED
+        return Outcome(None, None, _statuses(case, DeliveryStatus.NOT_DELIVERED, behind), is_usable)
+    if place.step == "EHLO" and case.kind in (Kind.UNKNOWN_COMMAND, Kind.PERMANENT):
         # A server without ESMTP is greeted with HELO, and offers nothing (RFC 5321 3.2).
-        if _needs_starttls(cell):
-            return _failure(cell, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
-        return _success(cell)
+        if _needs_starttls(case):
+            return _failure(case, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
+        return _success(case)
     if place.step in ("VRFY", "EXPN", "HELP") and not is_421:
-        return _success(cell)
+        return _success(case)
     if place.step in ("AUTH", "CHALLENGE"):
         error = AuthError
     if place.step == "RSET" and not is_421:
-        if cell.conversation.name == "try envelope":
-            return _success(cell, is_usable=False)
-        if cell.conversation.name != "reset":
-            return _failure(cell, ConnectionClosedError, Phase.RSET, is_usable=False)
-    return _failure(cell, error, phase_of(place.step), is_usable=is_usable)
+        if case.exchange.name == "try envelope":
+            return _success(case, is_usable=False)
+        if case.exchange.name != "reset":
+            return _failure(case, ConnectionClosedError, Phase.RSET, is_usable=False)
+    return _failure(case, error, phase_of(place.step), is_usable=is_usable)
 
 
-def _broken(cell: Cell, error: type[SmtpError]) -> Outcome:
+def _broken(case: ReplyCase, error: type[SmtpError]) -> Outcome:
     """Out of step: nothing that comes later can be believed."""
-    phase = phase_of(cell.place.step)
-    if cell.place.step != "CONTENT":
-        return _failure(cell, error, phase, is_usable=False)
-    fates = _fates(cell, Fate.UNKNOWN, Fate.UNKNOWN)
-    if Fate.DELIVERED in fates:
-        return Outcome(None, None, fates, is_usable=False)
-    return Outcome(error, phase, fates, is_usable=False)
+    phase = phase_of(case.place.step)
+    if case.place.step != "CONTENT":
+        return _failure(case, error, phase, is_usable=False)
+    statuses = _statuses(case, DeliveryStatus.UNKNOWN, DeliveryStatus.UNKNOWN)
+    if DeliveryStatus.DELIVERED in statuses:
+        return Outcome(None, None, statuses, is_usable=False)
+    return Outcome(error, phase, statuses, is_usable=False)
 
 
-def _twice(cell: Cell) -> Outcome:
-    place, turn, last = cell.place, cell.turn, cell.turns[-1]
+def _twice(case: ReplyCase) -> Outcome:
+    place, turn, last = case.place, case.turn, case.turns[-1]
     if turn == last:
-        return _success(cell, is_usable=False)
+        return _success(case, is_usable=False)
     if place.code >= 400:
         # A refusal that nothing asked for is a farewell, and the server had refused EHLO.
-        return _failure(cell, PermanentError, Phase.EHLO, is_usable=False)
+        return _failure(case, PermanentError, Phase.EHLO, is_usable=False)
     if turn[-1].step == "DATA" and place != turn[-1]:
-        return _failure(cell, ProtocolError, Phase.DATA, is_usable=False)
-    return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
+        return _failure(case, ProtocolError, Phase.DATA, is_usable=False)
+    return _failure(case, ProtocolError, Phase.IDLE, is_usable=False)
 
 
-def _early(cell: Cell) -> Outcome:
-    if cell.place.code >= 400:
-        return _failure(cell, ConnectionClosedError, Phase.IDLE, is_usable=False)
-    if cell.previous == cell.conversation.before:
-        begins_in = cell.conversation.begins_in
-        return _failure(cell, ConnectionClosedError, begins_in, is_usable=False)
-    return _failure(cell, ProtocolError, Phase.IDLE, is_usable=False)
+def _early(case: ReplyCase) -> Outcome:
+    if case.place.code >= 400:
+        return _failure(case, ConnectionClosedError, Phase.IDLE, is_usable=False)
+    if case.previous == case.exchange.before:
+        begins_in = case.exchange.begins_in
+        return _failure(case, ConnectionClosedError, begins_in, is_usable=False)
+    return _failure(case, ProtocolError, Phase.IDLE, is_usable=False)
 
 
-def _needs_starttls(cell: Cell) -> bool:
+def _needs_starttls(case: ReplyCase) -> bool:
     """Whether STARTTLS is asked for next, and the reply does not offer it."""
-    is_hello = cell.place.step in ("EHLO", "LHLO") and not cell.place.nth
-    return is_hello and any(p.step == "STARTTLS" for turn in cell.turns for p in turn)
+    is_hello = case.place.step in ("EHLO", "LHLO") and not case.place.nth
+    return is_hello and any(p.step == "STARTTLS" for turn in case.turns for p in turn)
 
 
-def _is_lmtp(cell: Cell) -> bool:
-    return cell.conversation.protocol == "LMTP"
+def _is_lmtp(case: ReplyCase) -> bool:
+    return case.exchange.protocol == "LMTP"
 
 
-def _fates(cell: Cell, here: Fate, behind: Fate) -> tuple[Fate, ...]:
+def _statuses(
+    case: ReplyCase, here: DeliveryStatus, behind: DeliveryStatus
+) -> tuple[DeliveryStatus, ...]:
     """The answers to a content: those before the place are in order."""
-    index = cell.turn.index(cell.place)
-    after = cell.conversation.answers - index - 1
-    return (Fate.DELIVERED,) * index + (here,) + (behind,) * after
+    index = case.turn.index(case.place)
+    after = case.exchange.answers - index - 1
+    return (DeliveryStatus.DELIVERED,) * index + (here,) + (behind,) * after
 
 
-# --- The conversations ----------------------------------------------------------------------------
+# --- The exchanges ----------------------------------------------------------------------------
 
 GREETING, STARTTLS = Place("CONNECT", 220), Place("STARTTLS", 220)
 EHLO, EHLO_AGAIN = (Place("EHLO", 250, nth, is_exact=False) for nth in (0, 1))
@@ -324,7 +328,7 @@ def content(nth: int = 0) -> Place:
 
 
 BDAT = Place("BDAT", 250, is_exact=False)
-CONVERSATIONS = [
+EXCHANGES = [
     Exchange("connect", ((GREETING,), (EHLO,)), None, Phase.GREETING),
     Exchange(
         "connect, helo",
@@ -383,25 +387,25 @@ CONVERSATIONS = [
 ]
 
 
-def cells(conversation: Exchange, *, pipelining: bool) -> Iterator[Cell]:
+def cases(exchange: Exchange, *, pipelining: bool) -> Iterator[ReplyCase]:
     """Every reply replaced by everything it can be."""
-    for turn in conversation.in_turns(pipelining=pipelining):
+    for turn in exchange.in_turns(pipelining=pipelining):
         for place in turn:
             for kind in Kind:
-                cell = Cell(conversation, place, kind, pipelining)
-                if _can_be(cell):
-                    yield cell
+                case = ReplyCase(exchange, place, kind, pipelining)
+                if _can_be(case):
+                    yield case
 
 
-def _can_be(cell: Cell) -> bool:
-    if cell.kind is Kind.ANOTHER_CHALLENGE:
-        return cell.place is LOGGED_IN
+def _can_be(case: ReplyCase) -> bool:
+    if case.kind is Kind.ANOTHER_CHALLENGE:
+        return case.place is LOGGED_IN
     # Behind the greeting it is skipped, and what is awaited then never comes.
-    if cell.kind is Kind.EMPTY_LINE and cell.previous is GREETING:
+    if case.kind is Kind.EMPTY_LINE and case.previous is GREETING:
         return False
     # A server that does not know EHLO takes no mail behind it, whatever it is made to say.
-    if cell.kind is Kind.OTHER_SUCCESS and cell.place.step == "EHLO" and cell.place.code >= 400:
+    if case.kind is Kind.OTHER_SUCCESS and case.place.step == "EHLO" and case.place.code >= 400:
         return False
     # Nothing is before the greeting, and within a turn a reply has no moment of its own.
-    is_first = cell.previous is not None and cell.place is cell.turn[0]
-    return cell.kind is not Kind.EARLY or is_first
+    is_first = case.previous is not None and case.place is case.turn[0]
+    return case.kind is not Kind.EARLY or is_first

@@ -1,7 +1,7 @@
 """What has to come of several messages in one call when one reply is replaced: the rules.
 
-A cell is a place in the transaction of one of the messages, as `tests.support.reply_cases` has it for that
-message alone; here is what it does to those before and behind it.
+A case is a place in the transaction of one of the messages, as `tests.support.reply_cases` has it
+for that message alone; here is what it does to those before and behind it.
 
 1. Those before it are delivered: their replies have come.
 2. The message itself has the outcome that it has alone.
@@ -45,17 +45,17 @@ from tests.support.reply_cases import (
     LHLO,
     NO_REPLY,
     RSET,
-    Cell,
     Exchange,
     Kind,
     Outcome,
     Place,
+    ReplyCase,
     content,
     data,
     mail,
     outcome,
 )
-from tests.support.sessions import Fate, phase_of
+from tests.support.sessions import DeliveryStatus, phase_of
 
 
 class Way(enum.StrEnum):
@@ -93,18 +93,18 @@ REFUSALS = frozenset({Kind.TRANSIENT, Kind.PERMANENT, Kind.UNKNOWN_COMMAND})
 
 
 @dataclass(frozen=True, slots=True)
-class ManyCell:
+class BatchReplyCase:
     """A place in the transaction of one of several messages, and what its reply is replaced by.
 
     Attributes:
         way: how they are sent.
         number: of the message, from 0.
-        alone: the cell as it is if the others are not looked at.
+        alone: the case as it is if the others are not looked at.
     """
 
     way: Way
     number: int
-    alone: Cell
+    alone: ReplyCase
 
     def __str__(self) -> str:
         return f"{self.way}, message {self.number}: {self.alone}"
@@ -112,22 +112,24 @@ class ManyCell:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What has to come of a cell: of each message, and of the connection."""
+    """What has to come of a case: of each message, and of the connection."""
 
     messages: tuple[Outcome, ...]
     is_usable: bool
 
 
-def cells(way: Way) -> Iterator[ManyCell]:
+def cases(way: Way) -> Iterator[BatchReplyCase]:
     """Every reply to every message, replaced by everything it can be."""
     for number in range(way.messages):
-        conversation = _transaction(way, number)
-        for turn in conversation.in_turns(pipelining=way.is_pipelined):
+        exchange = _transaction(way, number)
+        for turn in exchange.in_turns(pipelining=way.is_pipelined):
             for place in turn:
                 for kind in Kind:
-                    cell = ManyCell(way, number, Cell(conversation, place, kind, way.is_pipelined))
-                    if _can_be(cell):
-                        yield cell
+                    case = BatchReplyCase(
+                        way, number, ReplyCase(exchange, place, kind, way.is_pipelined)
+                    )
+                    if _can_be(case):
+                        yield case
 
 
 def _transaction(way: Way, number: int) -> Exchange:
@@ -150,95 +152,99 @@ def _transaction(way: Way, number: int) -> Exchange:
     )
 
 
-def _can_be(cell: ManyCell) -> bool:
+def _can_be(case: BatchReplyCase) -> bool:
     """Whether there is such a moment, and such a challenge."""
-    alone = cell.alone
+    alone = case.alone
     if alone.kind is Kind.ANOTHER_CHALLENGE:
         return False
     if alone.kind is not Kind.EARLY:
         return True
     # A place that is answered in the midst of a turn has no moment of its own.
     begins_turn = alone.place is alone.turn[0]
-    follows_content = cell.way.is_pipelined and cell.number and alone.place.step != "CONTENT"
+    follows_content = case.way.is_pipelined and case.number and alone.place.step != "CONTENT"
     return begins_turn and not follows_content
 
 
-def outcomes(cell: ManyCell) -> Outcomes:
-    """What has to come of a cell, by the rules above."""
-    if cell.alone.kind is Kind.EARLY and cell.alone.previous in (EHLO, LHLO):
-        return Outcomes((_not_sent(cell, Phase.MAIL),) * cell.way.messages, is_usable=False)
-    if cell.alone.kind is Kind.TWICE and cell.way.is_eager:
-        doubt = _failed(cell, ProtocolError, Phase.IDLE, Fate.UNKNOWN)
-        return Outcomes((doubt,) * cell.way.messages, is_usable=False)
-    struck = _struck_eagerly(cell) if cell.way.is_eager else _struck(cell)
-    behind = _behind(cell, struck)
-    before = (_delivered(cell),) * cell.number
-    return Outcomes((*before, struck, *behind), struck.is_usable)
+def outcomes(case: BatchReplyCase) -> Outcomes:
+    """What has to come of a case, by the rules above."""
+    if case.alone.kind is Kind.EARLY and case.alone.previous in (EHLO, LHLO):
+        return Outcomes((_not_sent(case, Phase.MAIL),) * case.way.messages, is_usable=False)
+    if case.alone.kind is Kind.TWICE and case.way.is_eager:
+        doubt = _failed(case, ProtocolError, Phase.IDLE, DeliveryStatus.UNKNOWN)
+        return Outcomes((doubt,) * case.way.messages, is_usable=False)
+    affected = _affected_eagerly(case) if case.way.is_eager else _affected(case)
+    behind = _behind(case, affected)
+    before = (_delivered(case),) * case.number
+    return Outcomes((*before, affected, *behind), affected.is_usable)
 
 
-def _struck(cell: ManyCell) -> Outcome:
-    alone = cell.alone
+def _affected(case: BatchReplyCase) -> Outcome:
+    alone = case.alone
     if alone.kind is Kind.EARLY:
-        return _failed(cell, ProtocolError, Phase.IDLE)
+        return _failed(case, ProtocolError, Phase.IDLE)
     if alone.place.step == "RSET" and alone.kind in REFUSALS:
         # All before it ended in success, so nobody needs it.
-        return _delivered(cell)
+        return _delivered(case)
     return outcome(alone)
 
 
-def _behind(cell: ManyCell, struck: Outcome) -> tuple[Outcome, ...]:
-    count = cell.way.messages - cell.number - 1
-    if struck.is_usable:
-        return (_delivered(cell),) * count
-    if cell.way.is_eager:
-        assert struck.error is not None
-        is_421 = cell.alone.kind is Kind.SHUTTING_DOWN
-        in_doubt = cell.alone.place.step == "RSET" and struck.error is not ParseError and not is_421
-        error = ProtocolError if in_doubt else struck.error
-        return (_failed(cell, error, None, Fate.UNKNOWN),) * count
-    moved = cell.alone.kind is Kind.TWICE and cell.alone.place.step == "CONTENT"
-    lost = [_not_sent(cell, None)] * count
+def _behind(case: BatchReplyCase, affected: Outcome) -> tuple[Outcome, ...]:
+    count = case.way.messages - case.number - 1
+    if affected.is_usable:
+        return (_delivered(case),) * count
+    if case.way.is_eager:
+        assert affected.error is not None
+        is_421 = case.alone.kind is Kind.SHUTTING_DOWN
+        in_doubt = (
+            case.alone.place.step == "RSET" and affected.error is not ParseError and not is_421
+        )
+        error = ProtocolError if in_doubt else affected.error
+        return (_failed(case, error, None, DeliveryStatus.UNKNOWN),) * count
+    moved = case.alone.kind is Kind.TWICE and case.alone.place.step == "CONTENT"
+    lost = [_not_sent(case, None)] * count
     if moved and lost:
-        lost[0] = _failed(cell, ProtocolError, Phase.DATA if cell.way.is_pipelined else Phase.IDLE)
+        lost[0] = _failed(case, ProtocolError, Phase.DATA if case.way.is_pipelined else Phase.IDLE)
     return tuple(lost)
 
 
-def _struck_eagerly(cell: ManyCell) -> Outcome:
-    kind, step = cell.alone.kind, cell.alone.place.step
+def _affected_eagerly(case: BatchReplyCase) -> Outcome:
+    kind, step = case.alone.kind, case.alone.place.step
     phase = phase_of(step)
     if kind is Kind.OTHER_SUCCESS:
-        return _delivered(cell)
+        return _delivered(case)
     if kind is Kind.OTHER_INTERMEDIATE:
-        return _failed(cell, ProtocolError, phase, Fate.UNKNOWN)
+        return _failed(case, ProtocolError, phase, DeliveryStatus.UNKNOWN)
     if kind in NO_REPLY:
-        return _failed(cell, ParseError, phase, Fate.UNKNOWN)
+        return _failed(case, ParseError, phase, DeliveryStatus.UNKNOWN)
     error = PermanentError if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND) else TransientError
     if kind is Kind.SHUTTING_DOWN:
-        fate = Fate.NOT_DELIVERED if step in ("MAIL", "CONTENT") else Fate.UNKNOWN
-        return _failed(cell, error, phase, fate)
+        status = (
+            DeliveryStatus.NOT_DELIVERED if step in ("MAIL", "CONTENT") else DeliveryStatus.UNKNOWN
+        )
+        return _failed(case, error, phase, status)
     if step == "RCPT":
-        return _delivered(cell, rejected=1)
+        return _delivered(case, rejected=1)
     if step == "RSET":
-        return _failed(cell, ConnectionClosedError, phase, Fate.UNKNOWN)
-    return _failed(cell, error, phase, is_usable=True)
+        return _failed(case, ConnectionClosedError, phase, DeliveryStatus.UNKNOWN)
+    return _failed(case, error, phase, is_usable=True)
 
 
-def _delivered(cell: ManyCell, *, rejected: int = 0) -> Outcome:
-    fates = (Fate.DELIVERED,) * cell.alone.conversation.answers
-    return Outcome(None, None, fates, True, rejected)
+def _delivered(case: BatchReplyCase, *, rejected: int = 0) -> Outcome:
+    statuses = (DeliveryStatus.DELIVERED,) * case.alone.exchange.answers
+    return Outcome(None, None, statuses, True, rejected)
 
 
-def _not_sent(cell: ManyCell, phase: Phase | None) -> Outcome:
-    return _failed(cell, ConnectionClosedError, phase)
+def _not_sent(case: BatchReplyCase, phase: Phase | None) -> Outcome:
+    return _failed(case, ConnectionClosedError, phase)
 
 
 def _failed(
-    cell: ManyCell,
+    case: BatchReplyCase,
     error: type[SmtpError],
     phase: Phase | None,
-    fate: Fate = Fate.NOT_DELIVERED,
+    status: DeliveryStatus = DeliveryStatus.NOT_DELIVERED,
     *,
     is_usable: bool = False,
 ) -> Outcome:
     """``phase``: None where the error does not say one of its own."""
-    return Outcome(error, phase, (fate,) * cell.alone.conversation.answers, is_usable)
+    return Outcome(error, phase, (status,) * case.alone.exchange.answers, is_usable)

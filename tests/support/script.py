@@ -1,7 +1,7 @@
 """Plays a conversation against a script, through the real pairing and without a socket.
 
-A script is what happens in turn: what the client is to send in one go, and the octets the server
-answers to that. It is played three times: each answer whole, octet by octet, and with something
+A script is what happens in turn: what the client is to send in one go, and the bytes the server
+answers to that. It is played three times: each answer whole, byte by byte, and with something
 behind the last answer that nobody asked for, which must change nothing but that the connection
 cannot be used again.
 
@@ -34,7 +34,7 @@ from tests.support.error_classes import kind_of
 
 T = TypeVar("T")
 Said = str | bytes
-"""Text, whose line ends become CRLF, or octets as they are."""
+"""Text, whose line ends become CRLF, or bytes as they are."""
 
 Script = list[tuple[Said, str]]
 
@@ -55,7 +55,7 @@ def run_script(make: Callable[[], Exchange[T]], script: Script) -> T:
 
 
 def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
-    """Play a script that ends in an error, whole and octet by octet, and return the error."""
+    """Play a script that ends in an error, whole and byte by byte, and return the error."""
     errors: list[BaseException] = []
     for size in (1_000_000, 1):
         try:
@@ -105,9 +105,9 @@ def _exchange(
     batch.ends_at = pairing.queued
     assert bytes(said) == _crlf(expected)
     pairing.note_sent(len(said))
-    octets = _crlf(answer)
-    for start in range(0, len(octets), size):
-        pairing.received(octets[start : start + size])
+    raw = _crlf(answer)
+    for start in range(0, len(raw), size):
+        pairing.received(raw[start : start + size])
     if batch.missing:
         assert pairing.failure is not None, "the script's answer is too short"
         raise pairing.failure
@@ -127,12 +127,12 @@ class Wire(Transport):
     """In the place of a socket: what the client says goes to a function that answers.
 
     Args:
-        answer: given octets of the client's; returns those the server says to them.
-        size: octets the client receives at a time.
-        blocks: octets after which a write is blocked until the server has read them, and what it
+        answer: given bytes of the client's; returns those the server says to them.
+        size: bytes the client receives at a time.
+        blocks: bytes after which a write is blocked until the server has read them, and what it
             says meanwhile is received.
-        takes: octets of the client's that arrive before the connection is reset.
-        gives: octets of the server's that arrive before it is closed.
+        takes: bytes of the client's that arrive before the connection is reset.
+        gives: bytes of the server's that arrive before it is closed.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ CLOSE = b"<close>"
 """At the end of what is said: the connection is closed behind it."""
 
 Say = bytes | Callable[[bytes, int], bytes]
-"""Octets, or what makes them of the command's line and how many of its verb came before on the
+"""Bytes, or what makes them of the command's line and how many of its verb came before on the
 connection."""
 
 _USUAL: Mapping[str, bytes] = {
@@ -132,6 +132,6 @@ class OddServer:
     def _say(self, sock: socket.socket, said: bytes) -> bool:
         """Say it; whether the connection is still open."""
         is_end = said.endswith(CLOSE)
-        if octets := said.removesuffix(CLOSE):
-            sock.sendall(octets)
+        if data := said.removesuffix(CLOSE):
+            sock.sendall(data)
         return not is_end

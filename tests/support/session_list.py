@@ -1,6 +1,6 @@
-"""The visits that are played: every way of connecting, logging in and sending, and QUIT.
+"""The sessions that are played: every way of connecting, logging in and sending, and QUIT.
 
-Each is as short as what it is to show allows, because it is played once for each of its octets.
+Each is as short as what it is to show allows, because it is played once for each of its bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _send_bdat(message: bytes) -> Operation:
 
 
 def _send_bdat_in_chunks(message: bytes) -> Operation:
-    # A stream has chunks of `smtpconn.model.content.CHUNK` octets, which the tests make small.
+    # A stream has chunks of `smtpconn.model.content.CHUNK` bytes, which the tests make small.
     return Operation(lambda c: c.send_bdat(ME, TWO, iter([message])), 1)
 
 
@@ -124,11 +124,11 @@ TLS_SESSIONS = [
 ]
 
 
-def _large(octets: int) -> bytes:
-    return b"x" * (octets - 2) + b"\r\n"
+def _large(size: int) -> bytes:
+    return b"x" * (size - 2) + b"\r\n"
 
 
-# As many octets as leave in one write of the driver's, and more; the sockets' buffers hold few.
+# As many bytes as leave in one write of the driver's, and more; the sockets' buffers hold few.
 LARGE_SESSIONS = [
     SessionCase("48 KB", (_send(_large(48_000)), QUIT), buffer=4096),
     SessionCase("100 KB", (_send(_large(100_000)), QUIT), buffer=4096),

@@ -1,19 +1,19 @@
 """Whole sessions, played by the public API against a server that is cut, and what must come of it.
 
 A `SessionCase` is a list of operations on one connection. Played uncut it leaves a record: where
-each reply and each content ends in its stream. From that, and from how many octets each side had
-written when it was cut, `expectation` says what the client has to report, octet by octet:
+each reply and each content ends in its stream. From that, and from how many bytes each side had
+written when it was cut, `expectation` says what the client has to report, byte by byte:
 
 * a message is delivered if its final reply left the server wholly;
-* else unknown, if the client's socket had taken the last octet of its content;
+* else unknown, if the client's socket had taken the last byte of its content;
 * else certainly not delivered.
 
 Of many messages in one call, the first that is not wholly delivered is told what happened, and
 those behind it that it was before their time, unless their contents have left as well.
 
 To add a way of sending: one more `Operation`, with its number of final replies, and a `SessionCase`
-with it in `tests.support.session_list`; if its result is of another type, `fates_of` has to know
-that. The expectation does not count round trips, but a client has to write the same octets up to
+with it in `tests.support.session_list`; if its result is of another type, `statuses_of` has to know
+that. The expectation does not count round trips, but a client has to write the same bytes up to
 the cut as uncut.
 """
 
@@ -58,7 +58,7 @@ SILENT = frozenset({How.STALL, How.SILENCE})
 """The cuts that nothing but the deadline tells of."""
 
 
-class Fate(enum.StrEnum):
+class DeliveryStatus(enum.StrEnum):
     """What a client says became of a message."""
 
     DELIVERED = "delivered"
@@ -82,7 +82,7 @@ class SessionCase:
         name: for the tests' names.
         operations: what is done, in turn.
         protocol, tls_mode, extensions: what is spoken, and what the server offers.
-        buffer: octets of the sockets' buffers; None for the system's.
+        buffer: bytes of the sockets' buffers; None for the system's.
         pipelining: how far the client runs ahead.
     """
 
@@ -97,19 +97,19 @@ class SessionCase:
 
 @dataclass(slots=True)
 class Record:
-    """What came of a visit.
+    """What came of a session.
 
     Attributes:
-        fates: one for each final reply that was to come, of the operations that were begun.
+        statuses: one for each final reply that was to come, of the operations that were begun.
         error: what it ended with; of many messages in one call, that of the first one lost.
         behind: of those, the errors of all that come after the first one lost.
         seconds: what each step took, connecting the first.
-        taken: octets the client's socket has taken, as the dialogue counts them.
+        taken: bytes the client's socket has taken, as the protocol counts them.
         witness: the server's side.
         is_closed: whether the client has closed its descriptor.
     """
 
-    fates: list[Fate] = field(default_factory=list)
+    statuses: list[DeliveryStatus] = field(default_factory=list)
     error: SmtpError | None = None
     behind: list[SmtpError | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -125,9 +125,9 @@ class CountedSocket(socket.socket):
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """Send, and count."""
-        octets = super().send(data, flags)
-        self.taken += octets
-        return octets
+        size = super().send(data, flags)
+        self.taken += size
+        return size
 
 
 class CountedTls(ssl.SSLSocket):
@@ -137,9 +137,9 @@ class CountedTls(ssl.SSLSocket):
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send, and count."""
-        octets = super().send(data, flags)
-        self.taken += octets
-        return octets
+        size = super().send(data, flags)
+        self.taken += size
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +153,17 @@ class Contexts:
         self.client.sslsocket_class = CountedTls
 
 
-def settings(visit: SessionCase, contexts: Contexts | None) -> Settings:
-    """What the server of a visit is told."""
-    context = contexts.server if contexts and visit.tls_mode is not TlsMode.NONE else None
+def settings(case: SessionCase, contexts: Contexts | None) -> Settings:
+    """What the server of a session is told."""
+    context = contexts.server if contexts and case.tls_mode is not TlsMode.NONE else None
     return Settings(
-        protocol=visit.protocol,
+        protocol=case.protocol,
         hostname="mx",
-        extensions=visit.extensions,
+        extensions=case.extensions,
         ehlo=True,
         users=USERS,
         tls_context=context,
-        implicit_tls=visit.tls_mode is TlsMode.IMPLICIT,
+        implicit_tls=case.tls_mode is TlsMode.IMPLICIT,
         require_auth=False,
         size_limit=None,
         mechanisms={
@@ -174,35 +174,39 @@ def settings(visit: SessionCase, contexts: Contexts | None) -> Settings:
     )
 
 
-def fates_of(result: object, answers: int) -> list[Fate]:
+def statuses_of(result: object, answers: int) -> list[DeliveryStatus]:
     """What a result, an error, or the outcomes of many messages say of each final reply."""
     if isinstance(result, list):
         each = answers // len(result)
-        return [fate for o in result for fate in fates_of(o.error or o.result, each)]
+        return [status for o in result for status in statuses_of(o.error or o.result, each)]
     if isinstance(result, SmtpError):
         unknown = result.may_have_been_delivered
-        return [Fate.UNKNOWN if unknown else Fate.NOT_DELIVERED] * answers
+        return [DeliveryStatus.UNKNOWN if unknown else DeliveryStatus.NOT_DELIVERED] * answers
     if isinstance(result, LmtpSendResult):
         return [
-            Fate.DELIVERED if r.delivered else Fate.NOT_DELIVERED if r.response else Fate.UNKNOWN
+            DeliveryStatus.DELIVERED
+            if r.delivered
+            else DeliveryStatus.NOT_DELIVERED
+            if r.response
+            else DeliveryStatus.UNKNOWN
             for r in result.results
         ]
     assert isinstance(result, SendResult) is bool(answers)
-    return [Fate.DELIVERED] * answers
+    return [DeliveryStatus.DELIVERED] * answers
 
 
 def play(
-    visit: SessionCase, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
+    case: SessionCase, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
 ) -> Record:
-    """Play a visit whose server is cut, and look at everything afterwards."""
+    """Play a session whose server is cut, and look at everything afterwards."""
     how = cut.how if cut is not None else None
     timeout = SHORT_TIMEOUT if how in SILENT else LONG_TIMEOUT
-    near, far = socket_pair(tcp=how is How.RESET, buffer=visit.buffer)
-    server = executor.submit(serve, far, settings(visit, contexts), cut)
+    near, far = socket_pair(tcp=how is How.RESET, buffer=case.buffer)
+    server = executor.submit(serve, far, settings(case, contexts), cut)
     counted = CountedSocket(fileno=near.detach())
     record = Record()
     try:
-        _run(visit, counted, timeout, contexts, record)
+        _run(case, counted, timeout, contexts, record)
     finally:
         counted.close()
         record.witness = server.result(LONG_TIMEOUT)
@@ -210,28 +214,28 @@ def play(
 
 
 def _run(
-    visit: SessionCase,
+    case: SessionCase,
     sock: CountedSocket,
     timeout: float,
     contexts: Contexts | None,
     record: Record,
 ) -> None:
-    connect = SmtpConnection.connect_lmtp if visit.protocol == "LMTP" else SmtpConnection.connect
+    connect = SmtpConnection.connect_lmtp if case.protocol == "LMTP" else SmtpConnection.connect
     connection: SmtpConnection | None = None
     try:
         with _timed(record):
             connection = connect(
                 "localhost",
                 25,
-                visit.tls_mode,
+                case.tls_mode,
                 timeout,
                 tls_context=contexts.client if contexts else None,
                 ehlo_domain="c",
                 socket_factory=lambda host, port, seconds: sock,
                 allow_cleartext_auth=True,
-                pipelining=visit.pipelining,
+                pipelining=case.pipelining,
             )
-        _operate(visit, connection, record)
+        _operate(case, connection, record)
     except SmtpError as error:
         record.error = error
     # Before anything is cleaned up. Under TLS the socket has given its descriptor away.
@@ -241,21 +245,21 @@ def _run(
         if isinstance(tls := connection.tls, CountedTls):
             record.is_closed = tls.fileno() == -1
             record.taken += tls.taken
-        # If not, that is a shortfall of this record, and in a crowd perhaps the crowd's: who gets
+        # If not, that is a shortfall of this record, and among many perhaps the crowd's: who gets
         # no processor for all of the timeout has begun nothing, and closes nothing.
         if record.is_closed:
             _check_is_over(connection)
 
 
-def _operate(visit: SessionCase, connection: SmtpConnection, record: Record) -> None:
-    for operation in visit.operations:
+def _operate(case: SessionCase, connection: SmtpConnection, record: Record) -> None:
+    for operation in case.operations:
         try:
             with _timed(record):
                 result = operation.call(connection)
         except SmtpError as error:
-            record.fates += fates_of(error, operation.answers)
+            record.statuses += statuses_of(error, operation.answers)
             raise
-        record.fates += fates_of(result, operation.answers)
+        record.statuses += statuses_of(result, operation.answers)
         if isinstance(result, list):
             _note_what_was_lost(result, operation.answers // len(result), record)
         if not connection.is_open:
@@ -263,8 +267,10 @@ def _operate(visit: SessionCase, connection: SmtpConnection, record: Record) -> 
 
 
 def _note_what_was_lost(outcomes: list[SendOutcome], answers: int, record: Record) -> None:
-    fates = [fates_of([outcome], answers) for outcome in outcomes]
-    lost = [o for o, f in zip(outcomes, fates, strict=True) if set(f) != {Fate.DELIVERED}]
+    statuses = [statuses_of([outcome], answers) for outcome in outcomes]
+    lost = [
+        o for o, f in zip(outcomes, statuses, strict=True) if set(f) != {DeliveryStatus.DELIVERED}
+    ]
     if lost:
         record.error, *record.behind = [outcome.error for outcome in lost]
 
@@ -307,14 +313,14 @@ def phase_of(step: str) -> Phase:
     return PHASES.get(step) or Phase(step.lower())
 
 
-def expected_fates(reference: Record, cut: Record) -> list[Fate]:
+def expected_statuses(reference: Record, cut: Record) -> list[DeliveryStatus]:
     """What the client has to say of each final reply it came to wait for, or would have."""
     return [
-        Fate.DELIVERED
+        DeliveryStatus.DELIVERED
         if stored.answer_end <= cut.witness.written
-        else Fate.UNKNOWN
+        else DeliveryStatus.UNKNOWN
         if stored.content_end <= cut.taken
-        else Fate.NOT_DELIVERED
+        else DeliveryStatus.NOT_DELIVERED
         for stored in reference.witness.stored
     ]
 
@@ -333,17 +339,17 @@ def expected_phases(reference: Record, record: Record) -> set[Phase]:
 
 
 def shortfalls(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
-    """Everything about a visit that is not as it has to be; nothing if all is well."""
+    """Everything about a session that is not as it has to be; nothing if all is well."""
     witness = record.witness
-    fates, due = record.fates, expected_fates(reference, record)
-    if fates != due[: len(fates)] or Fate.DELIVERED in due[len(fates) :]:
-        yield f"says {fates}, has to say {due}"
-    # Not from the record of the uncut visit, but from what this server has really done:
+    statuses, due = record.statuses, expected_statuses(reference, record)
+    if statuses != due[: len(statuses)] or DeliveryStatus.DELIVERED in due[len(statuses) :]:
+        yield f"says {statuses}, has to say {due}"
+    # Not from the record of the uncut session, but from what this server has really done:
     acknowledged, stored = len(witness.acknowledged), len(witness.stored)
-    if fates.count(Fate.DELIVERED) > acknowledged:
-        yield f"{acknowledged} were acknowledged: {fates}"
-    if Fate.NOT_DELIVERED in fates[:stored]:
-        yield f"{stored} were stored: {fates}"
+    if statuses.count(DeliveryStatus.DELIVERED) > acknowledged:
+        yield f"{acknowledged} were acknowledged: {statuses}"
+    if DeliveryStatus.NOT_DELIVERED in statuses[:stored]:
+        yield f"{stored} were stored: {statuses}"
     if not record.is_closed:
         yield "the descriptor is open"
     yield from _wrong_error(reference, record, cut)
@@ -355,7 +361,7 @@ def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
     if error is None:
         # QUIT never fails, and an LMTP result may hold what is unknown.
         missing = [r.step for r in reference.witness.replies if r.end > written]
-        if set(missing) - {"QUIT"} and Fate.UNKNOWN not in record.fates:
+        if set(missing) - {"QUIT"} and DeliveryStatus.UNKNOWN not in record.statuses:
             yield f"no error, though these were not answered: {missing}"
         return
     kind = _kind(cut)

@@ -84,7 +84,7 @@ class StrictServer:
         return 0 <= self.bye_at < self.replies
 
     def answer(self, said: bytes) -> bytes:
-        """What it says to some more octets."""
+        """What it says to some more bytes."""
         self._input += said
         self._is_behind_data = False
         while self._step():
@@ -153,11 +153,11 @@ class StrictServer:
         self._take((b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:])
         return True
 
-    def _take_chunk(self, start: int, octets: int) -> bool:
-        if len(self._input) < start + octets:
+    def _take_chunk(self, start: int, size: int) -> bool:
+        if len(self._input) < start + size:
             return False
-        content = bytes(self._input[start : start + octets])
-        del self._input[: start + octets]
+        content = bytes(self._input[start : start + size])
+        del self._input[: start + size]
         if self._to:
             self._take(content)
         else:

@@ -27,7 +27,7 @@ class Peer:
         self._file = sock.makefile("rb")
 
     def say(self, text: bytes) -> None:
-        """Send octets."""
+        """Send bytes."""
         self.sock.sendall(text)
 
     def reply(self) -> list[str]:
