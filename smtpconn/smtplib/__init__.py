@@ -39,10 +39,11 @@ from smtplib import (
 )
 from smtplib import bCRLF as bCRLF
 
-from smtpconn.smtplib.kinds import LMTP, SMTP_SSL
+from smtpconn.smtplib.lmtp import LMTP
 from smtpconn.smtplib.pools import Pools
 from smtpconn.smtplib.settings import configure, pooled
 from smtpconn.smtplib.smtp import SMTP
+from smtpconn.smtplib.smtp_ssl import SMTP_SSL
 
 __all__ = [
     "LMTP",

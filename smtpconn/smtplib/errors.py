@@ -8,11 +8,13 @@ or a dict of recipients, because such code unpacks them. Text, ``phase``, ``is_t
 from __future__ import annotations
 
 import smtplib
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from smtpconn.model.errors import ParseError, Phase, ProtocolError, SmtpError, TransportError
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError, refusal
+from smtpconn.smtplib.replies import text_of
 
 _UNREADABLE = 500
 """The code ``smtplib`` makes up for a reply that it cannot read."""
@@ -90,10 +92,19 @@ def about(error: SmtpError, sender: str, recipients: dict[str, str]) -> SmtpErro
     return as_smtplib(error)
 
 
-def text_of(response: SmtpResponse) -> bytes:
-    """A reply's text as ``smtplib`` returns it."""
-    lines = (line.strip(" \t\r\n") for line in response.lines)
-    return "\n".join(lines).encode("utf-8", "surrogateescape")
+class Translated:
+    """A ``with`` block whose errors leave it as ``smtplib`` has them."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, SmtpError):
+            as_smtplib(error)
 
 
 _made: dict[tuple[type[SmtpError], type[Exception] | None], type[SmtpError]] = {}

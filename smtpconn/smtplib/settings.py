@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import warnings
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -45,6 +46,23 @@ class Settings:
 
 
 current = Settings()
+
+
+def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
+    """Check the two ways to give a client certificate, as ``smtplib`` does.
+
+    Raises:
+        ValueError: both a context and a file are given.
+    """
+    for name, value in (("keyfile", keyfile), ("certfile", certfile)):
+        if context is not None and value is not None:
+            raise ValueError(f"context and {name} arguments are mutually exclusive")
+    if keyfile is not None or certfile is not None:
+        warnings.warn(
+            "keyfile and certfile are deprecated, use a custom context instead",
+            DeprecationWarning,
+            3,
+        )
 
 
 def pooled(**options: Unpack[PoolKeywords]) -> Pools:

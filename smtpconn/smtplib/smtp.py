@@ -22,12 +22,11 @@ import smtplib
 import socket
 import ssl
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.message import Message
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import IO, Any, NoReturn, Self, TypeVar, cast
 
 from smtpconn.auth.credentials import PasswordCredentials
 from smtpconn.client.options import default_ehlo_domain
@@ -41,13 +40,10 @@ from smtpconn.model.errors import (
     SmtpError,
     StartTlsUnavailableError,
     TransportError,
-    ValidationError,
 )
 from smtpconn.model.modes import Protocol
-from smtpconn.model.parameters import RcptToParams
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
-from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.protocol import raw_command
@@ -55,9 +51,8 @@ from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.protocol.transaction import transact
 from smtpconn.smtplib import settings
 from smtpconn.smtplib.connection import CommandConnection
-from smtpconn.smtplib.errors import about, as_smtplib, refused, text_of
+from smtpconn.smtplib.errors import Translated, about, as_smtplib, refused
 from smtpconn.smtplib.paths import (
-    check_ascii,
     forward_path,
     mail_options,
     rcpt_words,
@@ -65,18 +60,16 @@ from smtpconn.smtplib.paths import (
     reverse_path,
 )
 from smtpconn.smtplib.pools import Address, Borrowed, Key, Pools, Server, credential_hash
+from smtpconn.smtplib.replies import Reply, pair, response_of, text_of
+from smtpconn.smtplib.sendmail import AnyResult, envelope_of, make_request, refused_recipients
 from smtpconn.smtplib.values import (
     addr_only,
-    addresses,
     answer_bytes,
     as_bytes,
     features,
-    resent_prefix,
     serialised,
 )
 
-Reply: TypeAlias = tuple[int, bytes]
-AnyResult: TypeAlias = SendResult | LmtpSendResult
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
@@ -160,7 +153,9 @@ class SMTP(smtplib.SMTP):
             code, message = self.connect(host, port)
             if code != 220:
                 self.close()
-                raise refused(_response(code, message), Phase.GREETING, smtplib.SMTPConnectError)
+                raise refused(
+                    response_of((code, message)), Phase.GREETING, smtplib.SMTPConnectError
+                )
         if local_hostname is None:
             self.local_hostname = self._default_hostname()
 
@@ -222,23 +217,23 @@ class SMTP(smtplib.SMTP):
             settings.current.allow_cleartext_auth,
         )  # fmt: skip
         server = pools.server(address)
-        with _Translated():
+        with Translated():
             greeting = server.greet(lambda: pools.is_alive(address), self._deadline())
         self._show("connect:", f"to {(host, port)}, pooled")
-        self._show("reply:", repr(_pair(greeting)))
+        self._show("reply:", repr(pair(greeting)))
         if greeting.code == 220:
             self._plan = _Plan(pools, server, context, has_own)
-        return _pair(greeting)
+        return pair(greeting)
 
     def _connect_for_real(self, host: str, port: int) -> Reply:
         deadline = self._deadline()
-        with _Translated():
+        with Translated():
             sock = self._get_socket(host, port, self.timeout)
             self._take_over(sock, deadline)
             assert self._connection is not None
             greeting = self._connection.greet(deadline)
         self._show("connect:", repr(text_of(greeting)))
-        return _pair(greeting)
+        return pair(greeting)
 
     def _take_over(self, sock: socket.socket, deadline: Deadline) -> None:
         host, port = self._place
@@ -286,7 +281,7 @@ class SMTP(smtplib.SMTP):
         connection = self._raw()
         reply = self._hello(connection, "helo", name or self.local_hostname)
         self.helo_resp = text_of(reply)
-        return _pair(reply)
+        return pair(reply)
 
     def ehlo(self, name: str = "") -> Reply:
         """Say EHLO, or LHLO; or tell what the server said to it last (see `pooled`)."""
@@ -295,10 +290,10 @@ class SMTP(smtplib.SMTP):
         plan = self._plan
         if plan is not None:
             self._check_hello(self.ehlo_msg, name)
-            with _Translated():
+            with Translated():
                 answer = plan.server.hello(plan.context, self.ehlo_msg, name, self._deadline())
             if isinstance(answer, SmtpResponse):
-                self._show("reply:", repr(_pair(answer)))
+                self._show("reply:", repr(pair(answer)))
                 self._ehlo_name = name
                 return self._note_hello(answer)
             self._become_real(answer)
@@ -321,7 +316,7 @@ class SMTP(smtplib.SMTP):
         if reply.code == 250:
             self.does_esmtp = True
             self.esmtp_features = features(ServerCapabilities.from_ehlo(reply))
-        return _pair(reply)
+        return pair(reply)
 
     def _forget_hello(self) -> None:
         self.helo_resp = self.ehlo_resp = cast(Any, None)
@@ -334,14 +329,14 @@ class SMTP(smtplib.SMTP):
         if self.helo_resp is None and self.ehlo_resp is None and not 200 <= self.ehlo()[0] <= 299:
             code, message = self.helo()
             if not 200 <= code <= 299:
-                raise refused(_response(code, message), Phase.EHLO, smtplib.SMTPHeloError)
+                raise refused(response_of((code, message)), Phase.EHLO, smtplib.SMTPHeloError)
 
     def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
         if self._borrowed is not None and self._can_go_back():
             self._replan()
         plan = self._plan
         if plan is not None and plan.context is None:
-            with _Translated():
+            with Translated():
                 reply = plan.server.start_tls(
                     context, self.ehlo_msg, self._hello_name(), self._deadline()
                 )
@@ -357,7 +352,7 @@ class SMTP(smtplib.SMTP):
             if reply.code != 220:
                 raise refused(reply, Phase.STARTTLS, smtplib.SMTPResponseException)
         self._forget_hello()
-        return _pair(reply)
+        return pair(reply)
 
     if sys.version_info >= (3, 12):
 
@@ -376,7 +371,7 @@ class SMTP(smtplib.SMTP):
             context: ssl.SSLContext | None = None,
         ) -> Reply:
             """Put TLS on the connection; without a context the certificate is verified."""
-            check_files(context, keyfile, certfile)
+            settings.check_files(context, keyfile, certfile)
             return self._start_tls(
                 context or settings.current.context(certfile, keyfile),
                 has_own_context=context is not None,
@@ -409,7 +404,7 @@ class SMTP(smtplib.SMTP):
             reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
             self._is_tainted = True
         self._login = credential
-        return _pair(reply)
+        return pair(reply)
 
     def _log_in_by_methods(self, user: str, password: str, initial_response_ok: bool) -> Reply:
         """Log in with the methods of a subclass, in the order of ``smtplib``."""
@@ -462,10 +457,10 @@ class SMTP(smtplib.SMTP):
         )
         if reply.code == 334:
             raise smtplib.SMTPException(
-                f"Server AUTH mechanism infinite loop. Last response: {_pair(reply)!r}"
+                f"Server AUTH mechanism infinite loop. Last response: {pair(reply)!r}"
             )
         if reply.code in (235, 503):
-            return _pair(reply)
+            return pair(reply)
         raise smtplib.SMTPAuthenticationError(reply.code, text_of(reply))
 
     # Commands
@@ -548,7 +543,7 @@ class SMTP(smtplib.SMTP):
         if len(replies) == 1:
             raise refused(replies[0], Phase.DATA, smtplib.SMTPDataError)
         self._has_open_transaction = False
-        return _pair(max(replies[1:], key=lambda reply: reply.code))
+        return pair(max(replies[1:], key=lambda reply: reply.code))
 
     # Sending
 
@@ -571,19 +566,19 @@ class SMTP(smtplib.SMTP):
         if not given:
             raise as_smtplib(AllRecipientsFailedError(()))
         recipients = {str(forward_path(each)): each for each in given}
+
+        def make(connection: CommandConnection) -> MailRequest:
+            options = (mail_options, rcpt_options) if self.does_esmtp else ((), ())
+            return make_request(connection.capabilities, from_addr, given, data, *options)
+
         try:
-            result = self._transact(
-                lambda connection: self._request(
-                    connection, from_addr, given, data, mail_options, rcpt_options
-                ),
-                deadline,
-            )
+            result = self._transact(make, deadline)
         except SmtpError as error:
             about(error, from_addr, recipients)
             if isinstance(error, (ResponseError, AllRecipientsFailedError)):
                 self._rset()
             raise
-        return self._outcome(result, recipients)
+        return refused_recipients(result, recipients)
 
     def _transact(
         self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
@@ -596,7 +591,7 @@ class SMTP(smtplib.SMTP):
             if not self._may_renew(error):
                 raise
         assert self._borrowed is not None
-        with _Translated():
+        with Translated():
             self._borrowed.renew(deadline)
         connection = self._adopt_borrowed()
         return self._run_transaction(connection, make(connection), deadline)
@@ -611,57 +606,6 @@ class SMTP(smtplib.SMTP):
         self._has_open_transaction = False
         return result
 
-    def _request(
-        self,
-        connection: CommandConnection,
-        from_addr: str,
-        to_addrs: list[str],
-        data: bytes,
-        options: Sequence[str],
-        rcpt_options: Sequence[str],
-    ) -> MailRequest:
-        offers = connection.capabilities
-        sender, paths = reverse_path(from_addr), tuple(map(forward_path, to_addrs))
-        asked = mail_options(options if self.does_esmtp else ())
-        words = rcpt_words(rcpt_options if self.does_esmtp else ())
-        if asked.smtputf8 and not offers.supports_smtputf8:
-            raise smtplib.SMTPNotSupportedError("SMTPUTF8 not supported by server")
-        if not offers.supports_smtputf8:
-            check_ascii(sender)
-            for path in paths:
-                check_ascii(path)
-        content = Content(data)
-        if not offers.supports_8bitmime:
-            # As smtplib does: eight bits go out undeclared to who does not know of them.
-            content.is_8bit = False
-            asked = replace(asked, body=None)
-        return MailRequest(
-            sender, paths, content, asked.params, (_NO_RCPT_PARAMS,) * len(paths),
-            mail_words=asked.words, rcpt_words=words,
-        )  # fmt: skip
-
-    def _outcome(self, result: AnyResult, given: dict[str, str]) -> dict[str, Reply]:
-        refused_ones = {
-            given[str(each.recipient)]: _pair(each.response) for each in result.rejected_recipients
-        }
-        if not isinstance(result, LmtpSendResult):
-            return refused_ones
-        delivered = [each for each in result.results if each.delivered]
-        if any(each.response is None for each in result.results):
-            raise as_smtplib(
-                ConnectionClosedError(
-                    "the connection was lost before the server answered for each recipient",
-                    phase=Phase.CONTENT,
-                    may_have_been_delivered=True,
-                )
-            )
-        for each in result.results:
-            if not each.delivered and each.response is not None:
-                if not delivered:
-                    raise refused(each.response, Phase.CONTENT, smtplib.SMTPDataError)
-                refused_ones[given[str(each.recipient)]] = _pair(each.response)
-        return refused_ones
-
     def send_message(
         self,
         msg: Message,
@@ -674,15 +618,7 @@ class SMTP(smtplib.SMTP):
         if self._plan is not None:
             self._borrow(None)
         self.ehlo_or_helo_if_needed()
-        prefix = resent_prefix(msg)
-        if from_addr is None:
-            name = "Sender" if prefix + "Sender" in msg else "From"
-            senders = addresses(msg, (prefix + name,))
-            if not senders:
-                raise ValidationError(f"the message has no {prefix}From: give from_addr")
-            from_addr = senders[0]
-        if to_addrs is None:
-            to_addrs = addresses(msg, [prefix + name for name in ("To", "Bcc", "Cc")])
+        from_addr, to_addrs = envelope_of(msg, from_addr, to_addrs)
         utf8 = not "".join([from_addr, *to_addrs]).isascii()
         if utf8 and not self.has_extn("smtputf8"):
             raise smtplib.SMTPNotSupportedError(
@@ -712,13 +648,13 @@ class SMTP(smtplib.SMTP):
     def getreply(self) -> Reply:
         """Wait for a reply."""
         connection = self._raw()
-        return _pair(self._do(connection.read_reply))
+        return pair(self._do(connection.read_reply))
 
     def docmd(self, cmd: str, args: str = "") -> Reply:
         """Send a command and return the reply."""
         text = self._text(cmd, args)
         connection = self._raw()
-        return _pair(self._do(lambda: connection.say(text)))
+        return pair(self._do(lambda: connection.say(text)))
 
     @property
     def sock(self) -> socket.socket | None:
@@ -790,10 +726,10 @@ class SMTP(smtplib.SMTP):
         """Say QUIT for real where the connection does not go back."""
         connection = self._connection
         if self._plan is not None or (self._borrowed is not None and self._can_go_back()):
-            return _pair(_GOODBYE)
+            return pair(_GOODBYE)
         if connection is None:
             self._not_connected()
-        return _pair(self._do(lambda: connection.say("quit")))
+        return pair(self._do(lambda: connection.say("quit")))
 
     def _leave(self) -> None:
         """Give back or close whatever there is."""
@@ -857,7 +793,7 @@ class SMTP(smtplib.SMTP):
         name = self._hello_name()
         self._check_hello(self.ehlo_msg, name)
         key = Key(plan.server.address, name, plan.context, credential)
-        with _Translated():
+        with Translated():
             self._borrowed = plan.pools.borrow(
                 plan.server,
                 key,
@@ -917,7 +853,7 @@ class SMTP(smtplib.SMTP):
     def _say(self, cmd: str, args: str = "") -> Reply:
         text = self._text(cmd, args)
         connection = self._needed()
-        return _pair(self._do(lambda: connection.say(text)))
+        return pair(self._do(lambda: connection.say(text)))
 
     def _text(self, cmd: str, args: str = "") -> str:
         text = f"{cmd} {args}" if args else cmd
@@ -931,7 +867,7 @@ class SMTP(smtplib.SMTP):
         if self._gives_out_socket and connection is not None and connection.is_open:
             connection.sock.settimeout(0)
         try:
-            with _Translated():
+            with Translated():
                 return operation()
         finally:
             if self._gives_out_socket and connection is not None and connection.is_open:
@@ -963,43 +899,3 @@ class SMTP(smtplib.SMTP):
             print(datetime.datetime.now().time(), what, text, file=sys.stderr)
         elif self.debuglevel:
             print(what, text, file=sys.stderr)
-
-
-_NO_RCPT_PARAMS = RcptToParams()
-
-
-class _Translated:
-    """A block whose errors leave it as ``smtplib`` has them."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: object, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, SmtpError):
-            as_smtplib(error)
-
-
-def _response(code: int, message: bytes) -> SmtpResponse:
-    lines = message.decode("utf-8", "surrogateescape").split("\n")
-    return SmtpResponse(code, tuple(lines))
-
-
-def _pair(response: SmtpResponse) -> Reply:
-    return response.code, text_of(response)
-
-
-def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
-    """Check that a client certificate is given in one way; as ``smtplib`` does."""
-    for name, value in (("keyfile", keyfile), ("certfile", certfile)):
-        if context is not None and value is not None:
-            raise ValueError(f"context and {name} arguments are mutually exclusive")
-    if keyfile is not None or certfile is not None:
-        warnings.warn(
-            "keyfile and certfile are deprecated, use a custom context instead",
-            DeprecationWarning,
-            3,
-        )

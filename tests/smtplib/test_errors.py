@@ -21,7 +21,8 @@ from smtpconn import (
     TransportError,
 )
 from smtpconn.model.response_errors import refusal
-from smtpconn.smtplib.errors import as_smtplib, refused, text_of
+from smtpconn.smtplib.errors import as_smtplib, refused
+from smtpconn.smtplib.replies import text_of
 
 NO = SmtpResponse(550, ("5.7.1 no", " and no "))
 

@@ -1,4 +1,4 @@
-"""`SMTP_SSL` and `LMTP`: what differs from `SMTP`."""
+"""`SMTP_SSL`: `SMTP` with TLS from the first byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from smtpconn.smtplib import settings
 from smtpconn.smtplib.connection import wrap_in_tls
 from smtpconn.smtplib.pools import Pools
-from smtpconn.smtplib.smtp import DEFAULT_TIMEOUT, SMTP, Reply, check_files
+from smtpconn.smtplib.smtp import DEFAULT_TIMEOUT, SMTP
 
 
 class SMTP_SSL(SMTP, smtplib.SMTP_SSL):
@@ -56,7 +56,7 @@ class SMTP_SSL(SMTP, smtplib.SMTP_SSL):
             *,
             pool: Pools | bool | None = None,
         ) -> None:
-            check_files(context, keyfile, certfile)
+            settings.check_files(context, keyfile, certfile)
             self.keyfile, self.certfile = keyfile, certfile
             self._has_own_context = context is not None
             self.context = context or settings.current.context(certfile, keyfile)
@@ -68,39 +68,3 @@ class SMTP_SSL(SMTP, smtplib.SMTP_SSL):
 
     def _first_context(self) -> tuple[ssl.SSLContext | None, bool]:
         return self.context, self._has_own_context
-
-
-class LMTP(SMTP, smtplib.LMTP):
-    """``smtplib.LMTP`` over smtpconn; every recipient's final reply is read (RFC 2033 4.2).
-
-    Args:
-        host: a name, an address, or the path of a UNIX socket (begins with "/").
-        port, local_hostname, source_address, timeout: as ``smtplib.LMTP`` takes them.
-        pool: as `SMTP` takes it.
-    """
-
-    ehlo_msg = "lhlo"
-
-    def __init__(
-        self,
-        host: str = "",
-        port: int = smtplib.LMTP_PORT,
-        local_hostname: str | None = None,
-        source_address: tuple[str, int] | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        *,
-        pool: Pools | bool | None = None,
-    ) -> None:
-        SMTP.__init__(self, host, port, local_hostname, timeout, source_address, pool=pool)
-
-    def connect(  # type: ignore[override]  # a typeshed that takes any socket address
-        self,
-        host: str = "localhost",
-        port: int = 0,
-        source_address: tuple[str, int] | None = None,
-    ) -> Reply:
-        """Connect, or plan to, also to a UNIX socket; returns the greeting."""
-        return SMTP.connect(self, host, port, source_address)
-
-    def _where(self, host: str, port: int | str) -> tuple[str, int]:
-        return (host, 0) if host.startswith("/") else super()._where(host, port)
