@@ -51,7 +51,7 @@ def envelopes(people: Path, done: set[str]) -> Iterator[Envelope]:
                 yield Envelope(SENDER, [row["address"]], letter(row["address"], row["name"]))
 
 
-def verdict(outcome: SendOutcome) -> str:
+def status_of(outcome: SendOutcome) -> str:
     """What became of a message, as a word for the ledger; "again" is not written."""
     error = outcome.error
     if error is None:
@@ -72,7 +72,7 @@ def run(pool: ConnectionPool, people: Path, ledger: Path) -> Counter[str]:
         try:
             written = csv.writer(file)
             for outcome in outcomes:
-                word = verdict(outcome)
+                word = status_of(outcome)
                 counts[word] += 1
                 if word != "again":
                     written.writerow([*outcome.envelope.recipients, word])

@@ -102,9 +102,9 @@ def common(parser: argparse.ArgumentParser) -> None:
 
 
 def transcript(parser: argparse.ArgumentParser) -> None:
-    """Add the options that show the dialogue."""
+    """Add the options that show the SMTP session."""
     group = parser.add_argument_group("transcript")
-    group.add_argument("-v", "--verbose", action="store_true", help="show the dialogue")
+    group.add_argument("-v", "--verbose", action="store_true", help="show the SMTP session")
     group.add_argument(
         "--show-time-lapse", action="store_true", help="and how long each answer took"
     )

@@ -58,7 +58,7 @@ class Output:
         self._stderr = sys.stderr if stderr is None else stderr
         self._consoles = {id(f): _console(f) for f in (self._stdout, self._stderr)}
         self.is_stdout_broken = False
-        self._shows_dialogue = False
+        self._shows_session = False
         self._last_sent = 0.0
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -94,13 +94,13 @@ class Output:
 
     def transcript_writer(self, args: argparse.Namespace) -> Callable[[Line], None] | None:
         """The function that writes a line of the transcript; None if no option asks for one."""
-        self._shows_dialogue = bool(args.verbose or args.show_time_lapse)
+        self._shows_session = bool(args.verbose or args.show_time_lapse)
         if args.show_time_lapse:
             return functools.partial(self.transcript, with_lapse=True)
         return self.transcript if args.verbose else None
 
     def transcript(self, line: Line, *, with_lapse: bool = False) -> None:
-        """Write a line of the dialogue."""
+        """Write a line of the SMTP session."""
         file = self._stderr if self.as_json else self._stdout
         style = BAD if line.is_refusal else FAINT if line.mark == "==" else ""
         self._write(file, str(line), style)
@@ -110,8 +110,8 @@ class Output:
             self._last_sent = line.at
 
     def transcript_error(self, text: str) -> None:
-        """Write the error that ended a dialogue, if a transcript is shown; no `OSError`."""
-        if self._shows_dialogue:
+        """Write the error that ended an SMTP session, if a transcript is shown; no `OSError`."""
+        if self._shows_session:
             try:
                 self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
             except OSError:

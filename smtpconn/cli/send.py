@@ -162,7 +162,7 @@ def _has_transcript(args: argparse.Namespace) -> bool:
 def _transcript(
     args: argparse.Namespace, batch: BatchSender, out: Output
 ) -> AbstractContextManager[object]:
-    """The recorder that shows the dialogue, and with a single message its content."""
+    """The recorder that shows the SMTP session, and with a single message its content."""
     write = out.transcript_writer(args)
     if write is None:
         return contextlib.nullcontext()

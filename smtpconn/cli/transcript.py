@@ -86,7 +86,7 @@ class Recorder(logging.Handler):
         self._before: list[tuple[logging.Logger, int, bool]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Turn a record into a line; skip what is not part of the dialogue."""
+        """Turn a record into a line; skip what is not part of the SMTP session."""
         line = self._read(record.getMessage())
         if line is None:
             return
@@ -96,7 +96,7 @@ class Recorder(logging.Handler):
             if self._on_line is not None:
                 self._on_line(line)
         except OSError:
-            # The reader is gone: go on without the transcript, do not break the dialogue.
+            # The reader is gone: go on without the transcript, do not break the SMTP session.
             self._on_line = None
 
     def _read(self, message: str) -> Line | None:

@@ -211,7 +211,7 @@ class MailState(_Attributes):
 
     def pool(self) -> ConnectionPool:
         """As `Mail.pool`."""
-        _show_dialogue(self._config)
+        _show_session(self._config)
         return self.settings().get_pool()
 
     def send(
@@ -531,8 +531,8 @@ def _flask_mail_message(*args: object, **kwargs: object) -> FlaskMailMessage:
     return Theirs(*args, **kwargs)  # type: ignore[arg-type]
 
 
-def _show_dialogue(config: Mapping[str, Any]) -> None:
-    """Have the dialogue printed, as ``MAIL_DEBUG`` means in Flask-Mail; without secrets."""
+def _show_session(config: Mapping[str, Any]) -> None:
+    """Have the SMTP session printed, as ``MAIL_DEBUG`` means in Flask-Mail; without secrets."""
     chosen = config.get("MAIL_DEBUG")
     wire = logging.getLogger("smtpconn.wire")
     if chosen and flag("MAIL_DEBUG", bool(chosen) if type(chosen) is int else chosen):
@@ -595,7 +595,7 @@ def _recipients(message: AnyMessage) -> list[ForwardPath]:
     if isinstance(message, Message):
         fields = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
         return recipients_of(message) if any(map(message.get_all, fields)) else []
-    # It is a set: sorted, so that the same message makes the same dialogue.
+    # It is a set: sorted, so that the same message makes the same commands.
     return forward_paths(sorted(map(_text, message.send_to)))
 
 

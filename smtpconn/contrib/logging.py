@@ -199,12 +199,12 @@ class PooledSmtpHandler(logging.Handler):
         That lock would have the application's threads wait for each other, each for as long as it
         was told.
         """
-        verdict: object = self.filter(record)  # from Python 3.12 on, perhaps another record
-        if isinstance(verdict, logging.LogRecord):
-            record = verdict
-        if verdict:
+        decision: object = self.filter(record)  # from Python 3.12 on, perhaps another record
+        if isinstance(decision, logging.LogRecord):
+            record = decision
+        if decision:
             self.emit(record)
-        return bool(verdict)
+        return bool(decision)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a record down to be mailed; drop and count it if there is no room."""

@@ -175,7 +175,7 @@ def test_as_json(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None
 
 
 def test_the_transcript(smtpconn: Runner, server: SmtpServer, files: list[str]) -> None:
-    """With -v the dialogue is shown, with the content unless -n."""
+    """With -v the SMTP session is shown, with the content unless -n."""
     ran = smtpconn("send", server.url, files[0], "-v")
     lines = ran.out.splitlines()
     size = Path(files[0]).stat().st_size

@@ -97,7 +97,7 @@ def test_banner_and_offers() -> None:
 
 
 def test_it_is_the_wire_log(certificates: Certificates) -> None:
-    """Every line of the dialogue is there, in order, with TLS from where it began."""
+    """Every line of the SMTP session is there, in order, with TLS from where it began."""
     told: list[Line] = []
     with (
         SmtpServer(tls_context=certificates.server_context()) as server,
@@ -117,7 +117,7 @@ def test_it_is_the_wire_log(certificates: Certificates) -> None:
 
 
 def test_an_error_in_writing_the_transcript() -> None:
-    """An error in writing the transcript ends it, and not the dialogue."""
+    """An error in writing the transcript ends it, and not the SMTP session."""
     told: list[Line] = []
 
     def tell(line: Line) -> None:

@@ -1,4 +1,4 @@
-"""The driver: any conversation over a transport, in step or closed, and what it logs."""
+"""The driver: any exchange over a transport, in step or closed, and what it logs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def ends() -> Iterator[Ends]:
 
 
 def as_exchange(talk: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[Any]]:
-    """The same conversation as one of the package's, whose errors are no other code's."""
+    """The same exchange as one of the package's, whose errors are no other code's."""
     assert isinstance(talk, types.FunctionType)
     names = {**talk.__globals__, "__name__": "smtpconn.protocol.of_a_test"}
     return types.FunctionType(
@@ -92,9 +92,9 @@ def content(*buffers: bytes, ends_message: bool = True) -> Exchange[int]:
     return batch.replies[0].code
 
 
-def run(driver: Driver, conversation: Exchange[Any], timeout: float = TIMEOUT) -> Any:
-    """Run a conversation."""
-    return driver.run(conversation, Deadline(timeout))
+def run(driver: Driver, exchange: Exchange[Any], timeout: float = TIMEOUT) -> Any:
+    """Run an exchange."""
+    return driver.run(exchange, Deadline(timeout))
 
 
 def read_all(sock: socket.socket, size: int) -> bytes:
@@ -248,7 +248,7 @@ def test_pieces_of_any_size_arrive_in_order(ends: Ends, size: int) -> None:
     ids=["validation", "refusal"],
 )
 def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
-    """A conversation that ends in a refusal leaves both sides in step."""
+    """An exchange that ends in a refusal leaves both sides in step."""
     driver, peer = ends
     peer.sendall(b"500 no\r\n")
 
@@ -298,7 +298,7 @@ def test_misuse_before_the_first_byte_keeps_it_open(ends: Ends) -> None:
 def test_an_exchange_that_fails_closes_the_connection(
     ends: Ends, raw: bytes, kind: type[SmtpError], phase: Phase
 ) -> None:
-    """A failure closes the transport before the conversation hears of it."""
+    """A failure closes the transport before the exchange hears of it."""
     driver, peer = ends
     heard: list[SmtpError] = []
 

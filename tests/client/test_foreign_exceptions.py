@@ -82,7 +82,7 @@ def test_send_many_over_a_pool(site: Site, mode: Pipelining) -> None:
     assert places > 200
 
 
-def test_who_takes_the_outcomes_of_a_pool_is_struck(site: Site) -> None:
+def test_an_exception_while_outcomes_are_read(site: Site) -> None:
     """What is raised in ``next`` comes out of it and loses nothing: the next one goes on."""
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:

@@ -47,7 +47,7 @@ def raise_in_thread(thread: threading.Thread, error: type[BaseException]) -> Non
 
 
 def take_all(pool: ConnectionPool, count: int) -> None:
-    """Take as many leases as there may be, at once; fails if a permit was lost."""
+    """Take as many leases as there may be, at once; fails if capacity was lost."""
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(pool.connection(2)).noop()
@@ -77,7 +77,7 @@ class Victim:
             except Injected:
                 self.injected += 1
             except SmtpError:
-                pass  # of a connection that was struck in another thread's favour
+                pass  # of a connection that was interrupted in another thread's favour
             except Exception as error:
                 self.errors.append(error)
 
@@ -98,8 +98,8 @@ def by_send(pool: ConnectionPool) -> None:
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is told of exceptions in destructors and in threads, where interrupts may well hit.
 
-    Python code that reports them would be struck as well. A socket that was made and not yet kept
-    when it struck is closed by its destructor, with a warning.
+    Python code that reports them would be interrupted as well. A socket that was made and not yet
+    kept when that happened is closed by its destructor, with a warning.
     """
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -114,7 +114,7 @@ may_cut_off_sockets = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 def test_exceptions_out_of_nowhere(
     server: SmtpServer, use: Callable[[ConnectionPool], None]
 ) -> None:
-    """Eight threads that are struck hundreds of times leave a pool of four with four permits."""
+    """A pool of four keeps four leases although eight threads are interrupted hundreds of times."""
     chance, pause = random.Random(4711), threading.Event()
     pool = ConnectionPool(server.url, max_size=4, keepalive=None, max_connecting=4)
     victims = [Victim(pool, use) for _ in range(8)]
@@ -180,7 +180,7 @@ def test_ctrl_c_while_waiting(server: SmtpServer, interrupt: Callable[[], None])
 
 @pytest.mark.parametrize("step", ["CONNECT", "EHLO", "MAIL", "CONTENT"])
 def test_ctrl_c_while_the_server_is_silent(server: SmtpServer, step: str) -> None:
-    """Ctrl-C ends connecting and sending as well; the connection is lost, the permit is not."""
+    """Ctrl-C ends connecting and sending as well; the connection is lost, the lease is not."""
     server.fault(step, hang=True)
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
         reached = {"CONNECT": "", "EHLO": "EHLO", "MAIL": "MAIL", "CONTENT": "DATA"}[step]
@@ -267,7 +267,7 @@ def until(condition):
             gevent.sleep(0.001)
 
 
-def all_permits(pool, count):
+def all_leases(pool, count):
     leases = [pool.connection(2) for _ in range(count)]
     for lease in leases:
         lease.__enter__().noop()
@@ -290,7 +290,7 @@ def kill_holder():
     holder.kill()
     assert pool.stats().in_use == 0, pool
     assert pool.stats().discards == {"interrupted": 1}, pool.stats()
-    all_permits(pool, 1)
+    all_leases(pool, 1)
     pool.close()
 
 
@@ -306,7 +306,7 @@ def kill_waiter():
     go_on.set()
     gevent.joinall([holder, waiters[1]], timeout=5, raise_error=True)
     assert pool.stats().connects == 1
-    all_permits(pool, 1)
+    all_leases(pool, 1)
     pool.close()
 
 
@@ -321,7 +321,7 @@ def kill_served_waiter():
     assert (pool.stats().waiting, pool.stats().in_use) == (0, 1), pool
     waiter.kill()
     assert pool.stats().in_use == 0, pool
-    all_permits(pool, 1)
+    all_leases(pool, 1)
     pool.close()
 
 
@@ -340,7 +340,7 @@ def kill_returner():
         gevent.killall(workers)
         stats = pool.stats()
         assert (stats.in_use, stats.waiting, stats.connecting) == (0, 0, 0), stats
-    all_permits(pool, 2)
+    all_leases(pool, 2)
     pool.close()
 
 
@@ -353,7 +353,7 @@ def kill_connecting():
         caller.kill()
         stats = pool.stats()
         assert (stats.in_use, stats.connecting) == (0, 0), stats
-        all_permits(pool, 1)
+        all_leases(pool, 1)
         pool.close()
 
 
@@ -392,7 +392,7 @@ def same_pool_overlaps():
         assert not first.ready()
         first.kill()
         assert pool.stats().in_use == 0
-        all_permits(pool, 2)
+        all_leases(pool, 2)
         pool.close()
 
 
@@ -407,11 +407,11 @@ def timeout_of_gevent():
     except gevent.Timeout:
         pass
     else:
-        raise AssertionError("it did not strike")
+        raise AssertionError("it was not raised")
     go_on.set()
     holder.join(5)
     assert (pool.stats().in_use, pool.stats().waiting) == (0, 0), pool
-    all_permits(pool, 1)
+    all_leases(pool, 1)
     pool.close()
 
 

@@ -1,4 +1,4 @@
-"""`SmtpConnection.send_many` as its users meet it; its rules are tests/dialogue's concern."""
+"""`SmtpConnection.send_many` over sockets; `tests.protocol.test_pipelined` tests its rules."""
 
 from __future__ import annotations
 

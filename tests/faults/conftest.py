@@ -81,5 +81,5 @@ def pytest_terminal_summary(
         for what, how_many in sorted(counts.items()):
             terminalreporter.write_line(f"{how_many:7d} {what}")
     if late := config.stash[_LATE]:
-        # Among it what a busy machine made late in a crowd, and what was then on time alone.
+        # Among it what a busy machine made late among many, and what was then on time alone.
         terminalreporter.write_line(f"{max(late):7.3f} s past its deadline at the latest")

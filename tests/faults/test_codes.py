@@ -211,7 +211,7 @@ def _is_connecting(exchange: Exchange) -> bool:
 
 
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
-@pytest.mark.parametrize("conversation", EXCHANGES, ids=lambda c: c.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda c: c.name)
 def test_every_reply_is_replaced_by_everything(
     exchange: Exchange,
     pipelining: bool,

@@ -61,7 +61,7 @@ class Bench:
 
 @pytest.fixture
 def bench(contexts: Contexts, was_late: WasLate) -> Iterator[Bench]:
-    """With threads for the servers of a crowd."""
+    """With threads for the servers of many cases."""
     with ThreadPoolExecutor(RUNNER_THREADS) as servers:
         yield Bench(servers, contexts, was_late)
 

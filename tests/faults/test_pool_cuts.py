@@ -1,6 +1,6 @@
-"""A pool whose servers stop at byte n: at most one silent retry, nothing twice, no permit lost.
+"""A pool whose servers stop at byte n: at most one silent retry, nothing twice, no capacity lost.
 
-The pool has room for one connection, so that a permit that is lost would block the next message.
+The pool has room for one connection, so that a lost lease would block the next message.
 The first message goes over an unharmed connection; the cut acts while that is used again.
 """
 
@@ -163,7 +163,7 @@ def _shortfalls(record: Record) -> Iterator[str]:
     if {*first, *third} != {DeliveryStatus.DELIVERED}:
         yield f"the messages before and after: {first}, {third}"
     if record.in_use:
-        yield f"{record.in_use} permits are missing"
+        yield f"{record.in_use} leases are missing"
     if record.retries > 1 or record.connections[1] > 2:
         yield f"{record.retries} retries, {record.connections} connections"
     stored = record.stored(SECOND)

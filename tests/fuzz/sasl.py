@@ -49,10 +49,10 @@ def check(source: Source) -> None:
     assert _MARK not in repr(mechanism)
     session = SessionState(capabilities=_OFFER, is_private=source.chance())
     replies = [_reply(line) for line in source.rest().split(b"\n")]
-    conversation = authenticate(session, mechanism)
+    exchange = authenticate(session, mechanism)
     sent = 0
     try:
-        step = next(conversation)
+        step = next(exchange)
         while True:
             assert isinstance(step, CommandGroup)
             assert step.missing == 1
@@ -60,7 +60,7 @@ def check(source: Source) -> None:
             _check_line(step, secret)
             step.replies.append(replies[sent] if sent < len(replies) else _reply(b"334"))
             sent += 1
-            step = next(conversation)
+            step = next(exchange)
     except StopIteration:
         assert session.is_authenticated
     except SmtpError as error:

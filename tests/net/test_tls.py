@@ -353,7 +353,7 @@ def test_a_session_of_another_context_is_not_offered(certificates: Certificates)
         second.quit()
 
 
-# A reset at once, without STARTTLS before it, may strike before there is a handshake.
+# A reset at once, without STARTTLS before it, may come before there is a handshake.
 @pytest.mark.parametrize(
     ("implicit", "reset"),
     [(True, False), (False, False), (False, True)],

@@ -235,10 +235,10 @@ def test_threads_end_although_nobody_waits_for_them() -> None:
 
     The next `close` returns what the first one could not.
     """
-    struck = threading.Event()
+    interrupted = threading.Event()
 
     def work(number: int) -> int:
-        struck.wait(10)
+        interrupted.wait(10)
         return number
 
     outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
@@ -253,7 +253,7 @@ def test_threads_end_although_nobody_waits_for_them() -> None:
     with pytest.raises(KeyboardInterrupt):
         outcomes.close()
     interrupting.join()
-    struck.set()
+    interrupted.set()
     assert sorted(outcomes.close())[:4] == [1, 2, 3, 4]
     wait_until(lambda: senders() == [])
 
@@ -326,11 +326,11 @@ def test_collecting_it_runs_nothing_that_can_be_interrupted(is_circle: bool) -> 
     if is_circle:
         kept.append(kept)
 
-    def strike(frame: FrameType, event: str, arg: object) -> None:
+    def trace(frame: FrameType, event: str, arg: object) -> None:
         if frame.f_code.co_filename == bulk.__file__:
             raise BadItem
 
-    sys.settrace(strike)
+    sys.settrace(trace)
     try:
         del outcomes, kept
         gc.collect()

@@ -341,7 +341,7 @@ def test_no_more_than_max_connecting_connect_at_once(server: SmtpServer) -> None
 
 
 def test_a_refused_login_is_told_and_keeps_capacity() -> None:
-    """`AuthError` goes to the caller, and the permit and the descriptor are given back."""
+    """`AuthError` goes to the caller, and the lease and the descriptor are given back."""
     with SmtpServer(users={"user": "right"}) as server:
         config = ServerConfig.from_url(
             server.url, credentials=PasswordCredentials("user", "wrong-secret")
@@ -510,7 +510,7 @@ STALE: dict[str, Ending] = {
 }
 
 
-def strike(server: SmtpServer, step: str, how: str, skip: int = 0) -> None:
+def break_server(server: SmtpServer, step: str, how: str, skip: int = 0) -> None:
     """Have the next connection that comes to ``step`` end."""
     server.fault(step, skip=skip, **STALE[how])
 
@@ -531,7 +531,7 @@ def test_a_reused_connection_that_ends_before_content_is_replaced(
         # A transaction that did not succeed, so that the next begins with RSET.
         with pytest.raises(AllRecipientsFailedError):
             pool.send(SENDER, ["nobody@example.com"], MESSAGE)
-        strike(server, step, how)
+        break_server(server, step, how)
         result = pool.send(SENDER, RECIPIENTS, MESSAGE)
         assert isinstance(result, SendResult)
         assert [m.content for m in server.messages] == [MESSAGE]
@@ -550,7 +550,7 @@ def test_a_reused_connection_that_ends_between_recipients_is_replaced(
     everybody = ["you@example.com", "she@example.com"]
     with SmtpServer(extensions=extensions) as server, ConnectionPool(server.url) as pool:
         take(pool)
-        strike(server, "RCPT", how, skip=1)
+        break_server(server, "RCPT", how, skip=1)
         result = pool.send(SENDER, everybody, MESSAGE)
         assert isinstance(result, SendResult)
         assert result.rejected_recipients == ()
@@ -564,7 +564,7 @@ def test_a_fresh_connection_that_ends_is_not_replaced(
     server: SmtpServer, step: str, how: str
 ) -> None:
     """On a connection that was just made the failure is the server's answer, and is told."""
-    strike(server, step, how)
+    break_server(server, step, how)
     with ConnectionPool(server.url) as pool:
         with pytest.raises(SmtpError) as caught:
             pool.send(SENDER, RECIPIENTS, MESSAGE)

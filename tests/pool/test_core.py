@@ -222,7 +222,7 @@ def test_a_connection_that_is_not_kept(
 
 
 def test_a_connect_that_fails_costs_nothing(harness: Harness) -> None:
-    """The caller has the error, and the pool its permit and its right to connect."""
+    """The caller has the error, and the pool its lease and its right to connect."""
     pool = lending(max_size=1)
     harness.refusal = ConnectionClosedError("gone", phase=Phase.CONNECT)
     for _ in range(3):
@@ -234,7 +234,7 @@ def test_a_connect_that_fails_costs_nothing(harness: Harness) -> None:
 
 
 def test_a_renewed_connection_is_new(harness: Harness) -> None:
-    """Who found its connection dead gets a new one, with the same permit; idle ones stay."""
+    """Who found its connection dead gets a new one, with the same lease; idle ones stay."""
     pool = lending()
     idle, dead = use(pool, 2)
     waiter, connection = take(pool)
@@ -389,7 +389,7 @@ def test_a_lonely_life(harness: Harness) -> None:
 
 
 def test_a_failed_noop_ends_the_connection(harness: Harness) -> None:
-    """The others get theirs in the same look, and no permit is lost."""
+    """The others get theirs in the same look, and no capacity is lost."""
     pool = lending(max_size=2, keepalive=20)
     failing, other = use(pool, 2)
     failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
@@ -401,7 +401,7 @@ def test_a_failed_noop_ends_the_connection(harness: Harness) -> None:
     assert use(pool, 2) == [other, harness.made[2]]
 
 
-def test_a_noop_that_is_interrupted_costs_no_permit(harness: Harness) -> None:
+def test_a_noop_that_is_interrupted_costs_no_capacity(harness: Harness) -> None:
     """Whatever ends a look, what it had borrowed is given back."""
     pool = lending(max_size=1, keepalive=20)
     [connection] = use(pool)

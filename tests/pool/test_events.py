@@ -86,7 +86,7 @@ def test_a_day_of_events(server: SmtpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "strike"),
+    ("reason", "how"),
     [
         ("closed in use", "close"),
         ("421", "shut down"),
@@ -94,18 +94,18 @@ def test_a_day_of_events(server: SmtpServer) -> None:
         ("drained", "drain"),
     ],
 )
-def test_why_a_connection_was_given_up(server: SmtpServer, reason: str, strike: str) -> None:
+def test_why_a_connection_was_given_up(server: SmtpServer, reason: str, how: str) -> None:
     """The event of a connection that is not kept says why."""
     ear = Ear()
     with ConnectionPool(server.url, keepalive=None, on_event=ear) as pool:
         try:
             with pool.connection() as connection:
-                if strike == "close":
+                if how == "close":
                     connection.close()
-                elif strike == "shut down":
+                elif how == "shut down":
                     server.fault("NOOP", reply="421 4.3.2 Bye")
                     connection.noop()
-                elif strike == "drain":
+                elif how == "drain":
                     pool.drain()
                 else:
                     raise KeyboardInterrupt

@@ -436,28 +436,28 @@ def test_a_signal_handler_that_sends_in_the_middle_of_a_reset() -> None:
 def test_an_interrupted_reset_is_done_again() -> None:
     """Ctrl-C in the middle of it leaves nothing of the parent's to be used."""
 
-    class Struck:
-        """Is struck the first time."""
+    class Interrupted:
+        """Is interrupted the first time."""
 
         def __init__(self) -> None:
             self.times = 0
             forking.forget_in_child(self)
 
         def forget(self) -> None:
-            """Be struck once."""
+            """Be interrupted once."""
             self.times += 1
             if self.times == 1:
                 raise KeyboardInterrupt
 
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=None) as pool:
         pool.send(SENDER, RECIPIENTS, MESSAGE)
-        struck = Struck()
+        interrupted = Interrupted()
 
         def child() -> str:
             with pytest.raises(KeyboardInterrupt):
                 pool.send(SENDER, RECIPIENTS, MESSAGE)
             pool.send(SENDER, RECIPIENTS, MESSAGE)
-            return f"{struck.times} {pool.stats().connects}"
+            return f"{interrupted.times} {pool.stats().connects}"
 
         assert in_child(child, fork_in_c) == "2 1"
         assert [m.connection for m in server.wait_for_messages(2)] == [1, 2]

@@ -1,7 +1,7 @@
 """What a lease promises: whatever happens at whatever moment, the pool loses no capacity.
 
-The tests with `strikes` run a scenario again and again and have an exception strike at its first
-bytecode in the pool's code, then at its second, and so on until the scenario comes through.
+The tests that use `inject_everywhere` run a scenario again and again and raise an exception at its
+first bytecode in the pool's code, then at its second, and so on until the scenario comes through.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ unclosed = pytest.mark.filterwarnings(
 
 @unclosed
 def test_exceptions_while_a_lease_is_taken_and_given_back(server: SmtpServer) -> None:
-    """Taking an idle connection and giving it back loses no permit."""
+    """Taking an idle connection and giving it back loses no capacity."""
     with ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
         inject_everywhere(pool, lambda: take(pool))
 
 
 @unclosed
 def test_exceptions_while_a_connection_is_made(server: SmtpServer) -> None:
-    """Making a connection and giving it back loses no permit."""
+    """Making a connection and giving it back loses no capacity."""
     with ConnectionPool(server.url, max_size=1, max_messages=1, keepalive=None) as pool:
 
         def empty() -> None:
@@ -125,7 +125,7 @@ def test_exceptions_while_a_connection_is_made(server: SmtpServer) -> None:
 
 @unclosed
 def test_exceptions_while_a_caller_waits(server: SmtpServer) -> None:
-    """Waiting for a connection that another lease gives back loses no permit."""
+    """Waiting for a connection that another lease gives back loses no capacity."""
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
         holder: list[Lease] = []
 
@@ -154,7 +154,7 @@ def test_exceptions_while_a_caller_waits(server: SmtpServer) -> None:
 def test_exceptions_while_a_caller_waits_in_vain(
     server: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Waiting until the time is over loses no permit, neither the waiter's nor the holder's."""
+    """Waiting until the time is over loses no capacity, neither the waiter's nor the holder's."""
     # What pytest keeps of the log would hold the error, and with it the frames and the lease.
     caplog.set_level(logging.CRITICAL, "smtpconn.pool")
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
@@ -174,7 +174,7 @@ def test_exceptions_while_a_caller_waits_in_vain(
 
 @unclosed
 def test_exceptions_while_connecting_fails(server: SmtpServer) -> None:
-    """A connect that fails loses no permit and no right to connect."""
+    """A connect that fails loses no capacity and no right to connect."""
     fails = False
 
     def factory(host: str, port: int, timeout: float) -> socket.socket:
@@ -201,7 +201,7 @@ def test_exceptions_while_connecting_fails(server: SmtpServer) -> None:
 
 @unclosed
 def test_exceptions_while_a_connection_is_replaced(server: SmtpServer) -> None:
-    """Sending again over a new connection loses no permit."""
+    """Sending again over a new connection loses no capacity."""
     message = b"Subject: hello\r\n\r\nHello!\r\n"
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
 
@@ -248,7 +248,7 @@ def test_a_lease_can_be_used_again(server: SmtpServer) -> None:
 def test_an_interrupted_block_costs_the_connection(
     server: SmtpServer, kind: type[BaseException]
 ) -> None:
-    """After anything but an ordinary exception the connection is closed, and the permit is back."""
+    """After anything but an ordinary exception the connection is closed, and the lease is back."""
     with ConnectionPool(server.url, max_size=1) as pool:
         with pytest.raises(kind), pool.connection() as connection:
             raise kind
@@ -259,7 +259,7 @@ def test_an_interrupted_block_costs_the_connection(
         take(pool)
 
 
-def test_a_lost_lease_gives_back_its_permit(server: SmtpServer) -> None:
+def test_a_lost_lease_gives_back_its_capacity(server: SmtpServer) -> None:
     """A lease that was entered and forgotten is given back when it is collected."""
     with ConnectionPool(server.url, max_size=1) as pool:
         lease = pool.connection()

@@ -1,4 +1,4 @@
-"""Many threads and a server that is anything but well: the books balance all the same."""
+"""Many threads and a server that is anything but well: acknowledged messages are stored once."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_a_server_that_kills_connections() -> None:
     over, count = threading.Event(), 500
     with SmtpServer() as server:
 
-        def strike() -> None:
+        def interrupt() -> None:
             killed_at = 0
             while not over.is_set():
                 try:
@@ -252,7 +252,7 @@ def test_a_server_that_kills_connections() -> None:
                 killed_at = len(server.messages)
                 server.kill()
 
-        killer = threading.Thread(target=strike)
+        killer = threading.Thread(target=interrupt)
         with ConnectionPool(server.url, max_size=4) as pool:
             killer.start()
             try:
@@ -299,7 +299,7 @@ def test_the_account_of_a_batch(pipelining: Pipelining) -> None:
     over = threading.Event()
     with SmtpServer() as server:
 
-        def strike() -> None:
+        def interrupt() -> None:
             killed_at = 0
             while not over.is_set():
                 try:
@@ -318,7 +318,7 @@ def test_the_account_of_a_batch(pipelining: Pipelining) -> None:
                 unknown = outcome.error.may_have_been_delivered
                 ledger[number] = "unknown" if unknown else "again"
 
-        killer = threading.Thread(target=strike)
+        killer = threading.Thread(target=interrupt)
         killer.start()
         config = ServerConfig.from_url(server.url, pipelining=pipelining)
         try:
@@ -391,7 +391,7 @@ def test_what_was_never_begun_on_a_lost_connection_goes_over_another(
 
 
 def test_a_connection_that_died_in_a_run_is_replaced() -> None:
-    """The message that was struck before its content was begun goes once more."""
+    """The message that was interrupted before its content was begun goes once more."""
     with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
         server.fault("MAIL", close=True, skip=10, times=1)
         assert all(o.error is None for o in pool.send_many(good(n) for n in range(30)))

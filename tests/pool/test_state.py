@@ -29,7 +29,7 @@ def test_the_first_caller_makes_a_connection() -> None:
 
 
 def test_an_idle_connection_is_taken_at_once() -> None:
-    """With one idle a caller gets it and a permit, and need not stand in line."""
+    """With one idle a caller gets it and a lease, and need not stand in line."""
     pool = pool_simulator()
     [pooled] = pool.fill(1)
     waiter = Waiter()
@@ -95,7 +95,7 @@ def test_waiters_are_served_in_order() -> None:
 
 
 def test_a_connection_is_handed_over_in_one_step() -> None:
-    """It never lies idle between two callers, nor is its permit ever free: nobody slips in."""
+    """It never lies idle between two callers, nor is its lease ever free: nobody slips in."""
     pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     waiter = pool.arrive()
@@ -109,7 +109,7 @@ def test_a_connection_is_handed_over_in_one_step() -> None:
     assert pool.is_waiting(pool.arrive())
 
 
-def test_a_permit_is_handed_over_without_a_connection() -> None:
+def test_a_lease_is_handed_over_without_a_connection() -> None:
     """Whose turn comes when a connection was lost makes one."""
     pool = pool_simulator(max_size=1)
     holder, _ = pool.hold()
@@ -179,7 +179,7 @@ def test_nobody_waits_where_nobody_may() -> None:
 
 
 def test_a_dead_connection_is_replaced_by_the_next() -> None:
-    """Who was given a dead one gets the next idle one at once, keeping its permit."""
+    """Who was given a dead one gets the next idle one at once, keeping its lease."""
     pool = pool_simulator()
     first, second = pool.fill(2)
     waiter = pool.arrive()
@@ -303,7 +303,7 @@ def test_renewing_is_for_once() -> None:
 
 
 def test_who_left_holds_nothing() -> None:
-    """Permit, connection and right to connect are given back, in whatever state the caller is."""
+    """Lease, connection and right to connect are given back, in whatever state the caller is."""
     pool = pool_simulator(max_size=3, max_connecting=1)
     never_came = Waiter()
     holder, pooled = pool.hold()

@@ -150,7 +150,7 @@ def test_only_the_expired_are_taken_away() -> None:
 
 
 def test_a_silent_connection_is_borrowed_for_a_noop() -> None:
-    """It is taken with a permit when it was silent for keepalive, and not before."""
+    """It is taken with a lease when it was silent for keepalive, and not before."""
     pool = pool_simulator(keepalive=20)
     [pooled] = pool.fill(1)
     waiter = Waiter()
@@ -224,7 +224,7 @@ def test_a_noop_counts_as_use() -> None:
     assert pool.is_gone(waiter)
 
 
-def test_a_failed_noop_gives_back_the_permit() -> None:
+def test_a_failed_noop_gives_back_the_lease() -> None:
     """Who waits makes a connection instead of the one that was lost."""
     pool = pool_simulator(max_size=1, keepalive=20)
     pool.fill(1)

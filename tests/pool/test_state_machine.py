@@ -24,12 +24,12 @@ class PoolMachine(RuleBasedStateMachine):
     """What may happen to a pool, and what is always true of it.
 
     The callers that are served are in ``using`` (with a connection) or ``connecting``, those that
-    stand in line are in ``line``, in the order in which they have to be served.
+    wait are in ``queue``, in the order in which they have to be served.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.line: list[Waiter] = []
+        self.queue: list[Waiter] = []
         self.served: list[Waiter] = []
         self.gone: list[Waiter] = []
         self.kept_alive: dict[Waiter, PooledConnection] = {}
@@ -58,13 +58,13 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def arrive(self) -> None:
         """A caller comes; on the fast way only if nobody stands in line."""
-        had_line, waiter = bool(self.line), Waiter()
+        had_line, waiter = bool(self.queue), Waiter()
         if self.pool_simulator.state.try_acquire(waiter, self.pool_simulator.now) is not None:
             assert not had_line
             self.served.append(waiter)
         else:
             assert self.pool_simulator.is_gone(waiter)
-            self.line.append(waiter)
+            self.queue.append(waiter)
             was_served = self.pool_simulator.state.enqueue(waiter, self.pool_simulator.now)
             self._settled()
             assert was_served is (waiter in self.served)
@@ -89,7 +89,7 @@ class PoolMachine(RuleBasedStateMachine):
         """The server takes no more connections: the caller waits, if there is one to wait for."""
         waiter = _pick(self._connecting(), which)
         others = len(self.alive)
-        self.line.insert(0, waiter)
+        self.queue.insert(0, waiter)
         self.served.remove(waiter)
         waits = self.pool_simulator.state.requeue_at_server_limit(
             waiter, self.pool_simulator.now, self.pool_simulator.now + LOWERED_FOR
@@ -99,7 +99,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool_simulator.state.effective_size(self.pool_simulator.now) == others
             self._settled()
         else:
-            self.line.remove(waiter)
+            self.queue.remove(waiter)
             self.served.append(waiter)
             self._leave(waiter, lost=True)
 
@@ -128,15 +128,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert waiter.pooled is not None
         self.alive.remove(waiter.pooled)
         self.served.remove(waiter)
-        self.line.insert(0, waiter)
+        self.queue.insert(0, waiter)
         self.pool_simulator.state.requeue(waiter, self.pool_simulator.now, renew=renew)
         self._settled()
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.queue)
     @rule(which=ANY)
     def give_up(self, which: int) -> None:
         """A caller's patience is over."""
-        self._leave(_pick(self.line, which), lost=True)
+        self._leave(_pick(self.queue, which), lost=True)
 
     @precondition(lambda self: self.gone)
     @rule(which=ANY)
@@ -190,8 +190,8 @@ class PoolMachine(RuleBasedStateMachine):
         if really == 0:
             self.is_closed = True
             self.alive.difference_update(self.pool_simulator.state.idle)
-            self.gone += self.line
-            self.line.clear()
+            self.gone += self.queue
+            self.queue.clear()
             self.pool_simulator.close()
 
     def teardown(self) -> None:
@@ -206,7 +206,7 @@ class PoolMachine(RuleBasedStateMachine):
                     self.connect(self._connecting().index(waiter))
                 self._leave(waiter, lost=False)
             self.nobody_waits_in_vain()
-        assert not self.line
+        assert not self.queue
         self.a_connection_is_in_one_place()
         self.capacity_is_kept()
         assert not self.pool_simulator.state.leases
@@ -222,11 +222,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(state.connecting) <= limits.max_connecting
 
     @invariant()
-    def permits_are_those_of_callers(self) -> None:
-        """Whoever is served has a permit, and nobody has one who is not there."""
-        permits = set(self.pool_simulator.state.leases)
-        assert permits >= {*self.served, *self.kept_alive}
-        assert permits <= {*self.served, *self.kept_alive, *self.line}
+    def leases_are_those_of_callers(self) -> None:
+        """Whoever is served has a lease, and nobody has one who is not there."""
+        leases = set(self.pool_simulator.state.leases)
+        assert leases >= {*self.served, *self.kept_alive}
+        assert leases <= {*self.served, *self.kept_alive, *self.queue}
         assert set(self.pool_simulator.state.connecting) == set(self._connecting())
 
     @invariant()
@@ -239,24 +239,24 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def who_left_holds_nothing(self) -> None:
-        """No permit, no place in the line, no connection and no right to make one."""
+        """No lease, no place in the line, no connection and no right to make one."""
         assert all(self.pool_simulator.is_gone(waiter) for waiter in self.gone)
 
     @invariant()
     def who_waits_sleeps_and_who_is_served_is_awake(self) -> None:
         """Everybody in the line is asleep and without a connection, everybody else was called."""
-        assert [t for t in self.line if not self.pool_simulator.is_waiting(t)] == []
+        assert [t for t in self.queue if not self.pool_simulator.is_waiting(t)] == []
         assert [t for t in self.served if self.pool_simulator.is_waiting(t)] == []
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
         """While there is a line, somebody is out to end it, and each in it lacks what it needs."""
-        if not self.line:
+        if not self.queue:
             return
         assert self.served or self.kept_alive
         state = self.pool_simulator.state
         can_connect = len(state.connecting) < self.pool_simulator.options.max_connecting
-        for waiter in self.line:
+        for waiter in self.queue:
             others = len(state.leases) - (waiter in state.leases)
             has_room = waiter in state.leases or others < state.effective_size(self.settled)
             has_idle = bool(state.idle) and state.idle[-1].idle_since > waiter.not_before
@@ -290,7 +290,7 @@ class PoolMachine(RuleBasedStateMachine):
         if pooled is not None and (lost or self._why_not_kept(pooled) is not None):
             self.alive.remove(pooled)
             lost = True
-        (self.line if waiter in self.line else self.served).remove(waiter)
+        (self.queue if waiter in self.queue else self.served).remove(waiter)
         self.gone.append(waiter)
         if lost:
             self.pool_simulator.lose(waiter)
@@ -312,12 +312,12 @@ class PoolMachine(RuleBasedStateMachine):
         Only those who want a new connection may be passed.
         """
         self.settled = self.pool_simulator.now
-        served = [waiter for waiter in self.line if self.pool_simulator.state.is_served(waiter)]
-        last = self.line.index(served[-1]) if served else 0
-        passed = [waiter for waiter in self.line[:last] if waiter not in served]
+        served = [waiter for waiter in self.queue if self.pool_simulator.state.is_served(waiter)]
+        last = self.queue.index(served[-1]) if served else 0
+        passed = [waiter for waiter in self.queue[:last] if waiter not in served]
         assert all(waiter.not_before > 0 for waiter in passed)
         self.served += served
-        self.line = [waiter for waiter in self.line if waiter not in served]
+        self.queue = [waiter for waiter in self.queue if waiter not in served]
 
 
 def _pick(things: Collection[Waiter], which: int) -> Waiter:

@@ -18,7 +18,7 @@ def refused(pool: PoolSimulator) -> Waiter:
 
 
 def test_who_is_refused_waits_for_a_connection() -> None:
-    """It gives up permit and right to connect, and gets the next connection before all others."""
+    """It gives up lease and right to connect, and gets the next connection before all others."""
     pool = pool_simulator(max_size=4)
     holder, pooled = pool.hold()
     waiter = refused(pool)

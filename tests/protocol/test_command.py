@@ -73,7 +73,7 @@ def test_the_limit_is_in_bytes(make: Constructor, filler: str) -> None:
 
 
 def test_utf8_passes_where_it_is_in_force() -> None:
-    """A command may be UTF-8 where the dialogue has said so."""
+    """A command may be UTF-8 where the SMTP session has said so."""
     assert command(Phase.RCPT, "RCPT TO:<jürgen@例え.jp>").wire.decode() == (
         "RCPT TO:<jürgen@例え.jp>\r\n"
     )

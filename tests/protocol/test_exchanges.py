@@ -1,4 +1,4 @@
-"""Every conversation against its scripts: what is said, in which groups, and what comes of it."""
+"""Every exchange against its scripts: what is said, in which groups, and what comes of it."""
 
 from __future__ import annotations
 

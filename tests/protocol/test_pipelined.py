@@ -402,11 +402,11 @@ def test_the_envelope_that_was_lost_is_told_how(turns: int, answers: int, lost: 
     made, requests = many(1, 2, 3)()
     gives = sum(len(text.replace("\n", "\r\n")) for _, text in script)
     outcomes = run_many(made, requests, scripted(script, gives=gives)).outcomes
-    struck, *behind = outcomes[lost:]
+    interrupted, *behind = outcomes[lost:]
     awaited = (envelope(1) if turns == 1 else "CONTENT\n" + reset(2)).split("\n")[answers][:4]
-    assert isinstance(struck, ConnectionClosedError)
-    assert struck.phase == awaited.lower()
-    assert "before this message" not in str(struck)
+    assert isinstance(interrupted, ConnectionClosedError)
+    assert interrupted.phase == awaited.lower()
+    assert "before this message" not in str(interrupted)
     assert behind
     assert all("before this message" in str(error) for error in behind)
     assert not any(o.may_have_been_delivered for o in outcomes if isinstance(o, SmtpError))

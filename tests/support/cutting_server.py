@@ -104,7 +104,7 @@ class Witness:
         stored: the messages it saw the whole content of; in LMTP one per recipient.
         replies: all it said, whether or not it left.
         written, read: bytes of the protocol that left and were read.
-        struck: whether it came to the cut.
+        was_cut: whether it came to the cut.
     """
 
     stored: list[Stored] = field(default_factory=list)

@@ -1,11 +1,11 @@
-"""Plays a conversation against a script, through the real pairing and without a socket.
+"""Runs an exchange against a script, through the real pairing and without a socket.
 
 A script is what happens in turn: what the client is to send in one go, and the bytes the server
 answers to that. It is played three times: each answer whole, byte by byte, and with something
 behind the last answer that nobody asked for, which must change nothing but that the connection
 cannot be used again.
 
-A conversation that has outcomes on its way is played by the real driver over a `Wire`, which stands
+An exchange that has outcomes on its way is played by the real driver over a `Wire`, which stands
 where the socket would be: what the driver waits for and what it writes together is its own matter.
 A turn is over when the client waits.
 """
@@ -68,14 +68,14 @@ def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
 
 
 def _play(
-    conversation: Exchange[T], script: Script, size: int, trailing: str
+    exchange: Exchange[T], script: Script, size: int, trailing: str
 ) -> tuple[T, ReplyMatcher]:
     pairing = ReplyMatcher()
     turns = list(script)
     try:
-        step = next(conversation)
+        step = next(exchange)
         while True:
-            assert turns, "the script is over and the conversation is not"
+            assert turns, "the script is over and the exchange is not"
             expected, answer = turns.pop(0)
             if isinstance(step, StartTls):
                 assert expected == TLS
@@ -83,7 +83,7 @@ def _play(
             else:
                 assert isinstance(step, CommandGroup)
                 _exchange(pairing, step, expected, answer + ("" if turns else trailing), size)
-            step = next(conversation)
+            step = next(exchange)
     except StopIteration as stop:
         assert not turns, f"not said: {turns}"
         result: T = stop.value
@@ -120,7 +120,7 @@ def _crlf(text: Said) -> bytes:
 
 
 class OffScript(BaseException):
-    """The client said what it should not. No Exception, so that no conversation can live on it."""
+    """The client said what it should not. No Exception, so that no exchange can live on it."""
 
 
 class Wire(Transport):
