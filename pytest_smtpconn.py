@@ -1,11 +1,11 @@
 """The pytest plugin of smtpconn: the fixtures ``smtp_server`` and ``smtp_server_factory``.
 
-pytest loads this in every test run of whoever has smtpconn installed. So it stands outside the
-package, imports nothing of it until a test asks for a server, and is no more than the way to
-`smtpconn.testing`. There is a second reason: a plugin that imported smtpconn would import it before
-pytest has prepared anything, and smtpconn's own tests would test an installed copy.
+pytest loads this plugin in every test run where smtpconn is installed. So it is outside the package
+and imports `smtpconn.testing` only when a test uses a fixture: a plugin inside the package would
+import smtpconn before pytest sets ``sys.path``, and smtpconn's own tests would then test an
+installed copy instead of the checkout.
 
-PYTEST_DONT_REWRITE: there is no assertion here, and runs within runs would warn.
+PYTEST_DONT_REWRITE: there is no assertion here, and pytest inside pytest would warn.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        "smtp_server(**options): how to make the server of the fixture smtp_server, for example "
+        "smtp_server(**options): the options of the fixture smtp_server, for example "
         'tls="starttls", users={"name": "password"} or protocol="LMTP"; '
         "see smtpconn.testing.SmtpServer.",
     )
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def smtp_server_factory() -> Iterator[Callable[..., SmtpServer]]:
-    """Makes running SMTP servers, ``smtp_server_factory(**options)``, which end with the test."""
+    """Starts SMTP servers: ``smtp_server_factory(**options)``; they stop at the end of the test."""
     from smtpconn.testing import SmtpServer
 
     with ExitStack() as stack:
@@ -45,11 +45,11 @@ def smtp_server(
 ) -> SmtpServer:
     """A running SMTP server that keeps every message: .url, .host, .port, .messages.
 
-    The marker ``@pytest.mark.smtp_server(...)`` says what kind; see `smtpconn.testing.SmtpServer`
-    for the options, for TLS and logins, and for what can be made to go wrong.
+    The marker ``@pytest.mark.smtp_server(...)`` sets its options; see `smtpconn.testing.SmtpServer`
+    for the options, TLS, logins and faults.
     """
     options: dict[str, object] = {}
-    # The closest first: what a test says goes before what its class or module says.
+    # The closest first: the options of a test override those of its class or module.
     for marker in request.node.iter_markers("smtp_server"):
         if marker.args:
             raise pytest.UsageError("the marker smtp_server takes options by name only")

@@ -5,12 +5,13 @@
     with ConnectionPool("smtp+starttls://user:password@smtp.example.com") as pool:
         pool.send("me@example.com", ["you@example.com"], b"Subject: hello\\r\\n\\r\\nHello!\\r\\n")
 
-Public are the names in ``__all__``, `smtpconn.testing`, `smtpconn.contrib`, the command
-``smtpconn`` and the pytest plugin. Everything else may change.
+Public are the names in ``__all__``, `smtpconn.smtplib`, `smtpconn.testing`, `smtpconn.contrib`, the
+command ``smtpconn`` and the pytest plugin. Everything else may change.
 
 Folders are layers; each imports only those below it:
 
-    cli, contrib, testing    the command, frameworks, the test server
+    cli, contrib, smtplib     the command, frameworks, the drop-in for the standard library's module
+    testing                  the test server; shares no code with the client
     pool                     threads, waiting, several connections
     client                   one connection: `SmtpConnection`, `ServerConfig`
     protocol | net           what is said when | sockets, TLS and the clock
@@ -149,8 +150,8 @@ __all__ = [
     "get_pool",
 ]
 
-# What is public, by the module it comes from. Each is loaded when it is first asked for: a program
-# that imports smtpconn for the sake of one function does not wait for it when it starts.
+# What is public, by the module it comes from. Each is loaded at its first use, so that ``import
+# smtpconn`` is fast.
 _NAMES = {
     "model.addresses": "AddressLiteral Domain ForwardPath Mailbox ReversePath",
     "model.capabilities": "AuthMechanism ServerCapabilities SmtpExtension",
@@ -185,7 +186,7 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
-if not typing.TYPE_CHECKING:  # to type checkers it would be a promise that every name exists
+if not typing.TYPE_CHECKING:  # type checkers would take it to mean that every name exists
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
@@ -198,7 +199,7 @@ if not typing.TYPE_CHECKING:  # to type checkers it would be a promise that ever
 
 
 def _for_pickles(name: str) -> object:
-    """What pickles and serialised errors name beside public names: variants, and two functions."""
+    """Names that only pickles and serialised errors contain: variants, and two functions."""
     if name in ("_make_public", "_restore_value"):
         return getattr(importlib.import_module("smtpconn.model.pickling"), name[1:])
     if not name.endswith("Error"):

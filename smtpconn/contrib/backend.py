@@ -1,18 +1,18 @@
 """`PooledBackend`: open, close and send_messages as Django and Flask-Mailman call them.
 
 Flask-Mailman is a port of Django's mail, so one class serves both. A framework makes a backend for
-every use and often shares one between threads; it therefore holds no connection. ``open`` makes
-sure that the server can be reached, each message borrows one from the process's pool, and ``close``
-has nothing to close. What follows from that:
+every use and often shares one between threads, so a backend holds no connection: ``open`` checks
+that the server can be reached, each message borrows a connection from the process's pool, and
+``close`` has nothing to close. Therefore:
 
 * An open backend keeps no connection from others while its user composes the next message.
-* A dead connection is replaced silently, as `ConnectionPool.send` does it.
+* A dead connection is replaced silently, as by `ConnectionPool.send`.
 * Threads that share a backend do not wait for each other.
 
-Which errors are silent is the frameworks' contract: while opening `OSError`, while sending
-`smtplib.SMTPException`. An address that cannot be sent and a setting that cannot be used are both,
-because they often come from an environment variable, and the page that reports an error must not
-fail over them.
+The frameworks define which errors ``fail_silently`` hides: `OSError` while opening,
+`smtplib.SMTPException` while sending. An invalid address and an invalid setting are both, because
+they often come from an environment variable, and a page that reports an error must not fail because
+of them.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ _log = logging.getLogger("smtpconn.contrib")
 
 
 class OutgoingMessage(Protocol):
-    """What is common to the messages of both frameworks."""
+    """What the messages of both frameworks have in common."""
 
     from_email: str
 
     def recipients(self) -> list[str]:
-        """Everyone it goes to: to, cc and bcc."""
+        """All recipients: to, cc and bcc."""
 
 
 M = TypeVar("M", bound=OutgoingMessage)
 
-# What most servers offer. For one that does not, `deliver` encodes the message once more.
+# Most servers offer it. For one that does not, `deliver` encodes the message again.
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 _NOT_OVERRIDDEN = ("email", "django", "flask_mailman")
 
@@ -79,7 +79,7 @@ class PooledBackend(abc.ABC, Generic[M]):
     """An e-mail backend over the pool of its process.
 
     Attributes:
-        fail_silently: whether errors of the server and the network are passed over.
+        fail_silently: whether errors of the server and the network are not raised.
         host, port, username, password, use_tls, use_ssl, timeout, ssl_certfile, ssl_keyfile: as
             `MailSettings` explains them. May be changed before the backend is used.
         connection: a `BackendConnection` while the backend is open, else None.
@@ -102,7 +102,7 @@ class PooledBackend(abc.ABC, Generic[M]):
 
     @property
     def password(self) -> str | None:
-        """The password, as the frameworks' own backends have it; kept where nothing shows it."""
+        """The password, as the frameworks' own backends have it; no repr shows it."""
         return None if self._password is None else self._password.reveal()
 
     @password.setter
@@ -114,8 +114,8 @@ class PooledBackend(abc.ABC, Generic[M]):
     ) -> None:
         """Take what `read_settings` finds in ``sources``, and check it.
 
-        A missing host is no error yet: where it comes from the environment, code that makes a
-        backend and sends nothing goes on to work.
+        A missing host is no error yet: if it comes from the environment, code that makes a backend
+        and sends nothing still works.
 
         Args:
             sources, names: as `read_settings` takes them.
@@ -151,7 +151,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         return settings.get_pool()
 
     def check(self) -> PoolKeywords:
-        """Check every setting, the limits of the pool and the files of TLS included.
+        """Check every setting, including the limits of the pool and the files of TLS.
 
         Returns the limits that are set.
 
@@ -164,10 +164,10 @@ class PooledBackend(abc.ABC, Generic[M]):
         return settings.pool
 
     def _chosen_context(self) -> ssl.SSLContext | None:
-        """The context that was set, or that a subclass makes.
+        """The context that was set, or one that a subclass makes.
 
-        A subclass makes one for each backend, and each context has a pool of its own; so that one
-        is taken which it has made first for the same certificate.
+        A subclass makes a context for each backend, and each context would get its own pool. So the
+        first context it made for the same certificate is used.
         """
         if self._ssl_context is not None or type(self).ssl_context is PooledBackend.ssl_context:
             return self._ssl_context
@@ -177,7 +177,7 @@ class PooledBackend(abc.ABC, Generic[M]):
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context of TLS; a subclass may override it, and it may be set.
+        """The TLS context; it may be set, and a subclass may override it.
 
         Raises:
             OSError: the client's certificate or key, or ``cafile``, cannot be read.
@@ -193,9 +193,9 @@ class PooledBackend(abc.ABC, Generic[M]):
         self._ssl_context = context
 
     def open(self) -> bool | None:
-        """Make sure that the server can be reached.
+        """Check that the server can be reached.
 
-        Returns whether that was needed: False if the backend was open; None if it failed silently.
+        Returns True; False if the backend was open already; None if it failed silently.
 
         Raises:
             OSError: the server cannot be reached, refuses the login, or a setting is invalid;
@@ -219,20 +219,20 @@ class PooledBackend(abc.ABC, Generic[M]):
         return True
 
     def close(self) -> None:
-        """Forget that it was opened. The pool stays; nothing is raised."""
+        """Mark the backend as closed. The pool stays open; raises nothing."""
         self.connection = None
 
     def send_messages(self, email_messages: Iterable[M]) -> int:
-        """Send ``email_messages``, of the framework, one after the other.
+        """Send messages of the framework, one after the other.
 
-        Returns how many were sent, that is accepted for at least one recipient. A message without
-        recipients is not sent and no error. Without ``fail_silently`` the first error of the server
-        ends it. What may not be sent, such as an address, is only its message's error: the others
-        are sent before it is raised.
+        Returns the number of messages that were accepted for at least one recipient. A message
+        without recipients is skipped. Without ``fail_silently`` the first error of the server ends
+        the call. An invalid message, such as one with an invalid address, does not: the others are
+        sent before its error is raised.
 
         Raises:
             SmtpError: a message was not sent, unless silent; `ConnectionPool.send` says why. A
-                `ValidationError` is an address that may not be sent.
+                `ValidationError` means an invalid address.
             ValueError: the framework cannot serialise a message.
         """
         if not email_messages:
@@ -252,7 +252,7 @@ class PooledBackend(abc.ABC, Generic[M]):
                     self._reword(error)
                     if not self.fail_silently:
                         raise
-                    # The others would only wait for the same server, one timeout each.
+                    # Each of the others would wait for the same server, for a whole timeout.
                     if isinstance(error, SmtpError) and error.phase in _NO_CONNECTION:
                         break
         finally:
@@ -261,7 +261,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         if unsendable is not None:
             if not self.fail_silently:
                 raise unsendable
-            # Without the text, in which the address stands.
+            # Without the text, which contains the address.
             _log.warning("a message was not sent: its address or content may not be sent")
         return sent
 
@@ -271,7 +271,7 @@ class PooledBackend(abc.ABC, Generic[M]):
 
     @abc.abstractmethod
     def anew(self) -> PooledBackend[M]:
-        """Another one as the framework makes it, from the settings of this process."""
+        """A new backend as the framework makes it, from the settings of this process."""
 
     def _settings_now(self) -> MailSettings:
         if self._left_out is not None:
@@ -285,12 +285,14 @@ class PooledBackend(abc.ABC, Generic[M]):
         return made
 
     def __deepcopy__(self, memo: object) -> Self:
-        # Messages are copied with the backend that they hold; what is in it is shared anyway.
+        # Copying a message copies its backend too; the contents are shared.
         return self.__copy__()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Messages are pickled with the backend that they hold, for queues: no secret goes along,
-        and nothing that cannot. Where it is used again, the settings there have them."""
+        """Pickle without secrets and without what cannot be pickled.
+
+        Queues pickle a message together with its backend. The process that sends it takes the
+        missing values from its own settings."""
         now = self._settings_now()
         values = {f.name: getattr(now, f.name) for f in fields(now)}
         values |= {"server": dict(now.server), "pool": dict(now.pool), "names": dict(now.names)}
@@ -307,8 +309,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         """Take what was not pickled from the settings of this process.
 
         Raises:
-            ValidationError: they are for another server or login, which must not get this one's
-                secrets.
+            ValidationError: they are for another server or login, which must not get the secrets.
         """
         here = self.anew()._settings_now()
         if _server_of(here) != left_out.server:
@@ -331,17 +332,17 @@ class PooledBackend(abc.ABC, Generic[M]):
 
     @abc.abstractmethod
     def message_bytes(self, message: M, *, smtputf8: bool) -> bytes:
-        """The message as it leaves, without Bcc.
+        """The message as it is sent, without Bcc.
 
         Args:
             message: of the framework.
-            smtputf8: whether UTF-8 may stand in its headers, because an address needs it.
+            smtputf8: whether its headers may contain UTF-8, because an address needs it.
         """
 
     def _send(self, message: M) -> bool:
         """Send one message; subclasses of the frameworks' own backends override this.
 
-        Returns whether there was anybody to send it to.
+        Returns False if it has no recipient.
         """
         texts = message.recipients()
         if not texts:
@@ -356,12 +357,12 @@ class PooledBackend(abc.ABC, Generic[M]):
 
 
 class BackendConnection:
-    """What code for the frameworks' own backends finds as ``backend.connection``.
+    """Replaces the connection that the frameworks' own backends have as ``backend.connection``.
 
-    It stands for the pool: what it has not itself is the pool's attribute.
+    Attributes that it does not define are those of the pool.
 
     Args:
-        pool: which one.
+        pool: the pool that messages are sent over.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
@@ -382,12 +383,12 @@ class BackendConnection:
     ) -> dict[str, tuple[int, bytes]]:
         """Send bytes as `smtplib.SMTP.sendmail` does.
 
-        Returns those recipients that were refused beside others, each with code and text.
+        Returns the refused recipients, each with code and text, if others were accepted.
 
         Raises:
-            SmtpError: as `ConnectionPool.send`, and if the message was not delivered to anybody.
-            ValidationError: an address that may not be sent, or options, which are not checked by
-                anything and therefore not sent.
+            SmtpError: as `ConnectionPool.send`, and if no recipient got the message.
+            ValidationError: an invalid address; or options, which are refused because nothing
+                checks them.
         """
         if mail_options or rcpt_options:
             raise ValidationError(
@@ -414,7 +415,7 @@ class BackendConnection:
         return 250, b"OK"
 
     def quit(self) -> None:
-        """Nothing: the connections are the pool's."""
+        """Do nothing: the connections belong to the pool."""
 
     close = quit
 
@@ -425,13 +426,13 @@ class BackendConnection:
 
 
 def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = None) -> bytes:
-    """A framework's finished message as it leaves, without Bcc.
+    """A framework's finished message as it is sent, without Bcc.
 
     Args:
         message: a copy that was made to be sent.
-        smtputf8: whether UTF-8 may stand in its headers.
-        linesep: what its ``as_bytes`` is to be told, where it has one of its own: that is asked
-            then, because packages sign there (DKIM).
+        smtputf8: whether its headers may contain UTF-8.
+        linesep: the argument for the message's own ``as_bytes`` if a package overrides it, as
+            packages that sign do (DKIM); the override is then called.
 
     Raises:
         ValidationError: as `smtpconn.model.email_message.serialize`.
@@ -446,11 +447,11 @@ def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = Non
 
 @dataclass(frozen=True, slots=True)
 class _LeftOut:
-    """What of a backend was not pickled.
+    """What was left out when a backend was pickled.
 
     Attributes:
-        names: of the settings.
-        server: which server and login they belong to.
+        names: the settings that were left out.
+        server: the server and login they belong to.
     """
 
     names: tuple[str, ...]
@@ -488,12 +489,12 @@ def _unpickled(
 
 
 def _is_used(pool: ConnectionPool) -> bool:
-    """Whether somebody has a connection: the server is there, and waiting would tell no more."""
+    """Whether a connection is in use: then the server is reachable, and a check would only wait."""
     stats = pool.stats()
     return stats.in_use > stats.connecting
 
 
-# A class and the client's certificate and key: the first context that the class made for them.
+# The first context that a class made, by the class and the client's certificate and key.
 _CONTEXTS: dict[tuple[type, str | None, str | None], ssl.SSLContext] = {}
 
 
@@ -501,7 +502,7 @@ def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[For
     """The paths of a message.
 
     Raises:
-        ValidationError: one may not be sent.
+        ValidationError: an invalid address.
     """
     try:
         return reverse_path(str(sender)), forward_paths(map(str, recipients))

@@ -1,9 +1,8 @@
-"""From a framework's addresses and bytes to the pool, and what counts as sent.
+"""From a framework's addresses and bytes to the pool, and when a message counts as sent.
 
-The frameworks hand over finished messages beside addresses as people write them, with display
-names and internationalised domains. Their message headers have domains in the A-labels of Python's
-own codec (IDNA 2003), so the envelope gets the same ones: a message must not go to another domain
-than the one its header names.
+The frameworks pass a finished message and addresses as people write them, with display names and
+internationalised domains. Their headers have domains in A-labels by Python's codec (IDNA 2003). The
+envelope uses the same codec, so that a message goes to the domain that its header names.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.pool_log import log
 from smtpconn.protocol.mail_request import make_request
 
-# What needs no parsing. Everything else goes through the email package, which is slow.
+# Plain addresses need no parsing. All others go through the email package, which is slow.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]+@[A-Za-z0-9.\-]+\Z")
 
 
@@ -44,11 +43,11 @@ def bare_address(text: str, *, a_labels: bool = True) -> str:
         a_labels: False to leave the domain as it is.
 
     Raises:
-        ValidationError: it is not exactly one address, or holds a line break.
+        ValidationError: it is not exactly one address, or contains a line break.
     """
     if _PLAIN.match(text):
         return text
-    # A line break is looked for here: in a header field it may be a fold.
+    # Checked here, because the parser takes a line break for a fold of a header field.
     if "\r" in text or "\n" in text:
         raise ValidationError(f"a line break in an address: {text!r:.80}")
     addresses = read_addresses(text)
@@ -58,7 +57,7 @@ def bare_address(text: str, *, a_labels: bool = True) -> str:
 
 
 def bare_addresses(text: str) -> list[str]:
-    """The addresses in ``text``, a list with commas; each as `bare_address`, raises the same."""
+    """The addresses in ``text``, separated by commas; errors as `bare_address`."""
     if "\r" in text or "\n" in text:
         raise ValidationError(f"a line break in an address: {text!r:.80}")
     return [_with_a_labels(address) for address in read_addresses(text)]
@@ -75,7 +74,7 @@ def _with_a_labels(address: str) -> str:
 
 
 class _LocalSender(ReversePath):
-    """A mailbox of the server's own machine, without a domain, sent as it is."""
+    """A sender without a domain: a mailbox of the server's own machine."""
 
     __slots__ = ()
 
@@ -83,12 +82,12 @@ class _LocalSender(ReversePath):
         _set_name(self, name)
 
     def to_ascii(self) -> ReversePath:
-        """The same: it is ASCII."""
+        """The same text: it is ASCII."""
         return self
 
 
 class _LocalRecipient(ForwardPath):
-    """The same for a recipient."""
+    """A recipient without a domain: a mailbox of the server's own machine."""
 
     __slots__ = ()
 
@@ -97,12 +96,12 @@ class _LocalRecipient(ForwardPath):
         object.__setattr__(self, "written", name)
 
     def to_ascii(self) -> ForwardPath:
-        """The same: it is ASCII."""
+        """The same text: it is ASCII."""
         return self
 
 
 def _set_name(path: ReversePath | ForwardPath, name: str) -> None:
-    # The one place that makes paths without a mailbox; a Dot-string cannot end its command early.
+    # Only this function makes paths without a domain. A Dot-string cannot end its command early.
     for attribute, value in (("mailbox", None), ("is_ascii", True), ("_text", name)):
         object.__setattr__(path, attribute, value)
 
@@ -130,7 +129,7 @@ def local_recipients(texts: Iterable[str]) -> list[ForwardPath]:
 
 
 def has_local_name(texts: Iterable[str]) -> bool:
-    """Whether a name without a domain is among them."""
+    """Whether any of the paths is a name without a domain."""
     return any(_LOCAL_NAME.match(name.strip()) for text in texts for name in text.split(","))
 
 
@@ -163,17 +162,17 @@ def deliver(
     *,
     as_it_stands: bool = False,
 ) -> SendResult:
-    """Send a finished message; a byte above 127 is no obstacle, nor is a line of any length.
+    """Send a finished message, encoding it again if the server cannot take it as it is.
 
     Args:
-        as_it_stands: whether bytes above 127 go to a server without 8BITMIME undeclared, as
-            `smtplib` sends them, instead of being encoded.
+        as_it_stands: send bytes above 127 undeclared to a server without 8BITMIME, as `smtplib`
+            does, instead of encoding them.
 
     Raises:
         SmtpError: as `ConnectionPool.send`, and as `check_delivered`.
     """
-    # The email package knows how to encode what may not leave. It is asked only where it must be,
-    # because reading the message again takes time and loses signatures.
+    # The email package encodes what may not be sent. It is used only if necessary, because parsing
+    # the message again takes time and invalidates signatures.
     if has_long_line(data):
         result = pool.send_message(_reread(data), sender, recipients, timeout=timeout)
     else:
@@ -182,10 +181,10 @@ def deliver(
         except UnsupportedExtensionError as error:
             if error.phase is not Phase.MAIL or data.isascii():
                 raise
-            # Before anything was sent.
+            # Refused before any content was sent.
             if as_it_stands:
                 request = make_request(sender, recipients, data, None, None)
-                request.content.is_8bit = False  # so that nothing looks for 8BITMIME
+                request.content.is_8bit = False  # no check for 8BITMIME
                 seconds = pool.config.timeout if timeout is None else timeout
                 result = pool._send(request, Deadline(seconds))
                 check_delivered(result)
@@ -196,19 +195,20 @@ def deliver(
 
 
 def _reread(data: bytes) -> AnyMessage:
-    # The old policy leaves header fields as they stand.
+    # This policy does not change header fields.
     return email.message_from_bytes(data, policy=email.policy.compat32)
 
 
 def check_delivered(result: SendResult) -> None:
-    """Raise if ``result`` says that nobody got the message, as over LMTP it may.
+    """Raise if no recipient got the message, which LMTP reports in its result.
 
-    Refused recipients beside accepted ones are logged, without their addresses: the frameworks
-    have no place for them.
+    If only some were refused, that is logged without their addresses: the frameworks cannot return
+    it.
 
     Raises:
         AllRecipientsFailedError: the message was refused for every recipient.
-        ConnectionClosedError: it is not known for any recipient; ``may_have_been_delivered``.
+        ConnectionClosedError: the result is not known for any recipient
+            (``may_have_been_delivered`` is True).
     """
     refused = list(result.rejected_recipients)
     accepted = len(result.accepted_recipients)
@@ -239,6 +239,6 @@ def check_delivered(result: SendResult) -> None:
 
 
 def _code(response: SmtpResponse) -> str:
-    # Not its text, in which servers quote the address.
+    # Without the text, in which servers quote the address.
     status = response.enhanced_status
     return str(response.code) if status is None else f"{response.code} {status}"

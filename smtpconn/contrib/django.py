@@ -11,9 +11,9 @@ Example::
         },
     }
 
-Settings, options and return values are those of Django's own SMTP backend. What differs, and why,
-stands in ``docs/django.md``. Only Django's names live here; what a backend does is in
-`smtpconn.contrib.backend`.
+Settings, options and return values are those of Django's own SMTP backend. ``docs/django.md`` lists
+the differences and the reasons. This module has Django's names; `smtpconn.contrib.backend` has the
+behaviour.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ _NAMES = _SETTINGS | {"url": "SMTPCONN['url']"}
 
 
 class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: ignore[misc]
-    """An e-mail backend that keeps its connections.
+    """An e-mail backend whose connections are pooled.
 
     Args:
         host, port, username, password, use_tls, use_ssl, timeout, ssl_keyfile, ssl_certfile: as
-            Django's SMTP backend takes them. Where one is missing the ``EMAIL_*`` setting counts,
-            but for a backend of ``MAILERS``.
+            Django's SMTP backend takes them. A missing one is the ``EMAIL_*`` setting, except for a
+            backend of ``MAILERS``.
         fail_silently: as Django's.
-        kwargs: ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`; where
-            one is missing the dict ``SMTPCONN`` of the settings counts, but for a backend of
-            ``MAILERS``. What else there is goes to `BaseEmailBackend`.
+        kwargs: ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`; a missing
+            one is looked up in the setting ``SMTPCONN``, a dict, except for a backend of
+            ``MAILERS``. Other arguments go to `BaseEmailBackend`.
 
     Raises:
         ValueError: settings that contradict each other, or an invalid value.
@@ -122,7 +122,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             raise _invalid_mailer(str(error), self.alias) from error
 
     def anew(self) -> EmailBackend:
-        """As ``get_connection`` makes it, or as ``MAILERS`` has it under the same alias."""
+        """A new backend by ``get_connection``, or by ``MAILERS`` under the same alias."""
         if self.alias is None:
             return EmailBackend()
         # Not at the top: it is new in Django 6.1, as the alias is.
@@ -136,8 +136,8 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
 
         Args:
             address: perhaps with a display name.
-            force_ascii: whether a domain that is not ASCII becomes one in A-labels, and a local
-                part that is not is refused.
+            force_ascii: convert a domain that is not ASCII to A-labels, and refuse a local part
+                that is not ASCII.
 
         Raises:
             ValueError: it is not a single address that may be sent.
@@ -157,7 +157,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         """The message as Django serialises it, without Bcc.
 
         Raises:
-            ValueError: a header field that may not be; as ``EmailMessage.message``.
+            ValueError: an invalid header field; as ``EmailMessage.message``.
         """
         if _MODERN:
             policy = email.policy.SMTPUTF8 if smtputf8 else email.policy.SMTP
@@ -166,9 +166,9 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
 
 
 def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
-    settings.is_overridden("EMAIL_HOST")  # which loads them
-    # Past the proxy, which from 6.1 on warns whoever reads such a setting. Django warns of their
-    # use where they are defined, which is what a site can change.
+    settings.is_overridden("EMAIL_HOST")  # loads the settings
+    # Not through the proxy, which warns about such settings from 6.1 on. Django warns about their
+    # definition too, which is the place that a site can change.
     defined = settings._wrapped
     return hiding({
         name: getattr(defined, setting)
@@ -178,7 +178,7 @@ def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def _warn_of_direct_use() -> None:
-    """Warn the caller as Django's SMTP backend does; Django's own code is no caller."""
+    """Warn the caller as Django's SMTP backend does, unless the caller is Django itself."""
     # Not at the top: they are new in Django 6.1.
     from django.utils.deprecation import RemovedInDjango2028Warning, warn_about_external_use
 

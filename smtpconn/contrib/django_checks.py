@@ -4,7 +4,7 @@ Example::
 
     INSTALLED_APPS += ["smtpconn.contrib.django_checks"]
 
-They connect to nothing, and say nothing about mailers with another backend.
+They do not connect, and ignore mailers with other backends.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def check_settings(app_configs: object = None, **_: object) -> list[checks.Check
     """What is wrong with the mail settings that smtpconn's backend gets.
 
     Args:
-        app_configs: which Django gives and which has no say in this.
+        app_configs: given by Django and not used.
     """
     found: list[checks.CheckMessage] = []
     mailers = getattr(settings, "MAILERS", None) if _HAS_MAILERS else None
     if mailers is None:
-        # Past the proxy, which from 6.1 on warns whoever reads the setting.
+        # Not through the proxy, which warns about this setting from 6.1 on.
         backend = _our_class(getattr(settings._wrapped, "EMAIL_BACKEND", ""))
         if backend is not None:
             found += _of_backend("EMAIL_* and SMTPCONN", backend)

@@ -10,7 +10,7 @@ Example::
 
 Configuration and behaviour are those of Flask-Mail: the ``MAIL_*`` names, no real mail under
 ``TESTING``, ``record_messages``, the signal ``email_dispatched``, ``app.extensions["mail"]`` with
-its attributes; its ``Message`` is understood too. What differs stands in ``docs/flask.md``.
+its attributes; its ``Message`` is understood too. ``docs/flask.md`` lists the differences.
 
 An application's configuration is read when something is sent, not when the extension is set up:
 tests that set ``TESTING`` late still send nothing.
@@ -45,12 +45,12 @@ from smtpconn.pool.connection_pool import ConnectionPool
 
 email_dispatched = Namespace().signal(
     "email-dispatched",
-    doc="Sent with the app and ``message=`` for each message, also for one that is suppressed.",
+    doc="Sent with the app and ``message=`` for each message, including suppressed ones.",
 )
-"""Sent with the app and ``message=`` for each message, also for one that is suppressed."""
+"""Sent with the app and ``message=`` for each message, including suppressed ones."""
 
 Result: TypeAlias = SendResult
-"""What the server said; where sending is suppressed, that nothing was sent."""
+"""The server's result; a made-up one if sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
 """An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
 
@@ -69,7 +69,7 @@ _SETTINGS = {
 
 
 class FlaskMailMessage(Protocol):
-    """What a ``flask_mail.Message`` has that is needed here."""
+    """The attributes of a ``flask_mail.Message`` that are used here."""
 
     sender: Person
     date: float | None
@@ -78,17 +78,17 @@ class FlaskMailMessage(Protocol):
 
     @property
     def send_to(self) -> set[Person]:
-        """Everyone it goes to: recipients, cc and bcc."""
+        """All recipients: recipients, cc and bcc."""
 
     def has_bad_headers(self) -> bool:
-        """Whether a header field holds a line break."""
+        """Whether a header field contains a line break."""
 
     def as_bytes(self) -> bytes:
         """The message without Bcc."""
 
 
 class Host(Protocol):
-    """What `Connection.host` is: a `BackendConnection`, or what a test puts in its place."""
+    """The type of `Connection.host`: a `BackendConnection`, or a replacement by a test."""
 
     def sendmail(
         self,
@@ -108,12 +108,12 @@ _NAMES = _SETTINGS | {"pool": "SMTPCONN['pool']"}
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"), SmtpExtension("SMTPUTF8")))
 _NOT_SENT = SmtpResponse(250, ("2.0.0 Not sent: sending is suppressed",))
 _OUTBOXES: dict[int, list[AnyMessage]] = {}
-"""Those of `record_messages`, of every extension in the process. Changed in one step each time, so
-that no lock is needed, which a fork might find held."""
+"""The lists of `record_messages`, of every extension in the process. Each change is a single
+assignment, so no lock is needed that a fork could copy while it is held."""
 
 
 class UnaddressedError(ValidationError, AssertionError):
-    """A message has no recipient or no sender; Flask-Mail asserts that it has."""
+    """A message has no recipient or no sender; Flask-Mail raises AssertionError."""
 
 
 UnaddressedError.__module__ = __name__
@@ -121,7 +121,7 @@ UnaddressedError.__module__ = __name__
 if TYPE_CHECKING:
 
     class BadHeaderError(ValidationError):
-        """A header field holds a line break; also Flask-Mail's error where that is installed."""
+        """A header field contains a line break; also Flask-Mail's error if that is installed."""
 
 else:
 
@@ -141,7 +141,7 @@ else:
 
 
 class _Attributes:
-    """What `MailState` has and `Mail` passes on, each with its type."""
+    """The attributes of `MailState` that `Mail` passes on, with their types."""
 
     server: str
     port: int | str | None
@@ -157,22 +157,23 @@ class _Attributes:
 
 
 class MailState(_Attributes):
-    """What `Mail` is for one application; Flask-Mail's users find it in ``app.extensions["mail"]``.
+    """The extension for one application; ``app.extensions["mail"]``, as in Flask-Mail.
 
     Args:
         app: the application.
-        config: what counts instead of its configuration.
+        config: replaces its configuration.
 
     Attributes:
         app: the application.
-        server, port, username, password, use_tls, use_ssl: where mail goes.
+        server, port, username, password, use_tls, use_ssl: the mail server.
         default_sender: ``MAIL_DEFAULT_SENDER``.
         debug: ``MAIL_DEBUG``, else whether the application is debugged.
         max_emails: messages after which a connection is replaced.
-        suppress: whether nothing is really sent: ``MAIL_SUPPRESS_SEND``, else while testing.
+        suppress: whether messages are recorded but not sent: ``MAIL_SUPPRESS_SEND``, else while
+            testing.
         ascii_attachments: for ``flask_mail.Message``.
 
-    Each is what the configuration says at the moment, until it is set here.
+    Each is read from the configuration on each access, until it is set.
     """
 
     def __init__(self, app: Flask, config: Mapping[str, Any] | None = None) -> None:
@@ -187,7 +188,7 @@ class MailState(_Attributes):
             return _READ[name](self._config, self.app)
 
     def settings(self) -> MailSettings:
-        """What the configuration says at this moment.
+        """The current settings.
 
         Raises:
             ValidationError: an invalid setting.
@@ -275,7 +276,7 @@ class MailState(_Attributes):
         for outbox in list(_OUTBOXES.values()):
             outbox.append(message)
         email_dispatched.send(self.app, message=message)
-        # A program that connects to Flask-Mail's signal has imported it.
+        # A program that connects to Flask-Mail's signal has imported Flask-Mail.
         theirs = sys.modules.get("flask_mail")
         if theirs is not None:
             theirs.email_dispatched.send(self.app, message=message)
@@ -321,16 +322,16 @@ _READ: dict[str, Callable[[Mapping[str, Any], Flask], object]] = {
         "MAIL_ASCII_ATTACHMENTS", config.get("MAIL_ASCII_ATTACHMENTS") or False
     ),
 }
-"""How the attributes of `MailState` are read from the configuration."""
+"""How each attribute of `MailState` is read from the configuration."""
 
 
 class Mail(_Attributes):
     """The extension. One object serves any number of applications.
 
-    What `MailState` has is an attribute here too, of the current application.
+    The attributes of `MailState` are attributes here too, for the current application.
 
     Args:
-        app: an application to set up at once, and the one that counts outside any context.
+        app: an application to set up now; used when there is no application context.
 
     Attributes:
         app: that application.
@@ -345,7 +346,7 @@ class Mail(_Attributes):
         self.state = None if app is None else self.init_app(app)
 
     def init_app(self, app: Flask) -> MailState:
-        """Set ``app`` up; its ``MAIL_*`` and ``SMTPCONN`` configuration counts.
+        """Set up ``app`` with its ``MAIL_*`` and ``SMTPCONN`` configuration.
 
         Raises:
             ValidationError: an invalid setting.
@@ -355,18 +356,18 @@ class Mail(_Attributes):
         for name in _READ:
             getattr(state, name)
         app.extensions["smtpconn"] = state
-        # Where flask_mail.Message looks for the default sender, and packages for `send`.
+        # flask_mail.Message looks here for the default sender, and packages look here for `send`.
         app.extensions.setdefault("mail", state)
         return state
 
     def init_mail(
         self, config: Mapping[str, Any], debug: bool | int = False, testing: bool = False
     ) -> MailState:
-        """A state for a configuration of its own, as Flask-Mail has it; of the current application.
+        """A `MailState` of the current application for another configuration, as in Flask-Mail.
 
         Args:
             config: ``MAIL_*`` and ``SMTPCONN``.
-            debug, testing: what counts where it has no MAIL_DEBUG and no MAIL_SUPPRESS_SEND.
+            debug, testing: the defaults of MAIL_DEBUG and MAIL_SUPPRESS_SEND.
         """
         app = self.app or current_app._get_current_object()  # type: ignore[attr-defined]
         own = {"MAIL_DEBUG": int(debug), "MAIL_SUPPRESS_SEND": testing, **config}
@@ -381,7 +382,7 @@ class Mail(_Attributes):
 
     @property
     def pool(self) -> ConnectionPool:
-        """The current application's pool, shared by all with the same settings in this process.
+        """The current application's pool; the process has one for equal settings.
 
         Raises:
             RuntimeError: there is no current application, or it was not set up.
@@ -398,22 +399,21 @@ class Mail(_Attributes):
         *,
         timeout: float | None = None,
     ) -> Result:
-        """Send a message, unless sending is suppressed; then it is only checked and recorded.
+        """Send a message; if sending is suppressed, only check and record it.
 
         Args:
             message: an `EmailMessage` or another `email.message.Message`, or a
                 ``flask_mail.Message``. One of the email package without From, Date or Message-ID
                 gets them (on a copy): From is ``MAIL_DEFAULT_SENDER``.
-            sender, recipients: None for those the message names.
-            timeout: seconds for everything; None for ``MAIL_TIMEOUT``.
+            sender, recipients: None for those in the message.
+            timeout: seconds for the whole call; None for ``MAIL_TIMEOUT``.
 
-        Returns what the server said. Where sending is suppressed, that is 250, and that nothing was
-        sent.
+        Returns the server's result. If sending is suppressed, that is a made-up 250 that says so.
 
         Raises:
-            SmtpError: as `ConnectionPool.send_message`; also if nobody got it over LMTP.
-            ValidationError: an address that may not be sent, or there is none (`UnaddressedError`),
-                or a header field holds a line break (``BadHeaderError``).
+            SmtpError: as `ConnectionPool.send_message`; also if no recipient got it over LMTP.
+            ValidationError: an invalid address or none (`UnaddressedError`), or a line break in a
+                header field (``BadHeaderError``).
             RuntimeError: as `pool`.
         """
         return self._state().send(message, sender, recipients, timeout=timeout)
@@ -422,16 +422,16 @@ class Mail(_Attributes):
         """Send ``flask_mail.Message(*args, **kwargs)``: a shortcut that Flask-Mail has.
 
         Raises:
-            ImportError: Flask-Mail, whose messages these are, is not installed.
+            ImportError: Flask-Mail is not installed.
             SmtpError: as `send`.
         """
         return self._state().send_message(*args, **kwargs)
 
     def connect(self) -> Connection:
-        """For ``with mail.connect() as connection``, as Flask-Mail has it.
+        """For ``with mail.connect() as connection``, as in Flask-Mail.
 
-        There every message went over the one connection that was made here. Now each one borrows
-        from the pool, and a dead connection is replaced. For a connection of one's own there is
+        Flask-Mail sends every message in the block over one connection. Here each message borrows
+        one from the pool, and a dead connection is replaced. To hold one connection, use
         ``mail.pool.connection()``.
 
         Raises:
@@ -441,7 +441,7 @@ class Mail(_Attributes):
 
     @contextmanager
     def record_messages(self) -> Iterator[list[AnyMessage]]:
-        """Record what is sent in the block, suppressed or not, in any thread, by any extension."""
+        """Record what any extension sends in the block, in any thread, suppressed or not."""
         outbox: list[AnyMessage] = []
         _OUTBOXES[id(outbox)] = outbox
         try:
@@ -461,16 +461,16 @@ class Mail(_Attributes):
 
 
 class Connection:
-    """What `Mail.connect` returns; entering it makes sure that the server can be reached.
+    """What `Mail.connect` returns; entering it checks that the server can be reached.
 
     Args:
-        mail: which application's.
+        mail: the state of the application.
 
     Attributes:
         mail: the same.
-        host: a `BackendConnection` inside the block, on which ``sendmail`` may be called; None
-            where sending is suppressed.
-        num_emails: messages sent since the block began or ``MAIL_MAX_EMAILS`` were reached.
+        host: a `BackendConnection` inside the block, with ``sendmail``; None if sending is
+            suppressed.
+        num_emails: messages sent since the block began, or since ``MAIL_MAX_EMAILS`` was reached.
     """
 
     def __init__(self, mail: MailState) -> None:
@@ -489,10 +489,10 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Nothing is to be done: the connections are the pool's."""
+        """Do nothing: the connections belong to the pool."""
 
     def configure_host(self) -> BackendConnection:
-        """What `host` is, once the server can be reached.
+        """The value of `host`, after a check that the server can be reached.
 
         Raises:
             SmtpError: it cannot be reached, or refuses the login.
@@ -508,11 +508,11 @@ class Connection:
         return BackendConnection(pool)
 
     def send(self, message: AnyMessage, envelope_from: Person | None = None) -> Result:
-        """Send as `Mail.send` does, with Flask-Mail's name for the sender."""
+        """As `Mail.send`, with Flask-Mail's name for the sender."""
         sender = None if envelope_from is None else reverse_path(_text(envelope_from))
         host = self.host
         if host is None and not self.mail.suppress:
-            # Outside of a block.
+            # Called outside the ``with`` block.
             host = BackendConnection(self.mail.pool())
         result = self.mail._send(host, message, sender, None, None)
         self.num_emails += 1
@@ -532,7 +532,7 @@ def _flask_mail_message(*args: object, **kwargs: object) -> FlaskMailMessage:
 
 
 def _show_session(config: Mapping[str, Any]) -> None:
-    """Have the SMTP session printed, as ``MAIL_DEBUG`` means in Flask-Mail; without secrets."""
+    """Print SMTP sessions without secrets, if ``MAIL_DEBUG`` is set as in Flask-Mail."""
     chosen = config.get("MAIL_DEBUG")
     wire = logging.getLogger("smtpconn.wire")
     if chosen and flag("MAIL_DEBUG", bool(chosen) if type(chosen) is int else chosen):
@@ -547,7 +547,7 @@ def _with_sender(
     if "From" in message or not default_sender:
         return message
     complete = copy.copy(message)
-    # The copy shares its list of header fields; deleting, not adding, makes a new one.
+    # The copy shares its list of header fields; `del` makes a new list, adding does not.
     del complete["From"]
     complete["From"] = _text(default_sender)
     return complete
@@ -556,11 +556,11 @@ def _with_sender(
 def _envelope(
     message: AnyMessage, sender: str | ReversePath | None, recipients: Recipients | None
 ) -> tuple[ReversePath, list[ForwardPath]]:
-    """Who sends to whom.
+    """The sender and the recipients.
 
     Raises:
-        UnaddressedError: the message does not say it.
-        ValidationError: an address that may not be sent.
+        UnaddressedError: one is missing.
+        ValidationError: an invalid address.
     """
     if isinstance(sender, ReversePath):
         mail_from = sender
@@ -595,7 +595,7 @@ def _recipients(message: AnyMessage) -> list[ForwardPath]:
     if isinstance(message, Message):
         fields = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
         return recipients_of(message) if any(map(message.get_all, fields)) else []
-    # It is a set: sorted, so that the same message makes the same commands.
+    # A set; sorted, so that the same message makes the same commands.
     return forward_paths(sorted(map(_text, message.send_to)))
 
 
@@ -628,7 +628,7 @@ def _deliver(
     timeout: float | None,
 ) -> SendResult:
     if not isinstance(host, BackendConnection):
-        # What a test has put in the place of Connection.host.
+        # A test has replaced Connection.host.
         if isinstance(message, Message):
             data = _serialised(message, sender, recipients)
             host.sendmail(str(sender), list(map(str, recipients)), data, [], [])
@@ -644,7 +644,7 @@ def _deliver(
 
 
 def _text(person: Person) -> str:
-    """An address as text; it may be lazy, such as a LocalProxy, which only looks like a str."""
+    """An address as a str; it may be a LocalProxy, which only looks like one."""
     if isinstance(person, tuple):
         name, address = person
         return formataddr((str(name), str(address)))

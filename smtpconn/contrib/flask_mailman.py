@@ -4,9 +4,9 @@ Example::
 
     app.config["MAIL_BACKEND"] = "smtpconn.contrib.flask_mailman.EmailBackend"
 
-Settings and return values are those of Flask-Mailman's own SMTP backend; what differs stands in
-``docs/flask.md``. Only Flask-Mailman's names live here; what a backend does is in
-`smtpconn.contrib.backend`.
+Settings and return values are those of Flask-Mailman's own SMTP backend; ``docs/flask.md`` lists
+the differences. This module has Flask-Mailman's names; `smtpconn.contrib.backend` has the
+behaviour.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NAMES = {name: f"MAIL_{name.upper()}" for name in (*COMMON_NAMES, "url")} | {"h
 
 
 class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: ignore[misc]
-    """An e-mail backend that keeps its connections.
+    """An e-mail backend whose connections are pooled.
 
     Args:
         mailman, fail_silently: as Flask-Mailman gives them.
         kwargs: ``host``, ``port``, ``username`` and so on as Flask-Mailman's SMTP backend takes
-            them, ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`.
-            Where one is missing the application's ``SMTPCONN`` dict counts, then ``MAIL_*``, where
-            ``MAIL_URL`` stands for the server, the port and the TLS.
+            them, ``url``, ``pool`` and the names of `smtpconn.client.config.ServerOptions`. A
+            missing one is looked up in the application's ``SMTPCONN`` dict, then in ``MAIL_*``,
+            where ``MAIL_URL`` gives the server, the port and the kind of TLS.
 
     Raises:
         ValueError: settings that contradict each other, or an invalid value.
@@ -50,27 +50,27 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
             raise ValidationError(
                 "MAIL_SEND_OPTIONS are words for the server that nobody checks: leave them out"
             )
-        # An empty host or port of a caller's is none, as in Flask-Mailman.
+        # An empty host or port counts as missing, as in Flask-Mailman.
         given |= {name: given.get(name) or None for name in ("host", "port")}
         theirs = hiding({name: getattr(self.mailman, name, None) for name in COMMON_NAMES})
         theirs["host"] = self.mailman.server
         self.take_settings(given, *_own_settings(theirs), theirs, names=_NAMES)
 
     def anew(self) -> EmailBackend:
-        """As Flask-Mailman makes it for the current application."""
+        """A new backend as Flask-Mailman makes it for the current application."""
         return EmailBackend()
 
     def message_bytes(self, message: EmailMessage, *, smtputf8: bool) -> bytes:
         """The message as Flask-Mailman serialises it, without Bcc.
 
         Raises:
-            ValueError: a header field that may not be; as ``EmailMessage.message``.
+            ValueError: an invalid header field; as ``EmailMessage.message``.
         """
         return serialised(message.message(), smtputf8=smtputf8, linesep="\r\n")
 
 
 def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """What Flask-Mailman has no place for: ``SMTPCONN``, and ``MAIL_URL`` with a login."""
+    """Settings that Flask-Mailman does not know: ``SMTPCONN``, and ``MAIL_URL`` with a login."""
     config = current_app.config if has_app_context() else {}
     found: list[Mapping[str, object]] = [config.get("SMTPCONN") or {}]
     if url := config.get("MAIL_URL"):

@@ -1,16 +1,16 @@
-"""`PooledSmtpHandler`: log records as mail, without the application waiting for it.
+"""`PooledSmtpHandler`: mail log records, without making the application wait.
 
 Example::
 
     handler = PooledSmtpHandler("smtps://user:password@smtp.example.com", sender, [admin], "Errors")
 
-It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted where it is logged
-and put down; one thread gathers records and mails them over a connection of its own. What it puts
-down and when it mails is decided in `smtpconn.contrib.logging_queue`; here are the thread, the
-waiting and the mail itself.
+It takes the arguments of `logging.handlers.SMTPHandler`. A record is formatted in the thread that
+logs it and queued; one background thread mails groups of records over its own connection.
+`smtpconn.contrib.logging_queue` decides which records are mailed and when; this module has the
+thread, the waiting and the mail itself.
 
-Nothing the handler logs or causes to be logged may come back to it. So it ignores the loggers of
-smtpconn, and every record that was made in the thread that mails, whichever way it comes.
+Records that the handler itself causes must not come back to it. So it ignores the loggers of
+smtpconn, and every record made in its own thread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool.connection_pool import ConnectionPool
 
 MAX_RECORD = 64 * 1024
-"""Characters of a record that are mailed; bounds the memory a full backlog takes."""
+"""Characters of a record that are mailed; limits the memory of a full queue."""
 
 MAX_SUBJECT = 200
 
@@ -57,13 +57,13 @@ _POLICY = email.policy.SMTP.clone(cte_type="8bit")
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 
 _Server: TypeAlias = "tuple[str, int | None, str | None, Secret | None, tuple[str, ...] | None]"
-"""Host, port, user, password and ``secure``, as the attributes say at one moment."""
+"""Host, port, user, password and ``secure``, as the attributes are at one moment."""
 
 _log = logging.getLogger("smtpconn.contrib")
 
 
 class PooledSmtpHandler(logging.Handler):
-    """A logging handler that mails records in groups, from a thread of its own.
+    """A logging handler that mails records in groups, from a background thread.
 
     Args:
         mailhost: the server: a URL as `ServerConfig.from_url` takes it, a `ServerConfig`, a host
@@ -71,25 +71,25 @@ class PooledSmtpHandler(logging.Handler):
             `ConnectionPool`, which is then not closed with the handler.
         fromaddr: the sender. Here and in ``toaddrs`` a name without a domain, such as ``root``, is
             a mailbox of the server's own machine.
-        toaddrs: the recipient, or several; a text may name several with commas.
-        subject: the mails' subject; override `getSubject` to make it from the record.
+        toaddrs: the recipients: a list, or a str with commas.
+        subject: the subject of the mails; override `getSubject` to make it from the record.
         credentials: user name and password, with a host name or pair.
         secure: for STARTTLS, with a host name or pair: ``()``, or the client's key file, or that
             and its certificate file.
         timeout: seconds for a mail as a whole; None for 30. The application does not wait for it.
-        block: seconds the application may be kept waiting when the backlog is full; 0 to drop the
-            record at once.
+        block: seconds that the application may wait when the queue is full; 0 to drop the record at
+            once.
         capacity: records that may wait.
-        group_for: seconds a record waits for others to come into the same mail.
+        group_for: seconds that a record waits for others to share a mail with.
         max_records: records per mail.
-        max_mails, per: so many mails in so many seconds, and no more.
+        max_mails, per: at most so many mails in so many seconds.
         close_timeout: seconds that `flush` and `close`, and so the end of the process, may take.
 
     Attributes:
         mailhost, mailport, username, password, secure, timeout, fromaddr, toaddrs, subject: as
-            `logging.handlers.SMTPHandler` has them; of a URL or a `ServerConfig` what it says. They
-            may be set, for the next mail.
-        dropped: records that were not mailed, for whatever reason.
+            `logging.handlers.SMTPHandler` has them; taken from a URL or a `ServerConfig`. Setting
+            one takes effect with the next mail.
+        dropped: records that were not mailed, for any reason.
         mailed: records in mails that the server accepted.
         unknown: records in mails that may have been delivered; they are not sent again.
 
@@ -117,7 +117,7 @@ class PooledSmtpHandler(logging.Handler):
         close_timeout: float = 2.0,
     ) -> None:
         super().__init__()
-        # Reports of errors show local variables.
+        # Error reports show local variables.
         server = Secret(mailhost) if isinstance(mailhost, str) else mailhost
         login = _wrapped(credentials)
         del mailhost, credentials
@@ -150,8 +150,8 @@ class PooledSmtpHandler(logging.Handler):
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin anew in a forked child: what the parent has put down, the parent mails."""
-        # One that may be taken again by its holder: a destructor that logs may run anywhere.
+        """Start empty in a forked child: the parent mails what it has queued."""
+        # Re-entrant: a destructor that logs may run anywhere.
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
@@ -164,7 +164,7 @@ class PooledSmtpHandler(logging.Handler):
 
     @property
     def password(self) -> str | None:
-        """The password; kept where nothing shows it."""
+        """The password; no repr shows it."""
         return None if self._password is None else self._password.reveal()
 
     @password.setter
@@ -190,16 +190,16 @@ class PooledSmtpHandler(logging.Handler):
         return self._backlog.unknown
 
     def getSubject(self, record: logging.LogRecord) -> str:
-        """The subject for a record; of several in one mail, that of the most severe counts."""
+        """The subject for a record; a mail gets that of its most severe record."""
         return self.subject
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Filter a record and emit it, without the lock of `logging.Handler`.
 
-        That lock would have the application's threads wait for each other, each for as long as it
-        was told.
+        With that lock the application's threads would wait for each other, each up to ``block``
+        seconds.
         """
-        decision: object = self.filter(record)  # from Python 3.12 on, perhaps another record
+        decision: object = self.filter(record)  # since Python 3.12 it may be another record
         if isinstance(decision, logging.LogRecord):
             record = decision
         if decision:
@@ -207,7 +207,7 @@ class PooledSmtpHandler(logging.Handler):
         return bool(decision)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a record down to be mailed; drop and count it if there is no room."""
+        """Queue a record; drop and count it if there is no room."""
         reset_if_forked()
         try:
             if not self._is_our_own(record):
@@ -217,9 +217,9 @@ class PooledSmtpHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Have everything mailed now, waiting at most ``close_timeout`` seconds for it.
+        """Mail everything now, waiting at most ``close_timeout`` seconds.
 
-        What has failed and is to be tried again later is not waited for.
+        Does not wait for a mail that has failed and is retried later.
         """
         reset_if_forked()
         with self._lock:
@@ -237,7 +237,7 @@ class PooledSmtpHandler(logging.Handler):
                 self._in_a_hurry -= 1
 
     def close(self) -> None:
-        """Mail what is left and end, within ``close_timeout`` seconds; then nothing is mailed.
+        """Mail what is queued, within ``close_timeout`` seconds; afterwards nothing is mailed.
 
         `logging.shutdown` calls this when the process ends.
         """
@@ -251,7 +251,7 @@ class PooledSmtpHandler(logging.Handler):
     def _is_our_own(self, record: logging.LogRecord) -> bool:
         if f"{record.name}.".startswith("smtpconn."):
             return True
-        # Through a queue it comes in another thread than the one it was made in.
+        # A queue handler delivers it in another thread than the one that made it.
         made_here = record.process == os.getpid() and record.thread == self._own_ident
         return made_here or threading.get_ident() == self._own_ident
 
@@ -267,7 +267,7 @@ class PooledSmtpHandler(logging.Handler):
                 self._work.notify_all()
 
     def _has_thread(self) -> bool:
-        """Whether there is a thread to mail what waits; it is started if there is none."""
+        """Whether the thread runs; starts it if necessary."""
         if self._thread is None and not self._backlog.is_empty:
             self._start()
         return self._thread is not None
@@ -277,12 +277,11 @@ class PooledSmtpHandler(logging.Handler):
         try:
             self._thread.start()
         except RuntimeError:
-            # No thread is to be had, or no more of them because the interpreter ends. Then `close`
-            # does its work.
+            # Threads cannot be started (limit reached, or interpreter shutdown): `close` mails.
             self._thread = None
 
     def _run(self) -> None:
-        """Mail until there is nothing more and the handler is closed."""
+        """Mail until the handler is closed and its queue is empty."""
         self._own_ident = threading.get_ident()
         try:
             while (batch := self._next()) is not None:
@@ -294,7 +293,7 @@ class PooledSmtpHandler(logging.Handler):
                 self._progress.notify_all()
 
     def _next(self) -> Batch | None:
-        """Wait until a mail is due; None when there is no more to come."""
+        """Wait until a mail is due; None when there will be no more."""
         with self._lock:
             while True:
                 now = time.monotonic()
@@ -311,7 +310,7 @@ class PooledSmtpHandler(logging.Handler):
             sender, recipients = self._envelope()
             data = self._compose(batch)
             seconds = min(self._seconds(), max(0.001, self._close_by - time.monotonic()))
-            # SMTPHandler sends text as it is; a mail that is only read must not be harder to read.
+            # SMTPHandler sends text unencoded; these mails must be as easy to read.
             deliver(self._pool_now(), sender, recipients, data, seconds, as_it_stands=True)
             settled = True
         except Exception as error:
@@ -324,12 +323,12 @@ class PooledSmtpHandler(logging.Handler):
         finally:
             with self._lock:
                 if not settled:
-                    # A killed greenlet: nobody knows how far it came.
+                    # A killed greenlet: the delivery status is not known.
                     self._backlog.failed(0, certainly=False, may_retry=False)
                 self._progress.notify_all()
 
     def _envelope(self) -> tuple[ReversePath, list[ForwardPath]]:
-        """Who mails whom, as the attributes say now; raises ValidationError."""
+        """The current sender and recipients; raises ValidationError."""
         recipients = local_recipients(self._to())
         if not recipients:
             raise ValidationError("toaddrs is empty: nobody would get the records")
@@ -346,7 +345,7 @@ class PooledSmtpHandler(logging.Handler):
         return self.mailhost, self.mailport, self.username, self._password, secure
 
     def _pool_now(self) -> ConnectionPool:
-        """The pool for what the attributes say now; another one if they were set."""
+        """The pool for the current attributes; a new one if they were changed."""
         now = self._server()
         if now == self._pool_is_for:
             return self._pool
@@ -368,7 +367,7 @@ class PooledSmtpHandler(logging.Handler):
         return self._pool
 
     def _failed(self, batch: Batch, error: Exception) -> None:
-        # What is no SmtpError is our own doing, and happened before anything was sent.
+        # Other errors are raised here, before anything was sent.
         is_unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
         is_transient = isinstance(error, SmtpError) and error.is_transient
         with self._lock:
@@ -385,20 +384,20 @@ class PooledSmtpHandler(logging.Handler):
         first = b""
         for name, addresses in (("From", [self.fromaddr]), ("To", self._to())):
             if has_local_name(addresses) and (text := ", ".join(addresses)).isascii():
-                # No address, so no parser takes it; `_envelope` has taken it.
+                # Not an address, so the parser refuses it; `_envelope` has checked it.
                 first += f"{name}: {_one_line(text)}\r\n".encode()
             else:
                 message[name] = ", ".join(addresses)
         message["Subject"] = _one_line(batch.subject)
         message["Date"] = format_datetime(localtime())
         message["Message-ID"] = make_msgid(domain=_domain(self.fromaddr))
-        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies, please
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
         texts = [entry.text for entry in batch.entries]
         if batch.dropped:
             texts.insert(0, f"({batch.dropped} records before these were dropped.)")
         text = "\n\n".join(texts) + "\n"
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-        # No mail has a NUL in it as it is (RFC 2045 2.7).
+        # A NUL must be encoded (RFC 2045 2.7).
         message.set_content(text, cte="base64" if "\0" in text else None)
         return first + serialize(message, _OFFERED, smtputf8=False)
 
@@ -427,7 +426,7 @@ def _wrapped(credentials: object) -> tuple[str, Secret] | None:
     """User name and password, wrapped.
 
     Raises:
-        ValidationError: they are no pair; they are not shown.
+        ValidationError: they are not a pair; the text does not show them.
     """
     if credentials is None:
         return None
@@ -457,12 +456,12 @@ def _is_bare_host(mailhost: object) -> bool:
 
 
 def _own_pool(config: ServerConfig) -> ConnectionPool:
-    """A pool of one connection, which is all the one thread needs."""
+    """A pool of one connection, which is enough for one thread."""
     return ConnectionPool(config, max_size=1, keepalive=None, name="log-mail")
 
 
 def _domain(address: str) -> str:
-    """The domain of a sender; a name without one is of some machine that has no name here."""
+    """The domain of a sender; a fixed one for a name without a domain."""
     try:
         return bare_address(address).rpartition("@")[2] if "@" in address else "localhost"
     except ValidationError:
@@ -474,7 +473,7 @@ def _as_smtp_handler(
     credentials: tuple[str, Secret] | None,
     secure: Sequence[str] | None,
 ) -> ServerConfig:
-    """What the arguments of `logging.handlers.SMTPHandler` say."""
+    """The settings in the arguments of `logging.handlers.SMTPHandler`."""
     host, port = mailhost
     user, password = credentials if credentials is not None else (None, None)
     keyfile, certfile = [*(secure or ()), None, None][:2]
@@ -490,11 +489,11 @@ def _as_smtp_handler(
 
 
 def _warm_up_loggers() -> None:
-    """Have smtpconn's loggers find out which levels are enabled.
+    """Fill the cache of enabled levels of smtpconn's loggers.
 
-    Who waits for the thread may hold the lock of the logging module, as `logging.config.dictConfig`
-    does when it closes handlers. Loggers take it when they are asked for a level for the first
-    time, and the thread would wait for us.
+    A logger that is asked for a level for the first time takes the lock of the logging module. The
+    caller that waits for the background thread may hold that lock, as `logging.config.dictConfig`
+    does while it closes handlers: a deadlock.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.startswith("smtpconn.") and isinstance(logger, logging.Logger):
@@ -514,7 +513,7 @@ def _one_line(subject: str) -> str:
 
 
 def _record_of(batch: Batch) -> logging.LogRecord:
-    """What `logging.Handler.handleError` wants: it shows the record beside the error."""
+    """A record for `logging.Handler.handleError`, which prints it with the error."""
     return logging.makeLogRecord(
         {"msg": "%d log records to be mailed", "args": (len(batch.entries),)}
     )

@@ -1,12 +1,12 @@
-"""Which log records are mailed when, for `smtpconn.contrib.logging`: pure decisions.
+"""Which log records are mailed, and when: the decisions for `smtpconn.contrib.logging`.
 
-Rule 1: there are never more records than the capacity, those in a mail under way included. One
-        more is dropped and counted, and the next mail says how many there were.
-Rule 2: a record waits a while for others to be in one mail with, or until the mail is full.
-Rule 3: there are only so many mails in so much time. What comes in between waits by rule 1.
-Rule 4: a mail that certainly was not delivered goes again, after a pause that doubles, a few times.
-        One that may have been delivered never goes again.
-Rule 5: for who is in a hurry, rules 2 and 3 do not hold; at the end of the process, no pause does.
+Rule 1: the records, including those in the mail in flight, are at most the capacity. Further
+        records are dropped and counted; the next mail has the number.
+Rule 2: a record waits for others to share its mail, for a limited time or until the mail is full.
+Rule 3: the number of mails in a period is limited. Records that come in between wait, by rule 1.
+Rule 4: a mail that was certainly not delivered is sent again a few times, after a pause that
+        doubles. One that may have been delivered is never sent again.
+Rule 5: while a caller waits, rules 2 and 3 do not apply; at the end of the process no pause does.
 
 The caller holds the lock and passes the time (monotonic clock, seconds).
 """
@@ -20,17 +20,17 @@ from dataclasses import dataclass, replace
 from smtpconn.model.errors import ValidationError
 
 FIRST_PAUSE = 1.0
-"""Seconds before a mail that was not delivered goes again; doubled with each attempt."""
+"""Seconds before a mail that was not delivered is sent again; doubled with each attempt."""
 
 MAX_PAUSE = 60.0
 
 MAX_ATTEMPTS = 10
-"""How often a mail is tried; with the pauses that is about five minutes."""
+"""Attempts per mail; with the pauses they take about five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a mail needs of a log record, so that nothing of the application is kept alive."""
+    """The parts of a log record that a mail needs; keeps no object of the application alive."""
 
     level: int
     subject: str
@@ -43,8 +43,8 @@ class Batch:
     """The records of one mail.
 
     Attributes:
-        entries: in the order they came.
-        dropped: records dropped since the last mail that said so.
+        entries: in the order in which they were logged.
+        dropped: records dropped since the last mail with that number.
         attempts: how often it was tried, this time included.
     """
 
@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def subject(self) -> str:
-        """That of the first of the most severe records, and how many there are."""
+        """The subject: that of the first of the most severe records, and the number of records."""
         worst = max(self.entries, key=lambda entry: entry.level)
         count = len(self.entries)
         return worst.subject if count == 1 else f"{worst.subject} ({count} records)"
@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The numbers of the rules above.
+    """The limits of the rules above.
 
     Raises:
         ValidationError: an invalid limit.
@@ -83,10 +83,10 @@ class Rules:
 
 
 def check_seconds(name: str, value: float) -> float:
-    """Check a time that may be nothing; returns it.
+    """Check and return a number of seconds, 0 or more.
 
     Raises:
-        ValidationError: it is less, or more than anything can wait for.
+        ValidationError: it is negative, or too large to wait for.
     """
     if not 0 <= value <= threading.TIMEOUT_MAX:
         raise ValidationError(f"{name} is seconds, 0 or more, not {value!r:.40}")
@@ -94,11 +94,11 @@ def check_seconds(name: str, value: float) -> float:
 
 
 class Backlog:
-    """The records that wait, and the mail under way.
+    """The records that wait, and the mail in flight.
 
     Attributes:
-        mailed, dropped, unknown: records that are in a mail the server accepted, that are in none,
-            and that are in one that may have been delivered.
+        mailed, dropped, unknown: records in mails that the server accepted, records that are in no
+            mail, and records in mails that may have been delivered.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -114,37 +114,37 @@ class Backlog:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """Whether nothing waits and nothing is in flight."""
         return not self._waiting and self._batch is None
 
     @property
     def has_room(self) -> bool:
-        """Whether one more record may come (rule 1)."""
+        """Whether there is room for another record (rule 1)."""
         under_way = len(self._batch.entries) if self._batch is not None else 0
         return len(self._waiting) + under_way < self._rules.capacity
 
     @property
     def is_pausing(self) -> bool:
-        """Whether a mail failed and waits to be tried again."""
+        """Whether a failed mail waits to be sent again."""
         return self._again_at is not None
 
     def add(self, entry: Entry) -> bool:
-        """Have a record mailed, for which there is room; whether that changes when (rule 2)."""
+        """Queue a record, for which there is room; whether that changes when to mail (rule 2)."""
         self._waiting.append(entry)
         return len(self._waiting) in (1, self._rules.max_records)
 
     def drop(self, count: int) -> None:
-        """Count records that are mailed never."""
+        """Count records that are not mailed."""
         self.dropped += count
         self._untold += count
 
     def due_at(self, now: float, *, hurry: bool, last: bool) -> float | None:
-        """When the next mail is to go; None while there is nothing to send.
+        """When to send the next mail; None while there is nothing to send.
 
         Args:
             now: the time.
-            hurry: whether somebody waits for it (rule 5).
-            last: whether there is no later.
+            hurry: whether a caller waits (rule 5).
+            last: whether the process ends.
         """
         if self._again_at is not None:
             return now if last else self._again_at
@@ -159,7 +159,7 @@ class Backlog:
         return due
 
     def take(self, now: float) -> Batch:
-        """The next mail, which is then under way until `delivered` or `failed`."""
+        """Take the next mail; it is in flight until `delivered` or `failed` is called."""
         if self._again_at is not None and self._batch is not None:
             self._batch = replace(self._batch, attempts=self._batch.attempts + 1)
             self._again_at = None
@@ -171,19 +171,19 @@ class Backlog:
         return self._batch
 
     def delivered(self) -> None:
-        """Note that the mail under way was accepted."""
+        """Note that the mail in flight was accepted."""
         if self._batch is not None:
             self.mailed += len(self._batch.entries)
             self._untold -= self._batch.dropped
             self._batch = None
 
     def failed(self, now: float, *, certainly: bool, may_retry: bool) -> bool:
-        """Note that the mail under way failed (rule 4); whether it is tried again.
+        """Note that the mail in flight failed (rule 4); whether it is sent again.
 
         Args:
             now: the time.
             certainly: whether it certainly was not delivered.
-            may_retry: whether it may go better another time.
+            may_retry: whether a later attempt may succeed.
         """
         if (batch := self._batch) is None:
             return False
@@ -198,7 +198,7 @@ class Backlog:
         return False
 
     def abandon(self) -> int:
-        """Drop what waits, but not what is under way; how many records that were."""
+        """Drop what waits, but not what is in flight; return the number of records."""
         count = len(self._waiting)
         if self._again_at is not None and self._batch is not None:
             count += len(self._batch.entries)

@@ -1,18 +1,18 @@
-"""Traces and metrics for OpenTelemetry: a hook for what happens, instruments for how pools stand.
+"""Traces and metrics for OpenTelemetry: a hook for events, and instruments for the state of pools.
 
 Example::
 
     ConnectionPool(url, on_event=PoolInstrumentation())     spans, and metrics of single operations
-    observe_pools()                                         how every `get_pool` pool stands
+    observe_pools()                                         the state of every `get_pool` pool
 
 There is no convention for SMTP, so sending follows the one for messaging (``messaging.*``), and
 pools the one for database clients (``db.client.connection.*``) under ``smtp.client.connection.*``.
-Both are set down in ``docs/observability.md``.
+``docs/observability.md`` lists both.
 
-What leaves here is made of the pool's name, the server's address, reply codes and class names. A
-reply's text is left out, because servers quote addresses in it; so are the messages of errors.
+Attributes contain only the pool's name, the server's address, reply codes and class names. Texts of
+replies and errors are left out, because servers quote addresses in them.
 
-Needs ``opentelemetry-api`` only (extra ``opentelemetry``); without an SDK nothing is recorded.
+Needs only ``opentelemetry-api`` (extra ``opentelemetry``); without an SDK nothing is recorded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from smtpconn.pool.registry import open_pools
 from smtpconn.pool.stats import PoolStats
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Bounds of the histograms, seconds, as the convention for messaging advises them."""
+"""Bounds of the histograms in seconds, as the convention for messaging recommends."""
 
 _SCOPE = "smtpconn"
 _POOL_NAME = "smtp.client.connection.pool.name"
@@ -46,18 +46,18 @@ _Attributes: TypeAlias = dict[str, str | int | bool]
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """An operation that goes on."""
+    """An operation in progress."""
 
     span: Span
     token: Token[Context]
 
 
 class PoolInstrumentation:
-    """A hook, ``ConnectionPool(url, on_event=PoolInstrumentation())``; one serves any number.
+    """A hook, ``ConnectionPool(url, on_event=PoolInstrumentation())``, for any number of pools.
 
     Each message gets a span ``send host:port`` of kind CLIENT, a child of the caller's span, and
     each connect inside it a span ``connect host:port``. While a message is sent its span is the
-    current one, so that log records of that time belong to the trace.
+    current one, so that log records belong to the trace.
 
     Args:
         tracer_provider, meter_provider: None for the global ones.
@@ -79,17 +79,17 @@ class PoolInstrumentation:
 
         self._duration = histogram(
             "messaging.client.operation.duration",
-            "Duration of sending a message, waiting for a connection included.",
+            "Duration of sending a message, including the wait for a connection.",
         )
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",
             "{message}",
-            "Number of messages that were tried to be sent; with error.type if in vain.",
+            "Number of attempts to send a message; with error.type for a failure.",
         )
         self._of_pool = {
             Action.CONNECT: histogram(
                 "smtp.client.connection.create_time",
-                "The time it took to connect, TLS and logging in included.",
+                "The time it took to connect, including TLS and login.",
             ),
             Action.CHECKOUT: histogram(
                 "smtp.client.connection.wait_time",
@@ -102,7 +102,7 @@ class PoolInstrumentation:
         }
 
     def __call__(self, event: PoolEvent) -> None:
-        """Take note of an event."""
+        """Record an event."""
         if event.action is Action.SEND or event.action is Action.CONNECT:
             if event.stage is Stage.STARTED:
                 self._begin(event)
@@ -127,10 +127,10 @@ class PoolInstrumentation:
 
     def _end(self, event: PoolEvent) -> None:
         if (ending := self._open.pop(event.operation, None)) is None:
-            return  # begun before anybody listened
+            return  # begun before this hook was set
         context.detach(ending.token)
         span = ending.span
-        # With several servers it is known only now which one it was.
+        # With several servers, the server is known only now.
         span.update_name(_span_name(event))
         span.set_attributes(_server(event) | _outcome(event))
         if event.stage is Stage.FAILED:
@@ -147,11 +147,11 @@ def observe_pools(
     pools: Iterable[ConnectionPool] | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Have pools observed: their figures are read when metrics are collected, and only then.
+    """Observe pools: their figures are read when metrics are collected.
 
     Args:
         pools: which pools; None for those that `smtpconn.get_pool` has made in this process and
-            nobody has closed, at the time of each collection.
+            that are open at the time of each collection.
         meter_provider: None for the global one.
     """
     meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
@@ -164,7 +164,7 @@ def observe_pools(
             totals: dict[str, float] = {}
             for pool in open_pools() if chosen is None else chosen:
                 stats = pool.stats()
-                # Pools of one name are added up: two values of one series would spoil it.
+                # Pools with the same name are added up: a series must not have two values.
                 totals[stats.name] = totals.get(stats.name, 0) + read(stats)
             for name, total in totals.items():
                 yield Observation(total, {_POOL_NAME: name} | ({_STATE: state} if state else {}))
@@ -194,8 +194,8 @@ def observe_pools(
 _Row: TypeAlias = tuple[str, str, str, Callable[[PoolStats], float]]
 
 _LEVELS: tuple[_Row, ...] = (
-    ("max", "{connection}", "The number of connections there may be.", lambda s: s.max_size),
-    ("idle.max", "{connection}", "The number of them that may be idle.", lambda s: s.max_size),
+    ("max", "{connection}", "The maximum number of connections.", lambda s: s.max_size),
+    ("idle.max", "{connection}", "The maximum number of idle connections.", lambda s: s.max_size),
     ("pending_requests", "{request}", "The number of waiting callers.", lambda s: s.waiting),
 )
 
@@ -220,7 +220,7 @@ def _messaging(event: PoolEvent) -> _Attributes:
 
 
 def _server(event: PoolEvent) -> _Attributes:
-    """Where it goes, as far as that is known."""
+    """The server's address and port, if known."""
     if event.protocol is None:
         return {}
     known: _Attributes = {"network.protocol.name": event.protocol.value.lower()}
@@ -235,9 +235,9 @@ def _outcome(event: PoolEvent) -> _Attributes:
 
 
 def error_type(error: SmtpError | None) -> str:
-    """What an error is called in ``error.type``: the reply's code, else the error's class.
+    """The value of ``error.type``: the reply's code, else the error's class.
 
-    For None, which stands for an error that is not smtpconn's, ``_OTHER`` as the convention has it.
+    None stands for an error that is not smtpconn's: ``_OTHER``, as in the convention.
     """
     if isinstance(error, ResponseError):
         return str(error.response.code)

@@ -6,12 +6,12 @@ Example::
 
     ConnectionPool(url, on_event=PoolHistograms())      how long things take
 
-The collector costs a pool nothing between two scrapes: it reads `ConnectionPool.stats`. How long
-single things took cannot be read afterwards, so histograms need a hook. Labels are the pool's name
-and words from short lists, never a server's reply and never an address. Pools of one name are added
-up, because two samples of one name would spoil the whole scrape.
+The collector costs nothing between two scrapes: it reads `ConnectionPool.stats`. Durations cannot
+    be read afterwards, so histograms need a hook. Labels are the pool's name and words
+from short lists, never a server's reply and never an address. Pools with the same name are added
+up, because two samples of one series would invalidate the whole scrape.
 
-Every metric is a row of ``_FAMILIES``; ``docs/observability.md`` explains them to users.
+Every metric is a row of ``_FAMILIES``; ``docs/observability.md`` explains them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Reading: TypeAlias = float | Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """One metric: its name, and what the figures say, by the values of its label if it has one."""
+    """One metric: its name, and its figure for each value of its label."""
 
     make: type[GaugeMetricFamily] | type[CounterMetricFamily]
     name: str
@@ -142,7 +142,7 @@ class PoolCollector(Collector):
 
     Args:
         pools: which pools; None for those that `smtpconn.get_pool` has made in this process and
-            nobody has closed, at the time of each scrape.
+            that are open at the time of each scrape.
     """
 
     def __init__(self, pools: Iterable[ConnectionPool] | None = None) -> None:
@@ -155,14 +155,14 @@ class PoolCollector(Collector):
         return (family.metric(figures) for family in _FAMILIES)
 
     def describe(self) -> Iterator[_Metric]:
-        """The metrics without samples, by which a registry finds out that it has them already."""
+        """The metrics without samples, with which a registry detects duplicates."""
         return (family.metric([]) for family in _FAMILIES)
 
 
 class PoolHistograms:
-    """A hook, ``ConnectionPool(url, on_event=PoolHistograms())``: how long things take.
+    """A hook, ``ConnectionPool(url, on_event=PoolHistograms())``: durations of operations.
 
-    One serves any number of pools. In the label ``result`` stands "ok" or "error".
+    One hook serves any number of pools. The label ``result`` is "ok" or "error".
 
     Args:
         registry: where the histograms are registered.
@@ -200,7 +200,7 @@ class PoolHistograms:
         }
 
     def __call__(self, event: PoolEvent) -> None:
-        """Take note of an event that ends something."""
+        """Record an event that ends an operation."""
         histogram = self._histograms.get(event.action)
         if histogram is not None and event.seconds is not None:
             result = "error" if event.stage is Stage.FAILED else "ok"

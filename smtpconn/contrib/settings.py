@@ -1,13 +1,11 @@
 """From a framework's settings to a `ServerConfig` and to the process's pool for it.
 
-Frameworks name one and the same thing in different ways (``EMAIL_HOST_USER``, ``MAIL_USERNAME``,
-``OPTIONS["username"]``). An adapter translates its names into those of `MailSettings` and knows
-nothing else; what the values mean is decided here, once.
+Frameworks have different names for the same setting (``EMAIL_HOST_USER``, ``MAIL_USERNAME``,
+``OPTIONS["username"]``). An adapter only translates its names into those of `MailSettings`; this
+module interprets the values. Errors use the framework's name of a setting, if the adapter gives it.
 
-Errors name a setting as the framework does, if the adapter has said what that is.
-
-Rule: nothing here connects or waits, so settings may be read for every single message. The pool
-stays the same one, because equal settings make equal configurations (see `smtpconn.get_pool`).
+Rule: nothing here connects or waits, so settings may be read for every message. Equal settings make
+equal configurations, and so get the same pool (see `smtpconn.get_pool`).
 """
 
 from __future__ import annotations
@@ -31,10 +29,9 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailSettings:
-    """The settings of a framework under common names; shows neither the password nor the URL.
+    """The settings of a framework under common names; its repr hides the password and the URL.
 
-    What comes from the environment is a text: numbers, and True and False where something is
-    either so or not, are read as meant.
+    Settings from the environment are text: numbers and booleans are parsed.
 
     Attributes:
         url: as `ServerConfig.from_url` takes it, instead of the host, the port and use_*.
@@ -46,7 +43,7 @@ class MailSettings:
         ssl_certfile, ssl_keyfile: the client's certificate and its key, files in PEM.
         pool: limits of the pool, as `smtpconn.ConnectionPool` takes them.
         server: further attributes of `ServerConfig`.
-        names: what the framework calls the settings, where that is another name; for errors.
+        names: the framework's names of settings, where they differ; for errors.
 
     Raises:
         ValidationError: settings that contradict each other, or an unknown name.
@@ -99,12 +96,12 @@ class MailSettings:
 
     @property
     def usual_port(self) -> int:
-        """The port for this kind of TLS where none is given."""
+        """The default port for this kind of TLS."""
         return _USUAL_PORT[_tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))]
 
     @property
     def names_server(self) -> bool:
-        """Whether there is a host or a URL; an unset environment variable is neither."""
+        """Whether there is a host or a URL; an empty text counts as none."""
         return bool(self.host or self.url is not None)
 
     def config(self) -> ServerConfig:
@@ -153,7 +150,7 @@ class MailSettings:
         return get_pool(self.config_with_tls(), **self.pool)
 
     def reword(self, error: SmtpError) -> None:
-        """Have the text of an error name the framework's settings instead of smtpconn's enum."""
+        """Use the framework's names of settings in the text of an error."""
         use_tls, use_ssl = self._called("use_tls"), self._called("use_ssl")
         text, *facts = error.args
         text = str(text).replace("TlsMode.STARTTLS or IMPLICIT", f"{use_tls} or {use_ssl}")
@@ -162,26 +159,25 @@ class MailSettings:
 
 
 SECRET_NAMES = ("url", "password")
-"""Settings that are, or may hold, a password."""
+"""Settings that may contain a password."""
 
 _USUAL_PORT = {TlsMode.NONE: 25, TlsMode.STARTTLS: 587, TlsMode.IMPLICIT: 465}
 
 COMMON_NAMES = tuple(
     f.name for f in fields(MailSettings) if f.name not in ("url", "pool", "server", "names")
 )
-"""What every framework has a setting for."""
+"""The settings that every framework has."""
 
 
 def read_settings(
     *sources: Mapping[str, object], names: Mapping[str, str] | None = None
 ) -> MailSettings:
-    """Settings from several sources, the first of which that has one (not None) decides.
+    """Settings from several sources; the first value that is not None is used.
 
     Args:
-        sources: mappings with the names of `MailSettings`, and those of `ServerOptions` beside
-            them. The last one stands for the framework's own settings: what a ``url`` says is not
-            looked up there.
-        names: as the attribute of `MailSettings`.
+        sources: mappings with the names of `MailSettings` and of `ServerOptions`. The last one is
+            the framework's own settings: what a ``url`` contains is not looked up there.
+        names: as `MailSettings.names`.
 
     Raises:
         ValidationError: as `MailSettings`.
@@ -203,7 +199,7 @@ _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
 
 
 def hiding(source: Mapping[str, object]) -> dict[str, object]:
-    """The settings of ``source``, with secrets wrapped: no report of local variables shows them."""
+    """The settings of ``source``, with secrets wrapped so that error reports hide them."""
     return {
         name: Secret.of(value)
         if value and name in SECRET_NAMES and isinstance(value, str)
@@ -213,14 +209,14 @@ def hiding(source: Mapping[str, object]) -> dict[str, object]:
 
 
 def flag(name: str, value: object) -> bool:
-    """Read a setting that is true or false; "False" from the environment is false.
+    """Parse a boolean setting; "False" from the environment is False.
 
     Args:
         name: the setting's, for the error.
         value: a bool, 0 or 1, or a text such as "yes" and "off".
 
     Raises:
-        ValidationError: it means neither.
+        ValidationError: it is neither.
     """
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False, "": False, "none": False}
@@ -236,7 +232,7 @@ _CAN_BE_NONE = {"acquire_timeout", "max_waiting", "keepalive", "max_rate", "leak
 
 
 def _read_pool(given: PoolKeywords) -> PoolKeywords:
-    """The limits of the pool, with numbers for the texts that are numbers."""
+    """The limits of the pool, with numbers parsed from text."""
     read: dict[str, Any] = {**given}
     for name, value in read.items():
         if not isinstance(value, str):
@@ -259,12 +255,12 @@ def check_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None
     """Refuse the names of settings that do not exist, and say where they belong.
 
     Args:
-        what: where they stand, for the error.
+        what: where they were given, for the error.
         names: those that do not exist there.
         known: those that do.
 
     Raises:
-        ValidationError: there is one in ``names``.
+        ValidationError: ``names`` is not empty.
     """
     unknown = sorted(map(str, names))
     if not unknown:
@@ -292,7 +288,7 @@ def _tls_mode(*, use_tls: bool, use_ssl: bool) -> TlsMode:
 
 
 def _number(name: str, value: object, kind: Callable[[Any], Number]) -> Number:
-    # Settings often come from the environment, where everything is a string.
+    # Settings often come from the environment, where everything is text.
     try:
         return kind(value)
     except (TypeError, ValueError):

@@ -1,1 +1,1 @@
-"""Layer."""
+"""Values without I/O: addresses, parameters, content, replies, results and errors."""

@@ -1,1 +1,1 @@
-"""Layer."""
+"""Sockets, name resolution, TLS, deadlines and forks: no SMTP."""

@@ -1,1 +1,1 @@
-"""Layer."""
+"""The connection pool: who gets which connection, and sending over it."""

@@ -1,8 +1,8 @@
 """Events of a pool: frozen values, one for each operation that begins, ends or fails.
 
-A hook is any function of one `PoolEvent`. It runs in the thread to which the event happens and
-never under a lock; an exception it raises is logged and goes no further. Without a hook
-no events are created.
+A hook is any function that takes one `PoolEvent`. It runs in the thread that causes the event,
+never under a lock; an exception it raises is logged and not passed on. Without a hook no events are
+created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 
 
 class Action(enum.StrEnum):
-    """What an event is about."""
+    """The operation that an event belongs to."""
 
     __reduce_ex__ = reduce_enum
 
@@ -38,7 +38,7 @@ class Action(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """Where it stands."""
+    """Whether the operation begins, ends or fails."""
 
     __reduce_ex__ = reduce_enum
 
@@ -49,20 +49,20 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something happened.
+    """One event.
 
     Attributes:
         pool: the pool's name.
-        action, stage: what, and where it stands.
-        server: ``host:port``, or the path of a UNIX socket; "" where none is chosen yet.
-        seconds: how long it took; None while it has not ended.
+        action, stage: the operation, and whether it begins, ends or fails.
+        server: ``host:port``, or the path of a UNIX socket; "" while none is chosen.
+        seconds: the duration; None until the operation has ended.
         error: why it failed.
-        reason: why a connection was given up, for `Action.DISCARD`.
-        operation: a number that an operation's begin and end have in common, and nothing else in
-            this process; 0 for what has no begin.
-        protocol: what that server speaks; None where none is chosen yet.
-        accepted, rejected: of a message that was sent, the recipients it was accepted for and
-            those who were refused.
+        reason: why a connection was closed, for `Action.DISCARD`.
+        operation: the number that the events of one operation share, unique in this process; 0 for
+            an event without a begin.
+        protocol: the server's protocol; None while none is chosen.
+        accepted, rejected: the numbers of accepted and refused recipients of a message that was
+            sent.
     """
 
     __reduce_ex__ = reduce_value
@@ -81,7 +81,7 @@ class PoolEvent:
 
 
 EventHook: TypeAlias = Callable[[PoolEvent], None]
-"""What a pool calls for each event; it should be quick, because the pool's caller waits for it."""
+"""A function that a pool calls for each event; it should be quick, because the caller waits."""
 
 
 class EventEmitter:
@@ -89,7 +89,7 @@ class EventEmitter:
 
     Args:
         pool: the pool's name.
-        hook: what to call; an exception it raises is logged.
+        hook: the function to call; an exception it raises is logged.
     """
 
     def __init__(self, pool: str, hook: EventHook | None) -> None:
@@ -97,44 +97,44 @@ class EventEmitter:
         self._hook = hook
 
     def about(self, action: Action, server: ServerConfig | None = None) -> OperationEvents:
-        """The events of an operation that is about to begin, at a server if that is known."""
+        """The events of an operation about to begin, with its server if that is known."""
         if self._hook is None:
             return NO_EVENTS
         return _HookedEvents(self.pool, self._hook, action, server)
 
     def holding(self, server: ServerConfig) -> OperationEvents:
-        """The event of a connection, lent from now on, that comes back."""
+        """The event for the return of a connection that is borrowed now."""
         if self._hook is None:
             return NO_EVENTS
         return _HookedEvents(self.pool, self._hook, Action.CHECKIN, server, operation=0)
 
     def discarded(self, server: ServerConfig, reason: str) -> None:
-        """A connection is given up."""
+        """A connection is closed by the pool."""
         if self._hook is not None:
             events = _HookedEvents(self.pool, self._hook, Action.DISCARD, server, operation=0)
             events.happened(reason)
 
 
 class OperationEvents:
-    """The events of one operation; this class emits none."""
+    """The events of one operation; the base class emits none."""
 
     __slots__ = ()
 
     def begin(self) -> None:
-        """It begins now."""
+        """The operation begins now."""
 
     def at(self, server: ServerConfig) -> None:
-        """It is done with this server."""
+        """The operation uses this server from now on."""
 
     def done(self, accepted: int = 0, rejected: int = 0) -> None:
-        """It is done; for a message, with so many recipients."""
+        """The operation has ended; for a message, with the numbers of recipients."""
 
     def failed(self, error: BaseException) -> None:
-        """It has failed."""
+        """The operation has failed."""
 
 
 NO_EVENTS = OperationEvents()
-"""For a pool without a hook: one object for all operations, so that it costs nothing."""
+"""The events of every operation of a pool without a hook: one shared object."""
 
 
 class _HookedEvents(OperationEvents):
@@ -171,7 +171,7 @@ class _HookedEvents(OperationEvents):
         self._tell(Stage.FAILED, self._seconds(), error=known)
 
     def happened(self, reason: str) -> None:
-        """It has happened, in no time."""
+        """The operation has ended, without a duration."""
         self._tell(Stage.DONE, None, reason=reason)
 
     def _seconds(self) -> float:

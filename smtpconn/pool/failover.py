@@ -1,15 +1,15 @@
-"""Which server to connect to next, of those a pool was given; pure decisions, time passed in.
+"""Which of a pool's servers to connect to next: decisions only; the caller passes the time.
 
-Rule 1: the first one that is healthy and has room. One that failed rests, longer each time; mail
-        moves on at once and comes back by itself.
-Rule 2: when a rest is over, ONE caller asks whether the server is back; to all others it stays the
-        last choice until that caller knows.
-Rule 3: a server is never given up for good. When none is healthy, all with room are tried in order,
-        because the caller is waiting now.
-Rule 4: a server that takes no more connections keeps those it has, and gets no more for a while;
-        that is no concern of the other servers.
-Rule 5: a refused login is different: trying again may lock the account. Until its long rest is
-        over, callers get the same refusal without the server being asked.
+Rule 1: the first server that is healthy and has room. After a failure a server is skipped for a
+        backoff that grows with each failure; mail uses the next one, and later returns.
+Rule 2: after the backoff ONE caller tries the server; for all others it stays the last choice until
+        that trial has ended.
+Rule 3: no server is excluded for ever. If none is healthy, all with room are tried in order,
+        because the caller waits now.
+Rule 4: a server that accepts no more connections keeps those it has and gets no more for a while.
+        This does not affect the other servers.
+Rule 5: a refused login is different, because trying again may lock the account. During its long
+        backoff, callers get the same refusal without a connect.
 
 The caller holds the pool's lock.
 """
@@ -26,19 +26,19 @@ from smtpconn.model.pickling import reduce_value
 from smtpconn.model.response_errors import AuthError
 
 FIRST_BACKOFF = 1.0
-"""Seconds a server rests after its first failure; doubled with each further one."""
+"""Seconds of backoff after a server's first failure; doubled with each further one."""
 
 MAX_BACKOFF = 60.0
-"""Seconds it rests at most."""
+"""The longest backoff in seconds."""
 
 LOGIN_BACKOFF = 60.0
-"""Seconds after a refused login in which the server is not asked again."""
+"""Seconds after a refused login without another attempt to log in."""
 
 LOWERED_FOR = 60.0
-"""Seconds for which a server that said "too many connections" gets no more than it has."""
+"""Seconds for which a server that said "too many connections" gets no further connection."""
 
 TRIAL_TIMEOUT = 5.0
-"""Seconds a server has to answer while there are others to turn to."""
+"""Seconds that a connect may take while the pool has other servers to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class ServerStats:
     Attributes:
         server: ``host:port``.
         is_healthy: whether its last connect succeeded, or none was tried.
-        failures: connects that failed in a row.
-        last_error: what the last failed one failed with; None after a success.
+        failures: the number of consecutive failed connects.
+        last_error: the error of the last one; None after a success.
     """
 
     __reduce_ex__ = reduce_value
@@ -64,13 +64,13 @@ class ServerStats:
 class _Server:
     config: ServerConfig
     failures: int = 0
-    rests: int = 0
+    backoffs: int = 0
     backoff_until: float = 0.0
     trial_until: float = 0.0
     login_backoff_until: float = 0.0
     last_error: SmtpError | None = None
     login_error: SmtpError | None = None
-    # How many connections it takes, until then; 0.0 while no limit is known.
+    # The number of connections it accepts until that time; 0.0 while no limit is known.
     capacity: int = 0
     lowered_until: float = 0.0
 
@@ -80,7 +80,7 @@ class ServerSelector:
 
     Args:
         configs: their configurations.
-        connections_to: how many connections the pool has to the server of an index, idle or lent.
+        connections_to: the number of connections, idle or borrowed, to the server with an index.
     """
 
     def __init__(
@@ -99,15 +99,15 @@ class ServerSelector:
         return self._servers[index].config
 
     def to_try(self, now: float) -> list[int]:
-        """The servers with room, in the order to try them: the healthy and rested ones first."""
+        """The servers with room, in the order to try them: those not in backoff first."""
         with_room = [i for i in range(len(self._servers)) if self._has_room(i, now)]
         return sorted(with_room, key=lambda i: not self._is_ready(i, now))
 
     def begin_trials(self, order: Sequence[int], now: float) -> None:
-        """Have nobody else ask the servers that are about to be asked whether they are back.
+        """Mark the servers that the caller is about to try, so that no other caller tries them.
 
-        Those at the head of ``order``, up to the first that is known to be; the last one of all is
-        no trial.
+        These are the first ones of ``order``, up to the first healthy one. The last server of all
+        is never marked.
         """
         for index in order[:-1]:
             server = self._servers[index]
@@ -117,20 +117,20 @@ class ServerSelector:
             self.begin_trial(index, now)
 
     def begin_trial(self, index: int, now: float) -> None:
-        """Have nobody else ask a server for now. A trial that is cut off ends by itself."""
+        """Mark a server as being tried. The mark expires if the trial is interrupted."""
         self._servers[index].trial_until = now + TRIAL_TIMEOUT
 
     def better_to_try(self, index: int, now: float) -> int | None:
-        """A server preferred to this one whose trial is due; None if there is none."""
+        """A server preferred to this one that is due for a trial; None if there is none."""
         for better in range(index):
             if self._is_ready(better, now) and self._has_room(better, now):
                 return better
         return None
 
     def has_better(self, index: int) -> bool:
-        """Whether a server preferred to this one is known to be back and to have room.
+        """Whether a server preferred to this one is known to be healthy and to have room.
 
-        Where a limit was met and its time is over, that has to be asked first.
+        A server whose limit has expired must be tried first.
         """
         return any(
             not server.failures
@@ -139,7 +139,7 @@ class ServerSelector:
         )
 
     def retry_at(self, now: float) -> float:
-        """When the first of them has rested and has room."""
+        """When the first server is after its backoff and has room."""
         return min(
             max(
                 server.backoff_until,
@@ -149,62 +149,62 @@ class ServerSelector:
         )
 
     def login_refusal(self, index: int, now: float) -> SmtpError | None:
-        """The refusal a caller gets while the login rests (rule 5)."""
+        """The refusal that callers get during the backoff of the login (rule 5)."""
         server = self._servers[index]
         if now < server.login_backoff_until and server.login_error is not None:
             return copy.copy(server.login_error)
         return None
 
     def succeeded(self, index: int, now: float) -> None:
-        """Note that a connection was made."""
+        """Record a successful connect."""
         server = self._servers[index]
         if now >= server.lowered_until:
             server.lowered_until = 0.0
-        server.failures = server.rests = 0
+        server.failures = server.backoffs = 0
         server.backoff_until = server.trial_until = server.login_backoff_until = 0.0
         server.last_error = server.login_error = None
 
     def failed(self, index: int, error: SmtpError, now: float) -> None:
-        """Note that none could be made, and let the server rest.
+        """Record a failed connect, and start a backoff.
 
-        Also if the caller was in a hurry: the first rest is short, and who comes then may have more
-        time. Only if nobody has, it grows.
+        Also if the caller's timeout was short: the first backoff is short, and the next caller may
+        have more time.
         """
         server = self._servers[index]
         server.failures += 1
         server.trial_until = 0.0
-        # What fails while it rests was begun before, or because there is no other server: ten
-        # callers that meet one failure together are no ten failures.
+        # A failure during the backoff belongs to a connect that began before it, or there is no
+        # other server. Ten concurrent callers must not count as ten failures.
         if now >= server.backoff_until:
-            # Not 2 to the power of weeks of failures: that would be too large for a float.
+            # Limited, because 2 to the power of many failures would be too large for a float.
             server.backoff_until = now + min(
-                MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(server.rests, 32)
+                MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(server.backoffs, 32)
             )
-            server.rests += 1
-        # A copy, which holds no traceback and so keeps no frame alive.
+            server.backoffs += 1
+        # A copy without traceback, so that it keeps no frame alive.
         server.last_error = copy.copy(error)
         if isinstance(error, AuthError) and not error.is_transient:
             server.login_error = server.last_error
             server.login_backoff_until = now + LOGIN_BACKOFF
             server.login_error = server.last_error
-            # Nor is mail moved back to it before.
+            # Mail does not return to it before that.
             server.backoff_until = max(server.backoff_until, server.login_backoff_until)
 
     def met_limit(self, index: int, now: float) -> None:
-        """Note that a server takes no more connections than the pool has to it (rule 4).
+        """Record that a server accepts no more connections than the pool has to it (rule 4).
 
-        If it has none, that is no limit but a refusal, for which the server rests.
+        If the pool has none, that is a failure with a backoff.
         """
         if count := self._connections_to(index):
             server = self._servers[index]
             server.capacity, server.lowered_until = count, now + LOWERED_FOR
 
     def last_error(self) -> SmtpError | None:
-        """The most recent thing that went wrong with the most preferred server that has trouble."""
+        """The last error of the most preferred server that has failed."""
         return next((s.last_error for s in self._servers if s.last_error is not None), None)
 
     def stats(self) -> tuple[ServerStats, ...]:
-        """How each stands."""
+        """The state of each server."""
         return tuple(
             ServerStats(str(s.config), s.failures == 0, s.failures, s.last_error)
             for s in self._servers

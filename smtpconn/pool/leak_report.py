@@ -1,6 +1,6 @@
-"""The leak report: which leases are out for too long, and where they were taken.
+"""The leak report: leases held for too long, and where they were taken.
 
-Only a pool that was asked for it (``leak_after``) pays for it, with a stack per checkout.
+With ``leak_after`` a pool records a stack for each checkout; without it this costs nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from smtpconn.pool.state import Waiter
 
 
 class LeakReport:
-    """The leases that are out, with the stacks of their checkouts.
+    """The current leases, with the stacks of their checkouts.
 
     Args:
-        name: the pool's.
-        limit: seconds after which a lease is reported; None to watch nothing.
+        name: the name of the pool.
+        limit: seconds after which a lease is reported; None for no report.
     """
 
     def __init__(self, name: str, limit: float | None) -> None:
@@ -29,12 +29,12 @@ class LeakReport:
         self._reported: set[Waiter] = set()
 
     def watch(self, waiter: Waiter, frame: FrameType) -> None:
-        """Note a lease: ``frame`` is where it was taken."""
+        """Record a lease, and the ``frame`` that took it."""
         if self._limit is not None:
             self._stacks[waiter] = "".join(traceback.format_stack(frame))
 
     def forget(self, waiter: Waiter) -> None:
-        """A lease is back: note that, and report those that are out for too long."""
+        """Remove a returned lease, and report those that are held for too long."""
         if self._limit is None:
             return
         self._stacks.pop(waiter, None)
@@ -48,7 +48,7 @@ class LeakReport:
                 log(logging.WARNING, text, self._name, age, stack)
 
     def old(self, now: float) -> list[tuple[float, str]]:
-        """The leases that are out for too long: their age, and the stack of their checkout."""
+        """The leases held for too long: their age, and the stack of their checkout."""
         return [(now - waiter.since, stack) for waiter, stack in self._old(now)]
 
     def _old(self, now: float) -> list[tuple[Waiter, str]]:

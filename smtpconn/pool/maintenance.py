@@ -1,13 +1,12 @@
 """Maintenance: one daemon thread per process that looks after the idle connections of all pools.
 
-It says NOOP on connections that were silent for long and closes those whose time is over. It lives
-only while something is idle, is never joined, and holds pools by weak references. Pools work
-without it, as a pool with ``keepalive=None`` does.
+It sends NOOP on connections that were idle for long and closes expired ones. It runs only while a
+connection is idle, is never joined, and has weak references to pools. It is optional: pools work
+without it, as with ``keepalive=None``.
 
-Pools call `Maintenance.watch` when they take a connection back, which may be in a signal handler
-that interrupts another such call. So there is no lock here: what is shared is changed by single
-operations of a deque and of a lock that nobody waits for, and everything else belongs to the
-thread.
+Pools call `Maintenance.watch` when a connection is returned, perhaps in a signal handler that
+interrupts another such call. So no lock is waited for: shared state changes by single operations of
+a deque and by a lock that is only tried; all other state belongs to the thread.
 """
 
 from __future__ import annotations
@@ -26,47 +25,47 @@ from smtpconn.pool.wakeup import Wakeup
 
 
 class Maintained(Protocol):
-    """What maintenance needs of a pool."""
+    """The part of a pool that maintenance uses."""
 
     def maintain_idle(self) -> float | None:
-        """Do what is due; return when to look again (monotonic), None while nothing is idle."""
+        """Do what is due; return when to call again (monotonic), None while nothing is idle."""
 
 
 class Maintenance:
-    """The thread, and the pools it looks after."""
+    """The thread, and the pools that it maintains."""
 
     def __init__(self) -> None:
         self.forget()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin anew in a forked child, in which the thread does not exist."""
+        """Reset in a forked child, where the thread does not exist."""
         self._wakeup = Wakeup()
-        # Held while the thread lives; acquired without waiting only.
+        # Held while the thread runs; only tried, never waited for.
         self._is_running = threading.Lock()
-        # What is to be watched from when on; None to look at all pools at once.
+        # Pools and their due times; None to look at all pools now.
         self._inbox: deque[tuple[weakref.ref[Maintained], float] | None] = deque()
-        # The thread's alone.
+        # Used only by the thread.
         self._pools: dict[int, tuple[weakref.ref[Maintained], float]] = {}
 
     def watch(self, pool: Maintained, due: float) -> None:
-        """Have ``pool`` looked at by ``due`` (monotonic clock)."""
+        """Maintain ``pool`` at ``due`` (monotonic clock)."""
         self._inbox.append((weakref.ref(pool), due))
         self._wakeup.set()
         self._start()
 
     def wake(self) -> None:
-        """Have all pools looked at now, because there is less to look after."""
+        """Look at all pools now, because there are fewer idle connections."""
         if self._is_running.locked():
             self._inbox.append(None)
             self._wakeup.set()
 
     def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        """Do work of a pool that may take long, so that no other pool waits for it.
+        """Do work of a pool that may take long, without delaying other pools.
 
         Args:
-            work: done here if no other pool is watched, else in a thread of its own.
-            then: called in that thread when the work is done.
+            work: called here if no other pool is watched, else in a new thread.
+            then: called in that thread after the work.
         """
         if len(self._pools) > 1:
 
@@ -87,7 +86,7 @@ class Maintenance:
         error = _start_thread("smtpconn-maintenance", self._run)
         if error is not None:
             self._is_running.release()
-            # The caller gives a connection back and must not fail: its message may be delivered.
+            # The caller returns a connection and must not fail: its message may be delivered.
             log(logging.INFO, "idle connections are not looked after: %s", error)
 
     def _run(self) -> None:
@@ -101,7 +100,7 @@ class Maintenance:
                     self._look_at_all()
         finally:
             self._is_running.release()
-        # A pool that came after the last look found the thread running.
+        # A pool may have been added after the last look, while the thread was still running.
         if self._inbox:
             self._start()
 
@@ -131,7 +130,8 @@ def _look(reference: weakref.ref[Maintained]) -> float | None:
         try:
             return pool.maintain_idle()
         except BaseException:
-            # Whatever a hook raises, SystemExit too: the other pools are looked after all the same.
+            # A hook may raise anything, even SystemExit; the other pools are maintained all the
+            # same.
             _log_failure()
     return None
 
@@ -141,9 +141,9 @@ def _log_failure() -> None:
 
 
 def _start_thread(name: str, target: Callable[[], None]) -> RuntimeError | None:
-    """Start a daemon thread; the error if that is impossible now, as when Python ends."""
-    # `Thread.start` waits until the new thread has had this lock. A signal handler that interrupts
-    # another `start` of its thread, which holds it, would wait for ever.
+    """Start a daemon thread; return the error if that is impossible, as at interpreter shutdown."""
+    # `Thread.start` waits until the new thread has taken this lock. In a signal handler that
+    # interrupts another `start`, which holds the lock, that would be a deadlock.
     lock = getattr(threading, "_active_limbo_lock", None)
     is_owned = getattr(lock, "_is_owned", None)  # gevent's lock has none
     if is_owned is not None and is_owned():

@@ -1,4 +1,4 @@
-"""The limits of a pool: what they are called, what they are by default, what they may be."""
+"""The limits of a pool: their names, defaults and valid values."""
 
 from __future__ import annotations
 

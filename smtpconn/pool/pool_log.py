@@ -1,8 +1,8 @@
-"""What pools, and what sends over them, write to their loggers.
+"""Logging of pools and of code that sends over them.
 
-A handler that sends its records over a pool is called for records about that pool, too. If sending
-fails, the pool logs that, the handler sends that record, and so on. So what a thread logs here
-while a handler is at work on another record of ours is dropped.
+A handler that sends its records over a pool also gets the records about that pool. If sending
+fails, the pool logs that, the handler sends that record, and so on. So a record that a thread logs
+here while a handler processes another record from here is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _guard = _Guard()
 def log(level: int, text: str, *args: object, exc_info: bool = False, name: str = "") -> None:
     """Log, unless this thread is already logging something of a pool.
 
-    Must not be called while a lock is held: handlers are not our code.
+    Must not be called under a lock, because handlers are other code.
 
     Args:
         level: as `logging.Logger.log` takes it, as ``text``, ``args`` and ``exc_info``.

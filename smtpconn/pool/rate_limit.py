@@ -1,10 +1,10 @@
-"""`RateLimiter`: at most so many messages a second, from the first one on and across threads.
+"""`RateLimiter`: at most so many messages per second, across threads.
 
-A message reserves the next free moment and waits for it outside the lock. One that cannot wait so
-long is told at once and reserves nothing.
+A message reserves the next free time slot and waits for it outside the lock. If the slot is after
+its deadline, it fails at once and reserves nothing.
 
-A signal handler that sends may interrupt a reservation of its own thread. The lock lets it in, and
-the reservation that was interrupted sees that the moment is taken and looks for the next.
+A signal handler that sends may interrupt a reservation of its own thread. The lock is re-entrant,
+and the interrupted reservation notices that its slot is taken and uses the next one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from smtpconn.net.forking import forget_in_child, reset_if_forked
 
 
 class RateLimiter:
-    """The moments at which messages may go.
+    """The times at which messages may be sent.
 
     Args:
         rate: messages per second, above 0.
-        burst: how many may go at once after a silence.
+        burst: how many may be sent at once after a pause.
 
     Raises:
         ValidationError: an invalid value.
@@ -40,21 +40,21 @@ class RateLimiter:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin with a new lock in a forked child; what is reserved is the parent's."""
+        """Take a new lock in a forked child; the reserved slots belong to the parent."""
         self._lock = threading.RLock()
         self._next = min(self._next, time.monotonic())
 
     def wait(self, deadline: Deadline) -> None:
-        """Wait until a message may go.
+        """Wait until a message may be sent.
 
         Raises:
-            PoolTimeoutError: that would be after the deadline; nothing is reserved then.
+            PoolTimeoutError: that would be after the deadline; nothing is reserved.
         """
         if seconds := self.reserve_within(deadline):
             time.sleep(seconds)
 
     def reserve_within(self, deadline: Deadline) -> float:
-        """Reserve the next moment at which a message may go; seconds until then.
+        """Reserve the next slot; return the seconds until then.
 
         Raises:
             PoolTimeoutError: as `wait`.
@@ -69,11 +69,11 @@ class RateLimiter:
         return seconds
 
     def reserve(self, now: float, patience: float) -> float | None:
-        """Reserve the next moment; seconds until then, None if they are more than ``patience``."""
+        """Reserve the next slot; return the seconds until then, None if more than ``patience``."""
         with self._lock:
             while True:
                 seen = self._next
-                # Silence earns no more than the burst.
+                # A pause allows no more than the burst.
                 moment = max(seen, now - self._allowance)
                 seconds = max(0.0, moment - now)
                 if seconds > patience:

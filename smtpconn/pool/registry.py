@@ -1,8 +1,8 @@
 """`get_pool`: one pool per process for each server configuration and set of limits.
 
-Frameworks make a new backend object for every use (Django does), so a pool kept on such an object
-would never be used twice; it has to live here. Pools are never evicted: one in use must not be
-closed behind its users' backs.
+Frameworks such as Django make a new backend object for every use, so a pool stored on such an
+object would never be reused; it is stored here. Pools are never evicted, because one in use must
+not be closed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Registry:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin with a new lock in a forked child; the pools begin anew by themselves."""
+        """Take a new lock in a forked child; the pools reset themselves."""
         self._lock = threading.RLock()
 
     def get(self, config: ServerConfig, options: PoolKeywords) -> ConnectionPool:
@@ -40,7 +40,7 @@ class _Registry:
             if pool is not None and not pool.is_closed:
                 return pool
             made = ConnectionPool(config, **options)
-            # A signal handler may have made one in between: that one stays.
+            # A signal handler may have made one in between; that one is kept.
             if pool is not None and self._pools.get(key) is pool:
                 del self._pools[key]
             return self._pools.setdefault(key, made)
@@ -55,7 +55,7 @@ _registry = _Registry()
 
 
 def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> ConnectionPool:
-    """The process's pool for this server and these limits; made at the first call.
+    """The process's pool for this server and these limits, created at the first call.
 
     Args:
         config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it.
@@ -73,5 +73,5 @@ def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> 
 
 
 def open_pools() -> list[ConnectionPool]:
-    """The pools of this process that `get_pool` has made and nobody has closed; for monitoring."""
+    """The open pools that `get_pool` has made in this process; for monitoring."""
     return _registry.open_pools()

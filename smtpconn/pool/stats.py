@@ -1,6 +1,6 @@
-"""The figures of a pool: counted where things happen, read as one value.
+"""The figures of a pool.
 
-`Counters` belong to a pool and change under its lock; `PoolStats` is a snapshot that never changes.
+`Counters` belong to a pool and change under its lock; `PoolStats` is an immutable snapshot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smtpconn.pool.failover import ServerStats
 
 @dataclass(slots=True)
 class Counters:
-    """What a pool counts; see `PoolStats` for the meanings."""
+    """The counters of a pool; see `PoolStats` for the meanings."""
 
     checkouts: int = 0
     waits: int = 0
@@ -43,10 +43,10 @@ class Counters:
         retries: int = 0,
         noops: int = 0,
     ) -> None:
-        """Count these.
+        """Add these figures.
 
-        Each addition stands alone and calls nothing, so that none is lost if a signal handler that
-        counts, too, interrupts this.
+        Each addition is one statement without a call, so that a signal handler that counts too
+        cannot lose one.
         """
         self.messages += messages
         self.failed_messages += failed_messages
@@ -63,26 +63,29 @@ class PoolStats:
 
     Attributes:
         name: the pool's.
-        max_size: connections it may have.
-        in_use: leases out, those that are being connected included.
-        idle: connections waiting for work.
-        connecting: connections being made.
-        waiting: callers waiting for a connection.
-        checkouts: connections handed out so far; also one that was dead and could not be replaced.
-        waits: callers who had to wait for one.
-        timeouts, overloads: callers who got none: in time, or because too many waited.
-        connects, connect_errors: connections made, and attempts that failed.
-        retries: messages sent again because a reused connection was dead before content was spent.
+        max_size: the maximum number of connections.
+        in_use: borrowed connections, including those that are being opened.
+        idle: idle connections.
+        connecting: connections that are being opened.
+        waiting: callers that wait for a connection.
+        checkouts: connections handed out so far, including one that was dead and could not be
+            replaced.
+        waits: callers that had to wait.
+        timeouts, overloads: callers that got no connection: in time, or because too many waited.
+        connects, connect_errors: successful and failed connects.
+        retries: messages sent again because a reused connection was dead before the content was
+            begun.
         noops: keep-alive NOOPs.
-        messages, failed_messages: what `ConnectionPool.send` and its kin did.
-        unknown_messages: those of the failed ones that may have been delivered.
-        accepted_recipients, rejected_recipients: of the messages that were sent.
-        wait_seconds, use_seconds, connect_seconds: spent by all callers together on waiting for a
-            connection (connecting included), on holding one, and on connecting.
-        discards: connections given up, by reason.
-        effective_size: ``max_size``, or less for a while after every server that can be had said
-            that there are too many connections.
-        servers: how each server stands, in the order given.
+        messages, failed_messages: messages that `ConnectionPool.send` and the other methods sent,
+            or failed to send.
+        unknown_messages: failed messages that may have been delivered.
+        accepted_recipients, rejected_recipients: recipients of the messages that were sent.
+        wait_seconds, use_seconds, connect_seconds: total time that callers waited for a connection
+            (including connecting), held one, and connected.
+        discards: connections that the pool closed, by reason.
+        effective_size: ``max_size``, or less for a while after every available server has said that
+            there are too many connections.
+        servers: the state of each server, in the order given.
     """
 
     __reduce_ex__ = reduce_value

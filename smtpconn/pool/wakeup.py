@@ -6,10 +6,10 @@ import threading
 
 
 class Wakeup:
-    """Something that one thread waits for and others announce; twice is the same as once.
+    """A signal that one thread waits for; setting it twice is the same as once.
 
-    Not a `threading.Event`, which is Python code under a plain lock: a signal handler that sets an
-    event while its own thread is setting it waits for ever.
+    Not a `threading.Event`, which uses a plain lock: a signal handler that sets an event while its
+    own thread is setting it would deadlock.
     """
 
     __slots__ = ("_lock",)
@@ -20,17 +20,17 @@ class Wakeup:
 
     @property
     def is_set(self) -> bool:
-        """Whether it was announced and nobody has taken note of it."""
+        """Whether it is set."""
         return not self._lock.locked()
 
     def set(self) -> None:
-        """Announce it."""
+        """Set it."""
         if self._lock.locked():
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # somebody else announced it in between
+                pass  # another thread has set it in between
 
     def wait(self, seconds: float) -> bool:
-        """Wait for it, at most so long, and take note of it; whether it came."""
+        """Wait until it is set, at most so long, and clear it; whether it was set."""
         return self._lock.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))

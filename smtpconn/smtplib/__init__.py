@@ -2,19 +2,19 @@
 
     from smtpconn import smtplib
 
-    smtplib.pooled()  # if connections are to be kept and used again
+    smtplib.pooled()  # to reuse connections
 
     with smtplib.SMTP("smtp.example.com", 587) as smtp:
         smtp.starttls()
         smtp.login("user", "password")
         smtp.send_message(message)
 
-Everything that module has is here, its exceptions and constants as the very same objects. What
-differs is in docs/smtplib.md; in particular, `SMTP.starttls` and `SMTP_SSL` verify the server's
-certificate where no context is given, which the standard library does not.
+This module has every name of the standard library's module; exceptions and constants are the same
+objects. docs/smtplib.md lists the differences. In particular, `SMTP.starttls` and `SMTP_SSL` verify
+the server's certificate if no context is given, which the standard library does not.
 
-``python -m smtpconn.smtplib script.py`` runs a program with this module in the place of the
-standard library's, and pooled.
+``python -m smtpconn.smtplib script.py`` runs a program with this module instead of the standard
+library's, with pooling.
 """
 
 import smtplib as _original
@@ -66,7 +66,7 @@ __all__ = [
     "quotedata",
 ]
 
-# What else programs take from that module: the modules it imports, and its private names.
+# Programs also use the modules that smtplib imports, and its private names.
 for _name, _value in vars(_original).items():
     if not _name.startswith("__"):
         globals().setdefault(_name, _value)

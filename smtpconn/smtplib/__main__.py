@@ -1,9 +1,9 @@
-"""Run a program with smtpconn in the place of ``smtplib``, and its connections pooled.
+"""Run a program with smtpconn instead of ``smtplib``, with pooled connections.
 
     python -m smtpconn.smtplib [options] script.py [arguments]
     python -m smtpconn.smtplib [options] -m module [arguments]
 
-Nothing of the program is changed. Connections are closed when it ends.
+The program is not changed. Connections are closed when it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Run the program that the arguments name.
 
     Args:
-        arguments: without the name of this program.
+        arguments: the command line without the name of this program.
     """
     parser = argparse.ArgumentParser(
         prog="python -m smtpconn.smtplib",

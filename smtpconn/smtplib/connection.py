@@ -1,9 +1,9 @@
-"""`CommandConnection`: an `SmtpConnection` that a caller may also lead command by command.
+"""`CommandConnection`: an `SmtpConnection` whose caller sends single commands.
 
-It is made over a connected socket and says nothing by itself, not even EHLO. What it is told goes
-through the same channel, driver and exchanges as everything else. Besides, it remembers the
-server's last words (`SmtpConnection` returns what they mean, ``smtplib`` the words), and shows each
-command and reply to whoever debugs.
+It is made over a connected socket and sends nothing by itself, not even EHLO. Its commands use the
+same channel, driver and exchanges as everything else. In addition it stores the last reply
+(``smtplib`` returns replies, `SmtpConnection` their meaning), and shows each command and reply to a
+debugging caller.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ _PHASES = {phase.upper(): phase for phase in Phase} | {"HELO": Phase.EHLO, "LHLO
 
 
 class WatchedChannel(Channel):
-    """A channel that remembers the last reply, and shows what goes through it.
+    """A channel that stores the last reply, and shows commands and replies.
 
     Attributes:
-        last_reply: what the server said last.
-        show: called with each line for a debugging caller: what it is, and its text; None for
-            nobody.
+        last_reply: the last reply.
+        show: called for each line with its kind and its text, for a debugging caller; or None.
     """
 
     last_reply: SmtpResponse | None = None
@@ -88,12 +87,12 @@ class WatchedChannel(Channel):
 
 
 class CommandConnection(SmtpConnection):
-    """A connection over a socket, on which nothing was said yet; get one from `over`.
+    """A connection over a new socket; created by `over`.
 
     Attributes:
-        hello: its last reply of 250 to EHLO, LHLO or HELO.
-        is_extended: whether that was to EHLO or LHLO.
-        login_reply: what it said to the login.
+        hello: the last positive reply to EHLO, LHLO or HELO.
+        is_extended: whether that was a reply to EHLO or LHLO.
+        login_reply: the last reply to the login.
     """
 
     hello: SmtpResponse | None = None
@@ -123,11 +122,11 @@ class CommandConnection(SmtpConnection):
         Args:
             sock: in clear or with TLS; closed if this fails.
             host, port: what it is connected to.
-            protocol: what will be spoken.
-            timeout: seconds for an operation that names none.
+            protocol: SMTP or LMTP.
+            timeout: seconds for an operation without a timeout of its own.
             is_direct: whether the peer is the server and not a proxy.
             allow_cleartext_auth: as `SmtpConnection.connect` takes it.
-            context, tls_session: for a `start_tls` that names no context.
+            context, tls_session: for a `start_tls` without a context.
         """
         peer = host if host.startswith("/") else f"{host}:{port}"
         try:
@@ -152,31 +151,31 @@ class CommandConnection(SmtpConnection):
 
     @property
     def last_reply(self) -> SmtpResponse | None:
-        """What the server said last."""
+        """The last reply."""
         return self._channel.last_reply
 
     @property
     def sock(self) -> socket.socket:
-        """The socket itself, which does not block while an operation runs."""
+        """The socket, which is non-blocking while an operation runs."""
         return self._channel.driver.transport.sock
 
     @property
     def local_ip(self) -> str | None:
-        """Our own address; None on a UNIX socket."""
+        """The local address; None on a UNIX socket."""
         return self._channel.driver.transport.local_ip
 
     @property
     def ehlo_name(self) -> str:
-        """How we name ourselves, or have done."""
+        """The client's name for EHLO."""
         return self._session.ehlo_domain
 
     def show_to(self, show: Callable[[str, str], None] | None) -> None:
-        """Show each command and reply to a function, or to none."""
+        """Show each command and reply to a function; None to stop."""
         self._channel.show = show
 
     def greet(self, timeout: float | Deadline | None = None) -> SmtpResponse:
-        """Wait for the greeting, whatever it is."""
-        # Not looked at before, as between operations: the greeting may be there already.
+        """Wait for the greeting; its code is not checked."""
+        # Without the check for unexpected data: the greeting may be there already.
         return self._channel.operate(
             raw_command.greet(self._session),
             self._channel.deadline(timeout),
@@ -187,7 +186,7 @@ class CommandConnection(SmtpConnection):
     def say_hello(
         self, verb: str, name: str, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
-        """Say EHLO, LHLO or HELO."""
+        """Send EHLO, LHLO or HELO."""
         hello = command(Phase.EHLO, f"{verb} {name}")
         exchange = raw_command.say_hello(self._session, hello, name)
         reply = self._run(exchange, Phase.EHLO, timeout)
@@ -198,7 +197,7 @@ class CommandConnection(SmtpConnection):
     def start_tls(
         self, context: ssl.SSLContext, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
-        """Say STARTTLS, and do the handshake with ``context`` if the reply is 220."""
+        """Send STARTTLS, and do the handshake with ``context`` if the reply is 220."""
         self._channel.driver.use_context(context, self._host)
         reply = self._run(raw_command.start_tls(self._session), Phase.STARTTLS, timeout)
         if reply.code == 220:
@@ -208,26 +207,26 @@ class CommandConnection(SmtpConnection):
     def log_in(
         self, credentials: Credentials, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
-        """Log in as `SmtpConnection.authenticate` does, and return the server's last word."""
+        """Log in as `SmtpConnection.authenticate` does, and return the final reply."""
         self._log_in_as(credentials, credentials.mechanisms, timeout)
         assert self.last_reply is not None
         self.login_reply = self.last_reply
         return self.last_reply
 
     def say(self, text: str) -> SmtpResponse:
-        """Say one command, whatever it is, and return the reply."""
+        """Send any one command, and return the reply."""
         return self._run(raw_command.say(self._session, self._command(text)), _phase(text), None)
 
     def write(self, text: str) -> None:
-        """Write one command and do not wait for the reply."""
+        """Write one command without waiting for the reply."""
         self._write(CommandGroup((self._command(text),), waits=False))
 
     def write_bytes(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Write bytes unchanged."""
         self._write(raw_command.octets((data,)))
 
     def read_reply(self) -> SmtpResponse:
-        """Wait for the reply to the first command written that has none yet."""
+        """Wait for the reply to the first written command without one."""
         group = self._written[0] if self._written else None
         self._session.has_unread_replies = True
         reply = self._run(raw_command.read(self._session, group), Phase.IDLE, None)
@@ -242,7 +241,7 @@ class CommandConnection(SmtpConnection):
         phase: Phase,
         deadline: Deadline | None = None,
     ) -> T:
-        """Run an exchange over the session."""
+        """Run an exchange in this session."""
         return self._run(exchange(self._session), phase, deadline)
 
     def _write(self, group: CommandGroup) -> None:
@@ -275,11 +274,11 @@ def wrap_in_tls(
     deadline: Deadline,
     session: ssl.SSLSession | None = None,
 ) -> ssl.SSLSocket:
-    """Put TLS on a connected socket, which is closed if that fails (RFC 8314 3).
+    """Start TLS on a connected socket, which is closed if that fails (RFC 8314 3).
 
     Raises:
-        SmtpError: it failed, and precisely how.
-        ValidationError: ``host`` is no name that a certificate can have.
+        SmtpError: the handshake failed.
+        ValidationError: a certificate cannot contain the name ``host``.
     """
     open_end: socket.socket | Transport = sock
     try:
@@ -298,5 +297,5 @@ def wrap_in_tls(
 
 
 def _phase(text: str) -> Phase:
-    """What a command's verb stands for; IDLE for one that is not known."""
+    """The phase of a command; IDLE if its verb is unknown."""
     return _PHASES.get(text.partition(" ")[0].upper(), Phase.IDLE)

@@ -1,8 +1,9 @@
-"""smtpconn's errors as code that was written for ``smtplib`` knows them.
+"""smtpconn's errors with the ``args`` of ``smtplib``'s.
 
-Each is of ``smtplib``'s class already. Here it gets the ``args`` that class has, a code and a text,
-or a dict of recipients, because such code unpacks them. Text, ``phase``, ``is_transient`` and
-``may_have_been_delivered`` stay; a pickled error comes out as smtpconn's own.
+Each error is an instance of ``smtplib``'s class already. Here it also gets the ``args`` of that
+class (a code and a text, or a dict of recipients), because programs unpack them. Its text,
+``phase``, ``is_transient`` and ``may_have_been_delivered`` do not change. It is pickled as
+smtpconn's error.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseErr
 from smtpconn.smtplib.replies import text_of
 
 _UNREADABLE = 500
-"""The code ``smtplib`` makes up for a reply that it cannot read."""
+"""The code that ``smtplib`` reports for an invalid reply."""
 
 
 class _WithArgs(SmtpError):
-    """Mixed into the classes of errors that leave here."""
+    """The base of the classes that `as_smtplib` creates."""
 
     if not TYPE_CHECKING:
 
         @property
         def args(self) -> tuple[object, ...]:
-            """What ``smtplib``'s or the operating system's error has."""
+            """As in ``smtplib``'s or the operating system's error."""
             if isinstance(self, (AllRecipientsFailedError, smtplib.SMTPRecipientsRefused)):
                 return (self.recipients,)
             if isinstance(self, smtplib.SMTPSenderRefused):
@@ -52,7 +53,7 @@ class _WithArgs(SmtpError):
 
 
 def as_smtplib(error: SmtpError) -> SmtpError:
-    """The same error, with the ``args`` of ``smtplib``; one that is so already stays as it is."""
+    """The same object with the ``args`` of ``smtplib``; unchanged if it has them already."""
     if isinstance(error, _WithArgs):
         return error
     beside: type[Exception] | None = None
@@ -69,7 +70,7 @@ def refused(
 ) -> smtplib.SMTPException:
     """The error for a refusal, of ``smtplib``'s class for the phase.
 
-    A reply that is no refusal either is the class ``fallback``, as ``smtplib`` has it.
+    For a reply that is not a refusal either, ``fallback`` is raised as by ``smtplib``.
     """
     error = refusal(response, phase)
     if isinstance(error, ProtocolError):
@@ -78,12 +79,12 @@ def refused(
 
 
 def about(error: SmtpError, sender: str, recipients: dict[str, str]) -> SmtpError:
-    """Name the addresses in an error as the caller gave them.
+    """Replace the addresses in an error by those that the caller gave.
 
     Args:
         error: of a transaction.
         sender: as given.
-        recipients: what was given, by what was sent.
+        recipients: the addresses as given, by the addresses as sent.
     """
     if isinstance(error, ResponseError) and error.phase is Phase.MAIL:
         error.sender = sender
@@ -93,7 +94,7 @@ def about(error: SmtpError, sender: str, recipients: dict[str, str]) -> SmtpErro
 
 
 class Translated:
-    """A ``with`` block whose errors leave it as ``smtplib`` has them."""
+    """A ``with`` block that applies `as_smtplib` to its errors."""
 
     __slots__ = ()
 

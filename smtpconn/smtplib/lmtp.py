@@ -38,7 +38,7 @@ class LMTP(SMTP, smtplib.LMTP):
         port: int = 0,
         source_address: tuple[str, int] | None = None,
     ) -> Reply:
-        """Connect, or plan to, also to a UNIX socket; returns the greeting."""
+        """Connect, also to a UNIX socket, now or when needed; returns the greeting."""
         return SMTP.connect(self, host, port, source_address)
 
     def _where(self, host: str, port: int | str) -> tuple[str, int]:

@@ -1,10 +1,9 @@
 """Addresses and ESMTP options as ``smtplib`` takes them: free text, made safe to send.
 
-``smtplib`` sends whatever it is given: "Jane <jane@example.com>" without the name, and "John",
-which is no address, as it is. An address that is valid becomes one of smtpconn's own values. Any
-other is passed on as it is, for the server to judge, unless it could end its place in the command
-and begin something else (CVE-2025-59937): no control character, space or angle bracket may be in
-it.
+``smtplib`` sends any text: "Jane <jane@example.com>" without the name, and "John", which is not an
+address, unchanged. Here a valid address becomes one of smtpconn's values. Other text is sent
+unchanged for the server to judge, unless it contains a control character, a space or an angle
+bracket, which could end the path and begin something else (CVE-2025-59937).
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from smtpconn.model.parameters import BodyType, MailFromParams
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>]|[\ud800-\udfff]")
 # "Jane <jane@example.com>", and without a name.
 _IN_BRACKETS = re.compile(r"[^<>]*<([^<>]*)>\Z")
-# esmtp-param (RFC 5321 4.1.2); an equals sign is let through in the value.
+# esmtp-param (RFC 5321 4.1.2); an equals sign is accepted in the value.
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(?:=[^\x00-\x20\x7f]+)?\Z")
 
 
 class _LiteralReversePath(ReversePath):
-    """A reverse-path that is no address, sent as it is."""
+    """A reverse-path that is not an address, sent unchanged."""
 
     __slots__ = ()
 
@@ -36,7 +35,7 @@ class _LiteralReversePath(ReversePath):
 
 
 class _LiteralForwardPath(ForwardPath):
-    """A forward-path that is no address, sent as it is."""
+    """A forward-path that is not an address, sent unchanged."""
 
     __slots__ = ()
 
@@ -46,12 +45,12 @@ class _LiteralForwardPath(ForwardPath):
 
 @dataclass(frozen=True, slots=True)
 class MailOptions:
-    """The ``mail_options`` of ``smtplib`` by what they mean to smtpconn.
+    """The parsed ``mail_options`` of ``smtplib``.
 
     Attributes:
-        smtputf8: whether SMTPUTF8 is asked for.
-        body: the BODY that is.
-        words: the others, as they go out.
+        smtputf8: whether SMTPUTF8 is among them.
+        body: the BODY among them.
+        words: the others, as they are sent.
     """
 
     smtputf8: bool = False
@@ -60,15 +59,15 @@ class MailOptions:
 
     @property
     def params(self) -> MailFromParams:
-        """As typed parameters, but for the words."""
+        """SMTPUTF8 and BODY as typed parameters."""
         return MailFromParams(body=self.body, smtputf8=self.smtputf8)
 
 
 def refuse_line_ends(text: str) -> None:
-    """Refuse a command that would be two, in the words of ``smtplib``.
+    """Refuse a line break in a command, with the text of ``smtplib``.
 
     Raises:
-        ValidationError: which is a ValueError.
+        ValidationError: there is one; this is a ValueError.
     """
     if "\r" in text or "\n" in text:
         shown = text.replace("\n", "\\n").replace("\r", "\\r")
@@ -79,7 +78,7 @@ def refuse_line_ends(text: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def reverse_path(given: str) -> ReversePath:
-    """The reverse-path that text of a caller means.
+    """The reverse-path for a caller's text.
 
     Raises:
         ValidationError: it may not be sent.
@@ -93,7 +92,7 @@ def reverse_path(given: str) -> ReversePath:
 
 @functools.lru_cache(maxsize=1024)
 def forward_path(given: str) -> ForwardPath:
-    """The forward-path that text of a caller means; raises as `reverse_path`."""
+    """The forward-path for a caller's text; raises as `reverse_path`."""
     text = _inner(given)
     try:
         return ForwardPath(text)
@@ -104,7 +103,7 @@ def forward_path(given: str) -> ForwardPath:
 
 
 def check_ascii(path: ReversePath | ForwardPath) -> None:
-    """Check that a path can be sent without SMTPUTF8, if need be with its domain in A-labels.
+    """Check that a path can be sent without SMTPUTF8, perhaps with its domain in A-labels.
 
     Raises:
         UnicodeEncodeError: as ``smtplib`` raises it.
@@ -114,10 +113,10 @@ def check_ascii(path: ReversePath | ForwardPath) -> None:
 
 
 def mail_options(options: Sequence[str]) -> MailOptions:
-    """Read ``mail_options``.
+    """Parse ``mail_options``.
 
     Raises:
-        ValidationError: one is no ESMTP parameter.
+        ValidationError: one is not an ESMTP parameter.
     """
     utf8, body, words = False, None, []
     for word in _words("mail", options):
@@ -126,13 +125,13 @@ def mail_options(options: Sequence[str]) -> MailOptions:
             utf8 = True
         elif name == "BODY" and value in (BodyType.SEVENBIT, BodyType.EIGHTBITMIME):
             body = BodyType(value)
-        elif name != "SIZE":  # which is ours to say
+        elif name != "SIZE":  # smtpconn chooses it
             words.append(f" {word}")
     return MailOptions(utf8, body, "".join(words))
 
 
 def rcpt_words(options: Sequence[str]) -> str:
-    """Read ``rcpt_options``; raises as `mail_options`."""
+    """Parse ``rcpt_options``; raises as `mail_options`."""
     return "".join(f" {word}" for word in _words("rcpt", options))
 
 
@@ -153,7 +152,7 @@ def _inner(given: str) -> str:
     text = given.strip()
     if (named := _IN_BRACKETS.match(text)) is not None:
         return named[1]
-    # Of what is no address parseaddr makes one that nobody has written: of "a b" it makes "a".
+    # parseaddr turns text that is not an address into another one: "a b" into "a".
     if text.endswith(")") and "@" in (spec := parseaddr(text)[1]):
         return spec
     return text

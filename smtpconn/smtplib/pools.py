@@ -1,17 +1,18 @@
-"""Pools behind ``smtplib``'s API: a pool for whatever decides whether a connection may be shared.
+"""Pools behind ``smtplib``'s API: one for each set of settings that a shared connection must have.
 
-An `SMTP` object of the drop-in that is pooled says nothing by itself. It collects what its program
-asks for (host, TLS, login), and when the first command comes that needs the server it borrows a
-connection for which all of that was done. Three things make that safe:
+A pooled `SMTP` object does not connect at once. It collects the program's settings (host, TLS,
+login), and at the first command that needs the server it borrows a connection with these settings.
+Three rules make that safe:
 
-* `Key` holds everything a server sees of a caller, the whole credential included (as a keyed hash),
-  and the identity of the TLS context. Nobody gets a connection that was made for other settings.
-* `Server` answers EHLO and STARTTLS from memory only if the answer makes nothing less safe: an
-  EHLO in clear that does not offer STARTTLS is never remembered. What is not remembered is asked
-  for, on a real connection, where the program asks for it; the connection is then *parked*, and the
-  next one that a pool makes to the server goes on with it.
-* Pools are bounded in number: those not used for longest are closed first, and sooner if their TLS
-  context is the caller's own, because a program that makes one for each call never comes back.
+* `Key` holds everything that a server sees of a caller, including the whole credential (as a keyed
+  hash), and the identity of the TLS context. A connection made for other settings is never used.
+* `Server` answers EHLO and STARTTLS from memory only if the answer makes nothing less safe: an EHLO
+  in clear that does not offer STARTTLS is never remembered. If an answer is not remembered, the
+  program's command is sent on a real connection. That connection is then *parked*, and a pool that
+  needs a new connection to the server continues with it.
+* The number of pools is limited: the least recently used ones are closed first. The limit is lower
+  for pools with a TLS context of the caller, because a program that makes a context for each call
+  never uses such a pool again.
 """
 
 from __future__ import annotations
@@ -46,32 +47,32 @@ from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
 from smtpconn.smtplib.errors import refused
 
 MAX_POOLS = 64
-"""Pools that are kept; those in use are kept whatever their number."""
+"""Pools that are kept at most; pools in use are always kept."""
 
 MAX_POOLS_OF_OWN_CONTEXTS = 4
-"""Of these, pools to one server whose TLS contexts are the caller's."""
+"""Of these, pools to one server with TLS contexts of callers."""
 
 UNUSED_AFTER = 300.0
-"""Seconds after which a pool that nobody uses is closed."""
+"""Seconds after which an unused pool is closed."""
 
 PARKED_FOR = 30.0
-"""Seconds for which a connection that was made to ask what a server offers may be taken up."""
+"""Seconds for which a parked connection may be used."""
 
 DEFAULTS: PoolKeywords = {"max_size": 10, "acquire_timeout": 60.0}
-"""Limits of a pool unless given: an object holds its connection until it is closed, and waits for
-one as long as programs that connect wait for a server that is slow to greet."""
+"""Default limits. An object holds its connection until it is closed, and waits for one as long as
+programs wait for a slow greeting."""
 
 _secret = secrets.token_bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an object connects to, and as what.
+    """The server of an object, and how to connect to it.
 
     Attributes:
-        kind: its class.
-        host, port, protocol, source_address: as the names say.
-        context: the TLS settings of TLS from the first byte; None for a beginning in clear.
+        kind: the object's class.
+        host, port, protocol, source_address: of the server.
+        context: the context for TLS from the first byte; None to begin in clear.
         allow_cleartext_auth: whether a password may travel in clear.
     """
 
@@ -86,11 +87,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What has to be the same for a connection to be shared.
+    """The settings that must be equal for a connection to be shared.
 
     Attributes:
-        address: where it goes.
-        ehlo_name: how it names itself.
+        address: the server.
+        ehlo_name: the name for EHLO.
         context: the TLS settings, by identity; None in clear.
         credential: a keyed hash of user and password; b"" without a login.
     """
@@ -102,21 +103,21 @@ class Key:
 
 
 def credential_hash(user: str, password: str) -> bytes:
-    """A hash of a whole credential, of use in this process alone."""
+    """A keyed hash of a whole credential; the key is random for each process."""
     parts = [part.encode("utf-8", "surrogatepass") for part in (user, password)]
     whole = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     return hmac.digest(_secret, whole, "sha256")
 
 
 class Server:
-    """What this process knows of one address, and the connection it has parked there."""
+    """The remembered replies of one address, and its parked connection."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.greeting: SmtpResponse | None = None
         self.local_ip: str | None = None
         self.start_tls_reply: SmtpResponse | None = None
-        # By TLS context, None in clear, and by how we named ourselves.
+        # By TLS context, None in clear, and by the name for EHLO.
         self._hellos: OrderedDict[tuple[ssl.SSLContext | None, str], SmtpResponse] = OrderedDict()
         self._parked: tuple[CommandConnection, ssl.SSLContext | None, float] | None = None
         self.forget()
@@ -129,9 +130,9 @@ class Server:
         self._parked = None
 
     def greet(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
-        """The server's greeting: the last one while connections to it live, else a new one.
+        """The server's greeting: the last one while connections to it exist, else a new one.
 
-        One thread at a time connects, and the others use what it was told.
+        One thread at a time connects; the others use its greeting.
         """
         with _Held(self._asking, deadline):
             known = self.greeting
@@ -149,14 +150,14 @@ class Server:
     def hello(
         self, context: ssl.SSLContext | None, verb: str, name: str, deadline: Deadline
     ) -> SmtpResponse | CommandConnection:
-        """The reply to EHLO in a stage of the session.
+        """The reply to EHLO at a stage of the session.
 
         Args:
-            context: of the TLS that is on by now; None in clear.
-            verb, name: what is said.
-            deadline: by when.
+            context: of the current TLS; None in clear.
+            verb, name: the command.
+            deadline: of the operation.
 
-        Returns the connection itself where the reply may not be remembered.
+        Returns the connection itself if the reply may not be remembered.
         """
         known = self._known_hello(context, name)
         if known is not None:
@@ -175,7 +176,7 @@ class Server:
     def start_tls(
         self, context: ssl.SSLContext, verb: str, name: str, deadline: Deadline
     ) -> SmtpResponse:
-        """The reply to STARTTLS: the last one if this context's TLS is known, else a new one.
+        """The reply to STARTTLS: remembered if TLS with this context has succeeded.
 
         Raises:
             StartTlsUnavailableError: it is not offered.
@@ -204,7 +205,7 @@ class Server:
         reply: SmtpResponse,
         connection: CommandConnection,
     ) -> bool:
-        """Remember a reply to EHLO, if it may be remembered; whether it may."""
+        """Remember a reply to EHLO if that is safe; whether it is."""
         if reply.code != 250 or (context is None and not connection.capabilities.supports_starttls):
             return False
         with self._lock:
@@ -215,13 +216,13 @@ class Server:
         return True
 
     def forget_hellos(self) -> None:
-        """Ask again from now on: the server is not what it was."""
+        """Forget all replies: the server has changed."""
         with self._lock:
             self._hellos.clear()
             self.greeting = None
 
     def take_parked(self, context: ssl.SSLContext | None) -> CommandConnection | None:
-        """The parked connection, if it is at this stage and good."""
+        """The parked connection, if it is at this stage and alive."""
         with self._lock:
             parked = self._parked
             if parked is None or parked[1] is not context:
@@ -248,7 +249,7 @@ class Server:
         deadline: Deadline,
         tls_session: ssl.SSLSession | None,
     ) -> CommandConnection:
-        """A connection that is ready to log in or to send: greeted, with TLS, and introduced."""
+        """A connection after greeting, TLS and EHLO, ready to log in or to send."""
         connection = self.take_parked(context)
         if connection is not None and connection.ehlo_name == name and connection.hello is not None:
             return connection
@@ -287,7 +288,7 @@ class Server:
 
     @property
     def verb(self) -> str:
-        """What a session begins with."""
+        """A new connection after its greeting."""
         return "lhlo" if self.address.protocol is Protocol.LMTP else "ehlo"
 
     def _greeted_well(
@@ -333,15 +334,15 @@ class Server:
             before[0].quit_nowait()
 
     def default_ehlo_name(self) -> str:
-        """How we name ourselves to it unless told otherwise."""
+        """The default name for EHLO."""
         return default_ehlo_domain(self.local_ip or "127.0.0.1")
 
 
 def introduce(connection: CommandConnection, verb: str, name: str, deadline: Deadline) -> None:
-    """Say EHLO, or HELO where that is refused, as ``smtplib`` does.
+    """Send EHLO, or HELO if that is refused, as ``smtplib`` does.
 
     Raises:
-        smtplib.SMTPHeloError: neither is taken.
+        smtplib.SMTPHeloError: both are refused.
     """
     reply = connection.say_hello(verb, name, deadline)
     if not reply.is_success:
@@ -357,10 +358,10 @@ def upgrade(
     name: str,
     deadline: Deadline,
 ) -> SmtpResponse:
-    """Say EHLO if need be, STARTTLS, and EHLO again; the reply to STARTTLS.
+    """Send EHLO if necessary, STARTTLS, and EHLO again; return the reply to STARTTLS.
 
     Raises:
-        StartTlsUnavailableError: it is not offered; nothing more was said.
+        StartTlsUnavailableError: it is not offered; no further command was sent.
         smtplib.SMTPResponseException: it was refused.
     """
     if connection.hello is None:
@@ -376,7 +377,7 @@ def upgrade(
 
 @dataclass(frozen=True, slots=True)
 class _PooledServer(ServerConfig):
-    """How a pool makes a connection that has all of a `Key`."""
+    """The server configuration with which a pool makes connections for a `Key`."""
 
     _: KW_ONLY
     server: Server = field(repr=False, compare=False)
@@ -389,12 +390,12 @@ class _PooledServer(ServerConfig):
         tls_session: ssl.SSLSession | None = None,
         quirks: ServerQuirks | None = None,
     ) -> CommandConnection:
-        """Connect, or go on with what is parked, and log in; as `ServerConfig.connect`."""
+        """Connect or use the parked connection, and log in; as `ServerConfig.connect`."""
         deadline = Deadline.of(timeout, self.timeout)
         try:
             connection = self._ready(deadline, tls_session)
         except SmtpError as error:
-            # The TLS session offered may be what the handshake failed of.
+            # The offered TLS session may be the reason for the failed handshake.
             if tls_session is None or error.phase is not Phase.TLS or not deadline.remaining():
                 self.server.forget_hellos()
                 raise
@@ -419,11 +420,11 @@ class _PooledServer(ServerConfig):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A pool, and whether it is of use to anybody.
+    """A pool, and how it is used.
 
     Attributes:
-        has_own_context: whether its TLS context is the caller's own.
-        used_at: when somebody borrowed or gave back last (monotonic clock).
+        has_own_context: whether its TLS context was given by the caller.
+        used_at: the time of the last borrow or return (monotonic clock).
     """
 
     pool: ConnectionPool
@@ -432,15 +433,15 @@ class _Entry:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a connection is out, or somebody wants one."""
+        """Whether a connection is borrowed, or a caller waits for one."""
         stats = self.pool.stats()
         return bool(stats.in_use or stats.waiting)
 
 
 class Pools:
-    """The pools of programs that speak ``smtplib``'s API.
+    """The pools of programs that use ``smtplib``'s API.
 
-    Give one to ``SMTP(..., pool=pools)``, or turn it on for the whole process with `pooled`.
+    Pass it to ``SMTP(..., pool=pools)``, or use `pooled` for the whole process.
 
     Args:
         options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
@@ -449,7 +450,8 @@ class Pools:
 
     def __init__(self, **options: Unpack[PoolKeywords]) -> None:
         self._options: PoolKeywords = {**DEFAULTS, **options}
-        ConnectionPool("smtp://localhost", **self._options).close(0)  # refuses invalid options now
+        # Raises now if an option is invalid.
+        ConnectionPool("smtp://localhost", **self._options).close(0)
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._servers: OrderedDict[Address, Server] = OrderedDict()
         self._when_closed: Callable[[], None] = lambda: None
@@ -458,7 +460,7 @@ class Pools:
         forget_in_child(self)
 
     def when_closed(self, call: Callable[[], None]) -> None:
-        """Have a function called by `close`."""
+        """Call a function at `close`."""
         self._when_closed = call
 
     def __enter__(self) -> Self:
@@ -473,11 +475,11 @@ class Pools:
         self.close()
 
     def forget(self) -> None:
-        """Take a new lock in a forked child; pools and servers begin anew by themselves."""
+        """Take a new lock in a forked child; pools and servers reset themselves."""
         self._lock = threading.Lock()
 
     def server(self, address: Address) -> Server:
-        """What is known of an address."""
+        """The `Server` of an address."""
         reset_if_forked()
         dropped: list[Server] = []
         with self._lock:
@@ -506,7 +508,7 @@ class Pools:
         *,
         has_own_context: bool,
     ) -> Borrowed:
-        """Borrow a connection that has all of a key.
+        """Borrow a connection for a key.
 
         Raises:
             SmtpError: as `smtpconn.ConnectionPool.connection`.
@@ -520,7 +522,7 @@ class Pools:
             try:
                 return Borrowed(entry, lease, lease.__enter__())
             except PoolClosedError:
-                # Another thread has dropped it as unused.
+                # Another thread has closed the pool as unused.
                 if self.is_closed:
                     raise
 
@@ -539,7 +541,7 @@ class Pools:
             entry.pool.close(0)
 
     def pools(self) -> list[ConnectionPool]:
-        """The pools that there are at present; for monitoring."""
+        """The current pools; for monitoring."""
         with self._lock:
             return [entry.pool for entry in self._entries.values()]
 
@@ -575,7 +577,7 @@ class Pools:
         return entry
 
     def _drop_unused(self, wanted: Key, now: float) -> list[_Entry]:
-        """Remove the pools that are too many or too old, those not used for longest first."""
+        """Remove pools that are unused for too long or too many, the least recently used first."""
         dropped, address = [], wanted.address
         own = sum(
             entry.has_own_context and _same_place(key.address, address)
@@ -593,7 +595,7 @@ class Pools:
 
 
 class Borrowed:
-    """A connection that an object has borrowed, and how it is given back."""
+    """A connection borrowed by an object."""
 
     __slots__ = ("_entry", "_lease", "connection")
 
@@ -609,13 +611,13 @@ class Borrowed:
         return self._lease.was_reused
 
     def renew(self, deadline: Deadline) -> None:
-        """Replace the connection, which is dead, by a new one."""
+        """Replace the dead connection by a new one."""
         connection = self._lease.renew(deadline)
         assert isinstance(connection, CommandConnection)
         self.connection = connection
 
     def give_back(self, *, keep: bool) -> None:
-        """Give the connection back; closed, unless it may be kept."""
+        """Return the connection; close it unless it may be kept."""
         self.connection.show_to(None)
         if not keep:
             self.connection.close()
@@ -628,9 +630,10 @@ def _same_place(one: Address, other: Address) -> bool:
 
 
 class _Held:
-    """Hold a lock that is waited for until a deadline, and no longer.
+    """Hold a lock, waiting for it until a deadline.
 
-    It is released once, however the block is cut off: at the latest when this is collected.
+    The lock is released once, however the block is interrupted: at the latest when this object is
+    garbage-collected.
     """
 
     _taken: deque[threading.Lock] | None = None

@@ -21,6 +21,6 @@ def text_of(response: SmtpResponse) -> bytes:
 
 
 def response_of(reply: Reply) -> SmtpResponse:
-    """The value that smtpconn has for such a pair."""
+    """The `SmtpResponse` for a code and text."""
     code, text = reply
     return SmtpResponse(code, tuple(text.decode("utf-8", "surrogateescape").split("\n")))

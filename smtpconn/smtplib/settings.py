@@ -1,4 +1,4 @@
-"""What holds for the whole process: whether ``smtplib``'s API is pooled, and how careful it is."""
+"""Settings of the process for ``smtplib``'s API: pooling, and which connections are allowed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Settings:
     """The settings of the process.
 
     Attributes:
-        pools: the pools that objects use which are given none; None for no pooling.
-        verify: whether certificates are checked where the program gives no context.
-        allow_cleartext_auth: whether a password may travel in clear to another machine.
+        pools: the default pools; None for no pooling.
+        verify: whether certificates are checked if the program gives no context.
+        allow_cleartext_auth: whether a password may be sent in clear to another machine.
     """
 
     pools: Pools | None = None
@@ -31,7 +31,7 @@ class Settings:
     allow_cleartext_auth: bool = False
 
     def context(self, certfile: str | None = None, keyfile: str | None = None) -> ssl.SSLContext:
-        """The TLS settings for a program that gives none; the same ones for the same files."""
+        """The context for a program that gives none; the same object for the same files."""
         if self.verify:
             return shared_context(None, certfile, keyfile)
         with _lock:
@@ -66,10 +66,10 @@ def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: s
 
 
 def pooled(**options: Unpack[PoolKeywords]) -> Pools:
-    """Have every `SMTP`, `SMTP_SSL` and `LMTP` of this process that is made from now on pooled.
+    """Pool every `SMTP`, `SMTP_SSL` and `LMTP` that this process makes from now on.
 
-    Call it once where a program begins, or use what it returns in a ``with`` statement, behind
-    which everything is as it was before, and the pools are closed.
+    Call it once at the start of a program, or use the result in a ``with`` statement, which closes
+    the pools and restores the previous setting at its end.
 
     Args:
         options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
@@ -90,12 +90,12 @@ def pooled(**options: Unpack[PoolKeywords]) -> Pools:
 
 
 def configure(*, verify: bool = True, allow_cleartext_auth: bool = False) -> None:
-    """Say how careful connections of this module are that are made from now on.
+    """Set which connections this module allows from now on.
 
     Args:
-        verify: whether `SMTP.starttls` and `SMTP_SSL` check certificates and host names where the
-            program gives no context. The standard library's ``smtplib`` does not; with False
-            neither does this module, and whoever is on the way can read passwords and messages.
-        allow_cleartext_auth: let passwords travel without TLS to other machines.
+        verify: whether `SMTP.starttls` and `SMTP_SSL` check certificates and host names if the
+            program gives no context. The standard library's ``smtplib`` does not. With False this
+            module does not either, and an attacker on the network can read passwords and messages.
+        allow_cleartext_auth: allow passwords without TLS to other machines.
     """
     current.verify, current.allow_cleartext_auth = verify, allow_cleartext_auth

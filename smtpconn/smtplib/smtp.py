@@ -1,18 +1,17 @@
 """`SMTP`: the class of the standard library's ``smtplib`` over smtpconn.
 
 It is a subclass of the standard library's class of that name, with its signatures, attributes and
-return values, and overrides everything that touches the connection. What is said goes through
-`smtpconn.smtplib.connection`; what is sent with `sendmail` is the one transaction that all of
-smtpconn sends.
+return values, and overrides everything that uses the connection. Commands go through
+`smtpconn.smtplib.connection`; `sendmail` uses the same transaction as the rest of smtpconn.
 
 An object is in one of three states:
 
 * *real*: it has a connection of its own, as with ``smtplib``;
-* *planned*: it is pooled, and nothing was said yet on its behalf (`_plan`);
+* *planned*: it is pooled, and has no connection yet (`_plan`);
 * *borrowed*: it is pooled, and has a connection of a pool until it is closed.
 
-Whatever a pool cannot vouch for (raw commands, the socket itself, a login by the caller's own
-function, a transaction left open) marks the borrowed connection as one that does not go back.
+Raw commands, access to the socket, a login by the caller's own function and an open transaction
+leave the connection in an unknown state. It is then closed instead of returned to its pool.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
 
 UNLIMITED = 600.0
-"""Seconds for an operation of an object without a timeout: the longest that RFC 5321 4.5.3.2 has
-anybody wait for."""
+"""Seconds for an operation without a timeout: the longest timeout of RFC 5321 4.5.3.2."""
 
 _MAX_CHALLENGES = 5
 _BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
@@ -86,12 +84,12 @@ _GOODBYE = SmtpResponse(221, ("Bye",))
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a pooled object asks for so far.
+    """The settings of a pooled object that has no connection yet.
 
     Attributes:
-        pools, server: where its connection will come from.
-        context: the TLS settings in force; None in clear.
-        has_own_context: whether they are the caller's own.
+        pools, server: the source of its connection.
+        context: the current TLS context; None in clear.
+        has_own_context: whether the context was given by the caller.
     """
 
     pools: Pools
@@ -101,17 +99,17 @@ class _Plan:
 
 
 class SMTP(smtplib.SMTP):
-    """``smtplib.SMTP`` over smtpconn; see there for what each method does.
+    """``smtplib.SMTP`` over smtpconn; the methods are documented there.
 
     Args:
         host, port, local_hostname, timeout, source_address: as ``smtplib.SMTP`` takes them.
             ``timeout`` is for each operation as a whole.
-        pool: the pools to take a connection from; None for those of the process if `pooled` was
-            called, False for none.
+        pool: the pools to take a connection from; None for those of `pooled`, if it was called;
+            False for none.
 
     Raises:
-        SmtpError: as ``smtplib.SMTP`` raises: each is of ``smtplib``'s class too, or of the
-            operating system's.
+        SmtpError: when ``smtplib.SMTP`` raises; each is also an instance of ``smtplib``'s or the
+            operating system's class.
     """
 
     _connection: CommandConnection | None = None
@@ -170,7 +168,7 @@ class SMTP(smtplib.SMTP):
     ) -> None:
         try:
             if exc_type is not None and not issubclass(exc_type, Exception):
-                self._is_tainted = True  # nobody can tell what was cut off
+                self._is_tainted = True  # the state of the session is unknown
             elif self._is_connected():
                 code, message = self._quit()
                 if code != 221 and exc_type is None:
@@ -188,7 +186,7 @@ class SMTP(smtplib.SMTP):
         port: int = 0,
         source_address: tuple[str, int] | None = None,
     ) -> Reply:
-        """Connect, or plan to; returns the greeting."""
+        """Connect now, or when needed if pooled; returns the greeting."""
         if source_address:
             self.source_address = source_address
         host, port = self._where(host, port)
@@ -250,12 +248,12 @@ class SMTP(smtplib.SMTP):
         self._uses = 0
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        """A connected socket; subclasses may make it in another way (IPv4 only, a proxy)."""
+        """A connected socket; a subclass may connect differently (IPv4 only, a proxy)."""
         self._show("connect:", f"to {(host, port)} {self.source_address}")
         return open_socket(host, port, self._deadline(), self.source_address)
 
     def _first_context(self) -> tuple[ssl.SSLContext | None, bool]:
-        """The TLS settings of TLS from the first byte, and whether they are the caller's."""
+        """The context for TLS from the first byte, and whether it was given by the caller."""
         return None, False
 
     @property
@@ -263,28 +261,28 @@ class SMTP(smtplib.SMTP):
         return Protocol.LMTP if self.ehlo_msg == "lhlo" else Protocol.SMTP
 
     def _pools(self) -> Pools | None:
-        """The pools to use; None where there are none, or where connecting is the caller's own."""
+        """The pools to use; None without pools, or if a subclass connects differently."""
         chosen = settings.current.pools if self._pool is None else self._pool
         if not isinstance(chosen, Pools) or chosen.is_closed:
             return None
         return chosen if self._connects_itself() else None
 
     def _connects_itself(self) -> bool:
-        """Whether sockets are made here, and not by a subclass in a way of its own."""
+        """Whether sockets are made here, and not by a subclass."""
         home = getattr(type(self)._get_socket, "__module__", "")
         return "_get_socket" not in vars(self) and home.startswith(f"{__package__}.")
 
     # The session
 
     def helo(self, name: str = "") -> Reply:
-        """Say HELO."""
+        """Send HELO."""
         connection = self._raw()
         reply = self._hello(connection, "helo", name or self.local_hostname)
         self.helo_resp = text_of(reply)
         return pair(reply)
 
     def ehlo(self, name: str = "") -> Reply:
-        """Say EHLO, or LHLO; or tell what the server said to it last (see `pooled`)."""
+        """Send EHLO or LHLO; if pooled, perhaps return the remembered reply."""
         name = name or self.local_hostname
         self.esmtp_features = {}
         plan = self._plan
@@ -325,7 +323,7 @@ class SMTP(smtplib.SMTP):
         self._ehlo_name = ""
 
     def ehlo_or_helo_if_needed(self) -> None:
-        """Say EHLO, or HELO if that is refused, unless that was done."""
+        """Send EHLO, or HELO if that is refused, unless that was done."""
         if self.helo_resp is None and self.ehlo_resp is None and not 200 <= self.ehlo()[0] <= 299:
             code, message = self.helo()
             if not 200 <= code <= 299:
@@ -432,7 +430,7 @@ class SMTP(smtplib.SMTP):
         *,
         initial_response_ok: bool = True,
     ) -> Reply:
-        """Log in with a mechanism whose answers a function gives."""
+        """Log in with a mechanism; a function computes the answers."""
         mechanism = mechanism.upper()
         refuse_line_ends(f"AUTH {mechanism}")
         connection = self._raw()
@@ -466,11 +464,11 @@ class SMTP(smtplib.SMTP):
     # Commands
 
     def noop(self) -> Reply:
-        """Say NOOP."""
+        """Send NOOP."""
         return self._say("noop")
 
     def rset(self) -> Reply:
-        """Say RSET."""
+        """Send RSET."""
         self.command_encoding = "ascii"
         reply = self._say("rset")
         if reply[0] == 250:
@@ -481,26 +479,26 @@ class SMTP(smtplib.SMTP):
         try:
             self.rset()
         except SmtpError:
-            pass  # what matters was raised, or the next command finds out
+            pass  # the first error is raised, or the next command fails
 
     def help(self, args: str = "") -> Any:
-        """Say HELP."""
+        """Send HELP."""
         return self._say("help", args)[1]
 
     def verify(self, address: str) -> Reply:
-        """Say VRFY."""
+        """Send VRFY."""
         refuse_line_ends(f"vrfy {address}")
         return self._say("vrfy", addr_only(address))
 
     vrfy = verify
 
     def expn(self, address: str) -> Reply:
-        """Say EXPN."""
+        """Send EXPN."""
         refuse_line_ends(f"expn {address}")
         return self._say("expn", addr_only(address))
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> Reply:
-        """Say MAIL."""
+        """Send MAIL."""
         words = ""
         self._needed()
         if options and self.does_esmtp:
@@ -518,7 +516,7 @@ class SMTP(smtplib.SMTP):
         return self._say(text)
 
     def rcpt(self, recip: str, options: Sequence[str] = ()) -> Reply:
-        """Say RCPT."""
+        """Send RCPT."""
         self._needed()
         words = rcpt_words(options) if options and self.does_esmtp else ""
         text = f"rcpt to:<{forward_path(recip)}>{words}"
@@ -529,7 +527,7 @@ class SMTP(smtplib.SMTP):
         return reply
 
     def data(self, msg: Any) -> Reply:
-        """Say DATA and send a message; returns the final reply, in LMTP the worst."""
+        """Send DATA and a message; returns the final reply, in LMTP the worst one."""
         content = Content(as_bytes(msg))
         connection = self._needed()
         count = self._accepted if self._protocol is Protocol.LMTP else 1
@@ -583,7 +581,7 @@ class SMTP(smtplib.SMTP):
     def _transact(
         self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
     ) -> AnyResult:
-        """Send; once more over a new connection if that is safe, and a reused one was dead."""
+        """Send; once more over a new connection if a reused one was dead and that is safe."""
         connection = self._needed()
         try:
             return self._run_transaction(connection, make(connection), deadline)
@@ -614,7 +612,7 @@ class SMTP(smtplib.SMTP):
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Reply]:
-        """Send a message of the email package, to those its headers name if none are given."""
+        """Send a message of the email package; without recipients, to those in its header."""
         if self._plan is not None:
             self._borrow(None)
         self.ehlo_or_helo_if_needed()
@@ -633,7 +631,7 @@ class SMTP(smtplib.SMTP):
     # Raw access
 
     def send(self, s: Any) -> None:
-        """Send bytes, or text, as they are."""
+        """Send bytes or text unchanged."""
         connection = self._raw()
         data = s.encode(self.command_encoding) if isinstance(s, str) else bytes(s)
         sys.audit("smtplib.send", self, data)
@@ -658,7 +656,7 @@ class SMTP(smtplib.SMTP):
 
     @property
     def sock(self) -> socket.socket | None:
-        """The socket, None while there is none; whoever has it may do anything with it."""
+        """The socket; None while there is none. Access taints a pooled connection."""
         if self._plan is None and not self._is_connected():
             return None
         connection = self._raw()
@@ -683,7 +681,7 @@ class SMTP(smtplib.SMTP):
 
     @property
     def file(self) -> IO[bytes] | None:
-        """None: what a server says is read by `getreply` alone."""
+        """None: only `getreply` reads replies."""
         return None
 
     @file.setter
@@ -693,11 +691,11 @@ class SMTP(smtplib.SMTP):
     # Ending
 
     def close(self) -> None:
-        """Close the connection, or give it back."""
+        """Close the connection, or return it to its pool."""
         self._leave()
 
     def quit(self) -> Reply:
-        """Say QUIT and close; or give the connection back."""
+        """Send QUIT and close; or return the connection to its pool."""
         if not self._is_connected():
             self._not_connected()
         try:
@@ -710,7 +708,7 @@ class SMTP(smtplib.SMTP):
         return reply
 
     def set_debuglevel(self, debuglevel: int) -> None:
-        """Show what is said on standard error, secrets left out; with 2 and above with the time."""
+        """Print commands and replies without secrets on standard error; from 2 on with times."""
         self.debuglevel = debuglevel
         if self._connection is not None:
             self._connection.show_to(self._show if debuglevel else None)
@@ -723,7 +721,7 @@ class SMTP(smtplib.SMTP):
         return self._connection is not None and self._connection.is_open
 
     def _quit(self) -> Reply:
-        """Say QUIT for real where the connection does not go back."""
+        """Send QUIT, unless the connection is returned to its pool."""
         connection = self._connection
         if self._plan is not None or (self._borrowed is not None and self._can_go_back()):
             return pair(_GOODBYE)
@@ -732,7 +730,7 @@ class SMTP(smtplib.SMTP):
         return pair(self._do(lambda: connection.say("quit")))
 
     def _leave(self) -> None:
-        """Give back or close whatever there is."""
+        """Return or close the connection."""
         connection, self._connection = self._connection, None
         borrowed, self._borrowed = self._borrowed, None
         plan, self._plan = self._plan, None
@@ -755,7 +753,7 @@ class SMTP(smtplib.SMTP):
         )
 
     def _replan(self) -> None:
-        """Give the connection back and go on as if it had never been needed."""
+        """Return the connection to its pool; the object is *planned* again."""
         borrowed, self._borrowed = self._borrowed, None
         assert borrowed is not None
         self._connection = None
@@ -763,7 +761,7 @@ class SMTP(smtplib.SMTP):
         borrowed.give_back(keep=True)
 
     def _needed(self) -> CommandConnection:
-        """The connection, borrowed if it has to be.
+        """The connection; borrowed now if necessary.
 
         Raises:
             ConnectionClosedError: there is none.
@@ -777,7 +775,7 @@ class SMTP(smtplib.SMTP):
         return connection
 
     def _raw(self) -> CommandConnection:
-        """The connection, for something a pool cannot vouch for: it does not go back."""
+        """The connection, for use that makes it unfit for its pool."""
         connection = self._needed()
         self._is_tainted = True
         return connection
@@ -813,7 +811,7 @@ class SMTP(smtplib.SMTP):
         return connection
 
     def _become_real(self, connection: CommandConnection) -> None:
-        """Go on with a connection of its own, because no pool can answer for the server."""
+        """Continue with its own connection, because the reply may not be remembered."""
         self._plan = None
         self._connection = connection
         connection.show_to(self._show if self.debuglevel else None)
@@ -826,7 +824,7 @@ class SMTP(smtplib.SMTP):
             self.helo_resp = text_of(hello)
 
     def _hello_name(self) -> str:
-        """How the object names itself."""
+        """The name for EHLO."""
         return self._ehlo_name or self.local_hostname
 
     def _default_hostname(self) -> str:
@@ -837,7 +835,7 @@ class SMTP(smtplib.SMTP):
         return self.local_hostname
 
     def _may_renew(self, error: SmtpError) -> bool:
-        """Whether an error means no more than that a reused connection was dead."""
+        """Whether an error only means that a reused connection was dead."""
         is_reused = self._borrowed is not None and self._uses > 0
         is_loss = isinstance(error, (ConnectionClosedError, TransportError)) or (
             isinstance(error, ResponseError) and error.smtp_code == 421
@@ -862,7 +860,7 @@ class SMTP(smtplib.SMTP):
         return text
 
     def _do(self, operation: Callable[[], T]) -> T:
-        """Run an operation of the connection, with errors as ``smtplib`` has them."""
+        """Run an operation of the connection, with `as_smtplib` errors."""
         connection = self._connection
         if self._gives_out_socket and connection is not None and connection.is_open:
             connection.sock.settimeout(0)

@@ -1,4 +1,4 @@
-"""What ``smtplib``'s API takes and returns, as bytes, addresses and what servers offer."""
+"""Conversions between the values of ``smtplib``'s API and smtpconn's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import serialize
 from smtpconn.model.errors import ValidationError
 
-# A line end that is not folded: behind it another field would begin.
+# A line break without folding, after which another field would begin.
 _BARE_LINE_END = re.compile(r"\r\n?(?![ \t\n])|\n(?![ \t])")
 
 
 def features(offers: ServerCapabilities) -> dict[str, str]:
-    """What a server offers as ``smtplib`` has it."""
+    """The server's extensions in the form of ``smtplib``."""
     found = {e.keyword.lower(): " ".join(e.parameters) for e in offers.extensions}
     if "auth" in found:
         found["auth"] = " " + found["auth"]
@@ -28,7 +28,7 @@ def features(offers: ServerCapabilities) -> dict[str, str]:
 
 
 def answer_bytes(answer: object) -> bytes:
-    """What a caller's function answers, as bytes."""
+    """The answer of a caller's function to a challenge, as bytes."""
     if isinstance(answer, bytes):
         return answer
     if not isinstance(answer, str):
@@ -39,7 +39,7 @@ def answer_bytes(answer: object) -> bytes:
 def as_bytes(message: str | bytes) -> bytes:
     if isinstance(message, str):
         return message.encode("ascii")
-    # Not bytes(message) alone: of 5 that makes five NULs.
+    # Not bytes(message), which turns 5 into five NULs.
     return bytes(memoryview(message))
 
 
@@ -61,7 +61,7 @@ def addresses(message: Message, names: Sequence[str]) -> list[str]:
     """The addresses in some fields.
 
     Raises:
-        ValidationError: a field holds something that is none, which nobody is to be left out for.
+        ValidationError: a field contains an unreadable address; its recipient must not be skipped.
     """
     found = []
     for name in names:
@@ -76,16 +76,16 @@ def addresses(message: Message, names: Sequence[str]) -> list[str]:
 def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
     """A message's bytes as smtpconn writes them, or as ``smtplib`` does.
 
-    The latter for a message with fields that are no good, such as a To that names somebody without
-    an address: ``smtplib`` sends it, and whoever gets it sees what was written.
+    As ``smtplib`` if a field is invalid, such as a To without an address: ``smtplib`` sends the
+    field as it is written.
 
     Args:
-        message: stays as it is; Bcc does not leave.
-        allows_8bit: whether parts with eight bits may go as they are.
-        utf8: whether UTF-8 may stand in the fields.
+        message: is not changed; Bcc is not sent.
+        allows_8bit: whether 8-bit parts may be sent unchanged.
+        utf8: whether header fields may contain UTF-8.
 
     Raises:
-        ValidationError: a field holds a line end behind which another one would begin.
+        ValidationError: a field contains a line break after which another field would begin.
     """
     offers = (SmtpExtension("8BITMIME"),) if allows_8bit else ()
     try:

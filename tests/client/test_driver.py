@@ -1,4 +1,4 @@
-"""The driver: any exchange over a transport, in step or closed, and what it logs."""
+"""The driver: any exchange over a transport, in sync or closed, and what it logs."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_pieces_of_any_size_arrive_in_order(ends: Ends, size: int) -> None:
     ids=["validation", "refusal"],
 )
 def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
-    """An exchange that ends in a refusal leaves both sides in step."""
+    """An exchange that ends in a refusal leaves both sides in sync."""
     driver, peer = ends
     peer.sendall(b"500 no\r\n")
 
@@ -283,7 +283,7 @@ def test_misuse_before_the_first_byte_keeps_it_open(ends: Ends) -> None:
     assert not driver.transport.is_open
 
 
-# --- Out of step ----------------------------------------------------------------------------------
+# --- Out of sync ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

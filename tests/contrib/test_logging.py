@@ -22,7 +22,7 @@ from tests.support.log_mail import (
     TO,
     Complaints,
     MakeHandler,
-    is_under_way,
+    is_in_flight,
     read,
     text_of,
 )
@@ -202,7 +202,7 @@ def test_nothing_is_waited_for(
     """Logging takes no time while the server says nothing, also when there is no room."""
     handler = make(mailhost=stuck.url, group_for=0, capacity=50, close_timeout=0.0)
     logger.error("the first")
-    is_under_way(stuck)
+    is_in_flight(stuck)
     begun = time.monotonic()
     for _ in range(1000):
         logger.error("and more")
@@ -216,7 +216,7 @@ def test_no_thread_waits_longer_than_told(
     """Threads that log at once wait beside each other and not one after the other."""
     handler = make(mailhost=stuck.url, group_for=0, capacity=1, block=0.3, close_timeout=0.0)
     logger.error("the first")
-    is_under_way(stuck)
+    is_in_flight(stuck)
     waited: list[float] = []
 
     def log() -> None:
@@ -239,7 +239,7 @@ def test_who_may_wait_is_served_when_there_is_room(
     """With ``block`` a record is not dropped if room comes in time."""
     handler = make(mailhost=stuck.url, group_for=0, capacity=1, block=10.0)
     logger.error("the first")
-    is_under_way(stuck)
+    is_in_flight(stuck)
     thread = threading.Thread(target=logger.error, args=("the second",))
     thread.start()
     gate.set()
@@ -254,7 +254,7 @@ def test_what_was_dropped_is_told(
     """The next mail says how many, and no later one again."""
     handler = make(mailhost=stuck.url, group_for=0, capacity=2)
     logger.error("one")
-    is_under_way(stuck)
+    is_in_flight(stuck)
     for _ in range(5):
         logger.error("two")
     gate.set()
@@ -418,7 +418,7 @@ def test_a_killed_thread_is_replaced(
     make: MakeHandler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was under way is unknown, and the next record is mailed."""
+    """What was in flight is unknown, and the next record is mailed."""
     handler = make(group_for=0)
 
     def killed(*args: object, **options: object) -> None:

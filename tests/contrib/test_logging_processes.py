@@ -23,7 +23,7 @@ from tests.support.log_mail import (
     FROM,
     TO,
     MakeHandler,
-    is_under_way,
+    is_in_flight,
     read,
     text_of,
 )
@@ -227,7 +227,7 @@ def test_closing_takes_no_longer_than_told(
     handler = make(mailhost=stuck.url, close_timeout=0.2, max_records=1)
     logger.error("one")
     logger.error("two")
-    is_under_way(stuck)
+    is_in_flight(stuck)
     begun = time.monotonic()
     handler.flush()
     handler.close()

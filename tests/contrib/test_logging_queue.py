@@ -81,7 +81,7 @@ def test_so_many_mails_in_so_much_time(backlog: Backlog) -> None:
 
 
 def test_there_is_room_for_so_many(backlog: Backlog) -> None:
-    """What is under way takes room as well, because it may come back."""
+    """What is in flight takes room as well, because it may come back."""
     for _ in range(10):
         assert backlog.has_room
         backlog.add(entry())
@@ -151,7 +151,7 @@ def test_at_the_end_no_pause_is_kept(backlog: Backlog) -> None:
     assert (backlog.is_empty, backlog.dropped) == (True, 6)
 
 
-def test_what_is_under_way_is_not_abandoned(backlog: Backlog) -> None:
+def test_what_is_in_flight_is_not_abandoned(backlog: Backlog) -> None:
     """The server tells its delivery status."""
     for _ in range(6):
         backlog.add(entry())

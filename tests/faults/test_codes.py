@@ -222,4 +222,4 @@ def test_every_reply_is_replaced_by_everything(
     """Each case has the outcome the rules give it, and the server's storage agrees."""
     every = list(cases(exchange, pipelining=pipelining))
     run_all(every, lambda case: problems(case, servers, contexts), concurrently=False)
-    count("reply cells", len(every))
+    count("reply cases", len(every))

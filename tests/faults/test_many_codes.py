@@ -137,4 +137,4 @@ def test_every_reply_to_many_is_replaced_by_everything(
     """Each message has the outcome the rules give it, and the server's storage agrees."""
     every = list(cases(way))
     run_all(every, lambda case: problems(case, servers, contexts), concurrently=False)
-    count("reply cells of many messages in one call", len(every))
+    count("reply cases of many messages in one call", len(every))

@@ -7,7 +7,7 @@ whether SMTP or LMTP is spoken, how far the client runs ahead, and what it does:
 or BDAT, several in one call, or any other command. What has to hold then:
 
 * nothing but an `SmtpError` comes out, in time;
-* a reply belongs to the command it is given to, and always to the operation that is under way;
+* a reply belongs to the command it is given to, and always to the operation that is in progress;
 * what is said to be delivered is stored, what is said not to be is not, and everything else is said
   to be unknown;
 * after anything but a refusal the connection is closed, and a server that is well is understood.

@@ -307,7 +307,7 @@ def test_a_refused_login(reply: str, is_retryable: bool) -> None:
             server.host, server.port, TlsMode.NONE, credentials=PasswordCredentials("u", "p")
         )
         with ConnectionPool(config) as pool:
-            # The second comes from the pool's memory, while the login rests.
+            # The second comes from the pool's memory, while the login is in backoff.
             for _ in range(2):
                 with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
                     pool.send(ME, [YOU], TEXT)

@@ -193,7 +193,7 @@ def test_the_figure_is_the_callers_own(timeout: float, text: str) -> None:
 
 
 def test_each_message_has_its_own(clock: Clock) -> None:
-    """From its first byte to its final reply, however many are under way."""
+    """From its first byte to its final reply, however many are in progress."""
     deadline = StreamDeadline(10)
     for _ in range(3):
         deadline.begin_message()

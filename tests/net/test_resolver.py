@@ -67,7 +67,7 @@ class NameServer:
 
     @property
     def threads(self) -> int:
-        """How many lookups are under way."""
+        """How many lookups are in progress."""
         return sum(thread.name == "smtpconn-resolver" for thread in threading.enumerate())
 
 
@@ -219,7 +219,7 @@ def test_the_deadline_holds_while_others_come_and_go(names: NameServer) -> None:
 def test_a_child_waits_for_no_lookup_of_its_parent(
     names: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process id has its own lookups, whatever was under way when it was forked."""
+    """Another process id has its own lookups, whatever was in progress when it was forked."""
     names.hang("mx.example")
     with pytest.raises(SmtpTimeoutError):
         resolve("mx.example", 25, Deadline(0.01))

@@ -126,7 +126,7 @@ def test_when_all_servers_are_full_callers_wait(server: SmtpServer, backup: Smtp
 def test_waiting_ends_when_another_server_may_be_back(
     server: SmtpServer, backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead backup rests for a moment only: who waits for a full server's connection asks it."""
+    """A dead backup has a short backoff: who waits for a full server's connection asks it."""
     monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.05)
     backup.stop()
     with ConnectionPool(configs(server, backup), max_size=3) as pool, pool.connection():

@@ -179,7 +179,7 @@ def test_a_slow_item_holds_up_nobody() -> None:
 
 
 def test_items_are_worked_on_at_the_same_time() -> None:
-    """As many items as there are threads are under way at once."""
+    """As many items as there are threads are in progress at once."""
     together = threading.Barrier(5)
     assert sorted(fan_out(lambda _: together.wait(10), range(5), 5)) == [0, 1, 2, 3, 4]
 
@@ -260,7 +260,7 @@ def test_threads_end_although_nobody_waits_for_them() -> None:
 
 @pytest.mark.parametrize("received", [1, 5])
 def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
-    """Whoever closes the iterator waits for what is under way; nothing more is begun."""
+    """Whoever closes the iterator waits for what is in flight; nothing more is begun."""
     source, begun, finished = Source(), set[int](), set[int]()
 
     def work(number: int) -> int:
@@ -339,19 +339,19 @@ def test_collecting_it_runs_nothing_that_can_be_interrupted(is_circle: bool) -> 
     wait_until(lambda: senders() == [])
 
 
-def test_closing_waits_for_what_is_under_way() -> None:
+def test_closing_waits_for_what_is_in_flight() -> None:
     """`close` returns when the last item that was begun is finished, not before."""
-    go_on, closed, under_way = threading.Event(), threading.Event(), threading.Event()
+    go_on, closed, in_flight = threading.Event(), threading.Event(), threading.Event()
 
     def work(number: int) -> int:
         if number == 1:
-            under_way.set()
+            in_flight.set()
             assert go_on.wait(10)
         return number
 
     outcomes = fan_out(work, Source(), 2)
     assert next(outcomes) == 0
-    assert under_way.wait(10)
+    assert in_flight.wait(10)
 
     def close_and_tell() -> None:
         outcomes.close()
@@ -410,18 +410,18 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end() -> None:
 
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system has no more threads, those that run are waited for before the error is told."""
-    go_on, told, under_way = threading.Event(), threading.Event(), threading.Event()
+    go_on, told, in_flight = threading.Event(), threading.Event(), threading.Event()
     errors: list[BaseException] = []
     start = threading.Thread.start
 
     def start_one(thread: threading.Thread) -> None:
         if thread.name == "smtpconn-sender-1":
-            assert under_way.wait(10)
+            assert in_flight.wait(10)
             raise RuntimeError("can't start new thread")
         start(thread)
 
     def work(number: int) -> int:
-        under_way.set()
+        in_flight.set()
         assert go_on.wait(10)
         return number
 
@@ -435,7 +435,7 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(threading.Thread, "start", start_one)
     collecting = threading.Thread(target=collect)
     collecting.start()
-    assert under_way.wait(10)
+    assert in_flight.wait(10)
     was_told_early = told.wait(0.1)
     go_on.set()
     collecting.join(10)

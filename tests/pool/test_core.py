@@ -212,7 +212,7 @@ def test_giving_back_twice_counts_once(harness: Harness) -> None:
 def test_a_connection_that_is_not_kept(
     harness: Harness, keep: bool, is_idle: bool, is_shutting_down: bool, reason: str, end: str
 ) -> None:
-    """It is given up with the reason, and told so only if it is in step with the server."""
+    """It is given up with the reason, and told so only if it is in sync with the server."""
     pool = lending()
     waiter, connection = take(pool)
     connection.is_idle, connection.is_shutting_down = is_idle, is_shutting_down

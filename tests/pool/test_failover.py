@@ -60,32 +60,32 @@ def test_the_rested_come_first_and_all_are_tried(failing: list[int], order: list
         group.failed(index, DOWN, NOW)
     assert group.to_try(NOW) == order
     assert group.to_try(NOW)[0] == order[0]
-    # When the rests are over, everything is as it was.
+    # After the backoff, everything is as it was.
     assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1, 2]
 
 
 def test_a_rest_ends_at_its_moment() -> None:
-    """A server rests up to its moment, and not any more at it."""
+    """The backoff ends exactly at its time."""
     group = servers(2)
     group.failed(0, DOWN, NOW)
     assert group.to_try(NOW + FIRST_BACKOFF - 0.001) == [1, 0]
     assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1]
 
 
-def rest(group: ServerSelector, now: float) -> float:
-    """How long the first server rests from ``now`` on, to a tenth of a second."""
+def backoff(group: ServerSelector, now: float) -> float:
+    """The backoff of the first server from ``now`` on, to a tenth of a second."""
     return next(t / 10 for t in range(10_000) if group.to_try(now + t / 10)[0] == 0)
 
 
 def test_rests_double_up_to_the_limit() -> None:
     """Each failure in a row doubles the rest, and none is longer than the limit."""
-    group, now, rests = servers(2), NOW, []
+    group, now, backoffs = servers(2), NOW, []
     for _ in range(10):
         group.failed(0, DOWN, now)
-        rests.append(rest(group, now))
-        now += rests[-1]
-    assert rests == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(10)]
-    assert rests[:7] == [1, 2, 4, 8, 16, 32, 60]
+        backoffs.append(backoff(group, now))
+        now += backoffs[-1]
+    assert backoffs == [min(MAX_BACKOFF, FIRST_BACKOFF * 2**n) for n in range(10)]
+    assert backoffs[:7] == [1, 2, 4, 8, 16, 32, 60]
 
 
 def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
@@ -95,7 +95,7 @@ def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
     for _ in range(5000):
         now += MAX_BACKOFF
         group.failed(0, DOWN, now)
-    assert rest(group, now) == MAX_BACKOFF
+    assert backoff(group, now) == MAX_BACKOFF
 
 
 def test_failures_during_a_rest_do_not_lengthen_it() -> None:
@@ -103,7 +103,7 @@ def test_failures_during_a_rest_do_not_lengthen_it() -> None:
     group = servers(2)
     for _ in range(10):
         group.failed(0, DOWN, NOW)
-    assert rest(group, NOW) == FIRST_BACKOFF
+    assert backoff(group, NOW) == FIRST_BACKOFF
     assert group.stats()[0].failures == 10
 
 
@@ -111,11 +111,11 @@ def test_twelve_failures_in_a_row_cost_a_server_its_place() -> None:
     """One failure costs a second, whoever met it; twelve in a row cost a minute."""
     group, now = servers(2), NOW
     group.failed(0, HURRIED, now)
-    assert rest(group, now) == FIRST_BACKOFF
+    assert backoff(group, now) == FIRST_BACKOFF
     for _ in range(11):
-        now += rest(group, now)
+        now += backoff(group, now)
         group.failed(0, HURRIED, now)
-    assert rest(group, now) == MAX_BACKOFF
+    assert backoff(group, now) == MAX_BACKOFF
     group.succeeded(0, now)
     assert group.to_try(now)[0] == 0
 
@@ -234,7 +234,7 @@ def test_a_full_server_gets_no_more_and_the_others_do() -> None:
 
 
 def test_a_server_that_refuses_the_first_connection_has_no_limit() -> None:
-    """With none to it, "too many" says nothing of how many there may be; it rests."""
+    """With none to it, "too many" says nothing of how many there may be; it gets a backoff."""
     pool = Pool(0, 4)
     pool.refuse(0, NOW)
     assert pool.servers.to_try(NOW) == [1, 0]
@@ -300,20 +300,20 @@ def test_a_success_resets_everything() -> None:
     assert group.last_error() is None
     assert group.stats() == servers(2).stats()
     group.failed(0, DOWN, NOW)
-    assert rest(group, NOW) == FIRST_BACKOFF
+    assert backoff(group, NOW) == FIRST_BACKOFF
 
 
 @pytest.mark.parametrize(
-    ("error", "rests"),
+    ("error", "backoffs"),
     [(REFUSED, True), (REFUSED_FOR_NOW, False), (DOWN, False), (BUSY, False)],
     ids=["535", "454", "closed", "421"],
 )
-def test_only_a_refused_login_is_not_tried_again(error: SmtpError, rests: bool) -> None:
+def test_only_a_refused_login_is_not_tried_again(error: SmtpError, backoffs: bool) -> None:
     """A 5xx to AUTH is repeated to callers until the login's rest is over; nothing else is."""
     group = servers(2)
     group.failed(0, error, NOW)
-    assert (group.login_refusal(0, NOW) is not None) == rests
-    assert (group.login_refusal(0, NOW + LOGIN_BACKOFF - 0.001) is not None) == rests
+    assert (group.login_refusal(0, NOW) is not None) == backoffs
+    assert (group.login_refusal(0, NOW + LOGIN_BACKOFF - 0.001) is not None) == backoffs
     assert group.login_refusal(0, NOW + LOGIN_BACKOFF) is None
     assert group.login_refusal(1, NOW) is None
 
@@ -370,7 +370,7 @@ def test_the_servers_are_those_given() -> None:
 
 @pytest.mark.parametrize("later", [DOWN, BUSY, REFUSED_FOR_NOW], ids=["closed", "421", "454"])
 def test_a_login_that_rests_repeats_its_own_error(later: SmtpError) -> None:
-    """Connects that were under way when the login was refused may fail otherwise; no matter."""
+    """Connects that were in flight when the login was refused may fail otherwise; no matter."""
     group = servers(1)
     group.failed(0, REFUSED, NOW)
     group.failed(0, later, NOW + 1)

@@ -418,7 +418,7 @@ def test_a_greeting_that_is_none(reply: bytes) -> None:
     ],
 )
 def test_a_reply_that_makes_no_sense(step: str, phase: Phase, call: Call, reply: str) -> None:
-    """A reply of a kind the command cannot have means both sides are out of step: it is over."""
+    """A reply of a kind the command cannot have means both sides are out of sync: it is over."""
     with SmtpServer(users={"user": "secret"}) as server, connect(server) as connection:
         server.fault(step, reply=reply)
         error = fails(call, connection)

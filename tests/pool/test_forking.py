@@ -352,13 +352,13 @@ class Beginner:
 
     def __init__(self) -> None:
         self.begun = 0
-        self.under_way, self.may_go_on = threading.Event(), threading.Event()
+        self.in_flight, self.may_go_on = threading.Event(), threading.Event()
         forking.forget_in_child(self)
 
     def forget(self) -> None:
         """Begin anew."""
         self.begun += 1
-        self.under_way.set()
+        self.in_flight.set()
         assert self.may_go_on.wait(10)
 
 
@@ -374,7 +374,7 @@ def test_of_two_threads_that_notice_at_once_one_resets_and_the_other_waits() -> 
         ]
         for thread in threads:
             thread.start()
-        assert beginner.under_way.wait(10)
+        assert beginner.in_flight.wait(10)
         for thread in threads:
             thread.join(0.02)
         before = len(past)
@@ -387,13 +387,13 @@ def test_of_two_threads_that_notice_at_once_one_resets_and_the_other_waits() -> 
 
 
 def test_a_fork_in_the_middle_of_a_reset() -> None:
-    """A child whose reset is under way can fork: the grandchild does not wait for that thread."""
+    """A child whose reset is in progress can fork: the grandchild does not wait for that thread."""
     beginner = Beginner()
 
     def child() -> str:
         thread = threading.Thread(target=forking.reset_if_forked)
         thread.start()
-        assert beginner.under_way.wait(10)
+        assert beginner.in_flight.wait(10)
         beginner.may_go_on.set()
         return in_child(forking.current_process, fork_in_c)
 

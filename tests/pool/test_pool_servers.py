@@ -73,7 +73,7 @@ def test_a_pool_needs_a_server() -> None:
 
 
 def test_the_preferred_server_is_down_at_the_start(server: SmtpServer, backup: SmtpServer) -> None:
-    """Mail goes to the next server at once; while the first one rests it is not asked."""
+    """Mail goes to the next server at once; while the first one is in backoff it is not asked."""
     server.stop()
     with ConnectionPool(configs(server, backup)) as pool:
         for _ in range(3):
@@ -332,7 +332,7 @@ def test_a_refused_login_is_tried_again_after_its_rest(monkeypatch: pytest.Monke
 def test_a_refused_login_moves_the_mail_on_for_good(
     backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other server's connections are kept and used while the login rests."""
+    """The other server's connections are kept and used while the login is in backoff."""
     monkeypatch.setattr("smtpconn.pool.failover.FIRST_BACKOFF", 0.001)
     with SmtpServer(users={"user": "right"}) as server:
         wrong = ServerConfig.from_url(server.url, credentials=PasswordCredentials("user", "wrong"))

@@ -142,7 +142,7 @@ def test_many_over_lmtp() -> None:
 
 
 def test_all_connections_are_used() -> None:
-    """As many messages are under way at once as the pool has connections."""
+    """As many messages are in progress at once as the pool has connections."""
     together, size = threading.Barrier(4), 4
 
     def content(number: int) -> Iterator[bytes]:

@@ -65,11 +65,11 @@ def _enter(scenario: Scenario) -> None:
     scenario.state.enqueue(scenario.newcomer, scenario.pool_simulator.now)
 
 
-def _take_now(scenario: Scenario) -> None:
+def _try_acquire(scenario: Scenario) -> None:
     scenario.state.try_acquire(scenario.newcomer, scenario.pool_simulator.now)
 
 
-def _go_again(scenario: Scenario) -> None:
+def _requeue(scenario: Scenario) -> None:
     scenario.interrupted = scenario.holder
     scenario.state.requeue(scenario.holder, scenario.pool_simulator.now)
 
@@ -79,7 +79,7 @@ def _renew(scenario: Scenario) -> None:
     scenario.state.requeue(scenario.holder, scenario.pool_simulator.now, renew=True)
 
 
-def _step_back(scenario: Scenario) -> None:
+def _requeue_at_server_limit(scenario: Scenario) -> None:
     scenario.interrupted = scenario.connecting
     scenario.state.requeue_at_server_limit(
         scenario.connecting, scenario.pool_simulator.now, scenario.pool_simulator.now + LOWERED_FOR
@@ -118,10 +118,10 @@ def _expire(scenario: Scenario) -> None:
 
 DECISIONS: list[Callable[[Scenario], None]] = [
     _enter,
-    _take_now,
-    _go_again,
+    _try_acquire,
+    _requeue,
     _renew,
-    _step_back,
+    _requeue_at_server_limit,
     _connect,
     _give_back,
     _fail,

@@ -83,7 +83,7 @@ class PoolMachine(RuleBasedStateMachine):
         """A caller could not connect, and is told."""
         self._leave(_pick(self._connecting(), which), lost=True)
 
-    @precondition(lambda self: self._can_step_back())
+    @precondition(lambda self: self._can_requeue_at_server_limit())
     @rule(which=ANY)
     def be_one_too_many(self, which: int) -> None:
         """The server takes no more connections: the caller waits, if there is one to wait for."""
@@ -282,7 +282,7 @@ class PoolMachine(RuleBasedStateMachine):
     def _using(self) -> list[Waiter]:
         return [t for t in self.served if t.pooled is not None]
 
-    def _can_step_back(self) -> bool:
+    def _can_requeue_at_server_limit(self) -> bool:
         return bool(self._connecting())
 
     def _leave(self, waiter: Waiter, *, lost: bool) -> None:

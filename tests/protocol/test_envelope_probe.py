@@ -74,7 +74,7 @@ def test_behind_a_failure_it_begins_with_reset() -> None:
 def test_a_refused_sender_and_nonsense_are_errors(
     answers: str, kind: type[SmtpError], phase: Phase
 ) -> None:
-    """A refusal of MAIL says nothing of recipients; a 354 to RCPT is out of step."""
+    """A refusal of MAIL says nothing of recipients; a 354 to RCPT is out of sync."""
     error = fails(lambda: probe(session()), [(MAIL + TWO, answers)])
     assert kind_of(error) is kind
     assert isinstance(error, SmtpError)

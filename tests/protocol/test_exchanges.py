@@ -324,7 +324,7 @@ def test_an_initial_response_is_not_sent_a_third_time(password: str) -> None:
 
 @pytest.mark.parametrize("challenge", ["not base64!", "YQ", "ü"])
 def test_a_challenge_that_is_not_base64_is_cancelled(challenge: str) -> None:
-    """With an asterisk (RFC 4954 4); the error quotes it, and both sides are in step."""
+    """With an asterisk (RFC 4954 4); the error quotes it, and both sides are in sync."""
     script: Script = [
         ("AUTH CRAM-MD5\n", f"334 {challenge}\n"),
         ("*\n", "501 5.7.0 cancelled\n"),
@@ -560,7 +560,7 @@ def test_refused_messages(answers: str, more: Script, phase: str) -> None:
         ("250 ok\n250 ok\n354 go\n", [("hi\n.\n", "354 more\n")], True),
     ],
 )
-def test_replies_out_of_step(answers: str, more: Script, may_have_been_delivered: bool) -> None:
+def test_replies_out_of_sync(answers: str, more: Script, may_have_been_delivered: bool) -> None:
     """No reply can be believed any more; only after the content is anything uncertain."""
     error = fails(lambda: transaction(session(), request()), [(ENVELOPE, answers), *more])
     assert isinstance(error, ProtocolError)
@@ -728,8 +728,8 @@ def test_noop_and_reset() -> None:
         assert not made.needs_reset
     refused = fails(lambda: single_command.noop(session()), [("NOOP\n", "554 too many\n")])
     assert isinstance(refused, PermanentError)
-    out_of_step = fails(lambda: single_command.noop(session()), [("NOOP\n", "354 go\n")])
-    assert isinstance(out_of_step, ProtocolError)
+    out_of_sync = fails(lambda: single_command.noop(session()), [("NOOP\n", "354 go\n")])
+    assert isinstance(out_of_sync, ProtocolError)
 
 
 @pytest.mark.parametrize("phase", [Phase.VRFY, Phase.EXPN, Phase.HELP])

@@ -149,7 +149,7 @@ def test_refused_content_in_between() -> None:
 def test_what_cannot_be_streamed_goes_in_its_place(
     between: Callable[[], Asked], said: str | None
 ) -> None:
-    """What is under way ends before it; an error that needs no server costs nothing."""
+    """What is in flight ends before it; an error that needs no server costs nothing."""
     plain: Script = []
     if said is not None:
         binary = "MAIL FROM:<2@b.example> BODY=BINARYMIME\nRCPT TO:<c@d.example>\n"
@@ -291,7 +291,7 @@ def test_503_to_the_first_is_its_answer() -> None:
     assert kinds(run_script_many(many(1, 2), script)) == ["PermanentError", "PermanentError"]
 
 
-# Replies out of step
+# Replies out of sync
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_503_to_the_first_is_its_answer() -> None:
         ("250 one\n250 r\n250 s\n354 c\n250 taken\n", False),
     ],
 )
-def test_replies_out_of_step_end_it(behind_content: str, unknown: bool) -> None:
+def test_replies_out_of_sync_end_it(behind_content: str, unknown: bool) -> None:
     """Nothing more is said to a server whose replies cannot be believed."""
     made, requests = many(1, 2, 3)()
     script: Script = [(envelope(1), FIRST), (content(1) + reset(2), behind_content)]
@@ -322,7 +322,7 @@ def test_replies_out_of_step_end_it(behind_content: str, unknown: bool) -> None:
     assert not run.driver.transport.is_open
 
 
-def test_replies_out_of_step_to_what_went_plainly() -> None:
+def test_replies_out_of_sync_to_what_went_plainly() -> None:
     """The same where nothing is streamed."""
     made, requests = many(1, 2, pipelining=Pipelining.OFF)()
     run = run_many(made, requests, scripted([("MAIL FROM:<1@b.example>\n", "354 go\n")]))
@@ -438,7 +438,7 @@ def test_a_farewell_where_nothing_is_streamed(answered: str) -> None:
 
 
 @pytest.mark.parametrize("code", [354, 421])
-def test_lmtp_out_of_step_where_nothing_is_streamed(code: int) -> None:
+def test_lmtp_out_of_sync_where_nothing_is_streamed(code: int) -> None:
     """An answer that makes no sense, or a farewell, is the last word also behind one that does."""
     make = lmtp(lambda: letter(1, "a", "b"), 2, pipelining=Pipelining.OFF)
     made, requests = make()

@@ -160,7 +160,7 @@ def test_an_owed_dot_goes_first() -> None:
 
 
 @pytest.mark.parametrize("limit", ["WINDOW", "MAX_IN_FLIGHT"])
-def test_the_window_bounds_what_is_under_way(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+def test_the_window_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """Bytes or messages, whichever comes first; then it is emptied by half."""
     monkeypatch.setattr(pipelined, limit, 30 if limit == "WINDOW" else 10)
     server = StrictServer([Plan(number) for number in range(10, 70)])
@@ -183,7 +183,7 @@ def test_the_window_bounds_what_is_under_way(monkeypatch: pytest.MonkeyPatch, li
     assert wire.turns <= 60 / 10 + 3
 
 
-# Replies out of step
+# Replies out of sync
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_window_bounds_what_is_under_way(monkeypatch: pytest.MonkeyPatch, li
         "250 s\n550 c\n250 one\n250 r\n250 s\n550 c\n550 two\n",
     ],
 )
-def test_replies_out_of_step(replies: str) -> None:
+def test_replies_out_of_sync(replies: str) -> None:
     """What has left is unknown, the rest is not sent, and the connection is closed."""
     made, requests = eager(1, 2)()
     script: Script = [(whole(1, behind=False) + whole(2), replies)]

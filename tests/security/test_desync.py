@@ -1,4 +1,4 @@
-"""Out of step: no reply is given to the wrong command, and no content is read as commands.
+"""Out of sync: no reply is given to the wrong command, and no content is read as commands.
 
 On record: lines nobody asked for, BDAT refused before its bytes are read
 (Exim's CVE-2017-16943 and its kin), QUIT sent before the message is acknowledged.

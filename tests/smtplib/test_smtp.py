@@ -222,7 +222,7 @@ def test_command_by_command(server: SmtpServer, smtp: smtplib.SMTP) -> None:
 
 
 def test_raw_commands(server: SmtpServer, smtp: smtplib.SMTP) -> None:
-    """putcmd and getreply may be apart, several may be under way, and bytes may be sent."""
+    """putcmd and getreply may be apart, several may be in progress, and bytes may be sent."""
     smtp.putcmd("ehlo", "client.example")
     assert smtp.getreply()[0] == 250
     smtp.putcmd("noop")

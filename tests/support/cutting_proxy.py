@@ -1,7 +1,8 @@
 """A proxy in front of a real server that cuts each connection somewhere, by a plan that is drawn.
 
 Bytes pass through it unread, both ways. After so many of one side the connection is over on both
-ends, closed or reset, whatever was under way: the server may have got the end of a message and its
+ends, closed or reset, whatever was in progress: the server may have got the end of a message and
+    its
 answer not come through. The same seed draws the same plans, in the order of connections.
 """
 

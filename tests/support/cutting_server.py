@@ -30,7 +30,7 @@ from smtpconn.testing.session import Session, Settings
 
 T = TypeVar("T")
 
-_PATIENCE = 30_000
+_TIMEOUT_MS = 30_000
 """Milliseconds that a stalled server waits for its client to go away."""
 
 _RECEIVE = 65536
@@ -369,5 +369,5 @@ def _shrink(sock: socket.socket, buffer: int | None) -> None:
 def _wait_until_gone(sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
-    if not poll.poll(_PATIENCE):
+    if not poll.poll(_TIMEOUT_MS):
         raise AssertionError("the client never went away")

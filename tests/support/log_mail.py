@@ -42,6 +42,6 @@ def text_of(message: ReceivedMessage) -> str:
     return text.replace("\r\n", "\n")
 
 
-def is_under_way(server: SmtpServer) -> None:
+def is_in_flight(server: SmtpServer) -> None:
     """Wait until the server has been asked for a recipient."""
     server.wait_for(lambda: any("RCPT" in line for c in server.connections for line in c.commands))

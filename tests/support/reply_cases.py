@@ -12,7 +12,7 @@ answers of LMTP to a content are one turn in any case.
    A recipient's refusal is its own, the message goes to the others (RFC 5321 3.3).
 3. Another 2xx than usual is a success (RFC 5321 4.2), but not the greeting and those of AUTH and
    STARTTLS, with which something begins: they have one code (`Place.is_exact`).
-4. A 3xx where none belongs means that both sides are out of step: a ProtocolError, and the end.
+4. A 3xx where none belongs means that both sides are out of sync: a ProtocolError, and the end.
 5. What is no reply is a ParseError, and the end.
 6. A reply that nothing asked for ends the connection: the operation it is found in is failed by it,
    behind the answer to STARTTLS above all (RFC 3207 4.1); one that is complete already is not
@@ -253,7 +253,7 @@ def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Out
 
 
 def _broken(case: ReplyCase, error: type[SmtpError]) -> Outcome:
-    """Out of step: nothing that comes later can be believed."""
+    """Out of sync: nothing that comes later can be believed."""
     phase = phase_of(case.place.step)
     if case.place.step != "CONTENT":
         return _failure(case, error, phase, is_usable=False)

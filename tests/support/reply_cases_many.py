@@ -16,8 +16,8 @@ With `Pipelining.EAGER` everything has left before the first reply, and the rule
 
 6. 4xx and 5xx refuse what they answer, and those behind are delivered. But a RSET that is refused
    leaves in doubt which sender and recipients what follows was taken for: if that is taken, both
-   sides are out of step.
-7. 421, replies out of step and what is no reply end the connection: everything behind is unknown,
+   sides are out of sync.
+7. 421, replies out of sync and what is no reply end the connection: everything behind is unknown,
    for its content has left. So is the message itself, unless 421 was its final reply, or refused
    its sender.
 8. A reply too many is found at the end of the turn, and whose it was nobody knows: all are unknown

@@ -333,7 +333,7 @@ def expected_phases(reference: Record, record: Record) -> set[Phase]:
     if not record.witness.written:
         return phases | {Phase.CONNECT, Phase.TLS}
     if (answered := steps.get(record.witness.written)) is not None:
-        # Nothing was under way: that may be noticed before the next command leaves.
+        # Nothing was in progress: that may be noticed before the next command leaves.
         phases.add(Phase.TLS if answered == "STARTTLS" else Phase.IDLE)
     return phases
 
