@@ -47,7 +47,7 @@ ledger = Ledger(Redis.from_url(REDIS_URL, decode_responses=True))
 # a module that is imported, and a worker throws away what it does not know.
 @app.task(name="mail.deliver", bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=8)
 def deliver(self: Task, message_id: str, sender: str, recipients: list[str], text: str) -> str:
-    """Send a message once; returns what became of it, which the ledger has too."""
+    """Send a message once; return the outcome, which is also in the ledger."""
     message = text.encode()
     try:
         if not ledger.claim(message_id):

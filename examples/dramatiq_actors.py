@@ -7,7 +7,7 @@ By itself Dramatiq runs a message again after every exception. `should_retry` al
 `RetryableError` alone: certainly not delivered, and worth another try. What is not ends in
 Dramatiq's dead letters, with its traceback in the log.
 
-A message whose worker died is given to another worker, whatever had become of it; a ledger such as
+A message whose worker died is given to another worker, even if it was delivered; a ledger such as
 `examples.mail_ledger` prevents that it is sent twice then.
 
 Connections to the server: at most one for each thread of a process, here four times two.
@@ -31,7 +31,7 @@ dramatiq.set_broker(RedisBroker(url=REDIS_URL))  # type: ignore[no-untyped-call]
 
 
 def should_retry(retries: int, error: BaseException) -> bool:
-    """Whether a message may go again, and is worth it."""
+    """Whether to send a message again."""
     return retries < 8 and isinstance(error, RetryableError)
 
 

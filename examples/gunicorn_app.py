@@ -23,7 +23,7 @@ pool = ConnectionPool(os.environ.get("SMTP_URL", "smtp://localhost"), max_size=2
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Send a welcome to the address that stands in the path."""
+    """Send a welcome to the address in the path."""
     status, text = welcome(environ["PATH_INFO"].rpartition("/")[2])
     start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain")])
     return [f"process {os.getpid()}: {text}\n".encode()]

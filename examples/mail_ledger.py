@@ -1,9 +1,9 @@
 """A ledger in Redis, for mail from a queue that runs a task again when its worker has died.
 
-No queue can tell whether the server had taken the message meanwhile. So each message has an entry
-here, under an id that the caller chooses:
+No queue knows whether the server had accepted the message. So each message has an entry here, under
+an id that the caller chooses:
 
-    claimed     a worker is sending it right now, or was killed meanwhile
+    claimed     a worker is sending it right now, or was killed while it did
     delivered   the server said 250
     failed      it certainly was not delivered, and trying again is of no use, or has been tried
     unknown     the connection, or a worker, was lost when it may have been delivered
@@ -23,7 +23,7 @@ KEEP = 7 * 24 * 3600  # seconds for which an outcome is remembered
 
 
 class Ledger:
-    """What became of each message: a hash ``mail:<id>`` in Redis.
+    """The status of each message: a hash ``mail:<id>`` in Redis.
 
     Raises, in every method:
         redis.exceptions.RedisError: Redis cannot be reached, or refuses.
@@ -33,7 +33,7 @@ class Ledger:
         self._redis = redis
 
     def claim(self, message_id: str) -> bool:
-        """Whether nobody has begun to send it; from now on somebody has."""
+        """Claim a message; False if it was claimed before."""
         who = f"{socket.gethostname()}:{os.getpid()}"
         return bool(self._redis.hsetnx(f"mail:{message_id}", "claimed", who))
 
@@ -42,14 +42,14 @@ class Ledger:
         self._redis.delete(f"mail:{message_id}")
 
     def settle(self, message_id: str, outcome: str, detail: str = "") -> str:
-        """What became of it, by the one who had claimed it."""
+        """Store the outcome; called by the worker that claimed the message."""
         entry = ["outcome", outcome, "detail", detail]
         self._redis.hset(f"mail:{message_id}", items=entry)
         self._redis.expire(f"mail:{message_id}", KEEP)
         return outcome
 
     def settled(self, message_id: str) -> str:
-        """What became of it in an earlier run; unknown if that one never said."""
+        """The outcome of an earlier run; unknown if that run did not store one."""
         # If that one is alive after all, what it says will replace this.
         self._redis.hsetnx(f"mail:{message_id}", "outcome", "unknown")
         self._redis.expire(f"mail:{message_id}", KEEP)

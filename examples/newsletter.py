@@ -52,7 +52,7 @@ def envelopes(people: Path, done: set[str]) -> Iterator[Envelope]:
 
 
 def status_of(outcome: SendOutcome) -> str:
-    """What became of a message, as a word for the ledger; "again" is not written."""
+    """The status of a message for the ledger; "again" is not written."""
     error = outcome.error
     if error is None:
         return "sent"
@@ -62,7 +62,7 @@ def status_of(outcome: SendOutcome) -> str:
 
 
 def run(pool: ConnectionPool, people: Path, ledger: Path) -> Counter[str]:
-    """Send to everybody who is not in the ledger; returns how many had which end."""
+    """Send to all who are not in the ledger; return the number of messages by status."""
     counts: Counter[str] = Counter()
     with (
         ledger.open("a", newline="") as file,

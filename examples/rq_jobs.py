@@ -5,9 +5,9 @@
 
 A job says itself whether it is to run again, by returning `rq.Retry`; it does so for each
 `RetryableError`: certainly not delivered, and worth another try. What it raises instead ends in
-RQ's registry of failed jobs, with its traceback: a message that nobody will take, or one of which
-nobody knows whether it was delivered. Do not enqueue it with ``retry=``, which would run it again
-whatever it raised, and after the death of its worker.
+RQ's registry of failed jobs, with its traceback: a message that is refused for good, or one that
+may have been delivered. Do not enqueue it with ``retry=``, which would run it again whatever it
+raised, and after the death of its worker.
 
 Connections to the server: one for each SimpleWorker. RQ's `Worker` forks for every job, so each
 message has a connection of its own there: send several in one job, with `pool.send_many`.

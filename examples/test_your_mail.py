@@ -1,7 +1,7 @@
 """Tests of code that sends mail, with the fixture ``smtp_server`` of smtpconn.
 
-Run them with ``pytest examples/test_your_mail.py``; the last one needs Django. Nothing has to be
-imported: whoever has installed ``smtpconn[pytest]`` has the fixture.
+Run them with ``pytest examples/test_your_mail.py``; the last one needs Django. No import is
+necessary: ``smtpconn[pytest]`` provides the fixture.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def greet_with_smtplib(server: SmtpServer, to: str) -> None:
 
 @pytest.mark.smtp_server(tls="starttls", users={"shop": "s3cret"}, require_auth=True)
 def test_smtplib(smtp_server: SmtpServer) -> None:
-    """What was received, from whom, and how."""
+    """The received messages, their sender and how they came."""
     greet_with_smtplib(smtp_server, "jane@example.com")
     (message,) = smtp_server.messages
     assert message.recipients == ("jane@example.com",)

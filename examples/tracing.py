@@ -34,7 +34,7 @@ def name(span: trace.SpanContext | None) -> str:
 
 
 def main() -> None:
-    """Handle a request that sends three messages, one of them in vain."""
+    """Handle a request that sends three messages, one of which is refused."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(Printer()))
     trace.set_tracer_provider(provider)
