@@ -13,9 +13,11 @@ Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If some
 Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
         250 came in front of garbage was delivered.
 Rule 5: a connection may be used again only if nothing is awaited, nothing is left over of what was
-        received, and none of the above has happened; and not behind a message whose final reply
-        ends with a bare LF where others end with CRLF. That reply stands, but if the server repeats
-        text of the message, the rest of the line is yet to come.
+        received, and none of the above has happened.
+Rule 6: a bare LF where the server ends its lines with CRLF may stand in text that it repeats, and
+        what follows it is yet to come. So it ends the last reply that is read if that is a refusal
+        within a transaction, the final reply to content, or the answer to a question. That reply
+        stands.
 
 To say whether a message may have been delivered, pairing counts octets: it knows where in the
 stream each group begins and how many bytes the transport has taken. There is no I/O here.
@@ -38,6 +40,10 @@ SHUTTING_DOWN = 421
 # Where a refusal may stand behind lines with another code (`reply_parser`, rule 3).
 _MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
 
+# Where a reply may repeat what others have written (rule 6): always, or if it refuses.
+_REPEATS_TEXT = frozenset({Phase.CONTENT, Phase.VRFY, Phase.EXPN, Phase.HELP})
+_REFUSAL_REPEATS_TEXT = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA})
+
 
 class ReplyMatcher:
     """The state of one connection's dialog.
@@ -52,7 +58,6 @@ class ReplyMatcher:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
         self._parser = ReplyParser()
-        self._is_doubtful = False
         # The group of this operation whose last reply came last.
         self._last: CommandGroup | None = None
         # Groups that lack replies.
@@ -63,12 +68,7 @@ class ReplyMatcher:
     @property
     def is_reusable(self) -> bool:
         """Whether the next command's reply would be the next reply to come (rule 5)."""
-        return (
-            self.failure is None
-            and not self._awaited
-            and self._parser.is_empty
-            and not self._is_doubtful
-        )
+        return self.failure is None and not self._awaited and self._parser.is_empty
 
     def begin_tls(self) -> None:
         """Forget how the server ends its lines, with all else that came without TLS (RFC 3207 4.2).
@@ -156,8 +156,11 @@ class ReplyMatcher:
                     break
                 if self._parser.is_over:
                     self.failure = refusal(reply, self.phase)
-                elif self._parser.has_lone_lf and self.phase is Phase.CONTENT:
-                    self._is_doubtful = True
+                elif self._parser.has_lone_lf and self._may_repeat_text(reply):
+                    self.failure = ConnectionClosedError(
+                        "the server ended a reply with a bare LF, and more of it may come",
+                        phase=Phase.IDLE,
+                    )
                 self._hand_over(reply)
         except ParseError as error:
             error.phase = self.phase
@@ -182,6 +185,11 @@ class ReplyMatcher:
             return True
         _, end = group.unanswered()
         return end <= self._sent
+
+    def _may_repeat_text(self, reply: SmtpResponse) -> bool:
+        """Whether a reply may hold text that others have written (rule 6)."""
+        is_refusal = reply.is_transient or reply.is_permanent
+        return self.phase in _REPEATS_TEXT or (is_refusal and self.phase in _REFUSAL_REPEATS_TEXT)
 
     def _fail_with(self, reply: SmtpResponse) -> None:
         """A reply after which nothing is paired any more."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from smtpconn import (
+    AllRecipientsFailedError,
     ConnectionClosedError,
     ConnectionPool,
     Envelope,
@@ -114,6 +115,48 @@ def test_reflected_text_never_becomes_a_reply() -> None:
                 connection.send(ME, YOU, MESSAGE)
             assert caught.value.may_have_been_delivered
             assert not connection.is_open
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
+@pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
+def test_the_rest_of_reflected_text_is_no_reply_when_it_comes_late(ehlo: bytes, verb: str) -> None:
+    """A refusal that ends with a bare LF is the last thing that is read on a connection.
+
+    A server that writes line by line sends what stands behind the LF in a packet of its own. It
+    would be the reply to the next command, of the same message or of the next one.
+    """
+
+    def reflect(line: bytes, nth: int) -> bytes:
+        return b"550 rejected: x\n<pause>250 ok\n<pause>354 go\n<pause>250 queued\r\n"
+
+    replies: dict[str, Any] = {"EHLO": ehlo, verb: reflect}
+    envelopes = [Envelope(ME, [f"{who}@example.net", *YOU], MESSAGE) for who in "ab"]
+    with OddServer(**replies) as server, connect(server) as connection:
+        first, second = connection.send_many(envelopes)
+        assert isinstance(first.error, SmtpError)
+        assert isinstance(second.error, ConnectionClosedError)
+        assert second.error.is_safe_to_retry
+        assert not server.messages
+        assert not connection.is_open
+        assert len([line for line in server.dialogs[0] if line.startswith("RCPT")]) <= 2
+        assert not any(line.startswith("Subject") for line in server.dialogs[0])
+
+
+def test_a_refused_recipient_behind_a_bare_lf_is_reported_as_refused() -> None:
+    """The refusal itself stands."""
+    with OddServer(RCPT=b"550 no\n") as server, connect(server) as connection:
+        with pytest.raises(AllRecipientsFailedError, match="550 no"):
+            connection.send(ME, YOU, MESSAGE)
+        assert not connection.is_open
+
+
+@pytest.mark.parametrize("verb", ["VRFY", "EXPN", "HELP"])
+def test_an_answer_that_ends_with_a_bare_lf_is_the_last(verb: str) -> None:
+    """It repeats what others have written, and is returned all the same."""
+    with OddServer(**{verb: b"250 x\n"}) as server, connect(server) as connection:
+        ask: Callable[[str], Any] = getattr(connection, verb.lower())
+        assert ask("u").code == 250
+        assert not connection.is_open
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,6 +16,9 @@ from typing import Self
 
 CLOSE = b"<close>"
 """At the end of what is said: the connection is closed behind it."""
+
+PAUSE = b"<pause>"
+"""Within what is said: what stands behind it is sent a moment later, in a packet of its own."""
 
 Say = bytes | Callable[[bytes, int], bytes]
 """Bytes, or what makes them of the command's line and how many of its verb came before on the
@@ -132,6 +136,9 @@ class OddServer:
     def _say(self, sock: socket.socket, said: bytes) -> bool:
         """Say it; whether the connection is still open."""
         is_end = said.endswith(CLOSE)
-        if data := said.removesuffix(CLOSE):
-            sock.sendall(data)
+        for nth, data in enumerate(said.removesuffix(CLOSE).split(PAUSE)):
+            if nth:
+                time.sleep(0.03)
+            if data:
+                sock.sendall(data)
         return not is_end
