@@ -117,6 +117,7 @@ class ReplyParser:
         self._searched = 0
         self._code = b""
         self._is_mixed = False
+        self._code_begins_at = 0  # the first line with the code of the last
         self._lines: list[str] = []
         self._octets = 0
         self._failed = False
@@ -250,6 +251,7 @@ class ReplyParser:
         is_end = separator != b"-"
         if self._lines and code != self._code:
             self._is_mixed = True
+            self._code_begins_at = len(self._lines)
         if self._is_mixed and (not may_mix or (is_end and code < b"400")):
             raise _broken(
                 f"the server changed the code inside a reply from "
@@ -263,7 +265,8 @@ class ReplyParser:
         return is_end
 
     def _take_reply(self) -> SmtpResponse:
-        lines, self._lines, self._octets = tuple(self._lines), [], 0
+        # A teaser in front of a refusal is no part of it, and has no enhanced status code of it.
+        lines, self._lines, self._octets = tuple(self._lines[self._code_begins_at :]), [], 0
         self.is_over = self._is_mixed
         self._replies += 1
         return response(int(self._code), lines)

@@ -302,13 +302,15 @@ def test_no_empty_lines_under_a_new_tls_layer() -> None:
 @pytest.mark.parametrize("cut", [1, 1000])
 @pytest.mark.parametrize("code", [421, 450, 521, 554])
 def test_a_refusal_behind_a_teaser_is_read_where_it_may_stand(code: int, cut: int) -> None:
-    """And nothing behind it."""
-    data = b"220-teaser\r\n220-more\r\n%d no\r\n" % code
+    """Without the teaser, which is no text of it, and nothing behind it."""
+    data = b"220-teaser\r\n220-more\r\n%d-%d.7.1 no\r\n%d no\r\n" % (code, code // 100, code)
     parser, replies = ReplyParser(), []
     for at in range(0, len(data), cut):
         parser.feed(data[at : at + cut])
         replies += [reply] if (reply := parser.next_reply(may_mix=True)) else []
-    assert replies == [SmtpResponse(code, ("teaser", "more", "no"))]
+    status = f"{code // 100}.7.1"
+    assert [(reply.code, reply.lines) for reply in replies] == [(code, (f"{status} no", "no"))]
+    assert str(replies[0].enhanced_status) == status
     assert parser.is_over
     parser.feed(NEXT)
     assert parser.next_reply(may_mix=True) is None
