@@ -65,6 +65,9 @@ WRITE_BUFFER = 64 * 1024
 IDLE_AFTER = 1.0
 """Seconds of silence after which no content is sent before the server has replied to something."""
 
+# What stands behind MAIL in a group of commands.
+_OF_A_GROUP = frozenset({Phase.RCPT, Phase.DATA})
+
 # Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
@@ -194,8 +197,9 @@ class Driver:
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
         self._has_begun = False
-        if off_until := self._session.quirks.pipelining_off_until:
-            self._session.is_pipelining_broken = time.monotonic() < off_until
+        session, quirks = self._session, self._session.quirks
+        if quirks.partial_groups or quirks.pipelining_off_until or session.is_pipelining_broken:
+            session.is_pipelining_broken = quirks.is_pipelining_broken(time.monotonic())
         self.mark_idle()
 
     def _advance(
@@ -393,7 +397,7 @@ class Driver:
                     raise
                 named = self._named(error, deadline)
                 if group.missing:
-                    if isinstance(named, SmtpTimeoutError) and group.is_pipelined:
+                    if isinstance(named, SmtpTimeoutError):
                         self._note_silence(group, named, heard, deadline)
                     raise named from error
                 # Keep replies that arrived with the error, or an accepted message would be reported
@@ -407,8 +411,8 @@ class Driver:
                 self._received(data)
             if group.missing and group.replies:
                 heard = time.monotonic()
-        if self._session.quirks.partial_groups and group.is_pipelined:
-            self._session.quirks.partial_groups = 0
+        if self._session.quirks.partial_groups:
+            self._note_answered(group)
         failure = self._matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
             raise self._matcher.error()
@@ -423,15 +427,23 @@ class Driver:
         Slow answers alone are no sign of broken PIPELINING (`quirks.BROKEN_PIPELINING`): the server
         has to have been silent for half the time behind some of its replies.
         """
-        came = len(group.replies)
+        quirks, came = self._session.quirks, len(group.replies)
+        if not group.is_pipelined:
+            quirks.note_silence_alone()
+            return
         error._text += (
             f" ({came} of {came + group.missing} replies to a group of commands came; "
             f"try pipelining=Pipelining.OFF)"
         )
-        now = time.monotonic()
-        if now - heard < deadline.timeout / 2 or not came:
-            return
-        if self._session.quirks.note_partial_group(now):
+        if came and time.monotonic() - heard >= deadline.timeout / 2:
+            quirks.partial_groups += 1
+
+    def _note_answered(self, group: CommandGroup) -> None:
+        """Learn from a whole answer after partial ones (`quirks.BROKEN_PIPELINING`)."""
+        quirks = self._session.quirks
+        if group.is_pipelined:
+            quirks.partial_groups = 0
+        elif group.pieces[-1].phase in _OF_A_GROUP and quirks.note_answered_alone(time.monotonic()):
             _connection_log.warning(
                 "#%d %s: answers only some of the commands of a group: one command at a time for "
                 "the next %d seconds",

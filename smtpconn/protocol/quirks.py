@@ -160,7 +160,8 @@ BROKEN_PIPELINING = Quirk(
     server="filters and proxies between us and a server that offers PIPELINING",
     behaviour="answers only one command of those that arrive in one packet",
     recognised_by="some but not all replies of a group, then silence until the deadline, twice "
-    "running",
+    "running, while a recipient or DATA alone is answered. A slow server does not answer those "
+    "either",
     response="one command at a time with that server for PIPELINING_OFF seconds, logged",
     evidence="reports of such filters; no server at hand has it, a scripted one stands for them",
 )
@@ -277,7 +278,8 @@ class ServerQuirks:
             `smtpconn.auth.credentials`); "" where the strongest one does, or nothing is known.
         avoid_rset: whether it has refused RSET (`RSET_REFUSED`).
         partial_groups: how many groups running got some but not all of their replies
-            (`BROKEN_PIPELINING`).
+            (`BROKEN_PIPELINING`). From two on the next message is told one command at a time, to
+            see whether those are answered.
         pipelining_off_until: until when it is told one command at a time.
     """
 
@@ -288,14 +290,22 @@ class ServerQuirks:
     pipelining_off_until: float = 0.0
     _not_tired_until: dict[tuple[Phase, int], float] = field(default_factory=dict)
 
-    def note_partial_group(self, now: float) -> bool:
-        """Note that some but not all replies of a group came; whether PIPELINING is off now."""
-        self.partial_groups += 1
+    def is_pipelining_broken(self, now: float) -> bool:
+        """Whether one command at a time is used."""
+        return self.partial_groups >= _BROKEN_AFTER or now < self.pipelining_off_until
+
+    def note_answered_alone(self, now: float) -> bool:
+        """Note a reply to a command that was sent alone; whether that shows broken PIPELINING."""
         if self.partial_groups < _BROKEN_AFTER:
             return False
         self.partial_groups = 0
         self.pipelining_off_until = now + PIPELINING_OFF
         return True
+
+    def note_silence_alone(self) -> None:
+        """Note that a command that was sent alone was not answered either: the server is slow."""
+        self.partial_groups = 0
+        self.pipelining_off_until = 0.0
 
     def may_be_tired(self, phase: Phase, reply: SmtpResponse, now: float) -> bool:
         """Whether a refusal on a used connection is worth another try over a new one."""

@@ -7,6 +7,7 @@ through as well; where smtplib is wrong, it is not asked.
 from __future__ import annotations
 
 import smtplib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from smtpconn import (
     TransientError,
 )
 from tests.support.error_classes import kind_of
+from tests.support.peculiar_servers import HarakaLike, PacketFilter, PostscreenLike
 from tests.support.scripted_server import OddServer
 
 ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
@@ -403,28 +405,54 @@ def test_the_second_try_counts_against_the_rate() -> None:
 
 # PIPELINING that is offered and broken
 
+PASSES: list[Any] = ["first", "last"]
 
-def test_broken_pipelining_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
-    """After two groups of which only a part was answered, one command at a time is used."""
 
-    def first_only(line: bytes, nth: int) -> bytes:
-        # The reply to MAIL comes, and what was in the same packet is never answered.
-        return b"" if is_broken else b"250 ok\r\n"
+@pytest.mark.parametrize("passes", PASSES)
+def test_broken_pipelining_is_found_out(passes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """After two groups of which only a part was answered, one command at a time is used.
 
-    is_broken = True
-    with OddServer(EHLO=PIPELINING, RCPT=first_only, DATA=_go_if(lambda: is_broken)) as server:
+    The server stays as it is. smtplib, which always sends so, gets its message through.
+    """
+    with PacketFilter(passes) as server:
         with pool_for(server) as pool:
             for _ in range(2):
-                with pytest.raises(SmtpTimeoutError, match=r"pipelining=Pipelining\.OFF"):
+                with pytest.raises(
+                    SmtpTimeoutError, match=r"1 of 3 replies .*pipelining=Pipelining\.OFF"
+                ):
                     pool.send(ME, YOU, MESSAGE, timeout=0.3)
-            assert "one command at a time" in caplog.text
-            is_broken = False
-            pool.send(ME, YOU, MESSAGE)
-        assert len(server.messages) == 1
+            for _ in range(3):
+                pool.send(ME, YOU, MESSAGE)
+                pool.drain()
+            assert caplog.text.count("one command at a time for the next 3600 seconds") == 1
+        assert send_by_smtplib(server) == {}
+        assert len(server.messages) == 4
 
 
-def _go_if(is_broken: Callable[[], bool]) -> Callable[[bytes, int], bytes]:
-    return lambda line, nth: b"" if is_broken() else b"354 go\r\n"
+@pytest.mark.parametrize("passes", PASSES)
+def test_broken_pipelining_is_found_out_by_many_messages(passes: Any) -> None:
+    """The first ones fail with the hint, or nothing was begun; the others are delivered."""
+    envelopes = (Envelope(ME, YOU, MESSAGE) for _ in range(6))
+    with PacketFilter(passes) as server, pool_for(server, timeout=0.3) as pool:
+        outcomes = list(pool.send_many(envelopes))
+        failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+        assert len(failed) == 2
+        assert all("Pipelining.OFF" in str(error) for error in failed)
+        assert not any(error.may_have_been_delivered for error in failed)
+        assert len(server.messages) == 4
+
+
+def test_pipelining_is_tried_again_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter may have been repaired."""
+    monkeypatch.setattr("smtpconn.protocol.quirks.PIPELINING_OFF", 0.2)
+    with PacketFilter("first") as server, pool_for(server) as pool:
+        for _ in range(2):
+            with pytest.raises(SmtpTimeoutError):
+                pool.send(ME, YOU, MESSAGE, timeout=0.2)
+        pool.send(ME, YOU, MESSAGE)
+        time.sleep(0.2)
+        with pytest.raises(SmtpTimeoutError, match=r"pipelining=Pipelining\.OFF"):
+            pool.send(ME, YOU, MESSAGE, timeout=0.2)
 
 
 def test_silence_alone_is_no_broken_pipelining(caplog: pytest.LogCaptureFixture) -> None:
@@ -435,3 +463,103 @@ def test_silence_alone_is_no_broken_pipelining(caplog: pytest.LogCaptureFixture)
                 with pytest.raises(SmtpTimeoutError, match="0 of 3 replies"):
                     pool.send(ME, YOU, MESSAGE, timeout=0.2)
         assert "one command at a time" not in caplog.text
+
+
+def test_a_slow_recipient_is_no_broken_pipelining(caplog: pytest.LogCaptureFixture) -> None:
+    """One that is looked up for longer than the deadline, while MAIL is answered at once."""
+    is_slow = True
+
+    def rcpt(line: bytes, nth: int) -> bytes:
+        return b"" if is_slow else b"250 ok\r\n"
+
+    with OddServer(EHLO=PIPELINING, RCPT=rcpt) as server, pool_for(server) as pool:
+        for _ in range(3):
+            with pytest.raises(SmtpTimeoutError):
+                pool.send(ME, YOU, MESSAGE, timeout=0.2)
+        # The third one has shown that RCPT alone is slow as well.
+        is_slow = False
+        pool.send(ME, YOU, MESSAGE)
+        assert "one command at a time" not in caplog.text
+
+
+def test_a_server_that_answers_slowly_is_no_broken_pipelining(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its replies come, one after the other, and the deadline passes before the last."""
+
+    def slow(line: bytes, nth: int) -> bytes:
+        time.sleep(0.12)
+        return b"250 ok\r\n"
+
+    with OddServer(EHLO=PIPELINING, MAIL=slow, RCPT=slow) as server, pool_for(server) as pool:
+        for _ in range(3):
+            with pytest.raises(SmtpTimeoutError, match="2 of 4 replies"):
+                pool.send(ME, [*YOU, "two@example.net"], MESSAGE, timeout=0.3)
+        assert "one command at a time" not in caplog.text
+
+
+# Known products
+
+
+def test_a_server_that_refuses_what_stands_behind_the_content() -> None:
+    """Haraka's 503 refuses no message: the envelope goes again, and later ones alone."""
+    senders = [f"{who}@example.com" for who in "abcdefgh"]
+    envelopes = [Envelope(sender, YOU, MESSAGE) for sender in senders]
+    with HarakaLike(RCPT=bad_rcpt) as server:
+        with connect(server) as connection:
+            assert [o.error for o in connection.send_many(envelopes)] == [None] * 8
+        with pool_for(server) as pool:
+            for _ in range(2):
+                assert all(o.error is None for o in pool.send_many(envelopes))
+                pool.drain()
+        assert len(server.messages) == 24
+        # The pool has learnt it of its first connection.
+        repeated = [
+            [sum(f"<{sender}>" in line for line in dialog) for sender in senders]
+            for dialog in server.dialogs
+        ]
+        assert repeated == [[1, 2] + [1] * 6, [1, 2] + [1] * 6, [1] * 8]
+        assert send_by_smtplib(server) == {}
+
+
+def test_refused_messages_between_others_at_such_a_server() -> None:
+    """Its 503 is not taken for the refusal of a recipient, nor the other way round."""
+    names = ["a", "bad", "b", "bad", "bad", "c", "d"]
+    envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in names]
+    with HarakaLike(RCPT=bad_rcpt) as server, connect(server) as connection:
+        outcomes = list(connection.send_many(envelopes))
+        refused = [isinstance(o.error, AllRecipientsFailedError) for o in outcomes]
+        assert refused == [who == "bad" for who in names]
+        assert len(server.messages) == 4
+
+
+def test_a_client_that_is_looked_at_first() -> None:
+    """We wait for the whole greeting of postscreen, and its 450 is greylisting.
+
+    It costs no second connection; the next one is let through.
+    """
+    with PostscreenLike() as server:
+        with pool_for(server) as pool:
+            for _ in range(2):
+                with pytest.raises(AllRecipientsFailedError) as caught:
+                    pool.send(ME, YOU, MESSAGE)
+                assert caught.value.is_transient
+            assert len(server.dialogs) == 1
+            pool.drain()
+            pool.send(ME, YOU, MESSAGE)
+        assert server.messages == [MESSAGE]
+    with PostscreenLike() as server:
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            send_by_smtplib(server)
+        assert send_by_smtplib(server) == {}
+
+
+def test_a_client_that_is_on_a_list() -> None:
+    """The refusal behind postscreen's teaser is permanent, and EHLO is not said."""
+    with PostscreenLike(listed=True) as server:
+        with pytest.raises(PermanentError, match=r"521 5\.7\.1 Service unavailable") as caught:
+            connect(server)
+        assert str(caught.value.response.enhanced_status) == "5.7.1"
+        assert "EHLO" not in server.verbs()
+        with pytest.raises(smtplib.SMTPConnectError, match="521"):
+            send_by_smtplib(server)

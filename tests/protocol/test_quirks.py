@@ -98,14 +98,26 @@ def test_what_a_new_connection_is_told_as_well_is_held_back() -> None:
     assert learnt.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD)
 
 
-def test_pipelining_is_off_after_two_partial_groups() -> None:
-    """For an hour."""
-    learnt = ServerQuirks()
-    assert not learnt.note_partial_group(5.0)
-    assert learnt.pipelining_off_until == 0
-    assert learnt.note_partial_group(10.0)
-    assert learnt.pipelining_off_until == 10.0 + PIPELINING_OFF
-    assert not learnt.note_partial_group(20.0)
+def test_pipelining_is_off_after_two_partial_groups_and_an_answer() -> None:
+    """For an hour, if a command that is sent alone is answered."""
+    learnt = ServerQuirks(partial_groups=1)
+    assert not learnt.is_pipelining_broken(5.0)
+    assert not learnt.note_answered_alone(5.0)
+    learnt.partial_groups += 1
+    assert learnt.is_pipelining_broken(6.0)
+    assert learnt.note_answered_alone(10.0)
+    assert learnt.partial_groups == 0
+    assert learnt.is_pipelining_broken(10.0 + PIPELINING_OFF - 1)
+    assert not learnt.is_pipelining_broken(10.0 + PIPELINING_OFF)
+    assert not learnt.note_answered_alone(20.0)
+
+
+@pytest.mark.parametrize("learnt", [ServerQuirks(partial_groups=2), ServerQuirks()])
+def test_pipelining_is_on_where_a_command_alone_is_not_answered(learnt: ServerQuirks) -> None:
+    """Then it is the server that is slow, also if it was thought otherwise before."""
+    learnt.pipelining_off_until = 100.0
+    learnt.note_silence_alone()
+    assert not learnt.is_pipelining_broken(50.0)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,30 @@ _USUAL: Mapping[str, bytes] = {
 }
 
 
+class Lines:
+    """The lines a client sends, and which of them came in one packet."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = b""
+        self.is_first = False
+
+    def next(self) -> bytes:
+        """The next line with its line end; empty at the end."""
+        self.is_first = not self._buffer
+        while b"\n" not in self._buffer:
+            if not (data := self._sock.recv(65536)):
+                return b""
+            self._buffer += data
+        line, end, self._buffer = self._buffer.partition(b"\n")
+        return line + end
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more of the packet is there."""
+        return not self._buffer
+
+
 class OddServer:
     """A server in threads.
 
@@ -45,7 +69,8 @@ class OddServer:
 
     Args:
         greeting: what it says first.
-        replies: by verb, and CONTENT for the end of the content; others have usual replies.
+        replies: by verb, CONTENT for the end of the content, and ANSWER for the line behind a 334;
+            others have usual replies.
 
     Attributes:
         port: where it listens.
@@ -95,35 +120,53 @@ class OddServer:
 
     def _serve(self, sock: socket.socket, dialog: list[str]) -> None:
         counts: Counter[str] = Counter()
-        with sock, sock.makefile("rb") as lines:
+        lines = Lines(sock)
+        with sock:
             sock.settimeout(10)
             try:
-                is_open = self._say(sock, self._greeting)
-                while is_open and (line := lines.readline()):
+                is_open = self._greet(sock)
+                while is_open and (line := lines.next()):
                     line = line.rstrip(b"\r\n")
                     dialog.append(line.decode("latin-1"))
-                    said = self._reply(line, counts)
+                    said = self._answer(line, counts, lines)
                     is_open = self._say(sock, said)
                     if line.upper() == b"DATA" and said.startswith(b"354"):
                         content = b""
-                        while (part := lines.readline()) != b".\r\n":
+                        while (part := lines.next()) != b".\r\n":
                             if not part:
                                 return
                             content += part
-                        said = self._reply(b"CONTENT", counts)
+                        said = self._answer(b"CONTENT", counts, lines)
                         if said.startswith(b"250"):
                             self.messages.append(content)
                         is_open = self._say(sock, said)
             except OSError:
                 pass  # the client has gone
 
+    def _greet(self, sock: socket.socket) -> bool:
+        """Say the greeting; whether the connection is still open."""
+        return self._say(sock, self._greeting)
+
+    def _answer(self, line: bytes, counts: Counter[str], lines: Lines) -> bytes:
+        """The reply to a command, or to CONTENT.
+
+        Args:
+            line: the command.
+            counts: how many of each verb came before on the connection.
+            lines: knows what arrived in the same packet.
+        """
+        return self._reply(line, counts)
+
     def _reply(self, line: bytes, counts: Counter[str]) -> bytes:
         verb = line.split(b" ")[0].upper().decode("latin-1")
+        if counts["asked"]:
+            verb = "ANSWER"
         reply = self._replies.get(verb, b"500 unknown\r\n")
         if verb == "DATA" and not counts["accepted"]:
             return b"503 no recipients\r\n"
         counts[verb] += 1
         said = reply if isinstance(reply, bytes) else reply(line, counts[verb] - 1)
+        counts["asked"] = said.startswith(b"334")
         if verb in ("MAIL", "RSET", "CONTENT"):
             counts["accepted"] = 0
             counts["begun"] = verb == "MAIL" and said[:1] not in (b"4", b"5")
