@@ -554,6 +554,12 @@ def refusal_of_tired(connection: SmtpConnection, error: SmtpError) -> ResponseEr
 def note_if_refused_again(
     connection: SmtpConnection, tired: ResponseError, error: ResponseError
 ) -> None:
-    """Note that a refusal was about the message, if a new connection had the same for it."""
-    if (tired.phase, tired.response.code) == (error.phase, error.response.code):
-        connection._quirks.note_refused_again(error.phase, error.response, time.monotonic())
+    """Note that a refusal was not about the connection, if a new one had such a one as well."""
+    if tired.phase is not error.phase:
+        return
+    now, quirks = time.monotonic(), connection._quirks
+    if tired.response.code == error.response.code or quirks.may_be_tired(
+        error.phase, error.response, now
+    ):
+        quirks.note_refused_again(tired.phase, tired.response, now)
+        quirks.note_refused_again(error.phase, error.response, now)

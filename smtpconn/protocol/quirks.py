@@ -99,8 +99,8 @@ TIRED_CONNECTION = Quirk(
     behaviour="ends a session's welcome with another code than 421 and keeps the connection open",
     recognised_by="`is_tired`, on a connection that was used before",
     response="the pool closes the connection and sends the message once more over a new one. If "
-    "that is refused with the same code at the same command, it is no sign of a tired connection "
-    "there for TIRED_HOLD seconds",
+    "that is refused at the same command with the same code or another of those, neither code is a "
+    "sign of a tired connection there for TIRED_HOLD seconds",
     evidence="Stalwart's 'maximum number of messages per session'; github.com/knadh/listmonk/"
     "issues/3025",
 )

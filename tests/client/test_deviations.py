@@ -6,6 +6,8 @@ through as well; where smtplib is wrong, it is not asked.
 
 from __future__ import annotations
 
+import base64
+import itertools
 import smtplib
 import time
 from collections.abc import Callable
@@ -15,16 +17,20 @@ import pytest
 
 from smtpconn import (
     AllRecipientsFailedError,
+    AuthError,
     ConnectionClosedError,
     ConnectionPool,
     Envelope,
     ParseError,
+    PasswordCredentials,
     PermanentError,
+    ProtocolError,
     SendResult,
     ServerConfig,
     SmtpConnection,
     SmtpError,
     SmtpTimeoutError,
+    StartTlsUnavailableError,
     TlsMode,
     TransientError,
 )
@@ -53,6 +59,169 @@ def send_by_smtplib(server: OddServer, to: list[str] = YOU) -> dict[str, tuple[i
     """Send the message with the standard library."""
     with smtplib.SMTP("127.0.0.1", server.port, "client.example", timeout=TIMEOUT) as theirs:
         return theirs.sendmail(ME, to, MESSAGE)
+
+
+# Logging in
+
+
+def auth(*mechanisms: str, word: str = "AUTH ") -> bytes:
+    """A reply to EHLO that offers mechanisms."""
+    return b"250-mx.example\r\n250 " + f"{word}{' '.join(mechanisms)}\r\n".encode()
+
+
+def b64(text: str) -> bytes:
+    """As it stands in an AUTH dialog."""
+    return base64.b64encode(text.encode())
+
+
+def prompts(*texts: bytes, then: bytes = b"235 ok\r\n") -> dict[str, Any]:
+    """The first reply to AUTH, and to each answer: 334 with these texts, and the last word."""
+    said = [b"334 " + text + b"\r\n" for text in texts] + [then] * 3
+    return {"AUTH": said[0], "ANSWER": lambda line, nth: said[nth + 1]}
+
+
+def refuses(mechanism: str, reply: bytes) -> dict[str, Any]:
+    """Refuse a mechanism behind its challenge, if it has one, and take every other one."""
+
+    def begin(line: bytes, nth: int) -> bytes:
+        is_refused = line.split()[1] == mechanism.encode()
+        return b"334 " + b64("<1.2@mx>") + b"\r\n" if is_refused else b"235 ok\r\n"
+
+    return {"AUTH": begin, "ANSWER": reply}
+
+
+USER, PASSWORD = "me", "sesame"
+PLAIN = b64(f"\0{USER}\0{PASSWORD}").decode()
+
+LOGGED_IN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "LOGIN in two steps": (
+        {"EHLO": auth("LOGIN"), **prompts(b64("Username:"), b64("Password:"))},
+        ["AUTH LOGIN", b64(USER).decode(), b64(PASSWORD).decode()],
+    ),
+    "LOGIN asks for the user twice": (
+        {"EHLO": auth("LOGIN"), **prompts(b64("User Name"), b64("User Name"), b64("Password"))},
+        ["AUTH LOGIN", *[b64(USER).decode()] * 2, b64(PASSWORD).decode()],
+    ),
+    "PLAIN is overlooked on its line": (
+        {"EHLO": auth("PLAIN"), **prompts(b"")},
+        [f"AUTH PLAIN {PLAIN}", PLAIN],
+    ),
+    "PLAIN is overlooked, without a space": (
+        {"EHLO": auth("PLAIN"), "AUTH": b"334\r\n", "ANSWER": b"235 ok\r\n"},
+        [f"AUTH PLAIN {PLAIN}", PLAIN],
+    ),
+    "the old form of AUTH": (
+        {"EHLO": auth("PLAIN", word="AUTH="), "AUTH": b"235 ok\r\n"},
+        [f"AUTH PLAIN {PLAIN}"],
+    ),
+    "CRAM-MD5 is offered and dead": (
+        {"EHLO": auth("CRAM-MD5", "PLAIN"), **refuses("CRAM-MD5", b"535 5.7.8 no\r\n")},
+        ["AUTH CRAM-MD5", "*", f"AUTH PLAIN {PLAIN}"],
+    ),
+    "CRAM-MD5 is offered and unknown": (
+        {"EHLO": auth("CRAM-MD5", "PLAIN"), **refuses("CRAM-MD5", b"504 5.5.4 what?\r\n")},
+        ["AUTH CRAM-MD5", "*", f"AUTH PLAIN {PLAIN}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOGGED_IN)
+def test_a_login_succeeds(name: str) -> None:
+    """Also with smtplib; "*" stands for an answer that is new each time."""
+    replies, expected = LOGGED_IN[name]
+    with OddServer(**replies) as server:
+        credentials = PasswordCredentials(USER, PASSWORD)
+        with connect(server, ehlo_domain="client.example") as connection:
+            connection.authenticate(credentials)
+            assert connection.send(ME, YOU, MESSAGE).response.code == 250
+        said = server.dialogs[0][1 : 1 + len(expected)]
+        assert [a if e != "*" else e for a, e in zip(said, expected, strict=True)] == expected
+        with smtplib.SMTP("127.0.0.1", server.port, timeout=TIMEOUT) as theirs:
+            assert theirs.login(USER, PASSWORD)[0] == 235
+            theirs.sendmail(ME, YOU, MESSAGE)
+        assert len(server.messages) == 2
+
+
+def test_login_asks_for_the_password_first() -> None:
+    """It gets what it asks for; smtplib shows it the password as a user name."""
+    asked = prompts(b64("Password:"), b64("Username:"))
+    with OddServer(EHLO=auth("LOGIN"), **asked) as server:
+        with connect(server) as connection:
+            connection.auth_login(USER, PASSWORD)
+        assert server.dialogs[0][2:4] == [b64(PASSWORD).decode(), b64(USER).decode()]
+
+
+def test_xoauth2_hears_why_it_is_refused() -> None:
+    """The error challenge is answered with an empty line; the server's last word is the error."""
+    why = prompts(b64('{"status":"401"}'), then=b"535 5.7.3 Authentication unsuccessful\r\n")
+    with OddServer(EHLO=auth("XOAUTH2"), **why) as server, connect(server) as connection:
+        with pytest.raises(AuthError, match="Authentication unsuccessful") as caught:
+            connection.auth_xoauth2(USER, "token")
+        assert caught.value.response.code == 535
+        assert "401" in str(caught.value)
+        assert server.dialogs[0][-1] == ""
+        assert connection.send(ME, YOU, MESSAGE).response.code == 250
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "challenge"),
+    [
+        ("CRAM-MD5", b"not base64!"),
+        ("CRAM-MD5", b"YQ"),
+        ("PLAIN", b64("what?")),
+        ("SCRAM-SHA-256", b64("r=other,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")),
+        ("SCRAM-SHA-256", b64("r=")),
+    ],
+)
+def test_a_challenge_that_makes_no_sense_is_cancelled(mechanism: str, challenge: bytes) -> None:
+    """With ``*`` (RFC 4954 4), no other mechanism follows, and the connection is in step."""
+    replies = prompts(challenge, then=b"501 5.7.0 cancelled\r\n")
+    offered = auth(mechanism, "LOGIN")
+    with OddServer(EHLO=offered, **replies) as server, connect(server) as connection:
+        with pytest.raises(AuthError):
+            connection.authenticate(PasswordCredentials(USER, PASSWORD))
+        assert server.dialogs[0][2:] == ["*"]
+        assert connection.send(ME, YOU, MESSAGE).response.code == 250
+
+
+@pytest.mark.parametrize("then", [b"", b"334 eA==\r\n", b"235 ok\r\n", b"250 ok\r\n"])
+def test_a_cancelled_login_does_not_succeed(then: bytes) -> None:
+    """Whatever is said to ``*`` that is no refusal: the connection is not used again."""
+    replies = prompts(b"not base64!", then=then or b"garbage\r\n")
+    with OddServer(EHLO=auth("CRAM-MD5"), **replies) as server, connect(server) as connection:
+        with pytest.raises(ProtocolError):
+            connection.authenticate(PasswordCredentials(USER, PASSWORD))
+        assert not connection.is_authenticated
+        assert not connection.is_open
+
+
+def test_a_session_that_is_logged_in_already() -> None:
+    """503 to AUTH says so and the connection can be used; smtplib takes it for a success."""
+    said = b"503 5.5.1 already authenticated\r\n"
+    with OddServer(EHLO=auth("PLAIN"), AUTH=said) as server:
+        with connect(server) as connection:
+            with pytest.raises(AuthError, match="logged in already") as caught:
+                connection.authenticate(PasswordCredentials(USER, PASSWORD))
+            assert not caught.value.is_transient
+            assert connection.send(ME, YOU, MESSAGE).response.code == 250
+        with smtplib.SMTP("127.0.0.1", server.port, timeout=TIMEOUT) as theirs:
+            assert theirs.login(USER, PASSWORD)[0] == 503
+
+
+def test_a_refused_session_is_ended_with_quit() -> None:
+    """The greeting, EHLO and the login; smtplib hangs up."""
+    refused = [
+        OddServer(b"554 5.7.1 go away\r\n"),
+        OddServer(EHLO=b"550 no\r\n", HELO=b"550 no\r\n"),
+        OddServer(EHLO=auth("PLAIN"), AUTH=b"535 5.7.8 no\r\n"),
+    ]
+    login = PasswordCredentials(USER, PASSWORD)
+    for server in refused:
+        with server:
+            config = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, credentials=login)
+            with pytest.raises(SmtpError):
+                config.connect(TIMEOUT)
+        assert server.verbs()[-1] == "QUIT"
 
 
 # Reading what servers say
@@ -90,6 +259,33 @@ def test_a_message_gets_through(name: str) -> None:
             assert connection.send(ME, YOU, MESSAGE).response.code == 250
         assert send_by_smtplib(server) == {}
         assert server.messages == [MESSAGE] * 2
+
+
+@pytest.mark.parametrize("code", [200, 251, 299])
+def test_any_success_answers_a_command(code: int) -> None:
+    """The first digit counts (RFC 5321 4.2), for NOOP and RSET as well."""
+    reply = b"%d ok\r\n" % code
+    with OddServer(EHLO=reply, NOOP=reply, RSET=reply, MAIL=reply, RCPT=reply) as server:
+        with connect(server) as connection:
+            connection.noop()
+            connection.reset()
+            connection.send(ME, YOU, MESSAGE)
+        assert server.verbs() == ["EHLO", "NOOP", "RSET", "MAIL", "RCPT", "DATA", "QUIT"]
+
+
+@pytest.mark.parametrize("greeting", [b"200 mx\r\n", b"250 mx\r\n", b"354 mx\r\n"])
+def test_only_220_is_a_greeting(greeting: bytes) -> None:
+    """Some other service may be there."""
+    with OddServer(greeting) as server, pytest.raises(ProtocolError):
+        connect(server)
+
+
+def test_starttls_stays_required_behind_helo() -> None:
+    """A server that refuses EHLO offers no STARTTLS, and nothing is sent in clear."""
+    with OddServer(EHLO=b"502 no\r\n") as server:
+        with pytest.raises(StartTlsUnavailableError):
+            SmtpConnection.connect("127.0.0.1", server.port, TlsMode.STARTTLS, TIMEOUT)
+        assert "MAIL" not in server.verbs()
 
 
 def test_empty_lines_behind_the_greeting() -> None:
@@ -388,6 +584,21 @@ def test_a_server_that_is_tired_of_us_is_not_stormed() -> None:
             with pytest.raises(TransientError):
                 pool.send(ME, YOU, MESSAGE)
         assert len(server.dialogs) == 2
+
+
+def test_a_server_that_gives_another_reason_each_time_is_not_stormed() -> None:
+    """A new connection is no help either if it has another code of that kind."""
+    codes = itertools.chain([b"250 ok"], itertools.cycle([b"451 4.7.0 a", b"452 4.3.1 b"]))
+
+    def mail(line: bytes, nth: int) -> bytes:
+        return next(codes) + b"\r\n"
+
+    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+        pool.send(ME, YOU, MESSAGE)
+        for _ in range(6):
+            with pytest.raises(TransientError):
+                pool.send(ME, YOU, MESSAGE)
+        assert len(server.dialogs) <= 3
 
 
 def test_the_second_try_counts_against_the_rate() -> None:
