@@ -202,6 +202,18 @@ def test_auth_xoauth2() -> None:
         assert said(server, "AUTH") == [f"AUTH XOAUTH2 {b64(response)}"]
 
 
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+def test_a_token_too_long_for_the_line_takes_two_steps(mechanism: str) -> None:
+    """`SmtpConnection.auth_xoauth2` and `auth_oauthbearer`: as `auth_plain`."""
+    with session(accept_any_login=True) as (server, connection):
+        if mechanism == "XOAUTH2":
+            connection.auth_xoauth2("u", "t" * 400)
+        else:
+            connection.auth_oauthbearer("t" * 400)
+        assert said(server, "AUTH") == [f"AUTH {mechanism}"]
+        assert connection.is_authenticated
+
+
 def test_auth_login_has_two_steps() -> None:
     """`SmtpConnection.auth_login`: AUTH LOGIN, the user to the first prompt, the password to the
     second."""

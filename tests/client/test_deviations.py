@@ -24,6 +24,7 @@ from smtpconn import (
     ParseError,
     PasswordCredentials,
     PermanentError,
+    Protocol,
     ProtocolError,
     SendResult,
     ServerConfig,
@@ -208,20 +209,27 @@ def test_a_session_that_is_logged_in_already() -> None:
             assert theirs.login(USER, PASSWORD)[0] == 503
 
 
-def test_a_refused_session_is_ended_with_quit() -> None:
-    """The greeting, EHLO and the login; smtplib hangs up."""
-    refused = [
-        OddServer(b"554 5.7.1 go away\r\n"),
-        OddServer(EHLO=b"550 no\r\n", HELO=b"550 no\r\n"),
-        OddServer(EHLO=auth("PLAIN"), AUTH=b"535 5.7.8 no\r\n"),
-    ]
+@pytest.mark.parametrize(
+    "replies",
+    [
+        {"greeting": b"554 5.7.1 go away\r\n"},
+        {"EHLO": b"550 no\r\n", "HELO": b"550 no\r\n"},
+        {"EHLO": b"450 later\r\n"},
+        {"EHLO": auth("PLAIN"), "AUTH": b"535 5.7.8 no\r\n"},
+        {"EHLO": auth("GSSAPI")},
+    ],
+)
+def test_a_refused_session_is_ended_with_quit(replies: dict[str, Any]) -> None:
+    """At the greeting, EHLO and the login; smtplib hangs up.
+
+    Where STARTTLS is refused nothing more is said in clear.
+    """
     login = PasswordCredentials(USER, PASSWORD)
-    for server in refused:
-        with server:
-            config = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, credentials=login)
-            with pytest.raises(SmtpError):
-                config.connect(TIMEOUT)
-        assert server.verbs()[-1] == "QUIT"
+    with OddServer(**replies) as server:
+        config = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, credentials=login)
+        with pytest.raises(SmtpError):
+            config.connect(TIMEOUT)
+    assert server.verbs()[-1] == "QUIT"
 
 
 # Reading what servers say
@@ -568,6 +576,26 @@ def test_what_is_about_the_message_costs_no_connection(verb: str, reply: bytes) 
             with pytest.raises(SmtpError):
                 pool.send(ME, YOU, MESSAGE)
         assert len(server.dialogs) == 1
+
+
+@pytest.mark.parametrize(("verb", "reply"), TIRED)
+def test_a_tired_lmtp_connection_is_replaced(verb: str, reply: bytes) -> None:
+    """The same for single messages in LMTP."""
+    usual = b"354 go\r\n" if verb == "DATA" else b"250 ok\r\n"
+
+    def tired(line: bytes, nth: int) -> bytes:
+        return reply + b"\r\n" if nth >= 2 else usual
+
+    replies: dict[str, Any] = {"LHLO": PIPELINING, verb: tired}
+    with OddServer(**replies) as server:
+        made = ServerConfig(
+            "127.0.0.1", server.port, TlsMode.NONE, protocol=Protocol.LMTP, timeout=TIMEOUT
+        )
+        with ConnectionPool(made, max_size=1, keepalive=None) as pool:
+            for _ in range(5):
+                pool.send(ME, YOU, MESSAGE)
+        assert len(server.messages) == 5
+        assert len(server.dialogs) == 3
 
 
 def test_a_server_that_is_tired_of_us_is_not_stormed() -> None:

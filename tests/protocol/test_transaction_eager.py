@@ -81,6 +81,23 @@ def test_a_refusal(replies: str, kind: type[SmtpError], phase: Phase) -> None:
 
 
 @pytest.mark.parametrize(
+    "rest", ["250 s\n250 a\n250 b\n250 taken\n", "503 s\n503 a\n503 b\n503 x\n"]
+)
+def test_a_refused_reset_leaves_it_unknown(rest: str) -> None:
+    """The content has left behind it, for whatever transaction the server has open."""
+    octets = f"502 r\n{rest}".replace("\n", "\r\n").encode()
+    wire = Wire(lambda said: octets)
+    made = eager(needs_reset=True)
+    driver = Driver(wire, made, "mx.example.test", "mx.example.test:25", None)
+    driver._spoke_at = math.inf
+    with pytest.raises(ConnectionClosedError, match="the server refuses RSET") as caught:
+        driver.run(at_once(made), Deadline(10))
+    assert caught.value.may_have_been_delivered
+    assert made.quirks.avoid_rset
+    assert not wire.is_open
+
+
+@pytest.mark.parametrize(
     ("replies", "kind"),
     [
         ("250 s\n550 a\n550 b\n250 taken all the same\n", AllRecipientsFailedError),
