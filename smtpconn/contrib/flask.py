@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.message import EmailMessage, Message
-from email.utils import formataddr
+from email.utils import formataddr, parseaddr
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
@@ -35,6 +35,7 @@ from flask import Flask, current_app, has_app_context
 from smtpconn.contrib.backend import BackendConnection
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
 from smtpconn.contrib.settings import MailSettings, flag, hiding, read_settings
+from smtpconn.model.address_list import read_groups
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import completed, recipients_of, sender_of, serialize
@@ -72,6 +73,9 @@ class FlaskMailMessage(Protocol):
     """The attributes of a ``flask_mail.Message`` that are used here."""
 
     sender: Person
+    recipients: list[Person]
+    cc: list[Person]
+    reply_to: Person | None
     date: float | None
     mail_options: list[str]
     rcpt_options: list[str]
@@ -609,7 +613,42 @@ def _bytes_of(message: FlaskMailMessage) -> bytes:
         )
     if message.date is None:
         message.date = time.time()
-    return message.as_bytes()
+    return _with_readable_names(message).as_bytes()
+
+
+def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:
+    """The message, or a copy in which Flask-Mail finds each address that is in its envelope.
+
+    It reads addresses with `email.utils.parseaddr`, which finds none behind some names, such as
+    ``[Shop] Support``: From would be empty.
+
+    Raises:
+        ValidationError: Reply-To is no address.
+    """
+    fields: dict[str, object] = {
+        "sender": _readable(message.sender),
+        "recipients": [_readable(person) for person in message.recipients],
+        "cc": [_readable(person) for person in message.cc or ()],
+        "reply_to": _readable(message.reply_to) if message.reply_to else message.reply_to,
+    }
+    changed = {name: value for name, value in fields.items() if value != getattr(message, name)}
+    if not any(changed.values()):
+        return message
+    readable = copy.copy(message)
+    for name, value in changed.items():
+        setattr(readable, name, value)
+    return readable
+
+
+def _readable(person: Person) -> Person:
+    """The same, or a pair of name and address if Flask-Mail would not find the address."""
+    if isinstance(person, tuple):
+        return person
+    groups = read_groups(str(person))
+    named = [each for group in groups for each in group.members]
+    if len(named) != 1 or parseaddr(str(person))[1] == named[0].address:
+        return person
+    return named[0].name, named[0].address
 
 
 def _serialised(

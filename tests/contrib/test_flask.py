@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import email
+import email.policy
 import logging
 import pickle
 import smtplib
@@ -399,6 +401,47 @@ def test_the_messages_of_flask_mail(server: SmtpServer, mail: Mail, make_app: Ma
     assert b"hidden" not in received.content
     assert b"data.bin" in received.content
     assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("person", "field"),
+    [
+        ("[Shop] Support <one@example.com>", '"[Shop] Support" <one@example.com>'),
+        (("[Shop] Support", "one@example.com"), '"[Shop] Support" <one@example.com>'),
+        ("[Läden] <one@example.com>", '"[Läden]" <one@example.com>'),
+        ("Dr. Who (the) <one@example.com>", '"Dr. Who (the)" <one@example.com>'),
+        ("Läden <one@example.com>", "Läden <one@example.com>"),
+        ("one@example.com", "one@example.com"),
+    ],
+)
+def test_names_that_flask_mail_cannot_read(
+    server: SmtpServer, mail: Mail, make_app: MakeApp, person: Any, field: str
+) -> None:
+    """Flask-Mail makes an empty From of a name in brackets; the fields name who gets it."""
+    message = flask_mail.Message(
+        "hello", [person], "Hello!", sender=person, cc=[person], reply_to=_as_text(person)
+    )
+    with make_app().app_context():
+        mail.send(message)
+    (stored,) = server.messages
+    assert (stored.sender, set(stored.recipients)) == ("one@example.com", {"one@example.com"})
+    read = email.message_from_bytes(stored.content, policy=email.policy.default)
+    for name in ("From", "To", "Cc", "Reply-To"):
+        assert str(read[name]) == field
+    assert message.sender in (person, _as_text(person))
+
+
+def _as_text(person: Any) -> str:
+    return person if isinstance(person, str) else f"{person[0]} <{person[1]}>"
+
+
+@pytest.mark.parametrize("testing", [True, False])
+def test_a_reply_to_that_is_no_address(mail: Mail, make_app: MakeApp, testing: bool) -> None:
+    """It would be empty, and answers would go to the sender."""
+    reply_to = "John @ Home <john@example.com>"
+    message = flask_mail.Message("hi", [YOU], "Hi!", sender=ME, reply_to=reply_to)
+    with make_app(TESTING=testing).app_context(), pytest.raises(ValidationError):
+        mail.send(message)
 
 
 def test_send_message_makes_a_message_of_flask_mail(

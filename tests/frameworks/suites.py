@@ -75,12 +75,13 @@ def missing(name: str) -> str | None:
     return None
 
 
-def run(name: str, sources: Path) -> Result:
+def run(name: str, sources: Path, *, theirs: bool = False) -> Result:
     """Run a suite.
 
     Args:
         name: of `SUITES`.
         sources: a folder for source distributions; one that is there is not downloaded again.
+        theirs: leave the framework as it is, to see what fails without smtpconn (Flask-Mail).
 
     Raises:
         RuntimeError: the source distribution cannot be had, or the suite did not come to its end.
@@ -92,7 +93,8 @@ def run(name: str, sources: Path) -> Result:
             _unpack(_download(suite, sources), folder)
         results = folder / "results.json"
         done = subprocess.run(
-            [sys.executable, str(_HERE / suite.program), str(folder), str(results)],
+            [sys.executable, str(_HERE / suite.program), str(folder), str(results)]
+            + ["--theirs"] * theirs,
             env=os.environ | {"PYTHONPATH": str(_ROOT)},
             cwd=folder,
             capture_output=True,

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(400)]
 def listed(suite: str, release: str) -> set[str]:
     """The tests that the documentation says fail with this release of the framework."""
     text = (DOCS / PAGES[suite]).read_text()
-    rows = re.findall(r"^\| `(\w+\.\w+)` \| ([\d., ]+) \| .{20,} \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| ([\d., ]+|its own) \| .{20,} \|$", text, re.MULTILINE)
     return {name for name, releases in rows if release in releases.split(", ")}
 
 
@@ -55,13 +55,18 @@ def test_django(tmp_path: Path) -> None:
 
 
 def test_flask_mail(tmp_path: Path) -> None:
-    """The tests of Flask-Mail, with this extension in the place of its ``Mail``."""
+    """The tests of Flask-Mail, with this extension in the place of its ``Mail``.
+
+    On Python 3.13 some fail with Flask-Mail's own as well.
+    """
     require("flask_mail")
     result = run("flask_mail", tmp_path)
+    theirs = run("flask_mail", tmp_path, theirs=True)
     total, failures = AT_MOST["flask_mail"]
-    assert result.total == total
+    assert result.total == theirs.total == total
     assert len(result.failed) <= failures
-    assert result.failed == listed("flask_mail", "0.9.1"), result.output
+    assert result.failed - theirs.failed == listed("flask_mail", "0.9.1"), result.output
+    assert theirs.failed <= listed("flask_mail", "its own"), theirs.output
 
 
 def test_logging(tmp_path: Path) -> None:
