@@ -13,7 +13,8 @@ import timeit
 from collections.abc import Callable
 from typing import cast
 
-from benchmarks.speed import ME, YOU, message
+from benchmarks.bare import ME, YOU
+from benchmarks.speed import message
 from smtpconn.client.channel import Channel
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.client.driver import Driver

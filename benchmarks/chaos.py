@@ -14,41 +14,12 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 
+from benchmarks.account import Account
 from smtpconn import ConnectionPool, SmtpError
 from smtpconn.testing import SmtpServer
 
 THREADS, CONNECTIONS = 32, 8
-
-
-@dataclass(slots=True)
-class Account:
-    """What became of every message.
-
-    Attributes:
-        acknowledged, unknown, failed: the messages by what the sender was told.
-        stored: how often each was stored.
-        errors: how often each kind of error was raised.
-        unclassified: errors that are no `SmtpError`.
-    """
-
-    acknowledged: set[str] = field(default_factory=set)
-    unknown: set[str] = field(default_factory=set)
-    failed: set[str] = field(default_factory=set)
-    stored: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    unclassified: list[BaseException] = field(default_factory=list)
-
-    def imbalances(self) -> dict[str, int]:
-        """What must not be: all zero if the books balance."""
-        return {
-            "acknowledged and not stored": len(self.acknowledged - set(self.stored)),
-            "certainly failed and stored": len(self.failed & set(self.stored)),
-            "stored twice": sum(count > 1 for count in self.stored.values()),
-            "errors of no known class": len(self.unclassified),
-        }
 
 
 def disturb(server: SmtpServer, chance: random.Random) -> None:

@@ -6,11 +6,13 @@ python -m benchmarks.footprint memory PORT OCTETS      (prints KiB above an idle
 from __future__ import annotations
 
 import io
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -39,18 +41,27 @@ def streaming_memory(octets: int) -> float:
 
 
 def import_seconds(rounds: int) -> dict[str, float]:
-    """Seconds of CPU that importing takes, the interpreter's own start taken off."""
+    """Seconds of CPU that importing takes, the interpreter's own start taken off.
+
+    All modules have their .pyc files, as an installed package has.
+    """
     found: dict[str, list[float]] = {name: [] for name in ("nothing", *IMPORTS)}
-    for _ in range(rounds):
-        for name in found:
-            found[name].append(_cpu_of(IMPORTS.get(name, "pass")))
+    with tempfile.TemporaryDirectory() as directory:
+        # Some environments are set to write none.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": directory}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for program in IMPORTS.values():
+            _cpu_of(program, environment)
+        for _ in range(rounds):
+            for name in found:
+                found[name].append(_cpu_of(IMPORTS.get(name, "pass"), environment))
     nothing = statistics.median(found.pop("nothing"))
     return {name: statistics.median(all_) - nothing for name, all_ in found.items()}
 
 
-def _cpu_of(program: str) -> float:
+def _cpu_of(program: str, environment: Mapping[str, str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -53,6 +55,16 @@ class Delay:
         traceback: TracebackType | None,
     ) -> None:
         self._process.communicate()
+
+
+@contextmanager
+def reached(port: int, seconds: float) -> Iterator[int]:
+    """The port by which a server is reached with so much delay each way."""
+    if not seconds:
+        yield port
+        return
+    with Delay(port, seconds) as delay:
+        yield delay.port
 
 
 def hand_on(source: socket.socket, target: socket.socket, seconds: float) -> None:

@@ -50,6 +50,7 @@ class Sink:
 
     Attributes:
         port: where it listens on 127.0.0.1.
+        pid: of its process.
         is_compiled: whether it is the C program.
     """
 
@@ -60,6 +61,7 @@ class Sink:
         self._process = subprocess.Popen(
             [*command, str(pause_ms)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.pid = self._process.pid
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from benchmarks.bare import Way
 from benchmarks.sink import Received, Sink
-from benchmarks.speed import Way
 
 PAUSE_MS = 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,11 +13,17 @@ import pytest
 
 from benchmarks import dropin
 from benchmarks.anatomy import parts
+from benchmarks.answering import WAYS
+from benchmarks.bare import Way
 from benchmarks.charts import bars
 from benchmarks.latency import Delay
+from benchmarks.machine import Mode, modes
+from benchmarks.python_cost import python_cost
 from benchmarks.sink import Received, Sink
-from benchmarks.speed import LARGE, LATE, SMALL, compare, message
+from benchmarks.speed import compare, message
+from benchmarks.table import Chart, at_least, at_most, write
 from benchmarks.turns import count_turns
+from benchmarks.ways import BARE, LARGE, LATE, SMALL, together
 from smtpconn import Envelope, Pipelining, SmtpConnection, TlsMode
 from tests.realservers.dovecot import Dovecot
 from tests.realservers.fixtures import require
@@ -69,9 +76,21 @@ def test_turns_of_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two for `send`, one for EAGER's BDAT, eleven for ten of AUTO's many, one for EAGER's."""
     # On a busy machine a second may pass before the first.
     monkeypatch.setattr("smtpconn.client.driver.IDLE_AFTER", 60.0)
-    ways = {name: way for name, way in LATE.items() if name != "smtplib"}
-    assert count_turns(ways, message(1000), 10) == {
+    names = ("send", "send_bdat EAGER", "send_many AUTO", "send_many EAGER")
+    assert count_turns({name: LATE[name] for name in names}, message(1000), 10) == {
         "send": 2.0,
+        "send_bdat EAGER": 1.0,
+        "send_many AUTO": 1.1,
+        "send_many EAGER": 0.1,
+    }
+
+
+def test_a_bare_loop_has_the_turns_of_the_way_that_it_is_compared_with() -> None:
+    """What the loop leaves out is Python, not waiting."""
+    counted = count_turns(BARE, message(1000), 10)
+    assert counted == {
+        "send": 2.0,
+        "pool.send": 2.0,
         "send_bdat EAGER": 1.0,
         "send_many AUTO": 1.1,
         "send_many EAGER": 0.1,
@@ -88,11 +107,53 @@ def test_the_proxy_adds_its_delay() -> None:
         assert sink.stop() == Received(0, 0, 3)
 
 
-@pytest.mark.parametrize("ways", [SMALL, LARGE], ids=["small", "large"])
-def test_every_way_delivers(ways: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "ways", [SMALL, LARGE, BARE, together(1), together(3)], ids=lambda ways: ", ".join(ways)
+)
+def test_every_way_delivers(ways: dict[str, Way]) -> None:
     """Whatever is compared sends all that it is given, or the comparison fails."""
-    known = SMALL if ways is SMALL else LARGE
-    assert set(compare(known, message(2000), 3, 1)) == set(known)
+    assert set(compare(ways, message(2000), 3, 1)) == set(ways)
+
+
+@pytest.mark.parametrize("mode", modes())
+def test_the_machine_is_left_as_it_was(mode: Mode) -> None:
+    """A measurement that pins or wakes processors frees them again."""
+    before = os.sched_getaffinity(0)
+    compare({"send": SMALL["send"]}, message(1000), 3, 1, mode=mode)
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("against", [str(ROOT), "no such commit"])
+def test_the_cost_in_python_beside_other_sources(against: str) -> None:
+    """Each way has its cost, and a ratio to other sources if they are to be had."""
+    found = python_cost(against, 1, 1)
+    assert set(found) == set(WAYS)
+    assert all(cost.microseconds > 0 for cost in found.values())
+    assert all((cost.ratio is None) is (against != str(ROOT)) for cost in found.values())
+
+
+def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
+    """The table says of a goal that it was not reached only if there is a figure."""
+    assert at_most("a", 2.0, 1.5).verdict == "not reached"
+    assert at_least("a", 2.0, 1.5).verdict == ""
+    row = at_most("a", None, 1.5)
+    assert (row.found, row.verdict) == ("not measured", "")
+
+
+def test_only_the_figures_of_the_page_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands around the marks stays; the table and the charts are between them."""
+    page = tmp_path / "performance.md"
+    page.write_text("before <!-- figures --> old <!-- end of figures --> after")
+    monkeypatch.setattr("benchmarks.table.DOCS", tmp_path)
+    write([at_most("speed", 1.0, 1.5, "the network")], [Chart("x", "Speed", "/s", {"send": 1.0})])
+    text = page.read_text()
+    assert text.startswith("before <!-- figures -->")
+    assert text.endswith("<!-- end of figures --> after")
+    assert "| speed | <= 1.5 | 1.00 |  | the network |" in text
+    assert "old" not in text
+    assert (tmp_path / "performance-x.svg").exists()
 
 
 def test_charts_are_well_formed() -> None:

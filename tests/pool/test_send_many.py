@@ -14,6 +14,7 @@ from typing import cast
 
 import pytest
 
+from benchmarks import batch_account
 from smtpconn import (
     AllRecipientsFailedError,
     ConnectionPool,
@@ -294,65 +295,11 @@ def test_the_account_of_a_batch(pipelining: Pipelining) -> None:
     What is acknowledged is stored, what is stored is acknowledged or unknown, none twice, and each
     envelope has an outcome. Resumed is what was certainly not delivered.
     """
-    count = 1500
-    ledger: dict[int, str] = {}
-    over = threading.Event()
-    with SmtpServer() as server:
-
-        def interrupt() -> None:
-            killed_at = 0
-            while not over.is_set():
-                try:
-                    server.wait_for_messages(killed_at + 100, 0.05)
-                except TimeoutError:
-                    continue
-                killed_at = len(server.messages)
-                server.kill()
-
-        def note(outcome: SendOutcome) -> None:
-            number = number_of(cast("bytes", outcome.envelope.message))
-            assert ledger.get(number) in (None, "again")
-            if outcome.error is None:
-                ledger[number] = "sent"
-            else:
-                unknown = outcome.error.may_have_been_delivered
-                ledger[number] = "unknown" if unknown else "again"
-
-        killer = threading.Thread(target=interrupt)
-        killer.start()
-        config = ServerConfig.from_url(server.url, pipelining=pipelining)
-        try:
-            with ConnectionPool(config, max_size=4) as pool:
-                taken = 0
-
-                def letters() -> Iterator[Envelope]:
-                    nonlocal taken
-                    for taken in range(1, count + 1):
-                        yield good(taken - 1)
-
-                with pool.send_many(letters(), timeout=10) as outcomes:
-                    for outcome in itertools.islice(outcomes, count // 3):
-                        note(outcome)
-                    outcomes.stop()
-                    for outcome in outcomes:
-                        note(outcome)
-                assert set(ledger) == set(range(taken))
-                for _ in range(50):
-                    rest = [n for n in range(count) if ledger.get(n) in (None, "again")]
-                    if not rest:
-                        break
-                    for outcome in pool.send_many([good(n) for n in rest], timeout=10):
-                        note(outcome)
-        finally:
-            over.set()
-            killer.join(10)
-        server.wait_for(lambda: all(c.closed for c in server.connections))
-        stored = Counter(number_of(m.content) for m in server.messages)
-    acknowledged = {n for n, said in ledger.items() if said == "sent"}
-    unknown = {n for n, said in ledger.items() if said == "unknown"}
-    assert len(acknowledged) + len(unknown) == count
-    assert acknowledged <= set(stored) <= acknowledged | unknown
-    assert max(stored.values()) == 1
+    account = batch_account.run(1500, pipelining)
+    assert not any(account.imbalances().values()), account.imbalances()
+    assert len(account.acknowledged) + len(account.unknown) == 1500
+    assert account.acknowledged <= set(account.stored) <= account.acknowledged | account.unknown
+    assert max(account.stored.values()) == 1
 
 
 @pytest.mark.parametrize("size", [1, 3])
