@@ -37,6 +37,9 @@ from smtpconn.net.forking import current_process, is_current_process
 Outcome = TypeVar("Outcome")
 JobT = TypeVar("JobT", bound="Job[Any]")
 
+INPUT_TIMEOUT = 1.0
+"""Seconds that the end of a run waits for an input that does not answer."""
+
 _get = queue.SimpleQueue.get
 _get_nowait = queue.SimpleQueue.get_nowait
 _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
@@ -302,10 +305,12 @@ class Outcomes(Generic[Outcome]):
         room: Room,
     ) -> None:
         self._run: Run[Any] = Run(work, jobs, workers, room)
+        # The feeder is the first one.
         self._threads: list[threading.Thread] = []
         self._running: set[threading.Thread] = set()
         self._has_begun = False
         self._is_told_of_end = False
+        self._is_input_given_up = False
         self._unused: _Unused | None = _Unused()
         self._error: BaseException | None = None
         # None until the threads are started; then they are of that process only.
@@ -424,14 +429,30 @@ class Outcomes(Generic[Outcome]):
 
     def _receive(self) -> bool:
         """Have at least one entry ready; False if all is over and nothing is left."""
+        if self._running:
+            if self._is_told_of_end and self._receive_left_out():
+                return True
+            self._is_told_of_end = False
+            if self._wait():
+                return True
+        return self._receive_left_out()
+
+    def _wait(self) -> bool:
+        """Have the next entry ready; False if there is none because the input does not answer.
+
+        What such an input gives later is left out, and the next `close` returns it.
+        """
         # In one step each, which no exception can cut in two: else an outcome might be lost
         # between the queue and here.
-        if not self._running:
-            return self._receive_left_out()
-        if self._is_told_of_end and self._receive_left_out():
+        if not (self._run.is_over and self._running == set(self._threads[:1])):
+            self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
-        self._is_told_of_end = False
-        self._ready.extend(map(_get, (self._run.outcomes,)))
+        try:
+            self._ready.extend(map(_get, (self._run.outcomes,), (True,), (INPUT_TIMEOUT,)))
+        except queue.Empty:
+            self._is_input_given_up = True
+            self._running.clear()
+            return False
         return True
 
     def _receive_left_out(self) -> bool:
@@ -505,8 +526,7 @@ class Outcomes(Generic[Outcome]):
         self._has_begun = True
         self._run.end()
         with self._lock:
-            while self._running:
-                self._ready.extend(map(_get, (self._run.outcomes,)))
+            while self._running and self._wait():
                 for entry in list(self._ready):
                     if isinstance(entry, threading.Thread):
                         self._running.discard(entry)
@@ -515,7 +535,7 @@ class Outcomes(Generic[Outcome]):
             self._join()
 
     def _join(self) -> None:
-        for thread in self._threads:
+        for thread in self._threads[self._is_input_given_up :]:
             if thread.ident is not None:
                 thread.join()
 

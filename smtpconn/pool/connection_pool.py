@@ -254,7 +254,7 @@ class ConnectionPool:
 
         Args:
             envelopes: what to send, envelopes or messages of the email package; may be a generator.
-            timeout: seconds for each message, as in `send`, from when it gets its turn.
+            timeout: seconds for each message, as in `send`, from when ``max_rate`` lets it go.
 
         Yields:
             An outcome per envelope, as they come, which is not the order of the envelopes.

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -179,7 +181,7 @@ class BulkSender:
         core: the pool's.
         configs: its servers.
         rate_limiter: the pool's, if it has one.
-        timeout: seconds for each message.
+        timeout: seconds for each message, from when ``max_rate`` lets it go.
         acquire_timeout: seconds of them for a connection; None for all.
     """
 
@@ -198,6 +200,8 @@ class BulkSender:
         self.acquire_timeout = acquire_timeout
         # The workers that have a connection.
         self.holders: set[_Worker] = set()
+        # Held by the worker that waits for ``max_rate``.
+        self.rate_turn = threading.Lock()
 
     def send(self, job: MailJob, run: Run[MailJob]) -> None:
         """Send a message, and those that lie ready behind it; all of them are settled then."""
@@ -242,15 +246,16 @@ class _Worker:
 
     def _send_first(self) -> None:
         """Send the first message that waits, and what may follow on its connection."""
-        job, deadline = self._waiting[0], Deadline(self._sender.timeout)
+        job = self._waiting[0]
         lease: Lease | None = None
         try:
             self._make_request(job)
             if isinstance(job.request, SmtpError):
                 self._settle(self._waiting.popleft(), job.request)
                 return
-            if not self._may_go(job, deadline):
+            if not self._may_go(job):
                 return
+            deadline = Deadline(self._sender.timeout)
             patience = self._sender.acquire_timeout
             within = deadline if patience is None else deadline.at_most(patience)
             lease = Lease(self._core, within, self._run)
@@ -281,20 +286,24 @@ class _Worker:
                     raise
                 job.request = error
 
-    def _may_go(self, job: MailJob, deadline: Deadline) -> bool:
+    def _may_go(self, job: MailJob) -> bool:
         """Begin a message and wait until ``max_rate`` lets it go; False if the run ended first.
 
-        Raises:
-            SmtpTimeoutError, PoolTimeoutError: that would take too long.
+        That may take any time. One worker waits at a time: a run has one moment reserved and not
+        one for each worker, so that other callers of the pool do not wait behind all of them.
         """
         if not job.has_begun:
             self._begin(job)
         if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
-            seconds = limiter.reserve_within(deadline)
-            if seconds and not self._run.sleep(seconds):
-                return False
+            with self._sender.rate_turn:
+                if self._run.is_over:
+                    return False
+                # In a closed pool the outcome is known without waiting.
+                if not self._core.is_closed:
+                    seconds = limiter.reserve(time.monotonic(), math.inf)
+                    if seconds and not self._run.sleep(seconds):
+                        return False
         job.needs_rate = False
-        deadline.check(Phase.POOL, str(self._sender.configs[0]))
         return True
 
     def _may_go_now(self) -> bool:
@@ -330,7 +339,13 @@ class _Worker:
     def _may_go_once_more(self, job: MailJob, deadline: Deadline) -> bool:
         """Wait until ``max_rate`` lets it; False if that is too late, or the run ended first."""
         try:
-            return self._may_go(job, deadline)
+            if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
+                seconds = limiter.reserve_within(deadline)
+                if seconds and not self._run.sleep(seconds):
+                    return False
+            job.needs_rate = False
+            deadline.check(Phase.POOL, str(self._sender.configs[0]))
+            return True
         except SmtpError as error:
             if not is_own(error):
                 raise

@@ -366,8 +366,11 @@ def test_closing_waits_for_what_is_in_flight() -> None:
     assert senders() == []
 
 
-def test_who_waits_for_the_input_begins_nothing_after_the_end() -> None:
+def test_who_waits_for_the_input_begins_nothing_after_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the input gives after the work broke is not begun, and nothing behind it is taken."""
+    monkeypatch.setattr(bulk, "INPUT_TIMEOUT", 10.0)
     broken, reading, go_on = threading.Event(), threading.Event(), threading.Event()
     begun, taken = list[int](), 0
 
@@ -581,6 +584,74 @@ def test_closing_without_waiting() -> None:
     told += outcomes
     assert sorted(str(each) for each in told) == ["0", "1", "2"]
     assert senders() == []
+
+
+class Blocked:
+    """Numbers, and then an input that does not answer until it is let go."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.is_asked = threading.Event()
+        self.is_let_go = threading.Event()
+        self._numbers = iter(numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._numbers
+        self.is_asked.set()
+        self.is_let_go.wait()
+        yield 99
+
+
+@pytest.mark.parametrize("how", ["stop", "stop in another thread", "close", "with", "failure"])
+def test_an_input_that_does_not_answer(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is over ends without it; what it gives afterwards is told by `close`."""
+    monkeypatch.setattr(bulk, "INPUT_TIMEOUT", 0.05)
+    source = Blocked(1, 2)
+
+    def work(item: int) -> int:
+        if how == "failure" and item == 2:
+            raise BadItem
+        return item
+
+    outcomes = fan_out(work, source, 1, tells=True, room=Room(10, 1_000))
+    taken = [next(outcomes)]
+    assert source.is_asked.wait(10)
+    if how == "stop in another thread":
+        stopping = threading.Timer(0.05, outcomes.stop)
+        stopping.start()
+    elif how == "stop":
+        outcomes.stop()
+    elif how == "close":
+        taken += outcomes.close()
+    elif how == "with":
+        with outcomes:
+            pass
+    if how == "failure":
+        with pytest.raises(BadItem):
+            taken += outcomes
+        taken.append(2)
+    taken += outcomes
+    assert [item.item if isinstance(item, Never) else item for item in taken] == [1, 2]
+    assert next(outcomes, None) is None
+    source.is_let_go.set()
+    wait_until(lambda: senders() == [])
+    [late] = outcomes.close()
+    assert isinstance(late, Never)
+    assert late.item == 99
+    assert outcomes.close() == []
+
+
+def test_an_input_that_is_slow_is_waited_for_while_the_run_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bound is for a run that is over; until then an input may take any time."""
+    monkeypatch.setattr(bulk, "INPUT_TIMEOUT", 0.01)
+    source = Blocked(1)
+    outcomes = fan_out(lambda n: n, source, 2)
+    assert next(outcomes) == 1
+    letting = threading.Timer(0.1, source.is_let_go.set)
+    letting.start()
+    assert list(outcomes) == [99]
+    letting.join()
 
 
 def test_an_error_of_the_input_comes_after_closing() -> None:

@@ -412,6 +412,54 @@ def test_the_rate_is_kept_exactly() -> None:
     assert all(at - start >= n / rate for n, at in enumerate(sorted(begun)))
 
 
+def test_a_batch_waits_for_its_rate() -> None:
+    """The timeout of a message begins when ``max_rate`` lets it go, however long that takes."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=4, max_rate=10) as pool:
+        begun = time.monotonic()
+        outcomes = list(pool.send_many(map(good, range(8)), timeout=0.3))
+        took = time.monotonic() - begun
+    assert [outcome.error for outcome in outcomes] == [None] * 8
+    assert took >= 0.7
+
+
+def test_a_batch_with_a_rate_whose_pool_is_closed() -> None:
+    """Nothing waits for its moment only to hear that the pool is closed."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=3, max_rate=2) as pool:
+        outcomes = pool.send_many(map(good, range(50)))
+        assert next(outcomes).error is None
+        pool.close()
+        begun = time.monotonic()
+        errors = [outcome.error for outcome in outcomes]
+        assert time.monotonic() - begun < 5
+    assert {kind_of(error) for error in errors} == {PoolClosedError}
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_a_batch_that_waits_for_its_rate_is_stopped(how: str) -> None:
+    """It ends at once: what waits was never begun."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=3, max_rate=0.01) as pool:
+        outcomes = pool.send_many(map(good, range(50)))
+        assert next(outcomes).error is None
+        begun = time.monotonic()
+        if how == "stop":
+            outcomes.stop()
+        rest = outcomes.close() if how == "close" else list(outcomes)
+        assert time.monotonic() - begun < 5
+    assert rest
+    assert all(outcome.error is not None and outcome.error.never_begun for outcome in rest)
+
+
+def test_others_have_their_turn_of_the_rate() -> None:
+    """A batch has one moment of ``max_rate`` reserved at a time, not one for each connection."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=5, max_rate=4) as pool:
+        with pool.send_many(map(good, range(100))) as outcomes:
+            assert next(outcomes).error is None
+            # Behind the one that is reserved: half a second at most.
+            pool.send(SENDER, ["other@example.com"], body(1000), timeout=0.9)
+            outcomes.stop()
+        assert ("other@example.com",) in [message.recipients for message in server.messages]
+
+
 def test_others_are_served_within_one_message() -> None:
     """A caller that waits gets a connection of the run as soon as its message is sent."""
     with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
