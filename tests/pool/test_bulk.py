@@ -707,27 +707,41 @@ def test_a_signal_handler_may_stop() -> None:
     assert never == list(range(2, source.taken))
 
 
-def test_ctrl_c_during_next_loses_nothing() -> None:
-    """The exception comes out of ``next``; the next calls give every outcome."""
-    go_on = threading.Event()
+@pytest.mark.parametrize("then", ["next", "close"])
+@pytest.mark.parametrize("during", ["next", "close"])
+def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
+    """The exception comes out of ``next`` or `close`; what follows gives every outcome."""
+    begun, go_on = threading.Event(), threading.Event()
+    source = Source(6)
 
     def work(number: int) -> int:
-        assert go_on.wait(10)
+        if number:
+            begun.set()
+            assert go_on.wait(10)
         return number
 
-    outcomes = fan_out(work, range(6), 2)
+    outcomes = fan_out(work, source, 2)
+    taken = [next(outcomes)]
 
     def interrupt() -> None:
-        wait_until(lambda: outcomes._has_begun)
+        # The main thread waits, or is about to: either way it is struck inside the call.
+        assert begun.wait(10)
+        wait_until(lambda: is_waiting)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    is_waiting = False
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     with pytest.raises(KeyboardInterrupt):
-        next(outcomes)
+        is_waiting = True
+        if during == "next":
+            next(outcomes)
+        outcomes.close()
     interrupting.join()
     go_on.set()
-    assert sorted(outcomes) == list(range(6))
+    taken += outcomes if then == "next" else outcomes.close()
+    assert sorted(taken) == list(range(source.taken))
+    assert during == "close" or then == "close" or source.taken == 6
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])

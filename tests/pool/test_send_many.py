@@ -367,6 +367,58 @@ def test_connections_have_their_messages_and_no_more() -> None:
     assert sum(per_connection) == 100
 
 
+def test_a_server_that_limits_messages_gets_no_more() -> None:
+    """LIMITS MAILMAX (RFC 9422) is kept: no connection has more transactions than it says."""
+    with SmtpServer(extensions=["PIPELINING", "LIMITS MAILMAX=7"]) as server:
+        with ConnectionPool(server.url, max_size=2) as pool:
+            assert all(o.error is None for o in pool.send_many(good(n) for n in range(70)))
+        per_connection = [sum(c.startswith("MAIL") for c in r.commands) for r in server.connections]
+    assert max(per_connection) == 7
+    assert sum(per_connection) == 70
+
+
+def test_a_connection_that_has_had_its_time_is_replaced() -> None:
+    """``max_lifetime`` ends what streams over a connection; the next one goes on."""
+    with SmtpServer() as server:
+        server.fault("CONTENT", delay=0.01, times=None)
+        with ConnectionPool(server.url, max_size=1, max_lifetime=0.1) as pool:
+            assert all(o.error is None for o in pool.send_many(good(n) for n in range(40)))
+            assert pool.stats().discards["max_lifetime"] >= 2
+        assert len(server.messages) == 40
+
+
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+def test_the_next_server_goes_on(pipelining: Pipelining) -> None:
+    """A server that goes down in a run: what it never began is sent to the other one."""
+    with SmtpServer() as first, SmtpServer() as second:
+        first.fault("CONTENT", delay=0.005, times=None)
+        servers = [ServerConfig.from_url(s.url, pipelining=pipelining) for s in (first, second)]
+        with ConnectionPool(servers, max_size=2) as pool:
+            outcomes = pool.send_many(good(n) for n in range(200))
+            told = [next(outcomes) for _ in range(10)]
+            first.stop()
+            told += outcomes
+        stored = [number_of(m.content) for m in (*first.messages, *second.messages)]
+    assert len(told) == 200
+    sent = [number_of(cast("bytes", o.envelope.message)) for o in told if o.error is None]
+    assert len(set(stored)) == len(stored)
+    assert set(sent) <= set(stored)
+    lost = [outcome.error for outcome in told if outcome.error is not None]
+    assert all(error.may_have_been_delivered for error in lost)
+    assert len(second.messages) >= 200 - len(first.messages) - len(lost)
+
+
+def test_a_server_that_closes_after_some_messages() -> None:
+    """421 to the eleventh MAIL of a connection: another connection takes that message."""
+    with SmtpServer() as server:
+        for connection in range(1, 10):
+            server.fault("MAIL", reply="421 4.7.0 enough", close=True, skip=10 * connection)
+        with ConnectionPool(server.url, max_size=1) as pool:
+            outcomes = list(pool.send_many(good(n) for n in range(100)))
+        assert [outcome.error for outcome in outcomes] == [None] * 100
+        assert sorted(number_of(m.content) for m in server.messages) == list(range(100))
+
+
 def test_a_pool_that_is_drained_replaces_the_connections_of_a_run() -> None:
     """The connection in use is given back behind the messages in flight."""
     with SmtpServer() as server, ConnectionPool(server.url, max_size=1) as pool:
