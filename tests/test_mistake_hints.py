@@ -1,6 +1,6 @@
-"""A newcomer's first hour: the wrong guesses people make, each answered by what to write instead.
+"""Wrong guesses of new users: each error says what to write instead.
 
-Written as a new user would, with the public names only. Every guess here is one that somebody made.
+Written as a new user would, with the public names only. Every guess here was really made.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ ERRORS = [n for n in CLASSES if issubclass(getattr(smtpconn, n), SmtpError)]
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_type_hints_can_be_read(name: str) -> None:
-    """Whoever documents, checks or injects by annotations can resolve those of public classes."""
+    """The annotations of public classes can be resolved, as documentation tools do."""
     kind = getattr(smtpconn, name)
     typing.get_type_hints(kind)
     for member in vars(kind).values():

@@ -225,7 +225,7 @@ class Played:
     """A server that refuses some mechanisms, and what a `LoginPlan` makes of that.
 
     Args:
-        replies: what it says to each mechanism; 235 to what is not there.
+        replies: the reply to each mechanism; 235 for others.
         unheard: those it refuses before a challenge.
     """
 
@@ -285,7 +285,7 @@ class Mechanism(SaslMechanism):
 def test_what_follows_a_refused_challenge_response(
     strong: str, code: int, *, is_trusted: bool
 ) -> None:
-    """PLAIN after what says that the mechanism is not there; after 535 only if nobody listens."""
+    """PLAIN follows a code for "not supported"; after 535 only on a verified connection."""
     played = Played({strong: code}, order=(strong, "PLAIN", "LOGIN"), is_trusted=is_trusted)
     follows = code in (500, 502, 504, 534) or (code == 535 and is_trusted)
     assert played.won == ("PLAIN" if follows else "")

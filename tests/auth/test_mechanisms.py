@@ -377,7 +377,7 @@ def test_challenges(challenge: str, data: bytes) -> None:
     ids=ascii,
 )
 def test_bad_challenges(challenge: str) -> None:
-    """What is not base64, strictly, is a reply that breaks the protocol."""
+    """A challenge that is not strict base64 breaks the protocol."""
     with pytest.raises(ProtocolError, match="base64") as caught:
         decode_challenge(challenge)
     assert str(caught.value).isascii()

@@ -1,4 +1,4 @@
-"""Messages from files and streams: what leaves, and for whom."""
+"""Messages from files and streams: the bytes that are sent, and the recipients."""
 
 from __future__ import annotations
 

@@ -383,7 +383,7 @@ def batch(count: int, stderr: io.StringIO) -> BatchSender:
 
 
 def quiet() -> Output:
-    """An output that nobody reads."""
+    """An output without a reader."""
     return Output(stdout=io.StringIO(), stderr=io.StringIO())
 
 

@@ -69,7 +69,7 @@ def hasty() -> Iterator[None]:
     """Threads take turns as often as the interpreter can; who hangs is shown where."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    # Before the suite's own limit, which tells of the main thread's doings above all.
+    # Before the suite's own limit, which mainly reports the main thread.
     faulthandler.dump_traceback_later(15, file=2)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A kind of TLS that does not fit the port, and a certificate nobody trusts: what to try."""
+"""Hints for a TLS mode that does not fit the port, and for an untrusted certificate."""
 
 from __future__ import annotations
 

@@ -677,7 +677,7 @@ BAD_SERVERS: list[tuple[Any, Any, Any, Any]] = [
 def test_a_server_that_cannot_be_is_refused(
     make: Callable[..., SmtpConnection], host: Any, port: Any, mode: Any, timeout: Any
 ) -> None:
-    """A host, port, mode or timeout that cannot be is found before a socket is made."""
+    """An invalid host, port, mode or timeout is refused before a socket is created."""
 
     def factory(host: str, port: int, seconds: float) -> Any:
         raise AssertionError("a socket was asked for")

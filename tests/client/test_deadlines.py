@@ -358,7 +358,7 @@ def test_signals_and_the_rate_limiter(harness: Harness) -> None:
 
 @pytest.mark.parametrize("end", ["quit", "with", "quit_nowait"])
 def test_signals_while_leaving(harness: Harness, end: str) -> None:
-    """A server that does not answer QUIT holds nobody longer than told."""
+    """A server that does not answer QUIT delays no caller beyond its limit."""
     server = harness.server()
     server.fault("QUIT", hang=True)
     connection = harness.connect(server)
@@ -399,7 +399,7 @@ def test_a_keepalive_that_is_not_answered(harness: Harness) -> None:
     with ConnectionPool(server.url, keepalive=0.01, on_event=hook) as pool:
         pool.send(ME, YOU, MESSAGE)
         assert given_up.wait(TIMEOUT + SLACK)
-        # Another caller is served meanwhile and afterwards.
+        # Another caller is served during and after that.
         pool.send(ME, YOU, MESSAGE, timeout=LONG_TIMEOUT)
         assert pool.stats().discards == {"keepalive failed": 1}
 
@@ -699,7 +699,7 @@ def test_a_write_in_clear_is_looked_after() -> None:
 def test_a_chatty_peer_does_not_move_a_blocked_write(
     ends: tuple[Transport, socket.socket], clock: Clock
 ) -> None:
-    """A peer that reads nothing and goes on talking keeps nobody at writing."""
+    """A peer that sends without reading does not extend a write."""
     transport, peer = ends
     peer.send(b"x")
 

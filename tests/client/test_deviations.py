@@ -470,7 +470,7 @@ def test_552_to_the_first_recipient_or_for_its_size_is_permanent() -> None:
 
 
 def bad_rcpt(line: bytes, nth: int) -> bytes:
-    """Refuse whom it does not know."""
+    """Refuse unknown recipients."""
     return b"550 5.1.1 no such user\r\n" if b"bad" in line else b"250 ok\r\n"
 
 
@@ -493,7 +493,7 @@ def test_rset_refused(rset: bytes, ehlo: bytes) -> None:
 
 @pytest.mark.parametrize("rset", [b"502 no\r\n", b"503 no\r\n", b"451 no\r\n"])
 def test_rset_refused_between_streamed_messages(rset: bytes) -> None:
-    """Nobody was refused, so all are delivered over the one connection."""
+    """No recipient was refused, so all messages are delivered over one connection."""
     envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in "abcd"]
     with OddServer(EHLO=PIPELINING, RSET=rset) as server, connect(server) as connection:
         outcomes = list(connection.send_many(envelopes))

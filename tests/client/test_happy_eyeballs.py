@@ -15,7 +15,7 @@ from smtpconn.testing import SmtpServer
 
 @pytest.fixture
 def dead_port() -> Iterator[int]:
-    """A port where connecting neither succeeds nor fails: nobody accepts and the queue is full."""
+    """A port where connecting neither succeeds nor fails: the backlog is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -39,7 +39,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
 
 
 def closed_port() -> int:
-    """A port where nobody listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

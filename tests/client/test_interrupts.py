@@ -96,7 +96,7 @@ def by_send(pool: ConnectionPool) -> None:
 
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is told of exceptions in destructors and in threads, where interrupts may well hit.
+    """Ignore exceptions in destructors and threads, which interrupts may cause.
 
     Python code that reports them would be interrupted as well. A socket that was made and not yet
     kept when that happened is closed by its destructor, with a warning.
@@ -358,7 +358,7 @@ def kill_connecting():
 
 
 def overlap():
-    # A greenlet that waits for a slow server blocks nobody: the other's mail goes out.
+    # A greenlet that waits for a slow server does not block another one.
     with SmtpServer() as slow, SmtpServer() as quick:
         slow.fault("MAIL", hang=True)
         slow_pool, quick_pool = ConnectionPool(slow.url), ConnectionPool(quick.url)

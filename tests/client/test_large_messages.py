@@ -175,7 +175,7 @@ def test_a_file_of_a_quarter_of_a_gibibyte() -> None:
 def test_the_size_is_told_where_it_is_known(
     make: Callable[[], Any], size: int | None, send: Send, pipelining: Pipelining
 ) -> None:
-    """From where a file stands to its end; of what is not known nothing is told."""
+    """From the position of a file to its end; an unknown size is not declared."""
     message = make()
     with (
         SmtpServer() as server,

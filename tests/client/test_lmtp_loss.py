@@ -42,7 +42,7 @@ def test_too_few_answers_are_bounded_by_the_deadline(server: SmtpServer) -> None
 
 
 def test_421_among_the_answers(server: SmtpServer) -> None:
-    """It answers one recipient, and nobody answers for the others."""
+    """It replies for one recipient, and not for the others."""
     server.fault("CONTENT", reply="421 4.3.2 bye", close=True, match="two@")
     assert deliver(server) == [(250, True), (421, False), (None, False)]
 
@@ -59,7 +59,7 @@ def test_an_answer_that_is_none(server: SmtpServer) -> None:
 def test_no_answer_at_all_is_an_error(
     server: SmtpServer, hang: bool, kind: type[SmtpError]
 ) -> None:
-    """Nothing is known of anybody."""
+    """The result is unknown for every recipient."""
     server.fault("CONTENT", hang=hang, close=not hang)
     with pytest.raises(kind) as caught:
         deliver(server, 0.5)

@@ -36,7 +36,7 @@ USERS = {"u": "p"}
 
 
 def dead() -> Generator[bytes, bytes, str | None]:
-    """A mechanism that refuses everybody, as CRAM-MD5 behind saslauthd does."""
+    """A mechanism that refuses every login, as CRAM-MD5 behind saslauthd does."""
     yield b"<1.2@mx.example>"
     return None
 
@@ -128,7 +128,7 @@ def test_a_unix_socket_leads_to_nobody_else(tmp_path: Path) -> None:
 
 
 def _connect(host: str, port: int, timeout: float) -> Any:
-    """As a proxy does: nobody knows what is behind it."""
+    """Like a proxy: the peer behind it is unknown."""
     return socket.create_connection((host, port), timeout)
 
 
@@ -159,7 +159,7 @@ def test_what_is_named_is_not_offered() -> None:
 
 
 def test_external_needs_no_credentials() -> None:
-    """Named, it logs in as whom the TLS certificate says."""
+    """If named, it logs in with the identity of the TLS certificate."""
 
     def external() -> Generator[bytes, bytes, str | None]:
         yield b""
@@ -195,7 +195,7 @@ def test_a_server_that_hangs_up_behind_a_refusal() -> None:
 
 
 def test_a_server_that_hangs_up_behind_a_mechanism_it_does_not_have() -> None:
-    """Nobody has refused the login: it may be otherwise over the next connection."""
+    """The login was not refused: it may succeed over the next connection."""
     with serving() as server:
         server.fault("AUTH", reply="504 5.5.4 what?", close=True)
         with pytest.raises(ConnectionError) as caught:
@@ -261,7 +261,7 @@ def test_a_refusal_is_answered_with_quit(step: str, reply: str) -> None:
 
 @pytest.mark.parametrize("reply", ["421 4.3.2 bye", b"garbage\r\n", "250 hm"])
 def test_what_is_no_refusal_is_not_answered(reply: str | bytes) -> None:
-    """Behind a 421 the server has ended it; behind nonsense nobody knows what QUIT would mean."""
+    """After a 421 the server has ended the session; after an invalid reply QUIT is not safe."""
     with SmtpServer() as server:
         server.fault("CONNECT", reply=reply)
         with pytest.raises(SmtpError):

@@ -1,4 +1,4 @@
-"""How we name ourselves at EHLO, if nobody says (RFC 5321 4.1.4)."""
+"""The default name for EHLO (RFC 5321 4.1.4)."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_round_trips_of_a_delivery_to_three(call: Send, pipelining: Pipelining) 
 
 
 def send_many(connection: SmtpConnection, count: int) -> None:
-    """So many with `send_many`, of which nobody is to get the fourth of each five."""
+    """``count`` messages with `send_many`; the fourth of each five has no valid recipient."""
     nobody = ["nobody@example.com"]
     outcomes = connection.send_many(
         Envelope(f"{n}@example.com", nobody if n % 5 == 3 else THREE, MESSAGE) for n in range(count)

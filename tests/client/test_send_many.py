@@ -137,7 +137,7 @@ def message_to(*recipients: str, text: str = "hi\n") -> EmailMessage:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_messages_among_envelopes(server: SmtpServer, mode: Pipelining) -> None:
-    """Messages, envelopes of messages and of bytes, in their order; one that cannot be is one."""
+    """Messages, envelopes of messages and of bytes, in order; an invalid one is its own outcome."""
     first, second = message_to("a@x.example"), message_to("b@x.example")
     second["Bcc"] = "c@x.example"
     given: list[Envelope | EmailMessage]

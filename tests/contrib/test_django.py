@@ -189,7 +189,7 @@ def test_each_process_of_a_preforking_server_has_one_connection(
 
 
 def test_a_connection_that_died_meanwhile_is_replaced(server: SmtpServer, mailing: Mailing) -> None:
-    """The server closed it between two requests; nobody notices."""
+    """The server closed it between two requests; the pool replaces it."""
     backend = mailing.use(server)
     assert backend.send_messages([message(YOU)]) == 1
     server.close_idle()
@@ -863,7 +863,7 @@ def test_arguments_go_before_settings(server: SmtpServer, mailing: Mailing) -> N
 
 
 def test_over_lmtp(mailing: Mailing) -> None:
-    """It counts as sent if anybody got it; else it is smtplib's error for that."""
+    """It counts as sent if a recipient got it; else smtplib's error is raised."""
     with SmtpServer(protocol="LMTP") as server:
         backend = mailing.use(url=server.url)
         server.fault("CONTENT", reply="552 5.2.2 full", match=SHE, times=None)

@@ -82,7 +82,7 @@ def test_a_sender_without_a_domain(way: str, name: str) -> None:
 
 
 def test_other_backends_are_not_looked_at() -> None:
-    """Nor a backend that cannot be imported, of which Django speaks."""
+    """Nor a backend that cannot be imported, which Django reports."""
     for backend in ("django.core.mail.backends.locmem.EmailBackend", "no.such.Backend"):
         with override_settings(EMAIL_BACKEND=backend, EMAIL_USE_TLS=True, EMAIL_USE_SSL=True):
             assert check_settings() == []

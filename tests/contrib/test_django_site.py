@@ -74,7 +74,7 @@ def require(package: str) -> None:
 
 
 def test_django_mailer_puts_off_one_message_alone(server: SmtpServer) -> None:
-    """An address that cannot be sent defers its message; those behind it are sent."""
+    """An invalid address defers its message; the following ones are sent."""
     require("django-mailer")
     assert run("mailer", OURS, server).endswith("1 deferred, 1 queued\n")
     assert [m.recipients for m in server.messages] == [("you@example.net",), ("she@example.net",)]

@@ -459,7 +459,7 @@ def test_send_message_makes_a_message_of_flask_mail(
 def test_messages_of_flask_mail_that_are_refused(
     server: SmtpServer, mail: Mail, make_app: MakeApp
 ) -> None:
-    """Line breaks in header fields, and options nobody checks."""
+    """Line breaks in header fields, and unchecked options."""
     with make_app(MAIL_DEFAULT_SENDER=ME).app_context():
         for wrong in (
             flask_mail.Message("hello\r\nBcc: x@example.com", [YOU], "Hello!"),

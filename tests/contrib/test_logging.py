@@ -1,4 +1,4 @@
-"""The logging handler: what it mails, what it does not mail, and that nobody waits for it."""
+"""The logging handler: what it mails, what it does not mail, and that no caller waits for it."""
 
 from __future__ import annotations
 

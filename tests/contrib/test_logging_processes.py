@@ -281,7 +281,7 @@ def test_without_a_thread_closing_does_its_work(
     make: MakeHandler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the interpreter ends no thread can be started; nobody waits for one that is not."""
+    """During interpreter shutdown no thread can be started, and no caller waits for one."""
     handler = make(close_timeout=5.0)
     start = threading.Thread.start
 
@@ -336,6 +336,6 @@ def test_the_end_does_not_wait_for_a_dead_server(stuck: SmtpServer) -> None:
 def test_what_cannot_be_is_refused_when_it_is_made(
     arguments: tuple[object, ...], options: dict[str, object]
 ) -> None:
-    """Not by the first error that nobody gets to hear of."""
+    """An error that is not reported does not end the thread."""
     with pytest.raises(ValidationError):
         PooledSmtpHandler(*arguments, **options)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def entry(arrived: float = START, level: int = 40, subject: str = "Errors") -> E
 
 
 def due(backlog: Backlog, now: float = START) -> float | None:
-    """When the next mail goes if nobody is in a hurry."""
+    """When the next mail is due while no caller waits."""
     return backlog.due_at(now, hurry=False, last=False)
 
 
@@ -43,7 +43,7 @@ def test_nothing_is_due_without_records(backlog: Backlog) -> None:
 
 
 def test_records_wait_for_others(backlog: Backlog) -> None:
-    """A mail goes so long after its first record, with all that came meanwhile."""
+    """A mail is sent that long after its first record, with all records that came since."""
     for second in range(3):
         backlog.add(entry(START + second))
     assert due(backlog) == START + 5
@@ -132,7 +132,7 @@ def test_what_failed_goes_again_after_a_pause_that_doubles(backlog: Backlog) -> 
 
 
 def test_what_may_have_been_delivered_never_goes_again(backlog: Backlog) -> None:
-    """It is counted apart, and told as dropped to nobody."""
+    """It is counted as unknown, and no mail reports it as dropped."""
     backlog.add(entry())
     backlog.take(START)
     assert not backlog.failed(START, certainly=False, may_retry=True)

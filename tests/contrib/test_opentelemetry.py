@@ -167,7 +167,7 @@ def test_a_message_whose_delivery_is_unknown(
 def test_an_error_of_the_application_is_some_other_error(
     pool: ConnectionPool, sdk: RecordingSdk
 ) -> None:
-    """What is not smtpconn's own has the convention's name for that."""
+    """An error that is not smtpconn's has the convention's name ``_OTHER``."""
 
     def broken() -> Iterator[bytes]:
         yield MESSAGE

@@ -1,4 +1,4 @@
-"""From settings to a configuration and a pool: what decides, and what cannot be."""
+"""From settings to a configuration and a pool: precedence, and invalid values."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_key_without_a_certificate() -> None:
 
 
 def test_requests_that_start_together_share_a_pool(certificates: Certificates) -> None:
-    """The first requests of a process get one pool, with its one context, whoever comes first."""
+    """Concurrent first requests of a process get one pool with one context."""
     found = {
         "host": f"mx{time.monotonic_ns()}.example.com",
         "use_tls": True,

@@ -165,7 +165,7 @@ def _use_again(connection: SmtpConnection, record: Record) -> None:
 
 
 def problems(case: ReplyCase, servers: Executor, contexts: Contexts) -> list[str]:
-    """What is not as it has to be."""
+    """The differences from the expected outcome."""
     due, record = outcome(case), play(case, servers, contexts)
     return [*_wrong_outcome(due, record, case), *_wrong_truth(due, record, case)]
 
@@ -199,7 +199,7 @@ def _wrong_truth(due: Outcome, record: Record, case: ReplyCase) -> Iterator[str]
     if not delivered <= stored.count(MESSAGE) <= delivered + unknown:
         yield f"stored {stored.count(MESSAGE)} times"
     if strange := set(stored) - {MESSAGE, NEXT}:
-        yield f"stored {strange}, which nobody sent"
+        yield f"stored {strange}, which was not sent"
     if record.is_usable:
         answers = 2 if case.exchange.protocol == "LMTP" else 1
         if record.after != [DeliveryStatus.DELIVERED] * answers or stored.count(NEXT) != answers:

@@ -42,7 +42,7 @@ def test_the_seeds(target: str, count: Count) -> None:
 
 @each_target
 def test_other_bytes(target: str, count: Count) -> None:
-    """So do bytes that nobody thought of."""
+    """So do arbitrary bytes."""
     examples = 0
 
     @QUICK

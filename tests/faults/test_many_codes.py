@@ -79,7 +79,7 @@ def _send(way: Way, connection: SmtpConnection) -> list[SendOutcome]:
 
 
 def problems(case: BatchReplyCase, servers: Executor, contexts: Contexts) -> list[str]:
-    """What is not as it has to be."""
+    """The differences from the expected outcomes."""
     due, record = outcomes(case), play(case, servers, contexts)
     found = [*_wrong_connection(due, record, case)]
     if len(record.outcomes) != len(due.messages):
@@ -123,7 +123,7 @@ def _wrong_connection(due: Outcomes, record: Record, case: BatchReplyCase) -> It
         yield f"usable: {record.is_usable}"
     stored = [s.message.content for s in record.witness.stored]
     if strange := set(stored) - {m.message for m in messages(case.way)} - {NEXT}:
-        yield f"stored {strange}, which nobody sent"
+        yield f"stored {strange}, which was not sent"
     if record.is_usable:
         answers = case.alone.exchange.answers
         if record.after != [DeliveryStatus.DELIVERED] * answers or stored.count(NEXT) != answers:

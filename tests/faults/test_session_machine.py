@@ -262,7 +262,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(data=st.sampled_from([*UNASKED, *GARBAGE]))
     def interject(self, data: bytes) -> None:
-        """The server says something that nobody asked for; the next operation finds it."""
+        """The server sends unsolicited data; the next operation finds it."""
         connection = self.connection
         self.server.interject(data)
         outcome = self._operate([], connection.noop)

@@ -22,7 +22,7 @@ PASSWORD = "correct horse"
 
 
 def check(source: Source) -> None:
-    """Only a `ProtocolError` comes out, it does not show the password, and nobody is believed."""
+    """Only a `ProtocolError` is raised, without the password, and no server is accepted."""
     name = source.choice([AuthMechanism.SCRAM_SHA_256, AuthMechanism.SCRAM_SHA_1])
     is_base64 = not source.chance()
     mechanism = Scram(name, "user", PASSWORD)

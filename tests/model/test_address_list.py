@@ -117,7 +117,7 @@ def test_gaps_may_be_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: ascii(text)[:40])
 def test_what_has_no_one_reading_is_refused(text: str) -> None:
-    """Rather than a message for somebody else, or not for everybody."""
+    """Ambiguous text is refused, so that no message goes to a wrong or incomplete list."""
     with pytest.raises(ValidationError) as caught:
         read_addresses(text)
     assert str(caught.value).isascii()

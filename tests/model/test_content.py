@@ -295,7 +295,7 @@ def test_a_pipe_has_no_size() -> None:
 
 @pytest.mark.parametrize("answer", [None, 0])
 def test_a_file_like_object_with_a_strange_seek(answer: int | None) -> None:
-    """A size that cannot be found out is unknown, never wrong and never a TypeError."""
+    """A size that cannot be determined is unknown, never wrong and never a TypeError."""
 
     class Strange:
         """Reads well, and answers tell() and seek() with something useless."""

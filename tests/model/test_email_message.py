@@ -34,7 +34,7 @@ def test_a_line_that_begins_with_from_stays(message: AnyMessage) -> None:
 
 
 def addressed(to: str, *, old: bool) -> AnyMessage:
-    """A message to somebody, of either API."""
+    """A message with a recipient, of either API."""
     message = MIMEText("hi") if old else modern()
     message["From"] = to
     message["To"] = to
@@ -55,7 +55,7 @@ def addressed(to: str, *, old: bool) -> AnyMessage:
     ],
 )
 def test_everybody_named_gets_it(field: str, expected: list[str], old: bool) -> None:
-    """However an address is written, whichever Python reads it, nobody is left out."""
+    """Every form of an address is read in every version of Python."""
     message = addressed(field, old=old)
     assert [str(path) for path in recipients_of(message)] == expected
     if expected != ["Postmaster"]:
@@ -103,7 +103,7 @@ def test_addresses_as_they_are_in_use(field: str, expected: str, old: bool) -> N
 
 @pytest.mark.parametrize("policy", [email.policy.default, email.policy.compat32])
 def test_addresses_that_were_read_as_utf8(policy: email.policy.Policy[Message]) -> None:
-    """An RFC 6532 message goes to whom it names, by either API; what is no UTF-8 to nobody."""
+    """An RFC 6532 message goes to its recipients, by either API; invalid UTF-8 is refused."""
     raw = "To: Jörg <jörg@bücher.example>\r\nFrom: müller@example.com\r\n\r\n".encode()
     message = email.message_from_bytes(raw, policy=policy)
     assert [str(path) for path in recipients_of(message)] == ["jörg@bücher.example"]
@@ -201,7 +201,7 @@ def test_parts_too_deep_in_each_other_are_refused() -> None:
     ],
 )
 def test_what_every_message_has_is_added(sender: str, domain: str) -> None:
-    """Date, and a Message-ID of the sender's domain, without asking anybody for a name."""
+    """Date, and a Message-ID of the sender's domain, without a DNS query."""
     message = nested()
     complete = completed(message, ReversePath(sender))
     data = serialize(complete, WITH_8BIT, smtputf8=False)

@@ -157,7 +157,7 @@ def test_a_421_in_the_middle_of_the_recipients(pipelining: Pipelining) -> None:
 
 
 def a_port_where_nobody_listens() -> int:
-    """Just used, so that nobody else has it."""
+    """A port that was just in use, so that no other process has it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -274,7 +274,7 @@ def test_a_connect_that_times_out() -> None:
 )
 @pytest.mark.parametrize("how", [{"close": True}, {"reset": True}], ids=["closed", "reset"])
 def test_a_drop(step: str, is_retryable: bool, how: dict[str, bool]) -> None:
-    """Before content it is safe to send again; after it nobody knows."""
+    """Before content it is safe to send again; after it the outcome is unknown."""
     with SmtpServer() as server, ConnectionPool(server.url) as pool:
         server.fault(step, times=None, **how)  # type: ignore[arg-type]
         with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
@@ -286,7 +286,7 @@ def test_a_drop(step: str, is_retryable: bool, how: dict[str, bool]) -> None:
 
 
 def test_a_pool_without_a_connection_to_give() -> None:
-    """Waiting for a connection in vain is safe to do again, and no disconnect."""
+    """A timeout while waiting for a connection is safe to retry, and is not a disconnect."""
     with (
         SmtpServer() as server,
         ConnectionPool(server.url, max_size=1) as pool,
@@ -384,7 +384,7 @@ def test_the_page_has_every_class_that_an_error_may_be_besides() -> None:
     for kind in variants.values():
         others = [base for base in kind.__bases__ if not issubclass(base, SmtpError)]
         if not others or kind.__name__ == "ResponseError":
-            continue  # the class itself is raised by nobody but users
+            continue  # only users raise the class itself
         (beside,) = others
         if (kind.__name__, beside) == ("PermanentError", smtplib.SMTPRecipientsRefused):
             continue  # nor is this one: a refused recipient is an AllRecipientsFailedError

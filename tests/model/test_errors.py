@@ -355,7 +355,7 @@ OF_THE_SYSTEM: list[SmtpError] = [
 
 
 def with_everything() -> ResponseError:
-    """A 421 at RCPT that knows whom it refused."""
+    """A 421 at RCPT with the refused recipients."""
     error = TransientError(SmtpResponse(421, ("4.3.2 gr\udcfcn",)), phase=Phase.RCPT)
     explain(
         error,

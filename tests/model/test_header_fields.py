@@ -157,7 +157,7 @@ def test_text_arrives_as_it_was(make: Make, name: str, text: str) -> None:
 @pytest.mark.parametrize("data", [b"gr\xfc\xdfe", b"caf\xe9 \xff", b"\xc3\xbc and \xe9"])
 @pytest.mark.parametrize("utf8", [False, True])
 def test_bytes_that_are_no_utf8_arrive_as_they_were(data: bytes, utf8: bool) -> None:
-    """Nobody knows what they are, so they are not turned into something else (RFC 1428 3)."""
+    """Bytes of an unknown charset are not changed (RFC 1428 3)."""
     field = field_bytes("Subject", read("Subject", data), utf8=utf8)
     assert b"\xef\xbf\xbd" not in field
     assert b"=?unknown-8bit?" in field
@@ -174,7 +174,7 @@ def test_bytes_that_are_no_utf8_arrive_as_they_were(data: bytes, utf8: bool) -> 
 
 
 def test_what_was_read_stays_as_it_is() -> None:
-    """Folds, blanks and encoded words included: somebody may have signed it."""
+    """Folds, blanks and encoded words are not changed: the field may be signed."""
     for data in (
         b"a\r\n b  c\r\n\td",
         b"=?utf-8?q?J=C3=B6rg?= <a@b.example>,\r\n   c@d.example",

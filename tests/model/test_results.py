@@ -110,7 +110,7 @@ def test_results_are_read_by_what_the_caller_wrote() -> None:
 
 
 def test_a_result_of_lmtp_is_read_in_the_same_way() -> None:
-    """Who got it, who was refused at RCPT or later; of whom nothing is known, nothing is said."""
+    """Recipients are delivered, refused at RCPT or later, or unknown."""
     texts = ("<a@example.com>", " b@example.com", "c@example.com", "d..e@example.com")
     got, refused, unknown, rejected = map(ForwardPath, texts)
     result = LmtpSendResult(
@@ -135,7 +135,7 @@ def test_a_result_of_lmtp_is_read_in_the_same_way() -> None:
 
 
 def letter() -> EmailMessage:
-    """A message to two, of whom one is not to be seen."""
+    """A message to two recipients, one of them in Bcc."""
     message = EmailMessage()
     message["From"], message["To"], message["Bcc"] = "a@x.example", "B <b@x.example>", "c@x.example"
     message.set_content("hi\n")
@@ -158,7 +158,7 @@ def test_the_envelope_of_a_message() -> None:
 
 
 def test_what_has_no_envelope() -> None:
-    """Bytes, and a message that names nobody."""
+    """Bytes, and a message without recipients in its header."""
     with pytest.raises(ValidationError, match="from_message takes"):
         Envelope.from_message(b"From: a@x")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="From"):

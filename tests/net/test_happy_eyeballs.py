@@ -94,7 +94,7 @@ def dead() -> Iterator[Address]:
 
 
 def refusing(host: str = "127.0.0.1") -> Address:
-    """An address where nobody listens."""
+    """An address without a listener."""
     with live(host) as address:
         return address
 

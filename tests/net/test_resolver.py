@@ -206,7 +206,7 @@ def test_nobody_is_kept_who_gave_up(names: NameServer) -> None:
 
 
 def test_the_deadline_holds_while_others_come_and_go(names: NameServer) -> None:
-    """Lookups that end wake the callers of others, which lengthens nobody's time."""
+    """A lookup that ends wakes the callers of others, and extends no deadline."""
     names.hang("mx.example")
     begun = time.monotonic()
     with callers(1, "mx.example", 0.3) as got:

@@ -1,4 +1,4 @@
-"""TLS settings, whom they trust; sessions; and what a handshake came to, as a value."""
+"""TLS settings and trusted authorities, sessions, and the result of a handshake."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def nobody_names_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("make", [shared_context, new_context])
 def test_a_context_checks_names_and_needs_tls_1_2(make: Callable[[], ssl.SSLContext]) -> None:
-    """What nobody gave settings for is verified."""
+    """Without settings, certificates are verified."""
     context = make()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -113,7 +113,7 @@ def test_a_context_checks_names_and_needs_tls_1_2(make: Callable[[], ssl.SSLCont
 
 
 def test_a_new_context_is_the_callers_own() -> None:
-    """Changing it changes nobody else's."""
+    """Changing one context does not change another."""
     assert new_context() is not new_context()
     assert shared_context() is shared_context()
 

@@ -311,7 +311,7 @@ def test_an_end_whose_reason_a_signal_handler_took(
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, "A failure in the SSL library occurred (_ssl.c:2580)")
     error.reason = None  # type: ignore[assignment]  # as Python leaves it then
 
-    # As if Python's own module had raised it: an error of anybody else's is none of the connection.
+    # As if Python's own module had raised it: an error of other code is not the connection's.
     module = {"__name__": "ssl", "error": error}
     exec("def read(size): raise error", module)
 

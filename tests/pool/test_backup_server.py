@@ -1,4 +1,4 @@
-"""A pool with a backup: mail moves on at once, comes back by itself, and nobody waits for long."""
+"""A pool with a backup: mail uses it at once, returns later, and no caller waits for long."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_one_server_does_not_take_another_one_does(
         others = [stack.enter_context(pool.connection(5)) for _ in range(3)]
         assert {port(c) for c in first} == {server.port}
         assert {port(c) for c in others} == {backup.port}
-        # One was refused, and nobody asked again.
+        # One was refused, and no caller tried again.
         assert len(server.connections) == 3
         stats = pool.stats()
         assert (stats.effective_size, stats.in_use, stats.waiting) == (5, 5, 0)
@@ -97,7 +97,7 @@ def test_a_server_with_a_limit_is_asked_again_after_a_minute(
 
 
 def test_when_all_servers_are_full_callers_wait(server: SmtpServer, backup: SmtpServer) -> None:
-    """Nobody has room: who comes gets what is given back, from whichever server it is."""
+    """No server has room: a caller gets a returned connection of either server."""
     got: list[int] = []
 
     def work() -> None:
@@ -115,7 +115,7 @@ def test_when_all_servers_are_full_callers_wait(server: SmtpServer, backup: Smtp
                 assert not got
             waiter.join(10)
             assert got == [backup.port]
-        # Both are known to be full: nobody asks them.
+        # Both are known to be full: no caller tries them.
         asked = len(server.connections) + len(backup.connections)
         with pool.connection(), pool.connection(), pytest.raises(PoolTimeoutError) as caught:
             pool.connection(0.05).__enter__()

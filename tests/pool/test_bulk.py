@@ -260,7 +260,7 @@ def test_threads_end_although_nobody_waits_for_them() -> None:
 
 @pytest.mark.parametrize("received", [1, 5])
 def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
-    """Whoever closes the iterator waits for what is in flight; nothing more is begun."""
+    """Closing the iterator waits for messages in flight; no further one is begun."""
     source, begun, finished = Source(), set[int](), set[int]()
 
     def work(number: int) -> int:
@@ -319,7 +319,7 @@ def test_leaving_the_loop_is_abandoning_it() -> None:
 
 @pytest.mark.parametrize("is_circle", [False, True])
 def test_collecting_it_runs_nothing_that_can_be_interrupted(is_circle: bool) -> None:
-    """Its threads end although a signal handler raises wherever Python code runs meanwhile."""
+    """Its threads end although a signal handler raises at any line."""
     outcomes = fan_out(lambda n: n, Source(), 3)
     next(outcomes)
     kept: list[object] = [outcomes]
@@ -754,7 +754,7 @@ def test_it_is_neither_copied_nor_pickled(duplicate: Callable[[object], object])
 
 
 def test_one_that_nobody_iterates_says_so() -> None:
-    """Outcomes that nobody asked for are a mistake: nothing was sent."""
+    """Outcomes that are never read are a mistake: nothing was sent."""
     outcomes: list[object] = [fan_out(lambda n: n, range(3), 1)]
     with pytest.warns(ResourceWarning, match="nothing was sent"):
         outcomes.clear()

@@ -1,4 +1,4 @@
-"""The pool as its users meet it: who gets which connection, what is sent again, what is counted."""
+"""The public pool: who gets which connection, what is sent again, what is counted."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_connections_are_handed_over_fairly(server: SmtpServer) -> None:
             while not over.is_set():
                 with pool.connection():
                     turns[number] += 1
-                    # All others want one, and both holders give back, so that nobody is late
+                    # All others want one, and both holders return theirs, so that no caller is late
                     # because its thread was not running.
                     wait_until(lambda: over.is_set() or pool.stats().waiting == 18)
                     try:
@@ -257,7 +257,7 @@ def test_a_timeout_says_who_has_the_connections(server: SmtpServer) -> None:
 
 
 def test_a_timeout_chains_the_last_connect_error(server: SmtpServer) -> None:
-    """Who waits in vain while connecting fails learns why it fails."""
+    """A caller that times out while connecting fails gets the reason."""
     server.fault("CONNECT", reply="554 5.3.2 Not today", close=True)
     server.fault("CONNECT", hang=True)
     with ConnectionPool(server.url, max_size=1) as pool:
@@ -701,7 +701,7 @@ def test_an_error_shows_the_figure_the_caller_gave(step: str) -> None:
 
 
 def test_an_error_shows_the_configurations_figure(server: SmtpServer) -> None:
-    """Where nobody gave a timeout it is that of the configuration, or ``acquire_timeout``."""
+    """The default timeout is that of the configuration, or ``acquire_timeout``."""
     server.fault("CONTENT", hang=True)
     config = ServerConfig.from_url(server.url).replace(timeout=0.125)
     with ConnectionPool(config, max_size=1, keepalive=None, acquire_timeout=0.0625) as pool:
@@ -803,7 +803,7 @@ def test_a_connection_gets_eight_noops_at_most(server: SmtpServer) -> None:
 
 
 def test_maintenance_closes_what_was_idle_for_too_long(server: SmtpServer) -> None:
-    """A connection that nobody wants is closed after max_idle, with a QUIT."""
+    """An unused connection is closed after max_idle, with a QUIT."""
     with ConnectionPool(server.url, max_idle=0.03) as pool:
         use(pool, 3)
         server.wait_for(lambda: len(server.connections) == 3 and all_closed(server))
@@ -914,7 +914,7 @@ def test_maintenance_survives_its_hook(
 
 
 def test_who_renews_a_connection_holds_up_nobody(server: SmtpServer) -> None:
-    """Nobody waits beside an idle connection for one who waits to connect to a slow server."""
+    """No caller waits beside an idle connection because another connects to a slow server."""
     moments: dict[str, float] = {}
     with ConnectionPool(server.url, max_size=4, max_connecting=1) as pool:
 
@@ -1236,6 +1236,6 @@ def test_pools_are_named_by_number_if_not_otherwise(server: SmtpServer) -> None:
     ],
 )
 def test_limits_that_cannot_be_are_refused(options: dict[str, float]) -> None:
-    """A pool with a limit that cannot be is not made."""
+    """A pool with an invalid limit is not created."""
     with pytest.raises(ValidationError):
         ConnectionPool("smtp://mx.example.com", **options)  # type: ignore[arg-type]

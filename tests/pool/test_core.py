@@ -136,7 +136,7 @@ def lending(
 
 
 def take(pool: PoolCore, timeout: float = 0.001) -> tuple[Waiter, FakeConnection]:
-    """Check out a connection; nobody gives one back meanwhile, so there is nothing to wait for."""
+    """Check out a connection; none is returned meanwhile, so waiting would be useless."""
     waiter = Waiter()
     try:
         connection: object = pool.checkout(waiter, timeout)
@@ -185,7 +185,7 @@ def test_a_dead_connection_is_not_given_to_the_next(harness: Harness) -> None:
 
 
 def test_giving_back_twice_counts_once(harness: Harness) -> None:
-    """The second time changes nothing, even if somebody else has the connection by then."""
+    """The second time has no effect, even if another caller has the connection."""
     pool = lending()
     waiter, connection = take(pool)
     pool.check_in(waiter, keep=True)
@@ -249,7 +249,7 @@ def test_a_renewed_connection_is_new(harness: Harness) -> None:
 
 
 def test_a_server_that_takes_no_more(harness: Harness) -> None:
-    """The caller waits for those that are out, in vain here, and learns what the server said."""
+    """The caller waits for a returned connection until its timeout, and gets the server's reply."""
     pool = lending()
     waiter, _ = take(pool)
     response = SmtpResponse(421, ("4.7.0 too many connections",))
@@ -320,7 +320,7 @@ def test_draining(harness: Harness) -> None:
 
 
 def test_closing(harness: Harness) -> None:
-    """Idle ones end at once, those in use when they come back, and nobody gets one any more."""
+    """Idle connections are closed at once, others on return, and no caller gets one."""
     pool = lending()
     idle, used = use(pool, 2)
     waiter, _ = take(pool)
@@ -372,7 +372,7 @@ def test_without_keepalive_maintenance_is_told_nothing(harness: Harness) -> None
 
 
 def test_a_lonely_life(harness: Harness) -> None:
-    """A connection nobody wants gets its eight NOOPs and ends with max_idle; then all is quiet."""
+    """An unused connection gets eight NOOPs and is closed by max_idle; then nothing is due."""
     pool = lending(keepalive=20, max_idle=300)
     [connection] = use(pool)
     due: float | None = harness.due[0]

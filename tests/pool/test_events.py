@@ -1,4 +1,4 @@
-"""What a pool tells its hook: each thing once, in order, in the thread it happens in, unlocked."""
+"""The events of a pool: each once, in order, in the thread that causes it, without a lock."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def test_the_hook_runs_where_the_thing_happens(server: SmtpServer) -> None:
 
 
 def test_the_hook_may_use_the_pool(server: SmtpServer) -> None:
-    """A hook that sends mail over the same pool blocks nobody."""
+    """A hook that sends mail over the same pool blocks no caller."""
     sent: list[PoolEvent] = []
 
     def report(event: PoolEvent) -> None:
@@ -382,7 +382,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> None:
-    """Whoever listens can tell which end belongs to which begin, whatever happens in between."""
+    """The events of one operation have the same number."""
     ear = Ear()
 
     def content() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Exiting without `close`: a process that forgets its pool ends at once and in silence."""
+"""Exiting without `close`: a process that does not close its pool ends at once, without output."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_exiting_with_an_iterator_of_outcomes(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["idle", "lease out"])
 def test_warnings_are_only_of_resources(how: str) -> None:
-    """Whoever asks for them is warned of sockets that were not closed, and of nothing else."""
+    """With warnings enabled, only sockets that were not closed are reported."""
     with SmtpServer() as server:
         _, said = run(server, how, "-W", "always::ResourceWarning")
     warnings = [line for line in said.splitlines() if "Warning" in line]

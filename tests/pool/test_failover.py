@@ -1,4 +1,4 @@
-"""Which server is tried when: decided without a clock or a socket, so tested without them."""
+"""Which server is tried when; without a clock or a socket."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_failures_during_a_rest_do_not_lengthen_it() -> None:
 
 
 def test_twelve_failures_in_a_row_cost_a_server_its_place() -> None:
-    """One failure costs a second, whoever met it; twelve in a row cost a minute."""
+    """One failure costs a second; twelve consecutive ones cost a minute."""
     group, now = servers(2), NOW
     group.failed(0, HURRIED, now)
     assert backoff(group, now) == FIRST_BACKOFF
@@ -131,7 +131,7 @@ def begin(group: ServerSelector, now: float) -> list[int]:
 
 
 def test_one_caller_asks_whether_a_server_is_back() -> None:
-    """After the rest the first caller asks; to the others the server comes last meanwhile."""
+    """After the backoff the first caller tries; for the others the server comes last until then."""
     group = servers(2)
     group.failed(0, DOWN, NOW)
     now = NOW + FIRST_BACKOFF
@@ -145,7 +145,7 @@ def test_one_caller_asks_whether_a_server_is_back() -> None:
 
 
 def test_a_trial_that_is_cut_off_ends_by_itself() -> None:
-    """Whoever asked may never say how it went; some time later the next caller asks."""
+    """The caller that tries may never report; after a while the next caller tries."""
     group = servers(2)
     group.failed(0, DOWN, NOW)
     now = NOW + FIRST_BACKOFF
@@ -165,7 +165,7 @@ def test_healthy_servers_are_for_everybody() -> None:
 
 
 def test_the_only_server_is_for_everybody() -> None:
-    """There is nobody to wait for who knows more."""
+    """There is no other caller to wait for."""
     group = servers(1)
     group.failed(0, DOWN, NOW)
     now = NOW + FIRST_BACKOFF
@@ -173,7 +173,7 @@ def test_the_only_server_is_for_everybody() -> None:
 
 
 def test_when_all_have_failed_all_are_tried() -> None:
-    """Trials keep nobody from a server that may be the only one that works."""
+    """A trial does not exclude callers from the only server that may work."""
     group = servers(2)
     for index in (0, 1):
         group.failed(index, DOWN, NOW)
@@ -280,7 +280,7 @@ def test_when_to_try_again() -> None:
 
 
 def test_a_login_that_rests_repeats_its_own_refusal() -> None:
-    """What else goes wrong with the server meanwhile is not what its callers are told."""
+    """Other errors of the server during that time are not reported instead."""
     group = servers(1)
     group.failed(0, REFUSED, NOW)
     group.failed(0, DOWN, NOW + 1)

@@ -1,7 +1,7 @@
-"""Everything that goes wrong at the server or on the way has its own precise error.
+"""Every failure of the server or the network has its own precise error.
 
-Whatever happens: it happens within the deadline, the error names the phase, the connection is
-closed and not half-used, and only a message that may have arrived is said to.
+In every case it happens within the deadline, the error names the phase, the connection is closed
+and not half-used, and only a message that may have arrived is said to.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def connect_by(
 
 @contextmanager
 def listening(accept_queue: int = 5) -> Iterator[socket.socket]:
-    """A listening socket that nobody accepts from; the kernel completes connects all the same."""
+    """A listening socket without accept(); the kernel completes connects all the same."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(accept_queue)
@@ -150,7 +150,7 @@ def fails(call: Call, connection: SmtpConnection) -> SmtpError:
 
 @pytest.mark.parametrize("mode", list(TlsMode))
 def test_a_refused_port(mode: TlsMode) -> None:
-    """A port where nobody listens is a TransportError at once."""
+    """A port without a listener is a TransportError at once."""
     with listening() as listener:
         port = listener.getsockname()[1]
     with pytest.raises(TransportError, match="refused") as caught:

@@ -363,7 +363,7 @@ class Beginner:
 
 
 def test_of_two_threads_that_notice_at_once_one_resets_and_the_other_waits() -> None:
-    """Nobody goes on before everything has begun anew, which happens once."""
+    """All threads wait until the reset is done, which happens once."""
     beginner = Beginner()
 
     def child() -> str:
@@ -668,7 +668,7 @@ def test_a_message_that_forks_while_it_is_read(reused: bool, fork: Fork) -> None
         assert len(to) == 2 + reused
 
 
-# --- Sockets that nobody has yet, or that maintenance has -----------------------------------------
+# --- Sockets being connected, or used by maintenance -----------------------------------------
 
 
 def sockets_of(port: int) -> int:

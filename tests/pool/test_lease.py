@@ -395,7 +395,7 @@ def test_a_hook_that_fails_while_a_connection_is_given_up(
 
 
 def test_a_lease_given_back_twice_counts_once(server: SmtpServer) -> None:
-    """Leaving the block again changes nothing, whoever has the connection then."""
+    """Leaving the block again has no effect, even if another caller has the connection."""
     with ConnectionPool(server.url, max_size=2) as pool:
         lease = pool.connection()
         lease.__enter__()

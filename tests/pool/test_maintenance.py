@@ -1,7 +1,7 @@
-"""Maintenance: its one thread, when it looks, when it ends, and that it never stands in the way.
+"""Maintenance: its one thread, when it runs, when it ends, and that it blocks no caller.
 
 The pools are fakes that say when to be looked at again; the thread is real. A moment "now" is over
-before anybody looks, and one "later" does not come while a test lasts.
+before a check, and one "later" does not come while a test lasts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class FakePool:
         return answer()
 
     def await_look(self) -> threading.Thread:
-        """Wait for a look nobody has waited for yet; who looked."""
+        """Wait for the next check; return its pool."""
         assert self._looks.acquire(timeout=10)
         return self.threads[-1]
 
@@ -168,7 +168,7 @@ def test_many_threads_that_watch() -> None:
 def test_a_thread_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a thread to be had nobody is disturbed, and the next time it is tried again."""
+    """If no thread can be started, no caller fails, and the next call tries again."""
     caplog.set_level(logging.INFO, "smtpconn.pool")
     maintenance, first, second = Maintenance(), FakePool(), FakePool()
 

@@ -84,7 +84,7 @@ def test_a_handler_that_fails(handler: Nested, kind: type[BaseException]) -> Non
 
 
 def test_what_is_below_the_level(handler: Nested) -> None:
-    """It reaches nobody."""
+    """The record is dropped."""
     log(logging.DEBUG, "a detail")
     assert handler.texts == []
 

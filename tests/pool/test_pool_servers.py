@@ -175,7 +175,7 @@ def test_all_servers_are_down(server: SmtpServer, backup: SmtpServer) -> None:
         with pytest.raises(SmtpError, match="Not today"):
             send(pool)
         assert [s.failures for s in pool.stats().servers] == [1, 1]
-        send(pool)  # both rest, so both are tried, because somebody is waiting
+        send(pool)  # both are in backoff, so both are tried, because a caller waits
         assert [s.failures for s in pool.stats().servers] == [2, 0]
         stats = pool.stats()
     assert (stats.in_use, stats.connecting, stats.failed_messages) == (0, 0, 1)
@@ -208,7 +208,7 @@ def test_too_many_connections_waits_for_one(
             assert not got
         waiter.join(10)
         assert got == [first]
-        # Nobody asks the server for more for a while.
+        # No caller connects to the server for a while.
         with pool.connection(), pytest.raises(PoolTimeoutError):
             take(pool, 0.02)
         assert len(server.connections) == 2
@@ -238,7 +238,7 @@ def test_the_size_comes_back(server: SmtpServer, clock: Clock) -> None:
 def test_who_waits_goes_on_when_the_size_comes_back(
     server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller in the line makes its connection when the minute is over; nobody need give back."""
+    """A waiting caller connects after the minute, even if no connection is returned."""
     monkeypatch.setattr("smtpconn.pool.failover.LOWERED_FOR", 0.05)
     with ConnectionPool(server.url, max_size=2) as pool, pool.connection():
         server.fault("CONNECT", reply=TOO_MANY, close=True)
@@ -257,7 +257,7 @@ def test_too_many_connections_with_none_out(server: SmtpServer) -> None:
 
 
 def test_too_many_waits_no_longer_than_the_timeout(server: SmtpServer) -> None:
-    """Who waits instead of connecting waits as long as anybody, and learns the server's words."""
+    """A caller that waits instead of connecting has its whole timeout, and gets the reply."""
     with ConnectionPool(server.url, max_size=4) as pool:
         with pool.connection():
             server.fault("CONNECT", reply=TOO_MANY, close=True)
@@ -282,7 +282,7 @@ def test_a_lowered_size_counts_for_max_waiting(server: SmtpServer) -> None:
 
 
 def logins(server: SmtpServer) -> int:
-    """How often the server was asked to log somebody in."""
+    """The number of logins at the server."""
     return sum(line.startswith("AUTH ") for c in server.connections for line in c.commands)
 
 
@@ -372,7 +372,7 @@ def test_a_burst_goes_at_once_and_the_rest_in_time(server: SmtpServer) -> None:
         with pytest.raises(PoolTimeoutError, match="max_rate"):
             pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=1)
         assert pool.stats().failed_messages == 1
-        # Whoever takes a connection is not paced.
+        # Borrowing a connection is not rate-limited.
         with pool.connection() as connection:
             connection.send(SENDER, RECIPIENTS, MESSAGE)
     assert len(server.messages) == 4
@@ -380,7 +380,7 @@ def test_a_burst_goes_at_once_and_the_rest_in_time(server: SmtpServer) -> None:
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
 def test_a_rate_that_cannot_be(rate: float, burst: int) -> None:
-    """A pool with a rate that cannot be is not made."""
+    """A pool with an invalid rate is not created."""
     with pytest.raises(ValidationError):
         ConnectionPool("smtp://127.0.0.1:1", max_rate=rate, burst=burst)
 
@@ -399,7 +399,7 @@ def test_warming_makes_connections(server: SmtpServer, count: int, made: int) ->
 
 
 def test_warming_tells_why_it_cannot(server: SmtpServer) -> None:
-    """A connection that cannot be made is told, and those that were made are kept."""
+    """A failed connect raises, and the connections made before are kept."""
     server.fault("CONNECT", reply="554 5.3.2 No", close=True, skip=2)
     with ConnectionPool(server.url, max_size=4) as pool:
         with pytest.raises(SmtpError, match="No"):
@@ -530,7 +530,7 @@ def test_a_lease_that_is_out_for_long_is_reported(
             # The last line is the caller's own, not one of the pool's.
             assert stack.rstrip().endswith("with pool.connection():")
             assert not caplog.records
-            send(pool)  # whoever gives back looks
+            send(pool)  # the return checks
             send(pool)
             (logged,) = caplog.messages
             assert re.match(r"outgoing: a connection has been out for \d+\.\d s:\n", logged)
@@ -681,7 +681,7 @@ def test_a_token_that_cannot_be_had() -> None:
 @pytest.mark.parametrize("error", [LookupError, OSError, TimeoutError, ConnectionResetError])
 @pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
 def test_a_function_of_the_callers_that_fails_moves_on(error: type[Exception], many: bool) -> None:
-    """A socket or a token that cannot be had is one server's trouble: mail goes to the next one."""
+    """A failed socket factory or token function affects one server: mail goes to the next one."""
 
     def fails(*_: object) -> Any:
         raise error("the caller's own")

@@ -1,4 +1,4 @@
-"""Real Postfix: what it stores is what was sent, each message once, whatever happens meanwhile."""
+"""Real Postfix: it stores what was sent, each message once, also across restarts."""
 
 from __future__ import annotations
 

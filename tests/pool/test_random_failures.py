@@ -1,4 +1,4 @@
-"""Many threads and a server that is anything but well: acknowledged messages are stored once."""
+"""Many threads and a server that fails at random: acknowledged messages are stored once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_acknowledged_messages_are_stored_once(seed: int) -> None:
 def test_postfix_killed_three_times_while_16_threads_send(
     postfix: Postfix, certificates: Certificates
 ) -> None:
-    """Each message is stored if acknowledged; those of which nobody knows are few; none is lost."""
+    """Each acknowledged message is stored; few are unknown; none is lost."""
     acknowledged: set[str] = set()
     unknown: set[str] = set()
     done = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""Pacing: the moments that are reserved, with time passed in, and once with threads and a clock."""
+"""The rate limiter: reserved slots with a given time, and once with threads and a clock."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_little_silence_earns_a_little() -> None:
 
 
 def test_who_cannot_wait_reserves_nothing() -> None:
-    """A message that cannot wait so long is told at once, and delays nobody."""
+    """A message whose deadline is too early fails at once, and delays no other."""
     pace = RateLimiter(4)
     assert pace.reserve(NOW, 0.0) == 0.0
     assert [pace.reserve(NOW, 0.2) for _ in range(5)] == [None] * 5

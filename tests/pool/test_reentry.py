@@ -192,7 +192,7 @@ class _Case:
 
     Attributes:
         sent: messages that were acknowledged.
-        most: connections there were at most, when somebody looked.
+        most: the largest number of connections that was observed.
     """
 
     def __init__(
@@ -382,7 +382,7 @@ def test_a_destructor_that_sends(server: SmtpServer) -> None:
 
 
 def test_a_hook_that_sends_through_its_pool(server: SmtpServer) -> None:
-    """A hook runs under no lock, so that it may use the pool as anybody."""
+    """A hook runs under no lock, so that it may use the pool like any caller."""
     pools: list[ConnectionPool] = []
     heard: list[str] = []
 

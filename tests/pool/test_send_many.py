@@ -68,7 +68,7 @@ def partly(number: int) -> Envelope:
 
 
 def refused(number: int) -> Envelope:
-    """One with nobody the server knows."""
+    """An envelope whose recipients are unknown to the server."""
     return Envelope(SENDER, [f"unknown{number}@example.com"], body(number))
 
 
@@ -321,7 +321,7 @@ def test_one_round_trip_per_message(size: int) -> None:
 def test_what_was_never_begun_on_a_lost_connection_goes_over_another(
     pipelining: Pipelining,
 ) -> None:
-    """Only what may have been delivered has an error; nobody has to send the others again."""
+    """Only a message that may have been delivered has an error; the others are sent again."""
     with SmtpServer() as server:
         config = ServerConfig.from_url(server.url, pipelining=pipelining)
         server.fault("CONTENT", close=True, skip=10, times=1)

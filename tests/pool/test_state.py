@@ -51,7 +51,7 @@ def test_the_youngest_idle_connection_goes_first() -> None:
 
 
 def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
-    """After closing nobody gets anything, nor holds anything."""
+    """After closing no caller gets or holds a connection."""
     pool = pool_simulator()
     pool.fill(2)
     pool.close()
@@ -61,7 +61,7 @@ def test_the_fast_way_is_shut_in_a_closed_pool() -> None:
 
 
 def test_the_fast_way_does_not_overtake() -> None:
-    """While somebody stands in line nobody passes by, even if there are idle connections."""
+    """While a caller waits, no later one overtakes it, even if there are idle connections."""
     pool = pool_simulator(max_connecting=1)
     renewing_one, _ = pool.hold()
     other, _ = pool.hold()
@@ -82,7 +82,7 @@ def test_the_fast_way_does_not_overtake() -> None:
 
 
 def test_waiters_are_served_in_order() -> None:
-    """Whoever came first is served first, and each gets the connection that came back."""
+    """Callers are served in order, and each gets the returned connection."""
     pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     waiters = [pool.arrive() for _ in range(4)]
@@ -95,7 +95,7 @@ def test_waiters_are_served_in_order() -> None:
 
 
 def test_a_connection_is_handed_over_in_one_step() -> None:
-    """It never lies idle between two callers, nor is its lease ever free: nobody slips in."""
+    """It is never idle between two callers, nor is its lease free: no other caller can take it."""
     pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     waiter = pool.arrive()
@@ -154,7 +154,7 @@ def test_who_waits_to_connect_takes_what_comes_back_first() -> None:
 
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_too_many_waiters(most: int) -> None:
-    """Overloaded is who would be one more than may wait, and nobody who need not."""
+    """Only a caller that would exceed ``max_waiting`` is refused."""
     pool = pool_simulator(max_size=1, max_waiting=most)
     assert not pool.state.is_overloaded(pool.now)
     pool.fill(1)
@@ -272,7 +272,7 @@ def test_who_wants_a_new_one_takes_no_older_one() -> None:
 
 
 def test_who_wants_a_new_one_takes_an_old_one_if_there_is_no_room() -> None:
-    """A connection that may be dead is better than waiting in vain."""
+    """A connection that may be dead is better than waiting until the timeout."""
     pool = pool_simulator(max_size=3)
     waiter, _ = pool.hold()
     refused, _ = pool.hold()
@@ -317,7 +317,7 @@ def test_who_left_holds_nothing() -> None:
 
 
 def test_leaving_again_changes_nothing() -> None:
-    """Giving back is done once, whoever has the connection by then."""
+    """Returning twice has no effect, even if another caller has the connection."""
     pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     second, third = pool.arrive(), pool.arrive()

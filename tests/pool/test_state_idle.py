@@ -34,7 +34,7 @@ def worn_out(pool: PoolSimulator, pooled: PooledConnection) -> None:
 
 
 def unwanted(pool: PoolSimulator, pooled: PooledConnection) -> None:
-    """Nobody wanted the connection."""
+    """No caller needed the connection."""
     pool.now = START + 60
 
 
@@ -66,7 +66,7 @@ def test_why_a_connection_does_not_become_idle(happen: Happening, reason: str) -
 
 @pytest.mark.parametrize(("happen", "reason"), REASONS_IDLE, ids=[r for _, r in REASONS_IDLE])
 def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> None:
-    """An idle connection is taken away for each thing that may happen meanwhile."""
+    """An idle connection is removed for each possible reason."""
     pool = pool_simulator(max_idle=60)
     [pooled] = pool.fill(1)
     assert pool.state.discard_reason_when_idle(pooled, pool.now) is None
@@ -77,7 +77,7 @@ def test_why_an_idle_connection_is_not_kept(happen: Happening, reason: str) -> N
 
 
 def test_a_return_takes_the_oldest_away_if_its_time_is_over() -> None:
-    """Whoever gives a connection back need not look at all of them."""
+    """Returning a connection does not check all idle ones."""
     pool = pool_simulator(max_idle=60)
     first, second = pool.fill(2, pause=10)
     pool.now = START + 59.999
@@ -240,7 +240,7 @@ def test_a_failed_noop_gives_back_the_lease() -> None:
 
 
 def test_nothing_is_due_while_nothing_is_idle() -> None:
-    """Connections in use are nobody's business."""
+    """Connections in use are not checked."""
     pool = pool_simulator()
     assert pool.state.next_due() is None
     pool.hold()

@@ -1,7 +1,7 @@
 """Decisions that are cut off or interrupted at each bytecode: at most a connection is lost.
 
-A signal's exception or the end of a greenlet may be raised anywhere. The interrupted caller leaves,
-as a lease does, and then the day goes on for all others as if nothing had been.
+A signal handler's exception or the end of a greenlet may be raised anywhere. The interrupted caller
+leaves, as a lease does, and all others continue as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Scenario:
         return self.pool_simulator.state
 
     def end(self) -> None:
-        """Who was interrupted leaves, and then everybody is served and leaves."""
+        """The interrupted caller leaves; then all others are served and leave."""
         self.pool_simulator.give_back(self.interrupted)
         for waiter in self.people:
             # Which fails for one that is half served.
@@ -134,7 +134,7 @@ DECISIONS: list[Callable[[Scenario], None]] = [
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("decide", DECISIONS)
 def test_a_decision_that_is_cut_off(decide: Callable[[Scenario], None], is_busy: bool) -> None:
-    """Wherever it is interrupted, in the end everybody was served, and nobody holds anything."""
+    """Wherever it is interrupted, in the end all callers were served, and none holds anything."""
     point, was_interrupted = 0, True
     while was_interrupted:
         scenario = Scenario(is_busy=is_busy)

@@ -1,7 +1,4 @@
-"""Days of a pool at random: whatever happens in whatever order, its promises hold at every moment.
-
-The days are found by hypothesis, which shows the shortest one that breaks a promise.
-"""
+"""Random sequences of pool events, by hypothesis: the invariants hold after each event."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ ANY = st.integers(0, 11)
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """What may happen to a pool, and what is always true of it.
+    """The events of a pool, and its invariants.
 
-    The callers that are served are in ``using`` (with a connection) or ``connecting``, those that
-    wait are in ``queue``, in the order in which they have to be served.
+    Served callers are in ``using`` (with a connection) or ``connecting``, those that wait are in
+    ``queue``, in the order in which they have to be served.
     """
 
     def __init__(self) -> None:
@@ -57,7 +54,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_closed)
     @rule()
     def arrive(self) -> None:
-        """A caller comes; on the fast way only if nobody stands in line."""
+        """A caller arrives; it gets a connection at once only if no other waits."""
         had_line, waiter = bool(self.queue), Waiter()
         if self.pool_simulator.state.try_acquire(waiter, self.pool_simulator.now) is not None:
             assert not had_line
@@ -195,7 +192,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool_simulator.close()
 
     def teardown(self) -> None:
-        """At the end of the day everybody is served, and all that is left is idle."""
+        """At the end all callers are served, and all remaining connections are idle."""
         if not hasattr(self, "pool_simulator"):
             return
         while self.served or self.kept_alive:
@@ -223,7 +220,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def leases_are_those_of_callers(self) -> None:
-        """Whoever is served has a lease, and nobody has one who is not there."""
+        """Every served caller has a lease, and no other has one."""
         leases = set(self.pool_simulator.state.leases)
         assert leases >= {*self.served, *self.kept_alive}
         assert leases <= {*self.served, *self.kept_alive, *self.queue}
@@ -244,13 +241,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def who_waits_sleeps_and_who_is_served_is_awake(self) -> None:
-        """Everybody in the line is asleep and without a connection, everybody else was called."""
+        """Every waiting caller sleeps and has no connection; all others were woken."""
         assert [t for t in self.queue if not self.pool_simulator.is_waiting(t)] == []
         assert [t for t in self.served if self.pool_simulator.is_waiting(t)] == []
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
-        """While there is a line, somebody is out to end it, and each in it lacks what it needs."""
+        """While callers wait, a lease is held, and each waiting caller lacks what it needs."""
         if not self.queue:
             return
         assert self.served or self.kept_alive
@@ -307,7 +304,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.alive.remove(pooled)
 
     def _settled(self) -> None:
-        """Note who was served by what just happened: the first of the line, and nobody else.
+        """Record who was served by the last event: only the first callers in the queue.
 
         Only those who want a new connection may be passed.
         """

@@ -1,4 +1,4 @@
-"""What a pool decides when the server takes no more connections: who waits, for what, how long."""
+"""The pool's decisions when the server accepts no more connections."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_lowered_size_lends_what_there_is() -> None:
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_nobody_waits_for_those_who_wait(most: int) -> None:
-    """When all who connect are refused and nobody has a connection, the next in line tries."""
+    """If all connecting callers are refused and no caller has a connection, the next one tries."""
     pool = pool_simulator(max_size=5, max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 1)]
     for caller in callers[:most]:

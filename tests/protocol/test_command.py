@@ -1,4 +1,4 @@
-"""Commands: what may not leave is refused at the one place where text becomes bytes."""
+"""Commands: invalid text is refused where it becomes bytes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_utf8_passes_where_it_is_in_force() -> None:
 
 @pytest.mark.parametrize("text", ["jürgen", "\xa0", "例", "\U0001f4ee"])
 def test_ascii_commands_are_ascii(text: str) -> None:
-    """What is not ASCII and cannot be sent as UTF-8 says what it would need."""
+    """The error for non-ASCII text names the extension that it needs."""
     with pytest.raises(SmtpUtf8RequiredError) as caught:
         ascii_command(Phase.VRFY, text)
     assert caught.value.phase is Phase.VRFY

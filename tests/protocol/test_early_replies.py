@@ -1,4 +1,4 @@
-"""Answers to content that are heard while its last bytes, or what follows them, are written."""
+"""Replies to content that arrive while its last bytes, or what follows them, are written."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_something_behind_all_answers_of_lmtp(behind: str, many: bool) -> None:
 @ONE_OR_MANY
 @pytest.mark.parametrize("lmtp", [False, True], ids=["SMTP", "LMTP"])
 def test_an_acknowledgement_before_the_end(lmtp: bool, many: bool) -> None:
-    """Who says 250 before the last byte has left may have stored the message all the same."""
+    """A server that replies 250 before the last byte was sent may have stored the message."""
     server = Server("250 stored\n421 4.3.2 bye\n", enough=b"\r\n.\r")
     error = send(server, PEOPLE[: 1 + lmtp], blocks=END - 1, lmtp=lmtp, many=many)
     assert isinstance(error, ProtocolError)
@@ -114,7 +114,7 @@ def test_an_acknowledgement_before_the_end(lmtp: bool, many: bool) -> None:
 @ONE_OR_MANY
 @pytest.mark.parametrize("reply", ["421 4.3.2 bye", "452 4.3.1 full"])
 def test_a_refusal_before_the_end(reply: str, many: bool) -> None:
-    """Nobody has a message whose end has not left."""
+    """A message whose end was not sent is not delivered."""
     server = Server(f"{reply}\n", enough=b"\r\n.\r")
     error = send(server, PEOPLE[:1], blocks=END - 1, lmtp=False, many=many)
     assert isinstance(error, TransientError)

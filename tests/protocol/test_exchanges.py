@@ -1,4 +1,4 @@
-"""Every exchange against its scripts: what is said, in which groups, and what comes of it."""
+"""Every exchange against its scripts: the commands, their groups, and the result."""
 
 from __future__ import annotations
 
@@ -665,7 +665,7 @@ def test_bdat_in_two_groups() -> None:
 
 
 def test_bdat_untouched() -> None:
-    """BINARYMIME bytes are nobody's lines."""
+    """BINARYMIME content is not split into lines."""
     made = request(message=b"\0\n.\r\xff", body=BodyType.BINARYMIME)
     script: Script = [
         (

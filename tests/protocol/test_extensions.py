@@ -1,4 +1,4 @@
-"""What a server offers is used where the message needs it, and its limits are kept."""
+"""Extensions are used where the message needs them, and the server's limits are kept."""
 
 from __future__ import annotations
 

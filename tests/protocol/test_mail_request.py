@@ -167,7 +167,7 @@ def test_an_address_that_was_read_as_utf8(policy: email.policy.Policy[Message]) 
 
 
 def test_a_message_that_is_set_needs_no_smtputf8() -> None:
-    """Only an address makes it; the rest is encoded for whoever reads it."""
+    """Only an address requires SMTPUTF8; other text is encoded."""
     made = make_message_request(message())
     assert not made.for_server(offering("SMTPUTF8", "8BITMIME")).needs_smtputf8
     made = make_message_request(message(), ReversePath("jörg@example.com"))

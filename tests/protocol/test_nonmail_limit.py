@@ -164,7 +164,7 @@ def test_nor_are_many(pipelining: Pipelining) -> None:
     ],
 )
 def test_who_counts(line: str, counts: bool) -> None:
-    """Exim is known by its answer to EHLO, which nobody can configure."""
+    """Exim is recognized by its reply to EHLO, which is not configurable."""
     made = SessionState(ehlo_domain="client.example")
     run_script(lambda: hello(made), [("EHLO client.example\n", f"250-{line}\n250 PIPELINING\n")])
     assert made.limits_nonmail == counts

@@ -1,4 +1,4 @@
-"""Many transactions in a row: what is said in which turn, and what becomes of each message."""
+"""Many transactions in a row: the commands of each round trip, and the outcome of each message."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_refused_envelope_in_between(replies: str, kind: type[SmtpError]) -> N
 
 
 def test_a_354_for_nobody_is_answered_in_the_next_turn() -> None:
-    """With a lone dot before the RSET; nobody hears of its answer."""
+    """With a lone dot before the RSET; its reply is not reported."""
     script: Script = [
         (envelope(1), "250 s\n550 nobody\n354 go\n"),
         (".\n" + reset(2), "554 no valid recipients\n250 r\n250 s\n550 nobody\n354 go\n"),

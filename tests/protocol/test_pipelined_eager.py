@@ -218,7 +218,7 @@ def test_replies_out_of_sync(replies: str) -> None:
     ],
 )
 def test_a_reply_too_many(replies: str) -> None:
-    """Whose it was nobody knows, so nothing is certain: not that it was taken, nor refused."""
+    """The message of that reply is not known, so no outcome is certain."""
     made, requests = eager(1)()
     script: Script = [(whole(1, behind=False), replies)]
     run = run_many(made, requests, scripted(script))
@@ -260,7 +260,7 @@ def test_a_farewell_that_may_have_been_none(replies: str, unknown: bool) -> None
     assert not run.driver.transport.is_open
 
 
-# Nobody wants to know how it goes on
+# Ending a run early
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_what_is_acknowledged_is_stored(
     gives: float,
     bye_at: int,
 ) -> None:
-    """Once each, under its own sender, in order; what is not, is certainly not or unknown."""
+    """Each message is stored once, with its sender, in order; others are undelivered or unknown."""
     lmtp, waits_for_nobody, refuses_behind_data, is_cut = flags
     if not is_cut:
         takes = gives = math.inf

@@ -1,4 +1,4 @@
-"""What is known of particular servers: each entry is whole, and the questions have the answers."""
+"""Known peculiarities of servers: each entry is complete, and the functions return its values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that waits for content which it is not to get (RFC 2920 3.1)."""
+"""A 354 reply to DATA without an accepted recipient: no message is sent (RFC 2920 3.1)."""
 
 from __future__ import annotations
 

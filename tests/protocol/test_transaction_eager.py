@@ -1,4 +1,4 @@
-"""One transaction that leaves whole, content and all, before anything of it is answered (EAGER)."""
+"""One transaction sent whole, including its content, before the first reply (EAGER)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_content_of_a_stream_waits() -> None:
 
 
 def test_content_waits_in_lmtp() -> None:
-    """A BDAT that nobody is to get has no reply there from some servers (RFC 2033 4.3)."""
+    """In LMTP some servers do not reply to a BDAT without a recipient (RFC 2033 4.3)."""
     script: Script = [(envelope(1, verb=""), "250 s\n550 c\n")]
     lmtp = {"protocol": Protocol.LMTP}
     error = fails(lambda: lmtp_transaction(eager(**lmtp), letter(1), chunking=True), script)

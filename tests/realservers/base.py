@@ -59,7 +59,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port nobody listens on, never the same one twice."""
+    """A free port, never the same one twice."""
     for port in random.sample(PORTS, len(PORTS)):
         if port not in _ports_given and is_free(port):
             _ports_given.add(port)

@@ -2,7 +2,7 @@
 
 After STARTTLS it has SCRAM-SHA-1-PLUS and SCRAM-SHA-256-PLUS (tls-unique only).  `port` needs no
 login; `auth_port` and the UNIX socket do.  Recipients have no domain (`alice`); a mailbox comes
-into being with the first message for it, whoever it is for.
+into being with the first message for it, for any user.
 
 To log in there is `ADMIN`: LMTP clients are programs, not the users whose mail they bring.
 """

@@ -8,7 +8,7 @@ get theirs.
 Submission passes mail on to a relay, so it needs one: `Dovecot(certificates, relay_port=...)`.
 
 A failed login costs half a second at most: the delay is set to none, and the penalty at the next
-attempt is off because nobody can reach the socket to ask for it.
+attempt is off because the socket is not reachable from outside.
 
 OAuth works without a provider: tokens are JWTs, checked with a key from a file, and `oauth_token()`
 makes them.

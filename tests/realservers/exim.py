@@ -1,8 +1,8 @@
 """Exim: SMTP with PIPECONNECT, PRDR, chunking, and AUTH EXTERNAL by client certificate.
 
-It is the server which counts: more than ten commands without mail (NOOP above all) in the lifetime
-of a connection, and it hangs up.  With `pipelining_connect=False` it also minds whoever speaks
-before it has greeted.
+It counts commands: after more than ten non-mail commands (such as NOOP) it closes the
+connection.  With `pipelining_connect=False` it also rejects clients that speak before it has
+greeted.
 
 The binary is unpacked, not installed, hence `exim_path`; and as its configuration is not the
 compiled-in one, it may not regain root for a delivery, hence `deliver_drop_privilege`.

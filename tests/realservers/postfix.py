@@ -1,9 +1,9 @@
 """Postfix: SMTP with STARTTLS, SMTP over TLS, SMTP on a UNIX socket; delivers to Maildirs.
 
 It is started as `master` in the foreground.  (`postfix start-fg` is a shell script around it, and
-whoever kills the script leaves master running.)  Mail for the three mailboxes is delivered by
-virtual(8); mail for any other domain is accepted from loopback and discarded, so that nothing ever
-leaves the machine.
+killing the script leaves master running.)  Mail for the three mailboxes is delivered by virtual(8);
+mail for any other domain is accepted from loopback and discarded, so that nothing ever leaves the
+machine.
 
 The two `smtpd_forbid_...` settings are on because later versions have them on by default: they cut
 off clients which pipeline what may not be pipelined or end lines with a bare LF.
@@ -108,8 +108,8 @@ PRIVATE_DIRECTORIES = (
     "trace",
 )
 
-# In the order in which a message passes through them: whoever looks at them in this order cannot
-# miss a message because it has moved on meanwhile.
+# In the order in which a message passes through them, so that a check in this order cannot miss a
+# message that moves.
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 
 

@@ -125,7 +125,7 @@ def test_postfix_tls_verifies(postfix: Postfix, certificates: Certificates) -> N
 
 
 def test_postfix_is_not_trusted_by_default(postfix: Postfix) -> None:
-    """Nobody who does not know our CA trusts the certificate."""
+    """The certificate is not trusted without our CA."""
     with (
         smtplib.SMTP("localhost", postfix.port) as client,
         pytest.raises(ssl.SSLCertVerificationError),
@@ -262,7 +262,7 @@ def test_exim_stores_a_message(exim: Exim, certificates: Certificates) -> None:
 
 
 def test_exim_knows_the_client_certificate(exim: Exim, certificates: Certificates) -> None:
-    """Exim takes AUTH EXTERNAL from whoever shows the client certificate."""
+    """Exim accepts AUTH EXTERNAL with the client certificate."""
     with smtplib.SMTP("localhost", exim.port) as client:
         client.starttls(context=certificates.client_context(with_certificate=True))
         client.ehlo()

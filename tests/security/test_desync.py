@@ -1,6 +1,6 @@
 """Out of sync: no reply is given to the wrong command, and no content is read as commands.
 
-On record: lines nobody asked for, BDAT refused before its bytes are read
+Known attacks: unsolicited lines, BDAT refused before its bytes are read
 (Exim's CVE-2017-16943 and its kin), QUIT sent before the message is acknowledged.
 """
 
@@ -55,7 +55,7 @@ NEXT: dict[str, Call] = {
 @pytest.mark.parametrize("extra", [STOLEN, b"250-st", b"2", b"\r\n", b"421 4.3.2 bye\r\n", b"\0"])
 @pytest.mark.parametrize("call", NEXT)
 def test_a_reply_too_many_is_for_nobody(call: str, extra: bytes) -> None:
-    """What comes with a reply and was not asked for ends the connection; nobody is told it."""
+    """Unsolicited data after a reply ends the connection; no operation gets it."""
     script = Script(GREETING, EHLO, b"250 2.0.0 ok\r\n" + extra, STOLEN, STOLEN, STOLEN)
     with peer(script.serve) as factory, connect(factory) as connection:
         connection.noop()

@@ -1,4 +1,4 @@
-"""Secrets: they are in no log, error or repr, go to nobody in clear, and log in nobody else.
+"""Secrets: they are in no log, error or repr, are not sent in clear, and are used for one login.
 
 On record: transcripts with passwords, logins talked down to a weaker one,
 connections used again with other credentials or weaker settings.
@@ -178,7 +178,7 @@ def test_no_login_shows_its_secret(call: str, answer: str) -> None:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.usefixtures("logs")
 def test_no_secret_is_quoted_for_being_bad(call: str, bad: str) -> None:
-    """A secret that cannot be sent is refused without being shown, and nothing of it is sent."""
+    """An invalid secret is refused without being shown, and nothing of it is sent."""
     error: SmtpError | None = None
     with recorded() as (_, connection):
         try:
@@ -252,7 +252,7 @@ def test_no_pool_shows_its_secret() -> None:
     ],
 )
 def test_no_url_is_quoted(url: str) -> None:
-    """A URL that cannot be read is not quoted, wherever in it the password came to stand."""
+    """An invalid URL is not quoted, wherever it contains the password."""
     with pytest.raises(ValidationError) as caught:
         ServerConfig.from_url(url)
     check_error(caught.value)
@@ -275,7 +275,7 @@ def test_no_secret_goes_in_clear(call: str) -> None:
 
 @pytest.mark.parametrize("offered", ["PLAIN", "LOGIN", "LOGIN PLAIN", "XOAUTH2", "OAUTHBEARER"])
 def test_no_offer_talks_a_secret_out(offered: str) -> None:
-    """A list from which somebody took the strong mechanisms is no reason to show the secret."""
+    """A list without the strong mechanisms, perhaps by an attacker, does not show the secret."""
     with recorded((f"AUTH {offered}",), allow_cleartext_auth=False) as (recorder, connection):
         for credentials in (PasswordCredentials("u", SECRET), OAuthCredentials("u", SECRET)):
             with pytest.raises((ProtocolError, UnsupportedExtensionError)):
@@ -308,7 +308,7 @@ def test_a_server_that_knows_nothing_is_not_believed() -> None:
 
 
 def test_a_second_login_is_refused() -> None:
-    """A connection that somebody has logged in on is nobody else's (RFC 4954 4)."""
+    """A connection with a login is not used for another login (RFC 4954 4)."""
     with recorded() as (recorder, connection):
         connection.auth_plain("user", SECRET)
         with pytest.raises(ProtocolError, match="already"):
@@ -420,7 +420,7 @@ def test_what_holds_a_secret_does_not_show_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in HOLDERS if "server" not in n and "envelope" not in n])
 def test_what_is_made_of_a_secret_does_not_show_it(name: str) -> None:
-    """Whoever writes a configuration to a log as a dict writes no password."""
+    """A configuration as a dict contains no password."""
     holder = HOLDERS[name]()
     if dataclasses.is_dataclass(holder) and not isinstance(holder, (type, Command, SendOutcome)):
         assert not shows(dataclasses.asdict(holder), dataclasses.astuple(holder))

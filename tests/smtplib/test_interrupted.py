@@ -21,8 +21,8 @@ MODULES = ("smtplib/smtp.py", "smtplib/pools.py", "smtplib/connection.py")
 
 @pytest.mark.parametrize("ending", ["with", "quit", "close"])
 def test_a_place_is_never_lost(ending: str) -> None:
-    """After each of them the one connection of the pool is there for the next object, and the
-    next message goes to whom it is for."""
+    """After each of them the one connection of the pool is there for the next object, and the next
+    message goes to its recipients."""
     interrupted = 0
 
     with SmtpServer(users={"user": "secret"}) as server:

@@ -298,7 +298,7 @@ def test_an_open_transaction_is_never_handed_on(server: SmtpServer, pools: smtpl
 def test_raw_access_takes_a_connection_out_for_good(
     server: SmtpServer, pools: smtplib.Pools, use: Callable[[smtplib.SMTP], object]
 ) -> None:
-    """Nobody knows what was done with it."""
+    """The state of its session is unknown."""
     with smtplib.SMTP(server.host, server.port) as smtp:
         smtp.starttls()
         smtp.noop()
@@ -325,7 +325,7 @@ def test_a_login_on_a_connection_in_use(server: SmtpServer, pools: smtplib.Pools
 
 
 def test_an_interrupted_block_gives_nothing_back(server: SmtpServer, pools: smtplib.Pools) -> None:
-    """Nobody can tell what was cut off."""
+    """The state of the session is unknown."""
     smtp = smtplib.SMTP(server.host, server.port)
     smtp.sendmail(ME, YOU, TEXT)
     with pytest.raises(KeyboardInterrupt), smtp:
@@ -466,7 +466,7 @@ def test_a_name_is_said_until_the_next_connection(server: SmtpServer, pools: smt
 
 
 def test_max_size_is_a_limit(server: SmtpServer) -> None:
-    """Who finds all connections in use waits, and is told who has them."""
+    """If all connections are in use, a caller waits; the error says who has them."""
     with smtplib.pooled(max_size=1, acquire_timeout=0.2, keepalive=None):
         with smtplib.SMTP(server.host, server.port) as first:
             first.noop()
@@ -525,7 +525,7 @@ def test_an_object_that_nobody_closes(server: SmtpServer) -> None:
 
 
 def test_pools_in_use_are_kept(server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many they are; and one that nobody has used for long is dropped."""
+    """Any number of them; a pool unused for long is dropped."""
     monkeypatch.setattr(pools_module, "MAX_POOLS", 2)
     with smtplib.Pools(keepalive=None) as pools:
         objects = []

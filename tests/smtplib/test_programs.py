@@ -20,7 +20,7 @@ COUNT = 3
 # They make a TLS context for each message, which counts by identity.
 OWN_CONTEXTS = {"django", "apprise", "trytond"}
 
-# It leaves its objects to the garbage collector, and what nobody gives back is closed.
+# It leaves its objects to the garbage collector, which closes their connections.
 NEVER_CLOSES = {"emails"}
 
 

@@ -132,7 +132,7 @@ def test_a_message_for_a_server_without_8bitmime() -> None:
 def test_fields_that_are_no_good_go_as_smtplib_sends_them(
     server: SmtpServer, smtp: smtplib.SMTP
 ) -> None:
-    """A To that names somebody without an address is no reason not to send."""
+    """A message with a To field without an address is sent."""
     message = EmailMessage()
     message["From"], message["To"] = ME, "Everybody"
     message.set_content("Hello!")
@@ -306,7 +306,7 @@ def test_nobody_listens() -> None:
 
 
 def test_the_server_hangs_up(server: SmtpServer, smtp: smtplib.SMTP) -> None:
-    """The connection is lost with the final reply: it says that nobody knows."""
+    """The connection is lost with the final reply: the outcome is unknown."""
     server.fault("CONTENT", close=True)
     with pytest.raises(original.SMTPServerDisconnected) as raised:
         smtp.sendmail(ME, YOU, TEXT)

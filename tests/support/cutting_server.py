@@ -208,7 +208,7 @@ class TlsStream:
         try:
             self._tls.unwrap()
         except ssl.SSLError:
-            pass  # it wants to read the other's, which nobody waits for
+            pass  # it wants to read the peer's close_notify, which is not needed
         self._flush()
 
     def _run(self, call: Callable[[], T]) -> T:

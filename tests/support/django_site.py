@@ -105,7 +105,7 @@ def own() -> None:
 
 
 def mailer() -> None:
-    """django-mailer: three queued messages, one of them to an address that cannot be sent."""
+    """django-mailer: three queued messages, one of them to an invalid address."""
     from django.core import mail
     from django.core.management import call_command
     from mailer.models import Message

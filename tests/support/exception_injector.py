@@ -95,7 +95,7 @@ class ExceptionInjector:
         if frame.f_code.co_filename not in self._files or self.where is not None:
             return None
         if _is_in_destructor(frame):
-            return None  # whose exceptions the interpreter lets nobody have
+            return None  # the interpreter does not pass on exceptions from there
         frame.f_trace_opcodes = self._event == "opcode"
         return self._inside
 

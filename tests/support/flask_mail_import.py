@@ -1,7 +1,7 @@
-"""Flask-Mail, without what importing it does to the whole process.
+"""Import Flask-Mail without its effect on the email package.
 
-It changes how the email package encodes UTF-8, for everybody: text of eight bits is then left as it
-is, and a message that holds any cannot be written for a server without 8BITMIME.
+Importing Flask-Mail changes how the email package encodes UTF-8 in the whole process: 8-bit text is
+then not encoded, and such a message cannot be sent to a server without 8BITMIME.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ Fork: TypeAlias = Callable[[], int]
 def fork_in_c() -> int:
     """Fork as a C library does, so that Python does not hear of it.
 
-    ``PyDLL`` keeps the GIL, as whoever forks a running interpreter has to. If a thread of the
-    parent waits for the GIL at that moment, the child's interpreter hangs sooner or later, whatever
+    ``PyDLL`` keeps the GIL, as a fork of a running interpreter must. If a thread of the parent
+    waits for the GIL at that moment, the child's interpreter hangs sooner or later, whatever
     it runs: nobody has told it to make its GIL anew. Such a child is of no use and is forked again.
     """
     while True:
@@ -30,7 +30,7 @@ def fork_in_c() -> int:
         try:
             is_sound = is_sound or bool(select.select([receiving], [], [], 1)[0])
         finally:
-            # Also where a signal handler raises: nobody else knows the child.
+            # Also if a signal handler raises: only this code knows the child.
             if not is_sound:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)

@@ -161,7 +161,7 @@ class Target:
         return ServerConfig(**{**settings, **changes})
 
     def connection(self, make: str = "connect") -> Any:
-        """A connection on which nobody has logged in."""
+        """A connection without a login."""
         connection = self._open.get(make)
         if connection is None or not connection.is_open or connection.is_authenticated:
             if connection is not None:

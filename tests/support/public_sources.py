@@ -148,7 +148,7 @@ class Sources:
                 at = self.resolve(module.name, name)
                 if at is None or (at[0].name, name) in known | found.keys() or not _is_type(*at):
                     continue
-                # Nobody who meets a type in a signature only is to call its methods.
+                # Types that appear only in signatures: users do not call their methods.
                 entry = Entry(name, at[0].name, *at)
                 found[at[0].name, name] = entry
                 waiting.append(entry)
@@ -211,7 +211,7 @@ def decorators(node: Function | ast.ClassDef) -> list[str]:
 
 
 def is_fixture(node: Function) -> bool:
-    """Whether it is a fixture of pytest, whose arguments concern nobody but pytest."""
+    """Whether it is a fixture, whose arguments only pytest passes."""
     return "pytest.fixture" in decorators(node)
 
 

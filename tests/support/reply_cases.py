@@ -1,28 +1,29 @@
-"""Which reply may be replaced by what, and what has to come of it: the rules, without a socket.
+"""The replies of each operation, their replacements, and the expected outcomes; without sockets.
 
-A `Exchange` is one operation and its replies, in turns: the replies of a turn answer what
-leaves in one write. With PIPELINING a turn is a group of commands, without it one command; the
-answers of LMTP to a content are one turn in any case.
+An `Exchange` is one operation and its replies, in turns: the replies of a turn answer one write.
+With PIPELINING a turn is a group of commands, without it one command; the replies of LMTP to a
+content are always one turn.
 
-`outcome` says what has to come of each case. It follows from these rules, and names the exceptions:
+`outcome` returns the expected outcome of a case, by these rules and their exceptions:
 
-1. 421 refuses what it answers, whatever that is, and ends the connection (RFC 5321 3.8).
-2. 4xx and 5xx refuse what they answer, and nothing else; the connection stays (RFC 5321 4.2.1).
-   To VRFY, EXPN and HELP they are answers, and EHLO refused with 5xx leads to HELO.
-   A recipient's refusal is its own, the message goes to the others (RFC 5321 3.3).
-3. Another 2xx than usual is a success (RFC 5321 4.2), but not the greeting and those of AUTH and
-   STARTTLS, with which something begins: they have one code (`Place.is_exact`).
-4. A 3xx where none belongs means that both sides are out of sync: a ProtocolError, and the end.
-5. What is no reply is a ParseError, and the end.
-6. A reply that nothing asked for ends the connection: the operation it is found in is failed by it,
-   behind the answer to STARTTLS above all (RFC 3207 4.1); one that is complete already is not
-   undone. In the midst of a group it moves all that follow, so it shows at DATA.
-7. A message is delivered by a 2xx for it; it is unknown if its content has left and what came is
-   none of 2xx, 4xx and 5xx; else certainly not delivered. In LMTP this holds for each recipient.
+1. 421 refuses the command and ends the connection (RFC 5321 3.8).
+2. 4xx and 5xx refuse only that command; the connection stays usable (RFC 5321 4.2.1). For VRFY,
+   EXPN and HELP they are results, and EHLO refused with 5xx leads to HELO. If a recipient is
+   refused, the message goes to the others (RFC 5321 3.3).
+3. An unusual 2xx is a success (RFC 5321 4.2), except for the greeting, AUTH and STARTTLS, which
+   have one valid code (`Place.is_exact`).
+4. An unexpected 3xx means that both sides are out of sync: a ProtocolError; the connection is
+   closed.
+5. An invalid reply is a ParseError; the connection is closed.
+6. An unsolicited reply ends the connection: the operation that finds it fails, in particular after
+   the reply to STARTTLS (RFC 3207 4.1); a completed operation does not. Inside a group it shifts
+   the following replies, and is found at DATA.
+7. A message is delivered by a 2xx; it is unknown if its content was sent and the reply is none of
+   2xx, 4xx and 5xx; otherwise it is certainly not delivered. In LMTP this holds for each recipient.
 8. QUIT never fails.
-9. A challenge too many is cancelled, and the answer to that is the refusal (RFC 4954 4).
-10. A refused RSET refuses no message: the connection is at fault, and closed. What was asked of
-    recipients before it stands.
+9. An extra challenge is cancelled, and the reply to that is the refusal (RFC 4954 4).
+10. A refused RSET refuses no message: the connection is closed. Replies about recipients before it
+    remain valid.
 
 To add a way of sending: one more `Exchange` with its turns, and what is called for it in
 `tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
@@ -232,7 +233,7 @@ def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Out
         )
         return Outcome(None, None, delivered, is_usable, rejected=1)
     if place.step == "CONTENT" and _is_lmtp(case):
-        # Nobody answers for those behind a 421.
+        # After a 421 there is no reply for the other recipients.
         behind = DeliveryStatus.UNKNOWN if is_421 else DeliveryStatus.DELIVERED
         return Outcome(None, None, _statuses(case, DeliveryStatus.NOT_DELIVERED, behind), is_usable)
     if place.step == "EHLO" and case.kind in (Kind.UNKNOWN_COMMAND, Kind.PERMANENT):

@@ -1,27 +1,27 @@
-"""What has to come of several messages in one call when one reply is replaced: the rules.
+"""The expected outcomes of several messages in one call when one reply is replaced.
 
-A case is a place in the transaction of one of the messages, as `tests.support.reply_cases` has it
-for that message alone; here is what it does to those before and behind it.
+A case is a reply in the transaction of one message. `tests.support.reply_cases` has the outcome of
+that message alone; this module has those of the messages before and after it.
 
-1. Those before it are delivered: their replies have come.
+1. Messages before it are delivered: their replies have arrived.
 2. The message itself has the outcome that it has alone.
-3. If the connection can still be used then, those behind it are delivered; else they were not sent:
-   a ConnectionClosedError, and certain.
-4. A reply too many moves all that follow it in its turn. Where the content of one message leaves
-   with the envelope of the next, one behind an answer to the content shows at DATA of the next;
-   where each command waits, it is found before the next command leaves.
-5. What comes before the first command makes the call fail, and nothing is sent.
+3. If the connection is still usable, later messages are delivered; else they were certainly not
+   sent: a ConnectionClosedError.
+4. An extra reply shifts all replies after it in its round trip. If the content of one message is
+   sent with the envelope of the next, an extra reply after that to the content is found at the next
+   DATA; if each command waits, it is found before the next command is sent.
+5. An extra reply before the first command makes the call fail, and nothing is sent.
 
-With `Pipelining.EAGER` everything has left before the first reply, and the rules are others:
+With `Pipelining.EAGER` everything is sent before the first reply, and other rules apply:
 
-6. 4xx and 5xx refuse what they answer, and those behind are delivered. But a RSET that is refused
-   leaves in doubt which sender and recipients what follows was taken for: if that is taken, both
-   sides are out of sync.
-7. 421, replies out of sync and what is no reply end the connection: everything behind is unknown,
-   for its content has left. So is the message itself, unless 421 was its final reply, or refused
-   its sender.
-8. A reply too many is found at the end of the turn, and whose it was nobody knows: all are unknown
-   that had no outcome yet.
+6. 4xx and 5xx refuse one message, and later ones are delivered. But after a refused RSET the sender
+   and recipients of the next content are uncertain: if the server accepts it, both sides are out of
+   sync.
+7. 421, replies out of sync and invalid replies end the connection: all later messages are unknown,
+   because their content was sent. So is the message itself, unless 421 was its final reply, or
+   refused its sender.
+8. An extra reply is found at the end of the round trip. It may belong to any command, so all
+   messages without an outcome are unknown.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _affected(case: BatchReplyCase) -> Outcome:
     if alone.kind is Kind.EARLY:
         return _failed(case, ProtocolError, Phase.IDLE)
     if alone.place.step == "RSET" and alone.kind in REFUSALS:
-        # All before it ended in success, so nobody needs it.
+        # All messages before it were delivered, so it is not needed.
         return _delivered(case)
     return outcome(alone)
 

@@ -234,7 +234,7 @@ def run_many(
         requests: what to send.
         wire: the connection.
         is_fresh: whether the server has spoken just now.
-        take: outcomes after which nobody wants to know more.
+        take: the number of outcomes that the caller takes.
         outcomes: where to put them, for who wants to see them come.
     """
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)

@@ -1,4 +1,4 @@
-"""A server in miniature that does what its plans say and remembers what it has taken.
+"""A minimal server that follows its plans and records what it accepts.
 
 It is strict: a command out of place is refused, and as with Exim a MAIL inside a transaction is
 refused while everything behind it is taken for the transaction that is still there.

@@ -1,4 +1,4 @@
-"""The pytest plugin, in test runs of its own: what users get, and that it disturbs nobody."""
+"""The pytest plugin, in separate test runs: its fixtures, and that it has no side effects."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def run(path: Path) -> int:
         AssertionError: a block did not print what the page says, or a check failed.
         BaseException: what a block raised.
     """
-    # What nobody listens to goes to standard error, where the tests look for warnings of Python.
+    # Records without a handler go to standard error, where the tests look for warnings of Python.
     logging.lastResort = logging.NullHandler()
     program = [block for block in blocks(path.read_text()) if block.is_run]
     with Internet() as net:

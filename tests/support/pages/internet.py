@@ -4,7 +4,7 @@ A page says ``smtp.example.com`` and gets a server on this machine that has a ce
 name: the kind that is usual on the port. Names that are not meant for examples do not exist, so
 that no page can reach out. UNIX sockets are served wherever a page says that they are.
 
-Everybody's password is "password", and any token is good but the one called "expired".
+Every user's password is "password", and every token is valid except "expired".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _getaddrinfo, _connect, _connect_ex = (
 
 
 class Everybody(Mapping[str, str]):
-    """Users and their passwords: whoever it is."""
+    """A mapping in which every user exists."""
 
     def __getitem__(self, user: str) -> str:
         return "password"
