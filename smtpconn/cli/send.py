@@ -446,7 +446,7 @@ def dry_run(
     error: BaseException | None = None
     with transcript.Recorder(out.transcript_writer(args), keeps=False):
         try:
-            accepted, refused = _go_to(target, stage, args, files, replies, out)
+            accepted, refused = _go_to_stage(target, stage, args, files, replies, out)
         except SmtpError as raised:
             error, accepted, refused = raised, 0, 0
             out.transcript_error(str(raised))
@@ -467,7 +467,7 @@ def dry_run(
     return CommandResult.of(error, values)
 
 
-def _go_to(
+def _go_to_stage(
     target: Target,
     stage: str,
     args: argparse.Namespace,

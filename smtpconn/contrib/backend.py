@@ -142,7 +142,7 @@ class PooledBackend(abc.ABC, Generic[M]):
             ValidationError: an invalid setting, or no server is named.
             OSError: the client's certificate or key cannot be read.
         """
-        settings = self._settings_now()
+        settings = self._current_settings()
         context = self._chosen_context()
         if context is not None:
             server: ServerOptions = {**settings.server, "tls_context": context}
@@ -159,7 +159,7 @@ class PooledBackend(abc.ABC, Generic[M]):
             ValidationError: an invalid setting, or no server is named.
             OSError: the client's certificate or key, or ``cafile``, cannot be read.
         """
-        settings = self._settings_now()
+        settings = self._current_settings()
         ConnectionPool(settings.config_with_tls(), **settings.pool).close(0)
         return settings.pool
 
@@ -182,7 +182,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         Raises:
             OSError: the client's certificate or key, or ``cafile``, cannot be read.
         """
-        given = self._ssl_context or self._settings_now().server.get("tls_context")
+        given = self._ssl_context or self._current_settings().server.get("tls_context")
         if given is not None:
             return given
         cafile = self._settings.server.get("cafile")
@@ -270,10 +270,10 @@ class PooledBackend(abc.ABC, Generic[M]):
             self._settings.reword(error)
 
     @abc.abstractmethod
-    def anew(self) -> PooledBackend[M]:
+    def recreate(self) -> PooledBackend[M]:
         """A new backend as the framework makes it, from the settings of this process."""
 
-    def _settings_now(self) -> MailSettings:
+    def _current_settings(self) -> MailSettings:
         if self._left_out is not None:
             self._fill_in(self._left_out)
         now = {name: getattr(self, name) for name in COMMON_NAMES}
@@ -293,7 +293,7 @@ class PooledBackend(abc.ABC, Generic[M]):
 
         Queues pickle a message together with its backend. The process that sends it takes the
         missing values from its own settings."""
-        now = self._settings_now()
+        now = self._current_settings()
         values = {f.name: getattr(now, f.name) for f in fields(now)}
         values |= {"server": dict(now.server), "pool": dict(now.pool), "names": dict(now.names)}
         names = [name for name in SECRET_NAMES if values.pop(name)]
@@ -311,7 +311,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         Raises:
             ValidationError: they are for another server or login, which must not get the secrets.
         """
-        here = self.anew()._settings_now()
+        here = self.recreate()._current_settings()
         if _server_of(here) != left_out.server:
             raise ValidationError(
                 f"{', '.join(left_out.names)} of this backend were not pickled, and the settings "

@@ -121,7 +121,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         except ValidationError as error:
             raise _invalid_mailer(str(error), self.alias) from error
 
-    def anew(self) -> EmailBackend:
+    def recreate(self) -> EmailBackend:
         """A new backend by ``get_connection``, or by ``MAILERS`` under the same alias."""
         if self.alias is None:
             return EmailBackend()

@@ -56,7 +56,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         theirs["host"] = self.mailman.server
         self.take_settings(given, *_own_settings(theirs), theirs, names=_NAMES)
 
-    def anew(self) -> EmailBackend:
+    def recreate(self) -> EmailBackend:
         """A new backend as Flask-Mailman makes it for the current application."""
         return EmailBackend()
 

@@ -34,7 +34,7 @@ from smtpconn.contrib.delivery import (
     local_recipients,
     local_sender,
 )
-from smtpconn.contrib.logging_queue import Backlog, Batch, Entry, Rules, check_seconds
+from smtpconn.contrib.logging_queue import Batch, Entry, RecordQueue, Rules, check_seconds
 from smtpconn.contrib.settings import MailSettings
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
@@ -155,7 +155,7 @@ class PooledSmtpHandler(logging.Handler):
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
-        self._backlog = Backlog(self._rules)
+        self._queue = RecordQueue(self._rules)
         self._thread: threading.Thread | None = None
         self._own_ident = 0
         self._in_a_hurry = 0
@@ -175,19 +175,19 @@ class PooledSmtpHandler(logging.Handler):
     def dropped(self) -> int:
         """Records that were not mailed."""
         reset_if_forked()
-        return self._backlog.dropped
+        return self._queue.dropped
 
     @property
     def mailed(self) -> int:
         """Records in mails that the server accepted."""
         reset_if_forked()
-        return self._backlog.mailed
+        return self._queue.mailed
 
     @property
     def unknown(self) -> int:
         """Records in mails that may have been delivered."""
         reset_if_forked()
-        return self._backlog.unknown
+        return self._queue.unknown
 
     def getSubject(self, record: logging.LogRecord) -> str:
         """The subject for a record; a mail gets that of its most severe record."""
@@ -230,7 +230,7 @@ class PooledSmtpHandler(logging.Handler):
             self._work.notify_all()
             try:
                 self._gave_up = not self._progress.wait_for(
-                    lambda: self._backlog.is_empty or self._backlog.is_pausing,
+                    lambda: self._queue.is_empty or self._queue.is_pausing,
                     self._close_timeout,
                 )
             finally:
@@ -257,18 +257,18 @@ class PooledSmtpHandler(logging.Handler):
 
     def _put(self, entry: Entry) -> None:
         with self._lock:
-            if not self._backlog.has_room and self._block and not self._is_closed:
-                self._progress.wait_for(lambda: self._backlog.has_room, self._block)
-            if self._is_closed or not self._backlog.has_room:
-                self._backlog.drop(1)
+            if not self._queue.has_room and self._block and not self._is_closed:
+                self._progress.wait_for(lambda: self._queue.has_room, self._block)
+            if self._is_closed or not self._queue.has_room:
+                self._queue.drop(1)
                 return
-            is_news = self._backlog.add(entry)
+            is_news = self._queue.add(entry)
             if self._has_thread() and is_news:
                 self._work.notify_all()
 
     def _has_thread(self) -> bool:
         """Whether the thread runs; starts it if necessary."""
-        if self._thread is None and not self._backlog.is_empty:
+        if self._thread is None and not self._queue.is_empty:
             self._start()
         return self._thread is not None
 
@@ -297,9 +297,9 @@ class PooledSmtpHandler(logging.Handler):
         with self._lock:
             while True:
                 now = time.monotonic()
-                due = self._backlog.due_at(now, hurry=self._in_a_hurry > 0, last=self._is_closed)
+                due = self._queue.due_at(now, hurry=self._in_a_hurry > 0, last=self._is_closed)
                 if due is not None and due <= now:
-                    return self._backlog.take(now)
+                    return self._queue.take(now)
                 if self._is_closed:
                     return None
                 self._work.wait(None if due is None else due - now)
@@ -311,20 +311,20 @@ class PooledSmtpHandler(logging.Handler):
             data = self._compose(batch)
             seconds = min(self._seconds(), max(0.001, self._close_by - time.monotonic()))
             # SMTPHandler sends text unencoded; these mails must be as easy to read.
-            deliver(self._pool_now(), sender, recipients, data, seconds, as_it_stands=True)
+            deliver(self._current_pool(), sender, recipients, data, seconds, as_it_stands=True)
             settled = True
         except Exception as error:
             settled = True
             self._failed(batch, error)
         else:
             with self._lock:
-                self._backlog.delivered()
+                self._queue.delivered()
                 self._gave_up = False
         finally:
             with self._lock:
                 if not settled:
                     # A killed greenlet: the delivery status is not known.
-                    self._backlog.failed(0, certainly=False, may_retry=False)
+                    self._queue.failed(0, certainly=False, may_retry=False)
                 self._progress.notify_all()
 
     def _envelope(self) -> tuple[ReversePath, list[ForwardPath]]:
@@ -344,7 +344,7 @@ class PooledSmtpHandler(logging.Handler):
         secure = None if self.secure is None else tuple(self.secure)
         return self.mailhost, self.mailport, self.username, self._password, secure
 
-    def _pool_now(self) -> ConnectionPool:
+    def _current_pool(self) -> ConnectionPool:
         """The pool for the current attributes; a new one if they were changed."""
         now = self._server()
         if now == self._pool_is_for:
@@ -371,7 +371,7 @@ class PooledSmtpHandler(logging.Handler):
         is_unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
         is_transient = isinstance(error, SmtpError) and error.is_transient
         with self._lock:
-            again = self._backlog.failed(
+            again = self._queue.failed(
                 time.monotonic(),
                 certainly=not is_unknown,
                 may_retry=is_transient and not self._is_closed,
@@ -415,7 +415,7 @@ class PooledSmtpHandler(logging.Handler):
         if takes_over:
             self._run()
         with self._lock:
-            left = self._backlog.abandon()
+            left = self._queue.abandon()
         if self._owns_pool:
             self._pool.close(0)
         if left:

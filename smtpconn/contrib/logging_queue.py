@@ -93,7 +93,7 @@ def check_seconds(name: str, value: float) -> float:
     return value
 
 
-class Backlog:
+class RecordQueue:
     """The records that wait, and the mail in flight.
 
     Attributes:

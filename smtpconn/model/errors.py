@@ -140,7 +140,7 @@ class SmtpError(smtplib.SMTPException):
         self.may_have_been_delivered = may_have_been_delivered
         self.phase = self.phase if phase is None else phase
         if cause is not None:
-            self._take_from(cause)
+            self._take_cause(cause)
         if facts is not None:
             self._take_facts(facts)
 
@@ -190,7 +190,7 @@ class SmtpError(smtplib.SMTPException):
         """The error with these ``args``, and what a caller added to it (notes, attributes)."""
         error = cls.__new__(cls)
         # A user's subclass may have a constructor with other arguments.
-        public = _VARIANTS[cls.__mro__[_depth_of_ours(cls)]][0]
+        public = _VARIANTS[cls.__mro__[_depth_of_smtpconn_class(cls)]][0]
         public.__init__(error, *args)  # type: ignore[arg-type]
         vars(error).update(added)
         return error
@@ -234,7 +234,7 @@ class SmtpError(smtplib.SMTPException):
         """
         return {name: facts[name] for name in _CAUSE_FACTS if name in facts}
 
-    def _take_from(self, cause: BaseException) -> None:
+    def _take_cause(self, cause: BaseException) -> None:
         """Take over the class and the numbers of the error behind this one."""
         for name in _CAUSE_FACTS:
             if (value := getattr(cause, name, None)) is not None:
@@ -434,7 +434,7 @@ def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
             _CLASSES[public, other, is_retryable] = kind
 
 
-def _depth_of_ours(cls: type[SmtpError]) -> int:
+def _depth_of_smtpconn_class(cls: type[SmtpError]) -> int:
     """The position of the first smtpconn error in the ``__mro__`` of a class."""
     return next(depth for depth, base in enumerate(cls.__mro__) if base in _VARIANTS)
 

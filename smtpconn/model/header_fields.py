@@ -256,7 +256,7 @@ def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
             run += [blank, word] if run else [word]
     if run:
         parts += _encoded(run_blank, "".join(run))
-    return _laid_out(name, parts)
+    return _fold_parts(name, parts)
 
 
 def _is_sendable(word: str, behind: int, *, utf8: bool) -> bool:
@@ -270,7 +270,7 @@ def _encoded(blank: str, text: str) -> list[tuple[str, str]]:
     return [(blank, first), *((" ", word) for word in others)]
 
 
-def _laid_out(name: str, parts: Iterable[tuple[str, str]]) -> str:
+def _fold_parts(name: str, parts: Iterable[tuple[str, str]]) -> str:
     lines = [f"{name}:"]
     is_begin = True
     for blank, word in parts:

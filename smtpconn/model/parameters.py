@@ -221,11 +221,11 @@ def mail_parameters(
         check_size(size, capabilities, Phase.MAIL)
         words.append(f"SIZE={size}")
     if params is not NO_MAIL_PARAMS:
-        _add_what_is_asked_for(words, params, capabilities)
+        _add_requested_words(words, params, capabilities)
     return " " + " ".join(words) if words else ""
 
 
-def _add_what_is_asked_for(
+def _add_requested_words(
     words: list[str], params: MailFromParams, capabilities: ServerCapabilities
 ) -> None:
     if params.ret is not None:

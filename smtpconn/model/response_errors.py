@@ -223,7 +223,7 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
 
     def _take_rejected(self, rejected: tuple[RejectedRecipient, ...]) -> None:
         self.rejected_recipients = rejected
-        self.recipients = _as_smtplib_has_them(rejected)
+        self.recipients = _recipients_dict(rejected)
 
     def _facts(self) -> dict[str, object]:
         rejected = [[str(r.recipient), _reply_facts(r.response)] for r in self.rejected_recipients]
@@ -238,7 +238,7 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
         )
         return state | {
             "rejected_recipients": rejected,
-            "recipients": _as_smtplib_has_them(rejected),
+            "recipients": _recipients_dict(rejected),
         }
 
 
@@ -275,7 +275,7 @@ def explain(
         if error.phase is Phase.MAIL:
             error.sender = sender
         elif error.phase is Phase.RCPT:
-            error.recipients = _as_smtplib_has_them(rejected)
+            error.recipients = _recipients_dict(rejected)
     elif isinstance(error, AllRecipientsFailedError) and error.rejected_recipients:
         about = error.rejected_recipients[0].response
     else:
@@ -292,7 +292,7 @@ def _text(response: SmtpResponse) -> bytes:
     return "\n".join(response.lines).encode("utf-8", "surrogateescape")
 
 
-def _as_smtplib_has_them(rejected: Sequence[RejectedRecipient]) -> dict[str, tuple[int, bytes]]:
+def _recipients_dict(rejected: Sequence[RejectedRecipient]) -> dict[str, tuple[int, bytes]]:
     return {str(r.recipient): (r.response.code, _text(r.response)) for r in rejected}
 
 

@@ -78,7 +78,7 @@ def refused(
     return as_smtplib(error)
 
 
-def about(error: SmtpError, sender: str, recipients: dict[str, str]) -> SmtpError:
+def with_given_addresses(error: SmtpError, sender: str, recipients: dict[str, str]) -> SmtpError:
     """Replace the addresses in an error by those that the caller gave.
 
     Args:

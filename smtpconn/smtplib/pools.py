@@ -186,7 +186,7 @@ class Server:
             reply = self.start_tls_reply
             if reply is not None and self._known_hello(context, name) is not None:
                 return reply
-            connection = self.take_parked(None) or self._greeted_well(deadline)
+            connection = self.take_parked(None) or self._greeted_connection(deadline)
             try:
                 reply = upgrade(connection, context, verb, name, deadline)
             except BaseException:
@@ -256,7 +256,7 @@ class Server:
         if connection is None and context is not None and self.address.context is None:
             connection = self.take_parked(None)
         if connection is None:
-            connection = self._greeted_well(deadline, tls_session)
+            connection = self._greeted_connection(deadline, tls_session)
         try:
             if context is not None and connection.tls is None:
                 reply = upgrade(connection, context, verb, name, deadline)
@@ -277,7 +277,7 @@ class Server:
     def _new(
         self, context: ssl.SSLContext | None, name: str, deadline: Deadline
     ) -> CommandConnection:
-        connection = self._greeted_well(deadline)
+        connection = self._greeted_connection(deadline)
         if context is not None and connection.tls is None:
             try:
                 upgrade(connection, context, self.verb, name, deadline)
@@ -291,7 +291,7 @@ class Server:
         """A new connection after its greeting."""
         return "lhlo" if self.address.protocol is Protocol.LMTP else "ehlo"
 
-    def _greeted_well(
+    def _greeted_connection(
         self, deadline: Deadline, tls_session: ssl.SSLSession | None = None
     ) -> CommandConnection:
         connection, greeting = self._greeted(deadline, tls_session)

@@ -50,7 +50,7 @@ from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.protocol.transaction import transact
 from smtpconn.smtplib import settings
 from smtpconn.smtplib.connection import CommandConnection
-from smtpconn.smtplib.errors import Translated, about, as_smtplib, refused
+from smtpconn.smtplib.errors import Translated, as_smtplib, refused, with_given_addresses
 from smtpconn.smtplib.paths import (
     forward_path,
     mail_options,
@@ -572,7 +572,7 @@ class SMTP(smtplib.SMTP):
         try:
             result = self._transact(make, deadline)
         except SmtpError as error:
-            about(error, from_addr, recipients)
+            with_given_addresses(error, from_addr, recipients)
             if isinstance(error, (ResponseError, AllRecipientsFailedError)):
                 self._rset()
             raise

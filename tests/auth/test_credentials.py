@@ -221,7 +221,7 @@ def test_a_token_stays_itself() -> None:
 REFUSALS = [421, 450, 454, 500, 501, 502, 503, 504, 530, 534, 535, 538, 550, 554]
 
 
-class Played:
+class LoginAttempts:
     """A server that refuses some mechanisms, and what a `LoginPlan` makes of that.
 
     Args:
@@ -286,7 +286,7 @@ def test_what_follows_a_refused_challenge_response(
     strong: str, code: int, *, is_trusted: bool
 ) -> None:
     """PLAIN follows a code for "not supported"; after 535 only on a verified connection."""
-    played = Played({strong: code}, order=(strong, "PLAIN", "LOGIN"), is_trusted=is_trusted)
+    played = LoginAttempts({strong: code}, order=(strong, "PLAIN", "LOGIN"), is_trusted=is_trusted)
     follows = code in (500, 502, 504, 534) or (code == 535 and is_trusted)
     assert played.won == ("PLAIN" if follows else "")
     assert played.attempts == ([strong, "PLAIN"] if follows else [strong])
@@ -298,7 +298,7 @@ def test_what_follows_a_refused_challenge_response(
 def test_nothing_follows_a_refused_password(shown: str, code: int, others: tuple[str, ...]) -> None:
     """The account would be locked. After 534, "too weak", comes what does not show it, alone."""
     refused = dict.fromkeys((shown, *others), code)
-    played = Played(refused, order=(shown, *(name for name in others if name != shown)))
+    played = LoginAttempts(refused, order=(shown, *(name for name in others if name != shown)))
     stronger = [name for name in others if code == 534 and name == "CRAM-MD5"]
     assert played.attempts == [shown, *stronger]
 
@@ -306,7 +306,7 @@ def test_nothing_follows_a_refused_password(shown: str, code: int, others: tuple
 @pytest.mark.parametrize("code", REFUSALS)
 def test_one_attempt_after_a_refused_proof(code: int) -> None:
     """After a 535 one password is shown, and whatever comes of that is the end."""
-    played = Played({"CRAM-MD5": 535, "PLAIN": code}, order=("CRAM-MD5", "PLAIN", "LOGIN"))
+    played = LoginAttempts({"CRAM-MD5": 535, "PLAIN": code}, order=("CRAM-MD5", "PLAIN", "LOGIN"))
     assert played.attempts == ["CRAM-MD5", "PLAIN"]
     assert played.error.response.code == code
     assert played.error.is_transient == (code < 500)
@@ -314,8 +314,8 @@ def test_one_attempt_after_a_refused_proof(code: int) -> None:
 
 def test_no_second_challenge_response_after_a_refused_proof() -> None:
     """A wrong password is wrong for CRAM-MD5, too."""
-    assert Played({"SCRAM-SHA-256": 535}).attempts == ["SCRAM-SHA-256", "PLAIN"]
-    assert Played({"SCRAM-SHA-256": 504, "CRAM-MD5": 502}).attempts == [
+    assert LoginAttempts({"SCRAM-SHA-256": 535}).attempts == ["SCRAM-SHA-256", "PLAIN"]
+    assert LoginAttempts({"SCRAM-SHA-256": 504, "CRAM-MD5": 502}).attempts == [
         "SCRAM-SHA-256", "CRAM-MD5", "PLAIN",
     ]  # fmt: skip
 
@@ -325,11 +325,13 @@ def test_a_binding_that_the_server_does_not_know(code: int) -> None:
     """Refused before the password has played any part, SCRAM goes on with the next SCRAM."""
     order = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "CRAM-MD5", "PLAIN")
     refused = {"SCRAM-SHA-256-PLUS": code}
-    played = Played(refused, order=order, unheard=("SCRAM-SHA-256-PLUS",))
+    played = LoginAttempts(refused, order=order, unheard=("SCRAM-SHA-256-PLUS",))
     assert played.won == "SCRAM-SHA-256"
-    both = Played(refused | {"SCRAM-SHA-256": 535}, order=order, unheard=("SCRAM-SHA-256-PLUS",))
+    both = LoginAttempts(
+        refused | {"SCRAM-SHA-256": 535}, order=order, unheard=("SCRAM-SHA-256-PLUS",)
+    )
     assert both.attempts == ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN"]
-    later = Played({"SCRAM-SHA-256-PLUS": 454}, order=order, unheard=("SCRAM-SHA-256-PLUS",))
+    later = LoginAttempts({"SCRAM-SHA-256-PLUS": 454}, order=order, unheard=("SCRAM-SHA-256-PLUS",))
     assert later.attempts == ["SCRAM-SHA-256-PLUS"]
 
 
@@ -348,7 +350,7 @@ def test_a_cancelled_login_is_the_end() -> None:
 
 def test_no_password_is_shown_without_tls_after_a_refusal() -> None:
     """The refusal is told then, not that TLS is missing."""
-    played = Played({"CRAM-MD5": 504}, order=("CRAM-MD5", "PLAIN"), may_show=False)
+    played = LoginAttempts({"CRAM-MD5": 504}, order=("CRAM-MD5", "PLAIN"), may_show=False)
     assert played.attempts == ["CRAM-MD5"]
     assert played.error.response.code == 504
     assert "PLAIN: not tried, it would show the secret without TLS" in played.error.tried
@@ -357,22 +359,26 @@ def test_no_password_is_shown_without_tls_after_a_refusal() -> None:
 def test_what_worked_last_time_goes_first() -> None:
     """But no password is shown for a memory's sake where it would not come to that by itself."""
     order = ("CRAM-MD5", "PLAIN", "LOGIN")
-    assert Played({}, order=order, begin_with="LOGIN").attempts == ["LOGIN"]
-    assert Played({}, order=order, begin_with="LOGIN", is_trusted=False).attempts == ["CRAM-MD5"]
-    assert Played({}, order=order, begin_with="SCRAM-SHA-1").attempts == ["CRAM-MD5"]
-    assert Played({"LOGIN": 535}, order=order, begin_with="LOGIN").attempts == ["LOGIN"]
+    assert LoginAttempts({}, order=order, begin_with="LOGIN").attempts == ["LOGIN"]
+    assert LoginAttempts({}, order=order, begin_with="LOGIN", is_trusted=False).attempts == [
+        "CRAM-MD5"
+    ]
+    assert LoginAttempts({}, order=order, begin_with="SCRAM-SHA-1").attempts == ["CRAM-MD5"]
+    assert LoginAttempts({"LOGIN": 535}, order=order, begin_with="LOGIN").attempts == ["LOGIN"]
 
 
 def test_the_error_lists_what_was_tried() -> None:
     """Each mechanism with its reply, in order, in the text and as an attribute."""
-    error = Played({"CRAM-MD5": 535, "PLAIN": 535}, order=("CRAM-MD5", "PLAIN")).error
+    error = LoginAttempts({"CRAM-MD5": 535, "PLAIN": 535}, order=("CRAM-MD5", "PLAIN")).error
     assert error.tried == ("CRAM-MD5: 535 no CRAM-MD5", "PLAIN: 535 no PLAIN")
     assert "tried CRAM-MD5: 535 no CRAM-MD5; PLAIN: 535 no PLAIN" in str(error)
     again = pickle.loads(pickle.dumps(error))
     assert (again.tried, str(again)) == (error.tried, str(error))
-    untrusted = Played({"CRAM-MD5": 535}, order=("CRAM-MD5", "PLAIN"), is_trusted=False).error
+    untrusted = LoginAttempts(
+        {"CRAM-MD5": 535}, order=("CRAM-MD5", "PLAIN"), is_trusted=False
+    ).error
     assert 'mechanisms=("PLAIN",)' in untrusted.tried[1]
-    assert Played({"PLAIN": 535}, order=("PLAIN", "LOGIN")).error.tried == ()
+    assert LoginAttempts({"PLAIN": 535}, order=("PLAIN", "LOGIN")).error.tried == ()
 
 
 @pytest.mark.parametrize(

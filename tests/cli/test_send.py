@@ -387,7 +387,7 @@ def quiet() -> Output:
     return Output(stdout=io.StringIO(), stderr=io.StringIO())
 
 
-class Full(io.RawIOBase):
+class FullDisk(io.RawIOBase):
     """A file on a full disk."""
 
     def writable(self) -> bool:
@@ -622,7 +622,7 @@ def test_a_report_that_cannot_be_written(
 ) -> None:
     """The exit code is that of the messages, and the unknown ones are named on standard error."""
     server.fault("CONTENT", close=True)
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(Full())))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(FullDisk())))
     code = main(["send", server.url, *files[:3], "--connections", "1"])
     err = capsys.readouterr().err
     assert code == 41

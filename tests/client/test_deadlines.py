@@ -757,7 +757,7 @@ def test_nothing_leaves_behind_the_deadline(ends: tuple[Transport, socket.socket
         peer.recv(1)
 
 
-class Wanting(ssl.SSLSocket):
+class RenegotiatingSocket(ssl.SSLSocket):
     """A TLS socket that wants the opposite before it can go on, as while it renegotiates."""
 
     wants: type[OSError] | None = None
@@ -785,11 +785,13 @@ class Wanting(ssl.SSLSocket):
 
 
 @contextmanager
-def wanting(certificates: Certificates) -> Iterator[tuple[Transport, Wanting, socket.socket]]:
+def wanting(
+    certificates: Certificates,
+) -> Iterator[tuple[Transport, RenegotiatingSocket, socket.socket]]:
     """A transport, its TLS socket, and its peer's socket."""
     left, right = socket.socketpair()
     context = certificates.client_context()
-    context.sslsocket_class = Wanting
+    context.sslsocket_class = RenegotiatingSocket
     with left, right, ThreadPoolExecutor(1) as executor:
         handshake = executor.submit(
             certificates.server_context().wrap_socket, right, server_side=True
@@ -798,7 +800,7 @@ def wanting(certificates: Certificates) -> Iterator[tuple[Transport, Wanting, so
         transport.start_tls(context, "localhost", Deadline(LONG_TIMEOUT))
         with handshake.result() as peer:
             tls = transport.tls
-            assert isinstance(tls, Wanting)
+            assert isinstance(tls, RenegotiatingSocket)
             transport.receive_now()  # session tickets
             try:
                 yield transport, tls, peer

@@ -135,7 +135,7 @@ def test_an_answer_at_the_last_moment_counts(
     driver, peer = ends
     over = 0.01
 
-    class AtTheLastMoment(Transport):
+    class EndingTransport(Transport):
         """Its time, or its connection, ends when the answer has just come."""
 
         def receive(self, deadline: Deadline) -> bytes:
@@ -145,7 +145,7 @@ def test_an_answer_at_the_last_moment_counts(
                 select.select([], [], [], over)
             raise error
 
-    monkeypatch.setattr(driver.transport, "__class__", AtTheLastMoment)
+    monkeypatch.setattr(driver.transport, "__class__", EndingTransport)
     assert run(driver, content(b"hello\r\n.\r\n"), over) == 250
     assert driver.transport.is_open is isinstance(error, TimeoutError)
 

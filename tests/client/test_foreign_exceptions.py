@@ -32,7 +32,7 @@ from tests.support.foreign_exceptions import (
     PEOPLE,
     POOL,
     TIMEOUT,
-    Site,
+    StoringServer,
     check,
     content_of,
     send_many_on_a_connection,
@@ -45,16 +45,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def storing_server() -> Iterator[StoringServer]:
     """A server."""
     with SmtpServer() as server:
-        yield Site(server)
+        yield StoringServer(server)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_send_many_on_a_connection(site: Site, mode: Pipelining) -> None:
+def test_send_many_on_a_connection(storing_server: StoringServer, mode: Pipelining) -> None:
     """`SmtpConnection.send_many`: each message that was taken has its true outcome afterwards."""
-    places = every_place(send_many_on_a_connection(site, mode), CONNECTION, step=7)
+    places = every_place(send_many_on_a_connection(storing_server, mode), CONNECTION, step=7)
     print(f"{places} places")
     assert places > 400
 
@@ -62,33 +62,33 @@ def test_send_many_on_a_connection(site: Site, mode: Pipelining) -> None:
 def test_send_many_over_lmtp() -> None:
     """The same with an answer per recipient."""
     with SmtpServer(protocol="LMTP") as server:
-        scenario = send_many_on_a_connection(Site(server), Pipelining.AUTO, lmtp=True)
+        scenario = send_many_on_a_connection(StoringServer(server), Pipelining.AUTO, lmtp=True)
         assert every_place(scenario, CONNECTION, step=7) > 400
 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
-def test_send_on_a_reused_connection(site: Site, mode: Pipelining) -> None:
+def test_send_on_a_reused_connection(storing_server: StoringServer, mode: Pipelining) -> None:
     """`ConnectionPool.send`: the exception comes out as it is, and nothing is sent again."""
-    places = every_place(send_on_a_reused_connection(site, mode), POOL)
+    places = every_place(send_on_a_reused_connection(storing_server, mode), POOL)
     print(f"{places} places")
     assert places > 100
 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
-def test_send_many_over_a_pool(site: Site, mode: Pipelining) -> None:
+def test_send_many_over_a_pool(storing_server: StoringServer, mode: Pipelining) -> None:
     """`ConnectionPool.send_many`: the exception comes out behind the true outcomes of all."""
-    places = every_place(send_many_over_a_pool(site, mode), POOL, step=7)
+    places = every_place(send_many_over_a_pool(storing_server, mode), POOL, step=7)
     print(f"{places} places")
     assert places > 200
 
 
-def test_an_exception_while_outcomes_are_read(site: Site) -> None:
+def test_an_exception_while_outcomes_are_read(storing_server: StoringServer) -> None:
     """What is raised in ``next`` comes out of it and loses nothing: the next one goes on."""
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        letters = site.letters(4)
+        letters = storing_server.letters(4)
         outcomes: list[SendOutcome] = []
-        with ConnectionPool(site.server.url, max_size=2, keepalive=None) as pool:
+        with ConnectionPool(storing_server.server.url, max_size=2, keepalive=None) as pool:
             stream = pool.send_many(letters)
             for _ in range(2):
                 raised: BaseException | None = None
@@ -103,7 +103,7 @@ def test_an_exception_while_outcomes_are_read(site: Site) -> None:
         assert {id(o.envelope) for o in outcomes} == set(map(id, letters)), where
         assert len(outcomes) == len(letters), where
         assert [o.error for o in outcomes] == [None] * 4, where
-        assert set(site.stored().values()) == {2}, where
+        assert set(storing_server.stored().values()) == {2}, where
 
     places = every_place(scenario, ("pool/bulk.py",))
     print(f"{places} places")
@@ -139,16 +139,18 @@ def signal_when(server: SmtpServer, condition: Callable[[], bool]) -> threading.
 
 @pytest.mark.parametrize("make", ERRORS, ids=lambda make: repr(make()))
 def test_a_signal_while_many_wait_for_an_answer(
-    site: Site, alarm: Callable[[BaseException], None], make: Callable[[], BaseException]
+    storing_server: StoringServer,
+    alarm: Callable[[BaseException], None],
+    make: Callable[[], BaseException],
 ) -> None:
     """A handler's exception out of a system call that waits: the first message is delivered."""
-    server, error = site.server, make()
+    server, error = storing_server.server, make()
     server.fault("CONTENT", hang=True, skip=1)
     alarm(error)
     with SmtpConnection.connect(
         server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=Pipelining.OFF
     ) as connection:
-        outcomes = connection.send_many(site.letters(3))
+        outcomes = connection.send_many(storing_server.letters(3))
         first = next(outcomes)
         thread = signal_when(server, lambda: server.connections[0].commands.count("DATA") == 2)
         with pytest.raises(type(error)) as caught:
@@ -168,13 +170,13 @@ def test_a_signal_while_many_wait_for_an_answer(
 @pytest.mark.parametrize("make", ERRORS, ids=lambda make: repr(make()))
 @pytest.mark.parametrize("step", ["MAIL", "CONTENT"])
 def test_a_signal_while_a_pool_waits_for_an_answer(
-    site: Site,
+    storing_server: StoringServer,
     alarm: Callable[[BaseException], None],
     make: Callable[[], BaseException],
     step: str,
 ) -> None:
     """On a reused connection, too, it is no sign of death: nothing is sent again."""
-    server, error = site.server, make()
+    server, error = storing_server.server, make()
     alarm(error)
     with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
         pool.send("me@x.example", PEOPLE, b"first\r\n")
@@ -217,7 +219,7 @@ class Refusing(logging.Filter):
     ("begins", "is_stored"), [("<- 250 2.0.0", True), ("-> <content>", False), ("-> MAIL", False)]
 )
 def test_a_logging_filter_that_raises(
-    site: Site, make: Callable[[], BaseException], begins: str, is_stored: bool
+    storing_server: StoringServer, make: Callable[[], BaseException], begins: str, is_stored: bool
 ) -> None:
     """Its exception comes out behind the outcomes, which are true; nothing is "unreadable"."""
     error = make()
@@ -226,16 +228,16 @@ def test_a_logging_filter_that_raises(
     log.addFilter(refusing)
     log.setLevel(logging.DEBUG)
     try:
-        with ConnectionPool(site.server.url, max_size=1, keepalive=None) as pool:
+        with ConnectionPool(storing_server.server.url, max_size=1, keepalive=None) as pool:
             outcomes: list[SendOutcome] = []
             with pytest.raises(type(error)) as caught:
-                outcomes.extend(pool.send_many(site.letters(3)))
+                outcomes.extend(pool.send_many(storing_server.letters(3)))
             assert caught.value is error
             error.__traceback__ = error.__context__ = None
     finally:
         log.setLevel(logging.NOTSET)
         log.removeFilter(refusing)
-    stored = site.stored()
+    stored = storing_server.stored()
     assert outcomes
     for outcome in outcomes:
         check(stored.pop(content_of(outcome), 0), outcome, begins)
@@ -244,22 +246,24 @@ def test_a_logging_filter_that_raises(
 
 
 @pytest.mark.parametrize("action", [Action.SEND, Action.CHECKIN])
-def test_a_hook_that_ends_the_thread(site: Site, action: Action) -> None:
+def test_a_hook_that_ends_the_thread(storing_server: StoringServer, action: Action) -> None:
     """What is no Exception passes a pool's hook: the message it was told of is delivered."""
 
     def hook(event: PoolEvent) -> None:
         if event.action is action and event.stage is Stage.DONE:
             raise Killed
 
-    with ConnectionPool(site.server.url, max_size=1, keepalive=None, on_event=hook) as pool:
+    with ConnectionPool(
+        storing_server.server.url, max_size=1, keepalive=None, on_event=hook
+    ) as pool:
         outcomes: list[SendOutcome] = []
         with pytest.raises(Killed):
-            outcomes.extend(pool.send_many(site.letters(3)))
+            outcomes.extend(pool.send_many(storing_server.letters(3)))
     # A lent connection comes back when the messages that lay ready are sent.
     sent = 1 if action is Action.SEND else len(outcomes)
     assert [o.error for o in outcomes[:sent]] == [None] * sent
     assert not any(o.error is None or o.error.may_have_been_delivered for o in outcomes[sent:])
-    assert len(site.server.messages) == sent
+    assert len(storing_server.server.messages) == sent
 
 
 class Broken(SmtpError):
@@ -274,7 +278,7 @@ class Broken(SmtpError):
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 @pytest.mark.parametrize("over", ["connection", "pool"])
 def test_a_source_that_fails_is_its_own_messages_outcome(
-    site: Site, error: Exception, blocks: int, over: str
+    storing_server: StoringServer, error: Exception, blocks: int, over: str
 ) -> None:
     """Whatever it raises, and wherever: it cannot be read, and certainly was not delivered."""
 
@@ -282,8 +286,8 @@ def test_a_source_that_fails_is_its_own_messages_outcome(
         yield from [b"a line\r\n"] * blocks
         raise error
 
-    good, bad = site.letters(1)[0], Envelope("me@x.example", PEOPLE, breaking())
-    with ConnectionPool(site.server.url, max_size=1, keepalive=None) as pool:
+    good, bad = storing_server.letters(1)[0], Envelope("me@x.example", PEOPLE, breaking())
+    with ConnectionPool(storing_server.server.url, max_size=1, keepalive=None) as pool:
         if over == "pool":
             outcomes = list(pool.send_many([good, bad]))
         else:
@@ -294,16 +298,16 @@ def test_a_source_that_fails_is_its_own_messages_outcome(
     assert "could not be read" in str(outcomes[1].error)
     assert outcomes[1].error.__cause__ is error
     assert not outcomes[1].error.may_have_been_delivered
-    assert len(site.server.messages) == 1
+    assert len(storing_server.server.messages) == 1
 
 
-def test_a_long_message_in_one_chunk(site: Site) -> None:
+def test_a_long_message_in_one_chunk(storing_server: StoringServer) -> None:
     """Its last byte may have left although the write of it never came back."""
     long = b"Subject: long\r\n\r\n" + b"x" * 70 + b"\r\n"
     long += (b"y" * 70 + b"\r\n") * 2000
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        server = site.server
+        server = storing_server.server
         connection = SmtpConnection.connect(
             server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=Pipelining.EAGER
         )
@@ -318,7 +322,7 @@ def test_a_long_message_in_one_chunk(site: Site) -> None:
         assert raised is (error if injector.where else None)
         outcomes += stream
         connection.close()
-        stored = site.stored()[long]
+        stored = storing_server.stored()[long]
         for outcome in outcomes:
             check(stored, outcome, injector.where)
 

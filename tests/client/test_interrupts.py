@@ -53,8 +53,8 @@ def take_all(pool: ConnectionPool, count: int) -> None:
             stack.enter_context(pool.connection(2)).noop()
 
 
-class Victim:
-    """A thread that takes and gives until it is told to stop, whatever interrupts it.
+class PoolUser:
+    """A thread that borrows and returns connections until it is stopped.
 
     An exception may hit anywhere, also in here; so what it does in between is one call, and the
     thread goes on as long as it was not told to stop.
@@ -117,27 +117,27 @@ def test_exceptions_out_of_nowhere(
     """A pool of four keeps four leases although eight threads are interrupted hundreds of times."""
     chance, pause = random.Random(4711), threading.Event()
     pool = ConnectionPool(server.url, max_size=4, keepalive=None, max_connecting=4)
-    victims = [Victim(pool, use) for _ in range(8)]
-    for victim in victims:
-        victim.thread.start()
+    users = [PoolUser(pool, use) for _ in range(8)]
+    for user in users:
+        user.thread.start()
     end, injected_count = time.monotonic() + 1.5, 0
     while time.monotonic() < end:
-        raise_in_thread(chance.choice(victims).thread, Injected)
+        raise_in_thread(chance.choice(users).thread, Injected)
         injected_count += 1
         pause.wait(chance.random() * 0.004)  # at random moments is what is wanted
-    for victim in victims:
-        victim.over = True
-    for victim in victims:
-        victim.thread.join(10)
-        assert not victim.thread.is_alive()
+    for user in users:
+        user.over = True
+    for user in users:
+        user.thread.join(10)
+        assert not user.thread.is_alive()
     gc.collect()
     stats = pool.stats()
     print(
-        f"{injected_count} exceptions, {sum(v.injected for v in victims)} felt, "
-        f"{sum(v.rounds for v in victims)} rounds, {stats.connects} connects"
+        f"{injected_count} exceptions, {sum(v.injected for v in users)} felt, "
+        f"{sum(v.rounds for v in users)} rounds, {stats.connects} connects"
     )
-    assert sum(v.injected for v in victims) > 50
-    assert [e for v in victims for e in v.errors] == []
+    assert sum(v.injected for v in users) > 50
+    assert [e for v in users for e in v.errors] == []
     assert (stats.in_use, stats.waiting, stats.connecting) == (0, 0, 0)
     assert stats.idle <= 4
     take_all(pool, 4)

@@ -10,7 +10,7 @@ import pytest
 
 from smtpconn.contrib.logging import PooledSmtpHandler
 from smtpconn.testing import SmtpServer
-from tests.support.log_mail import FROM, NEVER, TO, Complaints, MakeHandler
+from tests.support.log_mail import FROM, NEVER, TO, MakeHandler, RecordingHandler
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def make(server: SmtpServer, logger: logging.Logger) -> Iterator[MakeHandler]:
 
     def make_one(**options: object) -> PooledSmtpHandler:
         settings = {"mailhost": server.url, "group_for": NEVER, "fromaddr": FROM, "toaddrs": TO}
-        handler = Complaints(subject="Errors", **(settings | options))  # type: ignore[arg-type]
+        handler = RecordingHandler(subject="Errors", **(settings | options))  # type: ignore[arg-type]
         made.append(handler)
         logger.addHandler(handler)
         return handler

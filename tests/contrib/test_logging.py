@@ -20,8 +20,8 @@ from tests.support.log_mail import (
     FROM,
     NEVER,
     TO,
-    Complaints,
     MakeHandler,
+    RecordingHandler,
     is_in_flight,
     read,
     text_of,
@@ -328,7 +328,7 @@ def test_a_refused_mail_is_dropped_and_told(
     logger.error("one")
     logger.error("two")
     handler.flush()
-    assert isinstance(handler, Complaints)
+    assert isinstance(handler, RecordingHandler)
     assert handler.errors == ("AllRecipientsFailedError: %d log records to be mailed",)
     assert handler.dropped == 2
     logger.error("three")
@@ -349,7 +349,7 @@ def test_a_refusal_for_now_is_tried_again(
     logger.error("one")
     server.wait_for_messages(1)
     handler.flush()
-    assert isinstance(handler, Complaints)
+    assert isinstance(handler, RecordingHandler)
     assert handler.errors == ("TransientError: %d log records to be mailed",)
     assert (handler.mailed, handler.dropped) == (1, 0)
 
@@ -392,7 +392,7 @@ def test_a_record_that_cannot_be_formatted(
     handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("seven",)}))
     logger.error("fine")
     handler.flush()
-    assert isinstance(handler, Complaints)
+    assert isinstance(handler, RecordingHandler)
     assert handler.errors == ("TypeError: %d",)
     assert text_of(server.messages[0]).strip() == "fine"
 

@@ -51,8 +51,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What sessions are played on, and who is told how late they were."""
+class CutRunner:
+    """The servers, the TLS contexts, and the record of late operations."""
 
     servers: Executor
     contexts: Contexts
@@ -60,37 +60,37 @@ class Bench:
 
 
 @pytest.fixture
-def bench(contexts: Contexts, was_late: WasLate) -> Iterator[Bench]:
+def runner(contexts: Contexts, was_late: WasLate) -> Iterator[CutRunner]:
     """With threads for the servers of many cases."""
     with ThreadPoolExecutor(RUNNER_THREADS) as servers:
-        yield Bench(servers, contexts, was_late)
+        yield CutRunner(servers, contexts, was_late)
 
 
-def reference(case: SessionCase, bench: Bench) -> Record:
+def reference(case: SessionCase, runner: CutRunner) -> Record:
     """The session uncut, in which everything is delivered."""
-    record = play(case, None, bench.servers, bench.contexts)
+    record = play(case, None, runner.servers, runner.contexts)
     assert record.error is None
     assert record.statuses == [DeliveryStatus.DELIVERED] * len(record.witness.stored)
     assert record.taken == record.witness.read
     return record
 
 
-def run(case: SessionCase, cuts: Sequence[Cut], bench: Bench) -> None:
+def run(case: SessionCase, cuts: Sequence[Cut], runner: CutRunner) -> None:
     """Run a session once for each cut."""
-    uncut = reference(case, bench)
+    uncut = reference(case, runner)
     run_all(
         cuts,
-        lambda cut: problems(case, cut, uncut, bench),
+        lambda cut: problems(case, cut, uncut, runner),
         concurrently=cuts[0].how in SILENT,
     )
 
 
-def problems(case: SessionCase, cut: Cut, uncut: Record, bench: Bench) -> list[str]:
+def problems(case: SessionCase, cut: Cut, uncut: Record, runner: CutRunner) -> list[str]:
     """What is wrong when a session is cut there."""
-    record = play(case, cut, bench.servers, bench.contexts)
+    record = play(case, cut, runner.servers, runner.contexts)
     found = list(shortfalls(uncut, record, cut))
     late = overshoot(record, cut)
-    bench.was_late(late)
+    runner.was_late(late)
     if late > SLACK:
         found.append(f"{late:.2f} s late")
     return found
@@ -106,11 +106,11 @@ def everywhere(uncut: Record, side: Side, how: How) -> list[Cut]:
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
 @pytest.mark.parametrize("case", SESSIONS, ids=lambda v: v.name)
 def test_a_cut_at_every_byte(
-    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
+    case: SessionCase, how: How, side: Side, runner: CutRunner, count: Count
 ) -> None:
     """Each message is said to be what it is, in time, and the connection is closed."""
-    cuts = everywhere(reference(case, bench), side, how)
-    run(case, cuts, bench)
+    cuts = everywhere(reference(case, runner), side, how)
+    run(case, cuts, runner)
     count("cut points in clear", len(cuts))
 
 
@@ -118,11 +118,11 @@ def test_a_cut_at_every_byte(
 @pytest.mark.parametrize("how", [How.CLOSE, How.FAREWELL, How.RESET, How.SILENCE])
 @pytest.mark.parametrize("case", TLS_SESSIONS, ids=lambda v: v.name)
 def test_a_cut_at_every_byte_inside_tls(
-    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
+    case: SessionCase, how: How, side: Side, runner: CutRunner, count: Count
 ) -> None:
     """The same with TLS, cut between what TLS transports."""
-    cuts = everywhere(reference(case, bench), side, how)
-    run(case, cuts, bench)
+    cuts = everywhere(reference(case, runner), side, how)
+    run(case, cuts, runner)
     count("cut points inside TLS", len(cuts))
 
 
@@ -131,25 +131,25 @@ def test_a_cut_at_every_byte_inside_tls(
 @pytest.mark.parametrize("how", list(STRIDES))
 @pytest.mark.parametrize("case", [TLS_SESSIONS[0], TLS_SESSIONS[2]], ids=lambda v: v.name)
 def test_a_cut_of_tls_itself(
-    case: SessionCase, how: How, side: Side, bench: Bench, count: Count
+    case: SessionCase, how: How, side: Side, runner: CutRunner, count: Count
 ) -> None:
     """The same, cut in the handshake and in the midst of records."""
-    witness = reference(case, bench).witness
+    witness = reference(case, runner).witness
     last = witness.socket_written if side is Side.REPLIES else witness.socket_read
     positions = range(0, last + 1, 1 if EVERY_BYTE else STRIDES[how])
     cuts = [Cut(how, side, position, Layer.SOCKET) for position in positions]
-    run(case, cuts, bench)
+    run(case, cuts, runner)
     count("cut points of TLS itself", len(cuts))
 
 
 @pytest.mark.parametrize("how", [How.CLOSE, How.RESET, How.STALL, How.SILENCE])
 @pytest.mark.parametrize("case", LARGE_SESSIONS, ids=lambda v: v.name)
 def test_a_cut_while_the_client_is_writing(
-    case: SessionCase, how: How, bench: Bench, count: Count
+    case: SessionCase, how: How, runner: CutRunner, count: Count
 ) -> None:
     """The same with a content that does not fit into the sockets' buffers."""
-    stored = reference(case, bench).witness.stored[0]
+    stored = reference(case, runner).witness.stored[0]
     begin, end = stored.content_end - len(stored.message.content), stored.content_end
     positions = (*range(begin, end, 4999), *range(end - 8, end + 1))
-    run(case, [Cut(how, Side.COMMANDS, position) for position in positions], bench)
+    run(case, [Cut(how, Side.COMMANDS, position) for position in positions], runner)
     count("cut points while writing", len(positions))

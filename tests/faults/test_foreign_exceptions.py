@@ -12,7 +12,7 @@ from tests.support.foreign_exceptions import (
     CONNECTION,
     MODES,
     POOL,
-    Site,
+    StoringServer,
     send_many_on_a_connection,
     send_many_over_a_pool,
     send_on_a_reused_connection,
@@ -30,14 +30,14 @@ IO = ("net/transport.py", "client/driver.py", "protocol/reply_matcher.py")
 def test_every_error_in_send_many_on_a_connection(mode: Pipelining, count: Count) -> None:
     """Each class at each line."""
     with SmtpServer() as server:
-        scenario = send_many_on_a_connection(Site(server), mode)
+        scenario = send_many_on_a_connection(StoringServer(server), mode)
         count("places in send_many of a connection", every_place(scenario, CONNECTION))
 
 
 def test_every_line_of_send_many_over_lmtp(count: Count) -> None:
     """With an answer per recipient."""
     with SmtpServer(protocol="LMTP") as server:
-        scenario = send_many_on_a_connection(Site(server), Pipelining.AUTO, lmtp=True)
+        scenario = send_many_on_a_connection(StoringServer(server), Pipelining.AUTO, lmtp=True)
         count("places in send_many over LMTP", every_place(scenario, CONNECTION))
 
 
@@ -45,7 +45,7 @@ def test_every_line_of_send_many_over_lmtp(count: Count) -> None:
 def test_every_error_in_send_on_a_reused_connection(mode: Pipelining, count: Count) -> None:
     """Each class at each line."""
     with SmtpServer() as server:
-        scenario = send_on_a_reused_connection(Site(server), mode)
+        scenario = send_on_a_reused_connection(StoringServer(server), mode)
         count("places in pool.send", every_place(scenario, IO, all_errors=True))
 
 
@@ -53,7 +53,7 @@ def test_every_error_in_send_on_a_reused_connection(mode: Pipelining, count: Cou
 def test_every_line_of_send_many_over_a_pool(mode: Pipelining, count: Count) -> None:
     """In the thread that sends."""
     with SmtpServer() as server:
-        scenario = send_many_over_a_pool(Site(server), mode)
+        scenario = send_many_over_a_pool(StoringServer(server), mode)
         count("places in pool.send_many", every_place(scenario, POOL))
 
 
@@ -61,5 +61,5 @@ def test_every_line_of_send_many_over_a_pool(mode: Pipelining, count: Count) -> 
 def test_every_bytecode_of_the_io(mode: Pipelining, count: Count) -> None:
     """Between what the system has done and our note of it, too."""
     with SmtpServer() as server:
-        scenario = send_many_on_a_connection(Site(server), mode)
+        scenario = send_many_on_a_connection(StoringServer(server), mode)
         count("bytecodes in send_many", every_place(scenario, IO, opcodes=True))

@@ -681,8 +681,8 @@ def test_a_forward_path_keeps_what_was_written(text: str) -> None:
     assert pickle.loads(pickle.dumps(path)).written == copy.copy(path).written == text
 
 
-class Loud(str):
-    """A str that prints as something else than what it holds."""
+class MisleadingStr(str):
+    """A str whose ``str()`` differs from its value."""
 
     def __str__(self) -> str:
         return "evil@example.net"
@@ -691,9 +691,9 @@ class Loud(str):
 def test_what_a_subclass_of_str_prints_is_of_no_account() -> None:
     """What is sent is what was checked."""
     for kind in (ForwardPath, ReversePath, Mailbox):
-        assert str(kind(Loud("u@example.com"))) == "u@example.com"
-        assert type(str(kind(Loud("u@example.com")))) is str
-    assert str(ForwardPath(Loud("postmaster"))) == "postmaster"
+        assert str(kind(MisleadingStr("u@example.com"))) == "u@example.com"
+        assert type(str(kind(MisleadingStr("u@example.com")))) is str
+    assert str(ForwardPath(MisleadingStr("postmaster"))) == "postmaster"
 
 
 @pytest.mark.parametrize(

@@ -500,8 +500,8 @@ def test_what_a_caller_adds_to_the_text_keeps_the_facts() -> None:
     assert (same.phase, same.may_have_been_delivered) == (Phase.CONTENT, True)
 
 
-class OfAUser(TransientError):
-    """A class of a user's, with a constructor of its own."""
+class UserSubclass(TransientError):
+    """A user's subclass with its own constructor."""
 
     def __init__(self, invoice: int) -> None:
         super().__init__(BUSY, phase=Phase.MAIL)
@@ -510,11 +510,11 @@ class OfAUser(TransientError):
 
 def test_a_class_of_a_user() -> None:
     """It stays what it is, and pickles with what it has."""
-    error = OfAUser(5)
+    error = UserSubclass(5)
     same = pickle.loads(pickle.dumps(error))
-    assert type(same) is type(copy.copy(error)) is type(error) is OfAUser
+    assert type(same) is type(copy.copy(error)) is type(error) is UserSubclass
     assert (same.invoice, same.response, same.phase) == (5, BUSY, Phase.MAIL)
-    assert OfAUser.__module__ == __name__
+    assert UserSubclass.__module__ == __name__
 
 
 def fail_with(number: int) -> None:

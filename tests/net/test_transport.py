@@ -111,7 +111,7 @@ def ends(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator
 def test_a_reset_while_tls_is_put_on_leaves_no_descriptor(certificates: Certificates) -> None:
     """Python's TLS socket takes the descriptor before it stumbles; it is closed nevertheless."""
 
-    class Stumbling(ssl.SSLSocket):
+    class ResetWhileWrapping(ssl.SSLSocket):
         """A TLS socket whose connection is reset while it is made."""
 
         def getpeername(self) -> Any:
@@ -119,7 +119,7 @@ def test_a_reset_while_tls_is_put_on_leaves_no_descriptor(certificates: Certific
             raise ConnectionResetError(errno.ECONNRESET, "reset")
 
     context = certificates.client_context()
-    context.sslsocket_class = Stumbling
+    context.sslsocket_class = ResetWhileWrapping
     with small_pair() as (left, right):
         transport = Transport(left)
         with pytest.raises(ConnectionResetError):

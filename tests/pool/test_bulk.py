@@ -25,8 +25,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class BadItem(Exception):
-    """What goes wrong in these tests."""
+class ItemError(Exception):
+    """The error of an item in these tests."""
 
 
 class Source:
@@ -45,15 +45,15 @@ class Source:
         return number
 
 
-class Never(Generic[T]):
-    """The outcome of an item that was taken and not begun, where a test tells it from others."""
+class NotBegun(Generic[T]):
+    """The outcome of an item that was taken and not begun."""
 
     def __init__(self, item: T) -> None:
         self.item = item
 
 
 class Item(Job[Any], Generic[T]):
-    """One item; that it was never begun is told by itself, or by `Never` of it."""
+    """One item; its outcome without being begun is itself, or a `NotBegun`."""
 
     def __init__(self, item: T, tells: bool, size: int) -> None:
         super().__init__(size)
@@ -61,7 +61,7 @@ class Item(Job[Any], Generic[T]):
         self.tells = tells
 
     def never_begun(self) -> Any:
-        return Never(self.item) if self.tells else self.item
+        return NotBegun(self.item) if self.tells else self.item
 
 
 def fan_out(
@@ -187,7 +187,7 @@ def test_items_are_worked_on_at_the_same_time() -> None:
 def failing(count: int) -> Iterator[int]:
     """An input that breaks after so many items."""
     yield from range(count)
-    raise BadItem("the input broke")
+    raise ItemError("the input broke")
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -195,14 +195,14 @@ def failing(count: int) -> Iterator[int]:
 def test_an_input_that_raises(threads: int, count: int) -> None:
     """Its error comes out behind the outcomes of everything it gave before."""
     outcomes: list[int] = []
-    with pytest.raises(BadItem, match="the input broke"):
+    with pytest.raises(ItemError, match="the input broke"):
         outcomes.extend(fan_out(lambda n: n, failing(count), threads))
     assert sorted(outcomes) == list(range(count))
     assert senders() == []
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("error", [BadItem, KeyboardInterrupt], ids=lambda e: str(e.__name__))
+@pytest.mark.parametrize("error", [ItemError, KeyboardInterrupt], ids=lambda e: str(e.__name__))
 def test_work_that_raises(threads: int, error: type[BaseException]) -> None:
     """Its error comes out behind what was begun, and the input is not read on."""
     source, finished = Source(), list[int]()
@@ -328,7 +328,7 @@ def test_collecting_it_runs_nothing_that_can_be_interrupted(is_circle: bool) -> 
 
     def trace(frame: FrameType, event: str, arg: object) -> None:
         if frame.f_code.co_filename == bulk.__file__:
-            raise BadItem
+            raise ItemError
 
     sys.settrace(trace)
     try:
@@ -386,7 +386,7 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end(
     def work(number: int) -> int:
         begun.append(number)
         assert broken.wait(10)
-        raise BadItem("the work broke")
+        raise ItemError("the work broke")
 
     outcomes = fan_out(work, items(), 3, tells=True)
     told: list[object] = []
@@ -394,7 +394,7 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end(
     def collect() -> None:
         try:
             told.extend(outcomes)
-        except BadItem as error:
+        except ItemError as error:
             told.append(str(error))
 
     collecting = threading.Thread(target=collect)
@@ -405,7 +405,7 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end(
     wait_until(lambda: len(senders()) == 1)
     go_on.set()
     collecting.join(10)
-    assert isinstance(told[0], Never)
+    assert isinstance(told[0], NotBegun)
     assert (told[0].item, told[1:]) == (1, ["the work broke"])
     assert (begun, taken) == ([0], 2)
     assert senders() == []
@@ -479,7 +479,7 @@ def test_the_error_goes_to_one_of_several_threads() -> None:
         try:
             for number in outcomes:
                 taken.append(number)
-        except BadItem as error:
+        except ItemError as error:
             told.append(str(error))
 
     taking = [threading.Thread(target=take) for _ in range(3)]
@@ -499,12 +499,12 @@ def test_an_item_that_has_an_outcome_although_it_ends_the_run() -> None:
         job.outcome = job.item
         run.settle(job)
         if job.item == 5:
-            raise BadItem("the hook broke")
+            raise ItemError("the hook broke")
 
     source, taken = Source(), list[int]()
     outcomes: Outcomes[int]
     outcomes = Outcomes(work, (Item(n, False, 0) for n in source), 2, Room(4, 1))
-    with pytest.raises(BadItem, match="the hook broke"):
+    with pytest.raises(ItemError, match="the hook broke"):
         taken.extend(outcomes)
     assert sorted(taken) == list(range(source.taken))
 
@@ -527,7 +527,7 @@ def test_stopping_loses_no_outcome(threads: int, received: int) -> None:
     outcomes.stop()
     told.extend(outcomes)
     numbers = [each for each in told if isinstance(each, int)]
-    never = [each.item for each in told if isinstance(each, Never)]
+    never = [each.item for each in told if isinstance(each, NotBegun)]
     assert sorted(numbers) == sorted(begun)
     assert sorted(numbers + never) == list(range(source.taken))
     assert list(outcomes) == []
@@ -551,8 +551,8 @@ def test_what_was_never_begun_is_told() -> None:
     outcomes.stop()
     go_on.set()
     taking.join(10)
-    assert {each for each in told if not isinstance(each, Never)} == set(begun) == {0, 1}
-    assert sorted(each.item for each in told if isinstance(each, Never)) == list(range(2, 10))
+    assert {each for each in told if not isinstance(each, NotBegun)} == set(begun) == {0, 1}
+    assert sorted(each.item for each in told if isinstance(each, NotBegun)) == list(range(2, 10))
 
 
 def test_closing_returns_the_outcomes_not_yet_taken() -> None:
@@ -578,7 +578,7 @@ def test_closing_without_waiting() -> None:
     told: list[object] = [next(outcomes)]
     wait_until(lambda: outcomes._run.ready.qsize() == 6)
     rest = outcomes.close(wait=False)
-    assert [each.item for each in rest if isinstance(each, Never)] == list(range(3, 9))
+    assert [each.item for each in rest if isinstance(each, NotBegun)] == list(range(3, 9))
     assert len(rest) == 6
     go_on.set()
     told += outcomes
@@ -609,7 +609,7 @@ def test_an_input_that_does_not_answer(how: str, monkeypatch: pytest.MonkeyPatch
 
     def work(item: int) -> int:
         if how == "failure" and item == 2:
-            raise BadItem
+            raise ItemError
         return item
 
     outcomes = fan_out(work, source, 1, tells=True, room=Room(10, 1_000))
@@ -626,16 +626,16 @@ def test_an_input_that_does_not_answer(how: str, monkeypatch: pytest.MonkeyPatch
         with outcomes:
             pass
     if how == "failure":
-        with pytest.raises(BadItem):
+        with pytest.raises(ItemError):
             taken += outcomes
         taken.append(2)
     taken += outcomes
-    assert [item.item if isinstance(item, Never) else item for item in taken] == [1, 2]
+    assert [item.item if isinstance(item, NotBegun) else item for item in taken] == [1, 2]
     assert next(outcomes, None) is None
     source.is_let_go.set()
     wait_until(lambda: senders() == [])
     [late] = outcomes.close()
-    assert isinstance(late, Never)
+    assert isinstance(late, NotBegun)
     assert late.item == 99
     assert outcomes.close() == []
 
@@ -661,7 +661,7 @@ def test_an_error_of_the_input_comes_after_closing() -> None:
     wait_until(lambda: senders() == [])
     taken += outcomes.close()
     assert sorted(taken) == [0, 1, 2]
-    with pytest.raises(BadItem, match="the input broke"):
+    with pytest.raises(ItemError, match="the input broke"):
         next(outcomes)
     assert list(outcomes) == []
 
@@ -702,8 +702,8 @@ def test_a_signal_handler_may_stop() -> None:
         told: list[object] = list(outcomes)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert [each for each in told if not isinstance(each, Never)] == [1]
-    never = [each.item for each in told if isinstance(each, Never)]
+    assert [each for each in told if not isinstance(each, NotBegun)] == [1]
+    never = [each.item for each in told if isinstance(each, NotBegun)]
     assert never == list(range(2, source.taken))
 
 
@@ -732,11 +732,16 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     is_waiting = False
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def read_outcomes() -> None:
+        nonlocal is_waiting
         is_waiting = True
         if during == "next":
             next(outcomes)
         outcomes.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        read_outcomes()
     interrupting.join()
     go_on.set()
     taken += outcomes if then == "next" else outcomes.close()

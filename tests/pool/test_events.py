@@ -39,8 +39,8 @@ def discarded(reason: str) -> tuple[str, str, str]:
     return ("discard", "done", reason)
 
 
-class Ear:
-    """A hook that keeps what it is told."""
+class RecordingHook:
+    """A hook that records events."""
 
     def __init__(self) -> None:
         self.events: list[PoolEvent] = []
@@ -58,31 +58,31 @@ class Ear:
 
 def test_a_day_of_events(server: SmtpServer) -> None:
     """Each thing that happens is told once, in order."""
-    ear = Ear()
-    with ConnectionPool(server.url, max_messages=2, keepalive=None, on_event=ear) as pool:
-        assert ear.heard == []
+    hook = RecordingHook()
+    with ConnectionPool(server.url, max_messages=2, keepalive=None, on_event=hook) as pool:
+        assert hook.heard == []
         send(pool)
-        assert ear.heard == [BEGUN, *CONNECTED, BACK, SENT]
+        assert hook.heard == [BEGUN, *CONNECTED, BACK, SENT]
         take(pool)
-        assert ear.heard == [*TAKEN, BACK]
+        assert hook.heard == [*TAKEN, BACK]
         send(pool)
-        assert ear.heard == [BEGUN, *TAKEN, discarded("max_messages"), BACK, SENT]
+        assert hook.heard == [BEGUN, *TAKEN, discarded("max_messages"), BACK, SENT]
         server.fault("MAIL", reply="550 5.7.1 No")
         with pytest.raises(PermanentError):
             send(pool)
-        assert ear.heard == [BEGUN, *CONNECTED, BACK, FAILED]
+        assert hook.heard == [BEGUN, *CONNECTED, BACK, FAILED]
         server.fault("MAIL", close=True)
         send(pool)
         retried = [BEGUN, *TAKEN, discarded("dead when used"), *MADE, BACK, SENT]
-        assert ear.heard == retried
+        assert hook.heard == retried
         server.kill()
         take(pool)
-        assert ear.heard == [ASKED, discarded("dead when idle"), *MADE, TAKEN_OVER, BACK]
+        assert hook.heard == [ASKED, discarded("dead when idle"), *MADE, TAKEN_OVER, BACK]
         pool.drain()
-        assert ear.heard == [discarded("drained")]
+        assert hook.heard == [discarded("drained")]
         take(pool)
-        assert ear.heard == [*CONNECTED, BACK]
-    assert ear.heard == [discarded("pool closed")]
+        assert hook.heard == [*CONNECTED, BACK]
+    assert hook.heard == [discarded("pool closed")]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_a_day_of_events(server: SmtpServer) -> None:
 )
 def test_why_a_connection_was_given_up(server: SmtpServer, reason: str, how: str) -> None:
     """The event of a connection that is not kept says why."""
-    ear = Ear()
-    with ConnectionPool(server.url, keepalive=None, on_event=ear) as pool:
+    hook = RecordingHook()
+    with ConnectionPool(server.url, keepalive=None, on_event=hook) as pool:
         try:
             with pool.connection() as connection:
                 if how == "close":
@@ -111,7 +111,7 @@ def test_why_a_connection_was_given_up(server: SmtpServer, reason: str, how: str
                     raise KeyboardInterrupt
         except (SmtpError, KeyboardInterrupt):
             pass
-        assert ear.heard == [*CONNECTED, discarded(reason), BACK]
+        assert hook.heard == [*CONNECTED, discarded(reason), BACK]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,11 @@ def test_connections_whose_time_is_over(
     server: SmtpServer, reason: str, options: dict[str, float]
 ) -> None:
     """The event of an old connection names the limit."""
-    ear = Ear()
+    hook = RecordingHook()
     with ConnectionPool(
         server.url,
         keepalive=None,
-        on_event=ear,
+        on_event=hook,
         max_idle=options.get("max_idle", 60.0),
         max_lifetime=options.get("max_lifetime", 60.0),
     ) as pool:
@@ -134,7 +134,7 @@ def test_connections_whose_time_is_over(
 
         def was_given_up() -> bool:
             take(pool)
-            return discarded(reason) in ear.heard
+            return discarded(reason) in hook.heard
 
         wait_until(was_given_up)
 
@@ -142,22 +142,22 @@ def test_connections_whose_time_is_over(
 @pytest.mark.parametrize("reply", ["250 2.0.0 Ok", "421 4.3.2 Bye"])
 def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
     """A NOOP is told with its outcome; one that failed costs the connection, which is told too."""
-    ear, asked = Ear(), ("noop", "started", "")
+    hook, asked = RecordingHook(), ("noop", "started", "")
     server.fault("NOOP", reply=reply)
-    with ConnectionPool(server.url, keepalive=0.01, on_event=ear) as pool:
+    with ConnectionPool(server.url, keepalive=0.01, on_event=hook) as pool:
         take(pool)
-        wait_until(lambda: any(e.action is Action.NOOP for e in ear.events))
+        wait_until(lambda: any(e.action is Action.NOOP for e in hook.events))
         if reply.startswith("421"):
-            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 4)
-            event = ear.events[6]
+            wait_until(lambda: len(hook.events) >= len(CONNECTED) + 4)
+            event = hook.events[6]
             assert isinstance(event.error, SmtpError)
             expected = [asked, ("noop", "failed", ""), discarded("keepalive failed")]
-            assert ear.heard[5:] == expected
+            assert hook.heard[5:] == expected
         else:
-            wait_until(lambda: len(ear.events) >= len(CONNECTED) + 3)
-            event = ear.events[6]
+            wait_until(lambda: len(hook.events) >= len(CONNECTED) + 3)
+            event = hook.events[6]
             assert event.error is None
-            assert ear.heard[5:7] == [asked, ("noop", "done", "")]
+            assert hook.heard[5:7] == [asked, ("noop", "done", "")]
         assert event.server == str(pool.config)
         assert event.seconds is not None
 
@@ -165,10 +165,10 @@ def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
 @pytest.mark.parametrize("where", ["connect", "login", "timeout", "closed"])
 def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> None:
     """A message that fails before it has a connection is told as failed, with the error."""
-    ear = Ear()
+    hook = RecordingHook()
     failed = [BEGUN, ASKED, MADE[0], ("connect", "failed", ""), IN_VAIN, FAILED]
     pool = ConnectionPool(
-        server.url, max_size=1, acquire_timeout=0.02, keepalive=None, on_event=ear
+        server.url, max_size=1, acquire_timeout=0.02, keepalive=None, on_event=hook
     )
     if where == "connect":
         server.fault("CONNECT", reply="554 5.3.2 No", close=True)
@@ -180,7 +180,7 @@ def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> Non
             send(pool)
     elif where == "timeout":
         with pool.connection(timeout=10):
-            ear.events.clear()
+            hook.events.clear()
             with pytest.raises(PoolTimeoutError):
                 send(pool)
         failed = [BEGUN, ASKED, IN_VAIN, FAILED, BACK]
@@ -189,31 +189,31 @@ def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> Non
         with pytest.raises(PoolClosedError):
             send(pool)
         failed = [BEGUN, ASKED, IN_VAIN, FAILED]
-    (last,) = (e for e in ear.events if (e.action, e.stage) == (Action.SEND, Stage.FAILED))
+    (last,) = (e for e in hook.events if (e.action, e.stage) == (Action.SEND, Stage.FAILED))
     assert isinstance(last.error, SmtpError)
-    assert ear.heard == failed
+    assert hook.heard == failed
     pool.close()
 
 
 def test_what_cannot_be_sent_is_not_told(server: SmtpServer) -> None:
     """A message with a bad address is refused before anything begins, so nothing is told."""
-    ear = Ear()
-    with ConnectionPool(server.url, on_event=ear) as pool:
+    hook = RecordingHook()
+    with ConnectionPool(server.url, on_event=hook) as pool:
         with pytest.raises(ValidationError):
             pool.send(SENDER, ["not an address"], MESSAGE)
-        assert ear.heard == []
+        assert hook.heard == []
 
 
 def test_the_fields_of_an_event(server: SmtpServer) -> None:
     """An event names pool and server, and has seconds exactly when something has ended."""
-    ear = Ear()
-    with ConnectionPool(server.url, name="outgoing", keepalive=None, on_event=ear) as pool:
+    hook = RecordingHook()
+    with ConnectionPool(server.url, name="outgoing", keepalive=None, on_event=hook) as pool:
         send(pool)
         server.fault("RCPT", reply="421 4.3.2 Bye")
         send(pool)  # again over a new connection
         name = str(pool.config)
-    assert {e.pool for e in ear.events} == {"outgoing"}
-    for event in ear.events:
+    assert {e.pool for e in hook.events} == {"outgoing"}
+    for event in hook.events:
         assert isinstance(event.action, Action)
         assert isinstance(event.stage, Stage)
         has_ended = event.stage is not Stage.STARTED and event.action is not Action.DISCARD
@@ -225,15 +225,15 @@ def test_the_fields_of_an_event(server: SmtpServer) -> None:
         assert (event.reason != "") == (event.action is Action.DISCARD)
         assert event.error is None
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ear.events[0].reason = "changed"  # type: ignore[misc]
+        hook.events[0].reason = "changed"  # type: ignore[misc]
 
 
 def test_a_connection_that_comes_back_says_how_long_it_was_out(server: SmtpServer) -> None:
     """However its block ended, once; of a message it is the server that had it in the end."""
-    ear = Ear()
+    hook = RecordingHook()
     with (
         SmtpServer() as backup,
-        ConnectionPool([server.url, backup.url], keepalive=None, on_event=ear) as pool,
+        ConnectionPool([server.url, backup.url], keepalive=None, on_event=hook) as pool,
     ):
         lease = pool.connection()
         with lease:
@@ -244,7 +244,7 @@ def test_a_connection_that_comes_back_says_how_long_it_was_out(server: SmtpServe
         server.fault("MAIL", close=True)
         server.fault("CONNECT", close=True)
         send(pool)
-    first, second, third = (e for e in ear.events if e.action is Action.CHECKIN)
+    first, second, third = (e for e in hook.events if e.action is Action.CHECKIN)
     assert first.seconds is not None
     assert first.seconds >= 0.02
     assert second.error is None
@@ -253,18 +253,18 @@ def test_a_connection_that_comes_back_says_how_long_it_was_out(server: SmtpServe
 
 def test_an_error_that_is_not_of_smtp_is_not_in_the_event(server: SmtpServer) -> None:
     """A message whose own file breaks has failed, and its error goes to the caller alone."""
-    ear = Ear()
+    hook = RecordingHook()
 
     def broken() -> Iterator[bytes]:
         yield MESSAGE
         raise OSError("the disk is gone")
 
-    with ConnectionPool(server.url, keepalive=None, on_event=ear) as pool:
+    with ConnectionPool(server.url, keepalive=None, on_event=hook) as pool:
         with pytest.raises(OSError, match="the disk is gone"):
             pool.send(SENDER, RECIPIENTS, broken())
-        assert ear.events[-1].stage is Stage.FAILED
-        assert ear.events[-1].error is None
-        assert ear.heard == [BEGUN, *CONNECTED, discarded("closed in use"), BACK, FAILED]
+        assert hook.events[-1].stage is Stage.FAILED
+        assert hook.events[-1].error is None
+        assert hook.heard == [BEGUN, *CONNECTED, discarded("closed in use"), BACK, FAILED]
 
 
 def test_a_hook_that_raises_harms_nothing(
@@ -383,20 +383,20 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> None:
     """The events of one operation have the same number."""
-    ear = Ear()
+    hook = RecordingHook()
 
     def content() -> Iterator[bytes]:
         send(pool)
         yield MESSAGE
 
-    with ConnectionPool(server.url, keepalive=None, on_event=ear) as pool:
+    with ConnectionPool(server.url, keepalive=None, on_event=hook) as pool:
         server.fault("MAIL", reply="550 5.7.1 No", skip=1)
         send(pool)
         with pytest.raises(PermanentError):
             send(pool)
         pool.send(SENDER, RECIPIENTS, content())  # two at a time in one thread
     begun: dict[int, Action] = {}
-    for event in ear.events:
+    for event in hook.events:
         if event.action in (Action.DISCARD, Action.CHECKIN):
             assert event.operation == 0
         elif event.stage is Stage.STARTED:
@@ -405,39 +405,39 @@ def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> No
         else:
             assert begun.pop(event.operation) is event.action
     assert begun == {}
-    assert sum(e.action is Action.SEND for e in ear.events) == 8
+    assert sum(e.action is Action.SEND for e in hook.events) == 8
 
 
 def test_the_event_of_a_message_counts_recipients() -> None:
     """Who was refused beside others is counted, in LMTP as well, and no address is in the event."""
     recipients = ["a@example.com", "b@example.com", "c@example.com"]
     for protocol in ("SMTP", "LMTP"):
-        ear = Ear()
+        hook = RecordingHook()
         with (
             SmtpServer(protocol=protocol) as server,
-            ConnectionPool(server.url, on_event=ear) as pool,
+            ConnectionPool(server.url, on_event=hook) as pool,
         ):
             server.fault("RCPT", reply="550 5.1.1 No such user", match="b@example.com")
             if protocol == "LMTP":
                 server.fault("CONTENT", reply="452 4.2.2 Full")
             pool.send(SENDER, recipients, MESSAGE)
-            event = next(e for e in ear.events if (e.action, e.stage) == (Action.SEND, Stage.DONE))
+            event = next(e for e in hook.events if (e.action, e.stage) == (Action.SEND, Stage.DONE))
         assert event.protocol is Protocol(protocol)
         assert (event.accepted, event.rejected) == ((2, 1) if protocol == "SMTP" else (1, 2))
-        assert "example.com" not in repr(ear.events)
+        assert "example.com" not in repr(hook.events)
 
 
 def test_the_event_of_a_message_names_the_server_that_had_it(server: SmtpServer) -> None:
     """With several servers that is known only at the end; before, no server is named."""
-    ear = Ear()
+    hook = RecordingHook()
     with (
         SmtpServer() as backup,
-        ConnectionPool([server.url, backup.url], keepalive=None, on_event=ear) as pool,
+        ConnectionPool([server.url, backup.url], keepalive=None, on_event=hook) as pool,
     ):
         send(pool)
         server.stop()
         send(pool)
-    told = [(e.stage, e.server) for e in ear.events if e.action is Action.SEND]
+    told = [(e.stage, e.server) for e in hook.events if e.action is Action.SEND]
     first, second = f"{server.host}:{server.port}", f"{backup.host}:{backup.port}"
     assert told == [
         (Stage.STARTED, ""),

@@ -343,7 +343,7 @@ def test_all_locks_may_be_held_by_threads_of_the_parent(fork: Fork) -> None:
         pool.close()
 
 
-class Beginner:
+class SlowReset:
     """Begins anew in two steps, between which it waits until it is told to go on.
 
     Attributes:
@@ -364,7 +364,7 @@ class Beginner:
 
 def test_of_two_threads_that_notice_at_once_one_resets_and_the_other_waits() -> None:
     """All threads wait until the reset is done, which happens once."""
-    beginner = Beginner()
+    beginner = SlowReset()
 
     def child() -> str:
         past: list[int] = []
@@ -388,7 +388,7 @@ def test_of_two_threads_that_notice_at_once_one_resets_and_the_other_waits() -> 
 
 def test_a_fork_in_the_middle_of_a_reset() -> None:
     """A child whose reset is in progress can fork: the grandchild does not wait for that thread."""
-    beginner = Beginner()
+    beginner = SlowReset()
 
     def child() -> str:
         thread = threading.Thread(target=forking.reset_if_forked)
@@ -842,7 +842,7 @@ def test_without_the_page_the_process_id_tells(monkeypatch: pytest.MonkeyPatch) 
         assert [m.connection for m in server.messages] == [1, 2, 3, 1]
 
 
-class Advised:
+class FakeMmap:
     """Memory whose kernel answers as it is told.
 
     Args:
@@ -852,7 +852,7 @@ class Advised:
     def __init__(self, refused: Iterable[int]) -> None:
         self._refused = refused
 
-    def __call__(self, *_: object, **__: object) -> Advised:
+    def __call__(self, *_: object, **__: object) -> FakeMmap:
         return self
 
     def madvise(self, advice: int) -> None:
@@ -869,7 +869,7 @@ def test_when_the_page_is_believed(
     refused: list[int], is_believed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only where it is known that the kernel clears it."""
-    made = Advised(refused)
+    made = FakeMmap(refused)
     monkeypatch.setattr(mmap, "mmap", made)
     page: object = forking._wiped_page()
     assert page is (made if is_believed else None)

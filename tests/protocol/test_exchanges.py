@@ -429,7 +429,7 @@ def test_a_login_is_235_and_nothing_else(code: int) -> None:
 def test_endless_challenges_end() -> None:
     """After ten rounds."""
 
-    class Patient(Login):
+    class EndlessLogin(Login):
         """Answers for ever."""
 
         def answer(self, challenge: str) -> bytes:
@@ -437,7 +437,7 @@ def test_endless_challenges_end() -> None:
 
     rounds: Script = [("eA==\n", "334 \n")] * 10
     script: Script = [("AUTH LOGIN\n", "334 \n"), *rounds]
-    error = fails(lambda: auth.authenticate(session(OFFERS), Patient("u", "p")), script)
+    error = fails(lambda: auth.authenticate(session(OFFERS), EndlessLogin("u", "p")), script)
     assert isinstance(error, ProtocolError)
 
 

@@ -270,11 +270,11 @@ def test_quit_waits_for_the_message(how: str) -> None:
 def test_a_bad_farewell_takes_nothing_back(farewell: bytes) -> None:
     """Whatever the server says to QUIT, the message that was acknowledged stays delivered."""
 
-    class Rude(Recorder):
+    class UnsolicitedSender(Recorder):
         def _answer(self, line: bytes, reader: Reader, sock: socket.socket) -> bytes:
             return farewell if line == b"QUIT" else super()._answer(line, reader, sock)
 
-    recorder = Rude()
+    recorder = UnsolicitedSender()
     with peer(recorder.serve) as factory:
         with connect(factory) as connection:
             result = connection.send(ME, YOU, MESSAGE)

@@ -45,8 +45,8 @@ PEOPLE = ["one@x.example", "two@x.example"]
 TIMEOUT = 10.0
 
 
-class Site:
-    """A server that tells of each message how often it is stored, run after run."""
+class StoringServer:
+    """A server that counts how often each message was stored, in each run."""
 
     def __init__(self, server: SmtpServer) -> None:
         self.server = server
@@ -87,20 +87,20 @@ def check(stored: int, outcome: SendOutcome, where: str | None) -> None:
 
 
 def send_many_on_a_connection(
-    site: Site, mode: Pipelining, *, lmtp: bool = False
+    storing_server: StoringServer, mode: Pipelining, *, lmtp: bool = False
 ) -> Callable[[ExceptionInjector, BaseException], None]:
     """Send three messages over one connection, be interrupted, and read the remaining outcomes."""
     connect = SmtpConnection.connect_lmtp if lmtp else SmtpConnection.connect
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        letters, taken = site.letters(3), list[Envelope]()
+        letters, taken = storing_server.letters(3), list[Envelope]()
 
         def source() -> Iterator[Envelope]:
             for letter in letters:
                 taken.append(letter)
                 yield letter
 
-        server = site.server
+        server = storing_server.server
         connection = connect(server.host, server.port, TlsMode.NONE, TIMEOUT, pipelining=mode)
         outcomes = []
         raised: BaseException | None = None
@@ -122,7 +122,7 @@ def send_many_on_a_connection(
             assert len(outcomes) in (len(taken), len(taken) - 1), where
         connection.close()
         assert [o.envelope for o in outcomes] == letters[: len(outcomes)], where
-        stored = site.stored()
+        stored = storing_server.stored()
         for outcome in outcomes:
             check(stored.pop(content_of(outcome), 0), outcome, where)
         assert not stored, where
@@ -131,13 +131,13 @@ def send_many_on_a_connection(
 
 
 def send_on_a_reused_connection(
-    site: Site, mode: Pipelining
+    storing_server: StoringServer, mode: Pipelining
 ) -> Callable[[ExceptionInjector, BaseException], None]:
     """Sends a second message over a pool, which may go again only on evidence from the wire."""
-    config = ServerConfig.from_url(site.server.url, pipelining=mode)
+    config = ServerConfig.from_url(storing_server.server.url, pipelining=mode)
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        first, second = (letter.message for letter in site.letters(2))
+        first, second = (letter.message for letter in storing_server.letters(2))
         assert isinstance(first, bytes)
         assert isinstance(second, bytes)
         raised: BaseException | None = None
@@ -155,7 +155,7 @@ def send_on_a_reused_connection(
             with pool.connection(1) as connection:
                 connection.noop()
             stats = pool.stats()
-        stored = site.stored()[second]
+        stored = storing_server.stored()[second]
         assert stored in (0, len(PEOPLE)), where
         assert stats.in_use == 0
         assert stats.retries == 0, where
@@ -168,13 +168,13 @@ def send_on_a_reused_connection(
 
 
 def send_many_over_a_pool(
-    site: Site, mode: Pipelining
+    storing_server: StoringServer, mode: Pipelining
 ) -> Callable[[ExceptionInjector, BaseException], None]:
     """Sends three messages over a pool, one of whose threads is interrupted."""
-    config = ServerConfig.from_url(site.server.url, pipelining=mode)
+    config = ServerConfig.from_url(storing_server.server.url, pipelining=mode)
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        letters, taken = site.letters(3), list[Envelope]()
+        letters, taken = storing_server.letters(3), list[Envelope]()
 
         def source() -> Iterator[Envelope]:
             for letter in letters:
@@ -199,7 +199,7 @@ def send_many_over_a_pool(
             assert pool.stats().in_use == 0
         # But one that was interrupted before anything was begun for it.
         assert [o.envelope for o in outcomes] in (taken, taken[:-1]), where
-        stored = site.stored()
+        stored = storing_server.stored()
         for outcome in outcomes:
             check(stored.pop(content_of(outcome), 0), outcome, where)
         assert not stored, where

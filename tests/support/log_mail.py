@@ -19,8 +19,8 @@ NEVER = 3600.0
 MakeHandler = Callable[..., PooledSmtpHandler]
 
 
-class Complaints(PooledSmtpHandler):
-    """A handler that keeps what it would have printed to stderr."""
+class RecordingHandler(PooledSmtpHandler):
+    """A handler that records what it would print on stderr."""
 
     errors: tuple[str, ...] = ()
 
