@@ -223,7 +223,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         self.connection = None
 
     def send_messages(self, email_messages: Iterable[M]) -> int:
-        """Send messages of the framework, one after the other.
+        """Send ``email_messages`` of the framework, one after the other.
 
         Returns the number of messages that were accepted for at least one recipient. A message
         without recipients is skipped. Without ``fail_silently`` the first error of the server ends
