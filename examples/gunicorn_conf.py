@@ -1,7 +1,7 @@
 """gunicorn for examples/gunicorn_app.py: loaded once, then forked.
 
-``worker_exit`` is a courtesy: without it the server finds a worker's connections closed, which does
-no harm. Nothing is needed in ``post_fork``.
+``worker_exit`` is optional: it sends QUIT; without it the connections are closed without one.
+``post_fork`` needs no hook.
 """
 
 bind = "127.0.0.1:8000"

@@ -86,7 +86,7 @@ def test_turns_of_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bare_loop_has_the_turns_of_the_way_that_it_is_compared_with() -> None:
-    """What the loop leaves out is Python, not waiting."""
+    """The bare loop waits as often as the client it is compared with."""
     counted = count_turns(BARE, message(1000), 10)
     assert counted == {
         "send": 2.0,

@@ -355,7 +355,7 @@ def test_connect_lmtp_says_lhlo(certificates: Certificates) -> None:
 
 
 def test_capabilities_are_a_snapshot() -> None:
-    """`SmtpConnection.capabilities`: a value of the last EHLO, which later ones do not change."""
+    """`SmtpConnection.capabilities`: a snapshot; a later EHLO does not change it."""
     with session() as (server, connection):
         before = connection.capabilities
         assert isinstance(before, ServerCapabilities)

@@ -37,7 +37,7 @@ OTHER_LABELS |= {"mermaid", "{eval-rst}", "{toctree}"}
 
 
 def names(pattern: str) -> list[tuple[str, str]]:
-    """Where a pattern is found: the page, and what was found."""
+    """The matches of a pattern: the page, and the matching text."""
     found = {(page, name) for page, text in TEXTS.items() for name in re.findall(pattern, text)}
     return sorted(found)
 

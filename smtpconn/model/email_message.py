@@ -233,7 +233,7 @@ def _encode_parts(message: AnyMessage, *, allows_8bit: bool) -> None:
 
 
 def _is_binary(part: AnyMessage) -> bool:
-    """Whether a NUL is meaningful in the part; in a text it is not (RFC 2045 2.7, 2.8)."""
+    """Whether the part is binary and may contain a NUL; text may not (RFC 2045 2.7, 2.8)."""
     charset = str(part.get_content_charset("") or "").lower()
     return part.get_content_maintype() != "text" or charset.startswith(("utf-16", "utf-32"))
 

@@ -34,7 +34,7 @@ def process(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[
 
 
 def test_python_m_smtpconn(server: SmtpServer) -> None:
-    """``python -m smtpconn`` is the command; a message on standard input arrives."""
+    """``python -m smtpconn`` runs the command; a message on standard input arrives."""
     done = process("-m", "smtpconn", "send", server.url, stdin=b"From: a@b.c\nTo: d@e.f\n\nhi\n")
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.messages[0].content == b"From: a@b.c\r\nTo: d@e.f\r\n\r\nhi\r\n"

@@ -1,4 +1,4 @@
-"""Reading a command line: swaks's habits, and errors of one line."""
+"""Parsing the command line: swaks's option forms, and errors in one line."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def test_leaving_the_block_while_another_thread_is_busy() -> None:
 
 
 def test_many_threads_may_close() -> None:
-    """Closing from many threads at once is one closing, and no error."""
+    """Closing from many threads at once closes once, without an error."""
     with SmtpServer() as server:
         connection = connect(server)
         start = threading.Barrier(8)

@@ -437,7 +437,7 @@ def _never() -> Any:
     ],
 )
 def test_wrong_guesses_are_answered_with_what_is_right(changes: dict[str, Any], told: str) -> None:
-    """Where the configuration is made, in words that have the right spelling."""
+    """The constructor raises, and the text has the right spelling."""
     config = ServerConfig("mx.example.com", 25, TlsMode.NONE)
     with pytest.raises(ValidationError, match=told):
         config.replace(**changes)

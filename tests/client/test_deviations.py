@@ -415,7 +415,7 @@ def test_an_answer_to_a_question_is_returned(code: int, verb: str) -> None:
 
 
 @pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle", b"554 5.4.0 idle"])
-def test_a_farewell_between_commands(farewell: bytes) -> None:
+def test_a_421_between_commands(farewell: bytes) -> None:
     """Whatever code it has, the error is that of a closed connection, transient."""
     both = b"250 ok\r\n" + farewell + b"\r\n<close>"
     with OddServer(NOOP=both) as server, connect(server) as connection:
@@ -427,7 +427,7 @@ def test_a_farewell_between_commands(farewell: bytes) -> None:
 
 
 @pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle"])
-def test_a_farewell_that_crosses_mail(farewell: bytes) -> None:
+def test_a_421_that_crosses_mail(farewell: bytes) -> None:
     """The pool sends the message over a new connection, as it does after 421."""
 
     def mail(line: bytes, nth: int) -> bytes:

@@ -298,7 +298,7 @@ def test_misuse_before_the_first_byte_keeps_it_open(ends: Ends) -> None:
 def test_an_exchange_that_fails_closes_the_connection(
     ends: Ends, raw: bytes, kind: type[SmtpError], phase: Phase
 ) -> None:
-    """A failure closes the transport before the exchange hears of it."""
+    """A failure closes the transport before it is thrown into the exchange."""
     driver, peer = ends
     heard: list[SmtpError] = []
 

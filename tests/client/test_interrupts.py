@@ -111,9 +111,7 @@ may_cut_off_sockets = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 @may_cut_off_sockets
 @pytest.mark.usefixtures("no_reports")
 @pytest.mark.parametrize("use", [by_lease, by_send])
-def test_exceptions_out_of_nowhere(
-    server: SmtpServer, use: Callable[[ConnectionPool], None]
-) -> None:
+def test_asynchronous_exceptions(server: SmtpServer, use: Callable[[ConnectionPool], None]) -> None:
     """A pool of four keeps four leases although eight threads are interrupted hundreds of times."""
     chance, pause = random.Random(4711), threading.Event()
     pool = ConnectionPool(server.url, max_size=4, keepalive=None, max_connecting=4)
@@ -207,7 +205,7 @@ def test_ctrl_c_while_the_server_is_silent(server: SmtpServer, step: str) -> Non
 @may_cut_off_sockets
 @pytest.mark.usefixtures("no_reports")
 def test_ctrl_c_again_and_again(server: SmtpServer) -> None:
-    """The main thread is interrupted a hundred times while it uses the pool, and loses nothing."""
+    """The main thread is interrupted a hundred times while it uses the pool; no lease is lost."""
     over = threading.Event()
     felt = 0
 

@@ -116,8 +116,8 @@ def test_to_whom_a_password_is_shown_after_a_refusal(how: str) -> None:
             connection.send(ME, YOU, MESSAGE)
 
 
-def test_a_unix_socket_leads_to_nobody_else(tmp_path: Path) -> None:
-    """As the loopback does."""
+def test_a_unix_socket_is_private(tmp_path: Path) -> None:
+    """A password may be sent over a UNIX socket, as over the loopback."""
     path = str(tmp_path / "smtp")
     with (
         serving(tls=None, unix_path=path) as server,

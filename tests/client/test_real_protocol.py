@@ -404,7 +404,7 @@ def test_a_stream_too_big_for_exim(certificates: Certificates) -> None:
         assert "evil" not in exim.logs()
 
 
-def test_exim_hangs_up_on_nobody_for_what_others_were_refused(exim: Exim) -> None:
+def test_exim_keeps_the_connection_after_many_refusals(exim: Exim) -> None:
     """It ends a connection at the eleventh RSET too many; a good message goes over another one."""
     with ConnectionPool(f"smtp://{exim.host}:{exim.port}", max_size=1) as pool:
         for _ in range(14):
@@ -417,7 +417,7 @@ def test_exim_hangs_up_on_nobody_for_what_others_were_refused(exim: Exim) -> Non
 
 
 def test_exim_without_a_certificate(exim: Exim) -> None:
-    """CRAM-MD5, and the questions Exim answers."""
+    """CRAM-MD5, VRFY, EXPN and HELP."""
     with SmtpConnection.connect(exim.host, exim.port, TlsMode.NONE, 10) as connection:
         connection.auth_cram_md5("alice", "wonderland")
         assert connection.vrfy(ALICE).code == 250

@@ -337,7 +337,7 @@ def check_store(store: RealServer, kinds: Iterable[Kind]) -> None:
 def test_many_messages(
     certificates: Certificates, place: type[Place], pipelining: Pipelining
 ) -> None:
-    """Each is stored once under its own sender, however many are refused among them."""
+    """Each message is stored once with its sender, although many are refused among them."""
     with ExitStack() as stack:
         made = place(certificates, stack)
         kinds = made.kinds()

@@ -188,7 +188,7 @@ def test_each_process_of_a_preforking_server_has_one_connection(
     assert [m.connection for m in server.messages if m.connection == 1] == [1, 1]
 
 
-def test_a_connection_that_died_meanwhile_is_replaced(server: SmtpServer, mailing: Mailing) -> None:
+def test_a_dead_idle_connection_is_replaced(server: SmtpServer, mailing: Mailing) -> None:
     """The server closed it between two requests; the pool replaces it."""
     backend = mailing.use(server)
     assert backend.send_messages([message(YOU)]) == 1
@@ -228,7 +228,7 @@ def test_the_block(server: SmtpServer, mailing: Mailing) -> None:
     assert connections(server) == 1
 
 
-def test_who_has_opened_keeps_nobody_waiting(server: SmtpServer, mailing: Mailing) -> None:
+def test_an_open_backend_holds_no_connection(server: SmtpServer, mailing: Mailing) -> None:
     """An open backend holds no connection: with one at most, two that are open both send."""
     first = mailing.use(server, pool={"max_size": 1, "acquire_timeout": 0.5})
     second = mailing.again()
@@ -238,8 +238,8 @@ def test_who_has_opened_keeps_nobody_waiting(server: SmtpServer, mailing: Mailin
     assert connections(server) == 1
 
 
-def test_opening_waits_for_nobody(server: SmtpServer, mailing: Mailing) -> None:
-    """While others use all connections the server is there; a message waits, and only once."""
+def test_opening_does_not_wait(server: SmtpServer, mailing: Mailing) -> None:
+    """If all connections are in use, `open` does not wait; a message waits once."""
     backend = mailing.use(server, pool={"max_size": 1, "acquire_timeout": 5})
     pool = backend.pool
     with pool.connection():
@@ -514,7 +514,7 @@ def test_logging_in(mailing: Mailing) -> None:
         )
 
 
-def test_logging_in_as_somebody_else(mailing: Mailing) -> None:
+def test_a_login_with_other_credentials(mailing: Mailing) -> None:
     """auth_user and auth_password of send_mail go before what is configured."""
     with SmtpServer(users={"app": "s3cret", "other": "secret"}) as server:
         mailing.use(server, username="app", password="s3cret")
@@ -566,7 +566,7 @@ def test_tls(mailing: Mailing, certificates: Certificates, option: str) -> None:
         assert connections(server) == 1
 
 
-def test_a_certificate_nobody_trusts(mailing: Mailing, certificates: Certificates) -> None:
+def test_an_untrusted_certificate(mailing: Mailing, certificates: Certificates) -> None:
     """It is an error, an OSError with OpenSSL's own as its cause; nothing is sent."""
     with SmtpServer(tls_context=certificates.server_context()) as server:
         backend = mailing.use(server, use_tls=True)

@@ -106,8 +106,8 @@ def test_errors_silent_or_not(server: SmtpServer, make_app: MakeApp) -> None:
         assert mail.send_mail("hello", "", ME, [YOU], fail_silently=True) == 0
 
 
-def test_logging_in_as_somebody_else(make_app: MakeApp) -> None:
-    """auth_user and auth_password go before the settings."""
+def test_a_login_with_other_credentials(make_app: MakeApp) -> None:
+    """auth_user and auth_password override the settings."""
     with SmtpServer(users={"app": "s3cret", "other": "s3cret"}) as server:
         app, mail = make_app(
             MAIL_PORT=server.port, MAIL_USERNAME="app", MAIL_PASSWORD="s3cret", MAIL_TIMEOUT=7

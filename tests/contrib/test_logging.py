@@ -94,10 +94,10 @@ def test_records_of_a_while_become_one_mail(
     assert len(server.connections) == 1
 
 
-def test_nobody_has_to_ask_for_a_mail(
+def test_mails_are_sent_without_a_flush(
     server: SmtpServer, logger: logging.Logger, make: MakeHandler
 ) -> None:
-    """It goes by itself when its time has come, and at once when it is full."""
+    """A mail is sent when it is due, and at once when it is full."""
     logger.removeHandler(first := make(group_for=0.01))
     first.handle(logging.makeLogRecord({"msg": "one"}))
     server.wait_for_messages(1)

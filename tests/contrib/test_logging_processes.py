@@ -88,7 +88,7 @@ def test_it_is_made_by_a_dictionary(server: SmtpServer) -> None:
 
 
 def test_reconfiguring_waits_for_the_mail_and_no_longer(server: SmtpServer) -> None:
-    """`dictConfig` holds a lock of logging while it closes handlers, and the thread logs, too."""
+    """`dictConfig` holds a lock of logging while it closes handlers, and the thread logs too."""
     script = f"""
 import logging.config, time
 mail = {{

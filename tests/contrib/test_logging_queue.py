@@ -54,7 +54,7 @@ def test_records_wait_for_others(queue: RecordQueue) -> None:
     assert queue.mailed == 3
 
 
-def test_a_full_mail_waits_for_nobody(queue: RecordQueue) -> None:
+def test_a_full_mail_is_sent_at_once(queue: RecordQueue) -> None:
     """With as many records as a mail may have it goes at once, and the rest is the next one."""
     changes = [queue.add(entry()) for _ in range(6)]
     assert changes == [True, False, False, True, False, False]  # when the thread has to look again

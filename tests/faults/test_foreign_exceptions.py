@@ -28,14 +28,14 @@ IO = ("net/transport.py", "client/driver.py", "protocol/reply_matcher.py")
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_error_in_send_many_on_a_connection(mode: Pipelining, count: Count) -> None:
-    """Each class at each line."""
+    """An exception of each class at each line."""
     with SmtpServer() as server:
         scenario = send_many_on_a_connection(StoringServer(server), mode)
         count("places in send_many of a connection", every_place(scenario, CONNECTION))
 
 
 def test_every_line_of_send_many_over_lmtp(count: Count) -> None:
-    """With an answer per recipient."""
+    """An exception at each line, with a reply for each recipient."""
     with SmtpServer(protocol="LMTP") as server:
         scenario = send_many_on_a_connection(StoringServer(server), Pipelining.AUTO, lmtp=True)
         count("places in send_many over LMTP", every_place(scenario, CONNECTION))
@@ -43,7 +43,7 @@ def test_every_line_of_send_many_over_lmtp(count: Count) -> None:
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_error_in_send_on_a_reused_connection(mode: Pipelining, count: Count) -> None:
-    """Each class at each line."""
+    """An exception of each class at each line."""
     with SmtpServer() as server:
         scenario = send_on_a_reused_connection(StoringServer(server), mode)
         count("places in pool.send", every_place(scenario, IO, all_errors=True))
@@ -51,7 +51,7 @@ def test_every_error_in_send_on_a_reused_connection(mode: Pipelining, count: Cou
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_line_of_send_many_over_a_pool(mode: Pipelining, count: Count) -> None:
-    """In the thread that sends."""
+    """An exception at each line of the thread that sends."""
     with SmtpServer() as server:
         scenario = send_many_over_a_pool(StoringServer(server), mode)
         count("places in pool.send_many", every_place(scenario, POOL))
@@ -59,7 +59,7 @@ def test_every_line_of_send_many_over_a_pool(mode: Pipelining, count: Count) -> 
 
 @pytest.mark.parametrize("mode", [Pipelining.AUTO, Pipelining.EAGER])
 def test_every_bytecode_of_the_io(mode: Pipelining, count: Count) -> None:
-    """Between what the system has done and our note of it, too."""
+    """An exception at each bytecode, also between a system call and the record of its result."""
     with SmtpServer() as server:
         scenario = send_many_on_a_connection(StoringServer(server), mode)
         count("bytecodes in send_many", every_place(scenario, IO, opcodes=True))

@@ -315,7 +315,7 @@ class SessionMachine(RuleBasedStateMachine):
         of_content: Sequence[Act] = (),
         operations: int = 1,
     ) -> T | SmtpError:
-        """Run one operation, or so many in one call, and check what has to hold after any."""
+        """Run one operation, or several messages in one call, and check the invariants."""
         # What came late would be found by the operation after the next, or never.
         self.server.settle()
         everything, was_well = [*planned, *of_content], self.server.is_well

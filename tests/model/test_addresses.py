@@ -332,7 +332,7 @@ BAD_LITERALS = [
 
 @pytest.mark.parametrize(("given_", "local_part", "sent"), MAILBOXES)
 def test_good_mailboxes(given_: str, local_part: str, sent: str) -> None:
-    """A mailbox is taken apart without its quoting and rendered with what quoting it needs."""
+    """A mailbox is parsed without its quoting and rendered with the quoting it needs."""
     mailbox = Mailbox(given_)
     assert mailbox.local_part == local_part
     assert str(mailbox) == (sent or given_)
@@ -440,7 +440,7 @@ def test_an_address_is_a_str(kind: Callable[[object], object], value: object) ->
 
 @pytest.mark.parametrize("text", ["", "<>"])
 def test_the_null_path(text: str) -> None:
-    """The null reverse-path is what bounces are sent from; there is no null forward-path."""
+    """Bounces have the null reverse-path; there is no null forward-path."""
     path = ReversePath(text)
     assert path.is_null
     assert path.mailbox is None
@@ -569,7 +569,7 @@ def test_a_local_part_has_no_limit_of_its_own(content: str) -> None:
 
 
 def test_a_mailbox_that_no_path_has_room_for_is_refused() -> None:
-    """What neither MAIL nor RCPT could say is no mailbox."""
+    """A mailbox that is too long for MAIL and RCPT is invalid."""
     longest = f"{'a' * 64}@{DOMAIN189}"
     assert str(Mailbox(longest)) == longest
     for kind in (Mailbox, ForwardPath, ReversePath):

@@ -277,7 +277,7 @@ def test_the_first_line_of_a_keyword_counts() -> None:
 
 
 def test_parameters_are_as_sent() -> None:
-    """A keyword is in capitals, its parameters are left alone."""
+    """A keyword is converted to upper case, its parameters are not."""
     capabilities = ehlo("x-Foo  Bar=Baz  qux")
     assert capabilities.parameters("X-FOO") == ("Bar=Baz", "qux")
     assert capabilities.parameters("x-foo") == ("Bar=Baz", "qux")

@@ -54,7 +54,7 @@ def addressed(to: str, *, old: bool) -> AnyMessage:
         ("Postmaster", ["Postmaster"]),
     ],
 )
-def test_everybody_named_gets_it(field: str, expected: list[str], old: bool) -> None:
+def test_all_recipients_in_the_header_get_it(field: str, expected: list[str], old: bool) -> None:
     """Every form of an address is read in every version of Python."""
     message = addressed(field, old=old)
     assert [str(path) for path in recipients_of(message)] == expected

@@ -445,7 +445,7 @@ def test_bad_fields_of_rcpt(fields: dict[str, Any]) -> None:
     ids=ascii,
 )
 def test_fields_of_rcpt_of_another_type(fields: dict[str, Any]) -> None:
-    """A value of another type is refused where it is made."""
+    """A value of a wrong type raises in the constructor."""
     with pytest.raises(ValidationError):
         RcptToParams(**fields)
 

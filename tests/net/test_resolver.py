@@ -112,7 +112,7 @@ def callers(count: int, host: str, timeout: float = TIMEOUT) -> Iterator[list[ob
 
 
 def test_callers_of_one_name_wait_for_one_lookup(names: NameServer) -> None:
-    """A hundred callers are one question, and all get its answer."""
+    """A hundred callers share one lookup, and all get its result."""
     names.hang("mx.example")
     with callers(100, "mx.example") as got:
         wait_until(lambda: names.joined == 100)
@@ -196,7 +196,7 @@ def test_a_caller_beyond_the_limit_goes_on_when_any_lookup_ends(names: NameServe
     assert got == [FOUND] * 3
 
 
-def test_nobody_is_kept_who_gave_up(names: NameServer) -> None:
+def test_callers_that_gave_up_are_not_kept(names: NameServer) -> None:
     """Callers that time out leave nothing behind, however long the lookup hangs."""
     names.hang("mx.example")
     with callers(20, "mx.example", 0.05) as got:

@@ -63,8 +63,8 @@ def test_version_cipher_and_certificate(certificates: Certificates) -> None:
         assert connection.tls_info is None
 
 
-def test_a_certificate_that_nobody_checked(certificates: Certificates) -> None:
-    """It is there all the same, and marked as not verified."""
+def test_an_unverified_certificate(certificates: Certificates) -> None:
+    """The certificate is available, and marked as not verified."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -123,7 +123,7 @@ def count(context: ssl.SSLContext) -> int:
     return context.cert_store_stats()["x509_ca"]
 
 
-def test_whoever_names_none_trusts_the_systems_authorities_and_certifis() -> None:
+def test_the_default_trusts_the_systems_authorities_and_certifis() -> None:
     """Both count together, in a context of one's own and in the shared one."""
     system = ssl.create_default_context()
     system.load_verify_locations(certifi.where())

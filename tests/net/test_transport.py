@@ -238,7 +238,7 @@ def test_a_partial_write_under_tls(certificates: Certificates) -> None:
 
 
 def test_a_write_may_be_stopped(ends: Ends) -> None:
-    """What the receiver of early replies raises ends the write."""
+    """An exception of the receiver of early replies ends the write."""
     transport, peer = ends
 
     def refuse(data: bytes) -> None:
@@ -427,7 +427,7 @@ def test_a_handshake_has_a_deadline(certificates: Certificates) -> None:
         assert SHORT <= time.monotonic() - start < SHORT + 0.5
 
 
-def test_a_handshake_with_nobody(certificates: Certificates) -> None:
+def test_a_handshake_with_a_closed_peer(certificates: Certificates) -> None:
     """A peer that hangs up during the handshake is an OSError."""
     with plain_ends() as (transport, peer):
         peer.close()

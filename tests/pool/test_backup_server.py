@@ -144,7 +144,7 @@ def test_waiting_ends_when_another_server_may_be_back(
 @pytest.mark.parametrize(
     ("configured", "asked"), [(10.0, 0.3), (0.15, 10.0), (10.0, 0.01)], ids=repr
 )
-def test_a_server_that_hangs_rests_after_its_first_failure(
+def test_a_server_that_hangs_is_in_backoff_after_its_first_failure(
     server: SmtpServer, backup: SmtpServer, configured: float, asked: float
 ) -> None:
     """However short the caller's or the configuration's time: the next callers do not meet it."""
@@ -164,7 +164,7 @@ def test_a_server_that_hangs_rests_after_its_first_failure(
     assert len(backup.messages) == 12
 
 
-def test_nobody_waits_for_half_the_time(
+def test_no_caller_waits_for_half_the_time(
     server: SmtpServer, backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While there is another server, one that hangs has a few seconds and no more."""
@@ -187,7 +187,7 @@ def test_a_slow_server_has_the_rest_of_the_time(
     assert len(server.messages) == 1
 
 
-def test_nobody_waits_for_a_server_that_hangs_if_a_connection_may_come_back(
+def test_no_caller_waits_for_a_server_that_hangs_if_a_connection_may_come_back(
     server: SmtpServer, backup: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the backup full, a connection to it that is given back is waited for instead."""
@@ -278,10 +278,10 @@ def test_the_caller_that_asks_keeps_to_its_time(
     assert len(backup.messages) == 2
 
 
-def test_a_backup_that_died_while_somebody_asked(
+def test_a_backup_that_fails_during_a_trial(
     server: SmtpServer, backup: SmtpServer, clock: Clock
 ) -> None:
-    """The connection is looked at after the asking, and replaced if it is dead."""
+    """The connection to the backup is checked after the trial, and replaced if it is dead."""
     server.stop()
     with ConnectionPool(configs(server, backup), max_idle=1e6, keepalive=None) as pool:
         send(pool)

@@ -161,7 +161,7 @@ def test_memory_is_bounded() -> None:
     assert senders() == []
 
 
-def test_a_slow_item_holds_up_nobody() -> None:
+def test_a_slow_item_does_not_delay_others() -> None:
     """Outcomes come as they are ready: a slow item comes last, behind those begun after it."""
     slow = threading.Event()
 
@@ -204,7 +204,7 @@ def test_an_input_that_raises(threads: int, count: int) -> None:
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("error", [ItemError, KeyboardInterrupt], ids=lambda e: str(e.__name__))
 def test_work_that_raises(threads: int, error: type[BaseException]) -> None:
-    """Its error comes out behind what was begun, and the input is not read on."""
+    """Its error is raised after the outcomes of what was begun; the input is read no further."""
     source, finished = Source(), list[int]()
 
     def work(number: int) -> int:
@@ -230,7 +230,7 @@ def test_work_that_raises_stop_iteration() -> None:
     assert senders() == []
 
 
-def test_threads_end_although_nobody_waits_for_them() -> None:
+def test_threads_end_without_being_joined() -> None:
     """A second Ctrl-C, while `close` waits after the first one, leaves no thread behind.
 
     The next `close` returns what the first one could not.
@@ -710,7 +710,7 @@ def test_a_signal_handler_may_stop() -> None:
 @pytest.mark.parametrize("then", ["next", "close"])
 @pytest.mark.parametrize("during", ["next", "close"])
 def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
-    """The exception comes out of ``next`` or `close`; what follows gives every outcome."""
+    """``next`` or `close` raises the exception; the following calls return every outcome."""
     begun, go_on = threading.Event(), threading.Event()
     source = Source(6)
 
@@ -724,7 +724,7 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     taken = [next(outcomes)]
 
     def interrupt() -> None:
-        # The main thread waits, or is about to: either way it is struck inside the call.
+        # The main thread waits, or is about to: either way it is interrupted inside the call.
         assert begun.wait(10)
         wait_until(lambda: is_waiting)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -758,7 +758,7 @@ def test_it_is_neither_copied_nor_pickled(duplicate: Callable[[object], object])
     outcomes.close()
 
 
-def test_one_that_nobody_iterates_says_so() -> None:
+def test_an_iterator_that_is_never_read_warns() -> None:
     """Outcomes that are never read are a mistake: nothing was sent."""
     outcomes: list[object] = [fan_out(lambda n: n, range(3), 1)]
     with pytest.warns(ResourceWarning, match="nothing was sent"):

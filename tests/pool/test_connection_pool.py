@@ -453,7 +453,7 @@ def test_a_connection_grows_old(
     seconds: float,
     reason: str | None,
 ) -> None:
-    """An idle connection is replaced at the next checkout when its time is over, not before."""
+    """An idle connection is replaced at the first checkout after ``max_lifetime``."""
     options = {"max_idle": 3600.0, "max_lifetime": 3600.0, **limits}
     with ConnectionPool(
         server.url,
@@ -913,7 +913,7 @@ def test_maintenance_survives_its_hook(
     wait_until(lambda: maintenance_threads() == [])
 
 
-def test_who_renews_a_connection_holds_up_nobody(server: SmtpServer) -> None:
+def test_a_caller_that_renews_delays_no_other(server: SmtpServer) -> None:
     """No caller waits beside an idle connection because another connects to a slow server."""
     moments: dict[str, float] = {}
     with ConnectionPool(server.url, max_size=4, max_connecting=1) as pool:

@@ -295,8 +295,8 @@ def test_lifetimes_differ(harness: Harness) -> None:
     assert figures(pool) == (0, 0, {"max_lifetime": 50})
 
 
-def test_whoever_gives_back_closes_what_is_over(harness: Harness) -> None:
-    """Without maintenance too, idle connections are closed when their time is over."""
+def test_a_return_closes_expired_connections(harness: Harness) -> None:
+    """Idle connections are closed after ``max_idle`` without maintenance too."""
     pool = lending(max_idle=60)
     old, young = use(pool, 2)
     for _ in range(3):

@@ -367,8 +367,8 @@ def test_the_hook_may_use_the_pool(server: SmtpServer) -> None:
     assert len(sent) == len(server.messages) == 1
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a hook no event is made at all, nor anything to make one of."""
+def test_no_events_without_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a hook neither events nor their parts are created."""
     monkeypatch.setattr("smtpconn.pool.events.PoolEvent", None)
     config = ServerConfig.from_url("smtp://mx.example.com")
     quiet = EventEmitter("quiet", None)

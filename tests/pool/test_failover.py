@@ -64,7 +64,7 @@ def test_the_rested_come_first_and_all_are_tried(failing: list[int], order: list
     assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1, 2]
 
 
-def test_a_rest_ends_at_its_moment() -> None:
+def test_a_backoff_ends_at_its_time() -> None:
     """The backoff ends exactly at its time."""
     group = servers(2)
     group.failed(0, DOWN, NOW)
@@ -77,8 +77,8 @@ def backoff(group: ServerSelector, now: float) -> float:
     return next(t / 10 for t in range(10_000) if group.to_try(now + t / 10)[0] == 0)
 
 
-def test_rests_double_up_to_the_limit() -> None:
-    """Each failure in a row doubles the rest, and none is longer than the limit."""
+def test_backoffs_double_up_to_the_limit() -> None:
+    """Each consecutive failure doubles the backoff, up to the limit."""
     group, now, backoffs = servers(2), NOW, []
     for _ in range(10):
         group.failed(0, DOWN, now)
@@ -88,7 +88,7 @@ def test_rests_double_up_to_the_limit() -> None:
     assert backoffs[:7] == [1, 2, 4, 8, 16, 32, 60]
 
 
-def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
+def test_a_server_that_is_down_for_weeks_still_has_a_backoff() -> None:
     """However often a server fails, its rest stays the longest one."""
     group = servers(2)
     now = NOW
@@ -98,7 +98,7 @@ def test_a_server_that_is_down_for_weeks_still_has_a_rest() -> None:
     assert backoff(group, now) == MAX_BACKOFF
 
 
-def test_failures_during_a_rest_do_not_lengthen_it() -> None:
+def test_failures_during_a_backoff_do_not_lengthen_it() -> None:
     """Ten callers that meet one failure together are one failure to the server's rest."""
     group = servers(2)
     for _ in range(10):
@@ -154,7 +154,7 @@ def test_a_trial_that_is_cut_off_ends_by_itself() -> None:
     assert begin(group, now + TRIAL_TIMEOUT) == [0, 1]
 
 
-def test_healthy_servers_are_for_everybody() -> None:
+def test_healthy_servers_are_for_all_callers() -> None:
     """No trial is begun at a server that never failed, nor behind one."""
     group = servers(3)
     group.failed(1, DOWN, NOW)
@@ -164,7 +164,7 @@ def test_healthy_servers_are_for_everybody() -> None:
     assert [begin(group, now) for _ in range(2)] == [[1, 2, 0], [2, 0, 1]]
 
 
-def test_the_only_server_is_for_everybody() -> None:
+def test_the_only_server_is_for_all_callers() -> None:
     """There is no other caller to wait for."""
     group = servers(1)
     group.failed(0, DOWN, NOW)
@@ -279,7 +279,7 @@ def test_when_to_try_again() -> None:
     assert only.servers.retry_at(NOW) == NOW + LOWERED_FOR
 
 
-def test_a_login_that_rests_repeats_its_own_refusal() -> None:
+def test_a_login_in_backoff_repeats_its_own_refusal() -> None:
     """Other errors of the server during that time are not reported instead."""
     group = servers(1)
     group.failed(0, REFUSED, NOW)
@@ -369,7 +369,7 @@ def test_the_servers_are_those_given() -> None:
 
 
 @pytest.mark.parametrize("later", [DOWN, BUSY, REFUSED_FOR_NOW], ids=["closed", "421", "454"])
-def test_a_login_that_rests_repeats_its_own_error(later: SmtpError) -> None:
+def test_a_login_in_backoff_repeats_its_own_error(later: SmtpError) -> None:
     """Connects that were in flight when the login was refused may fail otherwise; no matter."""
     group = servers(1)
     group.failed(0, REFUSED, NOW)

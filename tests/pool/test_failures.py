@@ -288,7 +288,7 @@ def test_hanging_up_under_tls(certificates: Certificates, how: str) -> None:
 
 
 @pytest.mark.parametrize("reply", [None, "421 4.3.2 Shutting down", "250 2.0.0 hello"])
-def test_a_farewell_between_commands(reply: str | None) -> None:
+def test_a_421_between_commands(reply: str | None) -> None:
     """What a server says or does while nothing is asked of it ends the connection, unsent mail."""
     with SmtpServer() as server, connect(server) as connection:
         server.close_idle(reply)
@@ -431,7 +431,7 @@ def test_a_reply_that_makes_no_sense(step: str, phase: Phase, call: Call, reply:
     ("reply", "kind"), [("554 5.7.1 no", PermanentError), ("450 4.7.1 later", TransientError)]
 )
 def test_a_greeting_that_refuses(reply: str, kind: type[SmtpError]) -> None:
-    """A server that does not want us says so in its greeting, and hears QUIT and nothing more."""
+    """A server that refuses in its greeting gets QUIT and nothing else."""
     with SmtpServer() as server:
         server.fault("CONNECT", reply=reply)
         with pytest.raises(kind) as caught:
@@ -474,8 +474,8 @@ def test_a_slow_drip_while_connecting(step: str) -> None:
         assert time.monotonic() - start < SHORT + SLACK
 
 
-def test_a_slow_but_honest_server() -> None:
-    """Replies in pieces of one byte are as good as whole ones."""
+def test_a_slow_but_correct_server() -> None:
+    """Replies that arrive byte by byte are read like whole ones."""
     with SmtpServer() as server:
         server.fault("*", split=1, times=None)
         with connect(server) as connection:

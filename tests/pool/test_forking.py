@@ -500,8 +500,8 @@ def test_a_connection_of_its_own_fails_clearly_in_the_child(
 
 
 @pytest.mark.parametrize("first", ["close", "quit", "probe", "leave", "repr", "noop", "is_open"])
-def test_the_first_use_of_a_connection_that_was_busy_harms_nobody(first: str, fork: Fork) -> None:
-    """What closing would interrupt is the parent's: its operation goes on."""
+def test_the_first_use_of_a_connection_that_was_busy(first: str, fork: Fork) -> None:
+    """Closing in the child does not interrupt the parent's operation."""
     gate = threading.Event()
     with (
         SmtpServer(recipient_known=lambda _: gate.wait(10)) as server,
@@ -746,7 +746,7 @@ def test_sockets_that_are_being_connected_are_closed_in_the_child(fork: Fork) ->
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="there is no /proc here")
 def test_a_connection_under_a_keepalive_noop_is_closed_in_the_child(fork: Fork) -> None:
-    """Maintenance has borrowed it, and the child has no thread of it."""
+    """Maintenance has borrowed it, and its thread does not exist in the child."""
     with SmtpServer() as server:
         server.fault("NOOP", hang=True)
         with ConnectionPool(server.url, keepalive=0.02) as pool:

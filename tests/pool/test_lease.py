@@ -151,7 +151,7 @@ def test_exceptions_while_a_caller_waits(server: SmtpServer) -> None:
 
 
 @unclosed
-def test_exceptions_while_a_caller_waits_in_vain(
+def test_exceptions_while_a_caller_times_out(
     server: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Waiting until the time is over loses no capacity, neither the waiter's nor the holder's."""
@@ -354,7 +354,7 @@ def test_a_lease_that_is_collected_inside_the_pool(server: SmtpServer) -> None:
         assert pool.stats().discards == {"lost by its holder": 1}
 
 
-def test_a_lease_that_is_collected_tells_nobody(server: SmtpServer) -> None:
+def test_a_lease_that_is_collected_calls_no_hook(server: SmtpServer) -> None:
     """The hook may need a lock that is held where the destructor runs; it is told later."""
     heard: list[str] = []
     with ConnectionPool(server.url, max_size=1, on_event=lambda e: heard.append(e.action)) as pool:

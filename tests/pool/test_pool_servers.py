@@ -105,7 +105,9 @@ def test_the_preferred_server_goes_down_while_idle(
 
 
 @pytest.mark.parametrize("reply", ["554 5.3.2 No mail here", "421 4.3.2 Shutting down"])
-def test_a_server_that_wants_nobody(server: SmtpServer, backup: SmtpServer, reply: str) -> None:
+def test_a_server_that_accepts_no_connection(
+    server: SmtpServer, backup: SmtpServer, reply: str
+) -> None:
     """A refusal at the greeting moves the mail on like a dead server."""
     server.fault("CONNECT", reply=reply, close=True)
     with ConnectionPool(configs(server, backup)) as pool:
@@ -307,7 +309,7 @@ def test_a_refused_login_is_not_tried_again() -> None:
             assert (stats.failed_messages, stats.connect_errors) == (5, 1)
 
 
-def test_a_refused_login_is_tried_again_after_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_login_is_tried_again_after_its_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the rest is over the server is asked again, and the login may work."""
     monkeypatch.setattr("smtpconn.pool.failover.LOGIN_BACKOFF", 0.05)
     users = {"user": "right"}
@@ -364,7 +366,7 @@ def test_a_rate_holds_for_all_threads(server: SmtpServer) -> None:
     assert len(server.messages) == 20
 
 
-def test_a_burst_goes_at_once_and_the_rest_in_time(server: SmtpServer) -> None:
+def test_a_burst_is_sent_at_once_and_the_rest_in_time(server: SmtpServer) -> None:
     """A burst goes without waiting; what the rate does not let go in time fails and is not sent."""
     with ConnectionPool(server.url, max_rate=0.01, burst=3) as pool:
         for _ in range(3):
@@ -618,7 +620,7 @@ def bearer(accepted: set[str]) -> Generator[bytes, bytes, str | None]:
 
 
 def test_a_token_is_asked_for_per_connection() -> None:
-    """A function that gets tokens is called once for each connection, not for each message."""
+    """A token function is called once for each connection, not for each message."""
     asked = 0
 
     def token() -> str:

@@ -17,7 +17,7 @@ from tests.support.threads import run_in_threads
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_acknowledged_messages_are_stored_once(seed: int) -> None:
-    """Killed, delayed, restarted and told 421: acknowledged is stored, nothing is stored twice."""
+    """The server is killed, delayed and restarted: each acknowledged message is stored once."""
     account = run(2.0, seed)
     assert not any(account.imbalances().values()), account.imbalances()
     assert set(account.stored) <= account.acknowledged | account.unknown

@@ -106,8 +106,8 @@ def test_threads_go_no_faster_than_the_rate() -> None:
     assert early == []
 
 
-def test_waiting_in_vain_costs_no_time() -> None:
-    """A message the rate does not let go in time fails at once, and says why."""
+def test_a_wait_beyond_the_deadline_fails_at_once() -> None:
+    """A message that the rate delays beyond its deadline fails at once, with the reason."""
     pace = RateLimiter(0.01)
     pace.wait(Deadline(1))
     begun = time.monotonic()

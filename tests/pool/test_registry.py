@@ -135,7 +135,7 @@ def test_options_of_the_server_beside_a_url(make: Callable[..., ConnectionPool])
 @pytest.mark.parametrize("make", [ConnectionPool, get_pool])
 @pytest.mark.parametrize("given", [b"smtp://mx", None, 25, {"host": "mx"}, ["smtp://mx", None]])
 def test_what_is_no_server(make: Callable[..., ConnectionPool], given: Any) -> None:
-    """It is refused where it is given, with what is one."""
+    """An invalid server is refused at once, with the valid forms."""
     with pytest.raises(ValidationError, match="a server is a ServerConfig or a URL such as"):
         make(given)
 

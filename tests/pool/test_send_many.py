@@ -88,7 +88,7 @@ KINDS: tuple[Callable[[int], Envelope], ...] = (
 
 
 def check(kind: Callable[[int], Envelope], outcome: SendOutcome) -> None:
-    """See that an outcome is the one that kind of envelope has."""
+    """Check that an outcome is the expected one for this kind of envelope."""
     result, error = outcome.result, outcome.error
     if kind in (good, partly):
         assert error is None
@@ -378,7 +378,7 @@ def test_a_server_that_limits_messages_gets_no_more() -> None:
 
 
 def test_a_connection_that_has_had_its_time_is_replaced() -> None:
-    """``max_lifetime`` ends what streams over a connection; the next one goes on."""
+    """``max_lifetime`` ends the stream over a connection; it continues over the next one."""
     with SmtpServer() as server:
         server.fault("CONTENT", delay=0.01, times=None)
         with ConnectionPool(server.url, max_size=1, max_lifetime=0.1) as pool:
@@ -722,7 +722,7 @@ def test_one_buffer_that_is_filled_anew_for_each_recipient() -> None:
     assert arrived == {f"{n}@x.example": n for n in range(40)}
 
 
-def test_a_message_that_names_nobody_is_refused_for_itself() -> None:
+def test_a_message_without_recipients_is_its_own_outcome() -> None:
     """The others are sent."""
     given = [EmailMessage(), message_to("a@x.example"), message_to("nobody at all")]
     with SmtpServer() as server, ConnectionPool(server.url) as pool:

@@ -168,8 +168,8 @@ def test_too_many_waiters(most: int) -> None:
     assert not pool.state.is_overloaded(pool.now)
 
 
-def test_nobody_waits_where_nobody_may() -> None:
-    """With max_waiting=0 a caller who would have to wait for a right to connect is one too many."""
+def test_no_caller_waits_with_max_waiting_0() -> None:
+    """With max_waiting=0 a caller that would have to wait for its turn to connect is refused."""
     pool = pool_simulator(max_waiting=0, max_connecting=1)
     pool.arrive()
     assert pool.state.is_overloaded(pool.now)
@@ -204,7 +204,7 @@ def test_who_goes_again_goes_before_all_others() -> None:
 
 
 def test_who_wants_a_new_one_gets_a_new_one() -> None:
-    """With ``renew`` a caller connects, though there are idle ones, and those stay."""
+    """With ``renew`` a caller connects although there are idle connections, which are kept."""
     pool = pool_simulator()
     first, _ = pool.fill(2)
     waiter = pool.arrive()
@@ -233,7 +233,7 @@ def renewing(*, room: int) -> tuple[PoolSimulator, Waiter, Waiter]:
     return pool, waiter, connecting
 
 
-def test_who_wants_a_new_one_holds_up_nobody() -> None:
+def test_a_caller_that_wants_a_new_connection_delays_no_other() -> None:
     """Those who came later take what is idle, in their order, while it waits to connect."""
     pool, waiter, connecting = renewing(room=2)
     assert len(pool.state.idle) == 2

@@ -272,7 +272,7 @@ def test_without_noops_the_end_is_due() -> None:
 
 @pytest.mark.parametrize("keepalive", [None, 7.0, 200.0])
 def test_looking_when_due_always_finds_something(keepalive: float | None) -> None:
-    """At the moment that was told there is a NOOP to say or a connection to close, to the last."""
+    """At each announced time there is a NOOP to send or a connection to close."""
     pool = pool_simulator(keepalive=keepalive, max_idle=60)
     pool.fill(4, pause=3)
     looks = 0

@@ -228,7 +228,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_connection_is_in_one_place(self) -> None:
-        """Each that lives is idle, or lent to one caller, or with maintenance; none is lost."""
+        """Each open connection is idle or borrowed, by one caller or maintenance; none is lost."""
         lent = [t.pooled for t in self.served if t.pooled is not None]
         places = [*self.pool_simulator.state.idle, *lent, *self.kept_alive.values()]
         assert len(places) == len(set(places))

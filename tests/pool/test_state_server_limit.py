@@ -103,7 +103,7 @@ def test_a_lowered_size_lends_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_nobody_waits_for_those_who_wait(most: int) -> None:
+def test_no_caller_waits_for_waiting_ones(most: int) -> None:
     """If all connecting callers are refused and no caller has a connection, the next one tries."""
     pool = pool_simulator(max_size=5, max_connecting=most)
     callers = [pool.arrive() for _ in range(most + 1)]

@@ -389,7 +389,7 @@ def test_refused_logins(code: int, is_transient: bool) -> None:
     assert "s3cret" not in f"{error!r}{error.__dict__}"
 
 
-def test_a_challenge_nobody_expects_is_cancelled() -> None:
+def test_an_unexpected_challenge_is_cancelled() -> None:
     """With an asterisk (RFC 4954 4)."""
     script: Script = [(PLAIN_LINE, "334 bW9yZQ==\n"), ("*\n", "501 cancelled\n")]
     error = fails(lambda: auth.authenticate(session(OFFERS), Plain("u", "p")), script)
@@ -419,7 +419,7 @@ def test_oauthbearer_errors_are_acknowledged() -> None:
 
 @pytest.mark.parametrize("code", [250, 354, 200])
 def test_a_login_is_235_and_nothing_else(code: int) -> None:
-    """Another success is an answer to something else."""
+    """Another 2xx reply to AUTH is a protocol error."""
     error = fails(
         lambda: auth.authenticate(session(OFFERS), Plain("u", "p")), [(PLAIN_LINE, f"{code} ok\n")]
     )
@@ -770,7 +770,7 @@ def test_what_answers_no_question_is_raised(code: int, kind: type[Exception]) ->
     ],
 )
 def test_how_a_question_is_asked(phase: Phase, extensions: str, argument: str, line: str) -> None:
-    """SMTPUTF8 wherever it is offered, A-labels where it is not; a topic is a String."""
+    """VRFY and EXPN with SMTPUTF8 if offered, else with A-labels; HELP with a topic."""
     if "xn--" in line:
         pytest.importorskip("idna")
     run_script(

@@ -144,7 +144,7 @@ def test_no_good_message_is_spent_on_a_server_that_would_hang_up() -> None:
 
 @pytest.mark.parametrize("pipelining", Pipelining)
 def test_nor_are_many(pipelining: Pipelining) -> None:
-    """Each is told that it was not sent, and the connection is closed."""
+    """Each outcome says that the message was not sent, and the connection is closed."""
     made = exhausted()
     made.pipelining = pipelining
     run = run_many(made, [letter(1), letter(2)], Wire(lambda said: b""))

@@ -94,7 +94,7 @@ def test_a_refused_envelope_in_between(replies: str, kind: type[SmtpError]) -> N
     assert not two.may_have_been_delivered
 
 
-def test_a_354_for_nobody_is_answered_in_the_next_turn() -> None:
+def test_a_354_without_recipients_is_answered_in_the_next_turn() -> None:
     """With a lone dot before the RSET; its reply is not reported."""
     script: Script = [
         (envelope(1), "250 s\n550 nobody\n354 go\n"),
@@ -260,8 +260,8 @@ def test_a_lone_dot_is_no_empty_message() -> None:
 
 
 @pytest.mark.parametrize("refusal", ["502 no", "503 no", "451 no"])
-def test_a_refused_rset_that_nobody_needs_refuses_nobody(refusal: str) -> None:
-    """The message before it ended in success, so the one behind it goes on; RSET is avoided."""
+def test_a_refused_optional_rset_refuses_no_message(refusal: str) -> None:
+    """The message before it was delivered, so the next one is sent; later RSETs are avoided."""
     script: Script = [
         (envelope(1), FIRST),
         (content(1) + reset(2), f"250 one\n{refusal}\n" + FIRST),
@@ -361,7 +361,7 @@ def test_lmtp_has_an_answer_for_each() -> None:
 
 
 @pytest.mark.parametrize("is_streamable", [True, False])
-def test_lmtp_354_for_nobody(is_streamable: bool) -> None:
+def test_lmtp_354_without_recipients(is_streamable: bool) -> None:
     """A dot there would have no answer: nothing more is said, and the connection is closed."""
     made, requests = lmtp(1, 2, quirks=ServerQuirks(is_streamable))()
     run = run_many(made, requests, scripted([(envelope(1), "250 s\n550 c\n354 go\n")]))
@@ -412,7 +412,7 @@ def test_the_envelope_that_was_lost_is_told_how(turns: int, answers: int, lost: 
     assert not any(o.may_have_been_delivered for o in outcomes if isinstance(o, SmtpError))
 
 
-def test_a_farewell_is_about_what_it_answers() -> None:
+def test_a_421_refuses_the_command_it_answers() -> None:
     """421 to one message refuses that one; the next was only not sent."""
     made, requests = many(1, 2)()
     script: Script = [(envelope(1), FIRST), (content(1) + reset(2), "421 bye\n")]
@@ -424,8 +424,8 @@ def test_a_farewell_is_about_what_it_answers() -> None:
 
 
 @pytest.mark.parametrize("answered", ["MAIL", "CONTENT"])
-def test_a_farewell_where_nothing_is_streamed(answered: str) -> None:
-    """The same command by command: the next message is not told the other's refusal."""
+def test_a_421_without_streaming(answered: str) -> None:
+    """The same with one command at a time: the next message does not get that refusal."""
     made, requests = many(1, 2, pipelining=Pipelining.OFF)()
     sender, recipient, data = envelope(1).splitlines(keepends=True)
     script: Script = [(sender, "250 s\n"), (recipient, "250 c\n"), (data, "354 go\n")]

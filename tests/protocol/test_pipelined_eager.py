@@ -161,7 +161,7 @@ def test_an_owed_dot_goes_first() -> None:
 
 @pytest.mark.parametrize("limit", ["WINDOW", "MAX_IN_FLIGHT"])
 def test_the_window_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """Bytes or messages, whichever comes first; then it is emptied by half."""
+    """The window is limited in bytes and in messages; a full one is emptied by half."""
     monkeypatch.setattr(pipelined, limit, 30 if limit == "WINDOW" else 10)
     server = StrictServer([Plan(number) for number in range(10, 70)])
     made, _ = eager()()
@@ -250,8 +250,8 @@ def test_nothing_is_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("250 s\n250 a\n250 b\n421 no\n", False),
     ],
 )
-def test_a_farewell_that_may_have_been_none(replies: str, unknown: bool) -> None:
-    """A server that says 421 to a recipient and goes on may take the message for the others."""
+def test_a_421_to_a_recipient_may_not_be_the_end(replies: str, unknown: bool) -> None:
+    """A server that continues after a 421 to a recipient may accept the message for others."""
     made, requests = eager(lambda: letter(1, "a", "b"))()
     run = run_many(made, requests, scripted([(whole(1, "a", "b", behind=False), replies)]))
     (outcome,) = run.outcomes
@@ -301,8 +301,8 @@ def test_ending_early_with_a_window() -> None:
         assert run.driver.transport.is_open == is_open
 
 
-def test_nobody_begins() -> None:
-    """Nothing was said, so nothing is closed."""
+def test_an_iterator_that_is_never_read_sends_nothing() -> None:
+    """No command was sent, so the connection stays open."""
     made, requests = many(1)()
     run = run_many(made, requests, scripted([]), take=0)
     assert run.driver.transport.is_open

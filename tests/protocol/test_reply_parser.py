@@ -385,7 +385,7 @@ def test_a_reply_waits_for_its_last_line() -> None:
 
 
 def test_a_second_reply_leaves_the_parser_not_empty() -> None:
-    """Unsolicited data is seen: after one reply, a second one still lies there."""
+    """Unsolicited data is detected: after one reply, a second one is in the buffer."""
     parser = ReplyParser()
     parser.feed(NEXT + b"2")
     assert parser.next_reply() == NEXT_REPLY

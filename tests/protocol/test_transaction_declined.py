@@ -30,7 +30,7 @@ MAIL = "MAIL FROM:<a@b.example> SIZE=4\nRCPT TO:<c@d.example>\nRCPT TO:<e@d.exam
         (False, "250 ok\n354 what\n250 ok\n354 go\n", ProtocolError, Phase.RCPT),
     ],
 )
-def test_no_dot_if_somebody_would_get_an_empty_message(
+def test_no_dot_if_a_recipient_would_get_an_empty_message(
     needs_reset: bool, answers: str, kind: type[SmtpError], phase: Phase
 ) -> None:
     """Where a recipient was accepted nothing is sent, and the connection has to be closed."""

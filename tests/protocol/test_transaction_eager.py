@@ -174,7 +174,7 @@ def test_content_above_the_cap_waits() -> None:
 
 
 def test_content_of_a_stream_waits() -> None:
-    """How much would be spent is not known."""
+    """The size of a stream is unknown, so it waits for the recipients' replies."""
     said = envelope(1, verb="").replace(">\nRCPT", "> BODY=8BITMIME\nRCPT")
     script: Script = [(said, "250 s\n550 c\n")]
 

@@ -54,7 +54,7 @@ NEXT: dict[str, Call] = {
 
 @pytest.mark.parametrize("extra", [STOLEN, b"250-st", b"2", b"\r\n", b"421 4.3.2 bye\r\n", b"\0"])
 @pytest.mark.parametrize("call", NEXT)
-def test_a_reply_too_many_is_for_nobody(call: str, extra: bytes) -> None:
+def test_an_extra_reply_answers_no_command(call: str, extra: bytes) -> None:
     """Unsolicited data after a reply ends the connection; no operation gets it."""
     script = Script(GREETING, EHLO, b"250 2.0.0 ok\r\n" + extra, STOLEN, STOLEN, STOLEN)
     with peer(script.serve) as factory, connect(factory) as connection:
@@ -67,8 +67,8 @@ def test_a_reply_too_many_is_for_nobody(call: str, extra: bytes) -> None:
 
 @pytest.mark.parametrize("extra", [STOLEN, b"250-st", b"2", b"\r\n", b"421 4.3.2 bye\r\n", b""])
 @pytest.mark.parametrize("call", NEXT)
-def test_what_is_said_between_commands_is_for_nobody(call: str, extra: bytes) -> None:
-    """What comes while nothing is awaited is found before the next command is sent."""
+def test_data_between_commands_answers_no_command(call: str, extra: bytes) -> None:
+    """Data that arrives between commands is found before the next command is sent."""
     has_come = threading.Event()
     heard = bytearray()
 
@@ -267,8 +267,8 @@ def test_quit_waits_for_the_message(how: str) -> None:
 
 
 @pytest.mark.parametrize("farewell", [b"", b"500 what?\r\n", b"\0", b"421 bye\r\n"])
-def test_a_bad_farewell_takes_nothing_back(farewell: bytes) -> None:
-    """Whatever the server says to QUIT, the message that was acknowledged stays delivered."""
+def test_a_failed_quit_does_not_change_the_result(farewell: bytes) -> None:
+    """An acknowledged message stays delivered, whatever the reply to QUIT."""
 
     class UnsolicitedSender(Recorder):
         def _answer(self, line: bytes, reader: Reader, sock: socket.socket) -> bytes:

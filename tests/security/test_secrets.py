@@ -487,7 +487,7 @@ def test_no_url_is_shown_by_those_who_take_one(url: str) -> None:
 
 @pytest.mark.parametrize("end", ["", "/x", "?x", "#x", "[x"])
 def test_a_password_that_is_not_percent_encoded(end: str) -> None:
-    """The error says how to write it, and does not show it."""
+    """The error says how to encode the password, and does not show it."""
     url = f"smtp://user:{SECRET}{end}@mx.example.com" + ("" if end else "/path")
     with pytest.raises(ValidationError, match="percent-encoded: / is %2F") as caught:
         ServerConfig.from_url(url)

@@ -177,7 +177,7 @@ def test_there_is_no_opportunistic_mode() -> None:
     assert {mode.name for mode in TlsMode} == {"NONE", "IMPLICIT", "STARTTLS"}
 
 
-def test_certificates_are_checked_unless_somebody_says_otherwise() -> None:
+def test_certificates_are_verified_by_default() -> None:
     """The default settings check the certificate and the name, from TLS 1.2 on."""
     context = shared_context()
     assert context.verify_mode is ssl.CERT_REQUIRED

@@ -39,7 +39,7 @@ NO = SmtpResponse(550, ("5.7.1 no", " and no "))
     ],
 )
 def test_a_refusal(phase: Phase, kind: type[Exception]) -> None:
-    """Its class and args are those of smtplib; copied and pickled it is smtpconn's own."""
+    """Its class and args are those of smtplib; copies and pickles are smtpconn's error."""
     error = as_smtplib(refusal(NO, phase))
     assert isinstance(error, kind)
     sender = ("",) if phase is Phase.MAIL else ()

@@ -193,7 +193,7 @@ def test_over_a_real_postfix(
 # Never sharing
 
 
-def test_a_wrong_password_is_never_answered_by_somebody_elses_login(
+def test_a_wrong_password_never_uses_another_login(
     server: SmtpServer, pools: smtplib.Pools
 ) -> None:
     """Nor another user's, nor none at all."""
@@ -412,7 +412,7 @@ def test_a_dead_connection_is_replaced(server: SmtpServer, pools: smtplib.Pools)
 def test_what_may_have_been_delivered_is_not_sent_again(
     server: SmtpServer, pools: smtplib.Pools
 ) -> None:
-    """A connection that is lost behind the content."""
+    """A connection that is lost after the content."""
     script(server)
     server.fault("CONTENT", close=True, times=1)
     with pytest.raises(original.SMTPServerDisconnected) as raised:
@@ -511,8 +511,8 @@ def test_contexts_made_anew_leave_few_connections(server: SmtpServer, pools: smt
     server.wait_for(lambda: open_ones() <= MAX_POOLS_OF_OWN_CONTEXTS + 1)
 
 
-def test_an_object_that_nobody_closes(server: SmtpServer) -> None:
-    """Its connection is closed, its place is the next one's, and its pool is not in use."""
+def test_an_object_that_is_not_closed(server: SmtpServer) -> None:
+    """Its connection is closed, the next object gets its place, and its pool is not in use."""
     with smtplib.pooled(max_size=1, keepalive=None) as pools:
         for _ in range(3):
             smtp = smtplib.SMTP(server.host, server.port, timeout=5)

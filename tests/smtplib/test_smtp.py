@@ -294,7 +294,7 @@ def test_a_refused_login(server: SmtpServer, smtp: smtplib.SMTP) -> None:
     assert smtp.login("user", "pass word")[0] == 503
 
 
-def test_nobody_listens() -> None:
+def test_no_listener() -> None:
     """The operating system's error, as smtplib has it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

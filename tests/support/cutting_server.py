@@ -148,7 +148,7 @@ class Meter:
             self._apply_cut()
 
     def recv(self, size: int, /) -> bytes:
-        """Read, but not beyond the cut."""
+        """Read up to the cut."""
         self.cut_if_read()
         if self._room(Side.REPLIES, self.written) == 0:
             self._apply_cut()
@@ -158,7 +158,7 @@ class Meter:
         return data
 
     def sendall(self, data: bytes, /) -> None:
-        """Write, but not beyond the cut."""
+        """Write up to the cut."""
         room = self._room(Side.REPLIES, self.written)
         whole, data = len(data), data[:room]
         if data and not self._is_mute:

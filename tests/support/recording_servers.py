@@ -102,13 +102,13 @@ class Reader:
 
 
 class Script:
-    """A server that says one thing after the other, whatever it hears, and then nothing any more.
+    """A server that sends fixed replies, one for each line it receives, and then stays silent.
 
     Args:
-        replies: the greeting, and what each line is answered with.
+        replies: the greeting, and the reply to each line.
 
     Attributes:
-        raw: every byte it heard.
+        raw: every byte it received.
     """
 
     def __init__(self, *replies: bytes) -> None:

@@ -347,7 +347,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_waiting_in_vain(server: SmtpServer) -> None:
+def test_waiting_until_the_timeout(server: SmtpServer) -> None:
     """A missing message is a TimeoutError with the count."""
     with pytest.raises(TimeoutError, match="0 of 1 messages"):
         server.wait_for_messages(1, timeout=0.01)

@@ -1,4 +1,4 @@
-"""What a page holds: blocks of Python, the output they promise, and hidden checks."""
+"""The contents of a page: blocks of Python, their expected output, and hidden checks."""
 
 from __future__ import annotations
 
