@@ -85,10 +85,11 @@ def _again(task: Task, error: SmtpError) -> Retry | Reject:
     name="mail.notify", autoretry_for=(RetryableError,), retry_backoff=FIRST_RETRY, max_retries=8
 )
 def notify(sender: str, recipient: str, text: str) -> None:
-    """The short way: again if it was certainly not delivered and may be later.
+    """Send a message, and retry after each `RetryableError`.
 
-    That is each `RetryableError`: greylisting, a server that is down, a connection that was lost
-    before the content. Not tried again: what is refused for good, and what may have arrived.
+    Such a message was certainly not delivered: greylisting, a server that is down, a connection
+        that
+    was lost before the content. A permanent refusal and an unknown outcome are not retried.
     """
     get_pool(SMTP_URL, max_size=1).send(sender, [recipient], text.encode())
 

@@ -15,7 +15,7 @@ mail = Mail()
 
 
 def create_app() -> Flask:
-    """The application. Flask-Mailman makes a backend for each mail; the pool is the process's."""
+    """The application. Flask-Mailman makes a backend for each mail; the process has one pool."""
     app = Flask(__name__)
     app.config["MAIL_BACKEND"] = "smtpconn.contrib.flask_mailman.EmailBackend"
     app.config["MAIL_SERVER"] = os.environ.get("MAIL_SERVER", "localhost")

@@ -115,7 +115,7 @@ class MessageResult:
 
 
 def result_of(message: OutgoingMessage, outcome: SendOutcome) -> MessageResult:
-    """The result of a message whose sending came to ``outcome``."""
+    """The result of a message with this outcome."""
     sender, recipients = str(message.envelope.sender), tuple(message.recipients)
     result = outcome.result
     if isinstance(result, LmtpSendResult):

@@ -216,7 +216,7 @@ class Server:
         return True
 
     def forget_hellos(self) -> None:
-        """Forget all replies: the server has changed."""
+        """Forget the replies to EHLO: the server has changed."""
         with self._lock:
             self._hellos.clear()
             self.greeting = None
@@ -288,7 +288,7 @@ class Server:
 
     @property
     def verb(self) -> str:
-        """A new connection after its greeting."""
+        """The command that begins a session: EHLO or LHLO."""
         return "lhlo" if self.address.protocol is Protocol.LMTP else "ehlo"
 
     def _greeted_connection(

@@ -644,7 +644,7 @@ class SMTP(smtplib.SMTP):
         self._do(lambda: connection.write(text))
 
     def getreply(self) -> Reply:
-        """Wait for a reply."""
+        """Wait for a reply, and return it."""
         connection = self._raw()
         return pair(self._do(connection.read_reply))
 

@@ -36,7 +36,7 @@ def offering(*mechanisms: str) -> ServerCapabilities:
 
 
 def names(password: str, *mechanisms: str) -> list[str]:
-    """What is tried for a password, in order."""
+    """The mechanisms that are tried for a password, in order."""
     credentials = PasswordCredentials("user", password)
     return [str(way.name) for way in ways(credentials, None, offering(*mechanisms), None)]
 

@@ -1,4 +1,4 @@
-"""SASL mechanisms: the exact bytes of each, and that no secret is ever shown."""
+"""SASL mechanisms: the exact bytes of each, and that none shows a secret."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def prompts(*texts: bytes, then: bytes = b"235 ok\r\n") -> dict[str, Any]:
 
 
 def refuses(mechanism: str, reply: bytes) -> dict[str, Any]:
-    """Refuse a mechanism behind its challenge, if it has one, and take every other one."""
+    """Refuse a mechanism after its challenge, if it has one, and accept every other one."""
 
     def begin(line: bytes, nth: int) -> bytes:
         is_refused = line.split()[1] == mechanism.encode()

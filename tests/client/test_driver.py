@@ -462,7 +462,7 @@ def login(connection: SmtpConnection) -> None:
 
 
 def secrets() -> list[str]:
-    """The ways in which the password may not appear."""
+    """The forms in which the password must not appear."""
     in_clear = [PASSWORD, f"\0{USER}\0{PASSWORD}", f"{USER}\0{PASSWORD}"]
     encoded = [base64.b64encode(text.encode()).decode() for text in in_clear]
     return in_clear[:1] + [text.rstrip("=")[:-1] for text in encoded]

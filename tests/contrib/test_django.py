@@ -297,7 +297,7 @@ def test_one_of_two_recipients_is_refused(
 
 
 def test_all_recipients_are_refused(server: SmtpServer, mailing: Mailing) -> None:
-    """What smtplib raises for it, with its attribute; silently, the next message goes on."""
+    """smtplib's error with its attribute; with ``fail_silently`` the next message is sent."""
     server.fault("RCPT", reply="550 5.1.1 no", match=SHE, times=None)
     backend = mailing.use(server)
     with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
@@ -355,7 +355,7 @@ def test_a_server_that_never_answers(server: SmtpServer, mailing: Mailing) -> No
 
 
 def test_no_connection_becomes_free(server: SmtpServer, mailing: Mailing) -> None:
-    """The pool's own error is an OSError too, and silent as those are."""
+    """The pool's own error is an OSError too, and hidden by ``fail_silently``."""
     limits = {"max_size": 1, "acquire_timeout": 0.05}
     backend = mailing.use(server, pool=limits)
     silent = mailing.use(server, pool=limits, fail_silently=True)
@@ -980,7 +980,7 @@ def test_a_message_is_pickled_with_its_backend(mailing: Mailing, *, is_used: boo
 
 @pytest.mark.parametrize("option", ["url", "credentials"])
 def test_a_pickled_message_and_other_places_of_a_password(mailing: Mailing, option: str) -> None:
-    """A URL and credentials stay behind as a password does; other options go along."""
+    """A URL and credentials are not pickled, like a password; other options are."""
     with SmtpServer(users={"app": SECRET}, require_auth=True) as server:
         found: Any = server.url_for("app")
         if option == "credentials":

@@ -342,7 +342,7 @@ def test_a_refusal_for_now_is_tried_again(
     make: MakeHandler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a pause, with the same records; one complaint is enough."""
+    """It is sent again after a pause, with the same records; the error is reported once."""
     monkeypatch.setattr(logging_queue, "FIRST_PAUSE", 0.01)
     handler = make(group_for=0)
     server.fault("MAIL", reply="451 4.7.1 Later", times=3)

@@ -1,4 +1,4 @@
-"""Addresses: the grammar of RFC 5321 4.1.2 and RFC 6531 3.3, and what is rendered from it."""
+"""Addresses: the grammar of RFC 5321 4.1.2 and RFC 6531 3.3, and how they are rendered."""
 
 from __future__ import annotations
 

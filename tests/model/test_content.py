@@ -345,7 +345,7 @@ def test_eight_bits(message: bytes, is_8bit: bool) -> None:
 
 @pytest.mark.parametrize("way", ["BytesIO", "pipe", "generator", "list"])
 def test_a_stream_that_must_have_seven_bits(way: str) -> None:
-    """A byte above 127 in a stream for a server without 8BITMIME ends the sending."""
+    """A byte above 127 in a stream for a server without 8BITMIME raises."""
     for send in (Content.as_data, Content.text_chunks):
         good = list(send(Content(WAYS[way](b"a\n")), seven_bit_only=True))
         assert good

@@ -1,4 +1,4 @@
-"""Serialising a message of the email package: what leaves is what was written."""
+"""Serialising a message of the email package without changing its meaning."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_what_every_message_has_is_added(sender: str, domain: str) -> None:
 
 
 def test_what_is_there_is_not_made_anew() -> None:
-    """However it is written."""
+    """An existing Date or Message-ID is kept, in any case of its name."""
     message = modern()
     message["date"], message["MESSAGE-ID"] = "Thu, 1 Jan 1970 00:00:00 +0000", "<1@x>"
     complete = completed(message, ReversePath("me@example.com"))

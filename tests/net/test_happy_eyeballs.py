@@ -77,7 +77,7 @@ def live(host: str = "127.0.0.1") -> Iterator[Address]:
 
 @contextmanager
 def dead() -> Iterator[Address]:
-    """An address whose queue is full, so that connecting to it hangs."""
+    """An address whose backlog is full, so that connecting to it hangs."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

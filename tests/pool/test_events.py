@@ -164,7 +164,7 @@ def test_keep_alive_is_told(server: SmtpServer, reply: str) -> None:
 
 @pytest.mark.parametrize("where", ["connect", "login", "timeout", "closed"])
 def test_a_message_that_got_no_connection(server: SmtpServer, where: str) -> None:
-    """A message that fails before it has a connection is told as failed, with the error."""
+    """A message that fails before it has a connection has a failed event with the error."""
     hook = RecordingHook()
     failed = [BEGUN, ASKED, MADE[0], ("connect", "failed", ""), IN_VAIN, FAILED]
     pool = ConnectionPool(

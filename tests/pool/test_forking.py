@@ -61,7 +61,7 @@ def fork(request: pytest.FixtureRequest) -> Fork:
 
 
 class Sockets:
-    """Makes sockets, and knows which they are: a descriptor's number alone may be used again."""
+    """Makes sockets and identifies them: the number of a descriptor may be reused."""
 
     def __init__(self) -> None:
         self.inodes: list[int] = []

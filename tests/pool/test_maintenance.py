@@ -1,7 +1,7 @@
 """Maintenance: its one thread, when it runs, when it ends, and that it blocks no caller.
 
-The pools are fakes that say when to be looked at again; the thread is real. A moment "now" is over
-before a check, and one "later" does not come while a test lasts.
+The pools are fakes that return the time of their next check; the thread is real. The time "now" has
+passed before a check, and "later" is not reached during a test.
 """
 
 from __future__ import annotations

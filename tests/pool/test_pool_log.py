@@ -12,11 +12,11 @@ from smtpconn.pool.pool_log import log
 
 
 class Nested(logging.Handler):
-    """Logs again from inside.
+    """A handler that logs while it handles a record.
 
     Attributes:
-        texts: of the records it was given.
-        inside: called for each.
+        texts: the texts of its records.
+        inside: called for each record.
     """
 
     def __init__(self) -> None:

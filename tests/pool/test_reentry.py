@@ -204,7 +204,7 @@ class _Case:
         self.sent = self.most = 0
 
     def run(self) -> tuple[str, SmtpError | None]:
-        """Send; the line, and what the interrupting or the interrupted call was refused with."""
+        """Send; return the line, and the error of the interrupting or the interrupted call."""
         errors: list[SmtpError] = []
 
         def attempt(call: Callable[[ConnectionPool], None]) -> None:

@@ -83,7 +83,7 @@ def test_a_new_pool_after_close(server: SmtpServer) -> None:
 
 
 def test_threads_get_the_same_pool() -> None:
-    """Twenty threads that ask at once get one pool."""
+    """Twenty concurrent threads get one pool."""
     barrier, pools = threading.Barrier(20), list[ConnectionPool]()
 
     def ask() -> None:

@@ -121,7 +121,7 @@ def test_a_lease_is_handed_over_without_a_connection() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_max_size_is_hard(size: int) -> None:
-    """Of many callers no more than max_size are served, and the others wait."""
+    """At most max_size callers are served, and the others wait."""
     pool = pool_simulator(max_size=size)
     callers = [pool.arrive() for _ in range(size + 3)]
     assert [pool.is_waiting(c) for c in callers] == [False] * size + [True] * 3

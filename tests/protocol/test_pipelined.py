@@ -339,7 +339,7 @@ def lmtp(*requests: Callable[[], Asked] | int, **facts: object) -> Many:
 
 
 def codes(outcome: Outcome) -> list[int | None]:
-    """What was said of each recipient."""
+    """The reply to each recipient."""
     assert isinstance(outcome, LmtpSendResult), outcome
     return [None if r.response is None else r.response.code for r in outcome.results]
 

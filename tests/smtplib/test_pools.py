@@ -215,7 +215,7 @@ def test_a_wrong_password_never_uses_another_login(
 
 @pytest.mark.parametrize("pool", [True, "pooled", object()])
 def test_what_is_no_pool(pool: object) -> None:
-    """It is refused, and not silently without pooling."""
+    """An invalid ``pool`` is refused, not ignored."""
     with pytest.raises(TypeError):
         smtplib.SMTP("127.0.0.1", 1, pool=pool)  # type: ignore[arg-type]
 

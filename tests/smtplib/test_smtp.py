@@ -50,7 +50,7 @@ def smtp(server: SmtpServer) -> Iterator[smtplib.SMTP]:
 
 @pytest.mark.parametrize("name", [*sorted(original.__all__), "LMTP", "SMTP_PORT", "LMTP_PORT"])
 def test_everything_of_the_original_is_there(name: str) -> None:
-    """Every public name; exceptions, functions and constants are the very same objects."""
+    """Every public name exists; exceptions, functions and constants are the same objects."""
     mine, theirs = getattr(smtplib, name), getattr(original, name)
     if name in ("SMTP", "SMTP_SSL", "LMTP"):
         assert issubclass(mine, theirs)

@@ -122,7 +122,7 @@ class Witness:
 
 
 class Stream(Protocol):
-    """What a layer has below it."""
+    """The interface of the layer below."""
 
     def recv(self, size: int, /) -> bytes:
         """Some bytes, b"" at the end."""

@@ -1,8 +1,7 @@
 """`ExceptionInjector`: raises an exception at one line, or one bytecode, of the package.
 
-What runs there runs in a thread of this process; an exception raised by a trace function comes out
-of it as that of a signal handler would, with a frame of its own. `every_place` goes through
-all places one after the other, and tells after each what came of it.
+The code runs in a thread of this process. An exception raised by a trace function has its own
+frame, like that of a signal handler. `every_place` runs a scenario once for each place.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ PACKAGE = Path(smtpconn.__file__).parent
 
 
 class SoftTimeLimit(Exception):
-    """What Celery's signal handler raises, for instance."""
+    """An Exception of a signal handler, such as Celery's."""
 
 
 class Killed(BaseException):
-    """What is no Exception, as KeyboardInterrupt and what kills greenlets."""
+    """A BaseException, such as KeyboardInterrupt or the end of a greenlet."""
 
 
 def _sent_by_a_handler() -> SmtpError:
-    """What a signal handler that sends mail may end with."""
+    """The error of a signal handler that sends mail."""
     return TransientError(SmtpResponse(421, ("4.3.2 another server",)), phase=Phase.MAIL)
 
 
@@ -49,7 +48,7 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     lambda: smtpconn.ConnectionClosedError("another's", phase=Phase.IDLE),
     Killed,
 )
-"""What other code may raise: every class that one of ours might be taken for."""
+"""Errors of other code, of every class that could be confused with smtpconn's."""
 
 
 class ExceptionInjector:
@@ -57,8 +56,8 @@ class ExceptionInjector:
 
     Args:
         modules: paths below the package.
-        place: which line, or bytecode, counted as they run, from 1.
-        error: what to raise.
+        place: the number of the executed line, or bytecode, from 1.
+        error: the exception to raise.
         opcodes: whether bytecodes are counted instead of lines.
 
     Attributes:
@@ -144,11 +143,11 @@ def every_place(
     """Run the scenario once for each place; return how many places there were.
 
     Args:
-        scenario: does the same each time with the injector, and looks at what came of it.
-        modules: where.
-        opcodes: at bytecodes instead of lines.
-        all_errors: with every error at each place; else with each in turn.
-        step: every how many-th place.
+        scenario: runs the same code with the injector, and checks the result.
+        modules: the modules of the places.
+        opcodes: use bytecodes instead of lines.
+        all_errors: raise every error at each place; else one of them in turn.
+        step: use every ``step``-th place.
     """
     place = 1
     while True:

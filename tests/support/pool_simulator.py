@@ -1,8 +1,7 @@
-"""A pool_simulator at which callers of a pool are served: its decisions alone, without I/O and
-threads.
+"""`PoolSimulator`: the decisions of a pool, without I/O, threads and a real clock.
 
-`PoolSimulator` asks `PoolState` in the order in which `smtpconn.pool.core` does, at a time of its
-own, with connections that are names only. The tests of the decisions play whole days with it.
+It calls `PoolState` in the order in which `smtpconn.pool.core` does, with a simulated time and fake
+connections.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ from smtpconn.pool.options import PoolOptions
 from smtpconn.pool.state import PooledConnection, PoolState, Waiter
 
 START = 1000.0
-"""When every day begins, on a monotonic clock."""
+"""The initial time, on a monotonic clock."""
 
 LIFETIME = 900.0
 
 
 @dataclass(slots=True, eq=False)
 class FakeConnection:
-    """All that is decided on of a connection: how many messages it had."""
+    """The only property of a connection that decisions use: its number of messages."""
 
     transactions: int = 0
 
 
 class PoolSimulator:
-    """A pool's decisions and a clock.
+    """A pool's decisions with a simulated clock.
 
     Args:
-        options: the pool's; everything else is as by default.
+        options: of the pool; everything else has its default.
 
     Attributes:
         state: the decisions.
@@ -44,7 +43,7 @@ class PoolSimulator:
         self.now = START
 
     def make(self, *, messages: int = 0) -> PooledConnection:
-        """A connection made now, that had so many messages."""
+        """A connection made now, with a number of messages sent."""
         return PooledConnection(
             cast(SmtpConnection, FakeConnection(messages)),
             created_at=self.now,
@@ -55,26 +54,26 @@ class PoolSimulator:
         )
 
     def arrive(self) -> Waiter:
-        """A caller comes, and stands in line if need be."""
+        """A caller arrives, and waits if necessary."""
         waiter = Waiter()
         if self.state.try_acquire(waiter, self.now) is None:
             self.state.enqueue(waiter, self.now)
         return waiter
 
     def connect(self, waiter: Waiter) -> PooledConnection:
-        """A caller that may connect has connected."""
+        """A caller with the right to connect has connected."""
         assert waiter in self.state.connecting
         waiter.pooled = pooled = self.make()
         self.state.connected(waiter, self.now)
         return pooled
 
     def hold(self) -> tuple[Waiter, PooledConnection]:
-        """A caller comes and gets a connection at once, an idle one or its own."""
+        """A caller arrives and gets a connection at once, an idle or a new one."""
         waiter = self.arrive()
         return waiter, waiter.pooled or self.connect(waiter)
 
     def give_back(self, waiter: Waiter) -> None:
-        """A caller leaves, with a good connection if it has one, in whatever state it is."""
+        """A caller leaves, in any state, and returns its connection if it has one."""
         pooled = waiter.pooled
         if pooled is None or not self.state.try_release(waiter, pooled, self.now):
             if pooled is not None and self.state.discard_reason_on_return(pooled, self.now):
@@ -82,11 +81,11 @@ class PoolSimulator:
             self.state.release(waiter, pooled, self.now)
 
     def lose(self, waiter: Waiter) -> None:
-        """A caller leaves without a connection: it was lost, or could not be made."""
+        """A caller leaves without a connection, which was lost or could not be made."""
         self.state.release(waiter, None, self.now)
 
     def keep_alive(self) -> PooledConnection | None:
-        """Have maintenance say one NOOP, if one is due; on which connection."""
+        """Have maintenance send one NOOP, if one is due; return its connection."""
         waiter = Waiter()
         pooled = self.state.borrow_for_noop(waiter, self.now)
         if pooled is not None:
@@ -96,7 +95,7 @@ class PoolSimulator:
         return pooled
 
     def close(self) -> None:
-        """Close the pool; those who wait leave when they are called."""
+        """Close the pool; waiting callers leave when they are woken."""
         self.state.is_closed = True
         self.state.idle.clear()
         for waiter in list(self.state.queue):
@@ -104,23 +103,23 @@ class PoolSimulator:
             self.lose(waiter)
 
     def is_to_connect(self, waiter: Waiter) -> bool:
-        """Whether a caller is to make a connection."""
+        """Whether a caller has the right to connect."""
         return waiter in self.state.connecting and waiter.pooled is None
 
     def is_waiting(self, waiter: Waiter) -> bool:
-        """Whether a caller stands in line, asleep; otherwise it is served, and was called."""
+        """Whether a caller waits; otherwise it is served, and was woken."""
         is_asleep = waiter.wakeup is not None and not waiter.wakeup.is_set
         assert is_asleep is (waiter in self.state.queue) is not self.state.is_served(waiter)
         return is_asleep
 
     def is_gone(self, waiter: Waiter) -> bool:
-        """Whether nothing of the pool is a caller's any more."""
+        """Whether a caller holds nothing of the pool."""
         state = self.state
         places = (state.leases, state.connecting, state.queue)
         return waiter.pooled is None and not any(waiter in place for place in places)
 
     def fill(self, count: int, *, pause: float = 0.0) -> list[PooledConnection]:
-        """Have ``count`` idle connections, the oldest first, that came back ``pause`` apart."""
+        """Make ``count`` idle connections, returned ``pause`` apart, the oldest first."""
         held = [self.hold() for _ in range(count)]
         for waiter, _ in held:
             self.give_back(waiter)
@@ -137,8 +136,7 @@ def pool_simulator(
     max_idle: float = 60.0,
     keepalive: float | None = 20.0,
 ) -> PoolSimulator:
-    """A pool_simulator; as many connections as there may be can be made at once, unless told
-    otherwise."""
+    """A simulator; all connections may be opened at the same time, unless told otherwise."""
     return PoolSimulator(
         PoolOptions(
             max_size=max_size,

@@ -186,7 +186,7 @@ class Outcome:
 
     @property
     def is_transient(self) -> bool:
-        """Whether the error says that it may be otherwise later."""
+        """Whether the error is transient."""
         return self.error in (TransientError, ConnectionClosedError)
 
 
