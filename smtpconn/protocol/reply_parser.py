@@ -234,9 +234,11 @@ class ReplyParser:
         """Whether a line is one of the empty ones that may stand behind the greeting."""
         if line or self._lines or not self._begins_with_greeting or self._replies != 1:
             return False
+        if self._empty_lines == MAX_EMPTY_LINES:
+            return False
         self._empty_lines += 1
         self.is_empty = self._start == len(self._buffer)
-        return self._empty_lines <= MAX_EMPTY_LINES
+        return True
 
     def _add_line(self, line: bytes, *, may_mix: bool) -> bool:
         """Check one line and keep its text; whether it is the last of its reply."""

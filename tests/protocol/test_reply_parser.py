@@ -287,6 +287,21 @@ def test_nothing_is_left_over_behind_skipped_lines() -> None:
     assert is_empty(parser)
 
 
+@pytest.mark.parametrize("cut", [1, 1000])
+def test_a_line_that_is_not_skipped_is_left_over(cut: int) -> None:
+    """A parser that has failed is not empty, however the bytes arrive."""
+    data = b"220 mx\r\n" + b"\r\n" * (MAX_EMPTY_LINES + 1)
+    parser = ReplyParser()
+
+    def receive() -> None:
+        for at in range(0, len(data), cut):
+            list(parser.replies_in(data[at : at + cut]))
+
+    with pytest.raises(ParseError, match="no reply"):
+        receive()
+    assert not parser.is_empty
+
+
 def test_no_empty_lines_under_a_new_tls_layer() -> None:
     """There is no greeting there, and how lines end is learnt anew."""
     parser = ReplyParser(begins_with_greeting=False)
