@@ -68,6 +68,10 @@ class MailSettings:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Secret.of(value))
                 del value
+        # What an unset environment variable leaves is no setting, nor are blanks around a value.
+        for name in ("host", "port", "timeout"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, value.strip() or None)
         _check_names("pool", self.pool, PoolKeywords.__annotations__)
         _check_names("server", self.server, ServerOptions.__annotations__)
         for name in ("use_tls", "use_ssl"):

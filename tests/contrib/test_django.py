@@ -673,7 +673,7 @@ def test_limits_that_cannot_be(server: SmtpServer, mailing: Mailing) -> None:
     assert backend.send_messages([message(YOU)]) == 0
 
 
-@pytest.mark.parametrize("host", ["", None])
+@pytest.mark.parametrize("host", ["", " ", None])
 def test_an_empty_host(
     mailing: Mailing, host: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,8 @@ def test_post_office(server: SmtpServer) -> None:
 def test_celery_email(server: SmtpServer) -> None:
     """The task opens and closes the backend; the connection stays the pool's."""
     require("django-celery-email")
+    if int(version("Django").partition(".")[0]) >= 6:
+        pytest.skip("django-celery-email 3.0 reads attributes of messages that Django 6 has not")
     run("celery_email", OURS, server)
     assert [m.recipients for m in server.messages] == [("you@example.net",)]
     assert len(server.connections) == 1

@@ -179,6 +179,14 @@ def test_true_and_false_from_the_environment(text: Any, mode: TlsMode) -> None:
         MailSettings(host="h", use_ssl="perhaps")
 
 
+def test_what_the_environment_does_not_have() -> None:
+    """An empty text is no port and no timeout, and blanks around a host are none of its name."""
+    found = {"host": " mx.example.com\n", "port": "", "timeout": " ", "username": "", "use_tls": ""}
+    config = read_settings(found).config()
+    assert (config.host, config.port, config.timeout) == ("mx.example.com", 25, 60.0)
+    assert not read_settings({"host": " \n", "timeout": ""}).names_server
+
+
 def test_limits_from_the_environment() -> None:
     """Numbers that are texts, and None where a limit can be switched off."""
     given = {"max_size": "7", "max_idle": "2.5", "keepalive": "None", "max_rate": "", "burst": "3"}
