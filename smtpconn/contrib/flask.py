@@ -613,7 +613,13 @@ def _bytes_of(message: FlaskMailMessage) -> bytes:
         )
     if message.date is None:
         message.date = time.time()
-    return _with_readable_names(message).as_bytes()
+    try:
+        return _with_readable_names(message).as_bytes()
+    except UnicodeEncodeError as error:
+        raise ValidationError(
+            f"Flask-Mail cannot write a header field with {error.object[error.start]!r}, as in the "
+            f"local part of an address: give an EmailMessage"
+        ) from error
 
 
 def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:

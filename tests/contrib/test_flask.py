@@ -436,6 +436,30 @@ def _as_text(person: Any) -> str:
 
 
 @pytest.mark.parametrize("testing", [True, False])
+@pytest.mark.parametrize("address", ["jürgen@example.com", "Jürgen <jürgen@bücher.example>"])
+def test_an_address_that_flask_mail_cannot_write(
+    server: SmtpServer, mail: Mail, make_app: MakeApp, address: str, testing: bool
+) -> None:
+    """It is an error of the message, and an EmailMessage can be sent to it."""
+    theirs = flask_mail.Message("hi", [address], "Hi!", sender=ME)
+    with make_app(TESTING=testing).app_context():
+        with pytest.raises(ValidationError, match="give an EmailMessage"):
+            mail.send(theirs)
+        mail.send(message(address))
+    assert len(server.messages) == (0 if testing else 1)
+
+
+def test_mechanisms_of_a_login(mail: Mail, make_app: MakeApp) -> None:
+    """Those of SMTPCONN, in that order and no others."""
+    with SmtpServer(users={"app": "s3cret"}) as server:
+        app = make_app(MAIL_USERNAME="app", MAIL_PASSWORD="s3cret", MAIL_PORT=server.port)
+        app.config["SMTPCONN"] = {"mechanisms": "LOGIN,PLAIN"}
+        with app.app_context():
+            mail.send(message())
+        assert [c for c in server.connections[0].commands if "AUTH" in c] == ["AUTH LOGIN"]
+
+
+@pytest.mark.parametrize("testing", [True, False])
 def test_a_reply_to_that_is_no_address(mail: Mail, make_app: MakeApp, testing: bool) -> None:
     """It would be empty, and answers would go to the sender."""
     reply_to = "John @ Home <john@example.com>"
