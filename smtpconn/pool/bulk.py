@@ -1,20 +1,20 @@
-"""Many jobs spread over a few threads, lazily, and the iterator of their outcomes.
+"""A bounded pipeline of jobs: a lazy input, worker threads, and the iterator of the outcomes.
 
-Three kinds of threads. The caller takes outcomes. One feeder takes jobs from the input, so that a
-slow input never delays a job in flight. The workers do jobs: each is given one, and may take more
-of those that lie ready for as long as it holds what it needs for them (`smtpconn.pool.slices`).
+There are three kinds of threads. The caller's take outcomes. The feeder takes jobs from the input,
+so that a slow input never delays a job in flight. The workers do jobs: each gets one, and may take
+more of the ready ones while it holds what they need, a connection (`smtpconn.pool.slices`).
 
-Rule 1: what lies between the input and the caller is bounded, by number and by bytes. A job is
-        taken only when there is room, and room comes back when an outcome is taken. So nobody ever
-        waits to put an outcome down, and threads end although nobody takes outcomes any more.
-Rule 2: every job that was taken from the input has one outcome. After a stop, what is in flight is
-        finished, and what was not begun has an outcome that says so.
-Rule 3: `Outcomes.stop` takes no lock and waits for nothing, so that a signal handler may call it.
-        For that reason all waiting here is on a `queue.SimpleQueue`, whose ``put`` is re-entrant.
-        The one lock of a run is taken by its threads alone, which no signal handler interrupts.
+Rule 1: the jobs between the input and the caller are bounded, by number and by size. A job is taken
+        from the input only if there is room, and taking an outcome gives room back. So no thread
+        waits to deliver an outcome, and all threads end although nobody takes outcomes any more.
+Rule 2: every job that was taken from the input has one outcome. After a stop, jobs in flight are
+        finished, and those that were not begun have an outcome that says so.
+Rule 3: `Outcomes.stop` takes no lock and never waits, so that a signal handler may call it. For
+        that reason all waiting is on a `queue.SimpleQueue`, whose ``put`` is re-entrant. The lock
+        of a run is taken by its own threads only, which signal handlers do not interrupt.
 
-The threads are daemons, so that a process ends although somebody still holds the iterator; before
-the interpreter stops them, jobs in flight are waited for (`_finish_at_exit`).
+The threads are daemons, so that a process ends although an iterator is alive. Before the
+interpreter stops them, `_finish_at_exit` waits for the jobs in flight.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
 
 
 class Job(Generic[Outcome]):
-    """Something to do.
+    """A unit of work; the base class of `smtpconn.pool.slices.MailJob`.
 
     Attributes:
-        size: bytes it holds in memory, about.
-        outcome: what became of it; None while that is not known.
+        size: the approximate number of bytes that it holds in memory.
+        outcome: None while it is not known.
     """
 
     __slots__ = ("outcome", "size")
@@ -66,15 +66,15 @@ class Job(Generic[Outcome]):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much may lie between the input and the caller.
+    """A limit on the jobs between the input and the caller.
 
     Attributes:
-        jobs: so many jobs.
-        octets: so many bytes of them, but two jobs for each worker in any case.
+        jobs: how many.
+        size: bytes that they may hold together; two jobs for each worker are allowed in any case.
     """
 
     jobs: int
-    octets: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ _Entry: TypeAlias = (
 
 
 class Run(Generic[JobT]):
-    """What the threads share; it knows nothing of the iterator, which may be gone before them.
+    """The state that the threads share. It outlives the iterator, to which it has a weak reference.
 
     Args:
-        work: called by a worker with a job and the run. It gives that job, and each that it takes
-            by `take_ready`, to `settle`, also if it raises something.
+        work: called by a worker with a job and the run. It passes that job, and each that it takes
+            by `take_ready`, to `settle`, also if it raises an exception.
         jobs: the input.
-        workers: how many threads work.
-        room: what may lie between the input and the caller.
+        workers: the number of worker threads.
+        room: the limit on the jobs between the input and the caller.
     """
 
     def __init__(
@@ -111,13 +111,12 @@ class Run(Generic[JobT]):
         self.room = room
         self.process: int | None = None
         self._iterator: weakref.ref[object] | None = None
-        # The context variables of the caller (PEP 567): the work belongs to what it is doing, a
-        # trace, a request.
+        # The context variables of the caller (PEP 567): the work belongs to its trace or request.
         self.context = contextvars.copy_context()
-        # None: there are no more jobs, or the run is over. A reference: the iterator is gone.
+        # None: there are no more jobs, or the run is over. A reference: the iterator was collected.
         self.ready: queue.SimpleQueue[JobT | weakref.ref[object] | None] = queue.SimpleQueue()
-        # Jobs that are done come together, the last one first. A thread: it has ended. None: look
-        # whether the run is over.
+        # A list: jobs that are done, the last one first. A thread: it has ended. None: wakes up the
+        # caller, which then looks for jobs that were left out.
         self.outcomes: queue.SimpleQueue[list[JobT] | JobT | _Failure | threading.Thread | None]
         self.outcomes = queue.SimpleQueue()
         self._work = work
@@ -127,9 +126,9 @@ class Run(Generic[JobT]):
         self._unsettled = 0
         self._has_input_ended = False
         self._busy: set[threading.Thread] = set()
-        # Room that comes back: numbers of jobs and of bytes. None: the run is over.
+        # Room that is given back: numbers of jobs and of bytes. None: the run is over.
         self._room_given: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def is_over(self) -> bool:
@@ -143,36 +142,37 @@ class Run(Generic[JobT]):
     def belong_to(self, iterator: object) -> None:
         """Begin nothing more when this object is collected as garbage.
 
-        All that runs then is a function in C, which no signal handler and no other destructor
-        interrupts: it wakes up a worker, which finds the object gone and wakes up the others.
+        The callback of the reference is a function in C, which no signal handler and no other
+        destructor interrupts. It wakes up a worker, which finds the object gone and wakes up the
+        others.
         """
         self._iterator = weakref.ref(iterator, self.ready.put)
 
     def end(self) -> None:
-        """Begin nothing more; takes no lock and never waits."""
+        """Begin nothing more. Takes no lock and never waits."""
         self._is_over = True
         self._room_given.put(None)
         self.outcomes.put(None)
         for _ in range(self.workers):
             self.ready.put(None)
-            self._bell.put(None)
+            self._wakeups.put(None)
 
     def finish(self) -> None:
         """Begin nothing more, and wait for the jobs in flight, but not for the input."""
         self.end()
-        # In a child of a fork the threads are the parent's.
+        # In a forked child the threads do not run.
         if self.process is not None and is_current_process(self.process):
             for thread in list(self._busy):
                 thread.join()
 
-    def give_room(self, jobs: int, octets: int) -> None:
+    def give_room(self, jobs: int, size: int) -> None:
         """Let so many more jobs be taken from the input."""
-        self._room_given.put((jobs, octets))
+        self._room_given.put((jobs, size))
 
     # Called by workers.
 
     def take_ready(self) -> JobT | None:
-        """Take a job that lies ready; None if none does."""
+        """Take a job that is ready; None if there is none."""
         if self.is_over:
             return None
         try:
@@ -180,22 +180,22 @@ class Run(Generic[JobT]):
         except queue.Empty:
             return None
         if job is None or isinstance(job, weakref.ref):
-            self.ready.put(job)  # it tells another worker to end
+            self.ready.put(job)  # ends another worker
             return None
         return job
 
     def settle(self, *jobs: JobT) -> None:
-        """Hand on jobs that have their outcomes; together it costs less."""
+        """Pass on jobs that have their outcomes; several at once cost less."""
         self.outcomes.put(list(reversed(jobs)))
         with self._lock:
             self._unsettled -= len(jobs)
             self._end_workers_if_done()
 
     def sleep(self, seconds: float) -> bool:
-        """Wait so long, or until the run is over; whether it is not."""
+        """Wait for so many seconds; returns False as soon as the run is over."""
         if not self._is_over:
             try:
-                self._bell.get(timeout=seconds)
+                self._wakeups.get(timeout=seconds)
             except queue.Empty:
                 pass
         return not self.is_over
@@ -204,23 +204,23 @@ class Run(Generic[JobT]):
 
     def feed(self) -> None:
         """Take jobs from the input while there is room for them."""
-        jobs = octets = 0
+        jobs = size = 0
         room = self.room
         try:
             while not self.is_over and (job := next(self._jobs, None)) is not None:
                 with self._lock:
                     self._unsettled += 1
                 self.ready.put(job)
-                jobs, octets = jobs + 1, octets + job.size
+                jobs, size = jobs + 1, size + job.size
                 while (
                     not self._room_given.empty()
                     or jobs >= room.jobs
-                    or (octets >= room.octets and jobs >= 2 * self.workers)
+                    or (size >= room.size and jobs >= 2 * self.workers)
                 ):
                     given = self._room_given.get()
                     if given is None:
                         return
-                    jobs, octets = jobs - given[0], octets - given[1]
+                    jobs, size = jobs - given[0], size - given[1]
         except BaseException as error:
             self.outcomes.put(_Failure(error))
         finally:
@@ -239,8 +239,8 @@ class Run(Generic[JobT]):
         thread = threading.current_thread()
         try:
             while (job := self.ready.get()) is not None:
-                # First busy, then the look whether it is over: `finish` does it the other way
-                # round, and so misses nobody.
+                # Marked as busy before the check, because `finish` ends the run before it looks for
+                # busy threads: so it misses none.
                 self._busy.add(thread)
                 if isinstance(job, weakref.ref):
                     break
@@ -250,7 +250,7 @@ class Run(Generic[JobT]):
                 self._work(job, self)
                 self._busy.discard(thread)
             if job is not None:
-                # Perhaps the iterator is gone, which the others are to know.
+                # Tells the other workers, too, if the iterator is gone.
                 self.end()
         except BaseException as error:
             self.end()
@@ -261,10 +261,10 @@ class Run(Generic[JobT]):
 
 
 class _Unused:
-    """What an iterator holds until it is used; says so if it is not.
+    """Held by an iterator until it is used; warns if it never is.
 
-    A thing of its own, so that nothing runs when an iterator is collected that was used: a signal
-    handler could cut it off.
+    An object of its own, so that no destructor runs when an iterator that was used is collected: a
+    signal handler could interrupt it.
     """
 
     __slots__ = ("is_used",)
@@ -282,19 +282,19 @@ class _Unused:
 
 
 class Outcomes(Generic[Outcome]):
-    """The outcomes of many jobs, as they come: an iterator, and a context manager that stops it.
+    """An iterator over the outcomes of a batch, and a context manager that stops the batch.
 
-    Not made by users: `smtpconn.ConnectionPool.send_many` returns it.
+    `smtpconn.ConnectionPool.send_many` returns it; programs do not make one.
 
     Args:
         work, jobs, workers, room: as `Run`.
 
-    Several threads may take outcomes. What strikes a thread that takes one (Ctrl-C, the exception
-    of a signal handler) loses nothing: the next call goes on.
+    Several threads may take outcomes. An exception that interrupts one of them (Ctrl-C, a signal
+    handler's) loses nothing: the next call continues.
 
-    Not a generator: its end would run wherever it is collected as garbage, in one of its own
-    threads perhaps, and must not wait there. Only `close` and the end of a ``with`` block wait.
-    Nor has it a destructor (see `Run.belong_to`).
+    It is no generator and has no destructor: those would run wherever it is collected as garbage,
+    perhaps in one of its own threads, and must not wait there. Only `close` and the end of a
+    ``with`` block wait; see also `Run.belong_to`.
     """
 
     def __init__(
@@ -313,13 +313,13 @@ class Outcomes(Generic[Outcome]):
         self._is_input_given_up = False
         self._unused: _Unused | None = _Unused()
         self._error: BaseException | None = None
-        # None until the threads are started; then they are of that process only.
+        # The process in which the threads run; None until they are started.
         self._process: int | None = None
-        # Room is given back in portions, so that the feeder is not woken for each outcome.
+        # Room is given back in portions, so that not each outcome wakes up the feeder.
         self._portion = max(1, room.jobs // (16 * workers))
-        self._room_jobs = self._room_octets = 0
-        # What has come and was not taken yet. The thread that takes or waits holds the lock; a
-        # signal handler that wants an outcome while its thread waits for one may have it.
+        self._room_jobs = self._room_size = 0
+        # Entries that were received and not taken yet. A thread that takes or waits holds the lock.
+        # It is re-entrant for a signal handler that takes an outcome while its thread waits.
         self._ready: deque[_Entry[Outcome]] = deque()
         self._lock = threading.RLock()
 
@@ -364,26 +364,32 @@ class Outcomes(Generic[Outcome]):
         raise error if error is not None else StopIteration
 
     def stop(self) -> None:
-        """Begin nothing more. What is in flight is finished, and its outcomes can be taken.
+        """Begin nothing more. Messages in flight are finished, and ``next`` yields their outcomes.
 
-        What was taken from the input and not begun has an outcome whose error has ``never_begun``.
-        Takes no lock and waits for nothing: a signal handler or another thread may call it.
+        A message that was taken from the input and not begun has an outcome whose error has
+        ``never_begun``. Takes no lock and never waits: a signal handler or another thread may call
+        it. ``next`` waits a second at most for an input that does not answer then.
         """
         if not self._is_the_parents():
             self._run.end()
 
     def close(self, *, wait: bool = True) -> list[Outcome]:
-        """Stop, wait until what is in flight is finished, and return the outcomes not yet taken.
+        """Stop, wait for the messages in flight, and return the outcomes that were not taken yet.
 
         Args:
-            wait: False to return those that are there at this moment. What is in flight has none
-                then; it is finished all the same, and ``next`` waits for its outcomes.
+            wait: False to return the outcomes that are there at this moment. Messages in flight
+                have none then; they are finished all the same, and ``next`` yields their outcomes.
 
-        An error of the input, or of other code in a worker, is raised by ``next`` afterwards. In a
-        forked child nothing is done, and nothing is returned.
+        An error of the input, or of other code in a worker, is raised by ``next`` afterwards. Waits
+        also while another thread is in ``next``. Called by the input or by a hook, which run in
+        threads that it would wait for, it is `stop` and returns nothing. In a forked child it does
+        nothing.
         """
         taken: list[Job[Outcome]] = []
         if self._is_the_parents():
+            return []
+        if threading.current_thread() in self._threads:
+            self._run.end()
             return []
         if wait:
             self._wait_until_over()
@@ -405,14 +411,14 @@ class Outcomes(Generic[Outcome]):
         return self._process is not None and self._process != current_process()
 
     def _take(self, taken: list[Job[Outcome]]) -> BaseException | None:
-        """Take the next job that is done; if there is none, the error it all ended with.
+        """Move the next job that is done to ``taken``; at the end, return the error of the run.
 
-        An exception may strike anywhere here, and the next call goes on from what is noted.
+        An exception may be raised between any two steps; the next call continues from the state.
         """
         if not self._has_begun:
             self._begin()
         if self._running and self._is_the_parents():
-            # It would wait for ever for threads that are the parent's.
+            # The threads do not run here: it would wait for ever.
             raise PoolError(
                 "the process was forked while messages were sent: the parent goes on with them",
                 may_have_been_delivered=True,
@@ -428,7 +434,7 @@ class Outcomes(Generic[Outcome]):
         return error
 
     def _receive(self) -> bool:
-        """Have at least one entry ready; False if all is over and nothing is left."""
+        """Receive an entry; False if the run has ended and none is left."""
         if self._running:
             if self._is_told_of_end and self._receive_left_out():
                 return True
@@ -438,12 +444,12 @@ class Outcomes(Generic[Outcome]):
         return self._receive_left_out()
 
     def _wait(self) -> bool:
-        """Have the next entry ready; False if there is none because the input does not answer.
+        """Wait for an entry; False if the run is over and its input does not answer.
 
-        What such an input gives later is left out, and the next `close` returns it.
+        A job that such an input gives later is left out; `close` returns it if it is called again.
         """
-        # In one step each, which no exception can cut in two: else an outcome might be lost
-        # between the queue and here.
+        # Moved from the queue by functions in C only: between two bytecodes an exception could
+        # lose an outcome.
         if not (self._run.is_over and self._running == set(self._threads[:1])):
             self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
@@ -456,9 +462,9 @@ class Outcomes(Generic[Outcome]):
         return True
 
     def _receive_left_out(self) -> bool:
-        """Have one ready that was taken and not begun, if there is any: nobody begins it now."""
+        """Receive a job that was taken from the input and that no worker begins any more."""
         if self._running:
-            # First, so that a worker finds the end although this is cut off behind the next line.
+            # First, so that a worker finds the end even if an exception is raised below.
             self._run.ready.put(None)
         try:
             self._ready.extend(map(_get_nowait, (self._run.ready,)))
@@ -467,7 +473,7 @@ class Outcomes(Generic[Outcome]):
         return isinstance(self._ready[-1], Job) or not self._running
 
     def _collect(self) -> None:
-        """Stop, and have ready what has come, without waiting."""
+        """Stop, and receive what is there, without waiting."""
         self._use()
         self._run.end()
         with self._lock:
@@ -480,7 +486,7 @@ class Outcomes(Generic[Outcome]):
                 pass
 
     def _note(self, entry: _Entry[Outcome]) -> None:
-        """Take note of an entry that is no job; again does no harm."""
+        """Process an entry that is no job; doing so twice is harmless."""
         if isinstance(entry, threading.Thread):
             self._running.discard(entry)
         elif isinstance(entry, _Failure):
@@ -491,14 +497,14 @@ class Outcomes(Generic[Outcome]):
             del self._ready[0]
 
     def _oldest(self) -> Job[Outcome] | None:
-        """The job that is taken next, if the next entry is one or has one."""
+        """The job that is to be taken next; None if the first entry holds none."""
         entry = self._ready[0]
         if isinstance(entry, list):
             return entry[-1] if entry else None
         return entry if isinstance(entry, Job) else None
 
     def _move(self, job: Job[Outcome], taken: list[Job[Outcome]]) -> None:
-        """Take the oldest of those that are ready."""
+        """Move the oldest job that was received to ``taken``."""
         count = len(taken)
         entry = self._ready[0]
         try:
@@ -514,10 +520,10 @@ class Outcomes(Generic[Outcome]):
 
     def _give_room(self, job: Job[Outcome]) -> None:
         self._room_jobs += 1
-        self._room_octets += job.size
+        self._room_size += job.size
         if self._room_jobs >= self._portion:
-            self._run.give_room(self._room_jobs, self._room_octets)
-            self._room_jobs = self._room_octets = 0
+            self._run.give_room(self._room_jobs, self._room_size)
+            self._room_jobs = self._room_size = 0
 
     def _wait_until_over(self) -> None:
         if self._is_the_parents():
@@ -550,7 +556,7 @@ class Outcomes(Generic[Outcome]):
         self._process = run.process = current_process()
         run.belong_to(self)
         _runs.add(run)
-        # Not made before: a thread that waits to be started cannot be after a fork (3.13).
+        # Made here and not before: a thread object cannot be started after a fork (3.13).
         while len(self._threads) <= run.workers:
             number = len(self._threads)
             thread = threading.Thread(
@@ -560,13 +566,14 @@ class Outcomes(Generic[Outcome]):
                 daemon=True,
             )
             self._threads.append(thread)
-        # Goes on where it was cut off, if it was.
+        # After an exception in here, the next call continues with the threads not started yet.
         for thread in self._threads:
             try:
                 if thread.ident is None:
                     thread.start()
             except RuntimeError as error:
-                # No more threads are to be had. What was begun is finished first.
+                # Threads cannot be started (limit reached, or interpreter shutdown). What was
+                # begun is finished first.
                 self._error = error
                 run.end()
                 break

@@ -1,19 +1,19 @@
 """The workers of `ConnectionPool.send_many`: they stream messages over borrowed connections.
 
-A slice is what goes over one connection while it is lent: a message, and those that lie ready
-behind it.
+A slice is what one lease of a connection sends: a message, and those that are ready behind it.
 
 Rule 1: no connection is held while waiting for a message, for ``max_rate`` or for the input. A
-        slice ends when no message lies ready, when ``max_rate`` does not let the next one go, when
-        the connection has had its messages or its time, and when somebody else waits for one.
-Rule 2: a message that was never begun on a connection that was lost goes over another one. The one
-        that was struck goes once more if `ConnectionPool.send` would send it again: the connection
-        had been good, and was lost, or said 421, before the content was begun. Every other outcome
-        is final; what may have been delivered is never sent again.
-Rule 3: a worker that gets no connection waits while others of its run have some. Only if none has,
-        that is the outcome of its message.
-Rule 4: what other code raises (`smtpconn.model.origin`) ends the run, behind the true outcomes of
-        all messages that the worker has.
+        slice ends when no message is ready, when ``max_rate`` does not let the next one go, when
+        the connection has reached ``max_messages`` or ``max_lifetime``, and when a caller outside
+        the batch waits for a connection.
+Rule 2: a message that was never begun on a lost connection goes over another one. The message in
+        which the connection was lost is sent once more if `ConnectionPool.send` would do so: the
+        connection had been used before, and was lost, or closed with 421, before the content was
+        begun. Every other outcome is final; what may have been delivered is never sent again.
+Rule 3: a worker that gets no connection waits while other workers of its run have one. Only if none
+        has, the error is the outcome of its message.
+Rule 4: an exception of other code (`smtpconn.model.origin`) ends the run. It is raised behind the
+        true outcomes of all messages that the worker has.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ RETRY_AFTER = 1.0
 """Seconds after which a worker asks again for a connection while others of its run have some."""
 
 MOST_TOGETHER = 32
-"""Outcomes that are handed on together."""
+"""Outcomes that are passed on together."""
 
 UNKNOWN_SIZE = 64 * 1024
 """The size that is assumed of a message in a file, an iterable or the email package."""
@@ -81,8 +81,8 @@ class MailJob(Job[AnyOutcome]):
         events: of the message.
         has_begun: whether its events have begun.
         needs_rate: whether ``max_rate`` has not let it go yet.
-        was_struck: whether it is sent once more.
-        tired: the refusal for which it is, which may have been about the connection.
+        is_retry: whether it is sent for the second time.
+        tired: the refusal that led to it, which may have been about the connection.
     """
 
     __slots__ = (
@@ -90,10 +90,10 @@ class MailJob(Job[AnyOutcome]):
         "envelope",
         "events",
         "has_begun",
+        "is_retry",
         "needs_rate",
         "request",
         "tired",
-        "was_struck",
     )
 
     def __init__(
@@ -107,7 +107,7 @@ class MailJob(Job[AnyOutcome]):
         self.events: OperationEvents = NO_EVENTS
         self.has_begun = False
         self.needs_rate = True
-        self.was_struck = False
+        self.is_retry = False
         self.tired: ResponseError | None = None
         self._context: contextvars.Context | None = None
 
@@ -204,7 +204,7 @@ class BulkSender:
         self.rate_turn = threading.Lock()
 
     def send(self, job: MailJob, run: Run[MailJob]) -> None:
-        """Send a message, and those that lie ready behind it; all of them are settled then."""
+        """Send a message, and those that are ready behind it, and settle all of them."""
         _Worker(self, run, job).send()
 
 
@@ -215,19 +215,19 @@ class _Worker:
         self._sender = sender
         self._core = sender.core
         self._run = run
-        # Those to be given to a connection, those that one was given, and those that came back
-        # from a lost one; the oldest first.
+        # The oldest first: jobs that no connection was given yet, jobs that one was given, and jobs
+        # that came back from a lost one.
         self._waiting = deque([job])
         self._in_flight: deque[MailJob] = deque()
-        self._again: deque[MailJob] = deque()
-        # Those that are done and not handed on yet.
+        self._requeued: deque[MailJob] = deque()
+        # Jobs that are done and not passed on yet.
         self._done: list[MailJob] = []
-        # Of the stream: whether its connection had been good before, and is lost now; its first
-        # message; why that, or another, is to be sent once more.
+        # Of the stream: whether its connection had been used before, whether it is lost, whether
+        # there are no more messages; the first message; the error for which one is sent once more.
         self._is_good = self._is_lost = False
         self._is_at_end = False
         self._first: MailJob | None = None
-        self._struck: SmtpError | None = None
+        self._retry_cause: SmtpError | None = None
 
     def send(self) -> None:
         """Send all of them, and what may follow."""
@@ -236,7 +236,7 @@ class _Worker:
                 self._send_first()
         except BaseException as error:
             reset_if_forked()
-            for job in [*self._in_flight, *self._again, *self._waiting]:
+            for job in [*self._in_flight, *self._requeued, *self._waiting]:
                 self._settle(job, outcome_so_far(job.request, error))
             raise
         # The run is over: nothing more is begun.
@@ -253,7 +253,7 @@ class _Worker:
             if isinstance(job.request, SmtpError):
                 self._settle(self._waiting.popleft(), job.request)
                 return
-            if not self._may_go(job):
+            if not self._wait_for_rate(job):
                 return
             deadline = Deadline(self._sender.timeout)
             patience = self._sender.acquire_timeout
@@ -286,7 +286,7 @@ class _Worker:
                     raise
                 job.request = error
 
-    def _may_go(self, job: MailJob) -> bool:
+    def _wait_for_rate(self, job: MailJob) -> bool:
         """Begin a message and wait until ``max_rate`` lets it go; False if the run ended first.
 
         That may take any time. One worker waits at a time: a run has one moment reserved and not
@@ -306,7 +306,7 @@ class _Worker:
         job.needs_rate = False
         return True
 
-    def _may_go_now(self) -> bool:
+    def _rate_allows_now(self) -> bool:
         """Whether ``max_rate`` lets a message go at once."""
         limiter = self._sender.rate_limiter
         return limiter is None or limiter.reserve(time.monotonic(), 0.0) is not None
@@ -324,19 +324,19 @@ class _Worker:
         self._is_good, first = lease.was_reused, self._waiting[0]
         while not self._run.is_over:
             self._stream(lease, connection, StreamDeadline(self._sender.timeout, deadline))
-            if self._struck is None or self._run.is_over:
+            if self._retry_cause is None or self._run.is_over:
                 return
             if self._waiting[0] is not first:
                 deadline = Deadline(self._sender.timeout)
-            if not self._may_go_once_more(self._waiting[0], deadline):
+            if not self._wait_to_retry(self._waiting[0], deadline):
                 return
             word = "dead" if self._waiting[0].tired is None else "tired"
             text = "%s: a reused connection was %s (%s): once more"
-            log(logging.INFO, text, self._core.name, word, str(self._struck))
+            log(logging.INFO, text, self._core.name, word, str(self._retry_cause))
             self._core.count(retries=1)
             connection, self._is_good = lease.renew(deadline), False
 
-    def _may_go_once_more(self, job: MailJob, deadline: Deadline) -> bool:
+    def _wait_to_retry(self, job: MailJob, deadline: Deadline) -> bool:
         """Wait until ``max_rate`` lets it; False if that is too late, or the run ended first."""
         try:
             if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
@@ -353,7 +353,7 @@ class _Worker:
             return False
 
     def _stream(self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline) -> None:
-        self._first = self._struck = None
+        self._first = self._retry_cause = None
         self._is_lost = self._is_at_end = False
         try:
             requests = self._requests(lease, connection, deadline)
@@ -364,12 +364,12 @@ class _Worker:
             if not is_own(error) or self._first is not None:
                 raise
             # The connection could not be used at all, and the message is as it was.
-            if not self._may_go_again(self._waiting[0], error):
+            if not self._is_retried(self._waiting[0], error):
                 raise
         finally:
-            self._hand_on()
-            while self._again:
-                self._waiting.appendleft(self._again.pop())
+            self._pass_on()
+            while self._requeued:
+                self._waiting.appendleft(self._requeued.pop())
 
     def _requests(
         self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline
@@ -386,7 +386,7 @@ class _Worker:
     ) -> MailJob | None:
         """The next message of the stream, in flight; None where the stream ends."""
         if self._done:
-            self._hand_on()
+            self._pass_on()
         is_first = self._first is None
         if not is_first and (self._is_lost or not connection.is_open or not lease.may_follow):
             return None
@@ -403,7 +403,7 @@ class _Worker:
             self._make_request(job)
             deadline.go_on()
         if not isinstance(job.request, SmtpError):
-            if job.needs_rate and not self._may_go_now():
+            if job.needs_rate and not self._rate_allows_now():
                 return None
             job.needs_rate = False
             if not job.has_begun:
@@ -420,7 +420,7 @@ class _Worker:
         assert request is not None
         if isinstance(request, SmtpError):
             return request
-        # What became of it on a connection that was lost is told.
+        # Forget the attempt on a connection that was lost: its outcome is known.
         if isinstance(request, MessageRequest):
             request.made = None
         else:
@@ -440,36 +440,36 @@ class _Worker:
     def _conclude(self, job: MailJob, outcome: Outcome, connection: SmtpConnection) -> None:
         """Settle a message by its outcome, or have it sent over another connection."""
         if isinstance(outcome, SmtpError):
-            # The first one was struck itself, whatever was said; so each stream settles one.
+            # The first message is settled in any case, so that each stream settles one.
             if outcome.never_begun and job is not self._first:
                 self._is_lost = True
-                self._again.append(job)
+                self._requeued.append(job)
                 return
-            if self._may_go_again(job, outcome) or self._is_tired(job, outcome, connection):
-                self._again.append(job)
+            if self._is_retried(job, outcome) or self._is_tired(job, outcome, connection):
+                self._requeued.append(job)
                 return
         self._is_good = self._is_good or connection.is_open
         self._note(job, outcome)
         if self._is_at_end or len(self._done) >= MOST_TOGETHER:
-            self._hand_on()
+            self._pass_on()
 
-    def _may_go_again(self, job: MailJob, error: SmtpError) -> bool:
-        """Whether a message that was struck is sent once more."""
-        if not self._is_good or job.was_struck or not is_stale(error):
+    def _is_retried(self, job: MailJob, error: SmtpError) -> bool:
+        """Whether the message in which the connection was lost is sent once more."""
+        if not self._is_good or job.is_retry or not is_stale(error):
             return False
-        job.was_struck, self._is_lost, self._struck = True, True, error
+        job.is_retry, self._is_lost, self._retry_cause = True, True, error
         return True
 
     def _is_tired(self, job: MailJob, error: SmtpError, connection: SmtpConnection) -> bool:
         """Whether a refusal may be about the connection, so that the message goes once more."""
         if job.tired is not None and isinstance(error, ResponseError):
             note_if_refused_again(connection, job.tired, error)
-        if not self._is_good or job.was_struck:
+        if not self._is_good or job.is_retry:
             return False
         if (tired := refusal_of_tired(connection, error)) is None:
             return False
-        job.was_struck = job.needs_rate = self._is_lost = True
-        job.tired = self._struck = tired
+        job.is_retry = job.needs_rate = self._is_lost = True
+        job.tired = self._retry_cause = tired
         return True
 
     # Afterwards.
@@ -477,7 +477,7 @@ class _Worker:
     def _settle(self, job: MailJob, outcome: Outcome) -> None:
         """Note what became of a message, and hand it on."""
         self._note(job, outcome)
-        self._hand_on()
+        self._pass_on()
 
     def _note(self, job: MailJob, outcome: Outcome) -> None:
         """Note what became of a message; tell the hook, after it was counted."""
@@ -487,9 +487,9 @@ class _Worker:
             job.outcome = SendOutcome(job.envelope, outcome, None)
         self._done.append(job)
         if job.is_told:
-            self._hand_on()
+            self._pass_on()
 
-    def _hand_on(self) -> None:
+    def _pass_on(self) -> None:
         """Count the messages that are done, tell the hook, and hand them on."""
         done, self._done = self._done, []
         if not done:

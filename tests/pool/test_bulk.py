@@ -707,6 +707,30 @@ def test_a_signal_handler_may_stop() -> None:
     assert never == list(range(2, source.taken))
 
 
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("who", ["input", "work"])
+def test_one_of_its_own_threads_may_close_it(who: str, wait: bool) -> None:
+    """The input, or a hook that a worker calls, stops the run; it cannot wait for itself."""
+    closed: list[list[int]] = []
+
+    def source() -> Iterator[int]:
+        for number in itertools.count():
+            if who == "input" and number == 5:
+                closed.append(outcomes.close(wait=wait))
+            yield number
+
+    def work(number: int) -> int:
+        if who == "work" and number == 5:
+            closed.append(outcomes.close(wait=wait))
+        return number
+
+    outcomes = fan_out(work, source(), 2)
+    taken = sorted(outcomes)
+    assert closed == [[]] * len(closed) != []
+    assert taken == list(range(len(taken)))
+    assert len(taken) > 5 - (who == "input")
+
+
 @pytest.mark.parametrize("then", ["next", "close"])
 @pytest.mark.parametrize("during", ["next", "close"])
 def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
