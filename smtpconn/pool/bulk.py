@@ -84,9 +84,10 @@ class _Failure:
     error: BaseException
 
 
-_Entry: TypeAlias = (
-    list[Job[Outcome]] | Job[Outcome] | _Failure | threading.Thread | weakref.ref[object] | None
-)
+_Entry: TypeAlias = list[Job[Outcome]] | Job[Outcome] | _Failure | int | weakref.ref[object] | None
+
+_FEEDER = 0
+"""The number of the feeder among the threads of a run; the workers have those above."""
 
 
 class Run(Generic[JobT]):
@@ -115,14 +116,15 @@ class Run(Generic[JobT]):
         self.context = contextvars.copy_context()
         # None: there are no more jobs, or the run is over. A reference: the iterator was collected.
         self.ready: queue.SimpleQueue[JobT | weakref.ref[object] | None] = queue.SimpleQueue()
-        # A list: jobs that are done, the last one first. A thread: it has ended. None: wakes up the
-        # caller, which then looks for jobs that were left out.
-        self.outcomes: queue.SimpleQueue[list[JobT] | JobT | _Failure | threading.Thread | None]
+        # A list: jobs that are done, the last one first. A number: that thread has ended. None:
+        # wakes up the caller, which then looks for jobs that were left out.
+        self.outcomes: queue.SimpleQueue[list[JobT] | JobT | _Failure | int | None]
         self.outcomes = queue.SimpleQueue()
         self._work = work
         self._jobs = jobs
         self._lock = threading.Lock()
         self._is_over = False
+        self._unclaimed = list(range(workers + 1))
         self._unsettled = 0
         self._has_input_ended = False
         self._busy: set[threading.Thread] = set()
@@ -202,7 +204,21 @@ class Run(Generic[JobT]):
 
     # What the threads do.
 
-    def feed(self) -> None:
+    def run(self, number: int) -> None:
+        """Do the part of one of the threads, unless another thread does it."""
+        try:
+            self._unclaimed.remove(number)
+        except ValueError:
+            return
+        try:
+            if number == _FEEDER:
+                self._feed()
+            else:
+                self._do_jobs()
+        finally:
+            self.outcomes.put(number)
+
+    def _feed(self) -> None:
         """Take jobs from the input while there is room for them."""
         jobs = size = 0
         room = self.room
@@ -227,14 +243,13 @@ class Run(Generic[JobT]):
             with self._lock:
                 self._has_input_ended = True
                 self._end_workers_if_done()
-            self.outcomes.put(threading.current_thread())
 
     def _end_workers_if_done(self) -> None:
         if self._has_input_ended and not self._unsettled:
             for _ in range(self.workers):
                 self.ready.put(None)
 
-    def work(self) -> None:
+    def _do_jobs(self) -> None:
         """Do jobs until there are no more."""
         thread = threading.current_thread()
         try:
@@ -257,7 +272,6 @@ class Run(Generic[JobT]):
             self.outcomes.put(_Failure(error))
         finally:
             self._busy.discard(thread)
-            self.outcomes.put(thread)
 
 
 class _Unused:
@@ -305,9 +319,9 @@ class Outcomes(Generic[Outcome]):
         room: Room,
     ) -> None:
         self._run: Run[Any] = Run(work, jobs, workers, room)
-        # The feeder is the first one.
+        # By their numbers, and the numbers of those that were started and have not ended.
         self._threads: list[threading.Thread] = []
-        self._running: set[threading.Thread] = set()
+        self._running: set[int] = set()
         self._has_begun = False
         self._is_told_of_end = False
         self._is_input_given_up = False
@@ -450,7 +464,7 @@ class Outcomes(Generic[Outcome]):
         """
         # Moved from the queue by functions in C only: between two bytecodes an exception could
         # lose an outcome.
-        if not (self._run.is_over and self._running == set(self._threads[:1])):
+        if not (self._run.is_over and self._running == {_FEEDER}):
             self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
         try:
@@ -487,7 +501,7 @@ class Outcomes(Generic[Outcome]):
 
     def _note(self, entry: _Entry[Outcome]) -> None:
         """Process an entry that is no job; doing so twice is harmless."""
-        if isinstance(entry, threading.Thread):
+        if isinstance(entry, int):
             self._running.discard(entry)
         elif isinstance(entry, _Failure):
             self._error = self._error or entry.error
@@ -534,7 +548,7 @@ class Outcomes(Generic[Outcome]):
         with self._lock:
             while self._running and self._wait():
                 for entry in list(self._ready):
-                    if isinstance(entry, threading.Thread):
+                    if isinstance(entry, int):
                         self._running.discard(entry)
             while self._receive():
                 pass
@@ -556,29 +570,36 @@ class Outcomes(Generic[Outcome]):
         self._process = run.process = current_process()
         run.belong_to(self)
         _runs.add(run)
-        # Made here and not before: a thread object cannot be started after a fork (3.13).
-        while len(self._threads) <= run.workers:
-            number = len(self._threads)
-            thread = threading.Thread(
-                target=run.context.copy().run,
-                args=(run.work if number else run.feed,),
-                name=f"smtpconn-sender-{number - 1}" if number else "smtpconn-sender-feeder",
-                daemon=True,
-            )
-            self._threads.append(thread)
         # After an exception in here, the next call continues with the threads not started yet.
-        for thread in self._threads:
+        for number in range(run.workers + 1):
+            if number == len(self._threads):
+                self._threads.append(self._thread(number))
             try:
-                if thread.ident is None:
-                    thread.start()
+                if self._threads[number].ident is None:
+                    self._threads[number].start()
             except RuntimeError as error:
                 # Threads cannot be started (limit reached, or interpreter shutdown). What was
                 # begun is finished first.
                 self._error = error
                 run.end()
                 break
-            self._running.add(thread)
+            except BaseException:
+                # Thread.start() may have lost the thread before it ran. Of the old one and the new
+                # one, the first that runs does the part.
+                self._threads[number] = self._thread(number)
+                raise
+            self._running.add(number)
         self._has_begun = True
+
+    def _thread(self, number: int) -> threading.Thread:
+        # Not made before the first outcome is asked for: a thread object cannot be started after a
+        # fork (3.13).
+        return threading.Thread(
+            target=self._run.context.copy().run,
+            args=(self._run.run, number),
+            name="smtpconn-sender-feeder" if number == _FEEDER else f"smtpconn-sender-{number - 1}",
+            daemon=True,
+        )
 
 
 def _outcome_of(job: Job[Outcome]) -> Outcome:

@@ -411,6 +411,36 @@ def test_who_waits_for_the_input_begins_nothing_after_the_end(
     assert senders() == []
 
 
+@pytest.mark.parametrize("interrupted", [1, 2, 3])
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_an_exception_while_a_thread_is_started(
+    interrupted: int, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes out of ``next``, and the next call has each part of the work done once.
+
+    `threading.Thread.start` may lose a thread then: it was started, and ends before it runs.
+    """
+    start, count = threading.Thread.start, 0
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        nonlocal count
+        count += thread.name.startswith("smtpconn-sender")
+        if count == interrupted:
+            count += 1
+            if is_lost:
+                monkeypatch.setattr(thread, "run", lambda: None)
+            start(thread)
+            raise BadItem
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    outcomes = fan_out(lambda n: n, range(20), 2)
+    with pytest.raises(BadItem):
+        next(outcomes)
+    assert sorted(outcomes) == list(range(20))
+    wait_until(lambda: senders() == [])
+
+
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system has no more threads, those that run are waited for before the error is told."""
     go_on, told, in_flight = threading.Event(), threading.Event(), threading.Event()
@@ -748,24 +778,19 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     taken = [next(outcomes)]
 
     def interrupt() -> None:
-        # The main thread waits, or is about to: either way it is interrupted inside the call.
+        # The main thread waits, or is about to.
         assert begun.wait(10)
-        wait_until(lambda: is_waiting)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    is_waiting = False
     interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
 
-    def read_outcomes() -> None:
-        nonlocal is_waiting
-        is_waiting = True
-        if during == "next":
-            next(outcomes)
-        outcomes.close()
+    def wait_for_outcomes() -> None:
+        interrupting.start()
+        taken.extend([next(outcomes)] if during == "next" else outcomes.close())
+        interrupting.join()
 
     with pytest.raises(KeyboardInterrupt):
-        read_outcomes()
+        wait_for_outcomes()
     interrupting.join()
     go_on.set()
     taken += outcomes if then == "next" else outcomes.close()
