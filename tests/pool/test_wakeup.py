@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from smtpconn.pool.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_what_was_announced_is_noted_once() -> None:
@@ -45,10 +56,31 @@ def test_waiting_ends(seconds: float) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_announcing_between_two_steps_of_announcing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sleepers", [1, 5])
+def test_of_several_who_wait_one_takes_note(sleepers: int) -> None:
+    """Each announcement is for one of them, and none is lost."""
+    wakeup, woken = Wakeup(), threading.Semaphore(0)
+
+    def sleep() -> None:
+        if wakeup.wait(10):
+            woken.release()
+
+    threads = [threading.Thread(target=sleep) for _ in range(sleepers)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        wakeup.set()
+        assert woken.acquire(timeout=10)
+    assert not wakeup.is_set
+    for thread in threads:
+        thread.join(10)
+
+
+def test_announcing_between_two_steps_of_announcing() -> None:
     """A signal handler may announce it while its thread does: neither fails."""
     wakeup = Wakeup()
-    lock = wakeup._lock
+    lock = threading.Lock()
+    lock.acquire()
 
     class Interrupted:
         """A lock that is released by a handler as soon as it was looked at."""
@@ -61,6 +93,64 @@ def test_announcing_between_two_steps_of_announcing(monkeypatch: pytest.MonkeyPa
         def release(self) -> None:
             lock.release()
 
-    monkeypatch.setattr(Wakeup, "_lock", Interrupted())
+    wakeup._sleeping.add(cast(threading.Lock, Interrupted()))
     wakeup.set()
     assert not lock.locked()
+    assert wakeup.wait(0)
+
+
+def test_announcing_between_two_steps_of_waiting() -> None:
+    """A signal handler may announce it anywhere in `Wakeup.wait`: that ends at once then."""
+    announced = [seconds for line in range(1, 50) if (seconds := announced_at(line)) is not None]
+    assert 10 < len(announced) < 49
+    assert max(announced) < 0.3
+
+
+def announced_at(line: int) -> float | None:
+    """Wait, and announce it before the line of that number; seconds from then to the end of it."""
+    wakeup = Wakeup()
+    lines, moments = itertools.count(1), []
+
+    def trace(frame: FrameType, event: str, argument: object) -> TraceFunction:
+        if event == "line" and next(lines) == line:
+            moments.append(time.monotonic())
+            wakeup.set()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        is_woken = wakeup.wait(0.4)
+    finally:
+        sys.settrace(before)
+    # Behind its last look it is too late to be woken, but not lost.
+    assert is_woken == bool(moments) or wakeup.is_set
+    return time.monotonic() - moments[0] if moments else None
+
+
+LATE = """
+import os
+import sys
+import warnings
+
+from smtpconn.pool.wakeup import Wakeup
+
+wakeup = Wakeup()
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+warnings.simplefilter("ignore")
+from gevent import monkey
+
+monkey.patch_all()
+import gevent
+
+gevent.spawn_later(0.05, wakeup.set)
+os._exit(not wakeup.wait(5))
+"""
+
+
+def test_gevent_may_come_later() -> None:
+    """In a child whose threads become greenlets, waiting lets the others run."""
+    pytest.importorskip("gevent")
+    assert subprocess.run([sys.executable, "-c", LATE], check=False, cwd=ROOT).returncode == 0
