@@ -45,6 +45,9 @@ _SCHEMES = {
     "lmtps": (Protocol.LMTP, TlsMode.IMPLICIT, 24),
     "lmtp+unix": (Protocol.LMTP, TlsMode.NONE, 0),
 }
+_CONTEXT = ssl.SSLContext.__mro__[-2]
+"""What all kinds of `ssl.SSLContext` are: gevent's, and those made before it replaced the class."""
+
 _TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
@@ -132,7 +135,7 @@ class ServerConfig:
                 ) from None
         object.__setattr__(self, "ignore_extensions", extension_names(self.ignore_extensions))
         check_flag("allow_cleartext_auth", self.allow_cleartext_auth)
-        if not isinstance(self.tls_context, ssl.SSLContext | None):
+        if not isinstance(self.tls_context, _CONTEXT | None):
             raise ValidationError(
                 f"tls_context is an ssl.SSLContext, not a {type(self.tls_context).__name__}"
             )

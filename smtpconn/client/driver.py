@@ -289,10 +289,17 @@ class Driver:
         Raises:
             TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: the handshake failed.
             ValidationError: ``host`` is no name that a certificate can have.
+            ValidationError: the TLS settings are older than gevent's.
             ProtocolError: there are no TLS settings.
         """
         if self._context is None:
             raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
+        if not isinstance(self._context, ssl.SSLContext):
+            # The code of its class calls what gevent has put into the module, and fails anywhere.
+            raise ValidationError(
+                "the TLS context was made before gevent replaced the ssl module, and is of no use "
+                "since: make it afterwards"
+            )
         try:
             self.transport.start_tls(self._context, self._host, deadline, self._tls_session)
         except (OSError, ValueError) as error:

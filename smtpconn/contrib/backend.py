@@ -171,7 +171,8 @@ class PooledBackend(abc.ABC, Generic[M]):
         """
         if self._ssl_context is not None or type(self).ssl_context is PooledBackend.ssl_context:
             return self._ssl_context
-        key = (type(self), self.ssl_certfile, self.ssl_keyfile)
+        # By the class too, which gevent may replace; contexts of before are of no use then.
+        key = (type(self), self.ssl_certfile, self.ssl_keyfile, ssl.SSLContext)
         known = _CONTEXTS.get(key)
         return known if known is not None else _CONTEXTS.setdefault(key, self.ssl_context)
 
@@ -494,8 +495,9 @@ def _is_used(pool: ConnectionPool) -> bool:
     return stats.in_use > stats.connecting
 
 
-# The first context that a class made, by the class and the client's certificate and key.
-_CONTEXTS: dict[tuple[type, str | None, str | None], ssl.SSLContext] = {}
+# The first context that a class made, by the class (gevent may replace it) and the client's
+# certificate and key.
+_CONTEXTS: dict[tuple[type, str | None, str | None, type], ssl.SSLContext] = {}
 
 
 def _envelope(sender: str, recipients: list[str]) -> tuple[ReversePath, list[ForwardPath]]:

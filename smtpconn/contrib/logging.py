@@ -222,9 +222,9 @@ class PooledSmtpHandler(logging.Handler):
         Does not wait for a mail that has failed and is retried later.
         """
         reset_if_forked()
+        if self._own_ident == threading.get_ident() or not self._has_thread():
+            return
         with self._lock:
-            if self._own_ident == threading.get_ident() or not self._has_thread():
-                return
             self._in_a_hurry += 1
             _warm_up_loggers()
             self._work.notify_all()
@@ -262,23 +262,29 @@ class PooledSmtpHandler(logging.Handler):
             if self._is_closed or not self._queue.has_room:
                 self._queue.drop(1)
                 return
-            is_news = self._queue.add(entry)
-            if self._has_thread() and is_news:
+            if self._queue.add(entry):
                 self._work.notify_all()
+        self._has_thread()
 
     def _has_thread(self) -> bool:
         """Whether the thread runs; starts it if necessary."""
-        if self._thread is None and not self._queue.is_empty:
-            self._start()
-        return self._thread is not None
-
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="smtpconn-log-mail", daemon=True)
+        with self._lock:
+            if self._thread is not None or self._queue.is_empty:
+                return self._thread is not None
+            thread = threading.Thread(target=self._run, name="smtpconn-log-mail", daemon=True)
+            self._thread = thread
+        # Without the lock: where gevent came after this handler, all greenlets are one thread to
+        # it, and the new one would begin to wait with it.
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:
             # Threads cannot be started (limit reached, or interpreter shutdown): `close` mails.
-            self._thread = None
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
+                    self._progress.notify_all()
+            return False
+        return True
 
     def _run(self) -> None:
         """Mail until the handler is closed and its queue is empty."""

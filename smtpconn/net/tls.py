@@ -121,7 +121,7 @@ def new_context(cafile: str | None = None) -> ssl.SSLContext:
 
 
 _Files: TypeAlias = tuple[Authorities, str | None, str | None]
-_contexts: dict[tuple[_Files, tuple[int, ...]], ssl.SSLContext] = {}
+_contexts: dict[tuple[_Files, tuple[int, ...], type[ssl.SSLContext]], ssl.SSLContext] = {}
 _locks: dict[int, threading.RLock] = {}
 
 LOCK_TIMEOUT = 1.0
@@ -151,7 +151,9 @@ def shared_context(
     """
     authorities = Authorities.chosen(cafile)
     files: _Files = (authorities, certfile, keyfile)
-    key = (files, tuple(_changed_at(f) for f in (authorities.cafile, certfile, keyfile) if f))
+    changes = tuple(_changed_at(f) for f in (authorities.cafile, certfile, keyfile) if f)
+    # A context of before gevent replaced the class can make no more connections.
+    key = (files, changes, ssl.SSLContext)
     if (context := _contexts.get(key)) is not None:
         return context
     # One lock per process id: a lock inherited by a forked child may never be released.

@@ -25,6 +25,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from smtpconn.model.content import Buffer
 from smtpconn.model.errors import (
@@ -69,7 +70,7 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_tls = _is_tls(type(sock))
         self.is_open = True
         self.is_inherited = False
         # Whether TLS must write before it can read more (renegotiation, KeyUpdate), according to
@@ -113,7 +114,7 @@ class Transport:
     @property
     def tls(self) -> ssl.SSLSocket | None:
         """The TLS socket, for its version, cipher and certificate; None without TLS."""
-        return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+        return cast(ssl.SSLSocket, self._sock) if self.is_tls else None
 
     def start_tls(
         self,
@@ -275,13 +276,11 @@ class Transport:
     def _has_ended(self) -> bool:
         """Whether the peer has ended the connection beneath TLS."""
         try:
-            return socket.socket.recv(self._sock, 1, socket.MSG_PEEK) == b""
+            return _beneath_tls(self._sock).recv(self._sock, 1, socket.MSG_PEEK) == b""
         except BlockingIOError:
             return False
         except OSError:
             return True  # reset
-        except TypeError:
-            return False  # a socket of gevent's, which is no standard one
 
     def wait(self, deadline: Deadline, *, read: bool = True, write: bool = True) -> None:
         """Wait until the socket can be read or written.
@@ -302,7 +301,7 @@ class Transport:
         it. ``SSLSocket.shutdown`` is not called: that thread would continue without TLS.
         """
         try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            _beneath_tls(self._sock).shutdown(self._sock, socket.SHUT_RDWR)
         except OSError as error:
             if not is_own(error):
                 raise
@@ -323,7 +322,17 @@ class Transport:
         return bool(wait_for_sockets({self._sock: (read, write)}, seconds))
 
     def _has_pending(self) -> bool:
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return (tls := self.tls) is not None and tls.pending() > 0
+
+
+def _is_tls(kind: type[object]) -> bool:
+    # Not by ``ssl.SSLSocket``: where gevent has replaced it, contexts of before make the other one.
+    return hasattr(kind, "do_handshake")
+
+
+def _beneath_tls(sock: socket.socket) -> type[socket.socket]:
+    """The class of a socket without its TLS: the ``socket`` module's, or gevent's."""
+    return next(kind for kind in type(sock).__mro__ if not _is_tls(kind))
 
 
 def _close_half_made(error: BaseException) -> None:
@@ -331,7 +340,7 @@ def _close_half_made(error: BaseException) -> None:
     traceback = error.__traceback__
     while traceback is not None:
         for value in traceback.tb_frame.f_locals.values():
-            if isinstance(value, ssl.SSLSocket):
+            if _is_tls(type(value)):
                 value.close()
         traceback = traceback.tb_next
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import operator
 import queue
 import threading
 import warnings
@@ -40,8 +41,9 @@ JobT = TypeVar("JobT", bound="Job[Any]")
 INPUT_TIMEOUT = 1.0
 """Seconds that the end of a run waits for an input that does not answer."""
 
-_get = queue.SimpleQueue.get
-_get_nowait = queue.SimpleQueue.get_nowait
+# Not `queue.SimpleQueue.get`: where gevent comes after us, that is another class now.
+_get = operator.methodcaller("get")
+_get_nowait = operator.methodcaller("get_nowait")
 _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
 
 

@@ -42,6 +42,7 @@ from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.options import PoolKeywords
+from smtpconn.pool.wakeup import Wakeup
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
 from smtpconn.smtplib.errors import refused
@@ -126,7 +127,7 @@ class Server:
     def forget(self) -> None:
         """Take new locks in a forked child; the connection closes by itself."""
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._asking = _Turn()
         self._parked = None
 
     def greet(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
@@ -629,31 +630,57 @@ def _same_place(one: Address, other: Address) -> bool:
     return one.host == other.host and one.port == other.port
 
 
-class _Held:
-    """Hold a lock, waiting for it until a deadline.
+class _Turn:
+    """What one thread has at a time, and others wait for."""
 
-    The lock is released once, however the block is interrupted: at the latest when this object is
+    def __init__(self) -> None:
+        # One item, in here or with the holder; a `threading.Lock` could be older than gevent's.
+        self._free: deque[None] = deque([None])
+        self._freed = Wakeup()
+
+    def take(self, to: deque[None]) -> bool:
+        """Take it if it is free; whether it was. Nothing cuts this in two."""
+        try:
+            to.extend(map(deque.pop, (self._free,)))
+        except IndexError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it may be free, at most so long; whether it may."""
+        return self._freed.wait(seconds)
+
+    def give_back(self, taken: deque[None]) -> None:
+        """Give back what was taken, if anything was; again does no harm."""
+        while taken:
+            try:
+                self._free.extend(map(deque.pop, (taken,)))
+            finally:
+                self._freed.set()
+
+
+class _Held:
+    """Hold a turn that is waited for until a deadline, and no longer.
+
+    It is released once, however the block is interrupted: at the latest when this object is
     garbage-collected.
     """
 
-    _taken: deque[threading.Lock] | None = None
-
-    def __init__(self, lock: threading.Lock, deadline: Deadline) -> None:
-        self._lock = lock
+    def __init__(self, turn: _Turn, deadline: Deadline) -> None:
+        self._turn = turn
         self._deadline = deadline
+        self._taken: deque[None] = deque()
 
     def __enter__(self) -> None:
         seconds = self._deadline.check(Phase.CONNECT)
-        self._taken = deque([self._lock] if self._lock.acquire(timeout=seconds) else [])
-        if not self._taken:
-            raise self._deadline.error(Phase.CONNECT)
+        while not self._turn.take(self._taken):
+            if not self._turn.wait(seconds):
+                raise self._deadline.error(Phase.CONNECT)
+            seconds = self._deadline.remaining()
 
     def __exit__(self, *error: object) -> None:
-        self._release()
+        self._turn.give_back(self._taken)
 
     def __del__(self) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        while self._taken:
-            self._taken.pop().release()
+        if hasattr(self, "_taken"):
+            self._turn.give_back(self._taken)

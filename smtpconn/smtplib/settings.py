@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
 import warnings
 from dataclasses import dataclass
 from typing import Unpack
@@ -12,8 +11,7 @@ from smtpconn.net.tls import shared_context
 from smtpconn.pool.options import PoolKeywords
 from smtpconn.smtplib.pools import Pools
 
-_unverified: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
-_lock = threading.Lock()
+_unverified: dict[tuple[str | None, str | None, type[ssl.SSLContext]], ssl.SSLContext] = {}
 
 
 @dataclass(slots=True)
@@ -34,14 +32,16 @@ class Settings:
         """The context for a program that gives none; the same object for the same files."""
         if self.verify:
             return shared_context(None, certfile, keyfile)
-        with _lock:
-            context = _unverified.get((certfile, keyfile))
-            if context is None:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                if certfile:
-                    context.load_cert_chain(certfile, keyfile)
-                _unverified[certfile, keyfile] = context
+        # No lock, which a forked child might find held for ever: of two that are made at the same
+        # time all have the first. By the class too, which gevent may replace.
+        key = (certfile, keyfile, ssl.SSLContext)
+        context = _unverified.get(key)
+        if context is None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if certfile:
+                context.load_cert_chain(certfile, keyfile)
+            context = _unverified.setdefault(key, context)
         return context
 
 

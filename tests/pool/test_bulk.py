@@ -430,12 +430,12 @@ def test_an_exception_while_a_thread_is_started(
             if is_lost:
                 monkeypatch.setattr(thread, "run", lambda: None)
             start(thread)
-            raise BadItem
+            raise ItemError
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", interrupted_start)
     outcomes = fan_out(lambda n: n, range(20), 2)
-    with pytest.raises(BadItem):
+    with pytest.raises(ItemError):
         next(outcomes)
     assert sorted(outcomes) == list(range(20))
     wait_until(lambda: senders() == [])
