@@ -16,6 +16,7 @@ smtpconn, and every record made in its own thread.
 from __future__ import annotations
 
 import email.policy
+import itertools
 import logging
 import os
 import threading
@@ -60,6 +61,7 @@ _Server: TypeAlias = "tuple[str, int | None, str | None, Secret | None, tuple[st
 """Host, port, user, password and ``secure``, as the attributes are at one moment."""
 
 _log = logging.getLogger("smtpconn.contrib")
+_numbers = itertools.count(1)
 
 
 class PooledSmtpHandler(logging.Handler):
@@ -145,6 +147,7 @@ class PooledSmtpHandler(logging.Handler):
         self._password: Secret | None = None if login is None else login[1]
         self.secure = () if secure is None and config.tls_mode is not TlsMode.NONE else secure
         self._config, self._pool_is_for = config, self._server()
+        self._thread_name = f"smtpconn-log-mail-{next(_numbers)}"
         self._is_closed = False
         self.forget()
         forget_in_child(self)
@@ -251,9 +254,12 @@ class PooledSmtpHandler(logging.Handler):
     def _is_our_own(self, record: logging.LogRecord) -> bool:
         if f"{record.name}.".startswith("smtpconn."):
             return True
-        # A queue handler delivers it in another thread than the one that made it.
-        made_here = record.process == os.getpid() and record.thread == self._own_ident
-        return made_here or threading.get_ident() == self._own_ident
+        if threading.get_ident() == self._own_ident:
+            return True
+        # Through a queue it comes in another thread than the one it was made in, which may have
+        # ended.
+        was_here = record.thread == self._own_ident or record.threadName == self._thread_name
+        return was_here and record.process == os.getpid()
 
     def _put(self, entry: Entry) -> None:
         with self._lock:
@@ -271,7 +277,7 @@ class PooledSmtpHandler(logging.Handler):
         with self._lock:
             if self._thread is not None or self._queue.is_empty:
                 return self._thread is not None
-            thread = threading.Thread(target=self._run, name="smtpconn-log-mail", daemon=True)
+            thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
             self._thread = thread
         # Without the lock: where gevent came after this handler, all greenlets are one thread to
         # it, and the new one would begin to wait with it.
@@ -287,28 +293,39 @@ class PooledSmtpHandler(logging.Handler):
         return True
 
     def _run(self) -> None:
-        """Mail until the handler is closed and its queue is empty."""
+        """Mail until there is nothing more.
+
+        No thread stays that waits for records: an application server may fork its workers after the
+        first ones, and a fork is the safer the fewer threads there are.
+        """
         self._own_ident = threading.get_ident()
+        thread = self._thread
         try:
             while (batch := self._next()) is not None:
                 self._mail(batch)
         finally:
             with self._lock:
-                self._own_ident = 0
-                self._thread = None
-                self._progress.notify_all()
+                if self._thread is thread:
+                    self._ends()
+
+    def _ends(self) -> None:
+        """Note that this thread takes no more records; for who holds the lock."""
+        self._own_ident = 0
+        self._thread = None
+        self._progress.notify_all()
 
     def _next(self) -> Batch | None:
-        """Wait until a mail is due; None when there will be no more."""
+        """Wait until a mail is due; None when there is nothing to be mailed."""
         with self._lock:
             while True:
                 now = time.monotonic()
                 due = self._queue.due_at(now, hurry=self._in_a_hurry > 0, last=self._is_closed)
-                if due is not None and due <= now:
-                    return self._queue.take(now)
-                if self._is_closed:
+                if due is None:
+                    self._ends()
                     return None
-                self._work.wait(None if due is None else due - now)
+                if due <= now:
+                    return self._queue.take(now)
+                self._work.wait(due - now)
 
     def _mail(self, batch: Batch) -> None:
         settled = False

@@ -289,11 +289,14 @@ def test_its_own_records_are_not_mailed(server: SmtpServer) -> None:
     assert (handler.mailed, handler.dropped) == (1, 0)
 
 
-@pytest.mark.parametrize("through_a_queue", [False, True])
+@pytest.mark.parametrize("way", ["at once", "through a queue", "through a queue, late"])
 def test_records_of_its_thread_are_not_mailed(
-    server: SmtpServer, logger: logging.Logger, make: MakeHandler, through_a_queue: bool
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler, way: str
 ) -> None:
-    """What a hook logs while a log mail is sent would never end, whichever way it comes."""
+    """What a hook logs while a log mail is sent would never end, whichever way and when it comes.
+
+    The thread may have ended by then.
+    """
 
     def tell(event: PoolEvent) -> None:
         logger.error("%s %s", event.action, event.stage)
@@ -301,19 +304,50 @@ def test_records_of_its_thread_are_not_mailed(
     with ConnectionPool(server.url, keepalive=None, on_event=tell) as pool:
         handler = make(mailhost=pool, group_for=0)
         listener = None
-        if through_a_queue:
-            logger.removeHandler(handler)
+        if way != "at once":
+            if way == "through a queue":
+                logger.removeHandler(handler)
             records: queue.Queue[logging.LogRecord] = queue.Queue()
             logger.addHandler(logging.handlers.QueueHandler(records))
             listener = logging.handlers.QueueListener(records, handler)
+        if way == "through a queue":
             listener.start()
         logger.error("something")
         server.wait_for_messages(1)
+        if way.endswith("late"):
+            wait_until_it_rests()
+            seen = [records.get() for _ in range(records.qsize())]
+            for record in seen:
+                if record.msg != "something":  # which was mailed at once
+                    records.put(record)
+            assert 0 < records.qsize() < len(seen)
+            listener.start()
         if listener is not None:
             listener.stop()
         handler.flush()
         assert (handler.mailed, handler.dropped) == (1, 0)
         assert len(server.messages) == 1
+
+
+def wait_until_it_rests() -> None:
+    """Wait until no handler has a thread."""
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("smtpconn-log-mail") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_no_thread_waits_for_records(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+) -> None:
+    """When all is mailed the thread ends, and the next record has another one: forks are safer."""
+    handler = make(group_for=0)
+    for count in (1, 2, 3):
+        logger.error("something")
+        server.wait_for_messages(count)
+        wait_until_it_rests()
+    handler.flush()
+    assert (handler.mailed, handler.dropped) == (3, 0)
 
 
 # --- Failures -------------------------------------------------------------------------------------
