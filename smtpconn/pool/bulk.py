@@ -43,6 +43,7 @@ INPUT_TIMEOUT = 1.0
 
 # Not `queue.SimpleQueue.get`: where gevent comes after us, that is another class now.
 _get = operator.methodcaller("get")
+_get_in_time = operator.methodcaller("get", True, INPUT_TIMEOUT)
 _get_nowait = operator.methodcaller("get_nowait")
 _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
 
@@ -470,7 +471,7 @@ class Outcomes(Generic[Outcome]):
             self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
         try:
-            self._ready.extend(map(_get, (self._run.outcomes,), (True,), (INPUT_TIMEOUT,)))
+            self._ready.extend(map(_get_in_time, (self._run.outcomes,)))
         except queue.Empty:
             self._is_input_given_up = True
             self._running.clear()

@@ -303,13 +303,12 @@ def test_records_of_its_thread_are_not_mailed(
 
     with ConnectionPool(server.url, keepalive=None, on_event=tell) as pool:
         handler = make(mailhost=pool, group_for=0)
-        listener = None
+        records: queue.Queue[logging.LogRecord] = queue.Queue()
+        listener = logging.handlers.QueueListener(records, handler)
         if way != "at once":
             if way == "through a queue":
                 logger.removeHandler(handler)
-            records: queue.Queue[logging.LogRecord] = queue.Queue()
             logger.addHandler(logging.handlers.QueueHandler(records))
-            listener = logging.handlers.QueueListener(records, handler)
         if way == "through a queue":
             listener.start()
         logger.error("something")
@@ -322,7 +321,7 @@ def test_records_of_its_thread_are_not_mailed(
                     records.put(record)
             assert 0 < records.qsize() < len(seen)
             listener.start()
-        if listener is not None:
+        if way != "at once":
             listener.stop()
         handler.flush()
         assert (handler.mailed, handler.dropped) == (1, 0)
