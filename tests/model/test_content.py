@@ -30,6 +30,7 @@ from smtpconn.model.content import (
     text_size,
 )
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
+from tests.support.parametrize_ids import stable_repr
 
 QUICK = settings(deadline=None, max_examples=150)
 
@@ -233,7 +234,7 @@ def test_a_stream_can_be_sent_once(
         EmailMessage(),
         array.array("f", [1.0]),
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_what_is_no_bytes_is_refused(message: Any) -> None:
     """Text, numbers and other things are refused, the first piece before anything is sent."""
@@ -242,7 +243,9 @@ def test_what_is_no_bytes_is_refused(message: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["text", "", 5, None, ["text"], [5], io.StringIO("x"), io.StringIO("")], ids=repr
+    "message",
+    ["text", "", 5, None, ["text"], [5], io.StringIO("x"), io.StringIO("")],
+    ids=stable_repr,
 )
 def test_what_is_no_bytes_is_refused_at_once(message: Any) -> None:
     """What can be seen from the first piece is refused before a command could be sent."""

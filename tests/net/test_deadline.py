@@ -14,6 +14,7 @@ from smtpconn.model.errors import Phase, SmtpTimeoutError, ValidationError
 from smtpconn.net import deadline as deadline_module
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.testing import SmtpServer
+from tests.support.parametrize_ids import stable_repr
 
 
 class Clock:
@@ -99,7 +100,7 @@ def test_good_timeouts(timeout: float) -> None:
         *(0, 0.0, -0.0, -1, -0.001, math.inf, -math.inf, math.nan),
         *(None, "1", "", b"1", (1,), 1j, decimal.Decimal(1), object()),
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_bad_timeouts(timeout: Any) -> None:
     """No timeout, an endless one and what is no number are refused."""

@@ -32,6 +32,7 @@ from smtpconn.net import tls
 from smtpconn.net.tls import new_context, shared_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.parametrize_ids import stable_repr
 
 TIMEOUT = 5.0
 
@@ -320,7 +321,7 @@ def test_tls_over_a_unix_socket(certificates: Certificates, tmp_path: Path) -> N
         {"cafile": 7},
         {"cafile": "ca.pem", "tls_context": ssl.create_default_context()},
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_what_cannot_be_said_of_certificates(options: dict[str, Any]) -> None:
     """It is a ValidationError before anything is connected to."""
