@@ -11,7 +11,7 @@ An instance of a user's own subclass is pickled the usual way, by the name of th
 from __future__ import annotations
 
 import enum
-import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import SupportsIndex
@@ -32,7 +32,8 @@ def reduce_enum(self: enum.Enum, proto: object) -> tuple[object, ...]:
 
 
 def _public(name: str) -> type:
-    kind = getattr(importlib.import_module("smtpconn"), name)
+    # Not an import: the package is loaded, and this layer is below it.
+    kind = getattr(sys.modules["smtpconn"], name)
     assert isinstance(kind, type)
     return kind
 

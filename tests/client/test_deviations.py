@@ -37,26 +37,26 @@ from smtpconn import (
 )
 from tests.support.error_classes import kind_of
 from tests.support.peculiar_servers import HarakaLike, PacketFilter, PostscreenLike
-from tests.support.scripted_server import OddServer
+from tests.support.scripted_server import ScriptedServer
 
 ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
 TIMEOUT = 5.0
 PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
 
 
-def connect(server: OddServer, timeout: float = TIMEOUT, **options: Any) -> SmtpConnection:
+def connect(server: ScriptedServer, timeout: float = TIMEOUT, **options: Any) -> SmtpConnection:
     """Connect in clear."""
     return SmtpConnection.connect("127.0.0.1", server.port, TlsMode.NONE, timeout, **options)
 
 
-def pool_for(server: OddServer, **options: Any) -> ConnectionPool:
+def pool_for(server: ScriptedServer, **options: Any) -> ConnectionPool:
     """A pool of one connection at a time."""
     config = {"timeout": TIMEOUT} | {k: options.pop(k) for k in ("timeout",) if k in options}
     made = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, **config)
     return ConnectionPool(made, max_size=1, keepalive=None, **options)
 
 
-def send_by_smtplib(server: OddServer, to: list[str] = YOU) -> dict[str, tuple[int, bytes]]:
+def send_by_smtplib(server: ScriptedServer, to: list[str] = YOU) -> dict[str, tuple[int, bytes]]:
     """Send the message with the standard library."""
     with smtplib.SMTP("127.0.0.1", server.port, "client.example", timeout=TIMEOUT) as theirs:
         return theirs.sendmail(ME, to, MESSAGE)
@@ -130,7 +130,7 @@ LOGGED_IN: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_a_login_succeeds(name: str) -> None:
     """Also with smtplib; "*" stands for an answer that is new each time."""
     replies, expected = LOGGED_IN[name]
-    with OddServer(**replies) as server:
+    with ScriptedServer(**replies) as server:
         credentials = PasswordCredentials(USER, PASSWORD)
         with connect(server, ehlo_domain="client.example") as connection:
             connection.authenticate(credentials)
@@ -146,7 +146,7 @@ def test_a_login_succeeds(name: str) -> None:
 def test_login_asks_for_the_password_first() -> None:
     """It gets what it asks for; smtplib shows it the password as a user name."""
     asked = prompts(b64("Password:"), b64("Username:"))
-    with OddServer(EHLO=auth("LOGIN"), **asked) as server:
+    with ScriptedServer(EHLO=auth("LOGIN"), **asked) as server:
         with connect(server) as connection:
             connection.auth_login(USER, PASSWORD)
         assert server.dialogs[0][2:4] == [b64(PASSWORD).decode(), b64(USER).decode()]
@@ -155,7 +155,7 @@ def test_login_asks_for_the_password_first() -> None:
 def test_xoauth2_hears_why_it_is_refused() -> None:
     """The error challenge is answered with an empty line; the server's last word is the error."""
     why = prompts(b64('{"status":"401"}'), then=b"535 5.7.3 Authentication unsuccessful\r\n")
-    with OddServer(EHLO=auth("XOAUTH2"), **why) as server, connect(server) as connection:
+    with ScriptedServer(EHLO=auth("XOAUTH2"), **why) as server, connect(server) as connection:
         with pytest.raises(AuthError, match="Authentication unsuccessful") as caught:
             connection.auth_xoauth2(USER, "token")
         assert caught.value.response.code == 535
@@ -178,7 +178,7 @@ def test_a_challenge_that_makes_no_sense_is_cancelled(mechanism: str, challenge:
     """With ``*`` (RFC 4954 4), no other mechanism follows, and the connection is in step."""
     replies = prompts(challenge, then=b"501 5.7.0 cancelled\r\n")
     offered = auth(mechanism, "LOGIN")
-    with OddServer(EHLO=offered, **replies) as server, connect(server) as connection:
+    with ScriptedServer(EHLO=offered, **replies) as server, connect(server) as connection:
         with pytest.raises(AuthError):
             connection.authenticate(PasswordCredentials(USER, PASSWORD))
         assert server.dialogs[0][2:] == ["*"]
@@ -189,7 +189,7 @@ def test_a_challenge_that_makes_no_sense_is_cancelled(mechanism: str, challenge:
 def test_a_cancelled_login_does_not_succeed(then: bytes) -> None:
     """Whatever is said to ``*`` that is no refusal: the connection is not used again."""
     replies = prompts(b"not base64!", then=then or b"garbage\r\n")
-    with OddServer(EHLO=auth("CRAM-MD5"), **replies) as server, connect(server) as connection:
+    with ScriptedServer(EHLO=auth("CRAM-MD5"), **replies) as server, connect(server) as connection:
         with pytest.raises(ProtocolError):
             connection.authenticate(PasswordCredentials(USER, PASSWORD))
         assert not connection.is_authenticated
@@ -199,7 +199,7 @@ def test_a_cancelled_login_does_not_succeed(then: bytes) -> None:
 def test_a_session_that_is_logged_in_already() -> None:
     """503 to AUTH says so and the connection can be used; smtplib takes it for a success."""
     said = b"503 5.5.1 already authenticated\r\n"
-    with OddServer(EHLO=auth("PLAIN"), AUTH=said) as server:
+    with ScriptedServer(EHLO=auth("PLAIN"), AUTH=said) as server:
         with connect(server) as connection:
             with pytest.raises(AuthError, match="logged in already") as caught:
                 connection.authenticate(PasswordCredentials(USER, PASSWORD))
@@ -225,7 +225,7 @@ def test_a_refused_session_is_ended_with_quit(replies: dict[str, Any]) -> None:
     Where STARTTLS is refused nothing more is said in clear.
     """
     login = PasswordCredentials(USER, PASSWORD)
-    with OddServer(**replies) as server:
+    with ScriptedServer(**replies) as server:
         config = ServerConfig("127.0.0.1", server.port, TlsMode.NONE, credentials=login)
         with pytest.raises(SmtpError):
             config.connect(TIMEOUT)
@@ -262,7 +262,7 @@ SENT_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SENT_ALL_THE_SAME)
 def test_a_message_gets_through(name: str) -> None:
     """Also with smtplib."""
-    with OddServer(**SENT_ALL_THE_SAME[name]) as server:
+    with ScriptedServer(**SENT_ALL_THE_SAME[name]) as server:
         with connect(server) as connection:
             assert connection.send(ME, YOU, MESSAGE).response.code == 250
         assert send_by_smtplib(server) == {}
@@ -273,7 +273,7 @@ def test_a_message_gets_through(name: str) -> None:
 def test_any_success_answers_a_command(code: int) -> None:
     """The first digit counts (RFC 5321 4.2), for NOOP and RSET as well."""
     reply = b"%d ok\r\n" % code
-    with OddServer(EHLO=reply, NOOP=reply, RSET=reply, MAIL=reply, RCPT=reply) as server:
+    with ScriptedServer(EHLO=reply, NOOP=reply, RSET=reply, MAIL=reply, RCPT=reply) as server:
         with connect(server) as connection:
             connection.noop()
             connection.reset()
@@ -284,13 +284,13 @@ def test_any_success_answers_a_command(code: int) -> None:
 @pytest.mark.parametrize("greeting", [b"200 mx\r\n", b"250 mx\r\n", b"354 mx\r\n"])
 def test_only_220_is_a_greeting(greeting: bytes) -> None:
     """Some other service may be there."""
-    with OddServer(greeting) as server, pytest.raises(ProtocolError):
+    with ScriptedServer(greeting) as server, pytest.raises(ProtocolError):
         connect(server)
 
 
 def test_starttls_stays_required_behind_helo() -> None:
     """A server that refuses EHLO offers no STARTTLS, and nothing is sent in clear."""
-    with OddServer(EHLO=b"502 no\r\n") as server:
+    with ScriptedServer(EHLO=b"502 no\r\n") as server:
         with pytest.raises(StartTlsUnavailableError):
             SmtpConnection.connect("127.0.0.1", server.port, TlsMode.STARTTLS, TIMEOUT)
         assert "MAIL" not in server.verbs()
@@ -298,13 +298,13 @@ def test_starttls_stays_required_behind_helo() -> None:
 
 def test_empty_lines_behind_the_greeting() -> None:
     """They are skipped; smtplib loses its place in the dialog."""
-    with OddServer(b"220 mx\r\n\r\n\r\n") as server, connect(server) as connection:
+    with ScriptedServer(b"220 mx\r\n\r\n\r\n") as server, connect(server) as connection:
         assert connection.send(ME, YOU, MESSAGE).response.code == 250
 
 
 def test_a_connection_is_not_used_again_behind_a_lone_lf_after_content() -> None:
     """The message is delivered; what the server may have reflected is not waited for."""
-    with OddServer(CONTENT=b"250 queued\n") as server, pool_for(server) as pool:
+    with ScriptedServer(CONTENT=b"250 queued\n") as server, pool_for(server) as pool:
         for _ in range(2):
             pool.send(ME, YOU, MESSAGE)
         assert len(server.dialogs) == 2
@@ -316,7 +316,7 @@ def test_reflected_text_never_becomes_a_reply() -> None:
     reflected = b"554 rejected: x\n250 ok\r\n"
     for pipelining in (b"", b"250 PIPELINING\r\n"):
         ehlo = b"250-mx\r\n" + (pipelining or b"250 HELP\r\n")
-        with OddServer(EHLO=ehlo, CONTENT=reflected) as server, connect(server) as connection:
+        with ScriptedServer(EHLO=ehlo, CONTENT=reflected) as server, connect(server) as connection:
             with pytest.raises(ParseError) as caught:
                 connection.send(ME, YOU, MESSAGE)
             assert caught.value.may_have_been_delivered
@@ -337,7 +337,7 @@ def test_the_rest_of_reflected_text_is_no_reply_when_it_comes_late(ehlo: bytes, 
 
     replies: dict[str, Any] = {"EHLO": ehlo, verb: reflect}
     envelopes = [Envelope(ME, [f"{who}@example.net", *YOU], MESSAGE) for who in "ab"]
-    with OddServer(**replies) as server, connect(server) as connection:
+    with ScriptedServer(**replies) as server, connect(server) as connection:
         first, second = connection.send_many(envelopes)
         assert isinstance(first.error, SmtpError)
         assert isinstance(second.error, ConnectionClosedError)
@@ -350,7 +350,7 @@ def test_the_rest_of_reflected_text_is_no_reply_when_it_comes_late(ehlo: bytes, 
 
 def test_a_refused_recipient_behind_a_bare_lf_is_reported_as_refused() -> None:
     """The refusal itself stands."""
-    with OddServer(RCPT=b"550 no\n") as server, connect(server) as connection:
+    with ScriptedServer(RCPT=b"550 no\n") as server, connect(server) as connection:
         with pytest.raises(AllRecipientsFailedError, match="550 no"):
             connection.send(ME, YOU, MESSAGE)
         assert not connection.is_open
@@ -359,7 +359,7 @@ def test_a_refused_recipient_behind_a_bare_lf_is_reported_as_refused() -> None:
 @pytest.mark.parametrize("verb", ["VRFY", "EXPN", "HELP"])
 def test_an_answer_that_ends_with_a_bare_lf_is_the_last(verb: str) -> None:
     """It repeats what others have written, and is returned all the same."""
-    with OddServer(**{verb: b"250 x\n"}) as server, connect(server) as connection:
+    with ScriptedServer(**{verb: b"250 x\n"}) as server, connect(server) as connection:
         ask: Callable[[str], Any] = getattr(connection, verb.lower())
         assert ask("u").code == 250
         assert not connection.is_open
@@ -376,7 +376,7 @@ def test_an_answer_that_ends_with_a_bare_lf_is_the_last(verb: str) -> None:
 )
 def test_a_refusal_behind_a_teaser(greeting: bytes, kind: type[SmtpError]) -> None:
     """As postscreen sends it; a success is never believed there."""
-    with OddServer(greeting) as server:
+    with ScriptedServer(greeting) as server:
         with pytest.raises(SmtpError) as caught:
             connect(server)
         assert kind_of(caught.value) is kind
@@ -386,7 +386,7 @@ def test_a_refusal_behind_a_teaser(greeting: bytes, kind: type[SmtpError]) -> No
 @pytest.mark.parametrize("code", [521, 554, 450])
 def test_a_refusal_behind_another_code_at_ehlo(code: int) -> None:
     """It is the refusal, and HELO is not tried: where the next reply begins is not certain."""
-    with OddServer(EHLO=b"250-mx\r\n%d no\r\n" % code) as server:
+    with ScriptedServer(EHLO=b"250-mx\r\n%d no\r\n" % code) as server:
         with pytest.raises((PermanentError, TransientError), match=str(code)):
             connect(server)
         assert server.verbs()[:2] in (["EHLO"], ["EHLO", "QUIT"])
@@ -394,7 +394,7 @@ def test_a_refusal_behind_another_code_at_ehlo(code: int) -> None:
 
 def test_two_codes_behind_content_stay_unknown() -> None:
     """There nothing else is safe."""
-    with OddServer(CONTENT=b"250-a\r\n554 no\r\n") as server, connect(server) as connection:
+    with ScriptedServer(CONTENT=b"250-a\r\n554 no\r\n") as server, connect(server) as connection:
         with pytest.raises(ParseError) as caught:
             connection.send(ME, YOU, MESSAGE)
         assert caught.value.may_have_been_delivered
@@ -403,7 +403,7 @@ def test_two_codes_behind_content_stay_unknown() -> None:
 @pytest.mark.parametrize(("code", "verb"), [(250, "VRFY"), (550, "VRFY"), (502, "EXPN")])
 def test_an_answer_to_a_question_is_returned(code: int, verb: str) -> None:
     """As smtplib returns it."""
-    with OddServer(**{verb: b"%d x\r\n" % code}) as server:
+    with ScriptedServer(**{verb: b"%d x\r\n" % code}) as server:
         with connect(server) as connection:
             ask: Callable[[str], Any] = getattr(connection, verb.lower())
             assert ask("u").code == code
@@ -418,7 +418,7 @@ def test_an_answer_to_a_question_is_returned(code: int, verb: str) -> None:
 def test_a_421_between_commands(farewell: bytes) -> None:
     """Whatever code it has, the error is that of a closed connection, transient."""
     both = b"250 ok\r\n" + farewell + b"\r\n<close>"
-    with OddServer(NOOP=both) as server, connect(server) as connection:
+    with ScriptedServer(NOOP=both) as server, connect(server) as connection:
         connection.noop()
         with pytest.raises(ConnectionClosedError) as caught:
             connection.send(ME, YOU, MESSAGE)
@@ -433,7 +433,7 @@ def test_a_421_that_crosses_mail(farewell: bytes) -> None:
     def mail(line: bytes, nth: int) -> bytes:
         return farewell + b"\r\n<close>" if nth else b"250 ok\r\n"
 
-    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+    with ScriptedServer(MAIL=mail) as server, pool_for(server) as pool:
         for _ in range(3):
             pool.send(ME, YOU, MESSAGE)
         assert len(server.messages) == 3
@@ -446,7 +446,7 @@ def test_552_to_a_recipient_too_many(text: str) -> None:
     def rcpt(line: bytes, nth: int) -> bytes:
         return b"552 " + text.encode() + b"\r\n" if nth else b"250 ok\r\n"
 
-    with OddServer(RCPT=rcpt) as server, connect(server) as connection:
+    with ScriptedServer(RCPT=rcpt) as server, connect(server) as connection:
         result = connection.send(ME, [*YOU, "two@example.net"], MESSAGE)
         (refused,) = result.rejected_recipients
         assert refused.is_transient
@@ -460,10 +460,10 @@ def test_552_to_the_first_recipient_or_for_its_size_is_permanent() -> None:
     def rcpt(line: bytes, nth: int) -> bytes:
         return b"552 5.2.2 full\r\n" if nth else b"250 ok\r\n"
 
-    with OddServer(RCPT=rcpt) as server, connect(server) as connection:
+    with ScriptedServer(RCPT=rcpt) as server, connect(server) as connection:
         result = connection.send(ME, [*YOU, "two@example.net"], MESSAGE)
         assert not result.rejected_recipients[0].is_transient
-    with OddServer(RCPT=b"552 no\r\n") as server, connect(server) as connection:
+    with ScriptedServer(RCPT=b"552 no\r\n") as server, connect(server) as connection:
         with pytest.raises(SmtpError) as caught:
             connection.send(ME, YOU, MESSAGE)
         assert not caught.value.is_transient
@@ -478,7 +478,7 @@ def bad_rcpt(line: bytes, nth: int) -> bytes:
 @pytest.mark.parametrize("rset", [b"502 no\r\n", b"503 no\r\n", b"500 no\r\n", b"451 no\r\n"])
 def test_rset_refused(rset: bytes, ehlo: bytes) -> None:
     """The message that needed it goes over a new connection, and RSET is not said again."""
-    with OddServer(EHLO=ehlo, RSET=rset, RCPT=bad_rcpt) as server:
+    with ScriptedServer(EHLO=ehlo, RSET=rset, RCPT=bad_rcpt) as server:
         with pool_for(server) as pool:
             for who in ("a", "bad", "b", "c", "bad", "d"):
                 try:
@@ -495,7 +495,7 @@ def test_rset_refused(rset: bytes, ehlo: bytes) -> None:
 def test_rset_refused_between_streamed_messages(rset: bytes) -> None:
     """No recipient was refused, so all messages are delivered over one connection."""
     envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in "abcd"]
-    with OddServer(EHLO=PIPELINING, RSET=rset) as server, connect(server) as connection:
+    with ScriptedServer(EHLO=PIPELINING, RSET=rset) as server, connect(server) as connection:
         outcomes = list(connection.send_many(envelopes))
         assert [outcome.error for outcome in outcomes] == [None] * 4
         assert len(server.messages) == 4
@@ -504,7 +504,7 @@ def test_rset_refused_between_streamed_messages(rset: bytes) -> None:
 def test_rset_refused_behind_a_refused_envelope() -> None:
     """What follows on that connection was certainly not sent; no message has another's sender."""
     envelopes = [Envelope(ME, [f"{who}@example.net"], MESSAGE) for who in ("a", "bad", "b")]
-    with OddServer(EHLO=PIPELINING, RSET=b"502 no\r\n", RCPT=bad_rcpt) as server:
+    with ScriptedServer(EHLO=PIPELINING, RSET=b"502 no\r\n", RCPT=bad_rcpt) as server:
         with connect(server) as connection:
             sent, refused, lost = connection.send_many(envelopes)
         assert isinstance(sent.result, SendResult)
@@ -516,7 +516,7 @@ def test_rset_refused_behind_a_refused_envelope() -> None:
 
 def test_rset_refused_at_the_end_of_try_envelope() -> None:
     """The answers about the recipients stand."""
-    with OddServer(RSET=b"502 no\r\n", RCPT=bad_rcpt) as server, connect(server) as connection:
+    with ScriptedServer(RSET=b"502 no\r\n", RCPT=bad_rcpt) as server, connect(server) as connection:
         replies = connection.try_envelope(ME, ["a@example.net", "bad@example.net"])
         assert [reply.code for reply in replies] == [250, 550]
         assert not connection.is_open
@@ -543,7 +543,7 @@ def test_a_tired_connection_is_replaced(verb: str, reply: bytes, ehlo: bytes) ->
         return reply + b"\r\n" if nth >= 2 else usual
 
     replies: dict[str, Any] = {"EHLO": ehlo, verb: tired}
-    with OddServer(**replies) as server, pool_for(server) as pool:
+    with ScriptedServer(**replies) as server, pool_for(server) as pool:
         envelopes = (Envelope(ME, YOU, MESSAGE) for _ in range(7))
         assert all(outcome.error is None for outcome in pool.send_many(envelopes))
         assert len(server.messages) == 7
@@ -570,7 +570,7 @@ def test_what_is_about_the_message_costs_no_connection(verb: str, reply: bytes) 
         return reply + b"\r\n" if nth else b"250 ok\r\n"
 
     replies: dict[str, Any] = {verb: refuse}
-    with OddServer(**replies) as server, pool_for(server) as pool:
+    with ScriptedServer(**replies) as server, pool_for(server) as pool:
         pool.send(ME, YOU, MESSAGE)
         for _ in range(3):
             with pytest.raises(SmtpError):
@@ -587,7 +587,7 @@ def test_a_tired_lmtp_connection_is_replaced(verb: str, reply: bytes) -> None:
         return reply + b"\r\n" if nth >= 2 else usual
 
     replies: dict[str, Any] = {"LHLO": PIPELINING, verb: tired}
-    with OddServer(**replies) as server:
+    with ScriptedServer(**replies) as server:
         made = ServerConfig(
             "127.0.0.1", server.port, TlsMode.NONE, protocol=Protocol.LMTP, timeout=TIMEOUT
         )
@@ -605,7 +605,7 @@ def test_a_server_that_is_tired_of_us_is_not_stormed() -> None:
     def mail(line: bytes, nth: int) -> bytes:
         return b"451 4.7.0 enough\r\n" if is_tired else b"250 ok\r\n"
 
-    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+    with ScriptedServer(MAIL=mail) as server, pool_for(server) as pool:
         pool.send(ME, YOU, MESSAGE)
         is_tired = True
         for _ in range(5):
@@ -621,7 +621,7 @@ def test_a_server_that_gives_another_reason_each_time_is_not_stormed() -> None:
     def mail(line: bytes, nth: int) -> bytes:
         return next(codes) + b"\r\n"
 
-    with OddServer(MAIL=mail) as server, pool_for(server) as pool:
+    with ScriptedServer(MAIL=mail) as server, pool_for(server) as pool:
         pool.send(ME, YOU, MESSAGE)
         for _ in range(6):
             with pytest.raises(TransientError):
@@ -635,7 +635,7 @@ def test_the_second_try_counts_against_the_rate() -> None:
     def mail(line: bytes, nth: int) -> bytes:
         return b"451 4.7.0 enough\r\n" if nth else b"250 ok\r\n"
 
-    with OddServer(MAIL=mail) as server, pool_for(server, max_rate=0.01, burst=2) as pool:
+    with ScriptedServer(MAIL=mail) as server, pool_for(server, max_rate=0.01, burst=2) as pool:
         pool.send(ME, YOU, MESSAGE)
         with pytest.raises(TransientError):
             pool.send(ME, YOU, MESSAGE, timeout=1)
@@ -696,7 +696,7 @@ def test_pipelining_is_tried_again_after_an_hour(monkeypatch: pytest.MonkeyPatch
 
 def test_silence_alone_is_no_broken_pipelining(caplog: pytest.LogCaptureFixture) -> None:
     """A server that answers nothing is slow; the text gives the hint all the same."""
-    with OddServer(EHLO=PIPELINING, MAIL=b"", RCPT=b"", DATA=b"") as server:
+    with ScriptedServer(EHLO=PIPELINING, MAIL=b"", RCPT=b"", DATA=b"") as server:
         with pool_for(server) as pool:
             for _ in range(3):
                 with pytest.raises(SmtpTimeoutError, match="0 of 3 replies"):
@@ -711,7 +711,7 @@ def test_a_slow_recipient_is_no_broken_pipelining(caplog: pytest.LogCaptureFixtu
     def rcpt(line: bytes, nth: int) -> bytes:
         return b"" if is_slow else b"250 ok\r\n"
 
-    with OddServer(EHLO=PIPELINING, RCPT=rcpt) as server, pool_for(server) as pool:
+    with ScriptedServer(EHLO=PIPELINING, RCPT=rcpt) as server, pool_for(server) as pool:
         for _ in range(3):
             with pytest.raises(SmtpTimeoutError):
                 pool.send(ME, YOU, MESSAGE, timeout=0.2)
@@ -730,7 +730,7 @@ def test_a_server_that_answers_slowly_is_no_broken_pipelining(
         time.sleep(0.12)
         return b"250 ok\r\n"
 
-    with OddServer(EHLO=PIPELINING, MAIL=slow, RCPT=slow) as server, pool_for(server) as pool:
+    with ScriptedServer(EHLO=PIPELINING, MAIL=slow, RCPT=slow) as server, pool_for(server) as pool:
         for _ in range(3):
             with pytest.raises(SmtpTimeoutError, match="2 of 4 replies"):
                 pool.send(ME, [*YOU, "two@example.net"], MESSAGE, timeout=0.3)

@@ -40,6 +40,7 @@ from smtpconn.protocol.session import SessionState
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.error_classes import kind_of
+from tests.support.sockets import read_all
 
 TIMEOUT = 5.0
 SMALL = 16 * 1024
@@ -97,17 +98,7 @@ def run(driver: Driver, exchange: Exchange[Any], timeout: float = TIMEOUT) -> An
     return driver.run(exchange, Deadline(timeout))
 
 
-def read_all(sock: socket.socket, size: int) -> bytes:
-    """Read exactly so many bytes."""
-    data = bytearray()
-    while len(data) < size:
-        piece = sock.recv(size - len(data))
-        assert piece
-        data += piece
-    return bytes(data)
-
-
-# --- In step --------------------------------------------------------------------------------------
+# --- In sync --------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_one_write_and_its_replies_are_counted(ends: Ends) -> None:

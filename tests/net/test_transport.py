@@ -27,6 +27,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport, as_smtp_error, wait_for_sockets
 from tests.realservers.certificates import Certificates
 from tests.support.error_classes import kind_of
+from tests.support.sockets import read_all
 
 TIMEOUT = 5.0
 SHORT = 0.1
@@ -164,16 +165,6 @@ def test_a_wait_longer_than_one_poll(ends: Ends, monkeypatch: pytest.MonkeyPatch
 
 def ignore(_: object) -> None:
     """Nothing is to be done about it."""
-
-
-def read_all(sock: socket.socket, size: int) -> bytes:
-    """Read so many bytes."""
-    data = bytearray()
-    while len(data) < size:
-        piece = sock.recv(size - len(data))
-        assert piece
-        data += piece
-    return bytes(data)
 
 
 # --- Writing and reading --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Servers that do what a known product does, where the product itself is not at hand.
 
-Each does one peculiar thing and is an `OddServer` in all else.
+Each does one peculiar thing and is an `ScriptedServer` in all else.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import socket
 from collections import Counter
 from typing import Literal
 
-from tests.support.scripted_server import CLOSE, Lines, OddServer, Say
+from tests.support.scripted_server import CLOSE, Lines, Say, ScriptedServer
 
 PIPELINING = b"250-mx.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
 
 
-class HarakaLike(OddServer):
+class HarakaLike(ScriptedServer):
     """Haraka 3: it refuses what arrives in one packet with the end of the content, behind it."""
 
     def __init__(self, **replies: Say) -> None:
@@ -32,7 +32,7 @@ class HarakaLike(OddServer):
         return super()._answer(line, counts, lines)
 
 
-class PacketFilter(OddServer):
+class PacketFilter(ScriptedServer):
     """A filter that lets through one command of each packet, while the server offers PIPELINING.
 
     Args:
@@ -48,7 +48,7 @@ class PacketFilter(OddServer):
         return super()._answer(line, counts, lines) if is_passed or line == b"CONTENT" else b""
 
 
-class PostscreenLike(OddServer):
+class PostscreenLike(ScriptedServer):
     """Postfix's postscreen before a server: who is unknown is looked at first.
 
     It says a part of its greeting and waits. Who speaks then, or sends commands in one packet

@@ -62,7 +62,7 @@ class Lines:
         return not self._buffer
 
 
-class OddServer:
+class ScriptedServer:
     """A server in threads.
 
     DATA without an accepted recipient is 503, as is RCPT without a sender.
@@ -85,7 +85,7 @@ class OddServer:
         self._replies: dict[str, Say] = {**_USUAL, **replies}
         self._sock = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._sock.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, name="odd server")]
+        self._threads = [threading.Thread(target=self._accept, name="scripted server")]
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -114,7 +114,9 @@ class OddServer:
                 return
             dialog: list[str] = []
             self.dialogs.append(dialog)
-            thread = threading.Thread(target=self._serve, args=(sock, dialog), name="odd server")
+            thread = threading.Thread(
+                target=self._serve, args=(sock, dialog), name="scripted server"
+            )
             self._threads.append(thread)
             thread.start()
 
