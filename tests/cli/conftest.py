@@ -28,7 +28,7 @@ def smtpconn(capsys: pytest.CaptureFixture[str]) -> Runner:
 
 @pytest.fixture
 def server() -> Iterator[SmtpServer]:
-    """A server that knows everybody but nobody@example.com."""
+    """A server that accepts every recipient except nobody@example.com."""
     with SmtpServer(recipient_known=lambda path: path != "nobody@example.com") as server:
         yield server
 

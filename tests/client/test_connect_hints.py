@@ -173,7 +173,7 @@ def test_port_465_in_clear_whatever_goes_wrong_at_the_greeting(error: SmtpError)
 
 @pytest.mark.parametrize("mode", ["implicit", "starttls"])
 def test_an_unknown_authority(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names what to set, which depends on who named the authorities that count."""
+    """The error names the setting that configured the authorities."""
     with SmtpServer(tls=mode) as server, SmtpServer(tls=mode) as other:  # type: ignore[arg-type]
         url = server.url
         strange = ssl.create_default_context()

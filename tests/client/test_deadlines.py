@@ -631,7 +631,7 @@ class Clock:
         return self.now
 
     def second(self, _: object = None) -> None:
-        """A second passes."""
+        """Advance the clock by a second."""
         self.now += 1
 
 

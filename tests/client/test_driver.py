@@ -428,7 +428,7 @@ def test_a_probe(ends: Ends, raw: bytes, hangs_up: bool, kind: type[SmtpError] |
 
 
 def test_half_a_reply_between_operations(ends: Ends) -> None:
-    """The beginning of a line that nothing asked for is no part of the next command's reply."""
+    """An unsolicited partial line is not part of the reply to the next command."""
     driver, peer = ends
     peer.sendall(b"250 unso")
     error = driver.probe()

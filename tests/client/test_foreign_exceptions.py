@@ -267,7 +267,7 @@ def test_a_hook_that_ends_the_thread(storing_server: StoringServer, action: Acti
 
 
 class Broken(SmtpError):
-    """What a source raises that sends mail itself."""
+    """The error of a message source that itself sends mail."""
 
 
 @pytest.mark.parametrize(

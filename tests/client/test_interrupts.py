@@ -39,7 +39,7 @@ class Injected(BaseException):
 
 
 def raise_in_thread(thread: threading.Thread, error: type[BaseException]) -> None:
-    """Have ``error`` raised in a thread, wherever it is."""
+    """Raise ``error`` asynchronously in a thread."""
     assert thread.ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(error)

@@ -232,7 +232,7 @@ def test_a_password_that_scram_cannot_take() -> None:
 
 
 def test_md5_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine without MD5 (FIPS) CRAM-MD5 is passed over before it is begun."""
+    """On a machine without MD5 (FIPS) CRAM-MD5 is skipped."""
 
     def no_md5(*args: object) -> bytes:
         raise ValueError("[digital envelope routines] unsupported")

@@ -1,7 +1,7 @@
-"""How often the client waits for the server: counted by a server that answers only a silent client.
+"""The number of round trips, counted by a server that replies only to a silent client.
 
-The server answers when it has read everything and the client has then been silent for a while, so
-each of its writes is one round trip, however the bytes were cut into segments.
+The server replies when it has read everything and the client has then been silent for a while. So
+each of its writes is one round trip, independent of TCP segments.
 """
 
 from __future__ import annotations

@@ -90,6 +90,6 @@ def test_other_backends_are_not_looked_at() -> None:
 
 @pytest.mark.skipif(not HAS_MAILERS, reason="MAILERS came with Django 6.1")
 def test_smtpconn_beside_mailers() -> None:
-    """It is not looked at, and that is said."""
+    """``SMTPCONN`` beside ``MAILERS`` is not used, and a check says so."""
     (warning,) = found("mailers", {}, SMTPCONN={"pool": {"max_size": 3}})
     assert warning.id == "smtpconn.W003"

@@ -440,7 +440,7 @@ def _as_text(person: Any) -> str:
 def test_an_address_that_flask_mail_cannot_write(
     server: SmtpServer, mail: Mail, make_app: MakeApp, address: str, testing: bool
 ) -> None:
-    """It is an error of the message, and an EmailMessage can be sent to it."""
+    """Flask-Mail's message raises; an EmailMessage to that address is sent."""
     theirs = flask_mail.Message("hi", [address], "Hi!", sender=ME)
     with make_app(TESTING=testing).app_context():
         with pytest.raises(ValidationError, match="give an EmailMessage"):

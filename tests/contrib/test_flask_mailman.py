@@ -87,7 +87,7 @@ def test_threads_share_a_pool(server: SmtpServer, make_app: MakeApp) -> None:
 
 
 def test_errors_silent_or_not(server: SmtpServer, make_app: MakeApp) -> None:
-    """The contract is Django's."""
+    """``fail_silently`` hides the same errors as in Django."""
     server.fault("RCPT", reply="550 5.1.1 no", match=SHE, times=None)
     app, mail = make_app()
     with app.app_context():

@@ -38,7 +38,7 @@ POOL = "smtp.client.connection.pool.name"
 
 
 class RecordingSdk:
-    """An SDK that keeps what it receives.
+    """An SDK that records what it receives.
 
     Attributes:
         tracers, meters: the providers.

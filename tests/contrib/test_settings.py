@@ -23,7 +23,7 @@ from tests.realservers.certificates import Certificates
     ],
 )
 def test_the_kind_of_tls_and_its_port(tls: dict[str, Any], port: int, mode: TlsMode) -> None:
-    """Without a port it is the usual one; one that is given counts, also as text."""
+    """Without a port the default is used; a given port may be text."""
     config = MailSettings(host="mx.example.com", **tls).config()
     assert (config.host, config.port, config.tls_mode) == ("mx.example.com", port, mode)
     assert MailSettings(host="h", port="2525", **tls).config().port == 2525

@@ -86,7 +86,7 @@ def run(case: SessionCase, cuts: Sequence[Cut], runner: CutRunner) -> None:
 
 
 def problems(case: SessionCase, cut: Cut, uncut: Record, runner: CutRunner) -> list[str]:
-    """What is wrong when a session is cut there."""
+    """The differences from the expected result of a session with this cut."""
     record = play(case, cut, runner.servers, runner.contexts)
     found = list(shortfalls(uncut, record, cut))
     late = overshoot(record, cut)

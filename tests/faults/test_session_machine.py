@@ -156,7 +156,7 @@ class SessionMachine(RuleBasedStateMachine):
     def send(
         self, planned: list[Act], of_content: list[Act], recipients: int, with_bdat: bool
     ) -> None:
-        """Send a message; compare what we are told with what the server has."""
+        """Send a message; compare the result with what the server has stored."""
         connection = self.connection
         identity = f"message-{self.operation}"
         everyone = [f"r{n}@op{self.operation}.example" for n in range(recipients)]
@@ -272,7 +272,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(planned=st.lists(act, max_size=1))
     def leave(self, planned: list[Act]) -> None:
-        """Say QUIT, which never fails."""
+        """Send QUIT, which never fails."""
         connection = self.connection
         assert self._operate(planned, connection.quit) is None
         assert not connection.is_open

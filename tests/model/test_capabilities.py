@@ -237,7 +237,7 @@ def test_auth_mechanisms(lines: tuple[str, ...], mechanisms: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("part", ["PLAI", "LAIN", "PLAINX", "", " ", "PLAIN LOGIN", "CRAM", "MD5"])
 def test_a_part_of_a_mechanism_is_none(part: str) -> None:
-    """A mechanism is a whole word of the list."""
+    """Only a whole word of the list is a mechanism."""
     assert not ehlo("AUTH PLAIN LOGIN CRAM-MD5").supports_auth(part)
 
 
@@ -286,7 +286,7 @@ def test_parameters_are_as_sent() -> None:
 
 
 def test_ignored_extensions_are_not_there() -> None:
-    """What is to be ignored is as if the server had not said it, AUTH on several lines too."""
+    """An ignored extension counts as not offered, also AUTH on several lines."""
     lines = ("PIPELINING", "Chunking", "AUTH PLAIN", "AUTH LOGIN", "SIZE 10")
     capabilities = ehlo(*lines, ignore=frozenset({"CHUNKING", "AUTH", "NOT-THERE"}))
     assert supported(capabilities) == {"PIPELINING", "SIZE"}

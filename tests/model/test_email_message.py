@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_an_error(field: str, old: bool) -> None:
     ],
 )
 def test_addresses_as_they_are_in_use(field: str, expected: str, old: bool) -> None:
-    """Stops in names, dots where the RFC has none, underscores: read, and sent as they must."""
+    """Full stops in names, misplaced dots and underscores are accepted and sent as valid."""
     message = addressed(field, old=old)
     assert [str(path) for path in recipients_of(message)] == [expected]
     assert str(sender_of(message)) == expected

@@ -341,7 +341,7 @@ def test_the_servers_least_time(line: str, deliver_by: DeliverBy, passes: bool) 
     ],
 )
 def test_the_servers_longest_hold(line: str, fields: dict[str, Any], passes: bool) -> None:
-    """A server may name the longest time it holds a message, as seconds and as a moment."""
+    """A server may announce the longest hold, in seconds and as a date."""
     params = MailFromParams(**fields)
     if passes:
         assert mail(params, offering(line)).startswith(" HOLD")

@@ -45,7 +45,7 @@ def connect(server: SmtpServer, context: ssl.SSLContext) -> SmtpConnection:
 
 
 def test_version_cipher_and_certificate(certificates: Certificates) -> None:
-    """A connection under TLS tells what protects it; a closed one no longer does."""
+    """A connection under TLS has version, cipher and certificate; a closed one has none."""
     with SmtpServer(tls_context=certificates.server_context()) as server:
         connection = connect(server, certificates.client_context())
         info = connection.tls_info
@@ -135,7 +135,7 @@ def test_the_default_trusts_the_systems_authorities_and_certifis() -> None:
 def test_authorities_that_are_named_count_alone(
     certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_by: str
 ) -> None:
-    """A file or directory of authorities is all that is trusted: pinning."""
+    """If a file or directory of authorities is given, only those are trusted (pinning)."""
     cafile = None
     if named_by == "cafile":
         cafile = str(certificates.ca_file)

@@ -1058,7 +1058,7 @@ def test_send_with_some_recipients_refused() -> None:
 
 
 def test_send_over_lmtp() -> None:
-    """Where the configuration says LMTP, each recipient has a result of its own."""
+    """With an LMTP configuration each recipient has its own result."""
     with SmtpServer(protocol="LMTP") as server, ConnectionPool(server.url) as pool:
         server.fault("CONTENT", reply="552 5.2.2 Full", match="she@")
         result = pool.send(SENDER, ["you@example.com", "she@example.com"], MESSAGE)

@@ -261,7 +261,7 @@ def test_the_first_of_all_moments_is_due() -> None:
 
 
 def test_without_noops_the_end_is_due() -> None:
-    """Without keepalive there is max_idle to look at, or the lifetime if that ends before it."""
+    """Without keepalive, max_idle is due, or max_lifetime if that ends earlier."""
     pool = pool_simulator(keepalive=None, max_idle=60)
     pool.fill(1)
     assert pool.state.next_due() == START + 60

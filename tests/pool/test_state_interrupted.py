@@ -182,7 +182,7 @@ class Interruption(BytecodeInjector):
             self._give_back()
 
     def check(self) -> None:
-        """There are never more connections than there may be."""
+        """There are never more than ``max_size`` connections."""
         state = self._scenario.state
         served = [waiter for waiter in state.leases if state.is_served(waiter)]
         assert len(served) + len(state.idle) <= state.options.max_size, self.where

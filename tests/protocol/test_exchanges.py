@@ -109,7 +109,7 @@ def test_helo_is_said_where_ehlo_is_refused(code: int) -> None:
 
 
 def test_a_server_that_hangs_up_on_helo_had_refused_ehlo() -> None:
-    """The reply to EHLO is the error then."""
+    """The error is the refusal of EHLO."""
     exchange = handshake.hello(SessionState(ehlo_domain="client.example"))
     ehlo = next(exchange)
     assert isinstance(ehlo, CommandGroup)
@@ -176,7 +176,7 @@ def test_starttls_forgets_what_was_said_before() -> None:
 
 
 def test_starttls_not_offered() -> None:
-    """Nothing more is said."""
+    """No further command is sent."""
     script: Script = [("", GREETING), (EHLO, "250 mx says STARTTLS\n")]
     made = SessionState(ehlo_domain="client.example")
     error = fails(lambda: handshake.handshake(made, starttls=True), script)
@@ -505,7 +505,7 @@ def test_some_recipients_refused() -> None:
     ],
 )
 def test_all_recipients_refused(answers: str, more: Script) -> None:
-    """A 354 gets a lone dot; a refused DATA gets nothing."""
+    """A 354 is answered with a lone dot; a refused DATA with nothing."""
     made = session()
     error = fails(
         lambda: transaction(_clean(made), request("c@d.example", "e@d.example")),

@@ -211,7 +211,7 @@ def test_what_is_no_reply_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_broken_parser_stays_broken(name: str) -> None:
-    """After a ParseError nothing comes out any more, also not what looks like a good reply."""
+    """After a ParseError the parser returns nothing, not even valid replies."""
     parser = ReplyParser()
     parser.feed(BAD[name] + NEXT)
     for _ in range(3):

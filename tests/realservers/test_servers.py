@@ -252,7 +252,7 @@ def test_dovecot_submission_relays(
 
 
 def test_exim_stores_a_message(exim: Exim, certificates: Certificates) -> None:
-    """Exim takes a login over TLS and delivers a message."""
+    """Exim accepts a login over TLS and delivers a message."""
     with over_tls(exim.tls_port, certificates) as client:
         assert client.has_extn("pipeconnect")
         log_in(client)

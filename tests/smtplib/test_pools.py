@@ -95,7 +95,7 @@ def test_eight_threads_and_ten_scripts_each(server: SmtpServer, is_pooled: bool,
 def test_the_second_script_says_nothing_but_the_message(
     server: SmtpServer, pools: smtplib.Pools
 ) -> None:
-    """Greeting, EHLO, TLS and login are of the first; and each is said but once."""
+    """The first script causes greeting, EHLO, TLS and login; each happens once."""
     script(server)
     before = verbs(server)
     script(server)
@@ -162,7 +162,7 @@ def test_tls_from_the_first_byte_and_lmtp(
 
 
 def test_a_unix_socket(tmp_path: Path, pools: smtplib.Pools) -> None:
-    """The usual way to a mail store on the same machine."""
+    """LMTP over a UNIX socket, as to a mail store on the same machine, is pooled."""
     path = str(tmp_path / "lmtp")
     with SmtpServer(protocol="LMTP", unix_path=path) as server:
         for _ in range(2):

@@ -118,7 +118,7 @@ def mailer() -> None:
 
 
 def anymail() -> None:
-    """anymail: its messages, sent by a backend chosen for one message."""
+    """anymail: its messages, sent by a backend chosen for a single message."""
     from anymail.message import AnymailMessage
     from django.core import mail
 

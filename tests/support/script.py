@@ -276,8 +276,10 @@ def run_script_many(
 
 
 def check_doubt(outcomes: list[Outcome], here: list[str], whole: list[str]) -> None:
-    """One reply more than there are commands: the outcomes up to then are the same, the rest is
-    unknown, because content that leaves with its envelope gives no other sign of it."""
+    """Check the outcomes after one extra reply.
+
+    The outcomes before it do not change; the others are unknown, because content that is sent with
+    its envelope gives no other sign of it."""
     same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(here, whole, strict=True)))
     for outcome in outcomes[len(same) :]:
         assert type(outcome) is ProtocolError
