@@ -291,7 +291,7 @@ class Report:
         """What needs attention."""
         notes: list[str] = []
         offers = self.cleartext_capabilities
-        # Nobody can listen on a UNIX socket.
+        # A UNIX socket cannot be eavesdropped on.
         if offers is not None and not self.target.host.startswith("/"):
             if offers.supports_starttls and self.target.tls_mode is TlsMode.NONE:
                 notes.append("this session was in clear, although the server offers STARTTLS")

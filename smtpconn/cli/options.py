@@ -177,7 +177,7 @@ def _login(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--allow-cleartext-auth", action="store_true",
-        help="send the password without TLS, where everybody on the way can read it",
+        help="send the password without TLS, where others on the network can read it",
     )  # fmt: skip
 
 

@@ -220,7 +220,7 @@ class _Counter:
             self._file.write(text)
             self._file.flush()
         except OSError:
-            pass  # nobody sees it any more
+            pass  # it is not visible any more
 
 
 @contextmanager

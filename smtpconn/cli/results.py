@@ -2,8 +2,8 @@
 
     delivered   the server accepted the message for every recipient
     partly      the server accepted it for some recipients, and refused others
-    refused     the server refused it; nobody received it
-    failed      it did not reach the server; nobody received it
+    refused     the server refused it; no recipient got it
+    failed      it did not reach the server; no recipient got it
     unknown     the connection was lost after the message and before the reply
 
 An unknown message needs a decision: sending it again may deliver it twice, not sending it may lose
@@ -203,7 +203,7 @@ def command_result(results: Sequence[MessageResult], values: dict[str, Json]) ->
     if not bad:
         return CommandResult(ExitCode.OK, None, values)
     unknown = [result for result in bad if result.status is DeliveryStatus.UNKNOWN]
-    text = f"{len(bad)} of {len(results)} messages were not delivered to everybody"
+    text = f"{len(bad)} of {len(results)} messages were not delivered to every recipient"
     if len(results) == 1:
         text = "not delivered to " + ", ".join(recipient for recipient, _ in bad[0].refused)
     if unknown:

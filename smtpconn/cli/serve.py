@@ -1,8 +1,8 @@
 """``smtpconn serve``: a mailbox for development; the successor of ``python -m smtpd``.
 
 The server is `smtpconn.testing.SmtpServer`: it accepts mail and delivers nothing. A message is
-acknowledged after it was printed or stored, so that the reply is true. It listens on the
-loopback interface unless an option says otherwise, because it accepts everything from everybody.
+acknowledged after it was printed or stored, so that the reply is true. It listens on the loopback
+interface unless an option says otherwise, because it accepts all mail from all hosts.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ def _server(args: argparse.Namespace, sink: MessageSink, out: Output) -> SmtpSer
         users[args.user] = password
     context, tls = _context(args), _generated_tls(args)
     if args.socket is None and not _is_loopback(args.host):
-        out.warning(f"listening on {args.host}: everybody who reaches it can send to it")
+        out.warning(f"listening on {args.host}: every host that reaches it can send to it")
     try:
         return SmtpServer(
             host=args.host,

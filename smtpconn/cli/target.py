@@ -162,7 +162,7 @@ def target_of(args: argparse.Namespace, out: Output) -> Target:
     if (context := _tls_context(args, target, out)) is not None:
         target = target.replace(tls_context=context, cafile=None)
     if args.allow_cleartext_auth and target.tls_mode is TlsMode.NONE:
-        out.warning("--allow-cleartext-auth: everybody on the way can read the password")
+        out.warning("--allow-cleartext-auth: others on the network can read the password")
         target = target.replace(allow_cleartext_auth=True)
     target = _with_credentials(target, args, out)
     # The mechanisms come last, because they are checked against the credentials.
@@ -238,7 +238,7 @@ def _tls_context(args: argparse.Namespace, target: Target, out: Output) -> ssl.S
     if args.tls_cert:
         load_certificate(context, args.tls_cert, args.tls_key)
     if args.insecure:
-        out.warning("--insecure: the server's certificate is NOT checked; anybody may answer")
+        out.warning("--insecure: the server's certificate is NOT checked; an attacker may answer")
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -260,7 +260,7 @@ def _with_credentials(target: Target, args: argparse.Namespace, out: Output) -> 
     wants_login = bool(args.auth or args.auth_password_command or args.auth_token_command)
     if user is None:
         if wants_login and args.auth != ("EXTERNAL",):
-            raise UsageError("whom to log in as? Give --auth-user, or a URL with a user")
+            raise UsageError("no user to log in as: give --auth-user, or a URL with a user")
         return target
     return target.replace(credentials=_credentials(user, args, out))
 

@@ -406,7 +406,7 @@ class BackendConnection:
         }
 
     def noop(self) -> tuple[int, bytes]:
-        """Say NOOP over one of the pool's connections.
+        """Send NOOP over one of the pool's connections.
 
         Raises:
             SmtpError: the server cannot be reached.

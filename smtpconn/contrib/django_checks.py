@@ -108,6 +108,4 @@ def _of_senders() -> Iterator[checks.CheckMessage]:
         try:
             ReversePath(bare_address(str(getattr(settings, name))))
         except ValidationError as error:
-            yield checks.Warning(
-                f"{name} is no address that can be sent: {error}", id="smtpconn.W004"
-            )
+            yield checks.Warning(f"{name} is not a valid address: {error}", id="smtpconn.W004")

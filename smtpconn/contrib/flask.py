@@ -53,7 +53,7 @@ email_dispatched = Namespace().signal(
 Result: TypeAlias = SendResult
 """The server's result; a made-up one if sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
-"""An address, alone or behind a display name: ``("Jane", "jane@example.com")``."""
+"""An address, alone or after a display name: ``("Jane", "jane@example.com")``."""
 
 _SETTINGS = {
     "url": "MAIL_URL",
@@ -629,7 +629,7 @@ def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:
     ``[Shop] Support``: From would be empty.
 
     Raises:
-        ValidationError: Reply-To is no address.
+        ValidationError: Reply-To is not an address.
     """
     fields: dict[str, object] = {
         "sender": _readable(message.sender),

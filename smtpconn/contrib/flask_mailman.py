@@ -48,7 +48,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         super().__init__(mailman=mailman, fail_silently=fail_silently, **kwargs)
         if self.mailman.mail_options:
             raise ValidationError(
-                "MAIL_SEND_OPTIONS are words for the server that nobody checks: leave them out"
+                "MAIL_SEND_OPTIONS would be sent unchecked and are not supported: leave them out"
             )
         # An empty host or port counts as missing, as in Flask-Mailman.
         given |= {name: given.get(name) or None for name in ("host", "port")}

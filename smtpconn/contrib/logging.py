@@ -354,7 +354,7 @@ class PooledSmtpHandler(logging.Handler):
         """The current sender and recipients; raises ValidationError."""
         recipients = local_recipients(self._to())
         if not recipients:
-            raise ValidationError("toaddrs is empty: nobody would get the records")
+            raise ValidationError("toaddrs is empty: the records have no recipient")
         return local_sender(self.fromaddr), recipients
 
     def _to(self) -> list[str]:

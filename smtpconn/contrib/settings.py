@@ -68,7 +68,8 @@ class MailSettings:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Secret.of(value))
                 del value
-        # What an unset environment variable leaves is no setting, nor are blanks around a value.
+        # An empty text, as from an unset environment variable, is no setting; blanks around a value
+        # are removed.
         for name in ("host", "port", "timeout"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, value.strip() or None)
@@ -272,7 +273,7 @@ def check_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None
     misplaced = [name for name in unknown if name in PoolKeywords.__annotations__]
     if what != "pool" and misplaced:
         example = ", ".join(f"{name!r}: ..." for name in misplaced)
-        hint = f"{', '.join(misplaced)} stands in 'pool': {{'pool': {{{example}}}}}"
+        hint = f"{', '.join(misplaced)} belongs in 'pool': {{'pool': {{{example}}}}}"
     else:
         hint = f"there are {', '.join(known)}"
     raise ValidationError(f"{what}: unknown {', '.join(unknown)}; {hint}")

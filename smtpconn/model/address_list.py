@@ -63,7 +63,7 @@ def read_addresses(text: str, *, allow_gaps: bool = True) -> list[str]:
         allow_gaps: whether there may be nothing between two commas (RFC 5322 4.4).
 
     Raises:
-        ValidationError: it is no list of addresses.
+        ValidationError: it is not a list of addresses.
     """
     groups = read_groups(text, allow_gaps=allow_gaps)
     return [each.address for group in groups for each in group.members]
@@ -73,7 +73,7 @@ def read_groups(text: str, *, allow_gaps: bool = True) -> list[Group]:
     """The same with names and groups; an address in no group is a group of its own.
 
     Raises:
-        ValidationError: it is no list of addresses.
+        ValidationError: it is not a list of addresses.
     """
     return list(_Reader(_FOLD.sub("", text), allow_gaps=allow_gaps).groups())
 
@@ -114,7 +114,7 @@ class _Reader:
             if end.is_one_of(">"):
                 raise self._error("an angle bracket that closes nothing")
             if ended_group and (words or end.is_one_of("<:;")):
-                raise self._error("there is no comma behind a group")
+                raise self._error("there is no comma after a group")
             if end.is_one_of(":"):
                 if group is not None or not words:
                     raise self._error("a colon that begins no group")

@@ -190,7 +190,7 @@ class ServerCapabilities:
         offer = " ".join(self.auth_mechanisms) or "no AUTH at all"
         if self.supports_starttls:
             offer += (
-                " without TLS. It offers STARTTLS, and may offer more behind it: ask for that with "
+                " without TLS. It offers STARTTLS, and may offer more after it: ask for that with "
                 "TlsMode.STARTTLS or a URL that begins with smtp+starttls://"
             )
         return offer

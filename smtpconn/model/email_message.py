@@ -305,7 +305,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
     if defects and not (
         _HARMLESS_DEFECTS.issuperset(defects) and read_addresses(str(header)) == addresses
     ):
-        raise ValidationError(f"{str(header)!r:.80} is no list of addresses: {defects[0]}")
+        raise ValidationError(f"{str(header)!r:.80} is not a list of addresses: {defects[0]}")
     return addresses
 
 

@@ -232,7 +232,7 @@ def _phrase(name: str, *, utf8: bool) -> str:
 
 
 def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
-    """Fold a text that stands in one line, encoding words of it where they may be."""
+    """Fold a text in one line, encoding its words where that is allowed."""
     pieces = _BLANKS.split(text.strip(" \t"))
     words, blanks = pieces[::2], ["", *pieces[1::2]]
     may_encode = not (kind in _STRUCTURED_FIELDS or kind in ADDRESS_FIELDS)

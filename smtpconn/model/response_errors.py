@@ -46,7 +46,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         facts: the second of those ``args``.
         phase: what the server refused.
         details: more text of the server's, added to the error's text.
-        note: an explanation of ours, added to the error's text.
+        note: smtpconn's explanation, added to the error's text.
 
     Attributes:
         response: the complete reply; its code is 0 if the error was rebuilt from a text alone.

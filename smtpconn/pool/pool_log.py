@@ -2,7 +2,7 @@
 
 A handler that sends its records over a pool also gets the records about that pool. If sending
 fails, the pool logs that, the handler sends that record, and so on. So a record that a thread logs
-here while a handler processes another record from here is dropped.
+here while a handler processes another one is dropped.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Server:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Take new locks in a forked child; the connection closes by itself."""
+        """Take new locks in a forked child; the connection is closed by `close_in_child`."""
         self._lock = threading.Lock()
         self._asking = _Turn()
         self._parked = None

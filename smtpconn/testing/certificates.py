@@ -54,6 +54,6 @@ def authority() -> Authority:
             "a test server with TLS needs trustme: pip install 'smtpconn[pytest]'"
         ) from error
     if "own" not in _authorities:
-        # Threads may come here together; the one that was put down first is everybody's.
+        # Threads may come here at the same time; all use the authority that was stored first.
         _authorities.setdefault("own", Authority(trustme.CA()))
     return _authorities["own"]

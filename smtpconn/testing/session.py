@@ -368,8 +368,8 @@ class Session:
         if transaction is None or not transaction.recipients:
             return self._say("CONTENT", "", Answer("554 5.5.1 No valid recipients"))
         if self._settings.protocol != "LMTP":
-            everybody = list(range(len(transaction.recipients)))
-            return self._say_content(transaction, everybody, content, via)
+            everyone = list(range(len(transaction.recipients)))
+            return self._say_content(transaction, everyone, content, via)
         for index in range(len(transaction.recipients)):
             self._say_content(transaction, [index], content, via)
         return None

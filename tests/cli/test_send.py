@@ -102,7 +102,7 @@ def test_it_goes_on_after_failures(
     assert any(line.startswith(f"refused       {paths['refused']}: the only rec") for line in lines)
     assert any(line.startswith(f"failed        {paths['broken']}: the message") for line in lines)
     assert any("to 1 of 2 recipients: 250" in line for line in lines)
-    assert ran.err == "smtpconn: 4 of 14 messages were not delivered to everybody\n"
+    assert ran.err == "smtpconn: 4 of 14 messages were not delivered to every recipient\n"
 
 
 def test_what_may_have_been_delivered(

@@ -373,7 +373,7 @@ def test_the_default_address_is_loopback(smtpconn: Runner) -> None:
         served.process.kill()
     ran = smtpconn("serve", "--host", "192.0.2.1")
     assert ran.code == 7
-    assert "warning: listening on 192.0.2.1: everybody" in ran.err
+    assert "warning: listening on 192.0.2.1: every host" in ran.err
     assert "smtpconn: cannot listen on 192.0.2.1:8025: Cannot assign" in ran.err
 
 

@@ -115,7 +115,7 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
         (["mx", "--tls", "--tls-ca-path", "/no/such"], "cannot be used: No such file"),
         (["mx", "--tls", "--tls-ca-path", __file__], "holds no PEM that fits"),
         (["mx", "--tls", "--tls-cert", __file__], "holds no PEM that fits"),
-        (["mx", "--auth", "PLAIN"], "whom to log in as"),
+        (["mx", "--auth", "PLAIN"], "no user to log in as"),
         (["mx", "-au", "me"], "there is no password for me"),
         (["mx", "-au", "me", "--auth", "XOAUTH2"], "there is no token"),
     ],

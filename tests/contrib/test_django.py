@@ -651,7 +651,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"host": "h", "port": "twenty"}, "(?i)port is a number"),
     ({"host": "a b"}, "host"),
     ({"url": "http://mx.example.com"}, "smtp"),
-    ({"host": "h", "max_size": 3}, "max_size stands in 'pool'"),
+    ({"host": "h", "max_size": 3}, "max_size belongs in 'pool'"),
 ]
 
 
@@ -819,7 +819,7 @@ def test_what_mailers_do_not_know() -> None:
     mailing = Mailing("mailers")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"host": "h", "colour": "red"}, r"MAILERS\['default'\]: Unknown options 'colour'"),
-        ({"host": "h", "max_size": 5}, "max_size stands in 'pool'"),
+        ({"host": "h", "max_size": 5}, "max_size belongs in 'pool'"),
         ({}, r"MAILERS\['default'\]: OPTIONS must define 'host'"),
     ]
     for options, text in wrong:

@@ -40,7 +40,7 @@ def test_right_settings(way: str) -> None:
     ("options", "text"),
     [
         ({"use_tls": True, "use_ssl": True}, "mutually exclusive|incompatible"),
-        ({"max_size": 3}, "max_size stands in 'pool'"),
+        ({"max_size": 3}, "max_size belongs in 'pool'"),
         ({"pool": {"max_sise": 3}}, "unknown max_sise; there are .*max_size"),
         ({"pool": {"max_size": 0}}, "max_size"),
         ({"use_tls": True, "ssl_certfile": "/nowhere/client.pem"}, "/nowhere/client.pem|No such"),

@@ -254,7 +254,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"MAIL_PORT": "smtp"}, "MAIL_PORT is a number"),
     ({"MAIL_MAX_EMAILS": "many"}, "MAIL_MAX_EMAILS is a number"),
     ({"MAIL_SUPPRESS_SEND": "perhaps"}, "MAIL_SUPPRESS_SEND is True or False"),
-    ({"SMTPCONN": {"max_size": 3}}, "max_size stands in 'pool'"),
+    ({"SMTPCONN": {"max_size": 3}}, "max_size belongs in 'pool'"),
 ]
 
 
