@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-WIDTH, LABEL, ROW = 720, 250, 30
+WIDTH, LABEL, ROW = 740, 270, 30
 
 
 def bars(title: str, unit: str, values: Sequence[tuple[str, float]]) -> str:
@@ -22,7 +22,7 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float]]) -> str:
     for row, (name, value) in enumerate(values):
         y = 44 + row * ROW
         length = max(2.0, room * value / most)
-        kind = "bar ours" if name.startswith("send") else "bar"
+        kind = "bar ours" if name.startswith(("send", "pool.")) else "bar"
         parts += [
             f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>',
             f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{length:.1f}" height="20" rx="3"/>',

@@ -127,7 +127,7 @@ def python(effort: Effort) -> Iterator[Row | Chart]:
         ("send_many EAGER", 8 / 16.1),
         ("send_many EAGER, each recipient new", 15 / 28.1),
     ):
-        what = f"`{name}`: Python per message over that of {effort.against}"
+        what = f"`{name}`: Python per message over commit {effort.against}'s"
         yield at_most(what, found[name].ratio, round(goal, 2), PYTHON)
     listed = ", ".join(f"{name} {cost.microseconds:.1f} us" for name, cost in found.items())
     yield compared("Python per message", listed)
