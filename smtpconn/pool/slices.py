@@ -11,7 +11,8 @@ Rule 2: a message that was never begun on a lost connection goes over another on
         connection had been used before, and was lost, or closed with 421, before the content was
         begun. Every other outcome is final; what may have been delivered is never sent again.
 Rule 3: a worker that gets no connection waits while other workers of its run have one. Only if none
-        has, the error is the outcome of its message.
+        has, the error is the outcome of its message; where too many callers wait (``max_waiting``),
+        not before the message has used up its time.
 Rule 4: an exception of other code (`smtpconn.model.origin`) ends the run. It is raised behind the
         true outcomes of all messages that the worker has.
 """
@@ -36,6 +37,7 @@ from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
     PoolClosedError,
+    PoolOverloadedError,
     SmtpError,
     TransportError,
 )
@@ -220,6 +222,8 @@ class _Worker:
         self._waiting = deque([job])
         self._in_flight: deque[MailJob] = deque()
         self._requeued: deque[MailJob] = deque()
+        # Of the first waiting job, if it has asked for a connection before.
+        self._deadlines: tuple[Deadline, Deadline] | None = None
         # Jobs that are done and not passed on yet.
         self._done: list[MailJob] = []
         # Of the stream: whether its connection had been used before, whether it is lost, whether
@@ -255,9 +259,8 @@ class _Worker:
                 return
             if not self._wait_for_rate(job):
                 return
-            deadline = Deadline(self._sender.timeout)
-            patience = self._sender.acquire_timeout
-            within = deadline if patience is None else deadline.at_most(patience)
+            deadline, within = self._deadlines or self._new_deadlines()
+            self._deadlines = None
             lease = Lease(self._core, within, self._run)
             with lease as connection:
                 self._sender.holders.add(self)
@@ -271,10 +274,20 @@ class _Worker:
             may_wait = lease is not None and not isinstance(error, PoolClosedError)
             if may_wait and self._sender.holders:
                 self._run.sleep(RETRY_AFTER)
+            elif isinstance(error, PoolOverloadedError) and (seconds := within.remaining()):
+                # Not even a place in the queue (``max_waiting``): refused at once, but the message
+                # has its time.
+                self._deadlines = deadline, within
+                self._run.sleep(min(RETRY_AFTER, seconds))
             else:
                 self._settle(self._waiting.popleft(), error)
 
     # Before a message is sent.
+
+    def _new_deadlines(self) -> tuple[Deadline, Deadline]:
+        """The deadlines of a message, and of its waiting for a connection."""
+        deadline, patience = Deadline(self._sender.timeout), self._sender.acquire_timeout
+        return deadline, deadline if patience is None else deadline.at_most(patience)
 
     def _make_request(self, job: MailJob) -> None:
         """Make the request of a message, or the error that it cannot be made."""

@@ -24,6 +24,8 @@ from smtpconn import (
     PermanentError,
     Pipelining,
     PoolClosedError,
+    PoolOverloadedError,
+    PoolTimeoutError,
     RetryableError,
     SendOutcome,
     SendResult,
@@ -462,6 +464,46 @@ def test_the_rate_is_kept_exactly() -> None:
         seconds = time.monotonic() - start
     assert seconds >= (count - 1) / rate
     assert all(at - start >= n / rate for n, at in enumerate(sorted(begun)))
+
+
+def in_a_thread(outcomes: Iterator[SendOutcome], into: list[SendOutcome]) -> threading.Thread:
+    """Take all outcomes in another thread."""
+    thread = threading.Thread(target=lambda: into.extend(outcomes))
+    thread.start()
+    return thread
+
+
+def test_a_batch_waits_where_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``max_waiting`` refuses a worker at once; its message has its time all the same."""
+    monkeypatch.setattr("smtpconn.pool.slices.RETRY_AFTER", 0.02)
+    outcomes: list[SendOutcome] = []
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=3, max_waiting=1) as pool:
+        with pool.connection(), pool.connection(), pool.connection():
+            taking = in_a_thread(pool.send_many(map(good, range(50))), outcomes)
+            server.wait_for(lambda: pool.stats().overloads >= 4)
+            assert outcomes == []
+        taking.join(20)
+    assert [outcome.error for outcome in outcomes] == [None] * 50
+
+
+def test_a_batch_does_not_wait_for_ever_where_too_many_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the time that a caller may wait, the refusal is the outcome of the message."""
+    monkeypatch.setattr("smtpconn.pool.slices.RETRY_AFTER", 0.02)
+    outcomes: list[SendOutcome] = []
+    with (
+        SmtpServer() as server,
+        ConnectionPool(server.url, max_size=2, max_waiting=1, acquire_timeout=0.2) as pool,
+        pool.connection(),
+        pool.connection(),
+    ):
+        begun = time.monotonic()
+        taking = in_a_thread(pool.send_many(map(good, range(6))), outcomes)
+        taking.join(20)
+        assert time.monotonic() - begun >= 0.55
+    assert len(outcomes) == 6
+    assert {kind_of(o.error) for o in outcomes} <= {PoolOverloadedError, PoolTimeoutError}
 
 
 def test_a_batch_waits_for_its_rate() -> None:
