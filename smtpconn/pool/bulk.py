@@ -43,7 +43,6 @@ INPUT_TIMEOUT = 1.0
 
 # Not `queue.SimpleQueue.get`: where gevent comes after us, that is another class now.
 _get = operator.methodcaller("get")
-_get_in_time = operator.methodcaller("get", True, INPUT_TIMEOUT)
 _get_nowait = operator.methodcaller("get_nowait")
 _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
 
@@ -470,8 +469,9 @@ class Outcomes(Generic[Outcome]):
         if not (self._run.is_over and self._running == {_FEEDER}):
             self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
+        get_in_time = operator.methodcaller("get", True, INPUT_TIMEOUT)
         try:
-            self._ready.extend(map(_get_in_time, (self._run.outcomes,)))
+            self._ready.extend(map(get_in_time, (self._run.outcomes,)))
         except queue.Empty:
             self._is_input_given_up = True
             self._running.clear()
