@@ -1,9 +1,14 @@
-"""A WSGI application that mails and logs, and has done both before its server forks."""
+"""A WSGI application that mails and logs, and has done both before its server forks.
+
+No thread of it runs then: uWSGI forks in C, and a worker forked while another thread waits for the
+interpreter hangs in CPython, whatever the thread was for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -16,13 +21,16 @@ pool = get_pool(URL, max_size=2, keepalive=None)
 pool.warm(2)
 
 log = logging.getLogger("site")
-log.addHandler(
-    PooledSmtpHandler(
-        LOG_URL, "log@example.com", ["admin@example.com"], "Errors",
-        group_for=0.05, max_mails=1000, close_timeout=10.0,
-    )
+handler = PooledSmtpHandler(
+    LOG_URL, "log@example.com", ["admin@example.com"], "Errors",
+    group_for=0.05, max_mails=1000, close_timeout=10.0,
 )  # fmt: skip
+log.addHandler(handler)
 log.error("record: the site begins")
+handler.flush()
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join()
 
 
 def content_for(name: str) -> bytes:

@@ -7,6 +7,7 @@ their own, up when they say so, and nothing of them left behind.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from tests.realservers.base import RealServer, free_port, wait_until
 
@@ -39,13 +41,19 @@ class Program(RealServer):
 
     def environment(self) -> dict[str, str]:
         home = {"HOME": str(self.root), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        return home | self.settings
+        # Django asks for the machine's own name, for which a name server may be asked.
+        return home | {"RES_OPTIONS": "timeout:1 attempts:1"} | self.settings
 
 
 class Gunicorn(Program):
-    """gunicorn, on `port`."""
+    """gunicorn, on `port`.
+
+    Attributes:
+        reload_log: what it logs when SIGHUP has it start new workers; "" for one that cannot.
+    """
 
     name = "gunicorn"
+    reload_log: ClassVar[str] = "Handling signal: hup"
 
     def command(self) -> list[str]:
         address = f"{self.host}:{self.port}"
@@ -73,6 +81,7 @@ class Waitress(Gunicorn):
     """waitress: one process, and threads that serve the requests."""
 
     name = "waitress"
+    reload_log = ""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -87,6 +96,23 @@ class Waitress(Gunicorn):
         return [sys.executable, "-m", "waitress", f"--listen={address}", *self.arguments]
 
 
+class PlainUwsgi(Gunicorn):
+    """uWSGI with one port for all its workers."""
+
+    name = "uwsgi"
+    reload_log = "gracefully killing workers"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return Uwsgi.missing()
+
+    def command(self) -> list[str]:
+        (program,) = _scripts("uwsgi")
+        command = [program, "--virtualenv", sys.prefix, "--master", "--die-on-term", "--need-app"]
+        address = f"{self.host}:{self.port}"
+        return [*command, "--disable-logging", "--http-socket", address, *self.arguments]
+
+
 class Uwsgi(Program):
     """uWSGI, with a master that loads the application before it forks the workers.
 
@@ -94,11 +120,11 @@ class Uwsgi(Program):
     """
 
     name = "uwsgi"
-    start_timeout = 10.0
 
     def __init__(self, workers: int, *arguments: str, **settings: str) -> None:
         super().__init__(*arguments, **settings)
         self._ports = [self.port, *(free_port() for _ in range(workers - 1))]
+        self._stats_port = free_port()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -112,29 +138,22 @@ class Uwsgi(Program):
         for number, port in enumerate(self._ports):
             command += ["--http-socket", f"{self.host}:{port}"]
             command += ["--map-socket", f"{number}:{number + 1}"]
+        command += ["--stats", f"{self.host}:{self._stats_port}"]
         return [*command, *self.arguments]
 
     def ports(self) -> list[int]:
-        return self._ports
+        return [*self._ports, self._stats_port]
 
     def is_ready(self) -> bool:
         # Not by connecting: a worker that has not closed the others' sockets yet would accept it,
         # or wait for ever for a connection that another one has accepted.
         return self.logs().count("mapped socket ") == len(self._ports)
 
-    def _launch(self) -> None:
-        # A fork in C while another thread waits for the GIL leaves a worker that hangs at once, in
-        # CPython and before any code of ours runs. Such a start is of no use.
-        for _ in range(4):
-            try:
-                return super()._launch()
-            except RuntimeError as error:
-                failure = error
-                assert self._process is not None
-                self._process.kill()
-                self._end_group(self._process.pid)
-                (self.root / "output").write_bytes(b"")
-        raise failure
+    def is_idle(self) -> bool:
+        """Whether no worker is at a request, its end included: one that is ends without atexit."""
+        with socket.create_connection((self.host, self._stats_port), timeout=TIMEOUT) as connection:
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return all(worker["status"] == "idle" for worker in json.loads(answer)["workers"])
 
     def get(self, worker: int, path: str) -> str:
         """What the application answers in a worker; they are counted from 0 on."""

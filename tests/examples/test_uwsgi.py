@@ -61,6 +61,7 @@ def test_every_message_comes_once_and_to_whom_it_is_for(
             run_in_threads(2 * WORKERS, client)
             if has_threads:
                 wait_for(lambda: records_in(log_server).keys() >= answers.keys(), "records", site)
+            wait_for(site.is_idle, "no worker is at a request", site)
         records = records_in(log_server)
         messages = server.messages
     assert len(answers) == WORKERS * REQUESTS

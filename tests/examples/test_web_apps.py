@@ -19,7 +19,7 @@ APPS = {
 }
 WORKERS, MAX_SIZE, CLIENTS, EACH = 2, 2, 6, 8
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def settings(server: SmtpServer) -> dict[str, str]:
@@ -38,20 +38,26 @@ def settings(server: SmtpServer) -> dict[str, str]:
 def test_requests_share_connections(app: str) -> None:
     """48 requests from 6 clients to 2 preloaded workers: all delivered, over 4 connections at most.
 
-    What the server refuses is an answer and no crash.
+    What the server refuses is an answer and no crash. A site that gives ``acquire_timeout`` says
+    503 on a machine where that is short: then the mail was not sent, and is asked for again.
     """
+    busy: list[str] = []
     with SmtpServer(recipient_known=lambda path: not path.startswith("no@")) as server:
         options = ["--preload", "--workers", str(WORKERS), "--threads", "4"]
         with Gunicorn(*options, app, **settings(server)) as site:
 
             def client(number: int) -> None:
                 for each in range(EACH):
-                    answer = site.post(f"/welcome/r{number}.{each}@example.net")
+                    path = f"/welcome/r{number}.{each}@example.net"
+                    while (answer := site.post(path)) == (503, "not sent\n"):
+                        busy.append(path)
                     assert answer == (200, "sent\n")
 
             run_in_threads(CLIENTS, client)
             assert site.post("/welcome/no@example.net")[1] == "not sent\n"
             assert "no welcome: the only recipient was refused" in site.logs()
+            assert site.logs().count("no welcome: no connection to") == len(busy)
+            assert site.logs().count("no welcome: ") == len(busy) + 1
         who = sorted(address for m in server.messages for address in m.recipients)
         everybody = [f"r{n}.{each}@example.net" for n in range(CLIENTS) for each in range(EACH)]
         assert who == sorted(everybody)
@@ -60,11 +66,6 @@ def test_requests_share_connections(app: str) -> None:
 
 
 REQUESTS = 200
-KINDS = {
-    "sync": ["--worker-class", "sync"],
-    "gthread": ["--worker-class", "gthread", "--threads", "4"],
-    "gevent": ["--worker-class", "gevent"],
-}
 
 
 def send_many(site: Gunicorn, clients: int) -> list[str]:
@@ -76,18 +77,6 @@ def send_many(site: Gunicorn, clients: int) -> list[str]:
 
     run_in_threads(clients, client)
     return sorted(f"r{each}@example.net" for each in range(REQUESTS))
-
-
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_kind_of_gunicorns_workers(kind: list[str]) -> None:
-    """200 requests to workers that load the application: each mail arrives once."""
-    with SmtpServer() as server:
-        options = [*kind, "--workers", str(WORKERS)]
-        with Gunicorn(*options, APPS["flask"], **settings(server)) as site:
-            everybody = send_many(site, CLIENTS)
-        assert sorted(address for m in server.messages for address in m.recipients) == everybody
-        # One is replaced after 100 messages.
-        assert len(server.connections) <= WORKERS * MAX_SIZE + REQUESTS // 100
 
 
 @pytest.mark.parametrize(
