@@ -101,8 +101,6 @@ def greets(address: tuple[str, int] | Path) -> bool:
 class RealServer(abc.ABC):
     """One server with a directory and ports of its own; a context manager."""
 
-    start_timeout = START_TIMEOUT
-
     name: ClassVar[str]
     programs: ClassVar[tuple[Path, ...]]
     accounts: ClassVar[tuple[str, ...]] = ()
@@ -274,7 +272,7 @@ class RealServer(abc.ABC):
             )
         self._process = process
         settled = wait_until(
-            lambda: process.poll() is not None or self.is_ready(), timeout=self.start_timeout
+            lambda: process.poll() is not None or self.is_ready(), timeout=START_TIMEOUT
         )
         if not settled or process.returncode is not None:
             raise RuntimeError(
