@@ -20,7 +20,7 @@ INNER = [m for m in SOURCES.modules if m.startswith("smtpconn.") and not m.start
 
 @pytest.mark.parametrize("module", INNER)
 def test_inner_modules_import_no_public_names(module: str) -> None:
-    """In inner modules a name is imported from the module that defines it, never from ``smtpconn``."""
+    """An inner module imports a name from the module that defines it, never from ``smtpconn``."""
     tree = ast.parse(SOURCES.modules[module].text)
     imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert "smtpconn" not in imported
