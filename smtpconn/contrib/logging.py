@@ -425,15 +425,15 @@ class PooledSmtpHandler(logging.Handler):
         return first + serialize(message, _OFFERED, smtputf8=False)
 
     def _finish(self) -> None:
-        patience = 0.0 if self._gave_up else self._close_timeout
+        seconds_left = 0.0 if self._gave_up else self._close_timeout
         with self._lock:
             self._is_closed = True
-            self._close_by = time.monotonic() + patience
+            self._close_by = time.monotonic() + seconds_left
             _warm_up_loggers()
             self._work.notify_all()
             self._progress.notify_all()
-            self._progress.wait_for(lambda: self._thread is None, patience)
-            if takes_over := self._thread is None and patience > 0:
+            self._progress.wait_for(lambda: self._thread is None, seconds_left)
+            if takes_over := self._thread is None and seconds_left > 0:
                 self._thread = threading.current_thread()
         if takes_over:
             self._run()

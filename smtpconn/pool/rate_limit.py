@@ -68,15 +68,15 @@ class RateLimiter:
             )
         return seconds
 
-    def reserve(self, now: float, patience: float) -> float | None:
-        """Reserve the next slot; return the seconds until then, None if more than ``patience``."""
+    def reserve(self, now: float, max_wait: float) -> float | None:
+        """Reserve the next slot; return the seconds until then, None if more than ``max_wait``."""
         with self._lock:
             while True:
                 seen = self._next
                 # A pause allows no more than the burst.
                 moment = max(seen, now - self._allowance)
                 seconds = max(0.0, moment - now)
-                if seconds > patience:
+                if seconds > max_wait:
                     return None
                 end = moment + self._interval
                 # One statement without a call, which no signal handler can interrupt.

@@ -337,7 +337,7 @@ def test_signals_to_another_thread(harness: Harness) -> None:
             end = time.monotonic() + 5
             while not waiting.done() and time.monotonic() < end:
                 signal.pthread_kill(waiter.ident, signal.SIGUSR1)
-                time.sleep(0.005)  # the pace of the signals
+                time.sleep(0.005)  # the rate limiter of the signals
             assert waiting.result() < TIMEOUT + SLACK
     finally:
         signal.signal(signal.SIGUSR1, before)

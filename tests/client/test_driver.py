@@ -80,17 +80,17 @@ def as_exchange(talk: Callable[..., Exchange[Any]]) -> Callable[..., Exchange[An
 
 
 def noops(count: int) -> Exchange[list[int]]:
-    """Several NOOPs in one batch; returns the codes."""
-    batch = CommandGroup(tuple(command(Phase.NOOP, "NOOP") for _ in range(count)))
-    yield batch
-    return [reply.code for reply in batch.replies]
+    """Several NOOPs in one command group; returns the codes."""
+    group = CommandGroup(tuple(command(Phase.NOOP, "NOOP") for _ in range(count)))
+    yield group
+    return [reply.code for reply in group.replies]
 
 
 def content(*buffers: bytes, ends_message: bool = True) -> Exchange[int]:
     """Content; returns the code of its answer."""
-    batch = CommandGroup((Payload(buffers, ends_message=ends_message),))
-    yield batch
-    return batch.replies[0].code
+    group = CommandGroup((Payload(buffers, ends_message=ends_message),))
+    yield group
+    return group.replies[0].code
 
 
 def run(driver: Driver, exchange: Exchange[Any], timeout: float = TIMEOUT) -> Any:
@@ -101,8 +101,8 @@ def run(driver: Driver, exchange: Exchange[Any], timeout: float = TIMEOUT) -> An
 # --- In sync --------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_one_write_and_its_replies_are_counted(ends: Ends) -> None:
-    """All of a batch leaves before the first reply is awaited, and each reply has its place."""
+def test_a_command_group_is_one_write(ends: Ends) -> None:
+    """The whole group is sent before the first reply is read, and each command gets its reply."""
     driver, peer = ends
 
     def serve() -> bytes:
@@ -142,7 +142,7 @@ def test_an_answer_at_the_last_moment_counts(
 
 
 def test_full_duplex(ends: Ends) -> None:
-    """Replies that come while a long batch is still being written are taken; no deadlock."""
+    """Replies that arrive while a long group is being written are read; no deadlock."""
     driver, peer = ends
     count = 20_000
 
@@ -165,7 +165,7 @@ def test_full_duplex(ends: Ends) -> None:
 
 
 def test_a_message_has_its_time_from_its_own_first_byte(ends: Ends) -> None:
-    """Content of the message before it, which leaves in the same batch, takes none of it."""
+    """The content of the previous message in the same group does not use up its time."""
     driver, peer = ends
     order: list[str] = []
 
@@ -245,11 +245,11 @@ def test_a_refusal_keeps_it_open(ends: Ends, error: object) -> None:
 
     @as_exchange
     def talk() -> Exchange[None]:
-        batch = CommandGroup((command(Phase.NOOP, "NOOP"),))
-        yield batch
+        group = CommandGroup((command(Phase.NOOP, "NOOP"),))
+        yield group
         if isinstance(error, SmtpError):
             raise error
-        raise PermanentError(batch.replies[0], phase=Phase.NOOP)
+        raise PermanentError(group.replies[0], phase=Phase.NOOP)
 
     with pytest.raises(SmtpError):
         run(driver, talk())

@@ -116,7 +116,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
     return Harness(monkeypatch)
 
 
-def lending(
+def pool_core(
     *,
     max_size: int = 5,
     max_messages: int = 100,
@@ -124,7 +124,7 @@ def lending(
     max_lifetime: float = 900.0,
     keepalive: float | None = None,
 ) -> PoolCore:
-    """The inside of a pool, which keeps nothing alive unless told to."""
+    """A `PoolCore`, without keep-alive by default."""
     options = PoolOptions(
         max_size=max_size,
         max_messages=max_messages,
@@ -167,7 +167,7 @@ def figures(pool: PoolCore) -> tuple[int, int, dict[str, int]]:
 
 def test_idle_connections_are_probed_and_the_dead_dropped(harness: Harness) -> None:
     """Dead ones are passed over without a connect, until one lives."""
-    pool = lending()
+    pool = pool_core()
     alive, dead, dead_too = use(pool, 3)
     dead.is_alive = dead_too.is_alive = False
     assert take(pool)[1] is alive
@@ -178,7 +178,7 @@ def test_idle_connections_are_probed_and_the_dead_dropped(harness: Harness) -> N
 
 def test_a_dead_connection_is_not_given_to_the_next(harness: Harness) -> None:
     """When none of the idle ones lives, a new one is made."""
-    pool = lending()
+    pool = pool_core()
     for connection in use(pool, 3):
         connection.is_alive = False
     assert take(pool)[1] is harness.made[3]
@@ -186,7 +186,7 @@ def test_a_dead_connection_is_not_given_to_the_next(harness: Harness) -> None:
 
 def test_giving_back_twice_counts_once(harness: Harness) -> None:
     """The second time has no effect, even if another caller has the connection."""
-    pool = lending()
+    pool = pool_core()
     waiter, connection = take(pool)
     pool.check_in(waiter, keep=True)
     pool.check_in(waiter, keep=True)
@@ -213,7 +213,7 @@ def test_a_connection_that_is_not_kept(
     harness: Harness, keep: bool, is_idle: bool, is_shutting_down: bool, reason: str, end: str
 ) -> None:
     """It is given up with the reason, and told so only if it is in sync with the server."""
-    pool = lending()
+    pool = pool_core()
     waiter, connection = take(pool)
     connection.is_idle, connection.is_shutting_down = is_idle, is_shutting_down
     pool.check_in(waiter, keep=keep)
@@ -223,7 +223,7 @@ def test_a_connection_that_is_not_kept(
 
 def test_a_connect_that_fails_costs_nothing(harness: Harness) -> None:
     """The caller has the error, and the pool its lease and its right to connect."""
-    pool = lending(max_size=1)
+    pool = pool_core(max_size=1)
     harness.refusal = ConnectionClosedError("gone", phase=Phase.CONNECT)
     for _ in range(3):
         with pytest.raises(ConnectionClosedError, match="gone"):
@@ -235,7 +235,7 @@ def test_a_connect_that_fails_costs_nothing(harness: Harness) -> None:
 
 def test_a_renewed_connection_is_new(harness: Harness) -> None:
     """Who found its connection dead gets a new one, with the same lease; idle ones stay."""
-    pool = lending()
+    pool = pool_core()
     idle, dead = use(pool, 2)
     waiter, connection = take(pool)
     assert connection is dead
@@ -250,7 +250,7 @@ def test_a_renewed_connection_is_new(harness: Harness) -> None:
 
 def test_a_server_that_takes_no_more(harness: Harness) -> None:
     """The caller waits for a returned connection until its timeout, and gets the server's reply."""
-    pool = lending()
+    pool = pool_core()
     waiter, _ = take(pool)
     response = SmtpResponse(421, ("4.7.0 too many connections",))
     harness.refusal = TransientError(response, phase=Phase.EHLO)
@@ -268,7 +268,7 @@ def test_a_server_that_takes_no_more(harness: Harness) -> None:
 
 def test_a_connection_is_closed_after_its_messages(harness: Harness) -> None:
     """It is checked when it comes back, and the limit the server announced counts as well."""
-    pool = lending(max_messages=3)
+    pool = pool_core(max_messages=3)
     limited = ServerCapabilities("mx.example.com", (SmtpExtension("LIMITS", ("MAILMAX=2",)),))
     for capabilities, most in ((CAPABILITIES, 3), (limited, 2)):
         harness.capabilities = capabilities
@@ -282,7 +282,7 @@ def test_a_connection_is_closed_after_its_messages(harness: Harness) -> None:
 
 def test_lifetimes_differ(harness: Harness) -> None:
     """Connections made together end one by one, somewhat before max_lifetime at the earliest."""
-    pool = lending(max_size=50, max_lifetime=100, max_idle=1000)
+    pool = pool_core(max_size=50, max_lifetime=100, max_idle=1000)
     use(pool, 50)
     harness.now = START + 100 * (1 - LIFETIME_JITTER) - 0.001
     use(pool)
@@ -297,7 +297,7 @@ def test_lifetimes_differ(harness: Harness) -> None:
 
 def test_a_return_closes_expired_connections(harness: Harness) -> None:
     """Idle connections are closed after ``max_idle`` without maintenance too."""
-    pool = lending(max_idle=60)
+    pool = pool_core(max_idle=60)
     old, young = use(pool, 2)
     for _ in range(3):
         harness.now += 25
@@ -308,7 +308,7 @@ def test_a_return_closes_expired_connections(harness: Harness) -> None:
 
 def test_draining(harness: Harness) -> None:
     """Idle ones end at once, those in use when they come back, and new ones not at all."""
-    pool = lending()
+    pool = pool_core()
     idle, used = use(pool, 2)
     waiter, _ = take(pool)
     pool.drain()
@@ -321,7 +321,7 @@ def test_draining(harness: Harness) -> None:
 
 def test_closing(harness: Harness) -> None:
     """Idle connections are closed at once, others on return, and no caller gets one."""
-    pool = lending()
+    pool = pool_core()
     idle, used = use(pool, 2)
     waiter, _ = take(pool)
     pool.close(0)
@@ -336,7 +336,7 @@ def test_closing(harness: Harness) -> None:
 
 def test_forgetting(harness: Harness) -> None:
     """A child drops what is idle and what is out, in silence, and begins with full capacity."""
-    pool = lending(max_size=2)
+    pool = pool_core(max_size=2)
     inherited = use(pool, 2)
     waiter, _ = take(pool)
     pool.forget()
@@ -352,7 +352,7 @@ def test_forgetting(harness: Harness) -> None:
 
 def test_maintenance_is_told_what_it_does_not_know(harness: Harness) -> None:
     """It is told of the first moment, and again only of one before its next look."""
-    pool = lending(keepalive=20)
+    pool = pool_core(keepalive=20)
     use(pool, 2)
     assert harness.due == [START + 20]
     harness.now += 5
@@ -366,14 +366,14 @@ def test_maintenance_is_told_what_it_does_not_know(harness: Harness) -> None:
 
 def test_without_keepalive_maintenance_is_told_nothing(harness: Harness) -> None:
     """``keepalive=None`` means no thread."""
-    pool = lending(keepalive=None)
+    pool = pool_core(keepalive=None)
     use(pool, 3)
     assert harness.due == []
 
 
 def test_a_lonely_life(harness: Harness) -> None:
     """An unused connection gets eight NOOPs and is closed by max_idle; then nothing is due."""
-    pool = lending(keepalive=20, max_idle=300)
+    pool = pool_core(keepalive=20, max_idle=300)
     [connection] = use(pool)
     due: float | None = harness.due[0]
     while due is not None:
@@ -390,7 +390,7 @@ def test_a_lonely_life(harness: Harness) -> None:
 
 def test_a_failed_noop_ends_the_connection(harness: Harness) -> None:
     """The others get theirs in the same look, and no capacity is lost."""
-    pool = lending(max_size=2, keepalive=20)
+    pool = pool_core(max_size=2, keepalive=20)
     failing, other = use(pool, 2)
     failing.noop_error = ConnectionClosedError("gone", phase=Phase.IDLE)
     harness.now += 20
@@ -403,7 +403,7 @@ def test_a_failed_noop_ends_the_connection(harness: Harness) -> None:
 
 def test_a_noop_that_is_interrupted_costs_no_capacity(harness: Harness) -> None:
     """Whatever ends a look, what it had borrowed is given back."""
-    pool = lending(max_size=1, keepalive=20)
+    pool = pool_core(max_size=1, keepalive=20)
     [connection] = use(pool)
     connection.noop_error = KeyboardInterrupt()
     harness.now += 20
@@ -415,7 +415,7 @@ def test_a_noop_that_is_interrupted_costs_no_capacity(harness: Harness) -> None:
 
 def test_maintenance_that_failed_is_told_again(harness: Harness) -> None:
     """If maintenance did not look when it was due, the next one to give back tells it again."""
-    pool = lending(keepalive=20)
+    pool = pool_core(keepalive=20)
     use(pool)
     harness.now += 30
     use(pool)

@@ -372,12 +372,12 @@ def test_no_events_without_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpconn.pool.events.PoolEvent", None)
     config = ServerConfig.from_url("smtp://mx.example.com")
     quiet = EventEmitter("quiet", None)
-    telling = quiet.about(Action.SEND, config)
-    assert telling is quiet.about(Action.NOOP)
-    telling.begin()
-    telling.at(config)
-    telling.done(accepted=1)
-    telling.failed(ValueError())
+    events = quiet.about(Action.SEND, config)
+    assert events is quiet.about(Action.NOOP)
+    events.begin()
+    events.at(config)
+    events.done(accepted=1)
+    events.failed(ValueError())
     quiet.discarded(config, "421")
 
 

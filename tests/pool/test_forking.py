@@ -812,14 +812,14 @@ if __name__ == "__main__":
 
 def test_the_moments_that_were_reserved_are_the_parents(fork: Fork) -> None:
     """A child does not wait for messages that threads of the parent will send."""
-    pace = RateLimiter(rate=1.0)
+    limiter = RateLimiter(rate=1.0)
     for _ in range(60):
-        pace.reserve(time.monotonic(), 1000.0)
+        limiter.reserve(time.monotonic(), 1000.0)
 
     def child() -> str:
-        pace.wait(Deadline(0.5))
+        limiter.wait(Deadline(0.5))
         with pytest.raises(PoolTimeoutError):
-            pace.wait(Deadline(0.5))
+            limiter.wait(Deadline(0.5))
         return "paced"
 
     assert in_child(child, fork) == "paced"

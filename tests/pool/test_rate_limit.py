@@ -25,43 +25,43 @@ FOREVER = 1e9
 )
 def test_messages_at_one_moment(burst: int, waits: list[float]) -> None:
     """Of messages that come at once, a burst goes and the others wait one interval each."""
-    pace = RateLimiter(4, burst)
-    assert [pace.reserve(NOW, FOREVER) for _ in waits] == pytest.approx(waits)
+    limiter = RateLimiter(4, burst)
+    assert [limiter.reserve(NOW, FOREVER) for _ in waits] == pytest.approx(waits)
 
 
 @pytest.mark.parametrize("burst", [1, 3])
 @pytest.mark.parametrize("silence", [1.0, 60.0, 1e6])
 def test_silence_earns_no_more_than_a_burst(burst: int, silence: float) -> None:
     """However long nothing was sent, only a burst goes at once."""
-    pace = RateLimiter(4, burst)
-    pace.reserve(NOW, FOREVER)
+    limiter = RateLimiter(4, burst)
+    limiter.reserve(NOW, FOREVER)
     later = NOW + silence
-    waits = [pace.reserve(later, FOREVER) for _ in range(burst + 2)]
+    waits = [limiter.reserve(later, FOREVER) for _ in range(burst + 2)]
     assert waits == pytest.approx([0.0] * burst + [0.25, 0.5])
 
 
 def test_a_slow_sender_never_waits() -> None:
     """Messages that come no faster than the rate go at once."""
-    pace = RateLimiter(4)
-    assert [pace.reserve(NOW + 0.25 * n, FOREVER) for n in range(50)] == [0.0] * 50
+    limiter = RateLimiter(4)
+    assert [limiter.reserve(NOW + 0.25 * n, FOREVER) for n in range(50)] == [0.0] * 50
 
 
 def test_a_little_silence_earns_a_little() -> None:
     """What was not used in part of an interval is taken off the next wait."""
-    pace = RateLimiter(4)
-    pace.reserve(NOW, FOREVER)
-    assert pace.reserve(NOW + 0.1, FOREVER) == pytest.approx(0.15)
-    assert pace.reserve(NOW + 0.5, FOREVER) == pytest.approx(0.0)
+    limiter = RateLimiter(4)
+    limiter.reserve(NOW, FOREVER)
+    assert limiter.reserve(NOW + 0.1, FOREVER) == pytest.approx(0.15)
+    assert limiter.reserve(NOW + 0.5, FOREVER) == pytest.approx(0.0)
 
 
 def test_who_cannot_wait_reserves_nothing() -> None:
     """A message whose deadline is too early fails at once, and delays no other."""
-    pace = RateLimiter(4)
-    assert pace.reserve(NOW, 0.0) == 0.0
-    assert [pace.reserve(NOW, 0.2) for _ in range(5)] == [None] * 5
-    assert pace.reserve(NOW, 0.3) == pytest.approx(0.25)
-    assert pace.reserve(NOW, 0.3) is None
-    assert pace.reserve(NOW, 0.5) == pytest.approx(0.5)
+    limiter = RateLimiter(4)
+    assert limiter.reserve(NOW, 0.0) == 0.0
+    assert [limiter.reserve(NOW, 0.2) for _ in range(5)] == [None] * 5
+    assert limiter.reserve(NOW, 0.3) == pytest.approx(0.25)
+    assert limiter.reserve(NOW, 0.3) is None
+    assert limiter.reserve(NOW, 0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_who_cannot_wait_reserves_nothing() -> None:
 )
 def test_never_more_than_the_rate_in_any_window(rate: float, burst: int) -> None:
     """In any window of time there go no more than a burst and the rate allows."""
-    pace, moments, now = RateLimiter(rate, burst), list[float](), NOW
+    limiter, moments, now = RateLimiter(rate, burst), list[float](), NOW
     for n in range(300):
         now += (n * 7919 % 13) / (8 * rate)  # callers that come now thick and now thin
-        wait = pace.reserve(now, FOREVER)
+        wait = limiter.reserve(now, FOREVER)
         assert wait is not None
         moments.append(now + wait)
     assert moments == sorted(moments)
@@ -85,12 +85,12 @@ def test_never_more_than_the_rate_in_any_window(rate: float, burst: int) -> None
 def test_threads_go_no_faster_than_the_rate() -> None:
     """Eight threads let 60 messages go no faster than the rate, from the first one on."""
     rate, moments, barrier = 200.0, list[float](), threading.Barrier(8)
-    pace = RateLimiter(rate)
+    limiter = RateLimiter(rate)
 
     def work() -> None:
         barrier.wait(10)
         for _ in range(8 if threading.current_thread() in threads[:4] else 7):
-            pace.wait(Deadline(10))
+            limiter.wait(Deadline(10))
             moments.append(time.monotonic())
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -108,11 +108,11 @@ def test_threads_go_no_faster_than_the_rate() -> None:
 
 def test_a_wait_beyond_the_deadline_fails_at_once() -> None:
     """A message that the rate delays beyond its deadline fails at once, with the reason."""
-    pace = RateLimiter(0.01)
-    pace.wait(Deadline(1))
+    limiter = RateLimiter(0.01)
+    limiter.wait(Deadline(1))
     begun = time.monotonic()
     with pytest.raises(PoolTimeoutError, match=r"max_rate .* within 5 s") as caught:
-        pace.wait(Deadline(5))
+        limiter.wait(Deadline(5))
     assert time.monotonic() - begun < 2
     assert caught.value.phase is Phase.POOL
     assert caught.value.is_transient

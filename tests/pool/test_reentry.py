@@ -228,7 +228,7 @@ class _Case:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_send_at_every_bytecode(server: SmtpServer, size: int) -> None:
-    """Not only at lines: between the bytecodes of lending, too, no capacity is lost."""
+    """Not only at lines: between the bytecodes of pool core, too, no capacity is lost."""
     point, where = 0, "?"
     with ConnectionPool(server.url, max_size=size, max_waiting=0, keepalive=None) as pool:
         pool.warm(size)

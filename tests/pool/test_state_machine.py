@@ -132,7 +132,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.queue)
     @rule(which=ANY)
     def give_up(self, which: int) -> None:
-        """A caller's patience is over."""
+        """A caller's timeout has passed."""
         self._leave(_pick(self.queue, which), lost=True)
 
     @precondition(lambda self: self.gone)

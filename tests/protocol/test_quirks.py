@@ -89,35 +89,37 @@ def test_other_phases_are_never_tired(phase: Phase) -> None:
 
 def test_what_a_new_connection_is_told_as_well_is_held_back() -> None:
     """For a minute, and only that code at that command."""
-    learnt, reply = ServerQuirks(), response(452, ("4.4.5 x",))
-    assert learnt.may_be_tired(Phase.MAIL, reply, 100.0)
-    learnt.note_refused_again(Phase.MAIL, reply, 100.0)
-    assert not learnt.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD - 1)
-    assert learnt.may_be_tired(Phase.DATA, reply, 101.0)
-    assert learnt.may_be_tired(Phase.MAIL, response(451, ("4.4.5 x",)), 101.0)
-    assert learnt.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD)
+    server_quirks, reply = ServerQuirks(), response(452, ("4.4.5 x",))
+    assert server_quirks.may_be_tired(Phase.MAIL, reply, 100.0)
+    server_quirks.note_refused_again(Phase.MAIL, reply, 100.0)
+    assert not server_quirks.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD - 1)
+    assert server_quirks.may_be_tired(Phase.DATA, reply, 101.0)
+    assert server_quirks.may_be_tired(Phase.MAIL, response(451, ("4.4.5 x",)), 101.0)
+    assert server_quirks.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD)
 
 
 def test_pipelining_is_off_after_two_partial_groups_and_an_answer() -> None:
     """For an hour, if a command that is sent alone is answered."""
-    learnt = ServerQuirks(partial_groups=1)
-    assert not learnt.is_pipelining_broken(5.0)
-    assert not learnt.note_answered_alone(5.0)
-    learnt.partial_groups += 1
-    assert learnt.is_pipelining_broken(6.0)
-    assert learnt.note_answered_alone(10.0)
-    assert learnt.partial_groups == 0
-    assert learnt.is_pipelining_broken(10.0 + PIPELINING_OFF - 1)
-    assert not learnt.is_pipelining_broken(10.0 + PIPELINING_OFF)
-    assert not learnt.note_answered_alone(20.0)
+    server_quirks = ServerQuirks(partial_groups=1)
+    assert not server_quirks.is_pipelining_broken(5.0)
+    assert not server_quirks.note_answered_alone(5.0)
+    server_quirks.partial_groups += 1
+    assert server_quirks.is_pipelining_broken(6.0)
+    assert server_quirks.note_answered_alone(10.0)
+    assert server_quirks.partial_groups == 0
+    assert server_quirks.is_pipelining_broken(10.0 + PIPELINING_OFF - 1)
+    assert not server_quirks.is_pipelining_broken(10.0 + PIPELINING_OFF)
+    assert not server_quirks.note_answered_alone(20.0)
 
 
-@pytest.mark.parametrize("learnt", [ServerQuirks(partial_groups=2), ServerQuirks()])
-def test_pipelining_is_on_where_a_command_alone_is_not_answered(learnt: ServerQuirks) -> None:
+@pytest.mark.parametrize("server_quirks", [ServerQuirks(partial_groups=2), ServerQuirks()])
+def test_pipelining_is_on_where_a_command_alone_is_not_answered(
+    server_quirks: ServerQuirks,
+) -> None:
     """Then it is the server that is slow, also if it was thought otherwise before."""
-    learnt.pipelining_off_until = 100.0
-    learnt.note_silence_alone()
-    assert not learnt.is_pipelining_broken(50.0)
+    server_quirks.pipelining_off_until = 100.0
+    server_quirks.note_silence_alone()
+    assert not server_quirks.is_pipelining_broken(50.0)
 
 
 @pytest.mark.parametrize(

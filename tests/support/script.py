@@ -1,4 +1,4 @@
-"""Runs an exchange against a script, through the real pairing and without a socket.
+"""Runs an exchange against a script, through the real reply matcher and without a socket.
 
 A script is what happens in turn: what the client is to send in one go, and the bytes the server
 answers to that. It is played three times: each answer whole, byte by byte, and with something
@@ -44,13 +44,13 @@ TLS = "<TLS>"
 
 def run_script(make: Callable[[], Exchange[T]], script: Script) -> T:
     """Play a script in all three ways and return the result; an error comes out as it is."""
-    result, pairing = _play(make(), script, 1_000_000, "")
-    assert pairing.is_reusable
+    result, matcher = _play(make(), script, 1_000_000, "")
+    assert matcher.is_reusable
     assert _play(make(), script, 1, "")[0] == result
     for trailing in ("250 nobody asked\r\n", "421 4.3.2 bye\r\n", "2"):
-        same, pairing = _play(make(), script, 1_000_000, trailing)
+        same, matcher = _play(make(), script, 1_000_000, trailing)
         assert same == result
-        assert not pairing.is_reusable
+        assert not matcher.is_reusable
     return result
 
 
@@ -70,7 +70,7 @@ def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
 def _play(
     exchange: Exchange[T], script: Script, size: int, trailing: str
 ) -> tuple[T, ReplyMatcher]:
-    pairing = ReplyMatcher()
+    matcher = ReplyMatcher()
     turns = list(script)
     try:
         step = next(exchange)
@@ -79,38 +79,38 @@ def _play(
             expected, answer = turns.pop(0)
             if isinstance(step, StartTls):
                 assert expected == TLS
-                assert pairing.is_reusable
+                assert matcher.is_reusable
             else:
                 assert isinstance(step, CommandGroup)
-                _exchange(pairing, step, expected, answer + ("" if turns else trailing), size)
+                _exchange(matcher, step, expected, answer + ("" if turns else trailing), size)
             step = next(exchange)
     except StopIteration as stop:
         assert not turns, f"not said: {turns}"
         result: T = stop.value
-        return result, pairing
+        return result, matcher
 
 
 def _exchange(
-    pairing: ReplyMatcher, batch: CommandGroup, expected: Said, answer: str, size: int
+    matcher: ReplyMatcher, group: CommandGroup, expected: Said, answer: str, size: int
 ) -> None:
     said = bytearray()
-    pairing.expect(batch, 0)
-    for piece in batch.pieces:
+    matcher.expect(group, 0)
+    for piece in group.pieces:
         begun = len(said)
         for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
             said += buffer
-            pairing.queued += len(buffer)
+            matcher.queued += len(buffer)
         if isinstance(piece, Payload):
-            batch.payload_octets = len(said) - begun
-    batch.ends_at = pairing.queued
+            group.payload_octets = len(said) - begun
+    group.ends_at = matcher.queued
     assert bytes(said) == _crlf(expected)
-    pairing.note_sent(len(said))
+    matcher.note_sent(len(said))
     raw = _crlf(answer)
     for start in range(0, len(raw), size):
-        pairing.received(raw[start : start + size])
-    if batch.missing:
-        assert pairing.failure is not None, "the script's answer is too short"
-        raise pairing.failure
+        matcher.received(raw[start : start + size])
+    if group.missing:
+        assert matcher.failure is not None, "the script's answer is too short"
+        raise matcher.failure
 
 
 def _crlf(text: Said) -> bytes:
