@@ -321,8 +321,8 @@ def _pick(things: Collection[Waiter], which: int) -> Waiter:
     return list(things)[which % len(things)]
 
 
-TestDays = PoolMachine.TestCase
-TestDays.settings = settings(
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(
     deadline=None,
     max_examples=150,
     stateful_step_count=40,
