@@ -426,6 +426,19 @@ def test_a_421_between_commands(farewell: bytes) -> None:
         assert not caught.value.may_have_been_delivered
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\r\n<close>"], ids=["stays", "closes"])
+@pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle", b"554 5.4.0 idle"])
+def test_a_pool_replaces_a_connection_whose_server_took_leave(farewell: bytes, end: bytes) -> None:
+    """Also if the server leaves it open; the next message has a new one, without a second try."""
+    with OddServer(CONTENT=b"250 queued\r\n<pause>" + farewell + end) as server:
+        with pool_for(server) as pool:
+            for _ in range(3):
+                pool.send(ME, YOU, MESSAGE)
+                time.sleep(0.1)
+            assert pool.stats().retries == 0
+        assert len(server.messages) == len(server.dialogs) == 3
+
+
 @pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle"])
 def test_a_421_that_crosses_mail(farewell: bytes) -> None:
     """The pool sends the message over a new connection, as it does after 421."""
