@@ -430,7 +430,7 @@ def test_a_421_between_commands(farewell: bytes) -> None:
 @pytest.mark.parametrize("farewell", [b"421 4.4.2 idle", b"451 4.4.2 idle", b"554 5.4.0 idle"])
 def test_a_pool_replaces_a_connection_whose_server_took_leave(farewell: bytes, end: bytes) -> None:
     """Also if the server leaves it open; the next message has a new one, without a second try."""
-    with OddServer(CONTENT=b"250 queued\r\n<pause>" + farewell + end) as server:
+    with ScriptedServer(CONTENT=b"250 queued\r\n<pause>" + farewell + end) as server:
         with pool_for(server) as pool:
             for _ in range(3):
                 pool.send(ME, YOU, MESSAGE)
