@@ -76,11 +76,13 @@ class ScriptedServer:
         port: where it listens.
         dialogs: the lines of each connection, without their line ends.
         messages: what was stored.
+        said: what it has sent, packet by packet.
     """
 
     def __init__(self, greeting: bytes = b"220 mx.example ESMTP\r\n", **replies: Say) -> None:
         self.dialogs: list[list[str]] = []
         self.messages: list[bytes] = []
+        self.said: list[bytes] = []
         self._greeting = greeting
         self._replies: dict[str, Say] = {**_USUAL, **replies}
         self._sock = socket.create_server(("127.0.0.1", 0))
@@ -186,4 +188,5 @@ class ScriptedServer:
                 time.sleep(0.03)
             if data:
                 sock.sendall(data)
+                self.said.append(data)
         return not is_end
