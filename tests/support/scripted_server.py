@@ -127,6 +127,7 @@ class ScriptedServer:
         lines = Lines(sock)
         with sock:
             sock.settimeout(10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 is_open = self._greet(sock)
                 while is_open and (line := lines.next()):
