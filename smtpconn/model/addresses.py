@@ -250,6 +250,7 @@ class ReversePath:
     Attributes:
         mailbox: where; None for the null path.
         is_ascii: whether it can be sent without SMTPUTF8.
+        text: as it is sent.
 
     Raises:
         ValidationError: it is no reverse-path.
@@ -260,20 +261,20 @@ class ReversePath:
     address: InitVar[str]
     mailbox: Mailbox | None = field(init=False)
     is_ascii: bool = field(init=False, compare=False)
-    _text: str = field(init=False, compare=False)
+    text: str = field(init=False, compare=False)
 
     def __post_init__(self, address: str) -> None:
         mailbox = _usual_mailbox(address) or _path(address, _null_or_mailbox)
         _set(self, "mailbox", mailbox)
         _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
         # Formatted once, sent many times.
-        _set(self, "_text", "" if mailbox is None else str(mailbox))
+        _set(self, "text", "" if mailbox is None else str(mailbox))
 
     def __repr__(self) -> str:
-        return f"ReversePath({self._text!r})"
+        return f"ReversePath({self.text!r})"
 
     def __str__(self) -> str:
-        return self._text
+        return self.text
 
     @property
     def is_null(self) -> bool:
@@ -297,6 +298,7 @@ class ForwardPath:
         mailbox: whose; None for ``postmaster``.
         is_ascii: whether it can be sent without SMTPUTF8.
         written: the text it was made from.
+        text: as it is sent.
 
     Raises:
         ValidationError: it is no forward-path.
@@ -308,7 +310,7 @@ class ForwardPath:
     mailbox: Mailbox | None = field(init=False)
     is_ascii: bool = field(init=False)
     written: str = field(init=False)
-    _text: str = field(init=False)
+    text: str = field(init=False)
 
     def __post_init__(self, address: str) -> None:
         mailbox = _usual_mailbox(address)
@@ -316,28 +318,28 @@ class ForwardPath:
             _set(self, "mailbox", mailbox)
             _set(self, "is_ascii", True)
             _set(self, "written", address)
-            _set(self, "_text", address)
+            _set(self, "text", address)
             return
         mailbox = _path(address, _postmaster_or_mailbox)
         text = address.strip(" \t").strip("<>") if mailbox is None else str(mailbox)
         _set(self, "mailbox", mailbox)
         _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
         _set(self, "written", str.__str__(address))
-        _set(self, "_text", text)
+        _set(self, "text", text)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ForwardPath):
-            return self._text == other._text
-        return self._text == other if isinstance(other, str) else NotImplemented
+            return self.text == other.text
+        return self.text == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self.text)
 
     def __repr__(self) -> str:
-        return f"ForwardPath({self._text!r})"
+        return f"ForwardPath({self.text!r})"
 
     def __str__(self) -> str:
-        return self._text
+        return self.text
 
     def to_ascii(self) -> ForwardPath:
         """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""

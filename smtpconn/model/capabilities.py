@@ -60,6 +60,18 @@ class ServerCapabilities:
     Attributes:
         greeting_name: the server's name for itself.
         extensions: one entry per keyword, in the server's order.
+        supports_pipelining: RFC 2920.
+        supports_chunking: RFC 3030.
+        supports_8bitmime: RFC 6152.
+        supports_smtputf8: RFC 6531.
+        supports_size: RFC 1870.
+        size_limit: the largest message in bytes the server accepts; None without a limit (RFC
+            1870).
+        has_limits: whether the server named limits (RFC 9422).
+        max_recipients: the most RCPTs in a transaction (RFC 9422 5.2); None if the server named no
+            limit.
+        max_transactions: the most MAILs on a connection (RFC 9422 5.1); None if the server named
+            no limit.
     """
 
     __reduce_ex__ = reduce_value
@@ -70,18 +82,34 @@ class ServerCapabilities:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    # Parsed once, because every message needs them.
-    _size_limit: int | None = field(init=False, repr=False, compare=False)
-    _max_recipients: int | None = field(init=False, repr=False, compare=False)
-    _max_transactions: int | None = field(init=False, repr=False, compare=False)
+    # Worked out once, because every message needs them.
+    supports_pipelining: bool = field(init=False, repr=False, compare=False)
+    supports_chunking: bool = field(init=False, repr=False, compare=False)
+    supports_8bitmime: bool = field(init=False, repr=False, compare=False)
+    supports_smtputf8: bool = field(init=False, repr=False, compare=False)
+    supports_size: bool = field(init=False, repr=False, compare=False)
+    size_limit: int | None = field(init=False, repr=False, compare=False)
+    has_limits: bool = field(init=False, repr=False, compare=False)
+    max_recipients: int | None = field(init=False, repr=False, compare=False)
+    max_transactions: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        known = self._by_keyword
         for extension in self.extensions:
-            self._by_keyword.setdefault(extension.keyword, extension)
+            known.setdefault(extension.keyword, extension)
         size_limit = next((_count(parameter) for parameter in self.parameters("SIZE")), None)
-        object.__setattr__(self, "_size_limit", size_limit)
-        object.__setattr__(self, "_max_recipients", self._limit("RCPTMAX"))
-        object.__setattr__(self, "_max_transactions", self._limit("MAILMAX"))
+        for name, value in (
+            ("supports_pipelining", "PIPELINING" in known),
+            ("supports_chunking", "CHUNKING" in known),
+            ("supports_8bitmime", "8BITMIME" in known),
+            ("supports_smtputf8", "SMTPUTF8" in known),
+            ("supports_size", "SIZE" in known),
+            ("size_limit", size_limit),
+            ("has_limits", "LIMITS" in known),
+            ("max_recipients", self._limit("RCPTMAX")),
+            ("max_transactions", self._limit("MAILMAX")),
+        ):
+            object.__setattr__(self, name, value)
 
     def supports(self, keyword: str) -> bool:
         """Whether an extension was advertised; ``keyword`` in any case."""
@@ -93,29 +121,9 @@ class ServerCapabilities:
         return extension.parameters if extension is not None else ()
 
     @property
-    def supports_pipelining(self) -> bool:
-        """RFC 2920."""
-        return "PIPELINING" in self._by_keyword
-
-    @property
-    def supports_chunking(self) -> bool:
-        """RFC 3030."""
-        return "CHUNKING" in self._by_keyword
-
-    @property
     def supports_binarymime(self) -> bool:
         """RFC 3030 3."""
         return "BINARYMIME" in self._by_keyword
-
-    @property
-    def supports_8bitmime(self) -> bool:
-        """RFC 6152."""
-        return "8BITMIME" in self._by_keyword
-
-    @property
-    def supports_smtputf8(self) -> bool:
-        """RFC 6531."""
-        return "SMTPUTF8" in self._by_keyword
 
     @property
     def supports_starttls(self) -> bool:
@@ -126,11 +134,6 @@ class ServerCapabilities:
     def supports_dsn(self) -> bool:
         """RFC 3461."""
         return "DSN" in self._by_keyword
-
-    @property
-    def supports_size(self) -> bool:
-        """RFC 1870."""
-        return "SIZE" in self._by_keyword
 
     @property
     def supports_enhanced_status_codes(self) -> bool:
@@ -156,26 +159,6 @@ class ServerCapabilities:
     def supports_require_tls(self) -> bool:
         """RFC 8689."""
         return "REQUIRETLS" in self._by_keyword
-
-    @property
-    def size_limit(self) -> int | None:
-        """The largest message in bytes the server accepts; None without a limit (RFC 1870)."""
-        return self._size_limit
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether the server named limits (RFC 9422)."""
-        return "LIMITS" in self._by_keyword
-
-    @property
-    def max_recipients(self) -> int | None:
-        """The most RCPTs in a transaction (RFC 9422 5.2); None if the server named no limit."""
-        return self._max_recipients
-
-    @property
-    def max_transactions(self) -> int | None:
-        """The most MAILs on a connection (RFC 9422 5.1); None if the server named no limit."""
-        return self._max_transactions
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ This module does not know what the server offers.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import re
@@ -60,7 +61,7 @@ class Content:
     Attributes:
         binary_size: the size in bytes without changes, for SIZE with BODY=BINARYMIME; None if it is
             unknown before a stream has been read to its end.
-        is_8bit: whether any byte is above 127; None if that is unknown.
+        whole_size: the same, but None for every stream.
         is_stream: whether it is a file or an iterable, which can be read once only.
         on_block: called for each block of a stream, before the block is used; an exception of it
             ends the message.
@@ -72,20 +73,26 @@ class Content:
     """
 
     binary_size: int | None = None
+    whole_size: int | None = None
     is_stream = False
     on_block: Callable[[], object] | None = None
-    is_8bit: bool | None = None
     is_declared_7bit = False
     read_error: Exception | None = None
-    _size: int | None = None
     _whole: Buffer | None = None
-    _text: Buffer | None = None
     _stream: Iterator[bytes] = iter(())
     _spent = False
 
     def __init__(self, message: Message) -> None:
         if isinstance(message, (bytes, bytearray)):
-            self._take_bytes(message)
+            self._whole = message
+            self.binary_size = self.whole_size = size = len(message)
+            if size <= BLOCK and isinstance(message, bytes):
+                # Rewriting a short message is faster than checking whether it needs that.
+                self.is_8bit = not message.isascii()
+                text = _with_crlf(message)
+                if text and not text.endswith(b"\n"):
+                    text += b"\r\n"
+                self._text, self.size = text, len(text)
             return
         if isinstance(message, memoryview):
             self._take_view(message)
@@ -101,28 +108,30 @@ class Content:
                 f"not {type(message).__name__}"
             )
 
-    @property
+    # The three are worked out when they are first asked for: for BINARYMIME never.
+
+    @functools.cached_property
     def size(self) -> int | None:
         """Bytes with CRLF line ends and without dot-stuffing, as for SIZE (RFC 1870 3).
 
-        None if it is unknown before a stream has been read to its end. Otherwise it is computed
-        on first access, which never happens for BINARYMIME.
+        None if it is unknown before a stream has been read to its end.
         """
-        if self._size is None and self._whole is not None:
-            self._look_through(self._whole)
-        return self._size
+        return self._looked_through[0]
 
-    def _look_through(self, whole: Buffer) -> None:
-        """Compute the size, and the text to send if no more than line ends must change.
+    @functools.cached_property
+    def is_8bit(self) -> bool | None:
+        """Whether any byte is above 127; None if that is unknown."""
+        return self._looked_through[1]
 
-        A short message is rewritten at once, which is faster than checking whether it needs that.
-        """
-        if isinstance(whole, bytes) and len(whole) <= BLOCK:
-            self._text = _with_right_ends(whole)
-            self._size = len(self._text)
-        else:
-            self._size = text_size(whole)
-            self._text = whole if self._size == len(whole) else None
+    @functools.cached_property
+    def _text(self) -> Buffer | None:
+        """The whole message as text but for the dots; None if it is yet to be rewritten."""
+        whole = self._whole
+        return whole if whole is not None and self.size == len(whole) else None
+
+    @functools.cached_property
+    def _looked_through(self) -> tuple[int | None, bool | None]:
+        return (None, None) if self._whole is None else _look_through(self._whole)
 
     def refuse_nul(self) -> None:
         """Refuse a message that needs BODY=BINARYMIME; a stream is checked as it is sent.
@@ -139,10 +148,14 @@ class Content:
         elif b"\0" in whole:
             raise _nul_error(None)
 
-    @property
-    def whole_size(self) -> int | None:
-        """The size in bytes without changes; None for a stream."""
-        return None if self._whole is None else self.binary_size
+    def short_data(self) -> bytes | None:
+        """All of `as_data` in one piece; None for a stream and for a long message."""
+        text = self._text
+        if text is None or len(text) > BLOCK:
+            return None
+        if _has_dot(text):
+            text = _with_stuffed_dots(bytes(text))
+        return b"".join((text, END_OF_DATA))
 
     def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
         """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.
@@ -155,8 +168,6 @@ class Content:
             ValidationError: the same for a message declared as 7BIT; or it contains a NUL.
             ProtocolError: the message is a stream that an earlier send has read.
         """
-        if self._size is None and self._whole is not None:
-            self._look_through(self._whole)
         text = self._text
         if text is not None and not _has_dot(text):
             return iter((text, END_OF_DATA))
@@ -170,8 +181,8 @@ class Content:
         if is_binary:
             return Chunk(len(whole), (whole,), is_last=True)
         size = self.size or 0
-        if self._text is not None:
-            return Chunk(size, (self._text,), is_last=True)
+        if (text := self._text) is not None:
+            return Chunk(size, (text,), is_last=True)
         buffers = self._rewritten(stuff_dots=False, end=b"", seven_bit_only=False)
         return Chunk(size, buffers, is_last=True)
 
@@ -192,8 +203,9 @@ class Content:
 
     def _rewritten(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         encoder = LineEncoder(stuff_dots=stuff_dots)
-        if self._whole is not None:
-            blocks = _blocks(self._whole if self._text is None else self._text)
+        if (whole := self._whole) is not None:
+            text = self._text
+            blocks = _blocks(whole if text is None else text)
         else:
             blocks = self._take_once()
             if self.is_declared_7bit:
@@ -202,26 +214,17 @@ class Content:
                 blocks = map(_seven_bit, blocks)
         return itertools.chain(map(encoder.encode, blocks), encoder.finish(end))
 
-    def _take_bytes(self, message: bytes | bytearray) -> None:
-        self._whole = message
-        self.is_8bit = not message.isascii()
-        self.binary_size = len(message)
-
     def _take_view(self, message: memoryview) -> None:
-        if message.format != "B" or message.ndim != 1 or not message.c_contiguous:
-            # Not a contiguous sequence of bytes.
-            self._take_bytes(bytes(message))
-            return
-        self._whole = message
-        # A memoryview has no isascii(), and its buffer may be too large to copy.
-        self.is_8bit = not all(block.isascii() for block in _blocks(message))
-        self.binary_size = len(message)
+        is_plain = message.format == "B" and message.ndim == 1 and message.c_contiguous
+        # What is no contiguous sequence of bytes is copied.
+        self._whole = message if is_plain else bytes(message)
+        self.binary_size = self.whole_size = len(self._whole)
 
     def _take_file(self, file: BinaryIO) -> None:
         remaining = _remaining(file)
         self._take_stream(iter(lambda: file.read(BLOCK), b""))
         # Converting the line ends may change the size; SIZE is an estimate (RFC 1870 6.1).
-        self._size = self.binary_size = remaining
+        self.size = self.binary_size = remaining
 
     def _take_stream(self, stream: Iterator[bytes]) -> None:
         self.is_stream = True
@@ -301,15 +304,19 @@ class LineEncoder:
             return b""
         block = _with_crlf(block)
         if self._stuff_dots:
-            starts_with_dot = self._at_line_start and block.startswith(b".")
-            block = block.replace(b"\n.", b"\n..")
-            block = b"." + block if starts_with_dot else block
+            block = _with_stuffed_dots(block, at_line_start=self._at_line_start)
         self._at_line_start = block.endswith(b"\n")
         return block
 
     def finish(self, end: bytes) -> Iterator[bytes]:
         """End the last line if it has no end, then add ``end``; runs when it is iterated."""
         yield end if self._at_line_start and not self._held_cr else b"\r\n" + end
+
+
+def _with_stuffed_dots(block: bytes, *, at_line_start: bool = True) -> bytes:
+    """A block with one more dot in front of each that begins a line (RFC 5321 4.5.2)."""
+    stuffed = block.replace(b"\n.", b"\n..")
+    return b"." + stuffed if at_line_start and block.startswith(b".") else stuffed
 
 
 def _with_crlf(block: bytes) -> bytes:
@@ -320,12 +327,6 @@ def _with_crlf(block: bytes) -> bytes:
     if has_bare_line_end(block):
         return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     return block
-
-
-def _with_right_ends(whole: bytes) -> bytes:
-    """A short message as text: CRLF line ends, also at the end of the last line."""
-    text = _with_crlf(whole)
-    return text if text.endswith(b"\n") or not text else text + b"\r\n"
 
 
 def has_bare_line_end(text: bytes | bytearray) -> bool:
@@ -362,16 +363,25 @@ def has_long_line(text: bytes) -> bool:
 
 def text_size(text: Buffer) -> int:
     """The size of ``text`` in bytes once its line ends are CRLF and its last line has one."""
+    return _look_through(text)[0]
+
+
+def _look_through(text: Buffer) -> tuple[int, bool]:
+    """The size of a message as text, and whether any byte is above 127."""
     if isinstance(text, memoryview):
+        # It has no isascii(), and may be too large to copy.
         encoder = LineEncoder(stuff_dots=False)
         encoded = itertools.chain(map(encoder.encode, _blocks(text)), encoder.finish(b""))
-        return sum(map(len, encoded))
+        return sum(map(len, encoded)), not all(block.isascii() for block in _blocks(text))
+    is_8bit = not text.isascii()
     if b"\r" not in text:
-        return len(text) + text.count(b"\n") + (0 if text.endswith(b"\n") or not text else 2)
-    if not has_bare_line_end(text):
-        return len(text) if text.endswith(b"\n") or not text else len(text) + 2
-    bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
-    return len(text) + bare + (0 if text.endswith((b"\n", b"\r")) else 2)
+        size = len(text) + text.count(b"\n") + (0 if text.endswith(b"\n") or not text else 2)
+    elif not has_bare_line_end(text):
+        size = len(text) if text.endswith(b"\n") or not text else len(text) + 2
+    else:
+        bare = text.count(b"\n") + text.count(b"\r") - 2 * text.count(b"\r\n")
+        size = len(text) + bare + (0 if text.endswith((b"\n", b"\r")) else 2)
+    return size, is_8bit
 
 
 def _refuse_text(message: object) -> None:

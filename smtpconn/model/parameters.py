@@ -218,7 +218,8 @@ def mail_parameters(
         words.append("SMTPUTF8")
     size = size if params.size is None else params.size
     if size is not None and capabilities.supports_size:
-        check_size(size, capabilities, Phase.MAIL)
+        if capabilities.size_limit is not None:
+            check_size(size, capabilities, Phase.MAIL)
         words.append(f"SIZE={size}")
     if params is not NO_MAIL_PARAMS:
         _add_requested_words(words, params, capabilities)

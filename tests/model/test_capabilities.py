@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import MemberDescriptorType
 
 import pytest
 from hypothesis import given, settings
@@ -49,7 +50,7 @@ def test_every_property_is_known_here() -> None:
     found = {
         name
         for name, value in vars(ServerCapabilities).items()
-        if name.startswith("supports_") and isinstance(value, property)
+        if name.startswith("supports_") and isinstance(value, (property, MemberDescriptorType))
     }
     assert found == set(PROPERTIES.values())
 
