@@ -81,10 +81,6 @@ class Channel:
         """Why the transport is closed; "" while it is open."""
         return self.driver.closed_because
 
-    def mark_idle(self) -> None:
-        """Note how long the server has been silent, before more is sent; see `Driver.mark_idle`."""
-        self.driver.mark_idle()
-
     def deadline(self, timeout: float | Deadline | None) -> Deadline:
         """The deadline of an operation that begins now; None for the channel's own timeout.
 
@@ -118,14 +114,18 @@ class Channel:
             SmtpError: what the exchange or the connection failed with.
         """
         reset_if_forked()
-        self._refuse_reentry(phase)
+        me = threading.get_ident()
+        if self._owner == me:
+            raise self._reentered(phase)
         try:
             self._acquire(deadline, phase)
-            if not (is_probed and self.driver.transport.is_open):
+            transport = self.driver.transport
+            if not transport.is_open or not (is_probed or transport.is_silent()):
                 self._check_good(phase)
             return self.driver.run(exchange, deadline)
         finally:
-            self._release()
+            if self._owner == me:
+                self._release(self._lock)
 
     def stream(
         self,
@@ -146,24 +146,24 @@ class Channel:
                 does nothing more, because the parent continues.
         """
         process = current_process()
-        self._refuse_reentry(phase)
+        if self._owner == threading.get_ident():
+            raise self._reentered(phase)
         self._acquire(deadline, phase)
         lock = self._lock
         try:
             self._check_good(phase)
             for item in self.driver.stream(exchange, deadline):
-                self._check_process(process, phase)
+                if current_process() != process:
+                    raise self._forked(phase)
                 deadline.end_message()
                 deadline.pause()
                 yield item
-                self._check_process(process, phase)
+                if current_process() != process:
+                    raise self._forked(phase)
                 deadline.go_on()
         finally:
-            # This may run in another thread than the start, or in a forked child, where the lock
-            # was replaced.
-            if lock is self._lock:
-                self._owner = 0
-            self._give_up(lock)
+            # This may run in another thread than the start, or in a forked child.
+            self._release(lock)
 
     def quit(self, exchange: Exchange[None], deadline: Deadline) -> None:
         """Run QUIT, if the channel is open, and close whether it succeeds or fails.
@@ -172,13 +172,16 @@ class Channel:
             SmtpTimeoutError: another thread held the lock until the deadline; nothing was done.
         """
         reset_if_forked()
-        self._refuse_reentry(Phase.QUIT)
+        me = threading.get_ident()
+        if self._owner == me:
+            raise self._reentered(Phase.QUIT)
         try:
             self._acquire(deadline, Phase.QUIT)
             if self.driver.transport.is_open:
                 self._send_quit(exchange, deadline)
         finally:
-            self._release()
+            if self._owner == me:
+                self._release(self._lock)
 
     def close(self) -> None:
         """Close at once; an operation of another thread ends with an error."""
@@ -234,14 +237,13 @@ class Channel:
         finally:
             self._lock.release()
 
-    def _check_process(self, begun_in: int, phase: Phase) -> None:
-        if current_process() != begun_in:
-            raise ConnectionClosedError(
-                f"the process was forked while messages were sent to {self.peer}: "
-                "the parent goes on with them",
-                phase=phase,
-                may_have_been_delivered=True,
-            )
+    def _forked(self, phase: Phase) -> ConnectionClosedError:
+        return ConnectionClosedError(
+            f"the process was forked while messages were sent to {self.peer}: "
+            "the parent goes on with them",
+            phase=phase,
+            may_have_been_delivered=True,
+        )
 
     def _check_good(self, phase: Phase) -> None:
         if not self.driver.transport.is_open:
@@ -259,13 +261,12 @@ class Channel:
         finally:
             self.driver.close("QUIT was sent")
 
-    def _refuse_reentry(self, phase: Phase) -> None:
-        if self._owner == threading.get_ident():
-            raise ProtocolError(
-                "this connection was called from inside one of its own operations "
-                "(from the iterable that yields the message, or the loop over send_many?)",
-                phase=phase,
-            )
+    def _reentered(self, phase: Phase) -> ProtocolError:
+        return ProtocolError(
+            "this connection was called from inside one of its own operations "
+            "(from the iterable that yields the message, or the loop over send_many?)",
+            phase=phase,
+        )
 
     def _acquire(self, deadline: Deadline, phase: Phase) -> None:
         seconds = deadline.remaining() or deadline.check(phase, self.peer)
@@ -277,13 +278,10 @@ class Channel:
             )
         self._owner = threading.get_ident()
 
-    def _release(self) -> None:
-        if self._owner != threading.get_ident():
-            return  # this thread does not hold the lock
-        self._owner = 0
-        self._give_up(self._lock)
-
-    def _give_up(self, lock: threading.Lock) -> None:
+    def _release(self, lock: threading.Lock) -> None:
+        # In a forked child the lock was replaced.
+        if lock is self._lock:
+            self._owner = 0
         lock.release()
         # A close() during the operation could not close the descriptor itself.
         if self._close_requested:

@@ -4,7 +4,7 @@ Every method is one operation: it makes an exchange (`smtpconn.protocol`) and gi
 connection's `smtpconn.client.channel`, which runs one operation at a time under one deadline. Bytes
 are moved by `smtpconn.client.driver`; how a connection is opened is in `smtpconn.client.connect`.
 
-All ways of sending end in `send_request` or `deliver_request`, all logins in `_log_in`.
+All ways of sending end in `_send`, all logins in `_log_in`.
 
 A connection is never reconnected: once closed it stays closed.
 """
@@ -65,10 +65,15 @@ from smtpconn.protocol import handshake, pipelined, single_command
 from smtpconn.protocol.auth import authenticate
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
-from smtpconn.protocol.mail_request import MailRequest, make_message_request, make_request
+from smtpconn.protocol.mail_request import (
+    MailRequest,
+    MessageRequest,
+    make_message_request,
+    make_request,
+)
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.transaction import lmtp_transaction, transaction
+from smtpconn.protocol.transaction import lmtp_transaction, transact, transaction
 
 QUIT_TIMEOUT = 2.0
 """Seconds that leaving a ``with`` block waits for the reply to QUIT."""
@@ -77,6 +82,7 @@ QUIT_NOWAIT_TIMEOUT = 0.1
 """Seconds that `SmtpConnection.quit_nowait` may take to write QUIT."""
 
 T = TypeVar("T")
+Result = TypeVar("Result", bound=SendResult)
 
 
 class SmtpConnection:
@@ -421,7 +427,9 @@ class SmtpConnection:
             TransientError, PermanentError: the sender or the message was refused.
             ProtocolError: the connection speaks LMTP.
         """
-        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message)
+        return self._send(transaction(self._session, request), request, deadline)
 
     def send_with_params(
         self,
@@ -450,7 +458,7 @@ class SmtpConnection:
         """
         deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.send_request(request, deadline)
+        return self._send(transaction(self._session, request), request, deadline)
 
     def send_bdat(
         self,
@@ -468,7 +476,10 @@ class SmtpConnection:
             UnsupportedExtensionError: the server does not offer CHUNKING; nothing was sent.
             SmtpError: as `send`.
         """
-        return self.send_bdat_with_all_params(sender, recipients, message, params, None, timeout)
+        deadline = self._channel.deadline(timeout)
+        request = make_request(sender, recipients, message, params)
+        exchange = transaction(self._session, request, chunking=True)
+        return self._send(exchange, request, deadline)
 
     def send_bdat_with_all_params(
         self,
@@ -482,7 +493,8 @@ class SmtpConnection:
         """The same as `send_bdat`, with parameters for each RCPT too."""
         deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.send_request(request, deadline, chunking=True)
+        exchange = transaction(self._session, request, chunking=True)
+        return self._send(exchange, request, deadline)
 
     def send_lmtp(
         self,
@@ -515,7 +527,7 @@ class SmtpConnection:
         """The same as `send_lmtp`, with parameters for each RCPT too."""
         deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.deliver_request(request, deadline)
+        return self._send(lmtp_transaction(self._session, request), request, deadline)
 
     def send_lmtp_bdat(
         self,
@@ -542,7 +554,8 @@ class SmtpConnection:
         """The same as `send_lmtp_bdat`, with parameters for each RCPT."""
         deadline = self._channel.deadline(timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
-        return self.deliver_request(request, deadline, chunking=True)
+        exchange = lmtp_transaction(self._session, request, chunking=True)
+        return self._send(exchange, request, deadline)
 
     def send_message(
         self,
@@ -571,9 +584,7 @@ class SmtpConnection:
         deadline = self._channel.deadline(timeout)
         made = make_message_request(message, sender, recipients)
         request = made.for_server(self._session.capabilities)
-        if self._session.is_lmtp:
-            return self.deliver_request(request, deadline)
-        return self.send_request(request, deadline)
+        return self._send(transact(self._session, request), request, deadline)
 
     def try_envelope(
         self,
@@ -638,44 +649,37 @@ class SmtpConnection:
         """
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
         source = EnvelopeSource(
-            envelopes, self._session, deadline, self._watch_source, self._channel.mark_idle
+            envelopes, self._session, deadline, self._watch_source, self._channel.driver.mark_idle
         )
         exchange = pipelined.stream(self._session, source.requests())
         return Outcomes(self._channel.stream(exchange, deadline, Phase.MAIL), source)
 
-    def send_request(
-        self,
-        request: MailRequest,
-        deadline: Deadline,
-        *,
-        chunking: bool = False,
-        is_probed: bool = False,
-    ) -> SendResult:
-        """Send a checked request over SMTP; for the pool, which may send it again elsewhere.
+    def send_checked(self, made: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
+        """Send a checked request in the way the connection has; for the pool, after `probe`.
+
+        LMTP, BDAT or DATA: BDAT for what cannot go otherwise and where it saves a round trip, not
+        everywhere it is offered (`smtpconn.protocol.quirks.SILENT_BDAT`).
 
         Args:
-            request: from `make_request`.
+            made: from `make_request` or `make_message_request`; the pool may send it again over
+                another connection.
             deadline: of the whole operation.
-            chunking: use BDAT.
-            is_probed: whether `probe` has just found the connection usable.
         """
-        if request.content.is_stream:
-            self._watch_source(request, deadline)
-        exchange = transaction(self._session, request, chunking=chunking)
-        return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
+        request = made.for_server(self._session.capabilities)
+        chunking = request.is_binary or (self._session.is_eager and self.prefers_chunking)
+        exchange = transact(self._session, request, chunking=chunking)
+        return self._send(exchange, request, deadline, is_probed=True)
 
-    def deliver_request(
+    def _send(
         self,
+        exchange: Exchange[Result],
         request: MailRequest,
         deadline: Deadline,
         *,
-        chunking: bool = False,
         is_probed: bool = False,
-    ) -> LmtpSendResult:
-        """The same over LMTP."""
+    ) -> Result:
         if request.content.is_stream:
             self._watch_source(request, deadline)
-        exchange = lmtp_transaction(self._session, request, chunking=chunking)
         return self._channel.operate(exchange, deadline, Phase.MAIL, is_probed=is_probed)
 
     def _watch_source(self, request: MailRequest, deadline: Deadline) -> None:

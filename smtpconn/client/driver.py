@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import operator
 import ssl
 import time
 from collections.abc import Generator
@@ -73,6 +74,7 @@ logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)
+_wire_of = operator.attrgetter("wire")
 
 # An exchange that ends with one of these leaves client and server in sync.
 RECOVERABLE_ERRORS = (
@@ -149,18 +151,24 @@ class Driver:
             SmtpError: what the exchange or the connection failed with. The transport is closed
                 unless client and server are still in sync.
         """
+        failure: Exception | None = None
         self._begin()
         try:
             action = next(exchange)
+            self._has_begun = True
             while True:
-                action = self._advance(exchange, action, deadline)
+                failure = self._perform(action, deadline)
+                action = next(exchange) if failure is None else exchange.throw(failure)
         except StopIteration as stop:
-            self._close_unless_in_sync()
+            if self._session.must_close or not self._matcher.is_reusable:
+                self._close_unless_in_sync()
             result: T = stop.value
             return result
         except BaseException as error:
             self._fail(error)
             raise
+        finally:
+            failure = None  # its traceback refers to this frame
 
     def stream(
         self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
@@ -170,15 +178,19 @@ class Driver:
         Raises:
             As `run`.
         """
+        failure: Exception | None = None
         self._begin()
         try:
             action = next(exchange)
             while True:
                 if isinstance(action, ACTIONS):
-                    action = self._advance(exchange, action, deadline)
+                    self._has_begun = True
+                    failure = self._perform(action, deadline)
+                    action = next(exchange) if failure is None else exchange.throw(failure)
                 else:
                     yield action
-                    self.mark_idle()
+                    if self._session.is_eager:
+                        self.mark_idle()
                     action = next(exchange)
         except StopIteration as stop:
             self._close_unless_in_sync()
@@ -193,6 +205,8 @@ class Driver:
         except BaseException as error:
             self._fail(error)
             raise
+        finally:
+            failure = None  # its traceback refers to this frame
 
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
@@ -200,24 +214,8 @@ class Driver:
         session, quirks = self._session, self._session.quirks
         if quirks.partial_groups or quirks.pipelining_off_until or session.is_pipelining_broken:
             session.is_pipelining_broken = quirks.is_pipelining_broken(time.monotonic())
-        self.mark_idle()
-
-    def _advance(
-        self,
-        exchange: Generator[ExchangeAction | Item, None, T],
-        action: ExchangeAction,
-        deadline: Deadline,
-    ) -> ExchangeAction | Item:
-        """Do one action and return what the exchange yields next."""
-        self._has_begun = True
-        try:
-            self._perform(action, deadline)
-        except Exception as error:
-            is_of_message = isinstance(action, CommandGroup) and action.has_failed_to_read(error)
-            if not (is_of_message or (isinstance(error, SmtpError) and is_own(error))):
-                raise
-            return exchange.throw(error)
-        return next(exchange)
+        if session.is_eager:
+            self.mark_idle()
 
     def _fail(self, error: BaseException) -> None:
         """Close after an exchange failed, unless client and server are still in sync."""
@@ -336,10 +334,15 @@ class Driver:
         error.may_have_been_delivered = self.transport.is_inherited
         return error
 
-    def _perform(self, action: ExchangeAction, deadline: Deadline) -> None:
-        if not self.transport.is_open:
-            raise self._closed_during_operation(Phase.IDLE)
+    def _perform(self, action: ExchangeAction, deadline: Deadline) -> Exception | None:
+        """Do one action; returns why it failed, if the exchange is to be told.
+
+        Raises:
+            BaseException: what other code raised, which ends the exchange.
+        """
         try:
+            if not self.transport.is_open:
+                return self._closed_during_operation(Phase.IDLE)
             if self._matcher.failure is not None:
                 raise self._matcher.error()
             if isinstance(action, CommandGroup):
@@ -351,15 +354,20 @@ class Driver:
                 self._await(action.group, deadline)
             else:
                 self._change_to_tls(deadline)
+            return None
+        except Exception as error:
+            if isinstance(error, SmtpError) and is_own(error):
+                if self._matcher.tell_unanswered():
+                    error.may_have_been_delivered = True
+                self.close(str(error))
+                return None if self._stands(action, error) else error
+            self._break_off(error)
+            if isinstance(action, CommandGroup) and action.has_failed_to_read(error):
+                return error
+            raise
         except BaseException as error:
-            if not (isinstance(error, SmtpError) and is_own(error)):
-                self._break_off(error)
-                raise
-            if self._matcher.tell_unanswered():
-                error.may_have_been_delivered = True
-            self.close(str(error))
-            if not self._stands(action, error):
-                raise
+            self._break_off(error)
+            raise
 
     def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
         """Whether a group was sent completely and all its replies came before the failure.
@@ -393,10 +401,10 @@ class Driver:
         self._matcher.begin_tls()
 
     def _await(self, group: CommandGroup, deadline: Deadline) -> None:
-        heard = math.inf
+        matcher, session, heard = self._matcher, self._session, math.inf
         while group.missing:
-            if self._matcher.failure is not None:
-                raise self._matcher.error()
+            if matcher.failure is not None:
+                raise matcher.error()
             try:
                 data = self.transport.receive(deadline)
             except OSError as error:
@@ -413,17 +421,17 @@ class Driver:
                     self.close(str(named))
                 break
             if data and not self._shows_wire:
-                self._matcher.received(data)
+                matcher.received(data)
             else:
                 self._received(data)
             if group.missing and group.replies:
                 heard = time.monotonic()
-        if self._session.quirks.partial_groups:
+        if session.quirks.partial_groups:
             self._note_answered(group)
-        failure = self._matcher.failure
+        failure = matcher.failure
         if failure is not None and group.is_eager and type(failure) is ProtocolError:
-            raise self._matcher.error()
-        if self._session.is_eager:
+            raise matcher.error()
+        if session.is_eager:
             self._mark_active()
 
     def _note_silence(
@@ -466,6 +474,26 @@ class Driver:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
         unsent, matcher = self._unsent, self._matcher
         matcher.expect(group, len(unsent))
+        wires = tuple(map(_wire_of, group.pieces))
+        if None in wires:
+            self._write_pieces(group, deadline)
+        else:
+            if group.begins_message:
+                deadline.begin_message()
+            data = b"".join(wires)
+            if group.waits and not unsent:
+                group.ends_at = matcher.queued + len(data)
+                self._write(data, deadline)
+                return
+            unsent += data
+        group.ends_at = matcher.queued + len(unsent)
+        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
+            self._write(unsent, deadline)
+            unsent.clear()
+
+    def _write_pieces(self, group: CommandGroup, deadline: Deadline) -> None:
+        """Write a group with a long payload, or a stream, as far as it does not fit into the write
+        buffer."""
         begins = group.begins_message
         for piece in group.pieces:
             if isinstance(piece, Command):
@@ -473,15 +501,11 @@ class Driver:
                     # Not earlier: the previous message's content may be written first.
                     deadline.begin_message()
                     begins = False
-                unsent += piece.wire
+                self._unsent += piece.wire
             else:
                 # Set before the write if the size is known, because replies may arrive during it.
                 group.payload_octets = piece.octets
                 group.payload_octets = self._write_payload(piece, deadline)
-        group.ends_at = matcher.queued + len(unsent)
-        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
-            self._write(unsent, deadline)
-            unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
         """Write content, or add it to the write buffer; returns its size in bytes."""

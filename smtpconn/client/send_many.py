@@ -69,7 +69,8 @@ class EnvelopeSource:
         self._deadline.pause()
         try:
             for item in self._envelopes:
-                check_item(item)
+                if not isinstance(item, Envelope):
+                    check_item(item)
                 envelope, request = self._request(item)
                 if isinstance(request, MailRequest) and request.content.is_stream:
                     self._watch(request, self._deadline)
@@ -90,7 +91,8 @@ class EnvelopeSource:
         try:
             if not isinstance(item, Envelope):
                 envelope = Envelope.from_message(item)
-            request = request_of(_snapshot(envelope))
+            is_buffer = isinstance(envelope.message, (bytearray, memoryview))
+            request = request_of(_snapshot(envelope) if is_buffer else envelope)
             return envelope, request.for_server(self._session.capabilities)
         except SmtpError as error:
             if not is_own(error):

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import NoReturn, Unpack
 
 from smtpconn.client.config import ServerConfig, ServerSettings
-from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.content import Message
 from smtpconn.model.email_message import AnyMessage
@@ -24,9 +23,9 @@ from smtpconn.model.errors import (
     SmtpError,
     ValidationError,
 )
-from smtpconn.model.modes import Pipelining, Protocol
+from smtpconn.model.modes import Pipelining
 from smtpconn.model.origin import is_own
-from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
+from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import printable
 from smtpconn.model.response_errors import ResponseError
 from smtpconn.model.results import (
@@ -201,7 +200,7 @@ class ConnectionPool:
         Raises:
             SmtpError: as `connection` and `SmtpConnection.send_with_all_params`.
         """
-        deadline = Deadline(self.config.timeout if timeout is None else timeout)
+        deadline = Deadline(self._configs[0].timeout if timeout is None else timeout)
         request = make_request(sender, recipients, message, mail_params, rcpt_params)
         return self._send(request, deadline)
 
@@ -222,9 +221,11 @@ class ConnectionPool:
         return self._send(make_message_request(message, sender, recipients), deadline)
 
     def _send(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
-        events = self._core.events.about(Action.SEND, self._only_server)
+        core = self._core
+        events = core.events.about(Action.SEND, self._only_server) if core.has_hook else None
         try:
-            events.begin()
+            if events is not None:
+                events.begin()
             if self._rate_limiter is not None:
                 self._rate_limiter.wait(deadline)
             result = self._run(request, deadline, events)
@@ -232,13 +233,16 @@ class ConnectionPool:
             reset_if_forked()
             # What other code raised says nothing of the message; what is known of that counts.
             if isinstance(error, SmtpError) and is_own(error):
-                count_messages(self._core, [error])
+                count_messages(core, [error])
             else:
-                count_messages(self._core, [outcome_so_far(request, error)])
-            events.failed(error)
+                count_messages(core, [outcome_so_far(request, error)])
+            if events is not None:
+                events.failed(error)
             raise
-        count_messages(self._core, [result])
-        events.done(*recipient_counts(result))
+        accepted, rejected = recipient_counts(result)
+        core.count_sent(accepted, rejected)
+        if events is not None:
+            events.done(accepted, rejected)
         return result
 
     def send_many(
@@ -350,16 +354,21 @@ class ConnectionPool:
         )
 
     def _run(
-        self, request: MailRequest | MessageRequest, deadline: Deadline, events: OperationEvents
+        self,
+        request: MailRequest | MessageRequest,
+        deadline: Deadline,
+        events: OperationEvents | None,
     ) -> SendResult:
         """Send over a connection, once more over a new one if that is safe."""
-        deadline.check(Phase.POOL, str(self.config))
+        if not deadline.remaining():
+            deadline.check(Phase.POOL, str(self.config))
         patience = self._acquire_timeout
         lease = Lease(self._core, deadline if patience is None else deadline.at_most(patience))
         with lease as connection:
-            events.at(self._configs[lease.server])
+            if events is not None:
+                events.at(self._configs[lease.server])
             try:
-                return _send_over(connection, request, deadline)
+                return connection.send_checked(request, deadline)
             except SmtpError as error:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
                 if not (lease.was_reused and is_own(error)):
@@ -377,9 +386,10 @@ class ConnectionPool:
                 )
             self._core.count(retries=1)
             connection = lease.renew(deadline)
-            events.at(self._configs[lease.server])
+            if events is not None:
+                events.at(self._configs[lease.server])
             try:
-                return _send_over(connection, request, deadline)
+                return connection.send_checked(request, deadline)
             except ResponseError as error:
                 if tired is not None:
                     note_if_refused_again(connection, tired, error)
@@ -441,19 +451,3 @@ def configs_of(
         else each.replace(**options)
         for each in given
     )
-
-
-def _send_over(
-    connection: SmtpConnection, made: MailRequest | MessageRequest, deadline: Deadline
-) -> SendResult:
-    """Send in the way the connection has: LMTP, BDAT, or DATA.
-
-    BDAT for what cannot go otherwise and where it saves a round trip; not everywhere it is offered
-    (`smtpconn.protocol.quirks.SILENT_BDAT`).
-    """
-    request = made.for_server(connection.capabilities)
-    # Checking out has looked at the socket, or made it.
-    chunking = request.mail_params.body is BodyType.BINARYMIME or connection.prefers_chunking
-    if connection.protocol is Protocol.LMTP:
-        return connection.deliver_request(request, deadline, chunking=chunking, is_probed=True)
-    return connection.send_request(request, deadline, chunking=chunking, is_probed=True)

@@ -72,6 +72,7 @@ class PoolCore:
     ) -> None:
         self.name = name
         self.events = EventEmitter(name, hook)
+        self.has_hook = hook is not None
         self._watches = hook is not None or options.leak_after is not None
         self._keeps_alive = options.keepalive is not None
         self._configs = configs
@@ -480,6 +481,16 @@ class PoolCore:
             self._finish_deferred()
         with self._lock:
             self._counters.add(**what)
+
+    def count_sent(self, accepted: int, rejected: int) -> None:
+        """Count a message that was sent, and its recipients."""
+        if self.deferred:
+            self._finish_deferred()
+        counters = self._counters
+        with self._lock:
+            counters.messages += 1
+            counters.accepted_recipients += accepted
+            counters.rejected_recipients += rejected
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, those in use when they come back."""

@@ -31,7 +31,7 @@ def envelope_probe(
         ConnectionClosedError: the server would hang up on the RSET.
     """
     commands = envelope_commands(session, request, chunking=False)
-    probe = Transaction.open(session, request, request.recipients, commands, chunking=False)
+    probe = Transaction(session, request, request.recipients, commands, chunking=False)
     if probe.commands[0] is RSET:
         session.note_reset()
     replies = yield from probe.send_envelope(begins_message=False)

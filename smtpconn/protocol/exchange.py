@@ -12,7 +12,7 @@ import functools
 import math
 import operator
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from smtpconn.model.content import Buffer, Content
@@ -21,11 +21,10 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.command import Command
 
 
-@dataclass(slots=True, eq=False)
 class Payload:
     """Message content to write behind a command.
 
-    Attributes:
+    Args:
         buffers: what to write, in order; read once.
         replies: how many replies its end has: 1, or one per accepted recipient in LMTP.
         ends_message: whether the message may be delivered once the last byte has left.
@@ -33,20 +32,45 @@ class Payload:
         phase: where we are when its reply is awaited.
         octets: what the buffers come to, where that is known before they are written.
         content: the message they are made from, which may fail to be read.
+        wire: all of the buffers in one piece, where they are few and here already.
     """
 
-    buffers: Iterable[Buffer] = field(repr=False)
-    replies: int = 1
-    ends_message: bool = True
-    log: str = "<content>"
-    phase: Phase = Phase.CONTENT
-    octets: float = math.inf
-    content: Content | None = field(default=None, repr=False)
+    __slots__ = (
+        "buffers",
+        "content",
+        "ends_message",
+        "log",
+        "octets",
+        "phase",
+        "replies",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        buffers: Iterable[Buffer],
+        *,
+        replies: int = 1,
+        ends_message: bool = True,
+        log: str = "<content>",
+        phase: Phase = Phase.CONTENT,
+        octets: float = math.inf,
+        content: Content | None = None,
+        wire: bytes | None = None,
+    ) -> None:
+        self.buffers = buffers
+        self.replies = replies
+        self.ends_message = ends_message
+        self.log = log
+        self.phase = phase
+        self.octets = octets
+        self.content = content
+        self.wire = wire
 
 
 Piece: TypeAlias = Command | Payload
 
-GREETING = Payload((), ends_message=False, log="<greeting>", phase=Phase.GREETING)
+GREETING = Payload((), wire=b"", ends_message=False, log="<greeting>", phase=Phase.GREETING)
 """The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
 
 
@@ -66,7 +90,8 @@ class CommandGroup:
         missing: how many replies have not come yet.
         begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
             has been written to its end.
-        payload_octets: what its payload comes to, once that is known; it has one at most.
+        payload_octets: what a payload that is not in one piece comes to, once that is known; it
+            has one at most.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
             to its last byte and had no final reply.
     """
@@ -121,12 +146,13 @@ class CommandGroup:
 
     @functools.cached_property
     def _by_reply(self) -> list[tuple[Piece, int, bool]]:
-        """For each reply its piece, the bytes of commands up to there, and whether the payload is
-        among what comes up to there. Few groups are asked: only when something is out of order."""
+        """For each reply its piece, the bytes up to there of all that is in one piece, and whether
+        the payload that is not is among what comes up to there. Few groups are asked: only when
+        something is out of order."""
         found: list[tuple[Piece, int, bool]] = []
         octets, has_payload = 0, False
         for piece in self.pieces:
-            if isinstance(piece, Command):
+            if piece.wire is not None:
                 octets += len(piece.wire)
             else:
                 has_payload = True

@@ -53,6 +53,7 @@ from smtpconn.protocol.session import SessionState
 _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
+_LISTS = (list, tuple)
 _ONE = (str, ForwardPath)
 _NO_LIST = (Mapping, bytes, bytearray, memoryview)
 _mail = functools.partial(command, Phase.MAIL)
@@ -72,7 +73,7 @@ class Attempt(Protocol):
         """What is true of the message now that ``cause`` has ended the dialog."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class MailRequest:
     """What a caller wants sent: valid in itself, not yet held against a server's offers.
 
@@ -89,19 +90,37 @@ class MailRequest:
     content: Content
     mail_params: MailFromParams
     rcpt_params: tuple[RcptToParams, ...]
-    mail_words: str = ""
-    rcpt_words: str = ""
+    mail_words: str
+    rcpt_words: str
     needs_smtputf8: bool = field(init=False)
     is_binary: bool = field(init=False)
-    attempt: Attempt | None = field(init=False, default=None, repr=False)
+    attempt: Attempt | None = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        is_ascii = self.sender.is_ascii and all(map(_is_ascii, self.recipients))
-        self.needs_smtputf8 = self.mail_params.smtputf8 or not is_ascii
-        body = self.mail_params.body
+    # By hand, because one is made for every message.
+    def __init__(
+        self,
+        sender: ReversePath,
+        recipients: tuple[ForwardPath, ...],
+        content: Content,
+        mail_params: MailFromParams,
+        rcpt_params: tuple[RcptToParams, ...],
+        mail_words: str = "",
+        rcpt_words: str = "",
+    ) -> None:
+        self.sender = sender
+        self.recipients = recipients
+        self.content = content
+        self.mail_params = mail_params
+        self.rcpt_params = rcpt_params
+        self.mail_words = mail_words
+        self.rcpt_words = rcpt_words
+        self.attempt = None
+        is_ascii = sender.is_ascii and all(map(_is_ascii, recipients))
+        self.needs_smtputf8 = mail_params.smtputf8 or not is_ascii
+        body = mail_params.body
         self.is_binary = body is BodyType.BINARYMIME
         if body is BodyType.SEVENBIT:
-            self.content.is_declared_7bit = True
+            content.is_declared_7bit = True
 
     def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
         """Itself: bytes are the same for every server."""
@@ -170,7 +189,7 @@ def make_request(
             or holds a NUL and is not BINARYMIME.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
-    given = _listed(recipients)
+    given = recipients if isinstance(recipients, _LISTS) else _listed(recipients)
     if not given and needs_recipient:
         raise ValidationError("there is no recipient")
     if rcpt_params is not None and len(rcpt_params) != len(given):
@@ -179,15 +198,16 @@ def make_request(
             phase=Phase.INPUT,
         )
     params = mail_params if mail_params is not None else NO_MAIL_PARAMS
-    paths = (
-        _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath),
-        tuple(map(_recipient, given)),
-    )
+    from_ = _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath)
+    to: list[ForwardPath] = []
+    for each in given:
+        to.append(_forward_path(each) if isinstance(each, str) else _checked(each, ForwardPath))
     content = message if isinstance(message, Content) else Content(message)
     if params.body is not BodyType.BINARYMIME:
         content.refuse_nul()
     return MailRequest(
-        *paths,
+        from_,
+        tuple(to),
         content,
         params,
         tuple(rcpt_params) if rcpt_params is not None else (NO_RCPT_PARAMS,) * len(given),
@@ -237,7 +257,10 @@ def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
         As `make_request` and `make_message_request`.
     """
     message = envelope.message
-    if is_message(message):
+    content: Message | Content
+    if isinstance(message, bytes):
+        content = message
+    elif is_message(message):
         return make_message_request(
             message,
             envelope.sender,
@@ -245,10 +268,12 @@ def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
             envelope.mail_params,
             envelope.rcpt_params,
         )
+    else:
+        content = _first_block(cast("Message", message))
     return make_request(
         envelope.sender,
         envelope.recipients,
-        _first_block(cast("Message", message)),
+        content,
         envelope.mail_params,
         envelope.rcpt_params,
     )
@@ -260,8 +285,6 @@ def _first_block(message: Message) -> Content:
     Raises:
         ValidationError: its file or iterable failed, or it is no message.
     """
-    if isinstance(message, bytes):
-        return Content(message)
     try:
         return Content(message)
     except Exception as error:
@@ -293,7 +316,7 @@ def check_item(item: object) -> None:
         )
 
 
-def _listed(recipients: Recipients) -> tuple[str | ForwardPath, ...]:
+def _listed(recipients: Recipients) -> Sequence[str | ForwardPath]:
     if isinstance(recipients, _ONE):
         return (recipients,)
     # Of a mapping only the keys would be taken; of bytes, numbers.
@@ -302,10 +325,6 @@ def _listed(recipients: Recipients) -> tuple[str | ForwardPath, ...]:
             f"recipients are an address or several, not {type(recipients).__name__}"
         )
     return tuple(recipients)
-
-
-def _recipient(given: str | ForwardPath) -> ForwardPath:
-    return _forward_path(given) if isinstance(given, str) else _checked(given, ForwardPath)
 
 
 def _checked(path: Path, kind: type[Path]) -> Path:
@@ -331,30 +350,29 @@ def envelope_commands(
         )
     if offers.has_limits:
         _check_limits(session, request)
-    if request.needs_smtputf8 and not offers.supports_smtputf8:
-        request = _without_utf8_domains(request)
     utf8 = request.needs_smtputf8
     if utf8 and not offers.supports_smtputf8:
-        raise SmtpUtf8RequiredError(
-            "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
-            phase=Phase.MAIL,
-        )
+        request = _without_utf8_domains(request)
+        utf8 = False
     content = request.content
+    body = request.mail_params.body
+    if body is not None or content.is_8bit is not False:
+        body = _body(request, offers.supports_8bitmime, chunking)
     parameters = mail_parameters(
         request.mail_params,
         offers,
         size=content.binary_size if request.is_binary else content.size,
-        body=_body(request, offers.supports_8bitmime, chunking),
+        body=body,
         smtputf8=utf8,
     )
-    commands = [_mail(f"MAIL FROM:<{request.sender}>{parameters}{request.mail_words}")]
+    commands = [_mail(f"MAIL FROM:<{request.sender.text}>{parameters}{request.mail_words}")]
     words = request.rcpt_words
     for path, params in zip(request.recipients, request.rcpt_params, strict=True):
         if params is NO_RCPT_PARAMS:
-            commands.append(_rcpt(f"RCPT TO:<{path}>{words}"))
+            commands.append(_rcpt(f"RCPT TO:<{path.text}>{words}"))
         else:
             parameters = rcpt_parameters(params, offers, smtputf8=utf8)
-            commands.append(_rcpt(f"RCPT TO:<{path}>{parameters}{words}"))
+            commands.append(_rcpt(f"RCPT TO:<{path.text}>{parameters}{words}"))
     return commands
 
 
@@ -378,27 +396,34 @@ def _check_limits(session: SessionState, request: MailRequest) -> None:
 def _without_utf8_domains(request: MailRequest) -> MailRequest:
     """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
 
-    A local part that is not ASCII has no other form; such an address stays as it is.
+    Raises:
+        SmtpUtf8RequiredError: that is not enough: SMTPUTF8 was asked for, or a local part is not
+            ASCII, which has no other form.
     """
 
     def needs_it(path: ReversePath | ForwardPath) -> bool:
         mailbox = path.mailbox
         return mailbox is not None and mailbox.local_part.isascii() and not mailbox.domain.is_ascii
 
-    if not needs_it(request.sender) and not any(map(needs_it, request.recipients)):
-        return request
     sender = request.sender.to_ascii() if needs_it(request.sender) else request.sender
     recipients = tuple(r.to_ascii() if needs_it(r) else r for r in request.recipients)
-    return replace(request, sender=sender, recipients=recipients)
+    ascii_request = replace(request, sender=sender, recipients=recipients)
+    if ascii_request.needs_smtputf8:
+        raise SmtpUtf8RequiredError(
+            "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
+            phase=Phase.MAIL,
+        )
+    return ascii_request
 
 
 def _body(request: MailRequest, offers_8bitmime: bool, chunking: bool) -> BodyType | None:
     """The BODY to declare (RFC 6152 2)."""
-    body, is_8bit = request.mail_params.body, request.content.is_8bit
-    if body is None and is_8bit is False:
-        return None
-    if request.is_binary and not chunking:
+    body = request.mail_params.body
+    if request.is_binary:
+        if chunking:
+            return body
         raise ProtocolError("BINARYMIME needs BDAT: use send_bdat (RFC 3030 3)", phase=Phase.MAIL)
+    is_8bit = request.content.is_8bit
     if body is BodyType.SEVENBIT and is_8bit:
         raise ValidationError(NOT_SEVEN_BIT)
     if body is not None or is_8bit is False:

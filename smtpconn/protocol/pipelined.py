@@ -23,7 +23,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from smtpconn.model.errors import (
@@ -70,15 +69,6 @@ def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -
     return _Streaming(session).run(requests)
 
 
-@dataclass(slots=True, eq=False)
-class _InFlight:
-    """A transaction that left whole, and its replies."""
-
-    this: Transaction
-    group: CommandGroup
-    octets: int
-
-
 class _Streaming:
     """One run, and what is in flight in it.
 
@@ -91,7 +81,8 @@ class _Streaming:
         self._open: Transaction | None = None
         self._owes_empty_data = False
         self._must_send_again = False
-        self._window: deque[_InFlight] = deque()
+        # Transactions that left whole, with the groups of their replies.
+        self._window: deque[tuple[Transaction, CommandGroup]] = deque()
         self._octets = 0
         self._lost: Exception | None = None
 
@@ -292,17 +283,17 @@ class _Streaming:
     # Whole transactions through a window.
 
     def _send_eagerly(self, request: MailRequest) -> Stream:
-        if self._open is not None or self._owes_empty_data or self._session.avoid_rset:
+        session, window = self._session, self._window
+        if self._open is not None or self._owes_empty_data or session.avoid_rset:
             yield from self._finish()
-        this = self._begin(request, chunking=True, reset=bool(self._window))
+        this = self._begin(request, chunking=True, reset=bool(window))
         if isinstance(this, SmtpError):
             yield from self._decline(this)
             return
-        group = CommandGroup((*this.commands, this.whole_chunk()), waits=False, begins_message=True)
-        this.sent_in = group
-        octets = request.content.whole_size or 0
-        self._window.append(_InFlight(this, group, octets))
-        self._octets += octets
+        pieces = (*this.commands, this.whole_chunk())
+        this.sent_in = group = CommandGroup(pieces, waits=False, begins_message=True)
+        window.append((this, group))
+        self._octets += request.content.whole_size or 0
         try:
             yield group
         except SmtpError as error:
@@ -310,46 +301,53 @@ class _Streaming:
                 raise
             yield from self._report_lost(error)
             return
-        while self._window and not self._window[0].group.missing:
-            yield self._conclude_oldest()
-            if self._lost is not None:
-                yield from self._report_lost(self._lost, was_told=False)
-        most = self._max_in_flight()
-        if self._octets > WINDOW or len(self._window) > most:
+        if window and not window[0][1].missing:
+            yield from self._conclude_answered()
+        most = self._max_in_flight() if session.limits_nonmail else MAX_IN_FLIGHT
+        if self._octets > WINDOW or len(window) > most:
             # By half, so that it is not filled and emptied message by message.
-            while self._octets > WINDOW // 2 or len(self._window) > most // 2:
+            while self._octets > WINDOW // 2 or len(window) > most // 2:
                 yield from self._take_oldest()
 
     def _max_in_flight(self) -> int:
-        """Messages that may be; where RSETs are counted, so few that all of them may be refused."""
-        if not self._session.limits_nonmail:
-            return MAX_IN_FLIGHT
+        """Messages that may be where RSETs are counted: so few that all of them may be refused."""
         return min(MAX_IN_FLIGHT, max(0, SPARE_NONMAIL_FROM - self._session.nonmail_commands))
 
     def _take_oldest(self) -> Stream:
-        if self._window[0].group.missing:
+        """Yield the outcome of the oldest message, and of others whose replies are here then."""
+        group = self._window[0][1]
+        if group.missing:
             try:
-                yield WaitFor(self._window[0].group)
+                yield WaitFor(group)
             except SmtpError as error:
                 if not is_own(error):
                     raise
                 yield from self._report_lost(error)
                 return
-        yield self._conclude_oldest()
-        if self._lost is not None:
-            yield from self._report_lost(self._lost, was_told=False)
+        yield from self._conclude_answered()
+
+    def _conclude_answered(self) -> Stream:
+        """Yield the outcomes of the oldest messages, as far as their replies are here."""
+        window = self._window
+        while window and not window[0][1].missing:
+            yield self._conclude_oldest()
+            if self._lost is not None:
+                yield from self._report_lost(self._lost, was_told=False)
+                return
 
     def _conclude_oldest(self) -> Outcome:
-        oldest = self._window.popleft()
-        self._octets -= oldest.octets
-        outcome = self._conclude_eagerly(oldest)
-        self._session.needs_reset = isinstance(outcome, SmtpError)
-        self._look_for_the_end(outcome)
+        this, group = self._window.popleft()
+        self._octets -= this.request.content.whole_size or 0
+        outcome = self._conclude_eagerly(this, group)
+        is_refused = isinstance(outcome, SmtpError)
+        self._session.needs_reset = is_refused
+        if is_refused or self._session.must_close:
+            self._look_for_the_end(outcome)
         return outcome
 
-    def _conclude_eagerly(self, sent: _InFlight) -> Outcome:
+    def _conclude_eagerly(self, this: Transaction, group: CommandGroup) -> Outcome:
         try:
-            return sent.this.conclude_eager(sent.group)
+            return this.conclude_eager(group)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -362,19 +360,20 @@ class _Streaming:
         """
         self._lost = error
         is_out_of_step = type(error) is ProtocolError
-        window, self._window = self._window, deque()
+        window = tuple(self._window)
+        self._window.clear()
         self._octets = 0
-        struck = next((sent for sent in window if sent.group.missing), None)
-        for sent in window:
-            has_left = sent.group.may_have_been_delivered or not sent.group.missing
+        struck = next((group for _, group in window if group.missing), None)
+        for this, group in window:
+            has_left = group.may_have_been_delivered or not group.missing
             if is_out_of_step and (has_left or not was_told):
                 yield _unknown(error)
-            elif not sent.group.missing:
-                yield self._conclude_eagerly(sent)
+            elif not group.missing:
+                yield self._conclude_eagerly(this, group)
             elif has_left:
-                yield sent.this.refused_for_certain(sent.group) or _unknown(error)
-            elif sent is struck:
-                yield self._why_lost(sent.this, error, sent.group.replies)
+                yield this.refused_for_certain(group) or _unknown(error)
+            elif group is struck:
+                yield self._why_lost(this, error, group.replies)
             else:
                 yield not_sent(error)
 

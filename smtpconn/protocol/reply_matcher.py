@@ -132,20 +132,17 @@ class ReplyMatcher:
                     may_mix=self.phase in _MAY_MIX,
                 )
             )
-        elif replies := self._pair_usual(replies):
-            self._pair_each(replies)
-
-    def _pair_usual(self, replies: tuple[SmtpResponse, ...]) -> tuple[SmtpResponse, ...]:
-        """Pair what nearly all answers are, replies to what has left whole; return the others."""
-        awaited, sent, taken = self._awaited, self._sent, 0
-        while taken < len(replies) and awaited and (group := awaited[0]).ends_at <= sent:
-            its = replies[taken : taken + group.missing]
+            return
+        # What nearly all answers are: replies to what has left whole.
+        awaited, sent = self._awaited, self._sent
+        while replies and awaited and (group := awaited[0]).ends_at <= sent:
+            its, replies = replies[: group.missing], replies[group.missing :]
             group.replies += its
             group.missing -= len(its)
             if not group.missing:
                 self._last = awaited.popleft()
-            taken += len(its)
-        return replies[taken:]
+        if replies:
+            self._pair_each(replies)
 
     def _pair_each(self, replies: Iterable[SmtpResponse]) -> None:
         awaited = self._awaited

@@ -21,7 +21,7 @@ lines of a reply, the bytes of a reply, the empty lines behind the greeting.
 
 Rule 5: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
 so a server that sends one byte at a time costs linear time. Most replies are one line, and one of
-the same few lines: those are parsed once and remembered (`simple_replies`).
+the same few lines: those are parsed once and remembered (`ReplyParser.usual_replies`).
 
 Which command a reply belongs to is decided in `smtpconn.protocol.reply_matcher`.
 """
@@ -75,15 +75,11 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
     return response(int(code), (decoded,))
 
 
-def simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
+def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
     """The replies that ``data`` is, if it is nothing but whole replies of one usual line each.
 
     421 is not usual, so the caller need not look for it among these.
     """
-    return _remembered_replies(data) if len(data) <= _REMEMBERED else _simple_replies(data)
-
-
-def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
     *lines, rest = data.split(b"\r\n")
     replies = tuple(map(_simple_reply, lines))
     return cast("tuple[SmtpResponse, ...]", replies) if not rest and all(replies) else None
@@ -134,7 +130,8 @@ class ReplyParser:
         """
         if not self.is_empty or self.is_over:
             return None
-        replies = simple_replies(data)
+        is_short = len(data) <= _REMEMBERED
+        replies = _remembered_replies(data) if is_short else _simple_replies(data)
         if replies:
             self._replies += len(replies)
             if self._takes_lf is None:

@@ -24,11 +24,11 @@ import functools
 import itertools
 import operator
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self, cast
 
 from smtpconn.model.addresses import ForwardPath
-from smtpconn.model.content import END_OF_DATA, Chunk
+from smtpconn.model.content import BLOCK, END_OF_DATA, Chunk
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
@@ -70,7 +70,7 @@ RSET = command(Phase.RSET, "RSET")
 _bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 NOBODY = "the server waits for content that nobody is to get"
-EMPTY_DATA = Payload((END_OF_DATA,), ends_message=False, log=".")
+EMPTY_DATA = Payload((END_OF_DATA,), wire=END_OF_DATA, ends_message=False, log=".")
 
 
 def transaction(
@@ -130,52 +130,78 @@ def transact(
             else:
                 session.must_close = NOBODY
         raise failure
-    final: Sequence[SmtpResponse]
     if chunking:
-        final = yield from message.send_chunks()
+        group = yield from message.send_chunks()
     else:
-        message.sent_in = CommandGroup((message.content_payload(),))
-        final = yield from final_replies(message.sent_in)
-    return message.conclude(final)
+        group = CommandGroup((message.content_payload(),))
+    message.sent_in = group
+    try:
+        yield group
+    except SmtpError as error:
+        # In LMTP replies may have come before the connection was lost.
+        if not (is_own(error) and tells_something(group.pieces[-1], group.replies, group)):
+            raise
+    return message.conclude(group.replies)
 
 
-@dataclass(slots=True, eq=False)
 class Transaction:
     """A transaction that has begun.
 
-    Attributes:
+    Args:
         session: where it takes place.
         request: what is to be sent.
-        sent_to: whom RCPT was said for: in LMTP every recipient once.
-        commands: its envelope, and DATA unless it is sent in chunks.
+        sent_to: whom RCPT is said for: in LMTP every recipient once.
+        commands: its envelope, and DATA unless it is sent in chunks; RSET is put in front of them
+            if it is needed.
+        chunking: whether it is sent in chunks.
+        reset: whether RSET goes before it even if nothing seems to need it.
+
+    Raises:
+        ConnectionClosedError: the server does not take another RSET.
+
+    Attributes:
         accepted, rejected: what the server said of the recipients, once `judge` has been told.
         sent_in: the group with the end of the content, from before it is sent.
     """
 
-    session: SessionState
-    request: MailRequest
-    sent_to: tuple[ForwardPath, ...]
-    commands: list[Command]
-    chunking: bool
     accepted: tuple[ForwardPath, ...] = ()
     rejected: tuple[RejectedRecipient, ...] = ()
     sent_in: CommandGroup | None = None
+
+    def __init__(
+        self,
+        session: SessionState,
+        request: MailRequest,
+        sent_to: tuple[ForwardPath, ...],
+        commands: list[Command],
+        *,
+        chunking: bool,
+        reset: bool = False,
+    ) -> None:
+        if session.needs_reset or reset:
+            session.check_reset()
+            commands.insert(0, RSET)
+        session.needs_reset = True
+        session.transactions += 1
+        self.session = session
+        self.request = request
+        self.sent_to = sent_to
+        self.commands = commands
+        self.chunking = chunking
 
     @classmethod
     def begin(
         cls, session: SessionState, request: MailRequest, *, chunking: bool, reset: bool = False
     ) -> Self:
-        """Check a request against what the server offers, and note that its transaction begins.
+        """Check a request against what the server offers, and begin its transaction.
 
         Args:
             session: what it is to be sent in.
             request: what is to be sent.
-            chunking: whether with BDAT.
-            reset: whether RSET goes before it even if nothing seems to need it.
+            chunking, reset: as in the constructor.
 
         Raises:
-            As `envelope_commands`; nothing is noted then.
-            ConnectionClosedError: the server would hang up on the RSET.
+            As `envelope_commands` and the constructor; nothing is noted then.
         """
         sent_to = request.recipients
         if session.is_lmtp and len(sent_to) > 1:
@@ -187,32 +213,10 @@ class Transaction:
             commands = envelope_commands(session, request, chunking=chunking)
         if not chunking:
             commands.append(DATA)
-        begun = cls.open(session, request, sent_to, commands, chunking=chunking, reset=reset)
-        request.attempt = begun
+        request.attempt = begun = cls(
+            session, request, sent_to, commands, chunking=chunking, reset=reset
+        )
         return begun
-
-    @classmethod
-    def open(
-        cls,
-        session: SessionState,
-        request: MailRequest,
-        sent_to: tuple[ForwardPath, ...],
-        commands: list[Command],
-        *,
-        chunking: bool,
-        reset: bool = False,
-    ) -> Self:
-        """Begin a transaction whose commands are known, with RSET in front of them if needed.
-
-        Raises:
-            ConnectionClosedError: the server does not take another RSET.
-        """
-        if session.needs_reset or reset:
-            session.check_reset()
-            commands.insert(0, RSET)
-        session.needs_reset = True
-        session.transactions += 1
-        return cls(session, request, sent_to, commands, chunking)
 
     def send_envelope(
         self, *, begins_message: bool
@@ -241,9 +245,12 @@ class Transaction:
         """Note what the server said of the envelope; why no content may follow, None if it may."""
         if self.session.limits_nonmail and self.commands[0] is RSET:
             self.session.note_reset()
-        if self._are_all_wanted(replies):
+        failure: SmtpError | None = None
+        # What nearly all envelopes come to is seen without looking at each command.
+        codes = list(map(_code_of, replies))
+        is_awaited = self.chunking or (bool(codes) and codes.pop() == 354)
+        if is_awaited and len(replies) == len(self.commands) and max(codes) < 300:
             self.accepted = self.sent_to
-            failure = None
         else:
             self.accepted, self.rejected = _sort_recipients(self.sent_to, self.commands, replies)
             failure = _why_refused(self.commands, replies, self.accepted, self.rejected)
@@ -276,19 +283,25 @@ class Transaction:
 
     def content_payload(self) -> Payload:
         """The content as DATA has it."""
-        content = self.request.content
-        buffers = content.as_data(seven_bit_only=_takes_seven_bits(self.session))
-        return Payload(buffers, replies=self._final_replies_of(), content=content)
+        content, session = self.request.content, self.session
+        replies = len(self.accepted) if session.is_lmtp else 1
+        if (short := content.short_data()) is not None:
+            return Payload((short,), wire=short, replies=replies)
+        buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
+        return Payload(buffers, replies=replies, content=content)
 
     def whole_chunk(self) -> Payload:
         """The content as one BDAT with its command; not of a stream."""
         chunk = self.request.content.whole_chunk(is_binary=self.request.is_binary)
         assert chunk is not None
-        bdat = _bdat(chunk).wire
+        bdat = _bdat(chunk)
+        buffers = (bdat.wire, *chunk.buffers)
+        is_short = chunk.octets <= BLOCK
         return Payload(
-            (bdat, *chunk.buffers),
-            log=f"BDAT {chunk.octets} LAST <content>",
-            octets=len(bdat) + chunk.octets,
+            buffers,
+            log=f"{bdat.log} <content>",
+            octets=len(bdat.wire) + chunk.octets,
+            wire=b"".join(buffers) if is_short else None,
         )
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
@@ -309,8 +322,8 @@ class Transaction:
             raise
         return self.conclude_eager(group)
 
-    def send_chunks(self) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
-        """One BDAT for bytes, several for a stream (RFC 3030 2).
+    def send_chunks(self) -> Generator[ExchangeAction, None, CommandGroup]:
+        """One BDAT for bytes, several for a stream (RFC 3030 2); returns the last one, to be sent.
 
         With PIPELINING a chunk leaves before the reply to the one before it has come. Not so the
         last one: it is sent only when everything before it has arrived. A chunk larger than the
@@ -325,16 +338,16 @@ class Transaction:
                 yield from _check_chunk(behind)
                 behind = None
             check_size(octets, self.session.capabilities, Phase.CONTENT)
+            has_several = chunk.is_last and self.session.is_lmtp
             payload = Payload(
                 chunk.buffers,
-                replies=self._final_replies_of() if chunk.is_last else 1,
+                replies=len(self.accepted) if has_several else 1,
                 ends_message=chunk.is_last,
                 octets=chunk.octets,
             )
             group = CommandGroup((_bdat(chunk), payload), waits=chunk.is_last)
             if chunk.is_last:
-                self.sent_in = group
-                return (yield from final_replies(group))
+                return group
             yield group
             if behind is not None:
                 yield from _check_chunk(behind, group)
@@ -351,7 +364,7 @@ class Transaction:
         if self.session.is_lmtp:
             return self._conclude_lmtp(replies)
         reply = replies[0]
-        if not reply.is_success:
+        if reply.code >= 300:
             raise _content_refusal(reply)
         self.session.needs_reset = False
         return SendResult(reply, self.accepted, self.rejected)
@@ -412,15 +425,6 @@ class Transaction:
             return error
         return broken_off(cause, has_left=group.may_have_been_delivered)
 
-    def _are_all_wanted(self, replies: Sequence[SmtpResponse]) -> bool:
-        """What nearly all envelopes come to, seen without looking at each command."""
-        if len(replies) != len(self.commands):
-            return False
-        if self.chunking:
-            return bool(max(map(_code_of, replies)) < 300)
-        *codes, last = map(_code_of, replies)
-        return last == 354 and bool(max(codes) < 300)
-
     def _reset_refused(self, refused: ResponseError) -> SmtpError:
         """The error for a message whose RSET was refused: the connection is at fault, and not the
         message (`smtpconn.protocol.quirks.RSET_REFUSED`)."""
@@ -449,10 +453,8 @@ class Transaction:
     def _chunks(self) -> Iterator[Chunk]:
         if self.request.is_binary:
             return self.request.content.binary_chunks()
-        return self.request.content.text_chunks(seven_bit_only=_takes_seven_bits(self.session))
-
-    def _final_replies_of(self) -> int:
-        return len(self.accepted) if self.session.is_lmtp else 1
+        seven_bit_only = not self.session.capabilities.supports_8bitmime
+        return self.request.content.text_chunks(seven_bit_only=seven_bit_only)
 
 
 def may_leave_with_envelope(request: MailRequest) -> bool:
@@ -504,20 +506,6 @@ def _check_chunk(
 
 def _bdat(chunk: Chunk) -> Command:
     return _bdat_command(f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}")
-
-
-def _takes_seven_bits(session: SessionState) -> bool:
-    return not session.capabilities.supports_8bitmime
-
-
-def final_replies(group: CommandGroup) -> Generator[ExchangeAction, None, Sequence[SmtpResponse]]:
-    """The replies to the whole message; in LMTP those that came before the connection was lost."""
-    try:
-        yield group
-    except SmtpError as error:
-        if not (is_own(error) and tells_something(group.pieces[-1], group.replies, group)):
-            raise
-    return group.replies
 
 
 def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup) -> bool:
