@@ -290,7 +290,7 @@ class _Streaming:
         if isinstance(this, SmtpError):
             yield from self._decline(this)
             return
-        pieces = (*this.commands, this.whole_chunk())
+        pieces: tuple[Piece, ...] = (*this.commands, this.whole_chunk())
         this.sent_in = group = CommandGroup(pieces, waits=False, begins_message=True)
         window.append((this, group))
         self._octets += request.content.whole_size or 0

@@ -588,3 +588,27 @@ def test_a_stream_declared_as_7bit_is_held_to_it() -> None:
             content.is_declared_7bit = True
             with pytest.raises(ValidationError, match="7BIT"):
                 list(how(content))
+
+
+@pytest.mark.parametrize("at", [0, 1, BLOCK - 3, BLOCK - 2, BLOCK - 1, BLOCK, 2 * BLOCK - 2])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_dot_at_a_line_start_is_found_in_any_block(at: int, kind: Callable[[bytes], Any]) -> None:
+    """Also where a line ends with one block of a long message and the dot begins the next."""
+    start = b"x" * at + b"\r\n" if at else b""
+    rest = b"y.\r\n" * BLOCK
+    message = start + b".z\r\n" + rest
+    assert joined(Content(kind(message)).as_data()) == start + b"..z\r\n" + rest + b".\r\n"
+    without = start + b"z\r\n" + rest
+    assert joined(Content(kind(without)).as_data()) == without + b".\r\n"
+
+
+@pytest.mark.parametrize("at", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 5])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
+def test_eight_bits_anywhere_in_a_long_message(at: int, end: bytes) -> None:
+    """Whatever its line ends are, and they are seen behind such a byte as well."""
+    text = (b"x" * 70 + b"\r\n") * (3 * BLOCK // 72)
+    message = text[:at] + b"\xe9" + text[at:] + b"y" + end
+    content = Content(message)
+    assert content.is_8bit is True
+    assert content.size == len(message) + (end != b"\r\n")
+    assert Content(text).is_8bit is False
