@@ -665,9 +665,10 @@ class SmtpConnection:
                 another connection.
             deadline: of the whole operation.
         """
-        request = made.for_server(self._session.capabilities)
-        chunking = request.is_binary or (self._session.is_eager and self.prefers_chunking)
-        exchange = transact(self._session, request, chunking=chunking)
+        session = self._session
+        request = made if isinstance(made, MailRequest) else made.for_server(session.capabilities)
+        chunking = request.is_binary or (session.is_eager and self.prefers_chunking)
+        exchange = transact(session, request, chunking=chunking)
         return self._send(exchange, request, deadline, is_probed=True)
 
     def _send(

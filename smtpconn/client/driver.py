@@ -478,7 +478,7 @@ class Driver:
         if None in wires:
             self._write_pieces(group, deadline)
         else:
-            if group.begins_message:
+            if group.begins_message and deadline.counts_messages:
                 deadline.begin_message()
             data = b"".join(wires)
             if group.waits and not unsent:

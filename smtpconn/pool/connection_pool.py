@@ -38,7 +38,7 @@ from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import Outcomes, Room
-from smtpconn.pool.core import PoolCore
+from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.options import PoolOptions
@@ -49,7 +49,6 @@ from smtpconn.pool.slices import (
     is_stale,
     mail_jobs,
     note_if_refused_again,
-    recipient_counts,
     refusal_of_tired,
 )
 from smtpconn.pool.stats import PoolStats
@@ -239,10 +238,9 @@ class ConnectionPool:
             if events is not None:
                 events.failed(error)
             raise
-        accepted, rejected = recipient_counts(result)
-        core.count_sent(accepted, rejected)
+        core.count_sent(result)
         if events is not None:
-            events.done(accepted, rejected)
+            events.done(*recipient_counts(result))
         return result
 
     def send_many(

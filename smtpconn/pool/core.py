@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from smtpconn.client.config import ServerConfig
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import PoolClosedError, PoolOverloadedError, PoolTimeoutError, SmtpError
+from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
 from smtpconn.pool import maintenance
@@ -482,8 +483,9 @@ class PoolCore:
         with self._lock:
             self._counters.add(**what)
 
-    def count_sent(self, accepted: int, rejected: int) -> None:
+    def count_sent(self, result: SendResult) -> None:
         """Count a message that was sent, and its recipients."""
+        accepted, rejected = recipient_counts(result)
         if self.deferred:
             self._finish_deferred()
         counters = self._counters
@@ -752,3 +754,11 @@ def _unusable_reason(pooled: PooledConnection, keep: bool) -> DiscardReason | No
     if connection.is_shutting_down:
         return DiscardReason.SHUTTING_DOWN
     return DiscardReason.CLOSED_IN_USE
+
+
+def recipient_counts(result: SendResult) -> tuple[int, int]:
+    """The recipients who get the message, and those who were refused."""
+    accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
+    if isinstance(result, LmtpSendResult):
+        refused += len(result.results) - accepted
+    return accepted, refused

@@ -43,11 +43,11 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.origin import is_own
 from smtpconn.model.response_errors import ResponseError, TransientError
-from smtpconn.model.results import AnyOutcome, Envelope, LmtpSendResult, SendOutcome, SendResult
+from smtpconn.model.results import AnyOutcome, Envelope, SendOutcome
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import Job, Run
-from smtpconn.pool.core import PoolCore
+from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import NO_EVENTS, Action, OperationEvents
 from smtpconn.pool.lease import Lease
 from smtpconn.pool.pool_log import log
@@ -549,14 +549,6 @@ def count_messages(core: PoolCore, outcomes: Sequence[Outcome]) -> None:
         core.count(messages=messages, accepted_recipients=accepted, rejected_recipients=rejected)
     if failed:
         core.count(failed_messages=failed, unknown_messages=unknown)
-
-
-def recipient_counts(result: SendResult) -> tuple[int, int]:
-    """The recipients who get the message, and those who were refused."""
-    accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
-    if isinstance(result, LmtpSendResult):
-        refused += len(result.results) - accepted
-    return accepted, refused
 
 
 def is_stale(error: SmtpError) -> bool:

@@ -132,7 +132,8 @@ class ReplyParser:
             return None
         is_short = len(data) <= _REMEMBERED
         replies = _remembered_replies(data) if is_short else _simple_replies(data)
-        if replies:
+        # How lines end is known, and no empty ones may stand, after the first two.
+        if replies and self._replies < 2:
             self._replies += len(replies)
             if self._takes_lf is None:
                 self._takes_lf = False

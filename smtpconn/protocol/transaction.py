@@ -294,14 +294,13 @@ class Transaction:
         """The content as one BDAT with its command; not of a stream."""
         chunk = self.request.content.whole_chunk(is_binary=self.request.is_binary)
         assert chunk is not None
-        bdat = _bdat(chunk)
+        bdat, octets = _bdat(chunk), chunk.octets
         buffers = (bdat.wire, *chunk.buffers)
-        is_short = chunk.octets <= BLOCK
         return Payload(
             buffers,
             log=f"{bdat.log} <content>",
-            octets=len(bdat.wire) + chunk.octets,
-            wire=b"".join(buffers) if is_short else None,
+            octets=len(bdat.wire) + octets,
+            wire=b"".join(buffers) if octets <= BLOCK else None,
         )
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
