@@ -337,7 +337,7 @@ class _Streaming:
 
     def _conclude_oldest(self) -> Outcome:
         this, group = self._window.popleft()
-        self._octets -= this.request.content.whole_size or 0
+        self._octets -= this.content.whole_size or 0
         outcome = self._conclude_eagerly(this, group)
         is_refused = isinstance(outcome, SmtpError)
         self._session.needs_reset = is_refused

@@ -164,9 +164,19 @@ class Transaction:
         sent_in: the group with the end of the content, from before it is sent.
     """
 
-    accepted: tuple[ForwardPath, ...] = ()
-    rejected: tuple[RejectedRecipient, ...] = ()
-    sent_in: CommandGroup | None = None
+    __slots__ = (
+        "accepted",
+        "chunking",
+        "commands",
+        "content",
+        "is_binary",
+        "recipients",
+        "rejected",
+        "sender",
+        "sent_in",
+        "sent_to",
+        "session",
+    )
 
     def __init__(
         self,
@@ -183,8 +193,15 @@ class Transaction:
             commands.insert(0, RSET)
         session.needs_reset = True
         session.transactions += 1
+        self.accepted: tuple[ForwardPath, ...] = ()
+        self.rejected: tuple[RejectedRecipient, ...] = ()
+        self.sent_in: CommandGroup | None = None
         self.session = session
-        self.request = request
+        # Not the request itself, which refers to this: a cycle would stay until it is collected.
+        self.sender = request.sender
+        self.recipients = request.recipients
+        self.content = request.content
+        self.is_binary = request.is_binary
         self.sent_to = sent_to
         self.commands = commands
         self.chunking = chunking
@@ -265,7 +282,7 @@ class Transaction:
     def explain_refusal(self, error: SmtpError, replies: Sequence[SmtpResponse]) -> None:
         """Add to the error of a transaction which sender and recipients it is about."""
         _, rejected = _sort_recipients(self.sent_to, self.commands, replies)
-        sender, name = str(self.request.sender), self.session.ehlo_domain
+        sender, name = self.sender.text, self.session.ehlo_domain
         explain(error, ehlo_domain=name, sender=sender, rejected=rejected)
 
     def wants_content(self, replies: Sequence[SmtpResponse]) -> bool:
@@ -283,7 +300,7 @@ class Transaction:
 
     def content_payload(self) -> Payload:
         """The content as DATA has it."""
-        content, session = self.request.content, self.session
+        content, session = self.content, self.session
         replies = len(self.accepted) if session.is_lmtp else 1
         if (short := content.short_data()) is not None:
             return Payload((short,), wire=short, replies=replies)
@@ -292,7 +309,7 @@ class Transaction:
 
     def whole_chunk(self) -> Payload:
         """The content as one BDAT with its command; not of a stream."""
-        chunk = self.request.content.whole_chunk(is_binary=self.request.is_binary)
+        chunk = self.content.whole_chunk(is_binary=self.is_binary)
         assert chunk is not None
         bdat, octets = _bdat(chunk), chunk.octets
         buffers = (bdat.wire, *chunk.buffers)
@@ -443,17 +460,17 @@ class Transaction:
             self.session.must_close = f"the content was answered with {replies[len(credible)]}"
         answers = dict(zip(self.accepted, credible, strict=False))
         refusals = {rejected.recipient: rejected for rejected in self.rejected}
-        recipients = self.request.recipients
+        recipients = self.recipients
         return LmtpSendResult(
             tuple(_result(r, answers.get(r)) for r in recipients if r not in refusals),
             tuple(replace(refusals[r], recipient=r) for r in recipients if r in refusals),
         )
 
     def _chunks(self) -> Iterator[Chunk]:
-        if self.request.is_binary:
-            return self.request.content.binary_chunks()
+        if self.is_binary:
+            return self.content.binary_chunks()
         seven_bit_only = not self.session.capabilities.supports_8bitmime
-        return self.request.content.text_chunks(seven_bit_only=seven_bit_only)
+        return self.content.text_chunks(seven_bit_only=seven_bit_only)
 
 
 def may_leave_with_envelope(request: MailRequest) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +24,7 @@ from smtpconn import (
     Protocol,
     ProtocolError,
     RcptToParams,
+    SendResult,
     ServerCapabilities,
     SmtpResponse,
     SmtpUtf8RequiredError,
@@ -39,8 +43,9 @@ from smtpconn.auth.mechanisms import (
     XOAuth2,
 )
 from smtpconn.auth.scram import Scram
+from smtpconn.model.content import Content
 from smtpconn.protocol import auth, handshake, single_command
-from smtpconn.protocol.exchange import CommandGroup
+from smtpconn.protocol.exchange import CommandGroup, Exchange
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import lmtp_transaction, transaction
@@ -469,6 +474,29 @@ def test_a_message_in_two_groups() -> None:
     assert str(result.response.enhanced_status) == "2.0.0"
     assert [str(r) for r in result.accepted_recipients] == ["c@d.example"]
     assert not made.needs_reset
+
+
+@pytest.mark.parametrize("answer", ["250 2.0.0 queued\n", "550 no\n"])
+def test_a_message_is_freed_when_its_transaction_ends(answer: str) -> None:
+    """No cycle of objects is left for the garbage collector, whatever became of the message."""
+    made = session()
+    script: Script = [(ENVELOPE, "250 ok\n250 ok\n354 go\n"), ("hi\n.\n", answer)]
+    contents: list[weakref.ref[Content]] = []
+
+    def make() -> Exchange[SendResult]:
+        one = request()
+        contents.append(weakref.ref(one.content))
+        made.needs_reset = False
+        return transaction(made, one)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(PermanentError):
+            run_script(make, script)
+        assert [content() for content in contents] == [None] * len(contents)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", [session(""), session(pipelining=Pipelining.OFF)])
