@@ -474,18 +474,13 @@ class Driver:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
         unsent, matcher = self._unsent, self._matcher
         matcher.expect(group, len(unsent))
-        wires = tuple(map(_wire_of, group.pieces))
-        if None in wires:
+        # No local variable holds the bytes: error reports would show them, secrets included.
+        if None in map(_wire_of, group.pieces):
             self._write_pieces(group, deadline)
         else:
             if group.begins_message and deadline.counts_messages:
                 deadline.begin_message()
-            data = b"".join(wires)
-            if group.waits and not unsent:
-                group.ends_at = matcher.queued + len(data)
-                self._write(data, deadline)
-                return
-            unsent += data
+            unsent += b"".join(map(_wire_of, group.pieces))
         group.ends_at = matcher.queued + len(unsent)
         if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
             self._write(unsent, deadline)
