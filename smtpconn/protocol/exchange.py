@@ -8,7 +8,6 @@ later, with others; `WaitFor` waits for one.
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Generator, Iterable
@@ -96,10 +95,18 @@ class CommandGroup:
             to its last byte and had no final reply.
     """
 
-    begins_at: float = 0
-    ends_at: float = math.inf
-    payload_octets: float = math.inf
-    may_have_been_delivered = False
+    __slots__ = (
+        "_by_reply",
+        "begins_at",
+        "begins_message",
+        "ends_at",
+        "may_have_been_delivered",
+        "missing",
+        "payload_octets",
+        "pieces",
+        "replies",
+        "waits",
+    )
 
     def __init__(
         self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
@@ -107,6 +114,10 @@ class CommandGroup:
         self.pieces = pieces
         self.waits = waits
         self.begins_message = begins_message
+        self.begins_at: float = 0
+        self.ends_at = self.payload_octets = math.inf
+        self.may_have_been_delivered = False
+        self._by_reply: list[tuple[Piece, int, bool]] | None = None
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
 
@@ -141,23 +152,25 @@ class CommandGroup:
         Args:
             number: which of those that are missing, below ``missing``.
         """
+        # Few groups are asked: only when something is out of order.
+        if self._by_reply is None:
+            self._by_reply = _ends_of_replies(self.pieces)
         piece, octets, has_payload = self._by_reply[len(self.replies) + number]
         return piece, self.begins_at + octets + (self.payload_octets if has_payload else 0)
 
-    @functools.cached_property
-    def _by_reply(self) -> list[tuple[Piece, int, bool]]:
-        """For each reply its piece, the bytes up to there of all that is in one piece, and whether
-        the payload that is not is among what comes up to there. Few groups are asked: only when
-        something is out of order."""
-        found: list[tuple[Piece, int, bool]] = []
-        octets, has_payload = 0, False
-        for piece in self.pieces:
-            if piece.wire is not None:
-                octets += len(piece.wire)
-            else:
-                has_payload = True
-            found += [(piece, octets, has_payload)] * piece.replies
-        return found
+
+def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
+    """For each reply its piece, the bytes up to there of all that is in one piece, and whether the
+    payload that is not is among what comes up to there."""
+    found: list[tuple[Piece, int, bool]] = []
+    octets, has_payload = 0, False
+    for piece in pieces:
+        if piece.wire is not None:
+            octets += len(piece.wire)
+        else:
+            has_payload = True
+        found += [(piece, octets, has_payload)] * piece.replies
+    return found
 
 
 @dataclass(frozen=True, slots=True)
