@@ -102,7 +102,7 @@ class _LocalRecipient(ForwardPath):
 
 def _set_name(path: ReversePath | ForwardPath, name: str) -> None:
     # Only this function makes paths without a domain. A Dot-string cannot end its command early.
-    for attribute, value in (("mailbox", None), ("is_ascii", True), ("_text", name)):
+    for attribute, value in (("mailbox", None), ("is_ascii", True), ("text", name)):
         object.__setattr__(path, attribute, value)
 
 

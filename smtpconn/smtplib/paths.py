@@ -165,7 +165,7 @@ def _safe(text: str) -> str:
 
 
 def _set_text(path: ReversePath | ForwardPath, text: str) -> None:
-    facts = {"mailbox": None, "is_ascii": text.isascii(), "_text": text}
+    facts = {"mailbox": None, "is_ascii": text.isascii(), "text": text}
     if isinstance(path, ForwardPath):
         facts["written"] = text
     for name, value in facts.items():
