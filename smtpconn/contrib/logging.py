@@ -45,6 +45,7 @@ from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.threads import start_thread
 from smtpconn.pool.connection_pool import ConnectionPool
 
 MAX_RECORD = 64 * 1024
@@ -281,16 +282,19 @@ class PooledSmtpHandler(logging.Handler):
             self._thread = thread
         # Without the lock: where gevent came after this handler, all greenlets are one thread to
         # it, and the new one would begin to wait with it.
+        is_started = False
         try:
-            thread.start()
+            start_thread(thread)
+            is_started = True
         except RuntimeError:
-            # Threads cannot be started (limit reached, or interpreter shutdown): `close` mails.
-            with self._lock:
-                if self._thread is thread:
-                    self._thread = None
-                    self._progress.notify_all()
-            return False
-        return True
+            pass  # threads cannot be started now: the next record tries, or `close` mails
+        finally:
+            if not is_started:
+                with self._lock:
+                    if self._thread is thread and not self._own_ident:
+                        self._thread = None  # if it runs later nevertheless, it ends
+                        self._progress.notify_all()
+        return is_started
 
     def _run(self) -> None:
         """Mail until there is nothing more.
@@ -298,8 +302,11 @@ class PooledSmtpHandler(logging.Handler):
         No thread stays that waits for records: an application server may fork its workers after the
         first ones, and a fork is the safer the fewer threads there are.
         """
-        self._own_ident = threading.get_ident()
-        thread = self._thread
+        thread = threading.current_thread()
+        with self._lock:
+            if self._thread is not thread:
+                return
+            self._own_ident = threading.get_ident()
         try:
             while (batch := self._next()) is not None:
                 self._mail(batch)

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from smtpconn.model.errors import Phase, TransportError
 from smtpconn.model.origin import is_of_signal_handler
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.threads import start_thread
 
 MAX_LOOKUPS = 16
 """Concurrent lookups in a process."""
@@ -128,7 +129,7 @@ class _Resolver:
                 target=self._run, args=[lookup], name="smtpconn-resolver", daemon=True
             )
             try:
-                thread.start()
+                start_thread(thread)
             except RuntimeError:
                 pass
             else:

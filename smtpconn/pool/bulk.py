@@ -34,6 +34,7 @@ from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 from smtpconn.model.errors import PoolError
 from smtpconn.net.forking import current_process, is_current_process
+from smtpconn.net.threads import start_thread
 
 Outcome = TypeVar("Outcome")
 JobT = TypeVar("JobT", bound="Job[Any]")
@@ -579,7 +580,7 @@ class Outcomes(Generic[Outcome]):
                 self._threads.append(self._thread(number))
             try:
                 if self._threads[number].ident is None:
-                    self._threads[number].start()
+                    start_thread(self._threads[number])
             except RuntimeError as error:
                 # Threads cannot be started (limit reached, or interpreter shutdown). What was
                 # begun is finished first.

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from smtpconn.net.forking import forget_in_child
+from smtpconn.net.threads import start_thread
 from smtpconn.pool.pool_log import log
 from smtpconn.pool.wakeup import Wakeup
 
@@ -76,20 +77,23 @@ class Maintenance:
                     _log_failure()
                 then()
 
-            if _start_thread("smtpconn-keepalive", both) is None:
+            if _started("smtpconn-keepalive", both) is None:
                 return
         work()
 
     def _start(self) -> None:
-        if not self._is_running.acquire(blocking=False):
+        if self._is_running.locked():
             return
-        error = _start_thread("smtpconn-maintenance", self._run)
+        error = _started("smtpconn-maintenance", self._run)
         if error is not None:
-            self._is_running.release()
             # The caller returns a connection and must not fail: its message may be delivered.
             log(logging.INFO, "idle connections are not looked after: %s", error)
 
     def _run(self) -> None:
+        # Acquired here: whoever starts a thread cannot know whether it runs if an exception of a
+        # signal handler interrupts that. One of several that were started at once goes on.
+        if not self._is_running.acquire(blocking=False):
+            return
         try:
             while self._has_pools():
                 due = min(due for _, due in self._pools.values())
@@ -140,16 +144,10 @@ def _log_failure() -> None:
     log(logging.ERROR, "looking after idle connections failed", exc_info=True)
 
 
-def _start_thread(name: str, target: Callable[[], None]) -> RuntimeError | None:
-    """Start a daemon thread; return the error if that is impossible, as at interpreter shutdown."""
-    # `Thread.start` waits until the new thread has taken this lock. In a signal handler that
-    # interrupts another `start`, which holds the lock, that would be a deadlock.
-    lock = getattr(threading, "_active_limbo_lock", None)
-    is_owned = getattr(lock, "_is_owned", None)  # gevent's lock has none
-    if is_owned is not None and is_owned():
-        return RuntimeError("this thread is starting another one")
+def _started(name: str, target: Callable[[], None]) -> RuntimeError | None:
+    """Start a daemon thread; return the error if that is impossible."""
     try:
-        threading.Thread(target=target, name=name, daemon=True).start()
+        start_thread(threading.Thread(target=target, name=name, daemon=True))
     except RuntimeError as error:
         return error
     return None

@@ -349,6 +349,45 @@ def test_no_thread_waits_for_records(
     assert (handler.mailed, handler.dropped) == (3, 0)
 
 
+@pytest.mark.timeout(10)
+def test_a_record_of_a_signal_handler_inside_the_start_of_a_thread(
+    server: SmtpServer, logger: logging.Logger, make: MakeHandler
+) -> None:
+    """It is mailed with the next one: a thread that is started there cannot run."""
+    handler = make(group_for=0)
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        logger.error("one")
+        handler.flush()
+    logger.error("two")
+    assert text_of(server.wait_for_messages(1)[0]).split() == ["one", "two"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_start_that_was_interrupted(
+    server: SmtpServer,
+    logger: logging.Logger,
+    make: MakeHandler,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: bool,
+) -> None:
+    """Whether or not the thread runs, each record is mailed once."""
+
+    def interrupted(thread: threading.Thread) -> None:
+        if runs:
+            thread.start()
+        raise KeyboardInterrupt
+
+    handler = make(group_for=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpconn.contrib.logging.start_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            logger.error("one")
+    logger.error("two")
+    handler.close()
+    assert handler.mailed == 2
+    assert " ".join(map(text_of, server.messages)).split() == ["one", "two"]
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ class Ledger:
             self.counts[f"in children: {what}"] += 1
 
     def give_up(self, name: str) -> None:
-        """Nothing more is told by a child that was killed."""
+        """Nothing more is told by a child that has ended, perhaps while a thread of it sent."""
         for identity, fate in self.fates.copy().items():
             if fate == "begun" and identity.startswith(f"{name}n"):
                 self.fates[identity] = "interrupted"
@@ -510,8 +510,7 @@ class Stress:
                     was_killed, end = True, math.inf
                 has_ended = descriptor in ready
         _, status = os.waitpid(child, 0)
-        if status:
-            self.ledger.give_up(name)
+        self.ledger.give_up(name)
         if status and not was_killed:
             self.ledger.count(f"crashing: {how}")
             # A crash of a child of C code is CPython's: it uses what other threads have left.

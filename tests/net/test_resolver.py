@@ -228,3 +228,10 @@ def test_a_child_waits_for_no_lookup_of_its_parent(
     monkeypatch.setattr(os, "getpid", lambda: parent + 1)
     assert resolve("mx.example", 25, Deadline(TIMEOUT)) == FOUND
     hung.set()
+
+
+@pytest.mark.timeout(10)
+def test_a_signal_handler_inside_the_start_of_a_thread() -> None:
+    """It starts no thread, which could not run before the handler ends, but resolves it itself."""
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        assert resolve("localhost", 25, Deadline(5))

@@ -441,6 +441,16 @@ def test_an_exception_while_a_thread_is_started(
     wait_until(lambda: senders() == [])
 
 
+@pytest.mark.timeout(10)
+def test_a_signal_handler_inside_the_start_of_a_thread() -> None:
+    """It is told that it cannot have threads, which could not run before the handler ends."""
+    outcomes = fan_out(abs, range(3), 2)
+    lock = threading._active_limbo_lock  # type: ignore[attr-defined]
+    with lock, pytest.raises(RuntimeError, match="starting another one"):
+        next(outcomes)
+    assert senders() == []
+
+
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system has no more threads, those that run are waited for before the error is told."""
     go_on, told, in_flight = threading.Event(), threading.Event(), threading.Event()

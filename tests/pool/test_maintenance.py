@@ -381,15 +381,33 @@ def test_what_takes_long_alone() -> None:
 
 def test_what_takes_long_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no thread can be started the others have to wait."""
-    start = maintenance_module._start_thread
 
-    def refuse(name: str, target: Callable[[], None]) -> RuntimeError | None:
-        if name == "smtpconn-keepalive":
-            return RuntimeError("can't start new thread")
-        return start(name, target)
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "smtpconn-keepalive":
+            raise RuntimeError("can't start new thread")
+        thread.start()
 
-    monkeypatch.setattr(maintenance_module, "_start_thread", refuse)
+    monkeypatch.setattr(maintenance_module, "start_thread", refuse)
     assert run_long(Maintenance(), FakePool(later))[1] == ["smtpconn-maintenance", "work"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_start_that_was_interrupted(monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
+    """Whether or not the thread runs then, the pool is looked after when it is watched again."""
+
+    def interrupted(thread: threading.Thread) -> None:
+        if runs:
+            thread.start()
+        raise KeyboardInterrupt
+
+    maintenance, pool, other = Maintenance(), FakePool(), FakePool()
+    with monkeypatch.context() as patch:
+        patch.setattr(maintenance_module, "start_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            maintenance.watch(pool, now())
+    maintenance.watch(other, now())
+    for each in (pool, other):
+        await_end(each.await_look())
 
 
 def test_an_exception_of_the_only_pool(caplog: pytest.LogCaptureFixture) -> None:

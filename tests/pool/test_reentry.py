@@ -473,11 +473,11 @@ def test_a_handler_that_mails_that_no_thread_can_be_started(
 ) -> None:
     """It uses a pool that would start the thread as well."""
 
-    def refuse(name: str, target: Callable[[], None]) -> RuntimeError:
-        return RuntimeError("can't start new thread")
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(maintenance_module, "maintenance", maintenance_module.Maintenance())
-    monkeypatch.setattr(maintenance_module, "_start_thread", refuse)
+    monkeypatch.setattr(maintenance_module, "start_thread", refuse)
     with ConnectionPool(server.url) as pool, ConnectionPool(server.url) as other:
         mailer = mailers(other, logging.INFO)
         send(pool)
