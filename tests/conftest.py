@@ -48,11 +48,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-def pytest_collection_finish() -> None:
-    """Leave the collected tests out of every later garbage collection.
+@pytest.fixture(autouse=True, scope="module")
+def older_objects_are_not_collected() -> None:
+    """Leave what is there when a module begins out of its garbage collections.
 
-    They live to the end, and there are so many that a full collection takes half a second with
-    them; some tests collect hundreds of times.
+    The collected tests, and what earlier ones imported, live to the end. A full collection takes
+    half a second with them, and some tests collect hundreds of times.
     """
     gc.collect()
     gc.freeze()

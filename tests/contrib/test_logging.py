@@ -25,6 +25,7 @@ from tests.support.log_mail import (
     is_in_flight,
     read,
     text_of,
+    wait_until_idle,
 )
 
 # --- What is mailed -------------------------------------------------------------------------------
@@ -314,7 +315,7 @@ def test_records_of_its_thread_are_not_mailed(
         logger.error("something")
         server.wait_for_messages(1)
         if way.endswith("late"):
-            wait_until_it_rests()
+            wait_until_idle()
             seen = [records.get() for _ in range(records.qsize())]
             for record in seen:
                 if record.msg != "something":  # which was mailed at once
@@ -328,14 +329,6 @@ def test_records_of_its_thread_are_not_mailed(
         assert len(server.messages) == 1
 
 
-def wait_until_it_rests() -> None:
-    """Wait until no handler has a thread."""
-    end = time.monotonic() + 10
-    while any(thread.name.startswith("smtpconn-log-mail") for thread in threading.enumerate()):
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def test_no_thread_waits_for_records(
     server: SmtpServer, logger: logging.Logger, make: MakeHandler
 ) -> None:
@@ -344,7 +337,7 @@ def test_no_thread_waits_for_records(
     for count in (1, 2, 3):
         logger.error("something")
         server.wait_for_messages(count)
-        wait_until_it_rests()
+        wait_until_idle()
     handler.flush()
     assert (handler.mailed, handler.dropped) == (3, 0)
 

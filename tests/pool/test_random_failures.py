@@ -7,6 +7,7 @@ import pytest
 from benchmarks.chaos import run
 
 
+@pytest.mark.timeout(60)  # on a busy machine its threads take long to end
 @pytest.mark.parametrize("seed", [1, 2])
 def test_acknowledged_messages_are_stored_once(seed: int) -> None:
     """The server is killed, delayed and restarted: each acknowledged message is stored once."""

@@ -6,11 +6,13 @@ import email
 import email.policy
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from email.message import EmailMessage
 
 from smtpconn.contrib.logging import PooledSmtpHandler
 from smtpconn.testing import ReceivedMessage, SmtpServer
+from tests.support.waiting import wait_until
 
 FROM, TO = "app@example.com", ["admin@example.com"]
 NEVER = 3600.0
@@ -45,3 +47,10 @@ def text_of(message: ReceivedMessage) -> str:
 def is_in_flight(server: SmtpServer) -> None:
     """Wait until the server has been asked for a recipient."""
     server.wait_for(lambda: any("RCPT" in line for c in server.connections for line in c.commands))
+
+
+def wait_until_idle() -> None:
+    """Wait until no handler has a thread."""
+    wait_until(
+        lambda: not any(t.name.startswith("smtpconn-log-mail") for t in threading.enumerate())
+    )
