@@ -78,6 +78,7 @@ class Clients:
         (uwsgi, []),
         (uwsgi, ["--threads", "3"]),
         (uwsgi, ["--lazy-apps"]),
+        (uwsgi, ["--gevent", "20", "--gevent-monkey-patch"]),
         (waitress, []),
     ],
     ids=lambda value: value.__name__ if callable(value) else " ".join(value) or "plain",
