@@ -326,8 +326,10 @@ class Transport:
 
 
 def _is_tls(kind: type[object]) -> bool:
-    # Not by ``ssl.SSLSocket``: where gevent has replaced it, contexts of before make the other one.
-    return hasattr(kind, "do_handshake")
+    # Where gevent has replaced the classes of the ssl module, contexts of before still make sockets
+    # of the other class. A class of a caller's may have a ``do_handshake`` without TLS.
+    made_by = (vars(each).get("sslsocket_class") for each in ssl.SSLContext.__mro__)
+    return issubclass(kind, tuple(made for made in made_by if made is not None))
 
 
 def _beneath_tls(sock: socket.socket) -> type[socket.socket]:

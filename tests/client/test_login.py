@@ -20,6 +20,7 @@ from smtpconn import (
     ConnectionPool,
     PasswordCredentials,
     PermanentError,
+    ProtocolError,
     ServerConfig,
     SmtpConnection,
     SmtpError,
@@ -130,6 +131,33 @@ def test_a_unix_socket_is_private(tmp_path: Path) -> None:
 def _connect(host: str, port: int, timeout: float) -> Any:
     """Like a proxy: the peer behind it is unknown."""
     return socket.create_connection((host, port), timeout)
+
+
+class _ProxySocket(socket.socket):
+    """A socket without TLS, whose class has methods with the names of the ssl module's."""
+
+    def do_handshake(self) -> None:
+        """Greet the proxy."""
+
+
+@pytest.mark.parametrize("way", ["auth_plain", "auth_login", "connect"])
+def test_no_password_in_clear_over_a_socket_with_a_handshake_of_its_own(way: str) -> None:
+    """A caller's socket counts as TLS by its class, not by the names of its methods."""
+
+    def connect(host: str, port: int, timeout: float) -> socket.socket:
+        return _ProxySocket(fileno=_connect(host, port, timeout).detach())
+
+    def log_in(config: ServerConfig, way: str) -> None:
+        if way == "connect":
+            config.connect()
+        with config.replace(credentials=None, mechanisms=None).connect() as connection:
+            getattr(connection, way)("u", "p")
+
+    with SmtpServer(users=USERS) as server:
+        config = config_of(server, socket_factory=connect, mechanisms=("PLAIN",))
+        with pytest.raises(ProtocolError, match="would show the secret"):
+            log_in(config, way)
+        assert logins(server) == [[]]
 
 
 @pytest.mark.parametrize("give", ["credentials", "config", "url"])

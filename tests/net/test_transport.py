@@ -348,6 +348,26 @@ def test_tickets_are_no_bytes(certificates: Certificates) -> None:
         assert transport.is_silent()
 
 
+class ProxySocket(socket.socket):
+    """A socket without TLS, whose class has a handshake of its own, as one with a proxy."""
+
+    def do_handshake(self) -> None:
+        """Greet the proxy."""
+
+
+def test_a_class_with_a_handshake_of_its_own_is_not_tls() -> None:
+    """Only the classes of the ssl module are, so that no password is sent in clear by mistake."""
+    with small_pair() as (left, right):
+        transport = Transport(ProxySocket(fileno=left.detach()))
+        try:
+            assert (transport.is_tls, transport.tls) == (False, None)
+            assert transport.is_silent()
+            transport.interrupt()
+            assert right.recv(1) == b""
+        finally:
+            transport.close()
+
+
 # --- Ending ---------------------------------------------------------------------------------------
 
 
