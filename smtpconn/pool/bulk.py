@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
-from smtpconn.model.errors import PoolError
+from smtpconn.model.errors import PoolError, PoolOverloadedError
 from smtpconn.net.forking import current_process, is_current_process
 from smtpconn.net.threads import start_thread
 
@@ -336,7 +336,7 @@ class Outcomes(Generic[Outcome]):
         self._portion = max(1, room.jobs // (16 * workers))
         self._room_jobs = self._room_size = 0
         # Entries that were received and not taken yet. A thread that takes or waits holds the lock.
-        # It is re-entrant for a signal handler that takes an outcome while its thread waits.
+        # It is re-entrant for its `_is_nested`.
         self._ready: deque[_Entry[Outcome]] = deque()
         self._lock = threading.RLock()
 
@@ -363,8 +363,19 @@ class Outcomes(Generic[Outcome]):
         Raises:
             StopIteration: all outcomes were taken.
             PoolError: the process was forked, and the messages are the parent's.
+            PoolOverloadedError: a signal handler that interrupts ``next`` or `close` of its own
+                thread calls it; use `stop` there.
             BaseException: what the input raised, or other code in a worker, behind all outcomes.
         """
+        # Before the lock, which a thread of the parent may hold.
+        if self._running and self._is_the_parents():
+            # The threads do not run here: it would wait for ever.
+            raise PoolError(
+                "the process was forked while messages were sent: the parent goes on with them",
+                may_have_been_delivered=True,
+            )
+        if self._is_nested():
+            raise PoolOverloadedError("this thread is taking an outcome already: call stop()")
         taken: list[Job[Outcome]] = []
         try:
             with self._lock:
@@ -399,13 +410,13 @@ class Outcomes(Generic[Outcome]):
 
         An error of the input, or of other code in a worker, is raised by ``next`` afterwards. Waits
         also while another thread is in ``next``. Called by the input or by a hook, which run in
-        threads that it would wait for, it is `stop` and returns nothing. In a forked child it does
-        nothing.
+        threads that it would wait for, or by a signal handler that interrupts ``next`` or `close`
+        of its own thread, it is `stop` and returns nothing. In a forked child it does nothing.
         """
         taken: list[Job[Outcome]] = []
         if self._is_the_parents():
             return []
-        if threading.current_thread() in self._threads:
+        if threading.current_thread() in self._threads or self._is_nested():
             self._run.end()
             return []
         if wait:
@@ -427,6 +438,14 @@ class Outcomes(Generic[Outcome]):
     def _is_the_parents(self) -> bool:
         return self._process is not None and self._process != current_process()
 
+    def _is_nested(self) -> bool:
+        """Whether a signal handler interrupts ``next`` or `close` of its own thread.
+
+        Their steps must not be mixed: one would take the outcome that the other is about to take.
+        """
+        is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
+        return is_owned()
+
     def _take(self, taken: list[Job[Outcome]]) -> BaseException | None:
         """Move the next job that is done to ``taken``; at the end, return the error of the run.
 
@@ -434,12 +453,6 @@ class Outcomes(Generic[Outcome]):
         """
         if not self._has_begun:
             self._begin()
-        if self._running and self._is_the_parents():
-            # The threads do not run here: it would wait for ever.
-            raise PoolError(
-                "the process was forked while messages were sent: the parent goes on with them",
-                may_have_been_delivered=True,
-            )
         while self._ready or self._receive():
             if (job := self._oldest()) is not None:
                 self._give_room(job)
@@ -546,6 +559,9 @@ class Outcomes(Generic[Outcome]):
     def _wait_until_over(self) -> None:
         if self._is_the_parents():
             return
+        if self._is_nested():
+            self._run.end()
+            return
         self._use()
         self._has_begun = True
         self._run.end()
@@ -564,8 +580,8 @@ class Outcomes(Generic[Outcome]):
                 thread.join()
 
     def _use(self) -> None:
-        if self._unused is not None:
-            self._unused.is_used = True
+        if (unused := self._unused) is not None:
+            unused.is_used = True
             self._unused = None
 
     def _begin(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from smtpconn.model.errors import PoolOverloadedError
 from smtpconn.pool import bulk
 from smtpconn.pool.bulk import Job, Outcomes, Room, Run
 from tests.support.waiting import wait_until
@@ -745,6 +746,72 @@ def test_a_signal_handler_may_stop() -> None:
     assert [each for each in told if not isinstance(each, NotBegun)] == [1]
     never = [each.item for each in told if isinstance(each, NotBegun)]
     assert never == list(range(2, source.taken))
+
+
+class Interruption:
+    """Calls a handler at one line of `bulk` in this thread, counted from 0, as a signal would.
+
+    Attributes:
+        where: the function that was interrupted; "" if there are not so many lines.
+    """
+
+    def __init__(self, line: int, handler: Callable[[], object]) -> None:
+        self._left = line
+        self._handler = handler
+        self.where = ""
+
+    def __enter__(self) -> Interruption:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != bulk.__file__:
+            return None
+        if event == "line" and not self.where:
+            if self._left == 0:
+                self.where = frame.f_code.co_name
+                self._handler()
+            self._left -= 1
+        return self._trace
+
+
+@pytest.mark.parametrize("how", ["next", "close", "with"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_signal_handler_at_every_line(how: str, count: int) -> None:
+    """``next`` is refused there, `close` stops the batch, and each outcome is taken once."""
+    taken: list[object] = []
+    refused: set[str] = set()
+
+    def handler() -> None:
+        if how == "close":
+            taken.extend(outcomes.close())
+        elif how == "with":
+            with outcomes:
+                pass
+        else:
+            try:
+                taken.append(next(outcomes))
+            except StopIteration:
+                pass
+            except PoolOverloadedError:
+                refused.add(interruption.where)
+
+    for line in itertools.count():
+        taken.clear()
+        source = Source(count)
+        outcomes = fan_out(lambda n: n, source, 2)
+        with Interruption(line, handler) as interruption:
+            taken.extend(outcomes)
+        taken.extend(outcomes.close())
+        assert sorted(map(str, taken)) == list(map(str, range(source.taken))), interruption.where
+        assert how != "next" or source.taken == count
+        if not interruption.where:
+            break
+    assert how != "next" or {"_begin", "_move", "_wait", "_note", "_join"} <= refused
 
 
 @pytest.mark.parametrize("wait", [True, False])

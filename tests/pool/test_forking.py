@@ -619,6 +619,33 @@ def test_an_iterator_of_send_many_is_the_parents(whole: bool, fork: Fork) -> Non
         assert len(server.messages) == 6
 
 
+@pytest.mark.parametrize("use", ["next", "close", "with"])
+def test_a_fork_while_another_thread_waits_for_an_outcome(use: str, fork: Fork) -> None:
+    """The child does not wait for a lock that a thread of the parent has."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+        server.fault("MAIL", hang=True)
+        outcomes = pool.send_many([Envelope(SENDER, RECIPIENTS, MESSAGE)])
+        waiting = threading.Thread(target=lambda: list(outcomes))
+        waiting.start()
+        server.wait_for(
+            lambda: any("MAIL" in line for c in server.connections for line in c.commands)
+        )
+
+        def child() -> str:
+            if use == "close":
+                return str(outcomes.close())
+            if use == "next":
+                return str(next(outcomes))
+            with outcomes:
+                return "left"
+
+        told_there = in_child(child, fork)
+        server.kill()
+        waiting.join(10)
+        assert ("PoolError: the process was forked" in told_there) == (use == "next")
+        assert use == "next" or told_there == {"close": "[]", "with": "left"}[use]
+
+
 def test_iterators_that_were_not_begun_are_the_childs_too(fork: Fork) -> None:
     """Nothing was done with them yet, so that each process begins its own."""
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=None) as pool:
