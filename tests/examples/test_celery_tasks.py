@@ -44,8 +44,8 @@ sys.stdout.buffer.write(pickle.dumps(answers))
 """
 
 
-class PoolSimulator:
-    """Queues messages as a web application would, and keeps the books."""
+class WebApplication:
+    """Queues messages as a web application does, and reads the ledger of what became of them."""
 
     def __init__(self, smtp: SmtpServer, redis_server: RedisServer) -> None:
         self.smtp = smtp
@@ -125,10 +125,10 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def desk(redis_server: RedisServer, gate: Gate) -> Iterator[PoolSimulator]:
-    """A desk, and at its end the server without errors of its own."""
+def web_app(redis_server: RedisServer, gate: Gate) -> Iterator[WebApplication]:
+    """A web application; at its end the server has no faults left."""
     with SmtpServer(recipient_known=gate.knows) as smtp:
-        made = PoolSimulator(smtp, redis_server)
+        made = WebApplication(smtp, redis_server)
         with made.redis:
             yield made
         gate.open()
@@ -139,87 +139,89 @@ def addresses(count: int) -> list[str]:
     return [f"r{number}@example.net" for number in range(count)]
 
 
-def test_what_a_task_does_with_each_error(desk: PoolSimulator) -> None:
+def test_what_a_task_does_with_each_error(web_app: WebApplication) -> None:
     """Certain and transient: again; permanent: failed; unknown: not again. One connection each."""
-    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
-    desk.smtp.fault("CONTENT", reply="452 4.3.1 full", match="full@")
-    desk.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@", times=None)
-    desk.smtp.fault("CONTENT", close=True, match="lost@", times=None)
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
+    web_app.smtp.fault("CONTENT", reply="452 4.3.1 full", match="full@")
+    web_app.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@", times=None)
+    web_app.smtp.fault("CONTENT", close=True, match="lost@", times=None)
     usual = addresses(20)
     good = [*usual, "grey@example.net", "full@example.net"]
     everybody = [*good, "no@example.net", "lost@example.net"]
-    with desk.worker() as worker:
-        desk.queue(*everybody)
-        wait_for(lambda: all(map(desk.outcome, everybody)), "settled", worker)
-        wait_for(desk.is_done, "acknowledged", worker)
-        assert desk.taken() == dict.fromkeys(good, 1)
-        assert {address for address in everybody if desk.outcome(address) == "delivered"} == {*good}
-        assert desk.outcome("no@example.net") == "failed"
-        assert "550 5.1.1 no" in desk.entry("no@example.net")["detail"]
-        assert desk.outcome("lost@example.net") == "unknown"
+    with web_app.worker() as worker:
+        web_app.queue(*everybody)
+        wait_for(lambda: all(map(web_app.outcome, everybody)), "settled", worker)
+        wait_for(web_app.is_done, "acknowledged", worker)
+        assert web_app.taken() == dict.fromkeys(good, 1)
+        assert {address for address in everybody if web_app.outcome(address) == "delivered"} == {
+            *good
+        }
+        assert web_app.outcome("no@example.net") == "failed"
+        assert "550 5.1.1 no" in web_app.entry("no@example.net")["detail"]
+        assert web_app.outcome("lost@example.net") == "unknown"
         # Two processes, and one new connection for the one that was closed.
-        assert len(desk.smtp.connections) <= 3
-        commands = [line for c in desk.smtp.connections for line in c.commands]
+        assert len(web_app.smtp.connections) <= 3
+        commands = [line for c in web_app.smtp.connections for line in c.commands]
         tried = Counter(line.partition("<")[2].partition(">")[0] for line in commands)
         assert (tried["grey@example.net"], tried["full@example.net"]) == (3, 2)
         assert (tried["no@example.net"], tried["lost@example.net"]) == (1, 1)
-        desk.queue(*everybody)
-        wait_for(desk.is_done, "acknowledged again", worker)
-    assert desk.taken() == dict.fromkeys(good, 1)
+        web_app.queue(*everybody)
+        wait_for(web_app.is_done, "acknowledged again", worker)
+    assert web_app.taken() == dict.fromkeys(good, 1)
 
 
-def test_who_is_refused_for_too_long(desk: PoolSimulator) -> None:
+def test_who_is_refused_for_too_long(web_app: WebApplication) -> None:
     """After its last attempt it is failed, with what the server said."""
-    desk.settings["FIRST_RETRY"] = "0"
-    desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=None)
-    with desk.worker() as worker:
-        desk.queue("you@example.net")
-        wait_for(lambda: desk.outcome("you@example.net") is not None, "settled", worker)
-        wait_for(desk.is_done, "acknowledged", worker)
-    assert desk.outcome("you@example.net") == "failed"
-    assert "450 4.2.0 later" in desk.entry("you@example.net")["detail"]
-    assert sum("RCPT" in line for c in desk.smtp.connections for line in c.commands) == 9
+    web_app.settings["FIRST_RETRY"] = "0"
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 later", times=None)
+    with web_app.worker() as worker:
+        web_app.queue("you@example.net")
+        wait_for(lambda: web_app.outcome("you@example.net") is not None, "settled", worker)
+        wait_for(web_app.is_done, "acknowledged", worker)
+    assert web_app.outcome("you@example.net") == "failed"
+    assert "450 4.2.0 later" in web_app.entry("you@example.net")["detail"]
+    assert sum("RCPT" in line for c in web_app.smtp.connections for line in c.commands) == 9
 
 
-def test_what_redis_refuses_for_a_while(desk: PoolSimulator) -> None:
+def test_what_redis_refuses_for_a_while(web_app: WebApplication) -> None:
     """First nothing can be claimed, then no retry be queued: nothing is lost or sent twice."""
-    desk.smtp.fault("RCPT", reply="450 4.2.0 later", times=2)
-    desk.queue(*addresses(5))
-    desk.redis.acl_setuser("default", enabled=True, commands=["-hsetnx"])
-    with desk.worker() as worker:
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 later", times=2)
+    web_app.queue(*addresses(5))
+    web_app.redis.acl_setuser("default", enabled=True, commands=["-hsetnx"])
+    with web_app.worker() as worker:
         wait_for(lambda: "no permissions to run the 'hsetnx'" in worker.logs(), "refused", worker)
         # A process that queues for the first time says so with SADD.
-        desk.redis.acl_setuser("default", enabled=True, commands=["-sadd", "+hsetnx"])
-        wait_for(lambda: all(map(desk.outcome, addresses(5))), "settled", worker)
-        wait_for(desk.is_done, "acknowledged", worker)
+        web_app.redis.acl_setuser("default", enabled=True, commands=["-sadd", "+hsetnx"])
+        wait_for(lambda: all(map(web_app.outcome, addresses(5))), "settled", worker)
+        wait_for(web_app.is_done, "acknowledged", worker)
         assert "Reject: (AllRecipientsFailedError" in worker.logs()
-    assert {desk.outcome(address) for address in addresses(5)} == {"delivered"}
-    assert desk.taken() == dict.fromkeys(addresses(5), 1)
+    assert {web_app.outcome(address) for address in addresses(5)} == {"delivered"}
+    assert web_app.taken() == dict.fromkeys(addresses(5), 1)
 
 
-def test_the_short_way(desk: PoolSimulator) -> None:
+def test_the_short_way(web_app: WebApplication) -> None:
     """What was certainly not delivered goes again, until it is: all of it arrives, once."""
-    desk.smtp.fault("CONTENT", reply="451 4.3.0 later", match="later@")
-    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
+    web_app.smtp.fault("CONTENT", reply="451 4.3.0 later", match="later@")
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
     # Twice, because over a connection that was used before the pool tries again by itself.
-    desk.smtp.fault("DATA", close=True, match="drop@", times=2)
-    desk.smtp.fault("MAIL", reply="421 4.3.2 bye", match="app@", times=2)
+    web_app.smtp.fault("DATA", close=True, match="drop@", times=2)
+    web_app.smtp.fault("MAIL", reply="421 4.3.2 bye", match="app@", times=2)
     who = ["later@example.net", "grey@example.net", "drop@example.net", "usual@example.net"]
-    with desk.worker(concurrency=1):
-        assert desk.notify(*who) == [None] * 4
-    assert desk.taken() == dict.fromkeys(who, 1)
+    with web_app.worker(concurrency=1):
+        assert web_app.notify(*who) == [None] * 4
+    assert web_app.taken() == dict.fromkeys(who, 1)
 
 
-def test_the_short_way_while_the_server_is_down(desk: PoolSimulator) -> None:
+def test_the_short_way_while_the_server_is_down(web_app: WebApplication) -> None:
     """A refused connection is tried again, and the message arrives when the server is back."""
-    port = desk.smtp.port
-    desk.smtp.stop()
+    port = web_app.smtp.port
+    web_app.smtp.stop()
     answers: list[object] = []
-    with desk.worker(concurrency=1) as worker:
-        asking = threading.Thread(target=lambda: answers.extend(desk.notify("you@example.net")))
+    with web_app.worker(concurrency=1) as worker:
+        asking = threading.Thread(target=lambda: answers.extend(web_app.notify("you@example.net")))
         asking.start()
         wait_for(lambda: "Retry in" in worker.logs(), "tried again", worker)
-        assert desk.taken() == {}
+        assert web_app.taken() == {}
         with SmtpServer(port=port) as back:
             asking.join(TIMEOUT)
             assert answers == [None]
@@ -228,18 +230,18 @@ def test_the_short_way_while_the_server_is_down(desk: PoolSimulator) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_errors_that_travel(desk: PoolSimulator, serializer: str) -> None:
+def test_errors_that_travel(web_app: WebApplication, serializer: str) -> None:
     """The caller of ``result.get()`` sees class, phase, reply and certainty as they were."""
-    desk.settings["RESULTS"] = serializer
-    desk.settings["TRIED"] = "8"  # so that this is the last time
-    desk.smtp.fault("CONTENT", reply="554 5.7.1 spam", match="spam@")
-    desk.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@")
-    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@")
-    desk.smtp.fault("CONTENT", close=True, match="lost@")
+    web_app.settings["RESULTS"] = serializer
+    web_app.settings["TRIED"] = "8"  # so that this is the last time
+    web_app.smtp.fault("CONTENT", reply="554 5.7.1 spam", match="spam@")
+    web_app.smtp.fault("RCPT", reply="550 5.1.1 no", match="no@")
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@")
+    web_app.smtp.fault("CONTENT", close=True, match="lost@")
     who = ["spam@example.net", "no@example.net", "grey@example.net", "lost@example.net"]
-    with desk.worker(concurrency=1):
-        spam, no, grey, lost = desk.notify(*who)
-    assert desk.taken() == {}
+    with web_app.worker(concurrency=1):
+        spam, no, grey, lost = web_app.notify(*who)
+    assert web_app.taken() == {}
     assert isinstance(spam, PermanentError)
     assert isinstance(spam, smtplib.SMTPDataError)
     assert (spam.phase, spam.response.code, spam.smtp_error) == (Phase.CONTENT, 554, b"5.7.1 spam")
@@ -257,7 +259,7 @@ def test_errors_that_travel(desk: PoolSimulator, serializer: str) -> None:
     assert (lost.phase, lost.may_have_been_delivered) == (Phase.CONTENT, True)
 
 
-def test_workers_that_are_killed(desk: PoolSimulator, gate: Gate) -> None:
+def test_workers_that_are_killed(web_app: WebApplication, gate: Gate) -> None:
     """Each of 40 messages is delivered once, or reported unknown.
 
     One process is killed when the server has its message and the 250 is on the way; one when it has
@@ -265,43 +267,43 @@ def test_workers_that_are_killed(desk: PoolSimulator, gate: Gate) -> None:
     with a message that is settled in the ledger but not acknowledged: it comes back and is not
     sent. One that was greylisted may wait for its retry then.
     """
-    desk.settings["FIRST_RETRY"] = "2"
-    desk.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
-    desk.smtp.fault("CONTENT", reply=b"250 2.0.0", match="cut@")
-    desk.smtp.fault("CONTENT", hang=True, match="mute@")
+    web_app.settings["FIRST_RETRY"] = "2"
+    web_app.smtp.fault("RCPT", reply="450 4.2.0 greylisted", match="grey@", times=2)
+    web_app.smtp.fault("CONTENT", reply=b"250 2.0.0", match="cut@")
+    web_app.smtp.fault("CONTENT", hang=True, match="mute@")
     special = [f"{name}@example.net" for name in ("cut", "mute", "gate", "grey")]
     everybody = [*addresses(36), *special]
-    with desk.worker() as worker:
-        desk.queue("cut@example.net", *addresses(10))
-        wait_for(lambda: desk.taken()["cut@example.net"] == 1, "the server has it", worker)
-        kill(desk, "cut@example.net")
-        desk.queue("mute@example.net", *addresses(25)[10:])
-        wait_for(lambda: desk.holder("mute@example.net") is not None, "mute", worker)
-        kill(desk, "mute@example.net")
-        wait_for(lambda: len(desk.smtp.messages) >= 20, "most", worker)
-        desk.queue("grey@example.net", "gate@example.net", *addresses(36)[25:])
-        wait_for(lambda: desk.holder("gate@example.net") is not None, "gate", worker)
+    with web_app.worker() as worker:
+        web_app.queue("cut@example.net", *addresses(10))
+        wait_for(lambda: web_app.taken()["cut@example.net"] == 1, "the server has it", worker)
+        kill(web_app, "cut@example.net")
+        web_app.queue("mute@example.net", *addresses(25)[10:])
+        wait_for(lambda: web_app.holder("mute@example.net") is not None, "mute", worker)
+        kill(web_app, "mute@example.net")
+        wait_for(lambda: len(web_app.smtp.messages) >= 20, "most", worker)
+        web_app.queue("grey@example.net", "gate@example.net", *addresses(36)[25:])
+        wait_for(lambda: web_app.holder("gate@example.net") is not None, "gate", worker)
         worker.send_signal(signal.SIGSTOP)
         gate.open()
-        wait_for(lambda: desk.outcome("gate@example.net") == "delivered", "delivered", worker)
+        wait_for(lambda: web_app.outcome("gate@example.net") == "delivered", "delivered", worker)
         worker.kill()
-        assert desk.redis.hlen("unacked") >= 1
-    with desk.worker() as second:
-        wait_for(lambda: all(map(desk.outcome, everybody)), "settled", second)
-        wait_for(desk.is_done, "acknowledged", second)
-    outcomes = {address: desk.outcome(address) for address in everybody}
+        assert web_app.redis.hlen("unacked") >= 1
+    with web_app.worker() as second:
+        wait_for(lambda: all(map(web_app.outcome, everybody)), "settled", second)
+        wait_for(web_app.is_done, "acknowledged", second)
+    outcomes = {address: web_app.outcome(address) for address in everybody}
     unknown = {address for address, outcome in outcomes.items() if outcome == "unknown"}
-    assert max(desk.taken().values()) == 1
-    assert all(desk.taken()[a] == 1 for a, outcome in outcomes.items() if outcome == "delivered")
+    assert max(web_app.taken().values()) == 1
+    assert all(web_app.taken()[a] == 1 for a, outcome in outcomes.items() if outcome == "delivered")
     assert set(outcomes.values()) == {"delivered", "unknown"}
     # Two that were cut off, and at most what the two processes had in hand when the worker died.
     assert {"cut@example.net", "mute@example.net"} <= unknown
     assert len(unknown) <= 4
-    assert (desk.taken()["cut@example.net"], desk.taken()["mute@example.net"]) == (1, 0)
+    assert (web_app.taken()["cut@example.net"], web_app.taken()["mute@example.net"]) == (1, 0)
 
 
-def kill(desk: PoolSimulator, address: str) -> None:
+def kill(web_app: WebApplication, address: str) -> None:
     """Kill the process that is sending to this recipient."""
-    holder = desk.holder(address)
+    holder = web_app.holder(address)
     assert holder is not None
     os.kill(holder, signal.SIGKILL)
