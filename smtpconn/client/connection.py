@@ -38,7 +38,7 @@ from smtpconn.auth.mechanisms import (
 from smtpconn.client.channel import Channel
 from smtpconn.client.connect import open_channel
 from smtpconn.client.options import ConnectOptions, check_ehlo_domain, check_tls_mode
-from smtpconn.client.send_many import EnvelopeSource, Outcomes
+from smtpconn.client.send_many import EnvelopeSource, OutcomeIterator
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Message
@@ -652,7 +652,7 @@ class SmtpConnection:
             envelopes, self._session, deadline, self._watch_source, self._channel.driver.mark_idle
         )
         exchange = pipelined.stream(self._session, source.requests())
-        return Outcomes(self._channel.stream(exchange, deadline, Phase.MAIL), source)
+        return OutcomeIterator(self._channel.stream(exchange, deadline, Phase.MAIL), source)
 
     def send_checked(self, made: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
         """Send a checked request in the way the connection has; for the pool, after `probe`.

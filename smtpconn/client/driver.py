@@ -127,7 +127,7 @@ class Driver:
         self._tls_session = tls_session
         self._matcher = ReplyMatcher()
         self._unsent = _Unsent()
-        self._spoke_at = 0.0
+        self._last_reply_at = 0.0
         self._shows_wire = False
         self._has_begun = False
         self._interrupted = False
@@ -236,11 +236,11 @@ class Driver:
     def mark_idle(self) -> None:
         """Note whether the server has been silent for longer than `IDLE_AFTER`."""
         if self._session.is_eager:
-            self._session.recently_active = time.monotonic() - self._spoke_at < IDLE_AFTER
+            self._session.recently_active = time.monotonic() - self._last_reply_at < IDLE_AFTER
 
     def _mark_active(self) -> None:
         """Note that an awaited reply has just come."""
-        self._spoke_at = time.monotonic()
+        self._last_reply_at = time.monotonic()
         self._session.recently_active = True
 
     def use_context(self, context: ssl.SSLContext, host: str) -> None:
@@ -348,10 +348,10 @@ class Driver:
             if isinstance(action, CommandGroup):
                 self._write_group(action, deadline)
                 if action.waits:
-                    self._await(action, deadline)
+                    self._read_replies(action, deadline)
             elif isinstance(action, WaitFor):
                 self._flush(deadline)
-                self._await(action.group, deadline)
+                self._read_replies(action.group, deadline)
             else:
                 self._change_to_tls(deadline)
             return None
@@ -360,7 +360,7 @@ class Driver:
                 if self._matcher.tell_unanswered():
                     error.may_have_been_delivered = True
                 self.close(str(error))
-                return None if self._stands(action, error) else error
+                return None if self._replies_stand(action, error) else error
             self._break_off(error)
             if isinstance(action, CommandGroup) and action.has_failed_to_read(error):
                 return error
@@ -369,7 +369,7 @@ class Driver:
             self._break_off(error)
             raise
 
-    def _stands(self, action: ExchangeAction, error: SmtpError) -> bool:
+    def _replies_stand(self, action: ExchangeAction, error: SmtpError) -> bool:
         """Whether a group was sent completely and all its replies came before the failure.
 
         Then the replies are the outcome, even if they arrived while the last bytes were written.
@@ -400,8 +400,8 @@ class Driver:
         self.start_tls(deadline)
         self._matcher.begin_tls()
 
-    def _await(self, group: CommandGroup, deadline: Deadline) -> None:
-        matcher, session, heard = self._matcher, self._session, math.inf
+    def _read_replies(self, group: CommandGroup, deadline: Deadline) -> None:
+        matcher, session, last_reply_at = self._matcher, self._session, math.inf
         while group.missing:
             if matcher.failure is not None:
                 raise matcher.error()
@@ -410,22 +410,22 @@ class Driver:
             except OSError as error:
                 if not self._is_of_connection(error, deadline):
                     raise
-                named = self._named(error, deadline)
+                smtp_error = self._to_smtp_error(error, deadline)
                 if group.missing:
-                    if isinstance(named, SmtpTimeoutError):
-                        self._note_silence(group, named, heard, deadline)
-                    raise named from error
+                    if isinstance(smtp_error, SmtpTimeoutError):
+                        self._note_timeout(group, smtp_error, last_reply_at, deadline)
+                    raise smtp_error from error
                 # Keep replies that arrived with the error, or an accepted message would be reported
                 # as undelivered.
-                if not isinstance(named, SmtpTimeoutError):
-                    self.close(str(named))
+                if not isinstance(smtp_error, SmtpTimeoutError):
+                    self.close(str(smtp_error))
                 break
             if data and not self._shows_wire:
                 matcher.received(data)
             else:
                 self._received(data)
             if group.missing and group.replies:
-                heard = time.monotonic()
+                last_reply_at = time.monotonic()
         if session.quirks.partial_groups:
             self._note_answered(group)
         failure = matcher.failure
@@ -434,8 +434,8 @@ class Driver:
         if session.is_eager:
             self._mark_active()
 
-    def _note_silence(
-        self, group: CommandGroup, error: SmtpTimeoutError, heard: float, deadline: Deadline
+    def _note_timeout(
+        self, group: CommandGroup, error: SmtpTimeoutError, last_reply_at: float, deadline: Deadline
     ) -> None:
         """Say that a deadline has passed in a pipelined group, and learn from what came of it.
 
@@ -444,13 +444,13 @@ class Driver:
         """
         quirks, came = self._session.quirks, len(group.replies)
         if not group.is_pipelined:
-            quirks.note_silence_alone()
+            quirks.note_single_timeout()
             return
         error._text += (
             f" ({came} of {came + group.missing} replies to a group of commands came; "
             f"try pipelining=Pipelining.OFF)"
         )
-        if came and time.monotonic() - heard >= deadline.timeout / 2:
+        if came and time.monotonic() - last_reply_at >= deadline.timeout / 2:
             quirks.partial_groups += 1
 
     def _note_answered(self, group: CommandGroup) -> None:
@@ -458,7 +458,7 @@ class Driver:
         quirks = self._session.quirks
         if group.is_pipelined:
             quirks.partial_groups = 0
-        elif group.pieces[-1].phase in _OF_A_GROUP and quirks.note_answered_alone(time.monotonic()):
+        elif group.pieces[-1].phase in _OF_A_GROUP and quirks.note_single_reply(time.monotonic()):
             _connection_log.warning(
                 "#%d %s: answers only some of the commands of a group: one command at a time for "
                 "the next %d seconds",
@@ -499,15 +499,15 @@ class Driver:
                 self._unsent += piece.wire
             else:
                 # Set before the write if the size is known, because replies may arrive during it.
-                group.payload_octets = piece.octets
-                group.payload_octets = self._write_payload(piece, deadline)
+                group.payload_size = piece.size
+                group.payload_size = self._write_payload(piece, deadline)
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
         """Write content, or add it to the write buffer; returns its size in bytes."""
-        unsent, octets = self._unsent, 0
+        unsent, written = self._unsent, 0
         for buffer in payload.buffers:
             size = len(buffer)
-            octets += size
+            written += size
             if len(unsent) + size <= WRITE_BUFFER:
                 unsent += buffer
                 continue
@@ -516,7 +516,7 @@ class Driver:
                 unsent += buffer
             else:
                 self._write(buffer, deadline)
-        return octets
+        return written
 
     def _flush(self, deadline: Deadline) -> None:
         if self._unsent:
@@ -535,7 +535,7 @@ class Driver:
         except OSError as error:
             if isinstance(error, SmtpError) or not self._is_of_connection(error, deadline):
                 raise
-            raise self._named(error, deadline) from error
+            raise self._to_smtp_error(error, deadline) from error
 
     def _received_while_writing(self, data: bytes) -> None:
         self._received(data)
@@ -562,7 +562,7 @@ class Driver:
         is_timeout = isinstance(error, TimeoutError) and error.errno is None
         return is_own(error) and not (is_timeout and deadline.remaining())
 
-    def _named(self, error: OSError, deadline: Deadline) -> SmtpError:
+    def _to_smtp_error(self, error: OSError, deadline: Deadline) -> SmtpError:
         """Convert an error; if the server said 421 before it hung up, that is the error."""
         if self._interrupted or self.transport.is_inherited:
             return self._closed_during_operation(self._matcher.phase)

@@ -1,7 +1,7 @@
 """`SmtpConnection.send_many`: envelopes are checked as they are taken, outcomes come in order.
 
 `EnvelopeSource` reads the caller's envelopes and remembers each until its outcome was handed out.
-`Outcomes` is the iterator the caller gets. What is sent when is decided in
+`OutcomeIterator` is the iterator the caller gets. What is sent when is decided in
 `smtpconn.protocol.pipelined`.
 """
 
@@ -100,7 +100,7 @@ class EnvelopeSource:
             return envelope, error
 
 
-class Outcomes(Iterator[AnyOutcome]):
+class OutcomeIterator(Iterator[AnyOutcome]):
     """The outcomes of `SmtpConnection.send_many`, in the order of the envelopes.
 
     An exception of other code, such as KeyboardInterrupt, may be raised between any two steps of

@@ -257,9 +257,9 @@ class Content:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """The content of one BDAT: exactly ``octets`` bytes in ``buffers``."""
+    """The content of one BDAT: exactly ``size`` bytes in ``buffers``."""
 
-    octets: int
+    size: int
     buffers: Iterable[Buffer]
     is_last: bool
 
@@ -270,19 +270,19 @@ def _gather(buffers: Iterable[Buffer]) -> Iterator[Chunk]:
     Small buffers are joined, because each object costs dozens of bytes beside its content.
     """
     gathered: list[Buffer] = []
-    octets = 0
+    size = 0
     for buffer in buffers:
-        if octets >= CHUNK:
-            yield Chunk(octets, tuple(gathered), is_last=False)
-            gathered, octets = [], 0
-        octets += len(buffer)
+        if size >= CHUNK:
+            yield Chunk(size, tuple(gathered), is_last=False)
+            gathered, size = [], 0
+        size += len(buffer)
         if len(buffer) >= SMALL:
             gathered.append(buffer)
         elif gathered and isinstance(gathered[-1], bytearray):
             gathered[-1] += buffer
         else:
             gathered.append(bytearray(buffer))
-    yield Chunk(octets, tuple(gathered), is_last=True)
+    yield Chunk(size, tuple(gathered), is_last=True)
 
 
 class LineEncoder:

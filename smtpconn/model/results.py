@@ -166,7 +166,7 @@ class Envelope:
     Attributes:
         sender, recipients: as `SmtpConnection.send` takes them.
         message: as `SmtpConnection.send` takes it; or one of the email package, which becomes
-            octets when it is sent, as `SmtpConnection.send_message` does it.
+            bytes when it is sent, as `SmtpConnection.send_message` does it.
         mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
     """
 
@@ -190,7 +190,7 @@ class Envelope:
     ) -> Self:
         """The envelope of an `email.message.EmailMessage`, or of a message of the older API.
 
-        Nothing is serialised yet: what its octets are depends on the server. Bcc does not leave,
+        Nothing is serialised yet: what its bytes are depends on the server. Bcc does not leave,
         and what is missing of Date and Message-ID is added, as `SmtpConnection.send_message` does.
 
         Args:

@@ -60,10 +60,10 @@ from smtpconn.protocol.mail_request import (
 )
 from smtpconn.protocol.transaction import outcome_so_far
 
-AHEAD, AHEAD_EAGER = 4, 512
+MESSAGES_AHEAD, MESSAGES_AHEAD_EAGER = 4, 512
 """Messages per connection that `ConnectionPool.send_many` takes ahead of their outcomes."""
 
-OCTETS_AHEAD = 512 * 1024
+BYTES_AHEAD = 512 * 1024
 """Bytes of them, beyond two messages."""
 
 _log = logging.getLogger("smtpconn.pool")
@@ -286,8 +286,8 @@ class ConnectionPool:
             Deadline(self.config.timeout if timeout is None else timeout).timeout,
             self._acquire_timeout,
         )
-        ahead = AHEAD_EAGER if is_eager else AHEAD
-        room = Room(ahead * workers, OCTETS_AHEAD * workers)
+        ahead = MESSAGES_AHEAD_EAGER if is_eager else MESSAGES_AHEAD
+        room = Room(ahead * workers, BYTES_AHEAD * workers)
         return Outcomes(sender.send, mail_jobs(envelopes), workers, room)
 
     def warm(self, count: int) -> None:

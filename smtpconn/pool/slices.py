@@ -65,7 +65,7 @@ from smtpconn.protocol.transaction import never_begun, outcome_so_far
 RETRY_AFTER = 1.0
 """Seconds after which a worker asks again for a connection while others of its run have some."""
 
-MOST_TOGETHER = 32
+MAX_OUTCOMES_TOGETHER = 32
 """Outcomes that are passed on together."""
 
 UNKNOWN_SIZE = 64 * 1024
@@ -463,7 +463,7 @@ class _Worker:
                 return
         self._is_good = self._is_good or connection.is_open
         self._note(job, outcome)
-        if self._is_at_end or len(self._done) >= MOST_TOGETHER:
+        if self._is_at_end or len(self._done) >= MAX_OUTCOMES_TOGETHER:
             self._pass_on()
 
     def _is_retried(self, job: MailJob, error: SmtpError) -> bool:

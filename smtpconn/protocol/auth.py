@@ -160,5 +160,5 @@ def _failure(reply: SmtpResponse, mechanism: SaslMechanism) -> Exception:
     return AuthError(reply, phase=Phase.AUTH, server_error=mechanism.server_error, because=because)
 
 
-def _base64(octets: bytes) -> str:
-    return base64.b64encode(octets).decode()
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

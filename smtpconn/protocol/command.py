@@ -116,5 +116,5 @@ def _problem(wire: bytes, limit: int) -> str:
     if line.translate(None, _FORBIDDEN) != line:
         return "a control character may not be sent"
     if len(wire) > limit:
-        return f"the line would have {len(wire)} octets, more than {limit}"
+        return f"the line would have {len(wire)} bytes, more than {limit}"
     return ""

@@ -29,7 +29,7 @@ class Payload:
         ends_message: whether the message may be delivered once the last byte has left.
         log: how it reads in a log.
         phase: where we are when its reply is awaited.
-        octets: what the buffers come to, where that is known before they are written.
+        size: what the buffers come to, where that is known before they are written.
         content: the message they are made from, which may fail to be read.
         wire: all of the buffers in one piece, where they are few and here already.
     """
@@ -39,9 +39,9 @@ class Payload:
         "content",
         "ends_message",
         "log",
-        "octets",
         "phase",
         "replies",
+        "size",
         "wire",
     )
 
@@ -53,7 +53,7 @@ class Payload:
         ends_message: bool = True,
         log: str = "<content>",
         phase: Phase = Phase.CONTENT,
-        octets: float = math.inf,
+        size: float = math.inf,
         content: Content | None = None,
         wire: bytes | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Payload:
         self.ends_message = ends_message
         self.log = log
         self.phase = phase
-        self.octets = octets
+        self.size = size
         self.content = content
         self.wire = wire
 
@@ -89,7 +89,7 @@ class CommandGroup:
         missing: how many replies have not come yet.
         begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
             has been written to its end.
-        payload_octets: what a payload that is not in one piece comes to, once that is known; it
+        payload_size: what a payload that is not in one piece comes to, once that is known; it
             has one at most.
         may_have_been_delivered: told when the connection is lost: whether a message in it had left
             to its last byte and had no final reply.
@@ -102,7 +102,7 @@ class CommandGroup:
         "ends_at",
         "may_have_been_delivered",
         "missing",
-        "payload_octets",
+        "payload_size",
         "pieces",
         "replies",
         "waits",
@@ -115,7 +115,7 @@ class CommandGroup:
         self.waits = waits
         self.begins_message = begins_message
         self.begins_at: float = 0
-        self.ends_at = self.payload_octets = math.inf
+        self.ends_at = self.payload_size = math.inf
         self.may_have_been_delivered = False
         self._by_reply: list[tuple[Piece, int, bool]] | None = None
         self.replies: list[SmtpResponse] = []
@@ -155,21 +155,21 @@ class CommandGroup:
         # Few groups are asked: only when something is out of order.
         if self._by_reply is None:
             self._by_reply = _ends_of_replies(self.pieces)
-        piece, octets, has_payload = self._by_reply[len(self.replies) + number]
-        return piece, self.begins_at + octets + (self.payload_octets if has_payload else 0)
+        piece, size, has_payload = self._by_reply[len(self.replies) + number]
+        return piece, self.begins_at + size + (self.payload_size if has_payload else 0)
 
 
 def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
     """For each reply its piece, the bytes up to there of all that is in one piece, and whether the
     payload that is not is among what comes up to there."""
     found: list[tuple[Piece, int, bool]] = []
-    octets, has_payload = 0, False
+    size, has_payload = 0, False
     for piece in pieces:
         if piece.wire is not None:
-            octets += len(piece.wire)
+            size += len(piece.wire)
         else:
             has_payload = True
-        found += [(piece, octets, has_payload)] * piece.replies
+        found += [(piece, size, has_payload)] * piece.replies
     return found
 
 

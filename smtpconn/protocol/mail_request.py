@@ -165,8 +165,8 @@ class MessageRequest:
             and needs_utf8_fields(self.message)
         ):
             utf8, params = True, replace(params, smtputf8=True)
-        octets = serialize(self.message, capabilities, smtputf8=utf8)
-        content = Content(octets)
+        data = serialize(self.message, capabilities, smtputf8=utf8)
+        content = Content(data)
         if params.body is not BodyType.BINARYMIME:
             content.refuse_nul()
         self.made = MailRequest(paths.sender, paths.recipients, content, params, paths.rcpt_params)
@@ -433,7 +433,7 @@ def _body(request: MailRequest, offers_8bitmime: bool, chunking: bool) -> BodyTy
         return BodyType.EIGHTBITMIME
     if is_8bit:
         raise UnsupportedExtensionError(
-            "the message holds octets above 127 and the server does not offer 8BITMIME: "
+            "the message holds bytes above 127 and the server does not offer 8BITMIME: "
             "encode it as quoted-printable or base64",
             phase=Phase.MAIL,
         )

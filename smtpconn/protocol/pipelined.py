@@ -83,7 +83,7 @@ class _Streaming:
         self._must_send_again = False
         # Transactions that left whole, with the groups of their replies.
         self._window: deque[tuple[Transaction, CommandGroup]] = deque()
-        self._octets = 0
+        self._bytes_in_flight = 0
         self._lost: Exception | None = None
 
     def run(self, requests: Iterator[MailRequest | SmtpError]) -> Stream:
@@ -111,7 +111,7 @@ class _Streaming:
         while self._window:
             yield from self._take_oldest()
         if self._open is not None or self._owes_empty_data:
-            yield from self._turn(None)
+            yield from self._round_trip(None)
 
     def _send_plainly(
         self, request: MailRequest, *, is_first_try: bool = True
@@ -169,7 +169,7 @@ class _Streaming:
         if isinstance(following, SmtpError):
             yield from self._decline(following)
             return
-        yield from self._turn(following)
+        yield from self._round_trip(following)
         if self._must_send_again:
             self._must_send_again = False
             yield (yield from self._send_plainly(request, is_first_try=False))
@@ -177,13 +177,13 @@ class _Streaming:
             # Its file may be closed as soon as the next message is asked for.
             yield from self._finish()
 
-    def _turn(self, following: Transaction | None) -> Stream:
+    def _round_trip(self, following: Transaction | None) -> Stream:
         """One round trip; yields the outcome of the message whose content was sent in it, if any,
         and of the next one if it was refused."""
-        this, self._open = self._open, None
+        transaction, self._open = self._open, None
         pieces: list[Piece] = []
-        if this is not None:
-            pieces.append(this.content_payload())
+        if transaction is not None:
+            pieces.append(transaction.content_payload())
         elif self._owes_empty_data:
             pieces.append(EMPTY_DATA)
         self._owes_empty_data = False
@@ -191,16 +191,16 @@ class _Streaming:
         if following is not None:
             pieces += following.commands
         group = CommandGroup(tuple(pieces), begins_message=following is not None)
-        if this is not None:
-            this.sent_in = group
+        if transaction is not None:
+            transaction.sent_in = group
         try:
             yield group
         except Exception as error:
             if not is_told(error, group):
                 raise
             self._lost = error
-            if this is not None:
-                yield self._conclude_lost(this, group, error)
+            if transaction is not None:
+                yield self._conclude_lost(transaction, group, error)
             if following is not None:
                 # What failed was this envelope, unless an answer before it is missing as well.
                 is_next = len(group.replies) >= behind
@@ -208,7 +208,9 @@ class _Streaming:
                 yield self._why_lost(following, error, replies) if is_next else not_sent(error)
             return
         self._session.must_close = ""
-        outcome = None if this is None else self._conclude(this, group.replies[:behind])
+        outcome = (
+            None if transaction is None else self._conclude(transaction, group.replies[:behind])
+        )
         self._look_for_the_end(outcome)
         refused = None
         if following is not None:
@@ -262,22 +264,24 @@ class _Streaming:
             is_owed = self._open is not None or self._owes_empty_data
             self._session.must_close = "a message was begun and not sent" if is_owed else ""
 
-    def _conclude(self, this: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
+    def _conclude(self, transaction: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
-            return this.conclude(replies)
+            return transaction.conclude(replies)
         except SmtpError as error:
             if not is_own(error):
                 raise
             self._session.needs_reset = True
             return error
 
-    def _conclude_lost(self, this: Transaction, group: CommandGroup, error: Exception) -> Outcome:
+    def _conclude_lost(
+        self, transaction: Transaction, group: CommandGroup, error: Exception
+    ) -> Outcome:
         payload = group.pieces[0]
         replies = group.replies[: payload.replies]
         if group.has_failed_to_read(error) or not isinstance(error, SmtpError):
             return unreadable(error)
         if len(replies) == payload.replies or tells_something(payload, replies, group):
-            return self._conclude(this, replies)
+            return self._conclude(transaction, replies)
         return error
 
     # Whole transactions through a window.
@@ -286,14 +290,14 @@ class _Streaming:
         session, window = self._session, self._window
         if self._open is not None or self._owes_empty_data or session.avoid_rset:
             yield from self._finish()
-        this = self._begin(request, chunking=True, reset=bool(window))
-        if isinstance(this, SmtpError):
-            yield from self._decline(this)
+        transaction = self._begin(request, chunking=True, reset=bool(window))
+        if isinstance(transaction, SmtpError):
+            yield from self._decline(transaction)
             return
-        pieces: tuple[Piece, ...] = (*this.commands, this.whole_chunk())
-        this.sent_in = group = CommandGroup(pieces, waits=False, begins_message=True)
-        window.append((this, group))
-        self._octets += request.content.whole_size or 0
+        pieces: tuple[Piece, ...] = (*transaction.commands, transaction.whole_chunk())
+        transaction.sent_in = group = CommandGroup(pieces, waits=False, begins_message=True)
+        window.append((transaction, group))
+        self._bytes_in_flight += request.content.whole_size or 0
         try:
             yield group
         except SmtpError as error:
@@ -304,9 +308,9 @@ class _Streaming:
         if window and not window[0][1].missing:
             yield from self._conclude_answered()
         most = self._max_in_flight() if session.limits_nonmail else MAX_IN_FLIGHT
-        if self._octets > WINDOW or len(window) > most:
+        if self._bytes_in_flight > WINDOW or len(window) > most:
             # By half, so that it is not filled and emptied message by message.
-            while self._octets > WINDOW // 2 or len(window) > most // 2:
+            while self._bytes_in_flight > WINDOW // 2 or len(window) > most // 2:
                 yield from self._take_oldest()
 
     def _max_in_flight(self) -> int:
@@ -336,18 +340,18 @@ class _Streaming:
                 return
 
     def _conclude_oldest(self) -> Outcome:
-        this, group = self._window.popleft()
-        self._octets -= this.content.whole_size or 0
-        outcome = self._conclude_eagerly(this, group)
+        transaction, group = self._window.popleft()
+        self._bytes_in_flight -= transaction.content.whole_size or 0
+        outcome = self._conclude_eagerly(transaction, group)
         is_refused = isinstance(outcome, SmtpError)
         self._session.needs_reset = is_refused
         if is_refused or self._session.must_close:
             self._look_for_the_end(outcome)
         return outcome
 
-    def _conclude_eagerly(self, this: Transaction, group: CommandGroup) -> Outcome:
+    def _conclude_eagerly(self, transaction: Transaction, group: CommandGroup) -> Outcome:
         try:
-            return this.conclude_eager(group)
+            return transaction.conclude_eager(group)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -359,33 +363,33 @@ class _Streaming:
         Where replies are out of sync, none of those that came is believed.
         """
         self._lost = error
-        is_out_of_step = type(error) is ProtocolError
+        is_out_of_sync = type(error) is ProtocolError
         window = tuple(self._window)
         self._window.clear()
-        self._octets = 0
+        self._bytes_in_flight = 0
         struck = next((group for _, group in window if group.missing), None)
-        for this, group in window:
+        for transaction, group in window:
             has_left = group.may_have_been_delivered or not group.missing
-            if is_out_of_step and (has_left or not was_told):
+            if is_out_of_sync and (has_left or not was_told):
                 yield _unknown(error)
             elif not group.missing:
-                yield self._conclude_eagerly(this, group)
+                yield self._conclude_eagerly(transaction, group)
             elif has_left:
-                yield this.refused_for_certain(group) or _unknown(error)
+                yield transaction.refused_for_certain(group) or _unknown(error)
             elif group is struck:
-                yield self._why_lost(this, error, group.replies)
+                yield self._why_lost(transaction, error, group.replies)
             else:
                 yield not_sent(error)
 
     def _why_lost(
-        self, this: Transaction, error: Exception, replies: Sequence[SmtpResponse]
+        self, transaction: Transaction, error: Exception, replies: Sequence[SmtpResponse]
     ) -> SmtpError:
         """The outcome of a message whose reply was the next to come; it has these so far."""
         # A refusal that ends the connection is about what it answers: the message before.
         is_of_another = isinstance(error, ResponseError) and not replies
         if is_of_another or not isinstance(error, SmtpError):
             return not_sent(error)
-        this.explain_refusal(error, replies)
+        transaction.explain_refusal(error, replies)
         return error
 
 

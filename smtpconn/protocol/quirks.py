@@ -294,7 +294,7 @@ class ServerQuirks:
         """Whether one command at a time is used."""
         return self.partial_groups >= _BROKEN_AFTER or now < self.pipelining_off_until
 
-    def note_answered_alone(self, now: float) -> bool:
+    def note_single_reply(self, now: float) -> bool:
         """Note a reply to a command that was sent alone; whether that shows broken PIPELINING."""
         if self.partial_groups < _BROKEN_AFTER:
             return False
@@ -302,7 +302,7 @@ class ServerQuirks:
         self.pipelining_off_until = now + PIPELINING_OFF
         return True
 
-    def note_silence_alone(self) -> None:
+    def note_single_timeout(self) -> None:
         """Note that a command that was sent alone was not answered either: the server is slow."""
         self.partial_groups = 0
         self.pipelining_off_until = 0.0

@@ -162,10 +162,10 @@ def write(
     return group
 
 
-def octets(buffers: Iterable[Buffer]) -> CommandGroup:
-    """A caller's own octets as a group to `write`; whether they have a reply is not known."""
+def raw_bytes(buffers: Iterable[Buffer]) -> CommandGroup:
+    """A caller's own bytes as a group to `write`; whether they have a reply is not known."""
     return CommandGroup(
-        (Payload(buffers, replies=0, ends_message=False, log="<octets>"),), waits=False
+        (Payload(buffers, replies=0, ends_message=False, log="<bytes>"),), waits=False
     )
 
 
@@ -174,7 +174,7 @@ def read(session: SessionState, group: CommandGroup | None) -> Exchange[SmtpResp
 
     Args:
         session: what is known of the session.
-        group: what was written and is answered first; None for the reply to a caller's own octets.
+        group: what was written and is answered first; None for the reply to a caller's own bytes.
     """
     if group is None:
         group = CommandGroup((Payload((), ends_message=False, log="<reply>", phase=Phase.IDLE),))

@@ -19,7 +19,7 @@ Rule 6: a bare LF where the server ends its lines with CRLF may stand in text th
         within a transaction, the final reply to content, or the answer to a question. That reply
         stands.
 
-To say whether a message may have been delivered, pairing counts octets: it knows where in the
+To say whether a message may have been delivered, pairing counts bytes: it knows where in the
 stream each group begins and how many bytes the transport has taken. There is no I/O here.
 """
 
@@ -114,9 +114,9 @@ class ReplyMatcher:
         if group.missing:
             self._awaited.append(group)
 
-    def note_sent(self, octets: int) -> None:
+    def note_sent(self, number: int) -> None:
         """Note bytes the transport has taken."""
-        self._sent += octets
+        self._sent += number
 
     def received(self, data: bytes) -> None:
         """Pair what was received; sets ``failure`` instead of raising (rule 4)."""

@@ -115,7 +115,7 @@ class ReplyParser:
         self._is_mixed = False
         self._code_begins_at = 0  # the first line with the code of the last
         self._lines: list[str] = []
-        self._octets = 0
+        self._reply_size = 0
         self._failed = False
         # Whether a bare LF ends a line; None until the first line has shown it.
         self._takes_lf: bool | None = None
@@ -220,12 +220,12 @@ class ReplyParser:
             if not is_last:
                 raise _broken(f"the server sent a reply line without CRLF: {_excerpt(line)}")
 
-    def _check_length(self, octets: int) -> None:
-        if octets > MAX_LINE and (
-            octets > MAX_CHALLENGE or not self._buffer.startswith(b"334", self._start)
+    def _check_length(self, size: int) -> None:
+        if size > MAX_LINE and (
+            size > MAX_CHALLENGE or not self._buffer.startswith(b"334", self._start)
         ):
             raise _broken(f"the server sent a reply line of more than {MAX_LINE} bytes")
-        if self._octets + octets > MAX_REPLY:
+        if self._reply_size + size > MAX_REPLY:
             raise _broken(f"the server sent a reply of more than {MAX_REPLY} bytes")
 
     def _is_empty_line(self, line: bytes) -> bool:
@@ -259,14 +259,14 @@ class ReplyParser:
             )
         self._code = code
         self._lines.append(_readable(text))
-        self._octets += len(line) + 2
+        self._reply_size += len(line) + 2
         if not is_end and len(self._lines) >= MAX_LINES:
             raise _broken(f"the server sent a reply of more than {MAX_LINES} lines")
         return is_end
 
     def _take_reply(self) -> SmtpResponse:
         # A teaser in front of a refusal is no part of it, and has no enhanced status code of it.
-        lines, self._lines, self._octets = tuple(self._lines[self._code_begins_at :]), [], 0
+        lines, self._lines, self._reply_size = tuple(self._lines[self._code_begins_at :]), [], 0
         self.is_over = self._is_mixed
         self._replies += 1
         return response(int(self._code), lines)

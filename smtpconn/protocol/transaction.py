@@ -311,13 +311,13 @@ class Transaction:
         """The content as one BDAT with its command; not of a stream."""
         chunk = self.content.whole_chunk(is_binary=self.is_binary)
         assert chunk is not None
-        bdat, octets = _bdat(chunk), chunk.octets
+        bdat, size = _bdat(chunk), chunk.size
         buffers = (bdat.wire, *chunk.buffers)
         return Payload(
             buffers,
             log=f"{bdat.log} <content>",
-            octets=len(bdat.wire) + octets,
-            wire=b"".join(buffers) if octets <= BLOCK else None,
+            size=len(bdat.wire) + size,
+            wire=b"".join(buffers) if size <= BLOCK else None,
         )
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
@@ -346,20 +346,20 @@ class Transaction:
         server takes never leaves (`smtpconn.protocol.quirks.REST_AS_COMMANDS`).
         """
         behind: CommandGroup | None = None
-        octets = 0
+        size = 0
         for chunk in self._chunks():
-            octets += chunk.octets
-            is_end = chunk.is_last or is_too_big(octets, self.session.capabilities)
+            size += chunk.size
+            is_end = chunk.is_last or is_too_big(size, self.session.capabilities)
             if behind is not None and (is_end or not self.session.may_pipeline):
                 yield from _check_chunk(behind)
                 behind = None
-            check_size(octets, self.session.capabilities, Phase.CONTENT)
+            check_size(size, self.session.capabilities, Phase.CONTENT)
             has_several = chunk.is_last and self.session.is_lmtp
             payload = Payload(
                 chunk.buffers,
                 replies=len(self.accepted) if has_several else 1,
                 ends_message=chunk.is_last,
-                octets=chunk.octets,
+                size=chunk.size,
             )
             group = CommandGroup((_bdat(chunk), payload), waits=chunk.is_last)
             if chunk.is_last:
@@ -521,7 +521,7 @@ def _check_chunk(
 
 
 def _bdat(chunk: Chunk) -> Command:
-    return _bdat_command(f"BDAT {chunk.octets} LAST" if chunk.is_last else f"BDAT {chunk.octets}")
+    return _bdat_command(f"BDAT {chunk.size} LAST" if chunk.is_last else f"BDAT {chunk.size}")
 
 
 def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup) -> bool:

@@ -223,7 +223,7 @@ class CommandConnection(SmtpConnection):
 
     def write_bytes(self, data: bytes) -> None:
         """Write bytes unchanged."""
-        self._write(raw_command.octets((data,)))
+        self._write(raw_command.raw_bytes((data,)))
 
     def read_reply(self) -> SmtpResponse:
         """Wait for the reply to the first written command without one."""

@@ -204,7 +204,7 @@ def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
             peer.sendall(OK)
             read_all(peer, len(long))
 
-        driver._spoke_at = -math.inf
+        driver._last_reply_at = -math.inf
         with ThreadPoolExecutor(1) as executor:
             served = executor.submit(serve)
             run(driver, ask_and_write())

@@ -59,7 +59,7 @@ def send_a_long_one(connection: SmtpConnection) -> object:
 
 def after_an_idle_spell(connection: SmtpConnection) -> object:
     """With BDAT, over a connection that has been silent for long."""
-    connection._channel.driver._spoke_at = -math.inf
+    connection._channel.driver._last_reply_at = -math.inf
     return send_bdat(connection)
 
 

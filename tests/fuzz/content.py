@@ -48,7 +48,7 @@ def check(source: Source) -> None:
             assert b"".join(_joined(chunk.buffers) for chunk in chunks) == text
             assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
             chunks = list(Content(make()).binary_chunks())
-            assert sum(chunk.octets for chunk in chunks) == len(message)
+            assert sum(chunk.size for chunk in chunks) == len(message)
             assert b"".join(_joined(chunk.buffers) for chunk in chunks) == message
 
 

@@ -92,7 +92,7 @@ def of_chunks(chunks: Iterable[Chunk]) -> bytes:
     found, wholes = list(chunks), []
     for chunk in found:
         whole = joined(chunk.buffers)
-        assert len(whole) == chunk.octets
+        assert len(whole) == chunk.size
         wholes.append(whole)
     assert [chunk.is_last for chunk in found] == [False] * (len(found) - 1) + [True]
     return b"".join(wholes)
@@ -415,15 +415,15 @@ def test_a_stream_goes_in_chunks_of_bounded_size() -> None:
     block = b"x" * 998 + b"\r\n"
     chunks = list(Content(block for _ in range(3 * CHUNK // 1000)).text_chunks())
     assert len(chunks) >= 3
-    assert all(chunk.octets < CHUNK + len(block) for chunk in chunks)
+    assert all(chunk.size < CHUNK + len(block) for chunk in chunks)
     assert of_chunks(chunks) == block * (3 * CHUNK // 1000)
 
 
 def test_an_empty_stream_is_one_empty_last_chunk() -> None:
     """BDAT 0 LAST is how nothing is sent."""
     for empty in ([], [b""], [b"", b""], io.BytesIO()):
-        assert [(c.octets, c.is_last) for c in Content(empty).text_chunks()] == [(0, True)]
-    assert [(c.octets, c.is_last) for c in Content(b"").binary_chunks()] == [(0, True)]
+        assert [(c.size, c.is_last) for c in Content(empty).text_chunks()] == [(0, True)]
+    assert [(c.size, c.is_last) for c in Content(b"").binary_chunks()] == [(0, True)]
 
 
 @pytest.mark.parametrize("pattern", [b"\r", b"\n", b".\n", b"\r\n", b"\n.", b"a", b"\r\r\n."])

@@ -34,7 +34,7 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.model.parameters import BodyType
-from smtpconn.pool.connection_pool import AHEAD
+from smtpconn.pool.connection_pool import MESSAGES_AHEAD
 from smtpconn.pool.events import Action, PoolEvent, Stage
 from smtpconn.testing import SmtpServer
 from tests.support.error_classes import kind_of
@@ -175,7 +175,7 @@ def test_envelopes_are_taken_as_outcomes_are_wanted() -> None:
         for received in range(1, 50):
             assert next(outcomes).error is None
             # Of each connection one is in flight, some outcomes come and some lie ready.
-            assert taken <= received + AHEAD * size
+            assert taken <= received + MESSAGES_AHEAD * size
         rest = outcomes.close()
         # What was begun was finished, and what was not says so.
         never = [o.error for o in rest if o.error is not None]

@@ -102,14 +102,14 @@ def test_pipelining_is_off_after_two_partial_groups_and_an_answer() -> None:
     """For an hour, if a command that is sent alone is answered."""
     server_quirks = ServerQuirks(partial_groups=1)
     assert not server_quirks.is_pipelining_broken(5.0)
-    assert not server_quirks.note_answered_alone(5.0)
+    assert not server_quirks.note_single_reply(5.0)
     server_quirks.partial_groups += 1
     assert server_quirks.is_pipelining_broken(6.0)
-    assert server_quirks.note_answered_alone(10.0)
+    assert server_quirks.note_single_reply(10.0)
     assert server_quirks.partial_groups == 0
     assert server_quirks.is_pipelining_broken(10.0 + PIPELINING_OFF - 1)
     assert not server_quirks.is_pipelining_broken(10.0 + PIPELINING_OFF)
-    assert not server_quirks.note_answered_alone(20.0)
+    assert not server_quirks.note_single_reply(20.0)
 
 
 @pytest.mark.parametrize("server_quirks", [ServerQuirks(partial_groups=2), ServerQuirks()])
@@ -118,7 +118,7 @@ def test_pipelining_is_on_where_a_command_alone_is_not_answered(
 ) -> None:
     """Then it is the server that is slow, also if it was thought otherwise before."""
     server_quirks.pipelining_off_until = 100.0
-    server_quirks.note_silence_alone()
+    server_quirks.note_single_timeout()
     assert not server_quirks.is_pipelining_broken(50.0)
 
 

@@ -89,7 +89,7 @@ def test_a_refused_reset_leaves_it_unknown(rest: str) -> None:
     wire = Wire(lambda said: octets)
     made = eager(needs_reset=True)
     driver = Driver(wire, made, "mx.example.test", "mx.example.test:25", None)
-    driver._spoke_at = math.inf
+    driver._last_reply_at = math.inf
     with pytest.raises(ConnectionClosedError, match="the server refuses RSET") as caught:
         driver.run(at_once(made), Deadline(10))
     assert caught.value.may_have_been_delivered
@@ -111,7 +111,7 @@ def test_replies_that_do_not_line_up(replies: str, kind: type[SmtpError]) -> Non
     data = replies.replace("\n", "\r\n").encode()
     wire = Wire(lambda said: data)
     driver = Driver(wire, made := eager(), "mx.example.test", "mx.example.test:25", None)
-    driver._spoke_at = math.inf
+    driver._last_reply_at = math.inf
     with pytest.raises(kind) as caught:
         driver.run(at_once(made), Deadline(10))
     assert kind_of(caught.value) is kind
@@ -143,7 +143,7 @@ def test_a_connection_that_is_lost(
     data = replies.replace("\n", "\r\n").encode()
     wire = Wire(lambda said: data + b"2", gives=len(data))
     driver = Driver(wire, made := eager(), "mx.example.test", "mx.example.test:25", None)
-    driver._spoke_at = math.inf
+    driver._last_reply_at = math.inf
     with pytest.raises(kind) as caught:
         driver.run(at_once(made), Deadline(10))
     assert kind_of(caught.value) is kind

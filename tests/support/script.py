@@ -101,7 +101,7 @@ def _exchange(
             said += buffer
             matcher.queued += len(buffer)
         if isinstance(piece, Payload):
-            group.payload_octets = len(said) - begun
+            group.payload_size = len(said) - begun
     group.ends_at = matcher.queued
     assert bytes(said) == _crlf(expected)
     matcher.note_sent(len(said))
@@ -239,7 +239,7 @@ def run_many(
     """
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
     if is_fresh:
-        driver._spoke_at = math.inf
+        driver._last_reply_at = math.inf
     items: Generator[Outcome, None, None]
     items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
     run = Run([] if outcomes is None else outcomes, driver)
