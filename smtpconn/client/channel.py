@@ -30,7 +30,7 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.net.deadline import Deadline, StreamDeadline
-from smtpconn.net.forking import current_process, forget_in_child, reset_if_forked
+from smtpconn.net.forking import current_process, reset_if_forked, reset_in_child
 from smtpconn.protocol.exchange import Exchange, ExchangeAction
 
 T = TypeVar("T")
@@ -53,10 +53,11 @@ class Channel:
         self.peer = peer
         self.timeout = timeout
         self._close_requested = False
-        self._begin()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def _begin(self) -> None:
+    def reset_after_fork(self) -> None:
+        """Replace the lock in a forked child. The transport closes itself."""
         self._lock = threading.Lock()
         self._owner = 0
 
@@ -221,11 +222,7 @@ class Channel:
     def close_after_fork(self) -> None:
         """Close only the descriptor: for a forked child, whose parent still uses the connection."""
         # Without the lock: the thread that holds it may not exist in this process.
-        self.driver.transport.forget()
-
-    def forget(self) -> None:
-        """Replace the lock in a forked child. The transport closes itself."""
-        self._begin()
+        self.driver.transport.reset_after_fork()
 
     def unless_busy(self, look: Callable[[], T]) -> T | None:
         """Call ``look`` while holding the lock; None, without waiting, if an operation runs."""

@@ -44,7 +44,7 @@ from smtpconn.model.errors import SmtpError, ValidationError
 from smtpconn.model.modes import TlsMode
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.forking import reset_if_forked, reset_in_child
 from smtpconn.net.threads import start_thread
 from smtpconn.pool.connection_pool import ConnectionPool
 
@@ -150,10 +150,10 @@ class PooledSmtpHandler(logging.Handler):
         self._config, self._pool_is_for = config, self._server()
         self._thread_name = f"smtpconn-log-mail-{next(_numbers)}"
         self._is_closed = False
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Start empty in a forked child: the parent mails what it has queued."""
         # Re-entrant: a destructor that logs may run anywhere.
         self._lock = threading.RLock()

@@ -31,10 +31,10 @@ _MADV_WIPEONFORK = 18
 """Linux 4.14 and newer; the `mmap` module has no name for it."""
 
 
-class Forgetful(Protocol):
+class Resettable(Protocol):
     """An object that can be reset in a forked child."""
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Drop what belongs to the parent, and replace the locks.
 
         Called in the child while no other thread uses the object; called again if an exception
@@ -81,7 +81,7 @@ _process = 0
 
 # Dicts, not WeakSets: a fork may happen while another thread is in the middle of a change.
 _sockets: dict[int, weakref.ref[socket.socket]] = {}
-_holders: dict[int, weakref.ref[Forgetful]] = {}
+_holders: dict[int, weakref.ref[Resettable]] = {}
 
 
 def reset_if_forked() -> None:
@@ -111,13 +111,13 @@ def is_current_process(number: int) -> bool:
     return bool(_mark[0]) and number == _process
 
 
-def forget_in_child(holder: Forgetful) -> None:
-    """Register an object whose ``forget()`` is called in every child forked from now on."""
+def reset_in_child(holder: Resettable) -> None:
+    """Have ``holder.reset_after_fork()`` called in every child forked from now on."""
     _remember(_holders, holder)
 
 
 def close_in_child(sock: socket.socket) -> None:
-    """Register a socket that is closed, without QUIT, in every child forked from now on."""
+    """Have a socket closed, without QUIT, in every child forked from now on."""
     _remember(_sockets, sock)
 
 
@@ -157,7 +157,7 @@ class _Reset:
                 _process += 1
                 # Sockets are closed first (the list is worked off from its end), so that nothing
                 # that runs later can write to them.
-                self._left = [holder.forget for holder in reversed(_living(_holders))]
+                self._left = [holder.reset_after_fork for holder in reversed(_living(_holders))]
                 self._left += [sock.close for sock in _living(_sockets)]
                 self._do(self._left)
                 _mark[0] = 1

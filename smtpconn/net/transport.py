@@ -38,7 +38,7 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.origin import is_own
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import forget_in_child
+from smtpconn.net.forking import reset_in_child
 
 _RECEIVE = 64 * 1024
 _TLS_SEND = 16 * 1024
@@ -91,7 +91,7 @@ class Transport:
             self._probe_poll.register(sock, select.POLLIN)
         self._quick_ack = getattr(socket, "TCP_QUICKACK", None) if is_tcp else None
         self._owes_ack = False
-        forget_in_child(self)
+        reset_in_child(self)
 
     @property
     def local_ip(self) -> str | None:
@@ -313,7 +313,7 @@ class Transport:
         self._sock.close()
         self.is_open = False
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Close the descriptor in a forked child; the parent still uses the connection."""
         self.is_inherited = self.is_inherited or self.is_open
         self.close()

@@ -28,7 +28,7 @@ from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import PoolClosedError, PoolOverloadedError, PoolTimeoutError, SmtpError
 from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.forking import reset_if_forked, reset_in_child
 from smtpconn.pool import maintenance
 from smtpconn.pool.connector import Connector
 from smtpconn.pool.events import NO_EVENTS, Action, EventEmitter, EventHook, OperationEvents
@@ -80,7 +80,7 @@ class PoolCore:
         self._config = configs[0]
         self._options = options
         self._begin()
-        forget_in_child(self)
+        reset_in_child(self)
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
@@ -563,7 +563,7 @@ class PoolCore:
             in_use = len(self._state.leases)
             log(logging.WARNING, "%s: closed while %d connections are out", self.name, in_use)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child: the parent's connections are closed here, and only here."""
         state = self._state
         out = [waiter.pooled for waiter in state.leases if waiter.pooled is not None]
@@ -740,7 +740,7 @@ class PoolCore:
 
     def _is_back(self, waiter: Waiter) -> None:
         """What only those who ask for it pay for: the leak report and the hook hear of it."""
-        self._leaks.forget(waiter)
+        self._leaks.discard(waiter)
         if (held := self._held.pop(waiter, None)) is not None:
             held.done()
 

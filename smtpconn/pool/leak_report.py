@@ -33,7 +33,7 @@ class LeakReport:
         if self._limit is not None:
             self._stacks[waiter] = "".join(traceback.format_stack(frame))
 
-    def forget(self, waiter: Waiter) -> None:
+    def discard(self, waiter: Waiter) -> None:
         """Remove a returned lease, and report those that are held for too long."""
         if self._limit is None:
             return

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from smtpconn.net.forking import forget_in_child
+from smtpconn.net.forking import reset_in_child
 from smtpconn.net.threads import start_thread
 from smtpconn.pool.pool_log import log
 from smtpconn.pool.wakeup import Wakeup
@@ -36,10 +36,10 @@ class Maintenance:
     """The thread, and the pools that it maintains."""
 
     def __init__(self) -> None:
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Reset in a forked child, where the thread does not exist."""
         self._wakeup = Wakeup()
         # Held while the thread runs; only tried, never waited for.

@@ -14,7 +14,7 @@ import time
 
 from smtpconn.model.errors import Phase, PoolTimeoutError, ValidationError
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.forking import reset_if_forked, reset_in_child
 
 
 class RateLimiter:
@@ -36,10 +36,10 @@ class RateLimiter:
         self._interval = 1 / rate
         self._allowance = (burst - 1) * self._interval
         self._next = 0.0
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Take a new lock in a forked child; the reserved slots belong to the parent."""
         self._lock = threading.RLock()
         self._next = min(self._next, time.monotonic())

@@ -11,7 +11,7 @@ import threading
 from typing import Unpack, cast
 
 from smtpconn.client.config import ServerConfig, ServerSettings
-from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.forking import reset_if_forked, reset_in_child
 from smtpconn.pool.connection_pool import ConnectionPool, configs_of, wrapped
 from smtpconn.pool.options import PoolKeywords
 
@@ -25,10 +25,10 @@ class _Registry:
 
     def __init__(self) -> None:
         self._pools: dict[object, ConnectionPool] = {}
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Take a new lock in a forked child; the pools reset themselves."""
         self._lock = threading.RLock()
 

@@ -130,5 +130,5 @@ def _start_tls(session: SessionState) -> Generator[ExchangeAction, None, None]:
     if reply.code != 220:
         raise refusal(reply, Phase.STARTTLS)
     yield StartTls()
-    session.forget()
+    session.reset_after_starttls()
     session.is_private = True

@@ -65,7 +65,7 @@ def start_tls(session: SessionState) -> Exchange[SmtpResponse]:
     reply = yield from single(command(Phase.STARTTLS, "STARTTLS"))
     if reply.code == 220:
         yield StartTls()
-        session.forget()
+        session.reset_after_starttls()
         session.is_private = True
     return reply
 

@@ -1,7 +1,9 @@
-"""What both sides know of each other: the memory of one session, written by the exchanges.
+"""What is known of one session: the exchanges of `smtpconn.protocol` write it and read it.
 
-Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2); `forget` is the one
-place for that. No socket, no clock, no behaviour beyond questions about the facts kept here.
+Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2);
+`SessionState.reset_after_starttls` is the one place for that.
+
+No socket and no clock, and no behaviour beyond questions about the facts kept here.
 """
 
 from __future__ import annotations
@@ -136,7 +138,7 @@ class SessionState:
         self.must_close = f"the server refuses RSET: {reply}"
         return ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
-    def forget(self) -> None:
+    def reset_after_starttls(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
         self.capabilities = ServerCapabilities()
         self.auth_mechanism = None

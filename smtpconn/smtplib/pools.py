@@ -37,7 +37,7 @@ from smtpconn.model.errors import Phase, PoolClosedError, SmtpError, StartTlsUna
 from smtpconn.model.modes import Protocol, TlsMode
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import forget_in_child, reset_if_forked
+from smtpconn.net.forking import reset_if_forked, reset_in_child
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.pool.connection_pool import ConnectionPool
 from smtpconn.pool.lease import Lease
@@ -121,10 +121,10 @@ class Server:
         # By TLS context, None in clear, and by the name for EHLO.
         self._hellos: OrderedDict[tuple[ssl.SSLContext | None, str], SmtpResponse] = OrderedDict()
         self._parked: tuple[CommandConnection, ssl.SSLContext | None, float] | None = None
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Take new locks in a forked child; the connection is closed by `close_in_child`."""
         self._lock = threading.Lock()
         self._asking = _Turn()
@@ -457,8 +457,8 @@ class Pools:
         self._servers: OrderedDict[Address, Server] = OrderedDict()
         self._when_closed: Callable[[], None] = lambda: None
         self.is_closed = False
-        self.forget()
-        forget_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
     def when_closed(self, call: Callable[[], None]) -> None:
         """Call a function at `close`."""
@@ -475,7 +475,7 @@ class Pools:
     ) -> None:
         self.close()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Take a new lock in a forked child; pools and servers reset themselves."""
         self._lock = threading.Lock()
 

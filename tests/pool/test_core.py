@@ -339,7 +339,7 @@ def test_forgetting(harness: Harness) -> None:
     pool = pool_core(max_size=2)
     inherited = use(pool, 2)
     waiter, _ = take(pool)
-    pool.forget()
+    pool.reset_after_fork()
     assert [connection.ended_by for connection in inherited] == [["close_after_fork"]] * 2
     assert figures(pool) == (0, 0, {})
     assert use(pool, 2) == harness.made[2:]

@@ -353,9 +353,9 @@ class SlowReset:
     def __init__(self) -> None:
         self.begun = 0
         self.in_flight, self.may_go_on = threading.Event(), threading.Event()
-        forking.forget_in_child(self)
+        forking.reset_in_child(self)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew."""
         self.begun += 1
         self.in_flight.set()
@@ -409,9 +409,9 @@ def test_a_signal_handler_that_sends_in_the_middle_of_a_reset() -> None:
             """Is interrupted by a signal while it begins anew."""
 
             def __init__(self) -> None:
-                forking.forget_in_child(self)
+                forking.reset_in_child(self)
 
-            def forget(self) -> None:
+            def reset_after_fork(self) -> None:
                 """Be interrupted."""
                 signal.raise_signal(signal.SIGUSR1)
 
@@ -441,9 +441,9 @@ def test_an_interrupted_reset_is_done_again() -> None:
 
         def __init__(self) -> None:
             self.times = 0
-            forking.forget_in_child(self)
+            forking.reset_in_child(self)
 
-        def forget(self) -> None:
+        def reset_after_fork(self) -> None:
             """Be interrupted once."""
             self.times += 1
             if self.times == 1:

@@ -96,7 +96,7 @@ def test_the_greeting_is_kept() -> None:
     made = SessionState(ehlo_domain="client.example")
     script: Script = [("", "220-mx.example.test\n220 ready\n"), (EHLO, "250 mx\n")]
     run_script(lambda: handshake.handshake(made, starttls=False), script)
-    made.forget()
+    made.reset_after_starttls()
     assert made.greeting == SmtpResponse(220, ("mx.example.test", "ready"))
 
 
