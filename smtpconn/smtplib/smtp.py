@@ -58,9 +58,11 @@ from smtpconn.smtplib.paths import (
     refuse_line_ends,
     reverse_path,
 )
-from smtpconn.smtplib.pools import Address, Borrowed, Key, Pools, Server, credential_hash
+from smtpconn.smtplib.pool_key import Address, Key, credential_hash
+from smtpconn.smtplib.pools import Borrowed, Pools
 from smtpconn.smtplib.replies import Reply, pair, response_of, text_of
 from smtpconn.smtplib.sendmail import AnyResult, envelope_of, make_request, refused_recipients
+from smtpconn.smtplib.server import Server
 from smtpconn.smtplib.values import (
     addr_only,
     answer_bytes,

@@ -16,7 +16,14 @@ pytestmark = [
 ]
 
 ME, YOU, SHE = "me@example.com", "you@example.net", "she@example.net"
-MODULES = ("smtplib/smtp.py", "smtplib/pools.py", "smtplib/connection.py")
+MODULES = (
+    "smtplib/smtp.py",
+    "smtplib/pools.py",
+    "smtplib/pooled_server.py",
+    "smtplib/server.py",
+    "smtplib/turn.py",
+    "smtplib/connection.py",
+)
 
 
 @pytest.mark.parametrize("ending", ["with", "quit", "close"])

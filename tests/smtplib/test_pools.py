@@ -19,12 +19,11 @@ from smtpconn import PoolTimeoutError, SmtpError, ValidationError, smtplib
 from smtpconn.model.modes import Protocol
 from smtpconn.net.deadline import Deadline
 from smtpconn.smtplib import pools as pools_module
+from smtpconn.smtplib import server as server_module
+from smtpconn.smtplib.pool_key import Address, Key, credential_hash
 from smtpconn.smtplib.pools import (
     MAX_POOLS,
     MAX_POOLS_OF_OWN_CONTEXTS,
-    Address,
-    Key,
-    credential_hash,
 )
 from smtpconn.testing import SmtpServer
 from tests.realservers.base import PASSWORDS
@@ -557,7 +556,7 @@ def test_a_parked_connection_that_is_old_is_not_taken(
 ) -> None:
     """The server may be about to hang up."""
     smtp = smtplib.SMTP(server.host, server.port)
-    monkeypatch.setattr(pools_module, "PARKED_FOR", 0.0)
+    monkeypatch.setattr(server_module, "PARKED_FOR", 0.0)
     smtp.sendmail(ME, YOU, TEXT)
     smtp.quit()
     assert len(server.connections) == 2
