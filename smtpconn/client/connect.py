@@ -100,48 +100,92 @@ def _open_once(
         sock = open_socket(host, port, deadline, options.get("source_address"))
     else:
         sock = from_factory(factory, host, port, deadline)
-    peer = host if host.startswith("/") else f"{host}:{port}"
-    to_close: socket.socket | Transport = sock
-    try:
-        # TLS replaces the socket inside the transport, so from here on the transport is closed.
-        to_close = transport = Transport(sock)
-        session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
+    driver = driver_over(
+        sock,
+        host,
+        port,
+        session,
+        deadline,
         # A caller's own socket may lead to a proxy, so its peer address proves nothing.
-        session.is_local = factory is None and transport.peer_is_local
-        session.is_private = (
-            tls_mode is TlsMode.IMPLICIT
-            or transport.tls is not None
-            or options.get("allow_cleartext_auth", False)
-            or session.is_local
-        )
-        tls_name = options.get("tls_server_name") or host.rstrip(".")
-        driver = Driver(transport, session, tls_name, peer, context, tls_session)
-        _log.debug("#%d %s: connected", driver.number, peer)
+        is_direct=factory is None,
+        is_private=tls_mode is TlsMode.IMPLICIT or options.get("allow_cleartext_auth", False),
+        context=context,
+        tls_session=tls_session,
+        tls_server_name=options.get("tls_server_name"),
+    )
+    try:
+        _log.debug("#%d %s: connected", driver.number, driver.peer)
         if tls_mode is TlsMode.IMPLICIT:
             driver.start_tls(deadline)
-        elif port == IMPLICIT_TLS_PORT and transport.tls is None:
-            _wait_for_greeting(transport, peer, deadline)
+        elif port == IMPLICIT_TLS_PORT and driver.transport.tls is None:
+            _wait_for_greeting(driver, deadline)
         driver.run(handshake.handshake(session, starttls=tls_mode is TlsMode.STARTTLS), deadline)
+    except BaseException:
+        driver.transport.close()
+        raise
+    return Channel(driver, driver.peer, deadline.timeout), session
+
+
+def driver_over(
+    sock: socket.socket,
+    host: str,
+    port: int,
+    session: SessionState,
+    deadline: Deadline,
+    *,
+    is_direct: bool,
+    is_private: bool,
+    context: ssl.SSLContext | None,
+    tls_session: ssl.SSLSession | None,
+    tls_server_name: str | None = None,
+) -> Driver:
+    """Put a driver on a connected socket, and note in ``session`` what the socket tells.
+
+    Args:
+        sock: in clear or with TLS; closed if this fails.
+        host, port: what it is connected to.
+        session: new; its ``ehlo_domain`` stays unless it is "".
+        deadline: of the operation.
+        is_direct: whether the peer is the server and not a proxy.
+        is_private: whether a secret may be sent even if the socket does not make that safe.
+        context, tls_session: for TLS that is started later.
+        tls_server_name: the name in the server's certificate, if it is not ``host``.
+
+    Raises:
+        SmtpError: the socket is of no use.
+    """
+    peer = host if host.startswith("/") else f"{host}:{port}"
+    try:
+        transport = Transport(sock)
+        session.ehlo_domain = session.ehlo_domain or default_ehlo_domain(transport.local_ip)
+        session.is_local = is_direct and transport.peer_is_local
+        session.is_private = is_private or transport.tls is not None or session.is_local
     except BaseException as error:
-        to_close.close()
+        sock.close()
         if isinstance(error, OSError) and not isinstance(error, SmtpError) and is_own(error):
             raise as_smtp_error(error, Phase.CONNECT, deadline, peer) from error
         raise
-    return Channel(driver, peer, deadline.timeout), session
+    name = tls_server_name or host.rstrip(".")
+    return Driver(transport, session, name, peer, context, tls_session)
 
 
-def _wait_for_greeting(transport: Transport, peer: str, deadline: Deadline) -> None:
+def _wait_for_greeting(driver: Driver, deadline: Deadline) -> None:
     """Wait `GREETING_TIMEOUT` for the first byte; a TLS server waits for ours until the deadline.
 
     Raises:
         SmtpTimeoutError: nothing came.
+        SmtpError: waiting failed.
     """
     seconds = min(GREETING_TIMEOUT, deadline.check(Phase.GREETING))
     try:
-        transport.wait(Deadline(seconds), write=False)
-    except TimeoutError:
+        driver.transport.wait(Deadline(seconds), write=False)
+    except OSError as error:
+        if not is_own(error):
+            raise
+        if not isinstance(error, TimeoutError):
+            raise as_smtp_error(error, Phase.GREETING, deadline, driver.peer) from error
         raise SmtpTimeoutError(
-            f"{peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
+            f"{driver.peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
         ) from None
 
 

@@ -105,6 +105,7 @@ class Driver:
         tls_session: of an earlier connection, to resume.
 
     Attributes:
+        transport, peer: as given.
         number: identifies the connection in the logs of this process.
     """
 
@@ -122,7 +123,7 @@ class Driver:
         self._closed_because = ""
         self._session = session
         self._host = host
-        self._peer = peer
+        self.peer = peer
         self._context = context
         self._tls_session = tls_session
         self._matcher = ReplyMatcher()
@@ -267,7 +268,7 @@ class Driver:
                     if self._matcher.failure is not None:
                         error = self._matcher.error()
                 else:
-                    error = closed_by_peer(Phase.IDLE, self._peer)
+                    error = closed_by_peer(Phase.IDLE, self.peer)
             if error is None and not self._matcher.is_reusable:
                 error = ProtocolError(
                     "the server began to say something that nothing asked for", phase=Phase.IDLE
@@ -276,7 +277,7 @@ class Driver:
             if not (isinstance(raised, OSError) and is_own(raised)):
                 self._break_off(raised)
                 raise
-            error = as_smtp_error(raised, Phase.IDLE, Deadline(1), self._peer)
+            error = as_smtp_error(raised, Phase.IDLE, Deadline(1), self.peer)
         if error is not None:
             self.close(str(error))
         return error
@@ -304,7 +305,7 @@ class Driver:
             if not self._is_of_connection(error, deadline):
                 raise
             if isinstance(error, OSError):
-                raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+                raise as_smtp_error(error, Phase.TLS, deadline, self.peer) from error
             raise ValidationError(f"TLS cannot check {self._host!r}: {error}") from error
         _wire_log.debug("#%d == TLS from here on", self.number)
 
@@ -313,7 +314,7 @@ class Driver:
         if self.transport.is_open:
             self._closed_because = self._closed_because or because
             self.transport.close()
-            _connection_log.debug("#%d %s: closed: %s", self.number, self._peer, because)
+            _connection_log.debug("#%d %s: closed: %s", self.number, self.peer, because)
 
     def interrupt(self) -> None:
         """Make another thread's operation fail at once, which then closes the transport."""
@@ -324,7 +325,7 @@ class Driver:
     def closed_error(self, phase: Phase) -> ConnectionClosedError:
         """The error for using a connection that is closed or being closed."""
         return ConnectionClosedError(
-            f"the connection to {self._peer} is closed: {self.closed_because}", phase=phase
+            f"the connection to {self.peer} is closed: {self.closed_because}", phase=phase
         )
 
     def _closed_during_operation(self, phase: Phase) -> ConnectionClosedError:
@@ -388,9 +389,9 @@ class Driver:
         except OSError as error:
             if not self._is_of_connection(error, deadline):
                 raise
-            raise as_smtp_error(error, Phase.TLS, deadline, self._peer) from error
+            raise as_smtp_error(error, Phase.TLS, deadline, self.peer) from error
         if data == b"":
-            raise closed_by_peer(Phase.TLS, self._peer)
+            raise closed_by_peer(Phase.TLS, self.peer)
         if data is not None or not self._matcher.is_reusable:
             raise ProtocolError(
                 "the server sent something between its answer to STARTTLS and the TLS handshake: "
@@ -463,7 +464,7 @@ class Driver:
                 "#%d %s: answers only some of the commands of a group: one command at a time for "
                 "the next %d seconds",
                 self.number,
-                self._peer,
+                self.peer,
                 PIPELINING_OFF,
             )
 
@@ -549,7 +550,7 @@ class Driver:
         elif self._interrupted:
             raise self.closed_error(self._matcher.phase)
         else:
-            raise closed_by_peer(self._matcher.phase, self._peer)
+            raise closed_by_peer(self._matcher.phase, self.peer)
 
     def _pair(self, data: bytes) -> None:
         if self._shows_wire:
@@ -569,7 +570,7 @@ class Driver:
         self._drain()
         if self._matcher.failure is not None:
             return self._matcher.error()
-        return as_smtp_error(error, self._matcher.phase, deadline, self._peer)
+        return as_smtp_error(error, self._matcher.phase, deadline, self.peer)
 
     def _drain(self) -> None:
         deadline = Deadline(DRAIN_TIMEOUT)

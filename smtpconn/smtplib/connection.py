@@ -16,9 +16,8 @@ from typing import Self, TypeVar
 
 from smtpconn.auth.credentials import Credentials
 from smtpconn.client.channel import Channel
+from smtpconn.client.connect import driver_over
 from smtpconn.client.connection import SmtpConnection
-from smtpconn.client.driver import Driver
-from smtpconn.client.options import default_ehlo_domain
 from smtpconn.model.errors import Phase, SmtpError, ValidationError
 from smtpconn.model.modes import Protocol
 from smtpconn.model.replies import SmtpResponse
@@ -128,23 +127,21 @@ class CommandConnection(SmtpConnection):
             allow_cleartext_auth: as `SmtpConnection.connect` takes it.
             context, tls_session: for a `start_tls` without a context.
         """
-        peer = host if host.startswith("/") else f"{host}:{port}"
-        try:
-            transport = Transport(sock)
-            session = SessionState(protocol=protocol)
-            session.ehlo_domain = default_ehlo_domain(transport.local_ip)
-            session.is_local = is_direct and transport.peer_is_local
-            session.is_private = (
-                transport.tls is not None or allow_cleartext_auth or session.is_local
-            )
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, OSError) and not isinstance(error, SmtpError):
-                raise as_smtp_error(error, Phase.CONNECT, Deadline(timeout), peer) from error
-            raise
-        driver = Driver(transport, session, host.rstrip("."), peer, context, tls_session)
+        session = SessionState(protocol=protocol, ehlo_domain="")
+        driver = driver_over(
+            sock,
+            host,
+            port,
+            session,
+            Deadline(timeout),
+            is_direct=is_direct,
+            is_private=allow_cleartext_auth,
+            context=context,
+            tls_session=tls_session,
+        )
         connection = cls.__new__(cls)
-        connection._channel, connection._session = WatchedChannel(driver, peer, timeout), session
+        connection._channel = WatchedChannel(driver, driver.peer, timeout)
+        connection._session = session
         connection._host = host.rstrip(".")
         connection._written = deque()
         return connection
