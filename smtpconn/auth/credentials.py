@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError
 from typing import NoReturn, TypeAlias
 
 from smtpconn.auth import scram
@@ -287,7 +287,6 @@ def serve(mechanisms: Sequence[str], credentials: Credentials) -> bool:
 # --- Choosing -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Way:
     """One way of logging in.
 
@@ -297,9 +296,14 @@ class Way:
         binding: for -PLUS, the kind of channel binding.
     """
 
-    name: AuthMechanism
-    make: Callable[[], SaslMechanism] = field(repr=False)
-    binding: str = ""
+    __slots__ = ("binding", "make", "name")
+
+    def __init__(
+        self, name: AuthMechanism, make: Callable[[], SaslMechanism], binding: str = ""
+    ) -> None:
+        self.name = name
+        self.make = make
+        self.binding = binding
 
     @property
     def key(self) -> str:

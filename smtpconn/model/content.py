@@ -23,7 +23,6 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias, cast
 
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError, ValidationError
@@ -255,13 +254,15 @@ class Content:
             yield block
 
 
-@dataclass(slots=True, eq=False)
 class Chunk:
     """The content of one BDAT: exactly ``size`` bytes in ``buffers``."""
 
-    size: int
-    buffers: Iterable[Buffer]
-    is_last: bool
+    __slots__ = ("buffers", "is_last", "size")
+
+    def __init__(self, size: int, buffers: Iterable[Buffer], *, is_last: bool) -> None:
+        self.size = size
+        self.buffers = buffers
+        self.is_last = is_last
 
 
 def _gather(buffers: Iterable[Buffer]) -> Iterator[Chunk]:

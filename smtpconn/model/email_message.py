@@ -13,6 +13,9 @@ offers, so this is the last step before sending:
 
 The caller's object and its parts are never changed: other threads may be sending it at the same
 time. All changes are made to a copy (`completed`, `serialize`).
+
+`address_list` and `header_fields` are imported where they are used: only messages of the email
+package need them, and their regular expressions take long to compile.
 """
 
 from __future__ import annotations
@@ -27,12 +30,10 @@ from email.message import Message
 from email.utils import format_datetime, localtime, make_msgid
 from typing import TYPE_CHECKING, Annotated, Never, TypeAlias, TypeGuard, cast
 
-from smtpconn.model.address_list import read_addresses
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import has_long_line
 from smtpconn.model.errors import SmtpError, ValidationError
-from smtpconn.model.header_fields import decoded, field_bytes, is_internationalised
 
 if TYPE_CHECKING:
     from email.headerregistry import AddressHeader, BaseHeader
@@ -105,6 +106,8 @@ def needs_smtputf8(sender: ReversePath, recipients: Sequence[ForwardPath]) -> bo
 
 def needs_utf8_fields(message: AnyMessage) -> bool:
     """Whether its fields can leave as they are only with SMTPUTF8 (RFC 6532)."""
+    from smtpconn.model.header_fields import is_internationalised
+
     return any(
         is_internationalised(name, value)
         for part in _parts(message)
@@ -165,6 +168,8 @@ class _Generator(BytesGenerator):
     utf8 = False
 
     def _write_headers(self, message: AnyMessage) -> None:
+        from smtpconn.model.header_fields import field_bytes
+
         for name, value in message.raw_items():
             self._fp.write(field_bytes(name, value, utf8=self.utf8))  # type: ignore[attr-defined]
         self._fp.write(b"\r\n")  # type: ignore[attr-defined]
@@ -293,6 +298,9 @@ def _addresses_in(name: str, field: object) -> list[str]:
     ``email.utils.getaddresses`` is not used: it drops what it does not understand, such as an
     address literal in Python 3.13, and that recipient would not get the message.
     """
+    from smtpconn.model.address_list import read_addresses
+    from smtpconn.model.header_fields import decoded
+
     if not hasattr(field, "addresses"):
         text = decoded(str(field))
         if "\ufffd" in text:

@@ -28,7 +28,6 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
@@ -67,7 +66,6 @@ class Job(Generic[Outcome]):
         raise AssertionError("a subclass has this method")
 
 
-@dataclass(frozen=True, slots=True)
 class Room:
     """A limit on the jobs between the input and the caller.
 
@@ -76,15 +74,20 @@ class Room:
         size: bytes that they may hold together; two jobs for each worker are allowed in any case.
     """
 
-    jobs: int
-    size: int
+    __slots__ = ("jobs", "size")
+
+    def __init__(self, jobs: int, size: int) -> None:
+        self.jobs = jobs
+        self.size = size
 
 
-@dataclass(frozen=True, slots=True)
 class _Failure:
     """What the input or a worker raised."""
 
-    error: BaseException
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 _Entry: TypeAlias = list[Job[Outcome]] | Job[Outcome] | _Failure | int | weakref.ref[object] | None

@@ -60,19 +60,19 @@ class ServerStats:
     last_error: SmtpError | None
 
 
-@dataclass(slots=True)
 class _Server:
-    config: ServerConfig
-    failures: int = 0
-    backoffs: int = 0
-    backoff_until: float = 0.0
-    trial_until: float = 0.0
-    login_backoff_until: float = 0.0
-    last_error: SmtpError | None = None
-    login_error: SmtpError | None = None
-    # The number of connections it accepts until that time; 0.0 while no limit is known.
-    capacity: int = 0
-    lowered_until: float = 0.0
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.failures = 0
+        self.backoffs = 0
+        self.backoff_until = 0.0
+        self.trial_until = 0.0
+        self.login_backoff_until = 0.0
+        self.last_error: SmtpError | None = None
+        self.login_error: SmtpError | None = None
+        # The number of connections it accepts until that time; 0.0 while no limit is known.
+        self.capacity = 0
+        self.lowered_until = 0.0
 
 
 class ServerSelector:

@@ -27,7 +27,6 @@ import enum
 import math
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import TypeVar
 
 from smtpconn.client.connection import SmtpConnection
@@ -59,7 +58,6 @@ class DiscardReason(enum.StrEnum):
     BETTER_SERVER = "a better server may be back"
 
 
-@dataclass(slots=True, eq=False)
 class PooledConnection:
     """A connection of the pool and what is known of its life; times are of the monotonic clock.
 
@@ -67,17 +65,28 @@ class PooledConnection:
     again takes one comparison.
     """
 
-    connection: SmtpConnection
-    created_at: float
-    lifetime: float
-    idle_since: float = 0.0
-    expires_at: float = 0.0
-    last_used_at: float = 0.0
-    server: int = 0
-    generation: int = 0
-    most_messages: float = math.inf
-    uses: int = 0
-    noops: int = 0
+    def __init__(
+        self,
+        connection: SmtpConnection,
+        *,
+        created_at: float,
+        lifetime: float,
+        last_used_at: float = 0.0,
+        server: int = 0,
+        generation: int = 0,
+        most_messages: float = math.inf,
+    ) -> None:
+        self.connection = connection
+        self.created_at = created_at
+        self.lifetime = lifetime
+        self.idle_since = 0.0
+        self.expires_at = 0.0
+        self.last_used_at = last_used_at
+        self.server = server
+        self.generation = generation
+        self.most_messages = most_messages
+        self.uses = 0
+        self.noops = 0
 
 
 class Waiter:

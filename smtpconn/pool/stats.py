@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from smtpconn.model.pickling import reduce_value
 from smtpconn.pool.failover import ServerStats
 
 
-@dataclass(slots=True)
 class Counters:
     """The counters of a pool; see `PoolStats` for the meanings."""
 
-    checkouts: int = 0
-    waits: int = 0
-    timeouts: int = 0
-    overloads: int = 0
-    retries: int = 0
-    noops: int = 0
-    messages: int = 0
-    failed_messages: int = 0
-    unknown_messages: int = 0
-    accepted_recipients: int = 0
-    rejected_recipients: int = 0
-    wait_seconds: float = 0.0
-    use_seconds: float = 0.0
-    discards: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    def __init__(self) -> None:
+        self.checkouts = 0
+        self.waits = 0
+        self.timeouts = 0
+        self.overloads = 0
+        self.retries = 0
+        self.noops = 0
+        self.messages = 0
+        self.failed_messages = 0
+        self.unknown_messages = 0
+        self.accepted_recipients = 0
+        self.rejected_recipients = 0
+        self.wait_seconds = 0.0
+        self.use_seconds = 0.0
+        self.discards: defaultdict[str, int] = defaultdict(int)
 
     def add(
         self,

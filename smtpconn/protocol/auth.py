@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Generator
-from dataclasses import dataclass
 
 from smtpconn.auth.mechanisms import ChallengeError, SaslMechanism
 from smtpconn.model.errors import Phase, ProtocolError, UnsupportedExtensionError
@@ -64,7 +63,6 @@ def _check(session: SessionState, mechanism: SaslMechanism) -> None:
         )
 
 
-@dataclass(slots=True)
 class _Opening:
     """How an exchange begins.
 
@@ -74,9 +72,12 @@ class _Opening:
         is_on_line: whether it is on the AUTH line already.
     """
 
-    line: Command
-    response: Command | None
-    is_on_line: bool
+    __slots__ = ("is_on_line", "line", "response")
+
+    def __init__(self, line: Command, response: Command | None, *, is_on_line: bool) -> None:
+        self.line = line
+        self.response = response
+        self.is_on_line = is_on_line
 
 
 def _exchange(mechanism: SaslMechanism) -> Generator[ExchangeAction, None, SmtpResponse]:

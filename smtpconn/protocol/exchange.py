@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from smtpconn.model.content import Buffer, Content
@@ -173,16 +172,19 @@ def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
 class WaitFor:
     """Wait until every reply to a group has come that did not wait."""
 
-    group: CommandGroup
+    __slots__ = ("group",)
+
+    def __init__(self, group: CommandGroup) -> None:
+        self.group = group
 
 
-@dataclass(frozen=True, slots=True)
 class StartTls:
     """Put TLS on the connection. Whatever was received and not asked for is an error."""
+
+    __slots__ = ()
 
 
 ExchangeAction: TypeAlias = CommandGroup | WaitFor | StartTls

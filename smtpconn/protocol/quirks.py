@@ -9,7 +9,7 @@ No socket and no clock: times are of the monotonic clock and passed in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from smtpconn.model.errors import Phase
 from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
@@ -267,7 +267,6 @@ QUIRKS = (
 """All of them."""
 
 
-@dataclass(slots=True)
 class ServerQuirks:
     """What is learnt of a server and true of all sessions with it.
 
@@ -283,12 +282,13 @@ class ServerQuirks:
         pipelining_off_until: until when it is told one command at a time.
     """
 
-    is_streamable: bool = True
-    login: str = ""
-    avoid_rset: bool = False
-    partial_groups: int = 0
-    pipelining_off_until: float = 0.0
-    _not_tired_until: dict[tuple[Phase, int], float] = field(default_factory=dict)
+    def __init__(self, *, is_streamable: bool = True, partial_groups: int = 0) -> None:
+        self.is_streamable = is_streamable
+        self.login = ""
+        self.avoid_rset = False
+        self.partial_groups = partial_groups
+        self.pipelining_off_until = 0.0
+        self._not_tired_until: dict[tuple[Phase, int], float] = {}
 
     def is_pipelining_broken(self, now: float) -> bool:
         """Whether one command at a time is used."""

@@ -8,8 +8,6 @@ No socket and no clock, and no behaviour beyond questions about the facts kept h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
@@ -17,7 +15,6 @@ from smtpconn.model.replies import SmtpResponse
 from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM, ServerQuirks
 
 
-@dataclass(slots=True)
 class SessionState:
     """The facts of one session.
 
@@ -50,31 +47,39 @@ class SessionState:
             in later operations (`smtpconn.protocol.raw_command`).
     """
 
-    protocol: Protocol = Protocol.SMTP
-    pipelining: Pipelining = Pipelining.AUTO
-    ignore_extensions: frozenset[str] = frozenset()
-    ehlo_domain: str = "localhost"
-    is_private: bool = False
-    is_local: bool = False
-    capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
-    greeting: SmtpResponse | None = None
-    auth_mechanism: str | None = None
-    needs_reset: bool = False
-    must_close: str = ""
-    transactions: int = 0
-    recently_active: bool = False
-    quirks: ServerQuirks = field(default_factory=ServerQuirks)
-    limits_nonmail: bool = False
-    nonmail_commands: int = 0
-    has_reset: bool = False
-    is_pipelining_broken: bool = False
-    has_unread_replies: bool = False
-    is_lmtp: bool = field(init=False)
-    is_eager: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.is_lmtp = self.protocol is Protocol.LMTP
-        self.is_eager = self.pipelining is Pipelining.EAGER
+    def __init__(
+        self,
+        *,
+        protocol: Protocol = Protocol.SMTP,
+        pipelining: Pipelining = Pipelining.AUTO,
+        ignore_extensions: frozenset[str] = frozenset(),
+        ehlo_domain: str = "localhost",
+        is_private: bool = False,
+        is_local: bool = False,
+        capabilities: ServerCapabilities | None = None,
+        quirks: ServerQuirks | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.pipelining = pipelining
+        self.ignore_extensions = ignore_extensions
+        self.ehlo_domain = ehlo_domain
+        self.is_private = is_private
+        self.is_local = is_local
+        self.capabilities = ServerCapabilities() if capabilities is None else capabilities
+        self.greeting: SmtpResponse | None = None
+        self.auth_mechanism: str | None = None
+        self.needs_reset = False
+        self.must_close = ""
+        self.transactions = 0
+        self.recently_active = False
+        self.quirks = ServerQuirks() if quirks is None else quirks
+        self.limits_nonmail = False
+        self.nonmail_commands = 0
+        self.has_reset = False
+        self.is_pipelining_broken = False
+        self.has_unread_replies = False
+        self.is_lmtp = protocol is Protocol.LMTP
+        self.is_eager = pipelining is Pipelining.EAGER
 
     @property
     def is_authenticated(self) -> bool:

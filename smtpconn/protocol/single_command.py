@@ -17,8 +17,9 @@ from smtpconn.protocol.quirks import UNKNOWN_PARAMETER_CODES
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
-# atext of RFC 5322 3.2.3, and what is not ASCII (RFC 6531 3.3).
-_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
+# atext of RFC 5322 3.2.3, and what is not ASCII (RFC 6531 3.3). Compiled at its first use, because
+# compiling all of Unicode takes longer than loading the rest of this module.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 
 
 def noop(session: SessionState) -> Exchange[None]:
@@ -82,7 +83,7 @@ def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResp
 
 def _as_string(topic: str) -> str:
     """A topic as a String of RFC 5321 4.1.2: an atom as it is, all else quoted."""
-    if not topic or _ATOM.fullmatch(topic):
+    if not topic or re.fullmatch(_ATOM, topic):
         return topic
     return '"' + topic.replace("\\", r"\\").replace('"', r"\"") + '"'
 

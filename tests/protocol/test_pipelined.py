@@ -363,7 +363,7 @@ def test_lmtp_has_an_answer_for_each() -> None:
 @pytest.mark.parametrize("is_streamable", [True, False])
 def test_lmtp_354_without_recipients(is_streamable: bool) -> None:
     """A dot there would have no answer: nothing more is said, and the connection is closed."""
-    made, requests = lmtp(1, 2, quirks=ServerQuirks(is_streamable))()
+    made, requests = lmtp(1, 2, quirks=ServerQuirks(is_streamable=is_streamable))()
     run = run_many(made, requests, scripted([(envelope(1), "250 s\n550 c\n354 go\n")]))
     assert kinds(run.outcomes) == ["AllRecipientsFailedError", "ConnectionClosedError"]
     assert not run.driver.transport.is_open

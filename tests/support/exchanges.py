@@ -14,13 +14,17 @@ ALL = "PIPELINING;SIZE 1000;8BITMIME;SMTPUTF8;DSN;CHUNKING;BINARYMIME"
 
 
 def session(extensions: str = ALL, **facts: object) -> SessionState:
-    """A session that has said EHLO."""
+    """A session that has said EHLO, with these attributes."""
     lines = [line.split() for line in extensions.split(";") if line]
     offers = ServerCapabilities(
         "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)
     )
     given = {"ehlo_domain": "client.example", "is_private": True, "capabilities": offers}
-    return SessionState(**(given | facts))  # type: ignore[arg-type]
+    given |= {name: facts.pop(name) for name in ("protocol", "pipelining") if name in facts}
+    made = SessionState(**given)  # type: ignore[arg-type]
+    for name, value in facts.items():
+        setattr(made, name, value)
+    return made
 
 
 def request(*recipients: str, message: bytes = b"hi\r\n", **params: object) -> MailRequest:
