@@ -654,19 +654,20 @@ class SmtpConnection:
         exchange = pipelined.stream(self._session, source.requests())
         return OutcomeIterator(self._channel.stream(exchange, deadline, Phase.MAIL), source)
 
-    def send_checked(self, made: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
+    def send_request(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
         """Send a checked request in the way the connection has; for the pool, after `probe`.
 
         LMTP, BDAT or DATA: BDAT for what cannot go otherwise and where it saves a round trip, not
         everywhere it is offered (`smtpconn.protocol.quirks.SILENT_BDAT`).
 
         Args:
-            made: from `make_request` or `make_message_request`; the pool may send it again over
+            request: from `make_request` or `make_message_request`; the pool may send it again over
                 another connection.
             deadline: of the whole operation.
         """
         session = self._session
-        request = made if isinstance(made, MailRequest) else made.for_server(session.capabilities)
+        if not isinstance(request, MailRequest):
+            request = request.for_server(session.capabilities)
         chunking = request.is_binary or (session.is_eager and self.prefers_chunking)
         exchange = transact(session, request, chunking=chunking)
         return self._send(exchange, request, deadline, is_probed=True)

@@ -366,7 +366,7 @@ class ConnectionPool:
             if events is not None:
                 events.at(self._configs[lease.server])
             try:
-                return connection.send_checked(request, deadline)
+                return connection.send_request(request, deadline)
             except SmtpError as error:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
                 if not (lease.was_reused and is_own(error)):
@@ -387,7 +387,7 @@ class ConnectionPool:
             if events is not None:
                 events.at(self._configs[lease.server])
             try:
-                return connection.send_checked(request, deadline)
+                return connection.send_request(request, deadline)
             except ResponseError as error:
                 if tired is not None:
                     note_if_refused_again(connection, tired, error)
