@@ -7,9 +7,9 @@ Example::
     ConnectionPool(url, on_event=PoolHistograms())      how long things take
 
 The collector costs nothing between two scrapes: it reads `ConnectionPool.stats`. Durations cannot
-    be read afterwards, so histograms need a hook. Labels are the pool's name and words
-from short lists, never a server's reply and never an address. Pools with the same name are added
-up, because two samples of one series would invalidate the whole scrape.
+be read afterwards, so histograms need a hook. Labels are the pool's name and words from short
+lists, never a server's reply and never an address. Pools with the same name are added up, because
+two samples of one series would invalidate the whole scrape.
 
 Every metric is a row of ``_FAMILIES``; ``docs/observability.md`` explains them.
 """

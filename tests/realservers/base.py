@@ -44,6 +44,9 @@ PR_SET_CHILD_SUBREAPER = 36
 # Below the range from which the kernel takes the ports of outgoing connections, so that none of
 # those can occupy the port of a server which is just being restarted.
 PORTS = range(20000, 30000)
+# Each process of pytest-xdist has its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = PORTS[_WORKER :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 _ports_given: set[int] = set()
 
 
@@ -60,7 +63,7 @@ def is_free(port: int) -> bool:
 
 def free_port() -> int:
     """A free port, never the same one twice."""
-    for port in random.sample(PORTS, len(PORTS)):
+    for port in random.sample(_PORTS, len(_PORTS)):
         if port not in _ports_given and is_free(port):
             _ports_given.add(port)
             return port
