@@ -263,6 +263,9 @@ class PooledSmtpHandler(logging.Handler):
         return was_here and record.process == os.getpid()
 
     def _put(self, entry: Entry) -> None:
+        if not self._queue.has_room:
+            # Perhaps no thread could be started for the records that fill it.
+            self._has_thread()
         with self._lock:
             if not self._queue.has_room and self._block and not self._is_closed:
                 self._progress.wait_for(lambda: self._queue.has_room, self._block)
@@ -275,21 +278,22 @@ class PooledSmtpHandler(logging.Handler):
 
     def _has_thread(self) -> bool:
         """Whether the thread runs; starts it if necessary."""
-        with self._lock:
-            if self._thread is not None or self._queue.is_empty:
-                return self._thread is not None
-            thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
-            self._thread = thread
-        # Without the lock: where gevent came after this handler, all greenlets are one thread to
-        # it, and the new one would begin to wait with it.
+        thread: threading.Thread | None = None
         is_started = False
         try:
+            with self._lock:
+                if self._thread is not None or self._queue.is_empty:
+                    return self._thread is not None
+                thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
+                self._thread = thread
+            # Without the lock: where gevent came after this handler, all greenlets are one thread
+            # to it, and the new one would begin to wait with it.
             start_thread(thread)
             is_started = True
         except RuntimeError:
             pass  # threads cannot be started now: the next record tries, or `close` mails
         finally:
-            if not is_started:
+            if thread is not None and not is_started:
                 with self._lock:
                     if self._thread is thread and not self._own_ident:
                         self._thread = None  # if it runs later nevertheless, it ends

@@ -16,6 +16,7 @@ from smtpconn.contrib import logging_queue
 from smtpconn.contrib.logging import MAX_RECORD, MAX_SUBJECT, PooledSmtpHandler
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
+from tests.support.exception_injector import ExceptionInjector, every_place
 from tests.support.log_mail import (
     FROM,
     NEVER,
@@ -379,6 +380,65 @@ def test_a_start_that_was_interrupted(
     handler.close()
     assert handler.mailed == 2
     assert " ".join(map(text_of, server.messages)).split() == ["one", "two"]
+
+
+@pytest.mark.parametrize("block", [0, 5])
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_a_full_queue_is_mailed_once_threads_can_be_started(
+    server: SmtpServer,
+    logger: logging.Logger,
+    make: MakeHandler,
+    monkeypatch: pytest.MonkeyPatch,
+    capacity: int,
+    block: float,
+) -> None:
+    """The next record, which is dropped or waits for room, starts the thread."""
+
+    def limit_reached(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    handler = make(group_for=0, capacity=capacity, block=block)
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpconn.contrib.logging.start_thread", limit_reached)
+        for _ in range(capacity):
+            logger.error("before")
+    logger.error("after")
+    server.wait_for_messages(2 if block else 1)
+    handler.flush()
+    assert handler.mailed == capacity + bool(block)
+    assert handler.dropped == (not block)
+
+
+def test_an_exception_at_every_bytecode_of_logging_a_record(
+    make: MakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs the record at most: the next ones are mailed, without waiting for a flush."""
+    handler = make(group_for=0, max_mails=100_000)
+    mailed = threading.Event()
+
+    def deliver(
+        pool: object, sender: object, to: object, data: bytes, *_: object, **__: object
+    ) -> None:
+        if b"the next" in data:
+            mailed.set()
+
+    def log(text: str) -> None:
+        handler.emit(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
+
+    def scenario(injector: ExceptionInjector, error: BaseException) -> None:
+        wait_until_idle()
+        mailed.clear()
+        try:
+            with injector:
+                log("this one")
+        except BaseException as raised:
+            if raised is not error:
+                raise
+        log("the next")
+        assert mailed.wait(5), injector.where
+
+    monkeypatch.setattr("smtpconn.contrib.logging.deliver", deliver)
+    assert every_place(scenario, ("contrib/logging.py",), opcodes=True) > 100
 
 
 # --- Failures -------------------------------------------------------------------------------------
