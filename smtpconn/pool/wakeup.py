@@ -33,7 +33,8 @@ class Wakeup:
     def set(self) -> None:
         """Set it."""
         self._flag.append(None)
-        for lock in tuple(self._sleeping):
+        # Not a tuple, which is allocated first: a garbage collection then may run other threads.
+        for lock in self._sleeping.copy():
             if lock.locked():
                 try:
                     lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
@@ -74,6 +75,31 @@ def test_of_several_who_wait_one_takes_note(sleepers: int) -> None:
     assert not wakeup.is_set
     for thread in threads:
         thread.join(10)
+
+
+@pytest.mark.parametrize("change", ["begins", "ends"])
+def test_who_begins_or_ends_to_wait_during_a_garbage_collection(change: str) -> None:
+    """A collection may begin at any allocation, and run destructors and other threads."""
+    wakeup = Wakeup()
+    sleeping = [threading.Lock() for _ in range(500)]
+    wakeup._sleeping.update(sleeping[1:])
+
+    def change_who_waits(phase: str, info: object) -> None:
+        if change == "begins":
+            wakeup._sleeping.add(threading.Lock())
+        elif sleeping:
+            wakeup._sleeping.discard(sleeping.pop())
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(change_who_waits)
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            wakeup.set()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(change_who_waits)
+    assert wakeup.is_set
 
 
 def test_announcing_between_two_steps_of_announcing() -> None:
