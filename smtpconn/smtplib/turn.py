@@ -29,6 +29,10 @@ class Turn:
         """Wait until it may be free, at most so long; whether it may."""
         return self._freed.wait(seconds)
 
+    def wake(self) -> None:
+        """Wake up one that waits."""
+        self._freed.set()
+
     def give_back(self, taken: deque[None]) -> None:
         """Give back what was taken, if anything was; again does no harm."""
         while taken:
@@ -52,10 +56,15 @@ class Held:
 
     def __enter__(self) -> None:
         seconds = self._deadline.check(Phase.CONNECT)
-        while not self._turn.take(self._taken):
-            if not self._turn.wait(seconds):
-                raise self._deadline.error(Phase.CONNECT)
-            seconds = self._deadline.remaining()
+        try:
+            while not self._turn.take(self._taken):
+                if not self._turn.wait(seconds):
+                    raise self._deadline.error(Phase.CONNECT)
+                seconds = self._deadline.remaining()
+        except BaseException:
+            # It may have been woken up, and no other thread was.
+            self._turn.wake()
+            raise
 
     def __exit__(self, *error: object) -> None:
         self._turn.give_back(self._taken)
