@@ -118,6 +118,7 @@ class Run(Generic[JobT]):
         self.room = room
         self.process: int | None = None
         self._iterator: weakref.ref[object] | None = None
+        self._for_sleepers: weakref.ref[object] | None = None
         # The context variables of the caller (PEP 567): the work belongs to its trace or request.
         self.context = contextvars.copy_context()
         # None: there are no more jobs, or the run is over. A reference: the iterator was collected.
@@ -136,7 +137,7 @@ class Run(Generic[JobT]):
         self._busy: set[threading.Thread] = set()
         # Room that is given back: numbers of jobs and of bytes. None: the run is over.
         self._room_given: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakeups: queue.SimpleQueue[weakref.ref[object] | None] = queue.SimpleQueue()
 
     @property
     def is_over(self) -> bool:
@@ -152,9 +153,10 @@ class Run(Generic[JobT]):
 
         The callback of the reference is a function in C, which no signal handler and no other
         destructor interrupts. It wakes up a worker, which finds the object gone and wakes up the
-        others.
+        others. So does that of a second reference for a worker that sleeps.
         """
         self._iterator = weakref.ref(iterator, self.ready.put)
+        self._for_sleepers = weakref.ref(iterator, self._wakeups.put)
 
     def end(self) -> None:
         """Begin nothing more. Takes no lock and never waits."""

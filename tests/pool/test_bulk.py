@@ -278,6 +278,29 @@ def test_abandoning_the_iterator_finishes_what_was_begun(received: int) -> None:
     assert list(outcomes) == []
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_abandoning_the_iterator_wakes_workers_that_sleep(workers: int) -> None:
+    """They may sleep for hours, where ``max_rate`` is low: the threads end at once."""
+    slept, asleep = list[bool](), threading.Semaphore(0)
+
+    def work(job: Job[int], run: Run[Job[int]]) -> None:
+        job.outcome = 1
+        if job.size:
+            asleep.release()
+            slept.append(run.sleep(3600))
+        run.settle(job)
+
+    jobs = (Job[int](number) for number in itertools.count())
+    outcomes = Outcomes[int](work, jobs, workers, Room(2 * workers, 1_000))
+    next(outcomes)
+    for _ in range(workers):
+        assert asleep.acquire(timeout=10)
+    del outcomes
+    gc.collect()
+    wait_until(lambda: senders() == [])
+    assert slept == [False] * workers
+
+
 def test_who_is_collected_by_one_of_its_own_threads_does_not_wait_for_it() -> None:
     """An abandoned iterator is garbage that any thread may collect, one of its own as well."""
     begun, dropped, collected = (threading.Event() for _ in range(3))
