@@ -4,7 +4,7 @@ Every method is one operation: it makes an exchange (`smtpconn.protocol`) and gi
 connection's `smtpconn.client.channel`, which runs one operation at a time under one deadline. Bytes
 are moved by `smtpconn.client.driver`; how a connection is opened is in `smtpconn.client.connect`.
 
-All ways of sending end in `_send`, all logins in `_log_in`.
+All ways of sending end in `_send`, all logins in `smtpconn.client.login`.
 
 A connection is never reconnected: once closed it stays closed.
 """
@@ -16,15 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack
 
-from smtpconn.auth.credentials import (
-    Credentials,
-    LoginPlan,
-    OAuthCredentials,
-    Way,
-    check_credentials,
-    scram_ways,
-    ways,
-)
+from smtpconn.auth.credentials import Credentials, check_credentials
 from smtpconn.auth.mechanisms import (
     CramMd5,
     External,
@@ -37,6 +29,7 @@ from smtpconn.auth.mechanisms import (
 )
 from smtpconn.client.channel import Channel
 from smtpconn.client.connect import open_channel
+from smtpconn.client.login import Authenticator
 from smtpconn.client.options import ConnectOptions, check_ehlo_domain, check_tls_mode
 from smtpconn.client.send_many import EnvelopeSource, OutcomeIterator
 from smtpconn.model.addresses import ReversePath
@@ -44,25 +37,19 @@ from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Message
 from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import (
-    ConnectionClosedError,
     Phase,
     ProtocolError,
-    SmtpError,
     SmtpTimeoutError,
-    TransportError,
     ValidationError,
 )
 from smtpconn.model.modes import Pipelining, Protocol, TlsMode
-from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.replies import SmtpResponse, printable
-from smtpconn.model.response_errors import AuthError
 from smtpconn.model.results import AnyOutcome, Envelope, LmtpSendResult, Recipients, SendResult
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.tls import TlsInfo
 from smtpconn.protocol import handshake, pipelined, single_command
-from smtpconn.protocol.auth import authenticate
 from smtpconn.protocol.envelope_probe import envelope_probe
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import (
@@ -272,10 +259,8 @@ class SmtpConnection:
         """
         secret = Secret.of(password)
         del password
-        offers, tls = self._session.capabilities, self._channel.tls
-        self._log_in_by_plan(
-            scram_ways(user, secret, offers, tls), self._channel.deadline(timeout), "SCRAM"
-        )
+        deadline = self._channel.deadline(timeout)
+        Authenticator(self._channel, self._session).log_in_by_scram(user, secret, deadline)
 
     def auth_external(self, authzid: str = "", timeout: float | None = None) -> None:
         """Log in by the TLS client certificate (RFC 4422 A); raises as `auth_plain`."""
@@ -322,88 +307,11 @@ class SmtpConnection:
     ) -> None:
         """Log in with one of ``mechanisms``, None for any; without credentials with EXTERNAL."""
         deadline = self._channel.deadline(timeout)
-        if not isinstance(credentials, OAuthCredentials):
-            what = "a password" if credentials is not None else "a TLS certificate"
-            return self._log_in_by_plan(self._ways(credentials, mechanisms), deadline, what)
-        try:
-            self._log_in_with_token(credentials, mechanisms, deadline, force_refresh=False)
-        except AuthError as error:
-            is_refused = error.response.code == 535 or bool(error.server_error)
-            if not (is_refused and callable(credentials.token)):
-                raise
-            self._log_in_with_token(credentials, mechanisms, deadline, force_refresh=True)
-
-    def _log_in_with_token(
-        self,
-        credentials: OAuthCredentials,
-        mechanisms: Sequence[str] | None,
-        deadline: Deadline,
-        *,
-        force_refresh: bool,
-    ) -> None:
-        try:
-            token = Secret(credentials.current_token(force_refresh=force_refresh))
-        except Exception as error:
-            if is_of_signal_handler(error) or (isinstance(error, SmtpError) and is_own(error)):
-                raise
-            # The text of the exception is left out: it may contain a secret.
-            raise TransportError(
-                f"no token could be had for {credentials.user}: its function raised "
-                f"{type(error).__name__}",
-                phase=Phase.AUTH,
-            ) from error
-        self._log_in_by_plan(self._ways(credentials, mechanisms, token), deadline, "a token")
-
-    def _ways(
-        self,
-        credentials: Credentials | None,
-        mechanisms: Sequence[str] | None,
-        token: Secret | None = None,
-    ) -> list[Way]:
-        offers, tls = self._session.capabilities, self._channel.tls
-        return ways(credentials, mechanisms, offers, tls, token)
-
-    def _log_in_by_plan(self, ways: Iterable[Way], deadline: Deadline, what: str) -> None:
-        """Try the ways in the order of `LoginPlan`, and remember the one that succeeded."""
-        session = self._session
-        plan = LoginPlan(
-            ways,
-            begin_with=session.quirks.login,
-            may_show=session.is_private,
-            is_trusted=self._is_trusted,
-        )
-        while (way := plan.take()) is not None:
-            try:
-                mechanism = way.make()
-            except (ValidationError, ProtocolError) as error:
-                plan.cannot(way, error)
-                continue
-            try:
-                self._log_in(mechanism, deadline)
-            except AuthError as error:
-                plan.refused(way, mechanism, error)
-                if session.quirks.login == way.key:
-                    session.quirks.login = ""
-            except (ConnectionClosedError, TransportError) as error:
-                # Many servers hang up after a refusal; then the refusal is the error to report.
-                if not plan.is_refused:
-                    raise
-                plan.lost(way, error)
-            else:
-                if plan.tried:
-                    session.quirks.login = way.key
-                return
-        raise plan.failure(what, session.capabilities)
-
-    @property
-    def _is_trusted(self) -> bool:
-        """Whether the server's identity is certain: it is local, or TLS checked its name."""
-        tls = self._channel.tls
-        return self._session.is_local or (tls is not None and tls.context.check_hostname)
+        Authenticator(self._channel, self._session).log_in(credentials, mechanisms, deadline)
 
     def _log_in(self, mechanism: SaslMechanism, timeout: float | Deadline | None) -> None:
-        exchange = authenticate(self._session, mechanism)
-        self._channel.operate(exchange, self._channel.deadline(timeout), Phase.AUTH)
+        deadline = self._channel.deadline(timeout)
+        Authenticator(self._channel, self._session).log_in_with(mechanism, deadline)
 
     def send(
         self,
@@ -427,9 +335,7 @@ class SmtpConnection:
             TransientError, PermanentError: the sender or the message was refused.
             ProtocolError: the connection speaks LMTP.
         """
-        deadline = self._channel.deadline(timeout)
-        request = make_request(sender, recipients, message)
-        return self._send(transaction(self._session, request), request, deadline)
+        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
 
     def send_with_params(
         self,
@@ -476,10 +382,7 @@ class SmtpConnection:
             UnsupportedExtensionError: the server does not offer CHUNKING; nothing was sent.
             SmtpError: as `send`.
         """
-        deadline = self._channel.deadline(timeout)
-        request = make_request(sender, recipients, message, params)
-        exchange = transaction(self._session, request, chunking=True)
-        return self._send(exchange, request, deadline)
+        return self.send_bdat_with_all_params(sender, recipients, message, params, None, timeout)
 
     def send_bdat_with_all_params(
         self,

@@ -26,6 +26,7 @@ CONNECTION = (
     "net/transport.py",
     "client/driver.py",
     "client/connection.py",
+    "client/login.py",
     "client/send_many.py",
     "model/content.py",
     "protocol/reply_matcher.py",
