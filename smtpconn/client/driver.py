@@ -427,6 +427,7 @@ class Driver:
                 self._received(data)
             if group.missing and group.replies:
                 last_reply_at = time.monotonic()
+        session.ends_lines_with_lf = matcher.ends_lines_with_lf
         if session.quirks.partial_groups:
             self._note_answered(group)
         failure = matcher.failure

@@ -218,8 +218,9 @@ BARE_LF = Quirk(
     server="appliances and home-made servers",
     behaviour="ends its lines with LF alone, or with CR CR LF",
     recognised_by="the greeting's own line end",
-    response="LF ends a line where it ends the greeting; elsewhere only as the last byte of the "
-    "one reply that is awaited",
+    response="LF ends a line where it ends the greeting. Such a server gets one command at a time "
+    "(`SessionState.may_pipeline`): in a group, text that it repeats could count as the next "
+    "reply. Elsewhere LF ends a line only as the last byte of the one reply that is awaited",
     evidence="no name; smtplib, curl and nodemailer read such replies",
 )
 

@@ -70,6 +70,11 @@ class ReplyMatcher:
         """Whether the next command's reply would be the next reply to come (rule 5)."""
         return self.failure is None and not self._awaited and self._parser.is_empty
 
+    @property
+    def ends_lines_with_lf(self) -> bool:
+        """Whether the server ends its lines with a bare LF (`smtpconn.protocol.quirks.BARE_LF`)."""
+        return self._parser.takes_lf is True
+
     def begin_tls(self) -> None:
         """Forget how the server ends its lines, with all else that came without TLS (RFC 3207 4.2).
 

@@ -100,6 +100,7 @@ class ReplyParser:
         is_empty: whether every byte fed in has come out as part of a whole reply.
         is_over: whether nothing more is read, because the last reply was a refusal behind lines
             with another code.
+        takes_lf: whether a bare LF ends a line, because it ended the first one; None before that.
         has_lone_lf: whether the last reply ended with a bare LF though the server ends its lines
             with CRLF.
     """
@@ -117,8 +118,7 @@ class ReplyParser:
         self._lines: list[str] = []
         self._reply_size = 0
         self._failed = False
-        # Whether a bare LF ends a line; None until the first line has shown it.
-        self._takes_lf: bool | None = None
+        self.takes_lf: bool | None = None
         self._begins_with_greeting = begins_with_greeting
         self._replies = 0
         self._empty_lines = 0
@@ -135,8 +135,8 @@ class ReplyParser:
         # How lines end is known, and no empty ones may stand, after the first two.
         if replies and self._replies < 2:
             self._replies += len(replies)
-            if self._takes_lf is None:
-                self._takes_lf = False
+            if self.takes_lf is None:
+                self.takes_lf = False
         return replies
 
     def replies_in(
@@ -206,16 +206,16 @@ class ReplyParser:
         self.has_lone_lf = False
         if not line.endswith(b"\r"):
             self._check_lf(line, is_last=is_last and self._start == len(self._buffer))
-        elif self._takes_lf is None:
-            self._takes_lf = False
+        elif self.takes_lf is None:
+            self.takes_lf = False
         # Some servers put their own CR in front of the CRLF of a library.
         return line.rstrip(b"\r")
 
     def _check_lf(self, line: bytes, *, is_last: bool) -> None:
         """Accept a bare LF as the end of a line, or not (rule 2)."""
-        if self._takes_lf is None:
-            self._takes_lf = True
-        if not self._takes_lf:
+        if self.takes_lf is None:
+            self.takes_lf = True
+        if not self.takes_lf:
             self.has_lone_lf = is_last
             if not is_last:
                 raise _broken(f"the server sent a reply line without CRLF: {_excerpt(line)}")

@@ -43,6 +43,8 @@ class SessionState:
         has_reset: whether it had a RSET since the last message.
         is_pipelining_broken: whether PIPELINING, though offered, is not used for now
             (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
+        ends_lines_with_lf: whether the server ends its lines with a bare LF, and therefore gets one
+            command at a time (`smtpconn.protocol.quirks.BARE_LF`).
         has_unread_replies: whether the caller has written commands and will ask for the replies
             in later operations (`smtpconn.protocol.raw_command`).
     """
@@ -77,6 +79,7 @@ class SessionState:
         self.nonmail_commands = 0
         self.has_reset = False
         self.is_pipelining_broken = False
+        self.ends_lines_with_lf = False
         self.has_unread_replies = False
         self.is_lmtp = protocol is Protocol.LMTP
         self.is_eager = pipelining is Pipelining.EAGER
@@ -93,6 +96,7 @@ class SessionState:
             self.pipelining is not Pipelining.OFF
             and self.capabilities.supports_pipelining
             and not self.is_pipelining_broken
+            and not self.ends_lines_with_lf
         )
 
     @property

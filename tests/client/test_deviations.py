@@ -10,6 +10,7 @@ import base64
 import itertools
 import smtplib
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +25,10 @@ from smtpconn import (
     ParseError,
     PasswordCredentials,
     PermanentError,
+    Pipelining,
     Protocol,
     ProtocolError,
+    SendOutcome,
     SendResult,
     ServerConfig,
     SmtpConnection,
@@ -35,9 +38,11 @@ from smtpconn import (
     TlsMode,
     TransientError,
 )
+from smtpconn import smtplib as drop_in
+from smtpconn.model.results import AnyOutcome
 from tests.support.error_classes import kind_of
 from tests.support.peculiar_servers import HarakaLike, PacketFilter, PostscreenLike
-from tests.support.scripted_server import ScriptedServer
+from tests.support.scripted_server import Lines, ScriptedServer
 from tests.support.waiting import wait_until
 
 ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
@@ -347,6 +352,103 @@ def test_the_rest_of_reflected_text_is_no_reply_when_it_comes_late(ehlo: bytes, 
         assert not connection.is_open
         assert len([line for line in server.dialogs[0] if line.startswith("RCPT")]) <= 2
         assert not any(line.startswith("Subject") for line in server.dialogs[0])
+
+
+LF_PIPELINING = {**LF, "EHLO": b"250-old.example\n250-PIPELINING\n250 CHUNKING\n"}
+
+WAYS: dict[str, Callable[[ScriptedServer, Pipelining, list[Envelope]], list[AnyOutcome]]] = {
+    "send": lambda server, pipelining, envelopes: send_each(
+        lambda: connect(server, pipelining=pipelining), envelopes
+    ),
+    "send_many": lambda server, pipelining, envelopes: send_together(
+        lambda: connect(server, pipelining=pipelining), envelopes
+    ),
+    "pool.send": lambda server, pipelining, envelopes: send_each(
+        lambda: pool_for(server, pipelining=pipelining), envelopes
+    ),
+    "pool.send_many": lambda server, pipelining, envelopes: send_together(
+        lambda: pool_for(server, pipelining=pipelining), envelopes
+    ),
+}
+
+
+def send_each(
+    make: Callable[[], SmtpConnection | ConnectionPool], envelopes: list[Envelope]
+) -> list[AnyOutcome]:
+    """Send the messages one by one."""
+    outcomes: list[AnyOutcome] = []
+    with make() as sender:
+        for envelope in envelopes:
+            try:
+                result = sender.send(ME, envelope.recipients, MESSAGE)
+                outcomes.append(SendOutcome(envelope, result, None))
+            except SmtpError as error:
+                outcomes.append(SendOutcome(envelope, None, error))
+    return outcomes
+
+
+def send_together(
+    make: Callable[[], SmtpConnection | ConnectionPool], envelopes: list[Envelope]
+) -> list[AnyOutcome]:
+    """Send them with `send_many`."""
+    with make() as sender:
+        return list(sender.send_many(envelopes))
+
+
+class PacketWatcher(ScriptedServer):
+    """Notes the commands behind which another one stood in the same packet."""
+
+    def __init__(self, greeting: bytes, **replies: Any) -> None:
+        super().__init__(greeting, **replies)
+        self.pipelined: list[bytes] = []
+
+    def _answer(self, line: bytes, counts: Counter[str], lines: Lines) -> bytes:
+        if not lines.is_last:
+            self.pipelined.append(line)
+        return super()._answer(line, counts, lines)
+
+
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_ends_lines_with_lf_gets_one_command_at_a_time(
+    way: str, pipelining: Pipelining
+) -> None:
+    """Whatever it offers: in a group, text that it repeats could count as the next reply."""
+    envelopes = [Envelope(ME, ["a@example.net", "b@example.net"], MESSAGE) for _ in range(3)]
+    with PacketWatcher(**LF_PIPELINING) as server:
+        outcomes = WAYS[way](server, pipelining, envelopes)
+        assert [outcome.error for outcome in outcomes] == [None] * 3
+        assert server.messages == [MESSAGE] * 3
+        assert not server.pipelined
+
+
+@pytest.mark.parametrize("pipelining", [Pipelining.AUTO, Pipelining.EAGER])
+@pytest.mark.parametrize("way", WAYS)
+def test_text_reflected_by_a_server_that_ends_lines_with_lf_answers_no_command(
+    way: str, pipelining: Pipelining
+) -> None:
+    """The reflected ``250`` and ``354`` belong to no recipient, and no content leaves for them."""
+
+    def reflect(line: bytes, nth: int) -> bytes:
+        return b"550 no such user: x\n250 ok\n354 go\n<pause>" if b"bad@" in line else b"550 no\n"
+
+    replies: dict[str, Any] = {**LF_PIPELINING, "RCPT": reflect}
+    envelopes = [Envelope(ME, ["bad@example.net", "b@example.net"], MESSAGE)]
+    with PacketWatcher(**replies) as server:
+        (outcome,) = WAYS[way](server, pipelining, envelopes)
+        assert isinstance(outcome.error, SmtpError)
+        assert not outcome.error.may_have_been_delivered
+        assert not server.messages
+        assert not any(line.startswith("Subject") for dialog in server.dialogs for line in dialog)
+
+
+def test_the_drop_in_sends_one_command_at_a_time_to_a_server_that_ends_lines_with_lf() -> None:
+    """There the greeting, EHLO and the message are operations of their own."""
+    with PacketWatcher(**LF_PIPELINING) as server:
+        with drop_in.SMTP("127.0.0.1", server.port, "client.example", timeout=TIMEOUT) as smtp:
+            assert smtp.sendmail(ME, ["a@example.net", "b@example.net"], MESSAGE) == {}
+        assert server.messages == [MESSAGE]
+        assert not server.pipelined
 
 
 def test_a_refused_recipient_behind_a_bare_lf_is_reported_as_refused() -> None:
