@@ -2,7 +2,7 @@
 
 There are three kinds of threads. The caller's take outcomes. The feeder takes jobs from the input,
 so that a slow input never delays a job in flight. The workers do jobs: each gets one, and may take
-more of the ready ones while it holds what they need, a connection (`smtpconn.pool.slices`).
+more of the ready ones while it holds what they need, a connection (`smtpconn.pool.bulk_sender`).
 
 Rule 1: the jobs between the input and the caller are bounded, by number and by size. A job is taken
         from the input only if there is room, and taking an outcome gives room back. So no thread
@@ -48,7 +48,7 @@ _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
 
 
 class Job(Generic[Outcome]):
-    """A unit of work; the base class of `smtpconn.pool.slices.MailJob`.
+    """A unit of work; the base class of `smtpconn.pool.bulk_sender.MailJob`.
 
     Attributes:
         size: the approximate number of bytes that it holds in memory.

@@ -38,12 +38,7 @@ from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
 from smtpconn.pool.bulk import Outcomes, Room
-from smtpconn.pool.core import PoolCore, recipient_counts
-from smtpconn.pool.events import Action, EventHook, OperationEvents
-from smtpconn.pool.lease import Lease
-from smtpconn.pool.options import PoolOptions
-from smtpconn.pool.rate_limit import RateLimiter
-from smtpconn.pool.slices import (
+from smtpconn.pool.bulk_sender import (
     BulkSender,
     count_messages,
     is_stale,
@@ -51,6 +46,11 @@ from smtpconn.pool.slices import (
     note_if_refused_again,
     refusal_of_tired,
 )
+from smtpconn.pool.core import PoolCore, recipient_counts
+from smtpconn.pool.events import Action, EventHook, OperationEvents
+from smtpconn.pool.lease import Lease
+from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,

@@ -24,9 +24,9 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_in_child
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
+from smtpconn.smtplib.deadline_lock import Held, Turn
 from smtpconn.smtplib.errors import refused
 from smtpconn.smtplib.pool_key import Address
-from smtpconn.smtplib.turn import Held, Turn
 
 PARKED_FOR = 30.0
 """Seconds for which a parked connection may be used."""

@@ -475,7 +475,7 @@ def in_a_thread(outcomes: Iterator[SendOutcome], into: list[SendOutcome]) -> thr
 
 def test_a_batch_waits_where_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """``max_waiting`` refuses a worker at once; its message has its time all the same."""
-    monkeypatch.setattr("smtpconn.pool.slices.RETRY_AFTER", 0.02)
+    monkeypatch.setattr("smtpconn.pool.bulk_sender.RETRY_AFTER", 0.02)
     outcomes: list[SendOutcome] = []
     with SmtpServer() as server, ConnectionPool(server.url, max_size=3, max_waiting=1) as pool:
         with pool.connection(), pool.connection(), pool.connection():
@@ -490,7 +490,7 @@ def test_a_batch_does_not_wait_for_ever_where_too_many_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After the time that a caller may wait, the refusal is the outcome of the message."""
-    monkeypatch.setattr("smtpconn.pool.slices.RETRY_AFTER", 0.02)
+    monkeypatch.setattr("smtpconn.pool.bulk_sender.RETRY_AFTER", 0.02)
     outcomes: list[SendOutcome] = []
     with (
         SmtpServer() as server,

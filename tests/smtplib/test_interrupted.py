@@ -21,7 +21,7 @@ MODULES = (
     "smtplib/pools.py",
     "smtplib/pooled_server.py",
     "smtplib/server.py",
-    "smtplib/turn.py",
+    "smtplib/deadline_lock.py",
     "smtplib/connection.py",
 )
 
