@@ -84,7 +84,7 @@ class MailJob(Job[AnyOutcome]):
         has_begun: whether its events have begun.
         needs_rate: whether ``max_rate`` has not let it go yet.
         is_retry: whether it is sent for the second time.
-        tired: the refusal that led to it, which may have been about the connection.
+        limit_refusal: the refusal that led to it, which may have been about the connection.
     """
 
     __slots__ = (
@@ -93,9 +93,9 @@ class MailJob(Job[AnyOutcome]):
         "events",
         "has_begun",
         "is_retry",
+        "limit_refusal",
         "needs_rate",
         "request",
-        "tired",
     )
 
     def __init__(
@@ -110,7 +110,7 @@ class MailJob(Job[AnyOutcome]):
         self.has_begun = False
         self.needs_rate = True
         self.is_retry = False
-        self.tired: ResponseError | None = None
+        self.limit_refusal: ResponseError | None = None
         self._context: contextvars.Context | None = None
 
     def never_begun(self) -> AnyOutcome:
@@ -130,10 +130,10 @@ class MailJob(Job[AnyOutcome]):
         """Whether a hook is told of it."""
         return self._context is not None
 
-    def at(self, server: ServerConfig) -> None:
+    def set_server(self, server: ServerConfig) -> None:
         """Tell the hook where it goes."""
         if self._context is not None:
-            self._context.run(self.events.at, server)
+            self._context.run(self.events.set_server, server)
 
     def tell(self, outcome: Outcome) -> None:
         """Tell the hook what became of it."""
@@ -228,7 +228,7 @@ class _Worker:
         self._done: list[MailJob] = []
         # Of the stream: whether its connection had been used before, whether it is lost, whether
         # there are no more messages; the first message; the error for which one is sent once more.
-        self._is_good = self._is_lost = False
+        self._may_retry = self._is_lost = False
         self._is_at_end = False
         self._first: MailJob | None = None
         self._retry_cause: SmtpError | None = None
@@ -286,8 +286,8 @@ class _Worker:
 
     def _new_deadlines(self) -> tuple[Deadline, Deadline]:
         """The deadlines of a message, and of its waiting for a connection."""
-        deadline, patience = Deadline(self._sender.timeout), self._sender.acquire_timeout
-        return deadline, deadline if patience is None else deadline.at_most(patience)
+        deadline, acquire_timeout = Deadline(self._sender.timeout), self._sender.acquire_timeout
+        return deadline, deadline if acquire_timeout is None else deadline.at_most(acquire_timeout)
 
     def _make_request(self, job: MailJob) -> None:
         """Make the request of a message, or the error that it cannot be made."""
@@ -334,7 +334,7 @@ class _Worker:
 
     def _use(self, lease: Lease, connection: SmtpConnection, deadline: Deadline) -> None:
         """Stream over a borrowed connection, and over another one if it turns out to be dead."""
-        self._is_good, first = lease.was_reused, self._waiting[0]
+        self._may_retry, first = lease.was_reused, self._waiting[0]
         while not self._run.is_over:
             self._stream(lease, connection, StreamDeadline(self._sender.timeout, deadline))
             if self._retry_cause is None or self._run.is_over:
@@ -343,11 +343,11 @@ class _Worker:
                 deadline = Deadline(self._sender.timeout)
             if not self._wait_to_retry(self._waiting[0], deadline):
                 return
-            word = "dead" if self._waiting[0].tired is None else "tired"
+            word = "dead" if self._waiting[0].limit_refusal is None else "at its limit"
             text = "%s: a reused connection was %s (%s): once more"
             log(logging.INFO, text, self._core.name, word, str(self._retry_cause))
             self._core.count(retries=1)
-            connection, self._is_good = lease.renew(deadline), False
+            connection, self._may_retry = lease.renew(deadline), False
 
     def _wait_to_retry(self, job: MailJob, deadline: Deadline) -> bool:
         """Wait until ``max_rate`` lets it; False if that is too late, or the run ended first."""
@@ -362,7 +362,7 @@ class _Worker:
         except SmtpError as error:
             if not is_own(error):
                 raise
-            self._settle(self._waiting.popleft(), job.tired or error)
+            self._settle(self._waiting.popleft(), job.limit_refusal or error)
             return False
 
     def _stream(self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline) -> None:
@@ -390,7 +390,7 @@ class _Worker:
         """The requests of the stream, each made for the server of the connection."""
         server = self._sender.configs[lease.server]
         while (job := self._following(lease, connection, deadline)) is not None:
-            job.at(server)
+            job.set_server(server)
             yield self._request_for(job, connection, deadline)
         self._is_at_end = True
 
@@ -458,31 +458,35 @@ class _Worker:
                 self._is_lost = True
                 self._requeued.append(job)
                 return
-            if self._is_retried(job, outcome) or self._is_tired(job, outcome, connection):
+            if self._is_retried(job, outcome) or self._may_be_session_limit(
+                job, outcome, connection
+            ):
                 self._requeued.append(job)
                 return
-        self._is_good = self._is_good or connection.is_open
+        self._may_retry = self._may_retry or connection.is_open
         self._note(job, outcome)
         if self._is_at_end or len(self._done) >= MAX_OUTCOMES_TOGETHER:
             self._pass_on()
 
     def _is_retried(self, job: MailJob, error: SmtpError) -> bool:
         """Whether the message in which the connection was lost is sent once more."""
-        if not self._is_good or job.is_retry or not is_stale(error):
+        if not self._may_retry or job.is_retry or not is_stale(error):
             return False
         job.is_retry, self._is_lost, self._retry_cause = True, True, error
         return True
 
-    def _is_tired(self, job: MailJob, error: SmtpError, connection: SmtpConnection) -> bool:
+    def _may_be_session_limit(
+        self, job: MailJob, error: SmtpError, connection: SmtpConnection
+    ) -> bool:
         """Whether a refusal may be about the connection, so that the message goes once more."""
-        if job.tired is not None and isinstance(error, ResponseError):
-            note_if_refused_again(connection, job.tired, error)
-        if not self._is_good or job.is_retry:
+        if job.limit_refusal is not None and isinstance(error, ResponseError):
+            note_if_refused_again(connection, job.limit_refusal, error)
+        if not self._may_retry or job.is_retry:
             return False
-        if (tired := refusal_of_tired(connection, error)) is None:
+        if (refused_first := refused_at_limit(connection, error)) is None:
             return False
         job.is_retry = job.needs_rate = self._is_lost = True
-        job.tired = self._retry_cause = tired
+        job.limit_refusal = self._retry_cause = refused_first
         return True
 
     # Afterwards.
@@ -561,25 +565,25 @@ def is_stale(error: SmtpError) -> bool:
     )
 
 
-def refusal_of_tired(connection: SmtpConnection, error: SmtpError) -> ResponseError | None:
+def refused_at_limit(connection: SmtpConnection, error: SmtpError) -> ResponseError | None:
     """A refusal that may be about a used connection and not about the message
-    (`smtpconn.protocol.quirks.TIRED_CONNECTION`); None if an error is anything else."""
+    (`smtpconn.protocol.quirks.SESSION_LIMIT`); None if an error is anything else."""
     if not isinstance(error, ResponseError) or error.may_have_been_delivered:
         return None
     now = time.monotonic()
-    is_tired = connection._quirks.may_be_tired(error.phase, error.response, now)
-    return error if is_tired else None
+    is_worth_it = connection._quirks.is_worth_reconnecting(error.phase, error.response, now)
+    return error if is_worth_it else None
 
 
 def note_if_refused_again(
-    connection: SmtpConnection, tired: ResponseError, error: ResponseError
+    connection: SmtpConnection, refused_first: ResponseError, error: ResponseError
 ) -> None:
     """Note that a refusal was not about the connection, if a new one had such a one as well."""
-    if tired.phase is not error.phase:
+    if refused_first.phase is not error.phase:
         return
     now, quirks = time.monotonic(), connection._quirks
-    if tired.response.code == error.response.code or quirks.may_be_tired(
+    if refused_first.response.code == error.response.code or quirks.is_worth_reconnecting(
         error.phase, error.response, now
     ):
-        quirks.note_refused_again(tired.phase, tired.response, now)
+        quirks.note_refused_again(refused_first.phase, refused_first.response, now)
         quirks.note_refused_again(error.phase, error.response, now)

@@ -44,7 +44,7 @@ from smtpconn.pool.bulk_sender import (
     is_stale,
     mail_jobs,
     note_if_refused_again,
-    refusal_of_tired,
+    refused_at_limit,
 )
 from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import Action, EventHook, OperationEvents
@@ -227,7 +227,7 @@ class ConnectionPool:
                 events.begin()
             if self._rate_limiter is not None:
                 self._rate_limiter.wait(deadline)
-            result = self._run(request, deadline, events)
+            result = self._send_with_retry(request, deadline, events)
         except BaseException as error:
             reset_if_forked()
             # What other code raised says nothing of the message; what is known of that counts.
@@ -351,7 +351,7 @@ class ConnectionPool:
             f"waiting={stats.waiting} max_size={stats.max_size}>"
         )
 
-    def _run(
+    def _send_with_retry(
         self,
         request: MailRequest | MessageRequest,
         deadline: Deadline,
@@ -360,37 +360,39 @@ class ConnectionPool:
         """Send over a connection, once more over a new one if that is safe."""
         if not deadline.remaining():
             deadline.check(Phase.POOL, str(self.config))
-        patience = self._acquire_timeout
-        lease = Lease(self._core, deadline if patience is None else deadline.at_most(patience))
+        acquire_timeout = self._acquire_timeout
+        lease = Lease(
+            self._core, deadline if acquire_timeout is None else deadline.at_most(acquire_timeout)
+        )
         with lease as connection:
             if events is not None:
-                events.at(self._configs[lease.server])
+                events.set_server(self._configs[lease.server])
             try:
                 return connection.send_request(request, deadline)
             except SmtpError as error:
                 # An SmtpError of other code (a signal handler that sends mail) is no evidence.
                 if not (lease.was_reused and is_own(error)):
                     raise
-                tired = None if is_stale(error) else refusal_of_tired(connection, error)
-                if tired is not None:
+                limit_refusal = None if is_stale(error) else refused_at_limit(connection, error)
+                if limit_refusal is not None:
                     self._wait_for_rate(deadline, error)
                 elif not is_stale(error):
                     raise
                 _log.info(
                     "%s: a reused connection was %s (%s): once more",
                     self.name,
-                    "dead" if tired is None else "tired",
+                    "dead" if limit_refusal is None else "at its limit",
                     str(error),
                 )
             self._core.count(retries=1)
             connection = lease.renew(deadline)
             if events is not None:
-                events.at(self._configs[lease.server])
+                events.set_server(self._configs[lease.server])
             try:
                 return connection.send_request(request, deadline)
             except ResponseError as error:
-                if tired is not None:
-                    note_if_refused_again(connection, tired, error)
+                if limit_refusal is not None:
+                    note_if_refused_again(connection, limit_refusal, error)
                 raise
 
     def _wait_for_rate(self, deadline: Deadline, error: SmtpError) -> None:

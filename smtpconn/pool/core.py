@@ -90,7 +90,7 @@ class PoolCore:
             self._configs, self._lock, self.events, self._state.connections_to
         )
         self._maintained_at: float | None = None
-        self._all_back = Wakeup()
+        self._all_returned = Wakeup()
         self._leaks = LeakReport(self.name, self._options.leak_after)
         self._held: dict[Waiter, OperationEvents] = {}
         # What destructors and interrupting calls leave for the next call of the pool.
@@ -141,7 +141,7 @@ class PoolCore:
                 self._state.requeue(waiter, time.monotonic(), renew=True)
             pooled = self._obtain(waiter, deadline)
         if (held := self._held.get(waiter)) is not None:
-            held.at(self._configs[pooled.server])
+            held.set_server(self._configs[pooled.server])
         return pooled.connection
 
     def may_follow(self, waiter: Waiter) -> bool:
@@ -159,15 +159,15 @@ class PoolCore:
                     self._counters.use_seconds += now - waiter.since
                     due = self._maintenance_due(pooled) if self._keeps_alive else None
         if not is_back:
-            self._check_in_otherwise(waiter, keep, now)
+            self._check_in_fully(waiter, keep, now)
         elif due is not None:
             maintenance.maintenance.watch(self, due)
         if self._watches:
-            self._is_back(waiter)
+            self._note_returned(waiter)
         if self.deferred:
             self._finish_deferred()
 
-    def _check_in_otherwise(self, waiter: Waiter, keep: bool, now: float) -> None:
+    def _check_in_fully(self, waiter: Waiter, keep: bool, now: float) -> None:
         if (pooled := waiter.pooled) is None:
             return self._release(waiter, now)
         if not pooled.uses:
@@ -290,7 +290,7 @@ class PoolCore:
     def _watch(self, waiter: Waiter, pooled: PooledConnection, events: OperationEvents) -> None:
         """What only those who ask for it pay for: the hook, and the stack for the leak report."""
         server = self._configs[pooled.server]
-        events.at(server)
+        events.set_server(server)
         events.done()
         self._held[waiter] = self.events.holding(server)
         # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
@@ -322,7 +322,7 @@ class PoolCore:
         made = self._connector.connect_to_better(pooled.server, deadline) if pooled.server else None
         if made is None:
             return None
-        better = self._pooled(*made)
+        better = self._new_pooled(*made)
         with self._lock:
             better.generation = self._state.generation
             waiter.pooled = better
@@ -416,7 +416,7 @@ class PoolCore:
         made = self._connector.connect(deadline, is_to_wait)
         if made is None:
             return None
-        pooled = self._pooled(*made)
+        pooled = self._new_pooled(*made)
         is_interrupting = self._is_interrupting()
         with self._lock:
             pooled.generation = self._state.generation
@@ -427,7 +427,7 @@ class PoolCore:
                 self._state.connected(waiter, pooled.created_at)
         return pooled
 
-    def _pooled(self, connection: SmtpConnection, server: int) -> PooledConnection:
+    def _new_pooled(self, connection: SmtpConnection, server: int) -> PooledConnection:
         now = time.monotonic()
         options = self._options
         return PooledConnection(
@@ -552,13 +552,13 @@ class PoolCore:
             for waiter in self._state.queue:
                 waiter.wake()
             if not self._state.leases:
-                self._all_back.set()
+                self._all_returned.set()
         for pooled in idle:
             self._discard(pooled, DiscardReason.POOL_CLOSED)
         maintenance.maintenance.wake()
         # A call that interrupts a decision of its own thread holds up those it would wait for.
-        if self._all_back.wait(0.0 if self._is_interrupting() else timeout):
-            self._all_back.set()  # for others that close the pool at the same time
+        if self._all_returned.wait(0.0 if self._is_interrupting() else timeout):
+            self._all_returned.set()  # for others that close the pool at the same time
         else:
             in_use = len(self._state.leases)
             log(logging.WARNING, "%s: closed while %d connections are out", self.name, in_use)
@@ -705,11 +705,11 @@ class PoolCore:
             self.deferred.append(waiter)
         else:
             self._state.release(waiter, pooled, now)
-            self._announce_all_back()
+            self._signal_all_returned()
 
-    def _announce_all_back(self) -> None:
+    def _signal_all_returned(self) -> None:
         if self._state.is_closed and not self._state.leases:
-            self._all_back.set()
+            self._all_returned.set()
 
     def _finish_deferred(self) -> None:
         """Do what destructors and interrupting calls left for the next call."""
@@ -724,7 +724,7 @@ class PoolCore:
                         waiter.lost = waiter.pooled  # its destructor was cut off
                     # Again, because it may be in the queue, and others may wait there.
                     self._state.release(waiter, None, time.monotonic())
-                    self._announce_all_back()
+                    self._signal_all_returned()
             try:
                 self.deferred.remove(item)
             except ValueError:
@@ -736,9 +736,9 @@ class PoolCore:
         waiter.lease = None
         if (lost := waiter.lost) is not None:
             self._discard(lost, DiscardReason.ABANDONED)
-        self._is_back(waiter)
+        self._note_returned(waiter)
 
-    def _is_back(self, waiter: Waiter) -> None:
+    def _note_returned(self, waiter: Waiter) -> None:
         """What only those who ask for it pay for: the leak report and the hook hear of it."""
         self._leaks.discard(waiter)
         if (held := self._held.pop(waiter, None)) is not None:

@@ -123,7 +123,7 @@ class OperationEvents:
     def begin(self) -> None:
         """The operation begins now."""
 
-    def at(self, server: ServerConfig) -> None:
+    def set_server(self, server: ServerConfig) -> None:
         """The operation uses this server from now on."""
 
     def done(self, accepted: int = 0, rejected: int = 0) -> None:
@@ -160,7 +160,7 @@ class _HookedEvents(OperationEvents):
     def begin(self) -> None:
         self._tell(Stage.STARTED, None)
 
-    def at(self, server: ServerConfig) -> None:
+    def set_server(self, server: ServerConfig) -> None:
         self._server = server
 
     def done(self, accepted: int = 0, rejected: int = 0) -> None:

@@ -60,7 +60,7 @@ class LeaseReference(weakref.ref["Lease"]):
 class Lease:
     """A borrowed connection: a context manager that gives it back, however its block ends.
 
-    Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in step
+    Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in sync
     with the server; it is closed after anything else than an ordinary exception (Ctrl-C, a killed
     greenlet), because nobody can tell what was cut off.
 

@@ -94,38 +94,38 @@ RSET_REFUSED = Quirk(
     evidence="github.com/wneessen/go-mail/issues/551, github.com/haraka/Haraka/issues/2375",
 )
 
-TIRED_CONNECTION = Quirk(
+SESSION_LIMIT = Quirk(
     server="Stalwart (452 4.4.5 at DATA), others with 451 4.7.0, 503, 530 or 554 at MAIL",
     behaviour="ends a session's welcome with another code than 421 and keeps the connection open",
-    recognised_by="`is_tired`, on a connection that was used before",
+    recognised_by="`may_be_session_limit`, on a connection that was used before",
     response="the pool closes the connection and sends the message once more over a new one. If "
     "that is refused at the same command with the same code or another of those, neither code is a "
-    "sign of a tired connection there for TIRED_HOLD seconds",
+    "sign of a session limit there for SESSION_LIMIT_HOLD seconds",
     evidence="Stalwart's 'maximum number of messages per session'; github.com/knadh/listmonk/"
     "issues/3025",
 )
 
-TIRED_HOLD = 60.0
+SESSION_LIMIT_HOLD = 60.0
 """Seconds during which a refusal that a new connection had as well leads to no new connection."""
 
-_TIRED_PHASES = frozenset({Phase.MAIL, Phase.DATA})
-_TIRED_CODES = frozenset({421, 450, 451, 452, 503, 530, 554})
-_TIRED_SUBJECTS = frozenset({3, 4})
-_TIRED_DETAILS = frozenset({(5, 0), (5, 1), (7, 0)})
+_LIMIT_PHASES = frozenset({Phase.MAIL, Phase.DATA})
+_LIMIT_CODES = frozenset({421, 450, 451, 452, 503, 530, 554})
+_LIMIT_SUBJECTS = frozenset({3, 4})
+_LIMIT_DETAILS = frozenset({(5, 0), (5, 1), (7, 0)})
 
 
-def is_tired(phase: Phase, reply: SmtpResponse) -> bool:
+def may_be_session_limit(phase: Phase, reply: SmtpResponse) -> bool:
     """Whether a refusal may be about the connection and not about the message.
 
     Never one that names the sender, the size or a policy (501, 552, 553, X.1.x, X.7.1): a bad
     message must not cause a login for each try. 450 to RCPT is greylisting.
     """
-    if phase not in _TIRED_PHASES or reply.code not in _TIRED_CODES:
+    if phase not in _LIMIT_PHASES or reply.code not in _LIMIT_CODES:
         return False
     status = reply.enhanced_status or _other_class(reply)
     if status is None:
         return True
-    return status.subject in _TIRED_SUBJECTS or (status.subject, status.detail) in _TIRED_DETAILS
+    return status.subject in _LIMIT_SUBJECTS or (status.subject, status.detail) in _LIMIT_DETAILS
 
 
 def _other_class(reply: SmtpResponse) -> EnhancedStatusCode | None:
@@ -252,7 +252,7 @@ QUIRKS = (
     STALE_TRANSACTION,
     NOT_STREAMABLE,
     RSET_REFUSED,
-    TIRED_CONNECTION,
+    SESSION_LIMIT,
     IDLE_FAREWELL,
     TOO_MANY_RECIPIENTS,
     BROKEN_PIPELINING,
@@ -289,7 +289,7 @@ class ServerQuirks:
         self.avoid_rset = False
         self.partial_groups = partial_groups
         self.pipelining_off_until = 0.0
-        self._not_tired_until: dict[tuple[Phase, int], float] = {}
+        self._held_until: dict[tuple[Phase, int], float] = {}
 
     def is_pipelining_broken(self, now: float) -> bool:
         """Whether one command at a time is used."""
@@ -308,11 +308,11 @@ class ServerQuirks:
         self.partial_groups = 0
         self.pipelining_off_until = 0.0
 
-    def may_be_tired(self, phase: Phase, reply: SmtpResponse, now: float) -> bool:
+    def is_worth_reconnecting(self, phase: Phase, reply: SmtpResponse, now: float) -> bool:
         """Whether a refusal on a used connection is worth another try over a new one."""
-        held_until = self._not_tired_until.get((phase, reply.code), 0.0)
-        return is_tired(phase, reply) and now >= held_until
+        held_until = self._held_until.get((phase, reply.code), 0.0)
+        return may_be_session_limit(phase, reply) and now >= held_until
 
     def note_refused_again(self, phase: Phase, reply: SmtpResponse, now: float) -> None:
         """Note that a new connection had the same refusal: it is not about the connection."""
-        self._not_tired_until[phase, reply.code] = now + TIRED_HOLD
+        self._held_until[phase, reply.code] = now + SESSION_LIMIT_HOLD

@@ -330,11 +330,11 @@ class Transaction:
             if not is_own(error):
                 raise
             # Where replies are out of sync, those that came tell nothing.
-            is_out_of_step = type(error) is ProtocolError
-            failure = None if is_out_of_step else self.refused_for_certain(group)
+            is_out_of_sync = type(error) is ProtocolError
+            failure = None if is_out_of_sync else self.refused_for_certain(group)
             if failure is not None:
                 raise failure from None
-            error.may_have_been_delivered |= is_out_of_step and not group.missing
+            error.may_have_been_delivered |= is_out_of_sync and not group.missing
             raise
         return self.conclude_eager(group)
 

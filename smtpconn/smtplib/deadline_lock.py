@@ -1,4 +1,4 @@
-"""`Turn`: a lock that is waited for until a deadline."""
+"""`DeadlineLock`: a lock that is waited for until a deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.pool.wakeup import Wakeup
 
 
-class Turn:
+class DeadlineLock:
     """What one thread has at a time, and others wait for."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Turn:
         self._free: deque[None] = deque([None])
         self._freed = Wakeup()
 
-    def take(self, to: deque[None]) -> bool:
+    def try_acquire(self, to: deque[None]) -> bool:
         """Take it if it is free; whether it was. Nothing cuts this in two."""
         try:
             to.extend(map(deque.pop, (self._free,)))
@@ -33,7 +33,7 @@ class Turn:
         """Wake up one that waits."""
         self._freed.set()
 
-    def give_back(self, taken: deque[None]) -> None:
+    def release(self, taken: deque[None]) -> None:
         """Give back what was taken, if anything was; again does no harm."""
         while taken:
             try:
@@ -42,33 +42,33 @@ class Turn:
                 self._freed.set()
 
 
-class Held:
-    """Hold a turn that is waited for until a deadline, and no longer.
+class Hold:
+    """Hold a lock that is waited for until a deadline, and no longer.
 
     It is released once, however the block is interrupted: at the latest when this object is
     garbage-collected.
     """
 
-    def __init__(self, turn: Turn, deadline: Deadline) -> None:
-        self._turn = turn
+    def __init__(self, lock: DeadlineLock, deadline: Deadline) -> None:
+        self._lock = lock
         self._deadline = deadline
         self._taken: deque[None] = deque()
 
     def __enter__(self) -> None:
         seconds = self._deadline.check(Phase.CONNECT)
         try:
-            while not self._turn.take(self._taken):
-                if not self._turn.wait(seconds):
+            while not self._lock.try_acquire(self._taken):
+                if not self._lock.wait(seconds):
                     raise self._deadline.error(Phase.CONNECT)
                 seconds = self._deadline.remaining()
         except BaseException:
             # It may have been woken up, and no other thread was.
-            self._turn.wake()
+            self._lock.wake()
             raise
 
     def __exit__(self, *error: object) -> None:
-        self._turn.give_back(self._taken)
+        self._lock.release(self._taken)
 
     def __del__(self) -> None:
         if hasattr(self, "_taken"):
-            self._turn.give_back(self._taken)
+            self._lock.release(self._taken)

@@ -24,7 +24,7 @@ from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_in_child
 from smtpconn.net.happy_eyeballs import open_socket
 from smtpconn.smtplib.connection import CommandConnection, wrap_in_tls
-from smtpconn.smtplib.deadline_lock import Held, Turn
+from smtpconn.smtplib.deadline_lock import DeadlineLock, Hold
 from smtpconn.smtplib.errors import refused
 from smtpconn.smtplib.pool_key import Address
 
@@ -52,7 +52,7 @@ class Server:
     def reset_after_fork(self) -> None:
         """Take new locks in a forked child; the connection is closed by `close_in_child`."""
         self._lock = threading.Lock()
-        self._asking = Turn()
+        self._ask_lock = DeadlineLock()
         self._parked = None
 
     def greet(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
@@ -60,7 +60,7 @@ class Server:
 
         One thread at a time connects; the others use its greeting.
         """
-        with Held(self._asking, deadline):
+        with Hold(self._ask_lock, deadline):
             known = self.greeting
             if known is not None and (self._parked is not None or is_alive()):
                 return known
@@ -88,7 +88,7 @@ class Server:
         known = self._known_hello(context, name)
         if known is not None:
             return known
-        with Held(self._asking, deadline):
+        with Hold(self._ask_lock, deadline):
             known = self._known_hello(context, name)
             if known is not None:
                 return known
@@ -108,7 +108,7 @@ class Server:
             StartTlsUnavailableError: it is not offered.
             smtplib.SMTPResponseException: it was refused.
         """
-        with Held(self._asking, deadline):
+        with Hold(self._ask_lock, deadline):
             reply = self.start_tls_reply
             if reply is not None and self._known_hello(context, name) is not None:
                 return reply

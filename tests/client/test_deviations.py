@@ -638,7 +638,7 @@ def test_rset_refused_at_the_end_of_try_envelope() -> None:
         assert not connection.is_open
 
 
-TIRED = [
+AT_LIMIT = [
     ("DATA", b"452 4.4.5 Maximum number of messages per session exceeded"),
     ("MAIL", b"451 4.7.0 enough"),
     ("MAIL", b"530 authenticate first"),
@@ -650,15 +650,15 @@ TIRED = [
 
 
 @pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
-@pytest.mark.parametrize(("verb", "reply"), TIRED)
-def test_a_tired_connection_is_replaced(verb: str, reply: bytes, ehlo: bytes) -> None:
+@pytest.mark.parametrize(("verb", "reply"), AT_LIMIT)
+def test_a_connection_at_its_limit_is_replaced(verb: str, reply: bytes, ehlo: bytes) -> None:
     """Every message gets through, two to a connection."""
     usual = b"354 go\r\n" if verb == "DATA" else b"250 ok\r\n"
 
-    def tired(line: bytes, nth: int) -> bytes:
+    def limited(line: bytes, nth: int) -> bytes:
         return reply + b"\r\n" if nth >= 2 else usual
 
-    replies: dict[str, Any] = {"EHLO": ehlo, verb: tired}
+    replies: dict[str, Any] = {"EHLO": ehlo, verb: limited}
     with ScriptedServer(**replies) as server, pool_for(server) as pool:
         envelopes = (Envelope(ME, YOU, MESSAGE) for _ in range(7))
         assert all(outcome.error is None for outcome in pool.send_many(envelopes))
@@ -694,15 +694,15 @@ def test_what_is_about_the_message_costs_no_connection(verb: str, reply: bytes) 
         assert len(server.dialogs) == 1
 
 
-@pytest.mark.parametrize(("verb", "reply"), TIRED)
-def test_a_tired_lmtp_connection_is_replaced(verb: str, reply: bytes) -> None:
+@pytest.mark.parametrize(("verb", "reply"), AT_LIMIT)
+def test_an_lmtp_connection_at_its_limit_is_replaced(verb: str, reply: bytes) -> None:
     """The same for single messages in LMTP."""
     usual = b"354 go\r\n" if verb == "DATA" else b"250 ok\r\n"
 
-    def tired(line: bytes, nth: int) -> bytes:
+    def limited(line: bytes, nth: int) -> bytes:
         return reply + b"\r\n" if nth >= 2 else usual
 
-    replies: dict[str, Any] = {"LHLO": PIPELINING, verb: tired}
+    replies: dict[str, Any] = {"LHLO": PIPELINING, verb: limited}
     with ScriptedServer(**replies) as server:
         made = ServerConfig(
             "127.0.0.1", server.port, TlsMode.NONE, protocol=Protocol.LMTP, timeout=TIMEOUT
@@ -714,16 +714,16 @@ def test_a_tired_lmtp_connection_is_replaced(verb: str, reply: bytes) -> None:
         assert len(server.dialogs) == 3
 
 
-def test_a_server_that_is_tired_of_us_is_not_stormed() -> None:
+def test_a_server_that_refuses_new_connections_too_is_not_stormed() -> None:
     """What a new connection is refused as well leads to no other one for a minute."""
-    is_tired = False
+    is_limited = False
 
     def mail(line: bytes, nth: int) -> bytes:
-        return b"451 4.7.0 enough\r\n" if is_tired else b"250 ok\r\n"
+        return b"451 4.7.0 enough\r\n" if is_limited else b"250 ok\r\n"
 
     with ScriptedServer(MAIL=mail) as server, pool_for(server) as pool:
         pool.send(ME, YOU, MESSAGE)
-        is_tired = True
+        is_limited = True
         for _ in range(5):
             with pytest.raises(TransientError):
                 pool.send(ME, YOU, MESSAGE)

@@ -375,7 +375,7 @@ def test_no_events_without_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     events = quiet.about(Action.SEND, config)
     assert events is quiet.about(Action.NOOP)
     events.begin()
-    events.at(config)
+    events.set_server(config)
     events.done(accepted=1)
     events.failed(ValueError())
     quiet.discarded(config, "421")

@@ -9,7 +9,7 @@ import pytest
 from smtpconn import Phase
 from smtpconn.model.replies import response
 from smtpconn.protocol import quirks
-from smtpconn.protocol.quirks import PIPELINING_OFF, QUIRKS, TIRED_HOLD, Quirk, ServerQuirks
+from smtpconn.protocol.quirks import PIPELINING_OFF, QUIRKS, SESSION_LIMIT_HOLD, Quirk, ServerQuirks
 
 
 def test_every_entry_is_listed() -> None:
@@ -72,30 +72,32 @@ NOT_TIRED = [
 @pytest.mark.parametrize("said", TIRED)
 def test_what_may_be_about_the_connection(said: str, phase: Phase) -> None:
     """Refusals of MAIL and DATA that name nothing of the message."""
-    assert quirks.is_tired(phase, response(int(said[:3]), (said[4:],)))
+    assert quirks.may_be_session_limit(phase, response(int(said[:3]), (said[4:],)))
 
 
 @pytest.mark.parametrize("said", NOT_TIRED)
 def test_what_is_about_the_message(said: str) -> None:
     """A bad sender or a policy must not cause a login for each try."""
-    assert not quirks.is_tired(Phase.MAIL, response(int(said[:3]), (said[4:],)))
+    assert not quirks.may_be_session_limit(Phase.MAIL, response(int(said[:3]), (said[4:],)))
 
 
 @pytest.mark.parametrize("phase", [Phase.RCPT, Phase.CONTENT, Phase.AUTH, Phase.EHLO])
-def test_other_phases_are_never_tired(phase: Phase) -> None:
+def test_other_phases_are_never_at_the_session_limit(phase: Phase) -> None:
     """450 to RCPT is greylisting, and behind the content the message may be stored."""
-    assert not quirks.is_tired(phase, response(450, ("x",)))
+    assert not quirks.may_be_session_limit(phase, response(450, ("x",)))
 
 
 def test_what_a_new_connection_is_told_as_well_is_held_back() -> None:
     """For a minute, and only that code at that command."""
     server_quirks, reply = ServerQuirks(), response(452, ("4.4.5 x",))
-    assert server_quirks.may_be_tired(Phase.MAIL, reply, 100.0)
+    assert server_quirks.is_worth_reconnecting(Phase.MAIL, reply, 100.0)
     server_quirks.note_refused_again(Phase.MAIL, reply, 100.0)
-    assert not server_quirks.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD - 1)
-    assert server_quirks.may_be_tired(Phase.DATA, reply, 101.0)
-    assert server_quirks.may_be_tired(Phase.MAIL, response(451, ("4.4.5 x",)), 101.0)
-    assert server_quirks.may_be_tired(Phase.MAIL, reply, 100.0 + TIRED_HOLD)
+    assert not server_quirks.is_worth_reconnecting(
+        Phase.MAIL, reply, 100.0 + SESSION_LIMIT_HOLD - 1
+    )
+    assert server_quirks.is_worth_reconnecting(Phase.DATA, reply, 101.0)
+    assert server_quirks.is_worth_reconnecting(Phase.MAIL, response(451, ("4.4.5 x",)), 101.0)
+    assert server_quirks.is_worth_reconnecting(Phase.MAIL, reply, 100.0 + SESSION_LIMIT_HOLD)
 
 
 def test_pipelining_is_off_after_two_partial_groups_and_an_answer() -> None:
