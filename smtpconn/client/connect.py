@@ -152,7 +152,7 @@ def driver_over(
         tls_server_name: the name in the server's certificate, if it is not ``host``.
 
     Raises:
-        SmtpError: the socket is of no use.
+        SmtpError: the socket is not connected.
     """
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:

@@ -81,7 +81,7 @@ class SmtpConnection:
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it stays usable.
 
-    Calling the class, with whatever is ``given`` and whatever ``options``, is a `TypeError`.
+    Calling the class raises `TypeError`, with any arguments: use `connect`.
     """
 
     _channel: Channel
@@ -793,7 +793,7 @@ class SmtpConnection:
 
     @property
     def _quirks(self) -> ServerQuirks:
-        """What is learnt of the server; for the pool."""
+        """What was learnt about the server; for the pool."""
         return self._session.quirks
 
     def _share(self, quirks: ServerQuirks) -> None:

@@ -66,7 +66,7 @@ WRITE_BUFFER = 64 * 1024
 IDLE_AFTER = 1.0
 """Seconds of silence after which no content is sent before the server has replied to something."""
 
-# What stands behind MAIL in a group of commands.
+# The commands that follow MAIL in a group.
 _OF_A_GROUP = frozenset({Phase.RCPT, Phase.DATA})
 
 # Stay silent unless the application configures logging.
@@ -254,7 +254,7 @@ class Driver:
         Returns None if it is; else it is closed, and the reason is returned.
         """
         if self._session.has_unread_replies:
-            return None  # what has come may be what the caller is about to ask for
+            return None  # the data that has come may be the reply that the caller asks for next
         error: SmtpError | None = None
         try:
             if self.transport.is_silent():
@@ -294,10 +294,10 @@ class Driver:
         if self._context is None:
             raise ProtocolError("there are no TLS settings", phase=Phase.TLS)
         if not isinstance(self._context, ssl.SSLContext):
-            # The code of its class calls what gevent has put into the module, and fails anywhere.
+            # Its methods would call gevent's replacements in the ssl module, and fail at any point.
             raise ValidationError(
-                "the TLS context was made before gevent replaced the ssl module, and is of no use "
-                "since: make it afterwards"
+                "the TLS context was made before gevent replaced the ssl module, so it cannot be "
+                "used: make it after that"
             )
         try:
             self.transport.start_tls(self._context, self._host, deadline, self._tls_session)
@@ -336,7 +336,7 @@ class Driver:
         return error
 
     def _perform(self, action: ExchangeAction, deadline: Deadline) -> Exception | None:
-        """Do one action; returns why it failed, if the exchange is to be told.
+        """Do one action; returns the error to be thrown into the exchange, if it failed.
 
         Raises:
             BaseException: what other code raised, which ends the exchange.
@@ -439,10 +439,10 @@ class Driver:
     def _note_timeout(
         self, group: CommandGroup, error: SmtpTimeoutError, last_reply_at: float, deadline: Deadline
     ) -> None:
-        """Say that a deadline has passed in a pipelined group, and learn from what came of it.
+        """Add to the error of a pipelined group what came, and note a sign of broken PIPELINING.
 
-        Slow answers alone are no sign of broken PIPELINING (`quirks.BROKEN_PIPELINING`): the server
-        has to have been silent for half the time behind some of its replies.
+        Slow replies alone are no such sign (`quirks.BROKEN_PIPELINING`): after its last reply the
+        server must have been silent for half of the time.
         """
         quirks, came = self._session.quirks, len(group.replies)
         if not group.is_pipelined:
@@ -456,7 +456,10 @@ class Driver:
             quirks.partial_groups += 1
 
     def _note_answered(self, group: CommandGroup) -> None:
-        """Learn from a whole answer after partial ones (`quirks.BROKEN_PIPELINING`)."""
+        """Note that a group was answered in full after partial answers.
+
+        See `quirks.BROKEN_PIPELINING`.
+        """
         quirks = self._session.quirks
         if group.is_pipelined:
             quirks.partial_groups = 0

@@ -232,7 +232,7 @@ class Content:
         self._stream = itertools.chain((first,), map(_as_bytes, self._rest_of(stream)))
 
     def _rest_of(self, stream: Iterator[bytes]) -> Iterator[bytes]:
-        """The rest of a stream; records its exception, which is no error of the connection."""
+        """Yield the rest of a stream; its exception is recorded, to tell it from network errors."""
         try:
             yield from stream
         except Exception as error:

@@ -40,7 +40,7 @@ class RejectedRecipient:
     """A recipient the server refused at RCPT.
 
     Attributes:
-        recipient: whom.
+        recipient: who was refused.
         response: what the server said.
         is_too_many: whether it says that there were too many recipients, whatever its class is:
             552 behind an accepted recipient (RFC 5321 4.5.3.1.10).
@@ -76,7 +76,7 @@ class SendResult:
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """Whom it was accepted for, as the caller wrote them."""
+        """The accepted recipients, as the caller wrote them."""
         return tuple(path.written for path in self.accepted_recipients)
 
     @property
@@ -90,7 +90,7 @@ class RecipientResult:
     """What became of a message for one recipient of an LMTP delivery (RFC 2033 4.2).
 
     Attributes:
-        recipient: whom it is about.
+        recipient: as the caller wrote it.
         response: the server's reply for this recipient; None if the connection was lost before
             it came, and then whether the message was delivered is unknown.
         delivered: True only after a 2xx reply.
@@ -108,12 +108,12 @@ class LmtpSendResult(SendResult):
     """The outcome of an LMTP delivery, where each recipient has a reply (RFC 2033 4.2).
 
     Made of ``results`` and ``rejected_recipients``; the rest follows from them, and reads as that
-    of a `SendResult`. But it may be that nobody got the message.
+    of a `SendResult`. But it is possible that no recipient got the message.
 
     Attributes:
         results: one per recipient that was accepted at RCPT, in the order given.
         rejected_recipients: those the server refused at RCPT; the message was not sent to them.
-        response: the reply for the first recipient who got it; if nobody did, the first refusal.
+        response: the reply for the first recipient who got it; if none did, the first refusal.
         accepted_recipients: those who got it, in the order given.
     """
 

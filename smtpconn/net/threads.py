@@ -13,10 +13,10 @@ def start_thread(thread: threading.Thread) -> None:
     Raises:
         RuntimeError: it cannot be started: there are too many, the interpreter ends, or this call
             interrupts the start of another thread by the same one.
-        BaseException: what a signal handler raised meanwhile.
+        BaseException: what a signal handler raised during the call.
     """
     # A new thread takes this lock before it does anything. A signal handler that interrupts another
-    # `start`, which holds the lock, would wait in vain for what the thread is to do.
+    # `start`, which holds the lock, would wait forever for the new thread.
     lock = getattr(threading, "_active_limbo_lock", None)
     is_owned = getattr(lock, "_is_owned", None)  # gevent's lock has none
     if is_owned is not None and is_owned():

@@ -6,7 +6,7 @@ more of the ready ones while it holds what they need, a connection (`smtpconn.po
 
 Rule 1: the jobs between the input and the caller are bounded, by number and by size. A job is taken
         from the input only if there is room, and taking an outcome gives room back. So no thread
-        waits to deliver an outcome, and all threads end although nobody takes outcomes any more.
+        waits to deliver an outcome, and all threads end even if no more outcomes are taken.
 Rule 2: every job that was taken from the input has one outcome. After a stop, jobs in flight are
         finished, and those that were not begun have an outcome that says so.
 Rule 3: `Outcomes.stop` takes no lock and never waits, so that a signal handler may call it. For
@@ -146,7 +146,7 @@ class Run(Generic[JobT]):
             return True
         return self._iterator is not None and self._iterator() is None
 
-    # Called by anybody.
+    # Called by any thread.
 
     def belong_to(self, iterator: object) -> None:
         """Begin nothing more when this object is collected as garbage.

@@ -1,20 +1,21 @@
 """The workers of `ConnectionPool.send_many`: they stream messages over borrowed connections.
 
-A slice is what one lease of a connection sends: a message, and those that are ready behind it.
+With one lease of a connection a worker sends a message and those that are ready after it.
 
 Rule 1: no connection is held while waiting for a message, for ``max_rate`` or for the input. A
-        slice ends when no message is ready, when ``max_rate`` does not let the next one go, when
+        lease ends when no message is ready, when ``max_rate`` does not let the next one go, when
         the connection has reached ``max_messages`` or ``max_lifetime``, and when a caller outside
         the batch waits for a connection.
-Rule 2: a message that was never begun on a lost connection goes over another one. The message in
-        which the connection was lost is sent once more if `ConnectionPool.send` would do so: the
+Rule 2: after a connection was lost, messages that were not begun are sent over another one. The
+        message during which it was lost is sent once more if `ConnectionPool.send` would do so: the
         connection had been used before, and was lost, or closed with 421, before the content was
-        begun. Every other outcome is final; what may have been delivered is never sent again.
-Rule 3: a worker that gets no connection waits while other workers of its run have one. Only if none
-        has, the error is the outcome of its message; where too many callers wait (``max_waiting``),
-        not before the message has used up its time.
-Rule 4: an exception of other code (`smtpconn.model.origin`) ends the run. It is raised behind the
-        true outcomes of all messages that the worker has.
+        begun. Every other outcome is final: a message that may have been delivered is never sent
+        again.
+Rule 3: a worker that gets no connection waits while other workers of its run have one. If none has
+        one, the error is the outcome of the worker's message. With the error that too many callers
+        wait (``max_waiting``), the worker first tries until the message's time is over.
+Rule 4: an exception of other code (`smtpconn.model.origin`) ends the run. It is raised after the
+        outcomes of all messages that the worker has taken.
 """
 
 from __future__ import annotations
@@ -146,10 +147,10 @@ class MailJob(Job[AnyOutcome]):
 
 
 def mail_jobs(items: Iterable[Envelope | AnyMessage]) -> Iterator[MailJob]:
-    """The jobs of what is to be sent, one at a time.
+    """Make a job for each item, one at a time.
 
-    A message of the email package, and a buffer, is copied here and not when its turn comes: the
-    caller may fill it anew for the next recipient as soon as the next is asked for.
+    A message of the email package, or in a buffer, is copied here and not when it is sent: the
+    caller may reuse it for the next recipient as soon as the next item is requested.
 
     Raises:
         TypeError: something that is no envelope and no message.
@@ -177,7 +178,7 @@ def _with_bytes(envelope: Envelope) -> Envelope:
 
 
 class BulkSender:
-    """The work of one run.
+    """Sends the messages of one run.
 
     Args:
         core: the pool's.
@@ -206,12 +207,12 @@ class BulkSender:
         self.rate_turn = threading.Lock()
 
     def send(self, job: MailJob, run: Run[MailJob]) -> None:
-        """Send a message, and those that are ready behind it, and settle all of them."""
+        """Send a message and those that are ready after it; each gets its outcome."""
         _Worker(self, run, job).send()
 
 
 class _Worker:
-    """The messages that one worker has taken and not settled."""
+    """One worker: it holds the messages that it has taken and that have no outcome yet."""
 
     def __init__(self, sender: BulkSender, run: Run[MailJob], job: MailJob) -> None:
         self._sender = sender

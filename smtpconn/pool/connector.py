@@ -1,8 +1,8 @@
 """Making connections for a pool: to which server, in how much time, with which TLS session.
 
-Which server is worth trying is decided in `smtpconn.pool.failover`; here it is tried. A failure,
-"too many connections" included, moves on to the next one within the same deadline, and each gets
-its share of the time, so that a silent one cannot use up what the others need.
+Which server is tried is decided in `smtpconn.pool.failover`; here it is tried. After a failure,
+"too many connections" included, the next server is tried within the same deadline. Each gets its
+share of the time, so that a silent server cannot use up the time of the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger("smtpconn.pool")
 
 
 class Connector:
-    """Makes connections, and remembers how that went.
+    """Makes connections, and keeps the figures of the attempts.
 
     Args:
         configs: the servers, the preferred one first.
@@ -215,7 +215,7 @@ class Connector:
         return connection
 
     def _forget_tls_session(self, index: int, offered: ssl.SSLSession | None) -> None:
-        """A session that was not resumed is of no use, or even in the way, to others."""
+        """Drop a TLS session that the server did not resume."""
         if self._tls_sessions.get(index) is offered:
             self._tls_sessions.pop(index, None)
 

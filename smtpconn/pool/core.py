@@ -1,4 +1,4 @@
-"""`PoolCore`: a pool's connections, who has them, and who waits for one.
+"""`PoolCore`: a pool's connections, their leases, and the callers that wait.
 
 What is decided is in `smtpconn.pool.state`; here are the lock and the waiting. Decide under the
 lock, act outside it: under the lock there is no I/O, no waiting, no logging and no code of others
@@ -149,7 +149,7 @@ class PoolCore:
         return self._state.may_follow(waiter, time.monotonic())
 
     def check_in(self, waiter: Waiter, keep: bool) -> None:
-        """Take back whatever a lease has; can be called again; for `Lease`."""
+        """Take back the connection and the lease; may be called again; for `Lease`."""
         now = time.monotonic()
         pooled = waiter.pooled
         is_back, due = False, None
@@ -197,11 +197,11 @@ class PoolCore:
         return None
 
     def abandoned(self, waiter: Waiter) -> None:
-        """Take back what a lease has that was collected as garbage; for `Lease`.
+        """Take back a lease that was collected as garbage; for `Lease`.
 
-        Called from a destructor, which may run under any lock of the application's: must not run
-        code of others. So the lease is given back at once, and the rest is for the next call, which
-        its `LeaseReference` sees to.
+        Called from ``__del__``, which may run while the application holds any lock, so it must not
+        call the application's code. The lease is given back at once; the rest is left to the pool's
+        next call, by way of `LeaseReference`.
         """
         if (pooled := waiter.pooled) is not None:
             waiter.lost = pooled
@@ -211,7 +211,7 @@ class PoolCore:
     def warm(self, count: int, timeout: float) -> None:
         """Make connections until there are ``count``, one after the other.
 
-        Each is idle before the next is begun, so that nobody waits for those that are made ahead.
+        Each is idle before the next is begun, so that callers can use it at once.
         """
         reset_if_forked()
         is_short = True
@@ -256,7 +256,7 @@ class PoolCore:
     def _wait_for_connection(
         self, waiter: Waiter, deadline: Deadline, begun: float, events: OperationEvents
     ) -> PooledConnection:
-        # An idle connection that turned out to be dead: a counter never takes anything back.
+        # Counted already if an idle connection was lent and turned out to be dead.
         is_counted = waiter.pooled is not None
         try:
             if self._is_interrupting():
@@ -277,7 +277,7 @@ class PoolCore:
             if self._state.is_closed:
                 raise self._closed_error()
             if waiter.pooled is not None:
-                # It had its turn, and got what was no good.
+                # It was served already, with a connection that turned out to be unusable.
                 self._state.requeue(waiter, now)
             elif self._state.is_overloaded(now):
                 self._counters.overloads += 1
@@ -288,12 +288,12 @@ class PoolCore:
                 self._counters.waits += 1
 
     def _watch(self, waiter: Waiter, pooled: PooledConnection, events: OperationEvents) -> None:
-        """What only those who ask for it pay for: the hook, and the stack for the leak report."""
+        """Start the events of a lease and its entry in the leak report, if either is in use."""
         server = self._configs[pooled.server]
         events.set_server(server)
         events.done()
         self._held[waiter] = self.events.holding(server)
-        # Behind _watch, checkout and Lease.__enter__ is who wanted the connection.
+        # The caller's frame is behind those of _watch, checkout and Lease.__enter__.
         self._leaks.watch(waiter, sys._getframe(3))
 
     def _obtain(self, waiter: Waiter, deadline: Deadline) -> PooledConnection:
@@ -315,9 +315,9 @@ class PoolCore:
     def _move_back(
         self, waiter: Waiter, pooled: PooledConnection, deadline: Deadline
     ) -> PooledConnection | None:
-        """Replace an idle connection by one to a better server, if one is back; None if none is.
+        """Replace a connection to a backup by one to a better server; None if none is back.
 
-        One caller at a time asks; the others go on with what is idle.
+        One caller at a time tries this; the others continue with the idle connection.
         """
         made = self._connector.connect_to_better(pooled.server, deadline) if pooled.server else None
         if made is None:
@@ -332,7 +332,7 @@ class PoolCore:
     def _obtain_at_once(
         self, waiter: Waiter, deadline: Deadline, *, renew: bool = False
     ) -> PooledConnection:
-        """Get a connection for a call that interrupts a decision, and waits for nobody."""
+        """Get a connection for a call that interrupts a decision, without waiting for one."""
         while True:
             if self._state.is_closed:
                 raise self._closed_error()
@@ -365,13 +365,13 @@ class PoolCore:
     def _wait_for_turn(self, waiter: Waiter, deadline: Deadline) -> None:
         if self.deferred:
             self._finish_deferred()
-        # A caller in a hurry leaves a NOOP less time than it has itself.
+        # With a short deadline, a NOOP gets only half of the time that is left.
         grace = min(NOOP_GRACE, deadline.remaining() / 2)
         while True:
             with self._lock:
                 now = time.monotonic()
                 self._state.dispatch(now)
-                # Then there is room although nobody has given anything back.
+                # When this time has passed there is room, although no lease was given back.
                 more_room_in = self._state.more_room_in(now)
                 overdue_in = self._state.noop_overdue_in(now, grace)
             left = deadline.remaining()
@@ -390,7 +390,7 @@ class PoolCore:
             overdue = self._state.overdue_noops(time.monotonic(), grace)
         for noop in overdue:
             if (pooled := noop.pooled) is not None:
-                # This ends the NOOP, and the connection is discarded where that waits.
+                # This ends the NOOP; the thread that sent it discards the connection.
                 pooled.connection.close()
             self._release(noop, time.monotonic())
 
@@ -408,7 +408,7 @@ class PoolCore:
             del error, cause
 
     def _connect(self, waiter: Waiter, deadline: Deadline) -> PooledConnection | None:
-        """Make a connection; None if one is to be waited for instead."""
+        """Make a connection; None if the caller has to wait for one instead."""
 
         def is_to_wait(error: SmtpError | None, until: float) -> bool:
             return self._requeue_at_server_limit(waiter, error, until)
@@ -556,7 +556,7 @@ class PoolCore:
         for pooled in idle:
             self._discard(pooled, DiscardReason.POOL_CLOSED)
         maintenance.maintenance.wake()
-        # A call that interrupts a decision of its own thread holds up those it would wait for.
+        # A call that interrupts its own thread inside the pool would wait for that thread.
         if self._all_returned.wait(0.0 if self._is_interrupting() else timeout):
             self._all_returned.set()  # for others that close the pool at the same time
         else:
@@ -564,7 +564,7 @@ class PoolCore:
             log(logging.WARNING, "%s: closed while %d connections are out", self.name, in_use)
 
     def reset_after_fork(self) -> None:
-        """Begin anew in a forked child: the parent's connections are closed here, and only here."""
+        """Start empty in a forked child; only the child's copies of the descriptors are closed."""
         state = self._state
         out = [waiter.pooled for waiter in state.leases if waiter.pooled is not None]
         inherited = [pooled.connection for pooled in [*state.idle, *out]]
@@ -642,7 +642,7 @@ class PoolCore:
         return True
 
     def _put_back(self, waiter: Waiter, pooled: PooledConnection, *, is_alive: bool) -> None:
-        """Give back what was only kept alive, as idle as it was."""
+        """Give back a connection after a keep-alive NOOP, without renewing its idle time."""
         reason: DiscardReason | None = DiscardReason.KEEPALIVE_FAILED
         if is_alive and pooled.connection.is_idle:
             with self._lock:
@@ -658,22 +658,22 @@ class PoolCore:
             self._discard(pooled, reason)
 
     def _maintenance_due(self, pooled: PooledConnection) -> float | None:
-        """When this connection needs maintenance; None if that comes early enough anyhow."""
+        """When this connection needs maintenance; None if maintenance runs before that anyway."""
         due = pooled.expires_at
         noop_due = self._state.noop_due(pooled)
         if noop_due is not None:
             due = min(due, noop_due)
-        # A moment that is past was missed, so that maintenance has to be told again.
+        # A time in the past was missed, so maintenance is told again.
         looks_at = self._maintained_at
         if looks_at is not None and pooled.idle_since < looks_at <= due:
             return None
         self._maintained_at = due
         return due
 
-    # What the others use
+    # Shared by all of the above
 
     def _is_interrupting(self) -> bool:
-        """Whether this call interrupts one of its own thread that is inside a decision."""
+        """Whether this thread holds the pool's lock already: the call interrupts another one."""
         # Semi-public: `threading.Condition` asks the same of any lock it is given.
         is_owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
         return is_owned
@@ -722,7 +722,7 @@ class PoolCore:
                 with self._lock:
                     if item is not waiter and waiter.lost is None:
                         waiter.lost = waiter.pooled  # its destructor was cut off
-                    # Again, because it may be in the queue, and others may wait there.
+                    # Again, because the waiter may still be in the queue, before others.
                     self._state.release(waiter, None, time.monotonic())
                     self._signal_all_returned()
             try:
@@ -739,7 +739,7 @@ class PoolCore:
         self._note_returned(waiter)
 
     def _note_returned(self, waiter: Waiter) -> None:
-        """What only those who ask for it pay for: the leak report and the hook hear of it."""
+        """End the events of a lease and its entry in the leak report, if either is in use."""
         self._leaks.discard(waiter)
         if (held := self._held.pop(waiter, None)) is not None:
             held.done()
@@ -757,7 +757,7 @@ def _unusable_reason(pooled: PooledConnection, keep: bool) -> DiscardReason | No
 
 
 def recipient_counts(result: SendResult) -> tuple[int, int]:
-    """The recipients who get the message, and those who were refused."""
+    """The numbers of accepted and of refused recipients."""
     accepted, refused = len(result.accepted_recipients), len(result.rejected_recipients)
     if isinstance(result, LmtpSendResult):
         refused += len(result.results) - accepted

@@ -1,8 +1,8 @@
-"""`Lease`: what a caller of a pool holds, the right to a connection, and how it is given back.
+"""`Lease`: a caller's right to a connection of a pool, and how it is given back.
 
-Giving back is idempotent, happens when the ``with`` block ends however it ends, and as a last
-resort when the lease is collected as garbage. An exception may strike between any two bytecodes
-here; what it can cost is a connection, never the right to one.
+A lease is given back when its ``with`` block ends, whether by an exception or not, and as a last
+resort when it is collected as garbage. Giving it back twice is harmless. An exception between any
+two bytecodes here may cost a connection, but never a lease.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class Lender(Protocol):
         """Whether another message of the same batch may follow on the connection."""
 
     def check_in(self, waiter: Waiter, keep: bool) -> None:
-        """Take everything back; may be called again after it was cut off."""
+        """Take everything back; called again if an exception has interrupted it."""
 
     def abandoned(self, waiter: Waiter) -> None:
-        """Take everything back; called from ``__del__``: must not block or run code of others."""
+        """Take everything back; called from ``__del__``: must not block or call other code."""
 
 
 class LeaseReference(weakref.ref["Lease"]):
-    """Gets into `Lender.deferred` when a lease is collected before it was given back.
+    """A weak reference that enters `Lender.deferred` when its lease is collected while in use.
 
-    The destructor alone is not enough: an exception of a signal handler may cut it off, and it is
-    never called again. What puts this into the deque is a function in C, which nothing interrupts.
+    The destructor alone is not enough: an exception of a signal handler may interrupt it, and it is
+    never called again. The callback of this reference is a function in C, which nothing interrupts.
 
     Attributes:
-        waiter: the lease's; None if entering it was cut off before it had one.
+        waiter: the lease's; None if entering it was interrupted before it had one.
     """
 
     waiter: Waiter | None = None
@@ -62,10 +62,10 @@ class Lease:
 
     Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in sync
     with the server; it is closed after anything else than an ordinary exception (Ctrl-C, a killed
-    greenlet), because nobody can tell what was cut off.
+    greenlet), because the state of the session is unknown then.
 
-    In a forked child a lease of the parent's is nothing: its connection is closed, and giving it
-    back changes nothing, because the child's pool has not lent it.
+    In a forked child a lease of the parent has no effect: its connection is closed, and giving it
+    back changes nothing.
     """
 
     __slots__ = ("__weakref__", "_batch", "_pool", "_process", "_timeout", "_waiter")
@@ -73,7 +73,7 @@ class Lease:
     def __init__(
         self, pool: Lender, timeout: float | Deadline, batch: object | None = None
     ) -> None:
-        # What several leases belong to that do not give way to each other; None for nothing.
+        # Leases of the same batch do not make way for each other; None if it belongs to none.
         self._batch = batch
         self._waiter: Waiter | None = None
         self._process = 0
@@ -89,7 +89,7 @@ class Lease:
             raise
 
     def begin(self) -> Waiter:
-        """Be responsible for a new caller, and give back what it gets, at the latest as garbage."""
+        """Start the lease; returns its waiter, which is given back at the latest as garbage."""
         if self._waiter is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
         self._process = current_process()
@@ -107,7 +107,7 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Again, and what is left of it, if it is cut off.
+        # Called again after an interruption, this does what is left.
         if (waiter := self._waiter) is not None:
             if self._process == current_process():
                 self._pool.check_in(waiter, kind is None or issubclass(kind, Exception))
@@ -120,7 +120,7 @@ class Lease:
         raise TypeError("a Lease is neither pickled nor copied: it holds a connection")
 
     def __del__(self) -> None:
-        # It has none if its making was cut off.
+        # The attribute is missing if the constructor was interrupted.
         waiter = getattr(self, "_waiter", None)
         if waiter is not None and is_current_process(self._process):
             self._pool.abandoned(waiter)
@@ -133,7 +133,7 @@ class Lease:
 
     @property
     def server(self) -> int:
-        """The place of its server among those of the pool, while it is in use."""
+        """The index of its server among those of the pool, while it is in use."""
         waiter = self._waiter
         return 0 if waiter is None or waiter.pooled is None else waiter.pooled.server
 

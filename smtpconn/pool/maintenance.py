@@ -90,7 +90,7 @@ class Maintenance:
             log(logging.INFO, "idle connections are not looked after: %s", error)
 
     def _run(self) -> None:
-        # Acquired here: whoever starts a thread cannot know whether it runs if an exception of a
+        # Acquired here: the starting thread cannot know whether it runs if an exception of a
         # signal handler interrupts that. One of several that were started at once goes on.
         if not self._is_running.acquire(blocking=False):
             return

@@ -5,20 +5,21 @@ The caller holds the pool's lock and passes the time in. The rules:
 Rule 1: capacity is leases, not connections. A caller has a `Waiter`; the waiter in ``leases`` is
         the lease. A connection may be lost, closed or not made yet: the lease is given back all the
         same, once, and giving it back twice changes nothing.
-Rule 2: one queue, first in, first out. The first in the queue gets the next lease, and with it an
-        idle connection (the youngest, so that the others grow old and can go) or the right to make
-        one, of which ``max_connecting`` are out at a time. One that wants a new connection and may
-        not make one yet does not hold up those behind it whom an idle connection serves.
-Rule 3: any method may be cut off by an exception at any bytecode and leaves a state from which the
-        next call to `dispatch` goes on rightly. So every step is one operation of a list, set or
-        deque, and each step can be done again. No other containers: theirs is Python code, which
-        can be cut off half-way.
+Rule 2: one queue, first in, first out. The first waiter gets the next lease, and with it an idle
+        connection (the one used last, so that the others expire) or the right to make one, which
+        ``max_connecting`` waiters have at a time. A waiter that needs a new connection and may not
+        make one yet does not block later waiters that an idle connection can serve.
+Rule 3: an exception may interrupt any method at any bytecode. The next call to `dispatch` continues
+        correctly from the state that is left. So every step is one operation of a list, set or
+        deque, and can be repeated. Other containers are not used: their methods are Python code,
+        which can be interrupted half-way.
 Rule 4: any method may be interrupted by a call of the same thread (a signal handler or a destructor
         that sends mail), which runs to its end before the method goes on. Such a call uses only
         `try_acquire`, `try_release`, `acquire_at_once` and `give_back`: ``idle`` and ``leases`` may
         be different after it, the queue never. So no step here relies on what an earlier one has
-        seen of those two: it acts first and looks then, or expects to find nothing. CPython runs
-        signal handlers behind calls and jumps only; a condition without a call is not interrupted.
+        seen of those two: it acts first and checks afterwards, or expects to find nothing. CPython
+        runs signal handlers after calls and jumps only; a condition without a call is not
+        interrupted.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class DiscardReason(enum.StrEnum):
 class PooledConnection:
     """A connection of the pool and what is known of its life; times are of the monotonic clock.
 
-    ``expires_at`` is when an idle one expires, known when it comes back, so that handing it out
-    again takes one comparison.
+    ``expires_at`` is when an idle connection expires. It is computed when the connection comes
+    back, so that handing it out again takes one comparison.
     """
 
     def __init__(
@@ -92,10 +93,11 @@ class PooledConnection:
 class Waiter:
     """A caller's place in the queue, and then its lease.
 
-    Its attributes begin as the class has them: one is made for every checkout, which needs but two.
+    The initial values are class attributes, because one is made for every checkout, which sets only
+    two of them.
 
     Attributes:
-        wakeup: set when the caller's turn has come; None for one that never stood in the queue.
+        wakeup: set when the caller's turn has come; None if it was never in the queue.
         pooled: the connection it was given; None if it is to make one.
         since: when it got its lease.
         not_before: it takes only a connection that came back later, or a new one.
@@ -119,13 +121,13 @@ class Waiter:
         return self.wakeup is not None and self.wakeup.wait(seconds)
 
     def wake(self) -> None:
-        """Tell the caller that it is its turn; again does no harm."""
+        """Tell the caller that it is its turn; may be called again."""
         if self.wakeup is not None:
             self.wakeup.set()
 
 
 class PoolState:
-    """Who has a lease, who waits for one, and which connections are idle."""
+    """The leases, the queue of waiters, and the idle connections."""
 
     def __init__(self, options: PoolOptions) -> None:
         self.options = options
@@ -140,7 +142,7 @@ class PoolState:
         self._reduced_until = 0.0
 
     def is_overloaded(self, now: float) -> bool:
-        """Whether one more caller would be one too many."""
+        """Whether one more caller would exceed ``max_waiting``."""
         may_connect = len(self.connecting) < self.options.max_connecting
         would_wait = bool(self.queue) or not self._has_room(now) or not (self.idle or may_connect)
         most = self.options.max_waiting
@@ -149,9 +151,9 @@ class PoolState:
     def may_follow(self, waiter: Waiter, now: float) -> bool:
         """Whether the caller may use its connection for another message of the same batch.
 
-        Not when the connection has had its time or its messages, and not while a caller of none or
-        another batch waits. May be asked without the lock: what changes in between is seen the next
-        time.
+        False if the connection has reached its lifetime or its number of messages, or while a
+        caller waits that does not belong to the batch. May be called without the lock: a change
+        during the call is seen by the next call.
         """
         pooled = waiter.pooled
         if (
@@ -183,9 +185,9 @@ class PoolState:
         return None
 
     def try_release(self, waiter: Waiter, pooled: PooledConnection, now: float) -> bool:
-        """Take back a good connection from a caller while nobody waits: the common case.
+        """Take back a usable connection while no caller waits: the common case.
 
-        False if it is not that; nothing has changed then.
+        Returns False, and changes nothing, in any other case.
         """
         end = pooled.created_at + pooled.lifetime
         idle = self.idle
@@ -207,10 +209,10 @@ class PoolState:
         return True
 
     def acquire_at_once(self, waiter: Waiter, now: float, *, renew: bool = False) -> bool:
-        """Serve a call that interrupts a decision, and so cannot wait for anybody (rule 4).
+        """Serve a call that interrupts a decision, and therefore cannot wait (rule 4).
 
-        It gets an idle connection, but not with ``renew``, or the right to make one whatever
-        ``max_connecting`` says. False if there is no room for it; nothing has changed then.
+        It gets an idle connection (not with ``renew``), or the right to make one even beyond
+        ``max_connecting``. Returns False, and changes nothing, if the pool is full.
         """
         waiter.since = now
         waiter.pooled = None
@@ -240,9 +242,9 @@ class PoolState:
         return len(self.leases) + len(self.idle) < size
 
     def requeue(self, waiter: Waiter, now: float, *, renew: bool = False) -> None:
-        """Give a caller whose connection was no good its turn again, before all others.
+        """Put a caller whose connection was unusable at the head of the queue.
 
-        With ``renew`` it wants none of those that are idle, which may be no better.
+        With ``renew`` it gets none of the connections that are idle now: they may be dead too.
         """
         waiter.pooled = None
         if renew:
@@ -263,7 +265,8 @@ class PoolState:
         The pool's effective size is lowered to those it has, ``until`` a server can be tried again.
         Returns False if there is none to wait for.
         """
-        # Connections and not leases: who only connects or waits may never have one to give.
+        # Connections are counted, not leases: a caller that only connects may never have one to
+        # give back.
         lent = sum([other.pooled is not None for other in _snapshot(self.leases)])
         if not (size := lent + len(self.idle)):
             return False
@@ -297,7 +300,7 @@ class PoolState:
         self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
     ) -> None:
         """Give everything back: the place in the queue, the lease, and the connection if any."""
-        # Looking for a place in the queue takes time; a caller that was served has none any more.
+        # Searching the queue takes time, and a caller that was served is no longer in it.
         may_be_queued = not self.is_served(waiter)
         self.give_back(waiter, pooled, now, was_used=was_used)
         if self.queue:
@@ -308,9 +311,9 @@ class PoolState:
     def give_back(
         self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
     ) -> None:
-        """Give back the lease, and the connection if any; serves nobody.
+        """Give back the lease, and the connection if any, without serving the queue.
 
-        A connection that was only kept alive goes below the other idle ones, where it was.
+        A connection that was only kept alive becomes the oldest idle one again.
         """
         waiter.pooled = None
         if pooled is not None:
@@ -334,7 +337,7 @@ class PoolState:
                 waiter.wake()
                 self._remove_from_queue(waiter)
             elif self.idle and self._has_room(now):
-                # It waits for the right to connect; those behind it may want what is idle.
+                # It waits for the right to connect; later ones may use an idle connection.
                 place += 1
             else:
                 return
@@ -398,7 +401,7 @@ class PoolState:
             return False
         if came_back_at > waiter.not_before:
             return True
-        # One that may be dead is better than none: there is no room for another connection.
+        # It may be dead, but there is no room for a new connection.
         return len(self.leases) + len(self.idle) > self.effective_size(now)
 
     def discard_reason_on_return(
@@ -448,7 +451,7 @@ class PoolState:
     def take_oldest_expired(self, now: float) -> tuple[PooledConnection, DiscardReason] | None:
         """Remove the connection that has been idle for longest, if its time is over.
 
-        What every return can afford to ask, however many are idle.
+        Takes constant time, so that it can be called whenever a connection comes back.
         """
         try:
             oldest = self.idle[0]
@@ -487,7 +490,7 @@ class PoolState:
         ]
 
     def noop_overdue_in(self, now: float, grace: float) -> float:
-        """Seconds until the next NOOP under way becomes overdue; infinity if there is none."""
+        """Seconds until the next NOOP in flight becomes overdue; infinity if there is none."""
         begun = [w.noop_since for w in _snapshot(self.leases) if w.noop_since is not None]
         return max(0.0, min(begun) + grace - now) if begun else math.inf
 

@@ -25,7 +25,7 @@ MAX_AUTH_COMMAND = 512
 """Bytes of an AUTH line with its CRLF (RFC 5321 4.5.3.1.4)."""
 
 MAX_ROUNDS = 10
-"""Challenges answered before the server is held to be playing games."""
+"""Challenges that are answered at most in one login."""
 
 
 def authenticate(session: SessionState, mechanism: SaslMechanism) -> Exchange[None]:

@@ -3,7 +3,7 @@
 Rule: nothing in smtpconn writes a command to a socket except as a `Command`, and a `Command` is
 made only by the functions below, which check the finished bytes. Checking the bytes, and not only
 the arguments they were made from, is what withstands encodings that turn harmless characters into
-CR and LF on the way (CVE-2025-7962), and a parameter smuggled through any argument whatever.
+CR and LF on the way (CVE-2025-7962), and a parameter smuggled through any argument.
 
 A command carries its log form beside its bytes, so that a log line can never hold a secret by
 oversight: code that makes a command with a secret also says how it reads without it.
@@ -99,7 +99,7 @@ def secret_command(text: str | Secret, log: str) -> Command:
 
 
 def _wire(text: str) -> bytes:
-    """The bytes of a line, whatever is in it."""
+    """The bytes of a line; its content is checked elsewhere."""
     # A lone surrogate becomes bytes that are no UTF-8, by which it is found.
     return text.encode("utf-8", "surrogatepass") + b"\r\n"
 

@@ -1,4 +1,4 @@
-"""What an exchange may ask its driver for: a group of commands and content, or TLS.
+"""What an exchange may ask its driver for: to send commands and content, to wait, to start TLS.
 
 A `CommandGroup` is written at once, and its replies are counted against it in order (RFC 2920 3.1:
 by counting, never by what a reply says). The driver fills `CommandGroup.replies` as they arrive, so
@@ -26,11 +26,11 @@ class Payload:
         buffers: what to write, in order; read once.
         replies: how many replies its end has: 1, or one per accepted recipient in LMTP.
         ends_message: whether the message may be delivered once the last byte has left.
-        log: how it reads in a log.
-        phase: where we are when its reply is awaited.
-        size: what the buffers come to, where that is known before they are written.
-        content: the message they are made from, which may fail to be read.
-        wire: all of the buffers in one piece, where they are few and here already.
+        log: what a log shows instead of it.
+        phase: of an error while its reply is awaited.
+        size: the bytes in the buffers together; infinity if not known before they are written.
+        content: the message they are made from; reading it may fail.
+        wire: all of the buffers joined, if the message is short and in memory; else None.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class CommandGroup:
 
     Args:
         pieces: commands and payloads in order.
-        waits: whether the exchange goes on only when every reply has come.
+        waits: whether the exchange continues only when every reply has come.
         begins_message: whether a message's MAIL is in it.
 
     Attributes:
@@ -88,10 +88,10 @@ class CommandGroup:
         missing: how many replies have not come yet.
         begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
             has been written to its end.
-        payload_size: what a payload that is not in one piece comes to, once that is known; it
-            has one at most.
-        may_have_been_delivered: told when the connection is lost: whether a message in it had left
-            to its last byte and had no final reply.
+        payload_size: the bytes of the payload that has no ``wire``, once that is known; a group has
+            at most one.
+        may_have_been_delivered: set when the connection is lost: whether a message in it had left
+            completely and had no final reply.
     """
 
     __slots__ = (
@@ -127,8 +127,10 @@ class CommandGroup:
 
     @property
     def is_eager(self) -> bool:
-        """Whether content is in it behind its own envelope: then nothing in it but the number of
-        replies tells that one was too many."""
+        """Whether content stands behind its own envelope in it.
+
+        Then only the number of replies can show that one of them was too many.
+        """
         return self.begins_message and isinstance(self.pieces[-1], Payload)
 
     def has_failed_to_read(self, error: BaseException) -> bool:
@@ -141,8 +143,10 @@ class CommandGroup:
         )
 
     def count_again(self) -> None:
-        """Count what is missing by the replies that came, after an exception that may have struck
-        between a reply and its count."""
+        """Count the missing replies from those that came.
+
+        For use after an exception that may have interrupted the step between a reply and its count.
+        """
         self.missing = sum(map(_replies_of, self.pieces)) - len(self.replies)
 
     def unanswered(self, number: int = 0) -> tuple[Piece, float]:
@@ -182,7 +186,7 @@ class WaitFor:
 
 
 class StartTls:
-    """Put TLS on the connection. Whatever was received and not asked for is an error."""
+    """Start TLS on the connection. Data that was received and not asked for is an error."""
 
     __slots__ = ()
 

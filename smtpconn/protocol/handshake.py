@@ -68,9 +68,9 @@ def _greet(session: SessionState) -> Generator[ExchangeAction, None, None]:
 def hello(session: SessionState) -> Exchange[None]:
     """Say EHLO and learn what the server offers; also later, to ask again.
 
-    A server that refuses EHLO for good is asked with HELO, whatever its code is: RFC 5321 3.2 and
-    4.1.4 name 500 to 504, 550, and servers without EHLO answer others. LMTP has LHLO alone. Any
-    2xx is success (RFC 5321 4.2).
+    After a permanent refusal of EHLO, HELO is sent, for almost any code (`quirks.NO_EHLO`): RFC
+    5321 3.2 and 4.1.4 name 500 to 504 and 550, and servers without EHLO use others. LMTP has LHLO
+    alone. Any 2xx is success (RFC 5321 4.2).
 
     Raises:
         TransientError, PermanentError, ProtocolError: the server refuses, or its reply breaks the

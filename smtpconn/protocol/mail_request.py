@@ -1,10 +1,10 @@
-"""What a caller wants sent: checked, and as the commands of its envelope.
+"""A checked message with its envelope, and the commands of the envelope.
 
-Rule: everything that can be found wrong without asking the server is found here, before the first
-byte leaves. `make_request` looks at bytes with their envelope, `make_message_request` at a
-message of the email package, `request_of` at an `Envelope` of either. What comes of them has
-`for_server`: the request as one server gets it, which for a message depends on what that server
-offers. `envelope_commands` holds a request against those offers. Nothing is sent here.
+Rule: every mistake that can be found without asking the server is found here, before the first byte
+is sent. `make_request` checks bytes with their envelope, `make_message_request` a message of the
+email package, `request_of` an `Envelope` of either. Both kinds of request have `for_server`, which
+returns the request for one server: the bytes of a message depend on the extensions that the server
+offers. `envelope_commands` checks a request against these extensions. Nothing is sent here.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class Attempt(Protocol):
     """A transaction that was begun for a request; it knows what became of it at any moment."""
 
     def outcome(self, cause: BaseException) -> Outcome:
-        """What is true of the message now that ``cause`` has ended the dialog."""
+        """The outcome of the message after ``cause`` has ended the dialog."""
 
 
 @dataclass(slots=True, eq=False, init=False)
 class MailRequest:
-    """What a caller wants sent: valid in itself, not yet held against a server's offers.
+    """A message and its envelope, valid in themselves, not yet checked against a server's offers.
 
     Attributes:
         mail_words, rcpt_words: ESMTP parameters as text, for MAIL and for each RCPT, that go out as
@@ -129,7 +129,7 @@ class MailRequest:
 
 @dataclass(slots=True, eq=False)
 class MessageRequest:
-    """The same of a message of the email package, whose bytes depend on the server.
+    """The same for a message of the email package, whose bytes depend on the server.
 
     Attributes:
         paths: a request for the same envelope without the message.
@@ -223,8 +223,7 @@ def make_message_request(
 ) -> MessageRequest:
     """Check a message of the email package and its envelope; the message stays as it is.
 
-    Its missing Date and Message-ID are made here, so that they are the same however often it is
-    tried.
+    A missing Date and Message-ID are made here, so that they are the same at every attempt.
 
     Args:
         message: of the email package.
@@ -251,7 +250,7 @@ def make_message_request(
 
 
 def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
-    """Check an envelope, whatever its message is.
+    """Check an envelope with a message of any kind.
 
     Raises:
         As `make_request` and `make_message_request`.
@@ -337,7 +336,7 @@ def _checked(path: Path, kind: type[Path]) -> Path:
 def envelope_commands(
     session: SessionState, request: MailRequest, *, chunking: bool
 ) -> list[Command]:
-    """MAIL and the RCPTs, held against what the server offers.
+    """MAIL and the RCPTs, checked against what the server offers.
 
     Raises:
         UnsupportedExtensionError, SmtpUtf8RequiredError: it lacks what the message needs.

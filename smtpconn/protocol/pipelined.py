@@ -3,19 +3,18 @@
 Rule 1: the content of one message and the envelope of the next leave together: one round trip a
         message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
         one behind the other through a window, and their replies are read while others are written.
-Rule 2: a RSET goes before every MAIL: six bytes and no round trip (`quirks.STALE_TRANSACTION`). But
-        Exim counts them (`quirks.NONMAIL_LIMIT`) and other servers refuse them
-        (`quirks.RSET_REFUSED`): there a message is ended before the next is begun, so that RSET is
-        needed after refusals only.
-Rule 3: what cannot be streamed goes the plain way, between the others and in its place.
-Rule 4: one outcome per message, in order. A refusal is its message's alone. When the connection is
-        lost, each message that was in flight gets what is true of it: its final reply if that came,
-        else whether it may have been delivered; those that come later were certainly not sent.
-Rule 5: replies out of sync end it: none of those that follow is believed, and nothing more is
-        said.
-Rule 6: what other code raises in between (`smtpconn.model.origin`) ends it at once and is not
-        handled here. What is true of the messages then, their requests tell
-        (`MailRequest.attempt`).
+Rule 2: RSET is sent before every MAIL, which costs six bytes and no round trip
+        (`quirks.STALE_TRANSACTION`). But Exim counts RSETs (`quirks.NONMAIL_LIMIT`) and other
+        servers refuse them (`quirks.RSET_REFUSED`): there a message is finished before the next is
+        begun, so that RSET is needed only after a refusal.
+Rule 3: a message that cannot be streamed is sent alone, in its place between the others.
+Rule 4: one outcome per message, in order. A refusal concerns only its own message. When the
+        connection is lost, a message in flight has its final reply as its outcome if that came,
+        else an error that says whether it may have been delivered. Later messages were certainly
+        not sent.
+Rule 5: after replies out of sync no further reply is believed, and nothing more is sent.
+Rule 6: an exception of other code (`smtpconn.model.origin`) ends the run at once and is not handled
+        here. The outcomes of the messages are then found by `MailRequest.attempt`.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ from smtpconn.protocol.transaction import (
 )
 
 WINDOW = 256 * 1024
-"""Bytes of messages that may be in flight without a final reply."""
+"""Bytes of messages in flight, without a final reply, at most."""
 
 MAX_IN_FLIGHT = 256
-"""Messages that may be."""
+"""Messages in flight at most."""
 
 Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
 
@@ -72,8 +71,8 @@ def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -
 class _Streaming:
     """One run, and what is in flight in it.
 
-    At any moment the server waits for the content of one transaction, or for a lone dot, or it has
-    whole transactions in the window, or none of these.
+    At any moment one of these is true: the server waits for the content of one transaction; it
+    waits for a lone dot; whole transactions are in the window; nothing is in flight.
     """
 
     def __init__(self, session: SessionState) -> None:
@@ -132,7 +131,7 @@ class _Streaming:
             if not (isinstance(error, SmtpError) and is_own(error)):
                 raise
             outcome = error
-        # If it cost the connection, the next one will be told.
+        # If the connection was lost, the outcomes of the next messages say so.
         if self._session.transactions > begun:
             self._look_for_the_end(outcome)
             self._lost = self._lost or farewell_in(outcome)
@@ -152,7 +151,7 @@ class _Streaming:
             return error
 
     def _decline(self, error: SmtpError) -> Stream:
-        """Yield why a transaction cannot begin, behind what is in flight."""
+        """Yield why a transaction cannot begin, after the outcomes of those in flight."""
         yield from self._finish()
         self._look_for_the_end(None)
         yield error
@@ -174,12 +173,15 @@ class _Streaming:
             self._must_send_again = False
             yield (yield from self._send_plainly(request, is_first_try=False))
         elif request.content.whole_size is None:
-            # Its file may be closed as soon as the next message is asked for.
+            # The caller may close its file when the next message is requested.
             yield from self._finish()
 
     def _round_trip(self, following: Transaction | None) -> Stream:
-        """One round trip; yields the outcome of the message whose content was sent in it, if any,
-        and of the next one if it was refused."""
+        """Make one round trip: send the open transaction's content and the next one's envelope.
+
+        Yields the outcome of the message whose content was sent, if any, and that of the next
+        message if its envelope was refused.
+        """
         transaction, self._open = self._open, None
         pieces: list[Piece] = []
         if transaction is not None:
@@ -202,7 +204,7 @@ class _Streaming:
             if transaction is not None:
                 yield self._conclude_lost(transaction, group, error)
             if following is not None:
-                # What failed was this envelope, unless an answer before it is missing as well.
+                # The envelope failed, unless the reply to the content before it is missing too.
                 is_next = len(group.replies) >= behind
                 replies = group.replies[behind:]
                 yield self._why_lost(following, error, replies) if is_next else not_sent(error)
@@ -224,7 +226,7 @@ class _Streaming:
     def _judge(
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
     ) -> SmtpError | None:
-        """Go by what the server said of an envelope; why it was refused, if it was."""
+        """Process the replies to an envelope; returns the error if it was refused."""
         if self._lost is not None:
             return not_sent(self._lost)
         session, was_reset_needed = self._session, self._session.needs_reset
@@ -252,7 +254,7 @@ class _Streaming:
         return failure
 
     def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Say nothing more after replies out of sync, or when the dialog cannot go on."""
+        """Note that nothing more is sent after replies out of sync or if the session must close."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
@@ -314,11 +316,11 @@ class _Streaming:
                 yield from self._take_oldest()
 
     def _max_in_flight(self) -> int:
-        """Messages that may be where RSETs are counted: so few that all of them may be refused."""
+        """Messages in flight at most where RSETs are counted: each needs one if it is refused."""
         return min(MAX_IN_FLIGHT, max(0, SPARE_NONMAIL_FROM - self._session.nonmail_commands))
 
     def _take_oldest(self) -> Stream:
-        """Yield the outcome of the oldest message, and of others whose replies are here then."""
+        """Wait for the oldest message; yield its outcome, and others that are complete by then."""
         group = self._window[0][1]
         if group.missing:
             try:
@@ -331,7 +333,7 @@ class _Streaming:
         yield from self._conclude_answered()
 
     def _conclude_answered(self) -> Stream:
-        """Yield the outcomes of the oldest messages, as far as their replies are here."""
+        """Yield the outcomes of the oldest messages whose replies have all come."""
         window = self._window
         while window and not window[0][1].missing:
             yield self._conclude_oldest()
@@ -358,9 +360,14 @@ class _Streaming:
             return error
 
     def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
-        """Yield what became of the window; ``was_told``: whether by the driver, with all it knows.
+        """Yield the outcomes of the messages in the window after the connection was lost.
 
-        Where replies are out of sync, none of those that came is believed.
+        If replies are out of sync, none of those that came is believed.
+
+        Args:
+            error: why it was lost.
+            was_told: whether the driver raised ``error``, and so has marked the groups with
+                ``may_have_been_delivered``.
         """
         self._lost = error
         is_out_of_sync = type(error) is ProtocolError
@@ -384,8 +391,8 @@ class _Streaming:
     def _why_lost(
         self, transaction: Transaction, error: Exception, replies: Sequence[SmtpResponse]
     ) -> SmtpError:
-        """The outcome of a message whose reply was the next to come; it has these so far."""
-        # A refusal that ends the connection is about what it answers: the message before.
+        """The outcome of the message whose reply would have been next; ``replies`` came so far."""
+        # A refusal that ends the connection belongs to the message before.
         is_of_another = isinstance(error, ResponseError) and not replies
         if is_of_another or not isinstance(error, SmtpError):
             return not_sent(error)
@@ -394,7 +401,7 @@ class _Streaming:
 
 
 def _unknown(error: Exception) -> SmtpError:
-    """The outcome of a message that had left when the connection was lost."""
+    """The outcome of a message that was sent completely when the connection was lost."""
     unknown = copy.copy(error) if isinstance(error, SmtpError) else not_sent(error)
     unknown.may_have_been_delivered = True
     unknown.never_begun = False
@@ -402,5 +409,5 @@ def _unknown(error: Exception) -> SmtpError:
 
 
 def _is_refused(reply: SmtpResponse) -> bool:
-    """Whether a reply refuses what it answers, and nothing else; 421 refuses everything."""
+    """Whether a reply refuses one command; 421 refuses the whole session."""
     return reply.code != SHUTTING_DOWN and (reply.is_transient or reply.is_permanent)

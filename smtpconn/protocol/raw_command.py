@@ -1,6 +1,6 @@
 """Exchanges for callers who speak SMTP command by command, and judge the replies themselves.
 
-Each says one thing and returns the server's reply, whatever its code, as the standard library's
+Each sends one command and returns the server's reply with any code, as the standard library's
 ``smtplib`` does. What the session has to know of it is noted here: what the server offers, whether
 a transaction is open, whether the login succeeded. Replies are matched, bounded and checked as in
 every other exchange.

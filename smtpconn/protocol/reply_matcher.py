@@ -1,23 +1,23 @@
-"""The one place that gives replies to commands, and knows whether a connection may be used again.
+"""Pairs replies with commands, and decides whether a connection may be used again.
 
-Replies belong to commands by their order alone (RFC 2920 3.1), so being off by one, once, makes
-every later answer a lie: a refused recipient is reported as accepted, a message that was lost as
-delivered. Hence the rules:
+Only their order tells which reply belongs to which command (RFC 2920 3.1). One reply too many or
+too few would make all later results wrong: a refused recipient would be reported as accepted, a
+lost message as delivered. Hence the rules:
 
-Rule 1: a reply for which nothing is awaited is an error; it is never kept for the next command. A
-        refusal means what 421 means (rule 3).
-Rule 2: a reply to something that has not wholly left yet is an error, except a refusal of content
-        that is still on its way: that is this message's answer, and the connection's last.
-Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If something is awaited it
-        is its answer.
+Rule 1: a reply that no command awaits is an error; it is never kept for the next command. A refusal
+        then means the same as 421 (rule 3).
+Rule 2: a reply to something that has not been sent completely is an error, except a refusal of
+        content that is still being sent: that is the message's reply, and the connection's last.
+Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If a reply is awaited, it
+        is that reply.
 Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
         250 came in front of garbage was delivered.
-Rule 5: a connection may be used again only if nothing is awaited, nothing is left over of what was
-        received, and none of the above has happened.
-Rule 6: a bare LF where the server ends its lines with CRLF may stand in text that it repeats, and
-        what follows it is yet to come. So it ends the last reply that is read if that is a refusal
-        within a transaction, the final reply to content, or the answer to a question. That reply
-        stands.
+Rule 5: a connection may be used again only if no reply is awaited, all data received has been
+        paired, and none of these errors has occurred.
+Rule 6: a bare LF where the server ends its lines with CRLF may stand in text that the server
+        repeats, whose rest is yet to come. If the reply is a refusal within a transaction, the
+        final reply to content, or the answer to VRFY, EXPN or HELP, it is valid, and nothing more
+        is read after it.
 
 To say whether a message may have been delivered, pairing counts bytes: it knows where in the
 stream each group begins and how many bytes the transport has taken. There is no I/O here.
@@ -91,12 +91,14 @@ class ReplyMatcher:
         return piece.phase
 
     def tell_unanswered(self, *, is_broken_off: bool = False) -> bool:
-        """Mark the groups of messages that have left whole and lack a final reply; if any do.
+        """Mark the groups with messages that were sent completely and lack a final reply.
+
+        Returns whether there are any.
+
 
         Args:
-            is_broken_off: whether an exception of other code may have struck between what the
-                system did and our note of it; then all that was handed to the transport may have
-                left.
+            is_broken_off: whether an exception of other code may have come between a system call
+                and the note of its result; then all data given to the transport counts as sent.
         """
         is_any = False
         left = self.queued if is_broken_off else self._sent
@@ -138,7 +140,7 @@ class ReplyMatcher:
                 )
             )
             return
-        # What nearly all answers are: replies to what has left whole.
+        # The usual case: replies to groups that have been sent completely.
         awaited, sent = self._awaited, self._sent
         while replies and awaited and (group := awaited[0]).ends_at <= sent:
             its, replies = replies[: group.missing], replies[group.missing :]
@@ -169,10 +171,10 @@ class ReplyMatcher:
             self.failure = copy.copy(error)  # without the frames it has gone through
 
     def error(self) -> SmtpError:
-        """The `failure`, to be raised.
+        """A copy of `failure`, to be raised.
 
-        A copy: what is raised refers to the frames it goes through, and this lives as long as the
-        connection. The caller's frames may hold the connection, or the lease on it.
+        A raised exception refers to the frames that it passes through, which may hold the
+        connection or its lease, and `failure` lives as long as the connection.
         """
         assert self.failure is not None
         return copy.copy(self.failure)
@@ -182,7 +184,7 @@ class ReplyMatcher:
         return group.ends_at <= self._sent
 
     def _has_left(self, group: CommandGroup) -> bool:
-        """Whether what its next reply is awaited for has been sent whole."""
+        """Whether the piece that the next reply answers has been sent completely."""
         if group.ends_at <= self._sent:
             return True
         _, end = group.unanswered()

@@ -1,4 +1,4 @@
-"""The parser of replies: liberal in what harms nobody, strict in what protects (RFC 5321 4.2).
+"""The parser of replies: liberal where that is harmless, strict where it protects (RFC 5321 4.2).
 
 Rule 1: a line is three digits from 200 to 599, then "-" (more lines follow), " " or nothing (last
 line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
@@ -12,16 +12,16 @@ shows, or where it is the last byte received and exactly one reply is awaited: e
 stand in text that the server repeats (``554 rejected: ...<LF>250 ok<CRLF>``) and begin a reply that
 the server never gave.
 
-Rule 3: a refusal behind lines with another code is a refusal in the greeting and in the reply to
-EHLO (postscreen: ``220-teaser``, then ``521 no``), and the last thing that is read. A success is
-not believed there, and elsewhere neither is.
+Rule 3: in the greeting and in the reply to EHLO, a refusal may stand behind lines with another code
+(postscreen: ``220-teaser``, then ``521 no``). It is taken as a refusal, and nothing more is read. A
+success behind another code is an error there, and elsewhere any change of code is.
 
 Rule 4: everything is bounded, because the peer decides how much it sends: the bytes of a line, the
 lines of a reply, the bytes of a reply, the empty lines behind the greeting.
 
-Rule 5: bytes are looked at once. `ReplyParser` remembers how far it has searched for a line's end,
-so a server that sends one byte at a time costs linear time. Most replies are one line, and one of
-the same few lines: those are parsed once and remembered (`ReplyParser.usual_replies`).
+Rule 5: each byte is searched once. `ReplyParser` remembers how far it has searched for a line's
+end, so a server that sends one byte at a time costs linear time. Most replies are one line, and the
+same few lines return: those are parsed once and remembered (`ReplyParser.usual_replies`).
 
 Which command a reply belongs to is decided in `smtpconn.protocol.reply_matcher`.
 """
@@ -173,8 +173,8 @@ class ReplyParser:
                 behind lines with another code.
 
         Raises:
-            ParseError: what was received is no reply, or too long for one. The parser is then
-                of no more use.
+            ParseError: what was received is no reply, or too long for one. The parser cannot be
+                used any more then.
         """
         if self._failed:
             raise _broken("the reply stream was already broken")

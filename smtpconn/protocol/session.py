@@ -20,7 +20,7 @@ class SessionState:
 
     Attributes:
         protocol, pipelining, ignore_extensions: what the caller chose.
-        ehlo_domain: how we name ourselves, a domain or an address literal as text.
+        ehlo_domain: the client's name in EHLO, a domain or an address literal.
         is_private: whether a secret may be sent: TLS is on, the peer is this machine, or the
             caller allows it in clear.
         is_local: whether the peer is known to be this machine.
@@ -30,15 +30,14 @@ class SessionState:
         auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
-        must_close: why the dialog cannot go on after this operation; "" if it can.
+        must_close: why the connection must be closed after this operation; "" if it may stay open.
         transactions: how many were begun.
-        recently_active: whether the server has spoken so lately that content may be spent on it
-            before it answers (`Pipelining.EAGER`).
-        is_lmtp, is_eager: the protocol and the pipelining, as what is asked for every message.
-        quirks: what other sessions with the same server may know too.
-        limits_nonmail: whether it counts commands besides those of messages and ends the connection
-            after some, as Exim does. NOOP is one, and RSET, but for the first behind a message: so
-            a refused transaction between two that are streamed is one.
+        recently_active: whether the server has replied so recently that content may be sent before
+            it replies to the envelope (`Pipelining.EAGER`).
+        is_lmtp, is_eager: whether ``protocol`` is LMTP, and ``pipelining`` EAGER.
+        quirks: what was learnt about the server; a pool shares it between its connections.
+        limits_nonmail: whether the server closes the connection after some commands that belong to
+            no message, as Exim does (`smtpconn.protocol.quirks.NONMAIL_LIMIT`).
         nonmail_commands: how many of them it has had.
         has_reset: whether it had a RSET since the last message.
         is_pipelining_broken: whether PIPELINING, though offered, is not used for now
@@ -116,8 +115,8 @@ class SessionState:
 
     @property
     def avoid_rset(self) -> bool:
-        """Whether RSET is said only where it must be: the server refuses it, or counts it and has
-        had nearly enough."""
+        """Whether RSET is sent only where it is required: the server refuses it, or counts it and
+        its limit is near."""
         return self.quirks.avoid_rset or (
             self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
         )

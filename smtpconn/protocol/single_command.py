@@ -98,6 +98,6 @@ def _with_ascii_domain(argument: str) -> str:
 
 
 def quit_(session: SessionState, *, wait: bool = True) -> Exchange[None]:
-    """Say QUIT; the session is over whatever the server answers, also if we do not wait for it."""
+    """Say QUIT; the session is over then, even if the reply is a refusal or is not awaited."""
     session.must_close = "QUIT was sent"
     yield CommandGroup((command(Phase.QUIT, "QUIT", 1 if wait else 0),))

@@ -62,8 +62,8 @@ from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
 EAGER_CAP = 256 * 1024
-"""Bytes of a message above which its content waits for the recipients' replies: spending it on
-nobody would cost more than the round trip."""
+"""Bytes of a message above which its content waits for the recipients' replies. To send more in
+vain, if all recipients are refused, would cost more than the round trip saves."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
@@ -116,7 +116,7 @@ def transact(
 ) -> Exchange[SendResult | LmtpSendResult]:
     """The one script: RSET if needed, MAIL, RCPT, the content, and what came of it.
 
-    With ``is_first_try=False`` the time of the message does not begin anew.
+    With ``is_first_try=False`` the time of the message is not restarted.
     """
     message = Transaction.begin(session, request, chunking=chunking)
     if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
@@ -150,7 +150,7 @@ class Transaction:
     Args:
         session: where it takes place.
         request: what is to be sent.
-        sent_to: whom RCPT is said for: in LMTP every recipient once.
+        sent_to: the recipients that RCPT is sent for: in LMTP each of them once.
         commands: its envelope, and DATA unless it is sent in chunks; RSET is put in front of them
             if it is needed.
         chunking: whether it is sent in chunks.
@@ -263,7 +263,7 @@ class Transaction:
         if self.session.limits_nonmail and self.commands[0] is RSET:
             self.session.note_reset()
         failure: SmtpError | None = None
-        # What nearly all envelopes come to is seen without looking at each command.
+        # The usual case, all accepted, is recognised without a look at each command.
         codes = list(map(_code_of, replies))
         is_awaited = self.chunking or (bool(codes) and codes.pop() == 354)
         if is_awaited and len(replies) == len(self.commands) and max(codes) < 300:
@@ -286,14 +286,14 @@ class Transaction:
         explain(error, ehlo_domain=name, sender=sender, rejected=rejected)
 
     def wants_content(self, replies: Sequence[SmtpResponse]) -> bool:
-        """Whether the server waits for content now, whatever became of the recipients."""
+        """Whether the server waits for content now, even if no recipient was accepted."""
         return len(replies) == len(self.commands) and replies[-1].code == 354
 
     def may_send_empty_data(self, failure: SmtpError) -> bool:
         """Whether that 354 may be answered with a lone dot; if not, the dialog cannot go on.
 
-        In LMTP the dot has one answer per accepted recipient: none to wait for. And whom the server
-        accepted, in spite of the failure or behind a reply out of sync, would get an empty message.
+        Not in LMTP, where the dot would have no reply without an accepted recipient. Not if a
+        recipient may have been accepted, which would get an empty message.
         """
         is_for_nobody = not self.accepted and not isinstance(failure, ProtocolError)
         return is_for_nobody and not self.session.is_lmtp
@@ -512,7 +512,7 @@ def _send_one_by_one(
 def _check_chunk(
     group: CommandGroup, following: CommandGroup | None = None
 ) -> Generator[ExchangeAction, None, None]:
-    """Raise the refusal of a chunk, once the one behind it was answered too."""
+    """Raise the refusal of a chunk, after the reply to the next chunk, if one was sent."""
     yield WaitFor(group)
     if not group.replies[0].is_success:
         if following is not None:
@@ -532,7 +532,7 @@ def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: Comm
 
 def _content_refusal(reply: SmtpResponse) -> SmtpError:
     error = refusal(reply, Phase.CONTENT)
-    # A refusal is certain; a 3xx after the whole message is anybody's guess.
+    # A refusal is certain; what a 3xx after the whole message means is unknown.
     error.may_have_been_delivered = isinstance(error, ProtocolError)
     return error
 
@@ -636,9 +636,9 @@ def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:
 
 
 def is_told(error: Exception, group: CommandGroup) -> bool:
-    """Whether the driver has told this error of a group, and not other code that ran in between.
+    """Whether the driver raised an error because a group failed, and not other code in between.
 
-    It is one of the connection, or what the message's own file or iterable raised.
+    It is an error of the connection, or one that the message's file or iterable raised.
     """
     if group.has_failed_to_read(error):
         return not is_of_signal_handler(error)

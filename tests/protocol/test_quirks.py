@@ -39,7 +39,7 @@ def test_exim_is_known_by_its_words(line: str, is_exim: bool) -> None:
     assert quirks.is_exim(response(250, (line, "SIZE 10"))) is is_exim
 
 
-TIRED = [
+AT_LIMIT = [
     "421 bye",
     "421 4.7.0 bye",
     "450 4.3.2 x",
@@ -52,7 +52,7 @@ TIRED = [
     "554 5.5.0 x",
     "554 no more",
 ]
-NOT_TIRED = [
+OTHER_REFUSALS = [
     "501 5.5.4 x",
     "550 5.7.0 x",
     "552 too big",
@@ -69,13 +69,13 @@ NOT_TIRED = [
 
 
 @pytest.mark.parametrize("phase", [Phase.MAIL, Phase.DATA])
-@pytest.mark.parametrize("said", TIRED)
+@pytest.mark.parametrize("said", AT_LIMIT)
 def test_what_may_be_about_the_connection(said: str, phase: Phase) -> None:
     """Refusals of MAIL and DATA that name nothing of the message."""
     assert quirks.may_be_session_limit(phase, response(int(said[:3]), (said[4:],)))
 
 
-@pytest.mark.parametrize("said", NOT_TIRED)
+@pytest.mark.parametrize("said", OTHER_REFUSALS)
 def test_what_is_about_the_message(said: str) -> None:
     """A bad sender or a policy must not cause a login for each try."""
     assert not quirks.may_be_session_limit(Phase.MAIL, response(int(said[:3]), (said[4:],)))
