@@ -81,7 +81,7 @@ class SmtpConnection:
     `TransportError`, `TlsError` and `ProtocolError`, after which the connection is closed. After
     a refusal (`ResponseError`, `AllRecipientsFailedError`) it stays usable.
 
-    Calling the class raises `TypeError`, with any arguments: use `connect`.
+    Calling the class raises `TypeError`, with any ``given`` and ``options``: use `connect`.
     """
 
     _channel: Channel

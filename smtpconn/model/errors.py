@@ -305,7 +305,7 @@ class TlsError(TransportError, ssl.SSLError):
 
 
 class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, ConnectionError):
-    """The connection is closed: by the server, by us, or because the server said 421."""
+    """The connection is closed: by the server, by this program, or because the server said 421."""
 
     is_transient = True
 
@@ -329,8 +329,7 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
 class ProtocolError(SmtpError):
     """A call that is not allowed in this state, or a reply that breaks the protocol.
 
-    One about a name that `SmtpConnection.set_ehlo_domain` does not take is also a
-    `ValidationError`.
+    If `SmtpConnection.set_ehlo_domain` refuses a name, the error is also a `ValidationError`.
     """
 
 

@@ -120,24 +120,24 @@ class MailJob(Job[AnyOutcome]):
         return SendOutcome(self.envelope, None, never_begun("sending was stopped"))
 
     def begin(self, events: OperationEvents, context: contextvars.Context) -> None:
-        """Tell the hook that it begins, in context variables of its own."""
+        """Report the beginning to the hook, in a copy of the caller's context variables."""
         self.has_begun = True
         if events is not NO_EVENTS:
             self.events, self._context = events, context.copy()
             self._context.run(events.begin)
 
     @property
-    def is_told(self) -> bool:
-        """Whether a hook is told of it."""
+    def has_hook(self) -> bool:
+        """Whether a hook gets the events of the message."""
         return self._context is not None
 
     def set_server(self, server: ServerConfig) -> None:
-        """Tell the hook where it goes."""
+        """Report the server to the hook."""
         if self._context is not None:
             self._context.run(self.events.set_server, server)
 
-    def tell(self, outcome: Outcome) -> None:
-        """Tell the hook what became of it."""
+    def report(self, outcome: Outcome) -> None:
+        """Report the outcome to the hook."""
         if self._context is None:
             return
         if isinstance(outcome, SmtpError):
@@ -327,7 +327,7 @@ class _Worker:
 
     def _begin(self, job: MailJob) -> None:
         configs = self._sender.configs
-        # Of a message it is known from the beginning where it goes only if there is no choice.
+        # With several servers it is not known yet which one the message goes to.
         server = configs[0] if len(configs) == 1 else None
         job.begin(self._core.events.about(Action.SEND, server), self._run.context)
 
@@ -351,7 +351,7 @@ class _Worker:
             connection, self._may_retry = lease.renew(deadline), False
 
     def _wait_to_retry(self, job: MailJob, deadline: Deadline) -> bool:
-        """Wait until ``max_rate`` lets it; False if that is too late, or the run ended first."""
+        """Wait until ``max_rate`` allows a retry; False if that is too late or the run ended."""
         try:
             if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
                 seconds = limiter.reserve_within(deadline)
@@ -377,7 +377,7 @@ class _Worker:
         except SmtpError as error:
             if not is_own(error) or self._first is not None:
                 raise
-            # The connection could not be used at all, and the message is as it was.
+            # The connection could not be used at all, and the message was not begun.
             if not self._is_retried(self._waiting[0], error):
                 raise
         finally:
@@ -434,7 +434,7 @@ class _Worker:
         assert request is not None
         if isinstance(request, SmtpError):
             return request
-        # Forget the attempt on a connection that was lost: its outcome is known.
+        # The attempt on a lost connection is dropped: its outcome is known.
         if isinstance(request, MessageRequest):
             request.made = None
         else:
@@ -452,7 +452,7 @@ class _Worker:
         return made
 
     def _conclude(self, job: MailJob, outcome: Outcome, connection: SmtpConnection) -> None:
-        """Settle a message by its outcome, or have it sent over another connection."""
+        """Store the outcome of a message, or requeue it for another connection."""
         if isinstance(outcome, SmtpError):
             # The first message is settled in any case, so that each stream settles one.
             if outcome.never_begun and job is not self._first:
@@ -470,7 +470,7 @@ class _Worker:
             self._pass_on()
 
     def _is_retried(self, job: MailJob, error: SmtpError) -> bool:
-        """Whether the message in which the connection was lost is sent once more."""
+        """Whether the message during which the connection was lost is sent once more."""
         if not self._may_retry or job.is_retry or not is_stale(error):
             return False
         job.is_retry, self._is_lost, self._retry_cause = True, True, error
@@ -479,7 +479,7 @@ class _Worker:
     def _may_be_session_limit(
         self, job: MailJob, error: SmtpError, connection: SmtpConnection
     ) -> bool:
-        """Whether a refusal may be about the connection, so that the message goes once more."""
+        """Whether a refusal may be due to a session limit; the message is sent once more then."""
         if job.limit_refusal is not None and isinstance(error, ResponseError):
             note_if_refused_again(connection, job.limit_refusal, error)
         if not self._may_retry or job.is_retry:
@@ -490,39 +490,39 @@ class _Worker:
         job.limit_refusal = self._retry_cause = refused_first
         return True
 
-    # Afterwards.
+    # After a message is done.
 
     def _settle(self, job: MailJob, outcome: Outcome) -> None:
-        """Note what became of a message, and hand it on."""
+        """Store the outcome of a message, and pass it on."""
         self._note(job, outcome)
         self._pass_on()
 
     def _note(self, job: MailJob, outcome: Outcome) -> None:
-        """Note what became of a message; tell the hook, after it was counted."""
+        """Store the outcome of a message; with a hook, count it and report it at once."""
         if isinstance(outcome, SmtpError):
             job.outcome = SendOutcome(job.envelope, None, outcome)
         else:
             job.outcome = SendOutcome(job.envelope, outcome, None)
         self._done.append(job)
-        if job.is_told:
+        if job.has_hook:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Count the messages that are done, tell the hook, and hand them on."""
+        """Count the messages that are done, report them to the hook, and pass them on."""
         done, self._done = self._done, []
         if not done:
             return
         try:
-            # One that was found wrong before anything began is no message that failed.
+            # An invalid message that was never begun does not count as failed.
             count_messages(self._core, [outcome_of(job) for job in done if job.has_begun])
             for job in done:
-                job.tell(outcome_of(job))
+                job.report(outcome_of(job))
         finally:
             self._run.settle(*done)
 
 
 def outcome_of(job: MailJob) -> Outcome:
-    """What became of a message that is done."""
+    """The outcome of a message that is done, without its envelope."""
     assert job.outcome is not None
     outcome: Outcome | None = job.outcome.result or job.outcome.error
     assert outcome is not None
@@ -557,7 +557,7 @@ def count_messages(core: PoolCore, outcomes: Sequence[Outcome]) -> None:
 
 
 def is_stale(error: SmtpError) -> bool:
-    """Whether an error means no more than that a connection had died since it was used."""
+    """Whether an error only shows that a connection had died since its last use."""
     return (
         isinstance(error, (ConnectionClosedError, TransportError, TransientError))
         and (not isinstance(error, TransientError) or error.response.code == 421)
@@ -567,8 +567,10 @@ def is_stale(error: SmtpError) -> bool:
 
 
 def refused_at_limit(connection: SmtpConnection, error: SmtpError) -> ResponseError | None:
-    """A refusal that may be about a used connection and not about the message
-    (`smtpconn.protocol.quirks.SESSION_LIMIT`); None if an error is anything else."""
+    """The error as a refusal that may be due to a session limit, else None.
+
+    See `smtpconn.protocol.quirks.SESSION_LIMIT`.
+    """
     if not isinstance(error, ResponseError) or error.may_have_been_delivered:
         return None
     now = time.monotonic()
@@ -579,7 +581,13 @@ def refused_at_limit(connection: SmtpConnection, error: SmtpError) -> ResponseEr
 def note_if_refused_again(
     connection: SmtpConnection, refused_first: ResponseError, error: ResponseError
 ) -> None:
-    """Note that a refusal was not about the connection, if a new one had such a one as well."""
+    """Note that a new connection got such a refusal too, if it did: it is no session limit then.
+
+    Args:
+        connection: the new one.
+        refused_first: the refusal on the connection that was used before.
+        error: the refusal on the new one.
+    """
     if refused_first.phase is not error.phase:
         return
     now, quirks = time.monotonic(), connection._quirks

@@ -87,8 +87,9 @@ class ConnectionPool:
         keepalive: seconds of silence after which an idle connection gets a NOOP (8 in its life
             at most); None for no NOOPs and no background thread.
         max_connecting: connections made at the same time.
-        max_rate: messages per second that `send` and its kin let go; None for no limit.
-        burst: how many of them may go at once after a silence.
+        max_rate: messages per second that `send`, `send_message` and `send_many` send together;
+            None for no limit.
+        burst: how many messages may be sent at once after a pause.
         leak_after: seconds after which a lease is reported in the log with the stack of its
             checkout; None not to watch. Watching costs some microseconds per checkout.
         on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
@@ -125,7 +126,7 @@ class ConnectionPool:
         del config
         configs = configs_of(given, options)
         self._configs = configs
-        # Of a message it is known from the beginning where it goes only if there is no choice.
+        # None if there are several: the server of a message is known only with its connection.
         self._only_server = configs[0] if len(configs) == 1 else None
         self._acquire_timeout = acquire_timeout
         limits = PoolOptions(
@@ -186,11 +187,12 @@ class ConnectionPool:
     ) -> SendResult:
         """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
 
-        If a connection that was used before turns out to be dead, or says 421, before the content
-        was begun, the message goes once more over another one, which is new or has come back from
-        use since. In no other case is anything sent twice: not after an exception of other code (a
-        signal handler, Ctrl-C), which comes out as it is, and then the message may or may not have
-        been delivered. Where the configuration says LMTP the result is an `LmtpSendResult`.
+        If a connection that was used before turns out to be dead, or replies 421, before the
+        content was begun, the message is sent once more over another connection, which is new or
+        was returned since. The same happens after some refusals of MAIL or DATA that may be due to
+        a limit on the session (docs/protocol.md). In no other case is anything sent twice: an
+        exception of other code (a signal handler, Ctrl-C) is raised unchanged, and the message may
+        or may not have been delivered then. With LMTP the result is an `LmtpSendResult`.
 
         Args:
             timeout: seconds for everything, waiting for a connection included; None for the
@@ -213,8 +215,8 @@ class ConnectionPool:
     ) -> SendResult:
         """Send a message of the email package; arguments as `SmtpConnection.send_message`.
 
-        Safe against dead connections, with ``timeout`` and errors, as `send`. A Date and a
-        Message-ID that are added are the same at every try.
+        Retries, ``timeout`` and errors are as for `send`. A Date and a Message-ID that are added
+        stay the same at every attempt.
         """
         deadline = Deadline(self.config.timeout if timeout is None else timeout)
         return self._send(make_message_request(message, sender, recipients), deadline)
@@ -267,13 +269,13 @@ class ConnectionPool:
                 logging filter, a hook), after the outcomes of what was taken. Each of these says
                 what is true of its message, also that one during which it was raised.
 
-        A message that was never begun on a connection that was lost goes over another one. One for
-        which there is no connection waits as long as others of this call have some.
+        A message that was not begun when its connection was lost is sent over another one. A
+        message that gets no connection waits as long as other messages of this call have one.
 
-        Several threads may take outcomes. What strikes a thread that takes one (Ctrl-C, a signal
-        handler's exception) ends nothing and loses nothing: the next ``next`` goes on.
-        `Outcomes.stop` begins nothing more: what is in flight is finished and its outcomes come,
-        then those of what was taken and not begun, whose errors have ``never_begun``.
+        Several threads may take outcomes. An exception that interrupts one of them (Ctrl-C, a
+        signal handler's) ends nothing and loses nothing: the next ``next`` continues. After
+        `Outcomes.stop` no message is begun: those in flight are finished and their outcomes come,
+        then those of messages taken and not begun, whose errors have ``never_begun``.
         `Outcomes.close` does so, waits, and returns the outcomes not yet taken. A process that ends
         finishes what is in flight, too.
         """
@@ -357,7 +359,7 @@ class ConnectionPool:
         deadline: Deadline,
         events: OperationEvents | None,
     ) -> SendResult:
-        """Send over a connection, once more over a new one if that is safe."""
+        """Send over a connection, and once more over another one if that is safe."""
         if not deadline.remaining():
             deadline.check(Phase.POOL, str(self.config))
         acquire_timeout = self._acquire_timeout
@@ -396,7 +398,7 @@ class ConnectionPool:
                 raise
 
     def _wait_for_rate(self, deadline: Deadline, error: SmtpError) -> None:
-        """Wait until ``max_rate`` lets it go once more; raise ``error`` if that is too late."""
+        """Wait until ``max_rate`` allows a retry; raise ``error`` if that is too late."""
         try:
             if self._rate_limiter is not None:
                 self._rate_limiter.wait(deadline)
@@ -407,10 +409,10 @@ class ConnectionPool:
 def wrapped(
     config: ServerConfig | str | Sequence[ServerConfig | str],
 ) -> tuple[ServerConfig | Secret, ...]:
-    """The servers that somebody gave, with URLs wrapped: they may hold passwords.
+    """The given servers, with URLs wrapped in `Secret`: they may hold passwords.
 
     Raises:
-        ValidationError: they are none.
+        ValidationError: it is no server, or there is none.
     """
     several: tuple[object, ...] = (config,)
     if isinstance(config, Iterable) and not isinstance(config, (str, bytes, bytearray, dict)):

@@ -33,19 +33,19 @@ class Connector:
     Args:
         configs: the servers, the preferred one first.
         lock: the pool's; held for decisions, never while connecting.
-        teller: who is told of it.
+        emitter: emits the events of connecting.
         connections_to: how many connections the pool has to the server of an index, idle or lent.
 
     Attributes:
         connects, errors: connections made, and attempts that failed.
-        seconds: spent on those made.
+        seconds: the time that making the connections took.
     """
 
     def __init__(
         self,
         configs: Sequence[ServerConfig],
         lock: threading.RLock,
-        teller: EventEmitter,
+        emitter: EventEmitter,
         connections_to: Callable[[int], int],
     ) -> None:
         self.connects = 0
@@ -53,7 +53,7 @@ class Connector:
         self.seconds = 0.0
         self._configs = configs
         self._lock = lock
-        self._teller = teller
+        self._emitter = emitter
         self._servers = ServerSelector(configs, connections_to)
         self._tls_sessions: dict[int, ssl.SSLSession] = {}
         self._quirks = [ServerQuirks() for _ in configs]
@@ -102,7 +102,7 @@ class Connector:
                 if is_cut_short and isinstance(error, SmtpTimeoutError):
                     cut_short.append(index)
                 if left > 1:
-                    name, server = self._teller.pool, self._configs[index]
+                    name, server = self._emitter.pool, self._configs[index]
                     _log.info("%s: moving on from %s: %s", name, server, str(error))
         if too_many is not None or others_are_full:
             with self._lock:
@@ -144,7 +144,7 @@ class Connector:
         except SmtpError as error:
             if not is_own(error):
                 raise
-            name, server = self._teller.pool, self._configs[better]
+            name, server = self._emitter.pool, self._configs[better]
             _log.info("%s: staying away from %s: %s", name, server, str(error))
             return None
 
@@ -173,18 +173,18 @@ class Connector:
     def _connect_to(self, index: int, deadline: Deadline) -> SmtpConnection:
         begun = time.monotonic()
         config = self._configs[index]
-        telling = self._teller.about(Action.CONNECT, config)
+        events = self._emitter.about(Action.CONNECT, config)
         try:
-            telling.begin()
+            events.begin()
             connection = self._try(index, deadline.at_most(config.timeout))
         except BaseException as error:
-            telling.failed(error)
+            events.failed(error)
             raise
         with self._lock:
             self.connects += 1
             self.seconds += time.monotonic() - begun
             self._servers.succeeded(index, time.monotonic())
-        telling.done()
+        events.done()
         return connection
 
     def _try(self, index: int, deadline: Deadline) -> SmtpConnection:

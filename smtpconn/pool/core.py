@@ -385,7 +385,7 @@ class PoolCore:
             raise self._closed_error()
 
     def _take_from_overdue_noops(self, grace: float) -> None:
-        """Close connections whose keep-alive NOOP is not answered, for those who wait."""
+        """Close connections whose keep-alive NOOP is overdue, to make room for waiting callers."""
         with self._lock:
             overdue = self._state.overdue_noops(time.monotonic(), grace)
         for noop in overdue:

@@ -163,8 +163,9 @@ class CommandGroup:
 
 
 def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
-    """For each reply its piece, the bytes up to there of all that is in one piece, and whether the
-    payload that is not is among what comes up to there."""
+    """For each reply: its piece, the bytes that are known up to the end of that piece, and whether
+    the payload without ``wire`` comes before that end, or is that piece.
+    """
     found: list[tuple[Piece, int, bool]] = []
     size, has_payload = 0, False
     for piece in pieces:

@@ -4,7 +4,7 @@ One generator serves DATA and BDAT, SMTP and LMTP, with and without PIPELINING; 
 made by what it is given, never by copies of it. The methods of `Transaction` serve many
 transactions in a row too (`smtpconn.protocol.pipelined`).
 
-Rule 1: everything that can be found wrong without the server is found before the first byte.
+Rule 1: every mistake that can be found without the server is found before the first byte is sent.
 Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
         command by command, and not further than makes sense. Only where
         `SessionState.may_send_eagerly` does a short message leave with its envelope, by BDAT.
@@ -114,7 +114,7 @@ def transact(
     chunking: bool = False,
     is_first_try: bool = True,
 ) -> Exchange[SendResult | LmtpSendResult]:
-    """The one script: RSET if needed, MAIL, RCPT, the content, and what came of it.
+    """The dialog of one message: RSET if needed, MAIL, RCPT, the content; returns the result.
 
     With ``is_first_try=False`` the time of the message is not restarted.
     """
@@ -395,8 +395,8 @@ class Transaction:
         failure = self.judge(replies)
         if failure is None:
             return self.conclude((final,))
-        # The content has left; what became of it such replies do not tell. A refused RSET may be a
-        # refusal of something else, of content read as commands.
+        # The content was sent, and such replies do not tell whether it was delivered. A refusal of
+        # RSET may in truth refuse something else: content that was read as commands.
         if final.is_success:
             self.session.must_close = "the server took a message that it had refused"
         is_in_doubt = isinstance(failure, ProtocolError)
@@ -452,7 +452,7 @@ class Transaction:
 
     def _conclude_lmtp(self, replies: Sequence[SmtpResponse]) -> LmtpSendResult:
         self.session.needs_reset = not all(reply.is_success for reply in replies)
-        # From a 3xx on nothing can be believed; what came before it stands.
+        # After a 3xx no reply can be believed; those before it are valid.
         credible = list(itertools.takewhile(lambda reply: not reply.is_intermediate, replies))
         if not credible:
             raise _content_refusal(replies[0])
@@ -474,7 +474,7 @@ class Transaction:
 
 
 def may_leave_with_envelope(request: MailRequest) -> bool:
-    """Whether a message is short enough to be spent on recipients that may all be refused."""
+    """Whether a message is short enough to be sent before its recipients are accepted."""
     size = request.content.whole_size
     return size is not None and size <= EAGER_CAP
 
