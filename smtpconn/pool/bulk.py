@@ -418,7 +418,6 @@ class Outcomes(Generic[Outcome]):
         threads that it would wait for, or by a signal handler that interrupts ``next`` or `close`
         of its own thread, it is `stop` and returns nothing. In a forked child it does nothing.
         """
-        taken: list[Job[Outcome]] = []
         if self._is_the_parents():
             return []
         if threading.current_thread() in self._threads or self._is_nested():
@@ -428,17 +427,19 @@ class Outcomes(Generic[Outcome]):
             self._wait_until_over()
         else:
             self._collect()
-        with self._lock:
-            try:
+        taken: list[Job[Outcome]] = []
+        # Around the block, whose end an exception may interrupt.
+        try:
+            with self._lock:
                 while self._ready:
                     if (job := self._oldest()) is not None:
                         self._move(job, taken)
                     else:
                         self._note(self._ready[0])
-                return [_outcome_of(job) for job in taken]
-            except BaseException:
-                self._ready.extendleft(reversed(taken))
-                raise
+            return [_outcome_of(job) for job in taken]
+        except BaseException:
+            self._ready.extendleft(reversed(taken))
+            raise
 
     def _is_the_parents(self) -> bool:
         return self._process is not None and self._process != current_process()
@@ -513,11 +514,8 @@ class Outcomes(Generic[Outcome]):
         self._use()
         self._run.end()
         with self._lock:
-            try:
-                while True:
-                    self._ready.extend(map(_get_nowait, (self._run.outcomes,)))
-            except queue.Empty:
-                pass
+            while not self._run.outcomes.empty():
+                self._ready.extend(map(_get_nowait, (self._run.outcomes,)))
             while self._receive_left_out():
                 pass
 

@@ -20,6 +20,7 @@ import pytest
 from smtpconn.model.errors import PoolOverloadedError
 from smtpconn.pool import bulk
 from smtpconn.pool.bulk import Job, Outcomes, Room, Run
+from tests.support.exception_injector import ExceptionInjector, every_place
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -896,6 +897,68 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     taken += outcomes if then == "next" else outcomes.close()
     assert sorted(taken) == list(range(source.taken))
     assert during == "close" or then == "close" or source.taken == 6
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_exception_at_every_line_of_closing_loses_no_outcome(wait: bool) -> None:
+    """Also while outcomes that were received are collected: the next call returns all of them."""
+
+    def scenario(injector: ExceptionInjector, error: BaseException) -> None:
+        outcomes = fan_out(lambda n: n, range(6), 1, room=Room(6, 10**9))
+        taken = [next(outcomes)]
+        wait_until(lambda: not senders())
+        try:
+            with injector:
+                taken += outcomes.close(wait=wait)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+        taken += outcomes.close()
+        assert sorted(taken) == list(range(6)), injector.where
+
+    assert every_place(scenario, ("pool/bulk.py",)) > 50
+
+
+class InterruptingLock:
+    """A lock at whose release a signal handler raises, once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.is_due = True
+
+    def _is_owned(self) -> bool:
+        return False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+        if self.is_due:
+            self.is_due = False
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupted", ["next", "close"])
+@pytest.mark.parametrize("then", ["next", "close"])
+def test_ctrl_c_while_the_lock_is_released_loses_nothing(interrupted: str, then: str) -> None:
+    """Then the outcomes were taken already."""
+    outcomes = fan_out(lambda n: n, range(6), 1, room=Room(6, 10**9))
+    taken = [next(outcomes)]
+    wait_until(lambda: not senders())
+    outcomes._run.end()
+    outcomes._wait_until_over()
+    outcomes._lock = InterruptingLock()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        taken += [next(outcomes)] if interrupted == "next" else _taken_by_closing(outcomes)
+    taken += outcomes if then == "next" else outcomes.close()
+    assert sorted(taken) == list(range(6))
+
+
+def _taken_by_closing(outcomes: Outcomes[int]) -> list[int]:
+    # Not interrupted while it waits.
+    outcomes._wait_until_over = lambda: None  # type: ignore[method-assign]
+    return outcomes.close()
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
