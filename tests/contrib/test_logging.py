@@ -382,6 +382,42 @@ def test_a_start_that_was_interrupted(
     assert " ".join(map(text_of, server.messages)).split() == ["one", "two"]
 
 
+def test_a_thread_that_runs_late_after_its_start_was_interrupted(
+    stuck: SmtpServer,
+    gate: threading.Event,
+    logger: logging.Logger,
+    make: MakeHandler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another has its part by then, and it ends without mailing anything."""
+    may_run, late = threading.Event(), list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        def run() -> None:
+            assert may_run.wait(10)
+            threading.Thread.run(thread)
+
+        monkeypatch.setattr(thread, "run", run)
+        thread.start()
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    handler = make(mailhost=stuck.url, group_for=0, close_timeout=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpconn.contrib.logging.start_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            logger.error("one")
+    logger.error("two")
+    is_in_flight(stuck)
+    logger.error("three")
+    may_run.set()
+    late[0].join(2)
+    assert not late[0].is_alive()
+    gate.set()
+    handler.flush()
+    assert (handler.mailed, handler.dropped) == (3, 0)
+
+
 @pytest.mark.parametrize("block", [0, 5])
 @pytest.mark.parametrize("capacity", [1, 3])
 def test_a_full_queue_is_mailed_once_threads_can_be_started(
