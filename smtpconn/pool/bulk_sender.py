@@ -185,7 +185,7 @@ class BulkSender:
         configs: its servers.
         rate_limiter: the pool's, if it has one.
         timeout: seconds for each message, from when ``max_rate`` lets it go.
-        acquire_timeout: seconds of them for a connection; None for all.
+        acquire_timeout: seconds of these for waiting for a connection; None for all of them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a pool decides, without a lock, a clock, a thread or a socket of its own.
+"""The decisions of a pool, without a lock, a clock, a thread or a socket.
 
 The caller holds the pool's lock and passes the time in. The rules:
 
@@ -117,7 +117,7 @@ class Waiter:
     lost: PooledConnection | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the caller's turn, at most so long; whether it came."""
+        """Wait for the caller's turn, at most ``seconds``; returns whether it came."""
         return self.wakeup is not None and self.wakeup.wait(seconds)
 
     def wake(self) -> None:

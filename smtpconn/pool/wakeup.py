@@ -42,7 +42,7 @@ class Wakeup:
                     pass  # another thread has set it in between
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is set, at most so long, and clear it; whether it was set."""
+        """Wait until it is set, at most ``seconds``, and clear it; returns whether it was set."""
         if self._clear():
             return True
         if seconds <= 0:

@@ -103,7 +103,7 @@ def _helo(
 ) -> Generator[ExchangeAction, None, SmtpResponse]:
     """Say HELO after a refused EHLO and return its reply, a success.
 
-    A server that hangs up instead of answering had refused the session with its reply to EHLO.
+    If the server closes the connection instead, the error is its refusal of EHLO.
     """
     try:
         reply = yield from single(ascii_command(Phase.EHLO, f"HELO {session.ehlo_domain}"))

@@ -123,7 +123,7 @@ class MailRequest:
             content.is_declared_7bit = True
 
     def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
-        """Itself: bytes are the same for every server."""
+        """Return this request: its bytes are the same for every server."""
         return self
 
 

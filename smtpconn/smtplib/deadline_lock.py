@@ -10,15 +10,19 @@ from smtpconn.pool.wakeup import Wakeup
 
 
 class DeadlineLock:
-    """What one thread has at a time, and others wait for."""
+    """A lock for one thread at a time; acquired by `Hold`.
+
+    It is locked while its one item is with a `Hold`. Moving the item is a single call of a function
+    in C, so no exception can lose it.
+    """
 
     def __init__(self) -> None:
-        # One item, in here or with the holder; a `threading.Lock` could be older than gevent's.
+        # Not a `threading.Lock`, which could be older than gevent's replacement.
         self._free: deque[None] = deque([None])
         self._freed = Wakeup()
 
     def try_acquire(self, to: deque[None]) -> bool:
-        """Take it if it is free; whether it was. Nothing cuts this in two."""
+        """Move the item to ``to`` if the lock is free; returns whether it was."""
         try:
             to.extend(map(deque.pop, (self._free,)))
         except IndexError:
@@ -26,15 +30,15 @@ class DeadlineLock:
         return True
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it may be free, at most so long; whether it may."""
+        """Wait until it may be free, at most ``seconds``; returns whether it may be."""
         return self._freed.wait(seconds)
 
     def wake(self) -> None:
-        """Wake up one that waits."""
+        """Wake up a thread that waits."""
         self._freed.set()
 
     def release(self, taken: deque[None]) -> None:
-        """Give back what was taken, if anything was; again does no harm."""
+        """Take the item back from ``taken``; does nothing if it is not there."""
         while taken:
             try:
                 self._free.extend(map(deque.pop, (taken,)))
@@ -43,10 +47,10 @@ class DeadlineLock:
 
 
 class Hold:
-    """Hold a lock that is waited for until a deadline, and no longer.
+    """A context manager that holds a `DeadlineLock`, waiting for it until a deadline.
 
-    It is released once, however the block is interrupted: at the latest when this object is
-    garbage-collected.
+    The lock is released once, even if an exception interrupts the block at any point: at the latest
+    when this object is garbage-collected.
     """
 
     def __init__(self, lock: DeadlineLock, deadline: Deadline) -> None:

@@ -6,10 +6,8 @@ Three rules make that safe:
 
 * `Key` holds everything that a server sees of a caller, including the whole credential (as a keyed
   hash), and the identity of the TLS context. A connection made for other settings is never used.
-* `Server` answers EHLO and STARTTLS from memory only if the answer makes nothing less safe: an EHLO
-  in clear that does not offer STARTTLS is never remembered. If an answer is not remembered, the
-  program's command is sent on a real connection. That connection is then *parked*, and a pool that
-  needs a new connection to the server continues with it.
+* `smtpconn.smtplib.server.Server` answers EHLO and STARTTLS from memory only where that makes
+  nothing less safe.
 * The number of pools is limited: the least recently used ones are closed first. The limit is lower
   for pools with a TLS context of the caller, because a program that makes a context for each call
   never uses such a pool again.
@@ -113,7 +111,7 @@ class Pools:
         self._lock = threading.Lock()
 
     def server(self, address: Address) -> Server:
-        """The `Server` of an address."""
+        """The `Server` of an address; made if there is none yet."""
         reset_if_forked()
         dropped: list[Server] = []
         with self._lock:
@@ -229,7 +227,7 @@ class Pools:
 
 
 class Borrowed:
-    """A connection borrowed by an object."""
+    """A connection that an `SMTP` object has borrowed from a pool."""
 
     __slots__ = ("_entry", "_lease", "connection")
 

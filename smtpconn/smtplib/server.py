@@ -56,7 +56,7 @@ class Server:
         self._parked = None
 
     def greet(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
-        """The server's greeting: the last one while connections to it exist, else a new one.
+        """The server's greeting: the remembered one while connections to it exist, else a new one.
 
         One thread at a time connects; the others use its greeting.
         """
