@@ -145,7 +145,7 @@ class LmtpSendResult(SendResult):
     def refused(self) -> dict[str, SmtpResponse]:
         """Who was refused, at RCPT or after the content, as the caller wrote them.
 
-        Of whom it is not known whether they got it (``response`` is None in ``results``) it says
+        Of recipients with an unknown result (``response`` is None in ``results``) it says
         nothing, nor does `accepted`.
         """
         refused = {each.recipient.written: each.response for each in self.rejected_recipients}

@@ -264,7 +264,7 @@ class ConnectionPool:
             An outcome per envelope, as they come, which is not the order of the envelopes.
 
         Raises:
-            TypeError: something that is no envelope and no message; nothing behind it is taken.
+            TypeError: an item is no envelope and no message; no item after it is taken.
             BaseException: what ``envelopes`` itself raised, or other code in one of the threads (a
                 logging filter, a hook), after the outcomes of what was taken. Each of these says
                 what is true of its message, also that one during which it was raised.

@@ -1,15 +1,15 @@
 """`PoolCore`: a pool's connections, their leases, and the callers that wait.
 
-What is decided is in `smtpconn.pool.state`; here are the lock and the waiting. Decide under the
-lock, act outside it: under the lock there is no I/O, no waiting, no logging and no code of others
-(hooks, iterables, token functions).
+The decisions are in `smtpconn.pool.state`; the lock and the waiting are here. Decisions are made
+under the lock and carried out outside it: under the lock there is no I/O, no waiting, no logging
+and no call of other code (hooks, iterables, token functions).
 
 A signal handler or a destructor may call a pool while its own thread is inside a decision, which
-cannot go on before that call returns. The lock is re-entrant, and such a call is told by
-`PoolCore._is_interrupting`. It works, but waits for nobody: it gets an idle connection or makes
-one, and is refused with `PoolOverloadedError` if there is no room; nothing has changed then. What
-it gives back is back at once. Callers in the queue are served when the interrupted call has let go
-of the lock. See rule 4 of `smtpconn.pool.state`.
+cannot continue before that call returns. The lock is re-entrant, and `PoolCore._is_interrupting`
+recognises such a call. It does not wait for a connection: it gets an idle one or makes one. If the
+pool is full, it is refused with `PoolOverloadedError`, and nothing has changed. What it gives back
+is free at once, but callers in the queue are served only when the interrupted call has released the
+lock. See rule 4 of `smtpconn.pool.state`.
 """
 
 from __future__ import annotations

@@ -38,14 +38,14 @@ from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
 from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
+    CONTENT_WITHOUT_RECIPIENT,
     EMPTY_DATA,
-    NOBODY,
     Transaction,
-    farewell_in,
-    is_told,
+    has_partial_results,
+    is_group_failure,
     may_leave_with_envelope,
     not_sent,
-    tells_something,
+    shutdown_in,
     transact,
 )
 
@@ -134,7 +134,7 @@ class _Streaming:
         # If the connection was lost, the outcomes of the next messages say so.
         if self._session.transactions > begun:
             self._look_for_the_end(outcome)
-            self._lost = self._lost or farewell_in(outcome)
+            self._lost = self._lost or shutdown_in(outcome)
         return outcome
 
     def _begin(
@@ -198,7 +198,7 @@ class _Streaming:
         try:
             yield group
         except Exception as error:
-            if not is_told(error, group):
+            if not is_group_failure(error, group):
                 raise
             self._lost = error
             if transaction is not None:
@@ -249,7 +249,7 @@ class _Streaming:
         elif following.wants_content(replies):
             self._owes_empty_data = following.may_send_empty_data(failure)
             if not self._owes_empty_data:
-                self._session.must_close = NOBODY
+                self._session.must_close = CONTENT_WITHOUT_RECIPIENT
         self._look_for_the_end(failure)
         return failure
 
@@ -282,7 +282,7 @@ class _Streaming:
         replies = group.replies[: payload.replies]
         if group.has_failed_to_read(error) or not isinstance(error, SmtpError):
             return unreadable(error)
-        if len(replies) == payload.replies or tells_something(payload, replies, group):
+        if len(replies) == payload.replies or has_partial_results(payload, replies, group):
             return self._conclude(transaction, replies)
         return error
 
@@ -382,7 +382,7 @@ class _Streaming:
             elif not group.missing:
                 yield self._conclude_eagerly(transaction, group)
             elif has_left:
-                yield transaction.refused_for_certain(group) or _unknown(error)
+                yield transaction.certain_refusal(group) or _unknown(error)
             elif group is struck:
                 yield self._why_lost(transaction, error, group.replies)
             else:

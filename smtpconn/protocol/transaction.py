@@ -69,7 +69,7 @@ DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
 _bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
-NOBODY = "the server waits for content that nobody is to get"
+CONTENT_WITHOUT_RECIPIENT = "the server waits for content that nobody is to get"
 EMPTY_DATA = Payload((END_OF_DATA,), wire=END_OF_DATA, ends_message=False, log=".")
 
 
@@ -128,7 +128,7 @@ def transact(
             if message.may_send_empty_data(failure):
                 yield CommandGroup((EMPTY_DATA,))
             else:
-                session.must_close = NOBODY
+                session.must_close = CONTENT_WITHOUT_RECIPIENT
         raise failure
     if chunking:
         group = yield from message.send_chunks()
@@ -139,7 +139,7 @@ def transact(
         yield group
     except SmtpError as error:
         # In LMTP replies may have come before the connection was lost.
-        if not (is_own(error) and tells_something(group.pieces[-1], group.replies, group)):
+        if not (is_own(error) and has_partial_results(group.pieces[-1], group.replies, group)):
             raise
     return message.conclude(group.replies)
 
@@ -295,8 +295,8 @@ class Transaction:
         Not in LMTP, where the dot would have no reply without an accepted recipient. Not if a
         recipient may have been accepted, which would get an empty message.
         """
-        is_for_nobody = not self.accepted and not isinstance(failure, ProtocolError)
-        return is_for_nobody and not self.session.is_lmtp
+        has_no_recipient = not self.accepted and not isinstance(failure, ProtocolError)
+        return has_no_recipient and not self.session.is_lmtp
 
     def content_payload(self) -> Payload:
         """The content as DATA has it."""
@@ -331,7 +331,7 @@ class Transaction:
                 raise
             # Where replies are out of sync, those that came tell nothing.
             is_out_of_sync = type(error) is ProtocolError
-            failure = None if is_out_of_sync else self.refused_for_certain(group)
+            failure = None if is_out_of_sync else self.certain_refusal(group)
             if failure is not None:
                 raise failure from None
             error.may_have_been_delivered |= is_out_of_sync and not group.missing
@@ -403,7 +403,7 @@ class Transaction:
         failure.may_have_been_delivered = bool(self.session.must_close) or is_in_doubt
         raise failure
 
-    def refused_for_certain(self, group: CommandGroup) -> SmtpError | None:
+    def certain_refusal(self, group: CommandGroup) -> SmtpError | None:
         """Why a message that left with its envelope was not delivered without a final reply.
 
         None unless the replies that did come leave no doubt: each of its recipients was refused, or
@@ -430,12 +430,12 @@ class Transaction:
             if group.is_eager:
                 if not group.missing:
                     return self.conclude_eager(group)
-                if (refused := self.refused_for_certain(group)) is not None:
+                if (refused := self.certain_refusal(group)) is not None:
                     return refused
             else:
                 payload = next(piece for piece in group.pieces if isinstance(piece, Payload))
                 replies = group.replies[: payload.replies]
-                if len(replies) == payload.replies or tells_something(payload, replies, group):
+                if len(replies) == payload.replies or has_partial_results(payload, replies, group):
                     return self.conclude(replies)
         except SmtpError as error:
             return error
@@ -524,9 +524,11 @@ def _bdat(chunk: Chunk) -> Command:
     return _bdat_command(f"BDAT {chunk.size} LAST" if chunk.is_last else f"BDAT {chunk.size}")
 
 
-def tells_something(payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup) -> bool:
-    """Whether the final replies that came before the connection was lost are worth reporting."""
-    # Not if the content did not leave whole: then it was certainly not delivered.
+def has_partial_results(
+    payload: Piece, replies: Sequence[SmtpResponse], group: CommandGroup
+) -> bool:
+    """Whether some final replies of an LMTP message came before the connection was lost."""
+    # False if the content was not sent completely: then it was certainly not delivered.
     return payload.replies > 1 and bool(replies) and group.may_have_been_delivered
 
 
@@ -567,7 +569,7 @@ def _why_refused(
     # A reply out of sync goes before every refusal, because nothing else can be believed then;
     # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
     for error in errors:
-        if isinstance(error, ProtocolError) or _is_farewell(error):
+        if isinstance(error, ProtocolError) or _is_shutdown(error):
             return error
     # Refusals in the order of their causes: what follows a refused MAIL was refused because of it.
     for phase in (Phase.RSET, Phase.MAIL):
@@ -579,17 +581,17 @@ def _why_refused(
     return next((error for error in errors if error.phase is Phase.DATA), None)
 
 
-def _is_farewell(error: SmtpError) -> bool:
+def _is_shutdown(error: SmtpError) -> bool:
     return isinstance(error, TransientError) and error.response.code == SHUTTING_DOWN
 
 
-def farewell_in(outcome: object) -> SmtpError | None:
-    """The 421 that a message's outcome holds: its error, or one of a delivery's answers."""
+def shutdown_in(outcome: object) -> SmtpError | None:
+    """The 421 in a message's outcome, as an error: its own, or one of an LMTP result's replies."""
     if isinstance(outcome, LmtpSendResult):
         replies = [result.response for result in outcome.results if result.response is not None]
         said = [reply for reply in replies if reply.code == SHUTTING_DOWN]
         return refusal(said[0], Phase.CONTENT) if said else None
-    return outcome if isinstance(outcome, SmtpError) and _is_farewell(outcome) else None
+    return outcome if isinstance(outcome, SmtpError) and _is_shutdown(outcome) else None
 
 
 def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
@@ -635,7 +637,7 @@ def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:
     return error
 
 
-def is_told(error: Exception, group: CommandGroup) -> bool:
+def is_group_failure(error: Exception, group: CommandGroup) -> bool:
     """Whether the driver raised an error because a group failed, and not other code in between.
 
     It is an error of the connection, or one that the message's file or iterable raised.
