@@ -288,7 +288,7 @@ class Driver:
         Raises:
             TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: the handshake failed.
             ValidationError: ``host`` is no name that a certificate can have.
-            ValidationError: the TLS settings are older than gevent's.
+            ValidationError: the TLS settings were made before gevent replaced the ssl module.
             ProtocolError: there are no TLS settings.
         """
         if self._context is None:

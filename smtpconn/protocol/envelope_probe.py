@@ -1,8 +1,8 @@
 """A mail transaction without a message: would the server take this sender, these recipients?
 
 What Exim calls a callout. The envelope is the one that a message would have (same commands, same
-checks, same order), and RSET ends it, so nothing is ever delivered by it. Where the server refuses
-RSET, the end of the connection does.
+checks, same order), and RSET ends it, so nothing is delivered. If the server refuses RSET, closing
+the connection ends it.
 """
 
 from __future__ import annotations
