@@ -142,7 +142,7 @@ def test_waiting_ends_when_another_server_may_be_back(
 
 
 @pytest.mark.parametrize(
-    ("configured", "asked"), [(10.0, 0.3), (0.15, 10.0), (10.0, 0.01)], ids=repr
+    ("configured", "asked"), [(10.0, 0.3), (0.15, 10.0), (10.0, 0.05)], ids=repr
 )
 def test_a_server_that_hangs_is_in_backoff_after_its_first_failure(
     server: SmtpServer, backup: SmtpServer, configured: float, asked: float
@@ -156,7 +156,7 @@ def test_a_server_that_hangs_is_in_backoff_after_its_first_failure(
                 send(pool, asked)
             except SmtpTimeoutError:
                 failures += 1
-        assert failures == 0 or asked == 0.01
+        assert failures == 0 or asked == 0.05
         for _ in range(11):
             send(pool)
         assert pool.stats().servers[0].failures == 1
