@@ -259,7 +259,7 @@ class Transaction:
         return replies
 
     def judge(self, replies: Sequence[SmtpResponse]) -> SmtpError | None:
-        """Process the replies to the envelope; returns why no content may follow, None if it may."""
+        """Process the replies to the envelope; returns why no content may follow, or None."""
         if self.session.limits_nonmail and self.commands[0] is RSET:
             self.session.note_reset()
         failure: SmtpError | None = None
