@@ -130,11 +130,12 @@ class Channel:
 
     def stream(
         self,
-        exchange: Generator[ExchangeAction | Item, None, None],
+        exchange: Generator[ExchangeAction | list[Item], None, None],
         deadline: StreamDeadline,
         phase: Phase,
-    ) -> Generator[Item, None, None]:
-        """Run one exchange that yields results, holding the lock until it has ended.
+    ) -> Generator[list[Item], None, None]:
+        """Run one exchange that yields results, one for each message, holding the lock until it
+        has ended.
 
         Args:
             exchange: not started yet.
@@ -153,12 +154,12 @@ class Channel:
         lock = self._lock
         try:
             self._check_good(phase)
-            for item in self.driver.stream(exchange, deadline):
+            for items in self.driver.stream(exchange, deadline):
                 if current_process() != process:
                     raise self._forked(phase)
-                deadline.end_message()
+                deadline.end_messages(len(items))
                 deadline.pause()
-                yield item
+                yield items
                 if current_process() != process:
                     raise self._forked(phase)
                 deadline.go_on()

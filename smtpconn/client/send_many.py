@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import SmtpError
@@ -108,7 +109,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
     in the same step that hands out its outcome.
     """
 
-    def __init__(self, items: Generator[Outcome, None, None], source: EnvelopeSource) -> None:
+    def __init__(self, items: Generator[list[Outcome], None, None], source: EnvelopeSource) -> None:
         self._items = items
         self._source = source
         self._cause: BaseException = GeneratorExit("it was closed")
@@ -121,13 +122,13 @@ class OutcomeIterator(Iterator[AnyOutcome]):
         if self._process is None:
             self._process = current_process()
         try:
-            if not pending or (outcome := pending[0].outcome) is None:
-                if (item := next(self._items, None)) is None:
-                    item = self._at_the_end()
-                outcome = pending[0].outcome = _outcome(pending[0].envelope, item)
+            if not (pending and pending[0].outcome) or current_process() != self._process:
+                items = next(self._items, None) or [self._at_the_end()]
+                for each, item in zip(pending, items, strict=False):
+                    each.outcome = _outcome(each.envelope, item)
             oldest = pending[0]
             del pending[0]
-            return outcome
+            return cast(AnyOutcome, oldest.outcome)
         except StopIteration:
             raise
         except BaseException as error:

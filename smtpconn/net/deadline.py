@@ -173,9 +173,9 @@ class StreamDeadline(Deadline):
             end, self._first = min(end, self._first._end - self._paused), None
         self._ends.append(end)
 
-    def end_message(self) -> None:
-        """The oldest message has received its final reply."""
-        if self._ends:
+    def end_messages(self, count: int) -> None:
+        """So many of the oldest messages have received their final reply."""
+        for _ in range(min(count, len(self._ends))):
             self._ends.popleft()
         if not self._ends:
             self._end = time.monotonic() - self._paused + self.timeout

@@ -371,9 +371,10 @@ class _Worker:
         self._is_lost = self._is_at_end = False
         try:
             requests = self._requests(lease, connection, deadline)
-            with closing(_stream_over(connection, requests, deadline)) as outcomes:
-                for outcome in outcomes:
-                    self._conclude(self._in_flight.popleft(), outcome, connection)
+            with closing(_stream_over(connection, requests, deadline)) as known:
+                for outcomes in known:
+                    for outcome in outcomes:
+                        self._conclude(self._in_flight.popleft(), outcome, connection)
         except SmtpError as error:
             if not is_own(error) or self._first is not None:
                 raise
@@ -533,7 +534,7 @@ def _stream_over(
     connection: SmtpConnection,
     requests: Iterator[MailRequest | SmtpError],
     deadline: StreamDeadline,
-) -> Generator[Outcome, None, None]:
+) -> Generator[list[Outcome], None, None]:
     exchange = pipelined.stream(connection._session, requests)
     return connection._channel.stream(exchange, deadline, Phase.MAIL)
 

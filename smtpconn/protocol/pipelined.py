@@ -55,11 +55,11 @@ WINDOW = 256 * 1024
 MAX_IN_FLIGHT = 256
 """Messages in flight at most."""
 
-Stream: TypeAlias = Generator[ExchangeAction | Outcome, None, None]
+Stream: TypeAlias = Generator[ExchangeAction | list[Outcome], None, None]
 
 
 def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -> Stream:
-    """Send each request and yield its outcome, in order.
+    """Send each request and yield its outcome, in order; those that are known together as one list.
 
     Args:
         session: of a connection that this run alone uses.
@@ -89,16 +89,16 @@ class _Streaming:
         for request in requests:
             if isinstance(request, SmtpError):
                 yield from self._finish()
-                yield request
+                yield [request]
             elif self._lost is not None:
-                yield not_sent(self._lost)
+                yield [not_sent(self._lost)]
             elif self._session.may_send_eagerly and may_leave_with_envelope(request):
                 yield from self._send_eagerly(request)
             elif self._can_stream(request):
                 yield from self._send_behind(request)
             else:
                 yield from self._finish()
-                yield (yield from self._send_plainly(request))
+                yield [(yield from self._send_plainly(request))]
         yield from self._finish()
 
     def _can_stream(self, request: MailRequest) -> bool:
@@ -154,7 +154,7 @@ class _Streaming:
         """Yield why a transaction cannot begin, after the outcomes of those in flight."""
         yield from self._finish()
         self._look_for_the_end(None)
-        yield error
+        yield [error]
 
     # The content of one and the envelope of the next.
 
@@ -171,7 +171,7 @@ class _Streaming:
         yield from self._round_trip(following)
         if self._must_send_again:
             self._must_send_again = False
-            yield (yield from self._send_plainly(request, is_first_try=False))
+            yield [(yield from self._send_plainly(request, is_first_try=False))]
         elif request.content.whole_size is None:
             # The caller may close its file when the next message is requested.
             yield from self._finish()
@@ -202,12 +202,12 @@ class _Streaming:
                 raise
             self._lost = error
             if transaction is not None:
-                yield self._conclude_lost(transaction, group, error)
+                yield [self._conclude_lost(transaction, group, error)]
             if following is not None:
                 # The envelope failed, unless the reply to the content before it is missing too.
                 is_next = len(group.replies) >= behind
                 replies = group.replies[behind:]
-                yield self._why_lost(following, error, replies) if is_next else not_sent(error)
+                yield [self._why_lost(following, error, replies) if is_next else not_sent(error)]
             return
         self._session.must_close = ""
         outcome = (
@@ -219,9 +219,9 @@ class _Streaming:
             refused = self._judge(following, group.replies[behind:], is_first=not behind)
         self._note_what_is_owed()
         if outcome is not None:
-            yield outcome
+            yield [outcome]
         if refused is not None:
-            yield refused
+            yield [refused]
 
     def _judge(
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
@@ -334,12 +334,13 @@ class _Streaming:
 
     def _conclude_answered(self) -> Stream:
         """Yield the outcomes of the oldest messages whose replies have all come."""
-        window = self._window
-        while window and not window[0][1].missing:
-            yield self._conclude_oldest()
-            if self._lost is not None:
-                yield from self._report_lost(self._lost, was_told=False)
-                return
+        window, outcomes = self._window, list[Outcome]()
+        while window and not window[0][1].missing and self._lost is None:
+            outcomes.append(self._conclude_oldest())
+        if outcomes:
+            yield outcomes
+        if self._lost is not None:
+            yield from self._report_lost(self._lost, was_told=False)
 
     def _conclude_oldest(self) -> Outcome:
         transaction, group = self._window.popleft()
@@ -375,18 +376,21 @@ class _Streaming:
         self._window.clear()
         self._bytes_in_flight = 0
         struck = next((group for _, group in window if group.missing), None)
+        outcomes: list[Outcome] = []
         for transaction, group in window:
             has_left = group.may_have_been_delivered or not group.missing
             if is_out_of_sync and (has_left or not was_told):
-                yield _unknown(error)
+                outcomes.append(_unknown(error))
             elif not group.missing:
-                yield self._conclude_eagerly(transaction, group)
+                outcomes.append(self._conclude_eagerly(transaction, group))
             elif has_left:
-                yield transaction.certain_refusal(group) or _unknown(error)
+                outcomes.append(transaction.certain_refusal(group) or _unknown(error))
             elif group is struck:
-                yield self._why_lost(transaction, error, group.replies)
+                outcomes.append(self._why_lost(transaction, error, group.replies))
             else:
-                yield not_sent(error)
+                outcomes.append(not_sent(error))
+        if outcomes:
+            yield outcomes
 
     def _why_lost(
         self, transaction: Transaction, error: Exception, replies: Sequence[SmtpResponse]

@@ -200,11 +200,11 @@ def test_each_message_has_its_own(clock: Clock) -> None:
         deadline.begin_message()
         clock.now += 3
     assert deadline.remaining() == 1.0  # of the first, which is nine seconds old
-    deadline.end_message()
+    deadline.end_messages(1)
     assert deadline.remaining() == 4.0
-    deadline.end_message()
+    deadline.end_messages(1)
     assert deadline.remaining() == 7.0
-    deadline.end_message()
+    deadline.end_messages(1)
     assert deadline.remaining() == 10.0  # for the next to begin
     clock.now += 9
     deadline.begin_message()
@@ -222,7 +222,7 @@ def test_the_callers_own_time_is_not_counted(clock: Clock) -> None:
         deadline.go_on()
     assert deadline.remaining() == 6.0
     deadline.begin_message()
-    deadline.end_message()
+    deadline.end_messages(1)
     assert deadline.remaining() == 10.0
     clock.now += 11
     with pytest.raises(SmtpTimeoutError, match="10 seconds"):

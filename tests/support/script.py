@@ -240,12 +240,13 @@ def run_many(
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
     if is_fresh:
         driver._last_reply_at = math.inf
-    items: Generator[Outcome, None, None]
+    items: Generator[list[Outcome], None, None]
     items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
     run = Run([] if outcomes is None else outcomes, driver)
     try:
         while take is None or len(run.outcomes) < take:
-            run.outcomes.append(next(items))
+            known = next(items)
+            run.outcomes += known if take is None else known[: take - len(run.outcomes)]
     except StopIteration:
         pass
     finally:
