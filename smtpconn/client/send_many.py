@@ -122,7 +122,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
         if self._process is None:
             self._process = current_process()
         try:
-            if not (pending and pending[0].outcome) or current_process() != self._process:
+            if not pending or pending[0].outcome is None or current_process() != self._process:
                 items = next(self._items, None) or [self._at_the_end()]
                 for each, item in zip(pending, items, strict=False):
                     each.outcome = _outcome(each.envelope, item)

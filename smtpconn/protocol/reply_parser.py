@@ -124,19 +124,42 @@ class ReplyParser:
         self._empty_lines = 0
 
     def usual_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
-        """The replies that ``data`` is; None if it is anything but whole replies of one line each.
+        """The replies that ``data`` completes; None if there is anything but usual lines in it.
 
         None of them is 421. After None, ``data`` has yet to be given to `replies_in`.
         """
-        if not self.is_empty or self.is_over:
+        if self.is_over:
             return None
-        is_short = len(data) <= _REMEMBERED
-        replies = _remembered_replies(data) if is_short else _simple_replies(data)
+        end = data.rfind(b"\r\n") + 2
+        if not self.is_empty or end != len(data):
+            replies = self._cut_replies(data, end)
+        elif end <= _REMEMBERED:
+            replies = _remembered_replies(data)
+        else:
+            replies = _simple_replies(data)
         # How lines end is known, and no empty ones may stand, after the first two.
         if replies and self._replies < 2:
             self._replies += len(replies)
             if self.takes_lf is None:
                 self.takes_lf = False
+        return replies
+
+    def _cut_replies(self, data: bytes, end: int) -> tuple[SmtpResponse, ...] | None:
+        """The same where ``data`` begins or ends within a line: long answers are cut anywhere.
+
+        Args:
+            data: what was received.
+            end: where its last whole line ends, as far as it shows; less than 2 if none does.
+        """
+        is_line_begun = not self._lines and not self._failed and self._searched == len(self._buffer)
+        rest = data[end:]
+        if end < 2 or not is_line_begun or b"\n" in rest or len(rest) > MAX_LINE:
+            return None
+        replies = _simple_replies(bytes(self._buffer[self._start :]) + data[:end])
+        if replies is not None:
+            self._buffer[:] = rest
+            self._start, self._searched = 0, len(rest)
+            self.is_empty = not rest
         return replies
 
     def replies_in(

@@ -590,10 +590,7 @@ def _received(parser: ReplyParser, data: bytes) -> Iterable[SmtpResponse]:
     return list(parser.replies_in(data)) if usual is None else usual
 
 
-@QUICK
-@given(st.lists(USUAL | st.binary(max_size=20), max_size=20))
-def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None:
-    """Replies that come again are the same ones; 421 is left for who looks at each."""
+def _check_remembered(pieces: Iterable[bytes]) -> None:
     parser, remembering = ReplyParser(), ReplyParser()
     for piece in pieces:
         parser.feed(piece)
@@ -607,6 +604,50 @@ def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None
         assert not isinstance(found, tuple) or all(reply.code != 421 for reply in found)
         assert list(found) == expected
         assert remembering.is_empty == parser.is_empty
+
+
+@QUICK
+@given(st.lists(USUAL | st.binary(max_size=20), max_size=20))
+def test_what_is_remembered_is_what_would_be_parsed(pieces: list[bytes]) -> None:
+    """Replies that come again are the same ones; 421 is left for who looks at each."""
+    _check_remembered(pieces)
+
+
+LINES = st.sampled_from(
+    [
+        b"250 2.1.0 Ok\r\n",
+        b"354 go\r\n",
+        b"250 Ok\r\n",
+        b"421 bye\r\n",
+        b"250-a\r\n",
+        b"250 b\r\r\n",
+    ]
+)
+
+
+@QUICK
+@given(st.lists(LINES | st.binary(max_size=6), max_size=20), st.lists(st.integers(1, 40)))
+def test_replies_cut_anywhere_are_what_would_be_parsed(lines: list[bytes], cuts: list[int]) -> None:
+    """Pieces that begin and end within a line give the same replies, and leave the same over."""
+    whole, pieces = b"".join(lines), list[bytes]()
+    for size in itertools.chain(cuts, itertools.repeat(64)):
+        if not whole:
+            break
+        pieces.append(whole[:size])
+        whole = whole[size:]
+    _check_remembered(pieces)
+
+
+def test_long_answers_cut_within_lines_stay_usual() -> None:
+    """Each segment of a long answer takes the fast way, wherever it is cut."""
+    parser, found = ReplyParser(), 0
+    answer = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n250 2.0.0 Ok: queued as 4bWx2k\r\n" * 300
+    for start in range(0, len(answer), 1448):
+        replies = parser.usual_replies(answer[start : start + 1448])
+        assert replies is not None
+        found += len(replies)
+    assert found == 900
+    assert parser.is_empty
 
 
 @QUICK
