@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import operator
 import ssl
 import time
 from collections.abc import Generator
@@ -74,7 +73,6 @@ logging.getLogger("smtpconn").addHandler(logging.NullHandler())
 _connection_log = logging.getLogger("smtpconn.connection")
 _wire_log = logging.getLogger("smtpconn.wire")
 _numbers = itertools.count(1)
-_wire_of = operator.attrgetter("wire")
 
 # An exchange that ends with one of these leaves client and server in sync.
 RECOVERABLE_ERRORS = (
@@ -479,33 +477,23 @@ class Driver:
                 _wire_log.debug("#%d -> %s", self.number, piece.log)
         unsent, matcher = self._unsent, self._matcher
         matcher.expect(group, len(unsent))
-        # No local variable holds the bytes: error reports would show them, secrets included.
-        if None in map(_wire_of, group.pieces):
-            self._write_pieces(group, deadline)
-        else:
-            if group.begins_message and deadline.counts_messages:
-                deadline.begin_message()
-            unsent += b"".join(map(_wire_of, group.pieces))
-        group.ends_at = matcher.queued + len(unsent)
-        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
-            self._write(unsent, deadline)
-            unsent.clear()
-
-    def _write_pieces(self, group: CommandGroup, deadline: Deadline) -> None:
-        """Write a group with a long payload, or a stream, as far as it does not fit into the write
-        buffer."""
-        begins = group.begins_message
+        begins = group.begins_message and deadline.counts_messages
         for piece in group.pieces:
             if isinstance(piece, Command):
                 if begins:
                     # Not earlier: the previous message's content may be written first.
                     deadline.begin_message()
                     begins = False
-                self._unsent += piece.wire
+                # In no local variable: error reports would show the bytes, secrets included.
+                unsent += piece.wire
             else:
                 # Set before the write if the size is known, because replies may arrive during it.
                 group.payload_size = piece.size
                 group.payload_size = self._write_payload(piece, deadline)
+        group.ends_at = matcher.queued + len(unsent)
+        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
+            self._write(unsent, deadline)
+            unsent.clear()
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
         """Write content, or add it to the write buffer; returns its size in bytes."""

@@ -147,15 +147,6 @@ class Content:
         elif b"\0" in whole:
             raise _nul_error(None)
 
-    def short_data(self) -> bytes | None:
-        """All of `as_data` in one piece; None for a stream and for a long message."""
-        text = self._text
-        if text is None or len(text) > BLOCK:
-            return None
-        if _has_dot(text):
-            text = _with_stuffed_dots(bytes(text))
-        return b"".join((text, END_OF_DATA))
-
     def as_data(self, *, seven_bit_only: bool = False) -> Iterator[Buffer]:
         """The buffers to write for DATA: CRLF line ends, stuffed dots, the final dot.
 

@@ -30,19 +30,9 @@ class Payload:
         phase: of an error while its reply is awaited.
         size: the bytes in the buffers together; infinity if not known before they are written.
         content: the message they are made from; reading it may fail.
-        wire: all of the buffers joined, if the message is short and in memory; else None.
     """
 
-    __slots__ = (
-        "buffers",
-        "content",
-        "ends_message",
-        "log",
-        "phase",
-        "replies",
-        "size",
-        "wire",
-    )
+    __slots__ = ("buffers", "content", "ends_message", "log", "phase", "replies", "size")
 
     def __init__(
         self,
@@ -54,7 +44,6 @@ class Payload:
         phase: Phase = Phase.CONTENT,
         size: float = math.inf,
         content: Content | None = None,
-        wire: bytes | None = None,
     ) -> None:
         self.buffers = buffers
         self.replies = replies
@@ -63,12 +52,11 @@ class Payload:
         self.phase = phase
         self.size = size
         self.content = content
-        self.wire = wire
 
 
 Piece: TypeAlias = Command | Payload
 
-GREETING = Payload((), wire=b"", ends_message=False, log="<greeting>", phase=Phase.GREETING)
+GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase.GREETING)
 """The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
 
 
@@ -88,8 +76,7 @@ class CommandGroup:
         missing: how many replies have not come yet.
         begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
             has been written to its end.
-        payload_size: the bytes of the payload that has no ``wire``, once that is known; a group has
-            at most one.
+        payload_size: the bytes of its payload, once that is known; a group has at most one.
         may_have_been_delivered: set when the connection is lost: whether a message in it had left
             completely and had no final reply.
     """
@@ -163,13 +150,13 @@ class CommandGroup:
 
 
 def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
-    """For each reply: its piece, the bytes that are known up to the end of that piece, and whether
-    the payload without ``wire`` comes before that end, or is that piece.
+    """For each reply: its piece, the bytes of the commands up to the end of that piece, and whether
+    the payload comes before that end, or is that piece.
     """
     found: list[tuple[Piece, int, bool]] = []
     size, has_payload = 0, False
     for piece in pieces:
-        if piece.wire is not None:
+        if isinstance(piece, Command):
             size += len(piece.wire)
         else:
             has_payload = True

@@ -59,7 +59,7 @@ Stream: TypeAlias = Generator[ExchangeAction | list[Outcome], None, None]
 
 
 def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -> Stream:
-    """Send each request and yield its outcome, in order; those that are known together as one list.
+    """Send each request and yield the outcomes in order, in lists of those known at the same time.
 
     Args:
         session: of a connection that this run alone uses.

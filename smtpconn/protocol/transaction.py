@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import Self, cast
 
 from smtpconn.model.addresses import ForwardPath
-from smtpconn.model.content import BLOCK, END_OF_DATA, Chunk
+from smtpconn.model.content import END_OF_DATA, Chunk
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
@@ -70,7 +70,7 @@ RSET = command(Phase.RSET, "RSET")
 _bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 CONTENT_WITHOUT_RECIPIENT = "the server waits for content that nobody is to get"
-EMPTY_DATA = Payload((END_OF_DATA,), wire=END_OF_DATA, ends_message=False, log=".")
+EMPTY_DATA = Payload((END_OF_DATA,), size=len(END_OF_DATA), ends_message=False, log=".")
 
 
 def transaction(
@@ -302,8 +302,6 @@ class Transaction:
         """The content as DATA has it."""
         content, session = self.content, self.session
         replies = len(self.accepted) if session.is_lmtp else 1
-        if (short := content.short_data()) is not None:
-            return Payload((short,), wire=short, replies=replies)
         buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
         return Payload(buffers, replies=replies, content=content)
 
@@ -317,7 +315,6 @@ class Transaction:
             buffers,
             log=f"{bdat.log} <content>",
             size=len(bdat.wire) + size,
-            wire=b"".join(buffers) if size <= BLOCK else None,
         )
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
