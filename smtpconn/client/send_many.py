@@ -125,7 +125,10 @@ class OutcomeIterator(Iterator[AnyOutcome]):
             if not pending or pending[0].outcome is None or current_process() != self._process:
                 items = next(self._items, None) or [self._at_the_end()]
                 for each, item in zip(pending, items, strict=False):
-                    each.outcome = _outcome(each.envelope, item)
+                    if isinstance(item, SmtpError):
+                        each.outcome = SendOutcome(each.envelope, None, item)
+                    else:
+                        each.outcome = SendOutcome(each.envelope, item, None)
             oldest = pending[0]
             del pending[0]
             return cast(AnyOutcome, oldest.outcome)
@@ -155,12 +158,6 @@ class OutcomeIterator(Iterator[AnyOutcome]):
             return outcome_so_far(pending[0].request, self._cause)
         error, self._source.error = self._source.error, None
         raise StopIteration if error is None else error
-
-
-def _outcome(envelope: Envelope, item: Outcome) -> AnyOutcome:
-    if isinstance(item, SmtpError):
-        return SendOutcome(envelope, None, item)
-    return SendOutcome(envelope, item, None)
 
 
 def _snapshot(envelope: Envelope) -> Envelope:
