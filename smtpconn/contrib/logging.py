@@ -119,7 +119,6 @@ class PooledSmtpHandler(logging.Handler):
         per: float = 60.0,
         close_timeout: float = 2.0,
     ) -> None:
-        super().__init__()
         # Error reports show local variables.
         server = Secret(mailhost) if isinstance(mailhost, str) else mailhost
         login = _wrapped(credentials)
@@ -151,6 +150,8 @@ class PooledSmtpHandler(logging.Handler):
         self._thread_name = f"smtpconn-log-mail-{next(_numbers)}"
         self._is_closed = False
         self.reset_after_fork()
+        # Last, because it registers the handler: `logging.shutdown` flushes one that is half made.
+        super().__init__()
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
@@ -508,6 +509,11 @@ def _as_smtp_handler(
     secure: Sequence[str] | None,
 ) -> ServerConfig:
     """The settings in the arguments of `logging.handlers.SMTPHandler`."""
+    if not isinstance(secure, (tuple, list, type(None))):
+        raise ValidationError(
+            "secure is () for STARTTLS, (keyfile,) or (keyfile, certfile) with a certificate of "
+            f"your own, or None, not {secure!r:.40}"
+        )
     host, port = mailhost
     user, password = credentials if credentials is not None else (None, None)
     keyfile, certfile = [*(secure or ()), None, None][:2]

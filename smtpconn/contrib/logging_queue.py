@@ -76,8 +76,9 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name in ("capacity", "max_records", "max_mails"):
-            if getattr(self, name) < 1:
-                raise ValidationError(f"{name} is 1 or more, not {getattr(self, name)!r:.40}")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or value < 1:
+                raise ValidationError(f"{name} is 1 or more, not {value!r:.40}")
         for name in ("group_for", "per"):
             check_seconds(name, getattr(self, name))
 
@@ -86,9 +87,9 @@ def check_seconds(name: str, value: float) -> float:
     """Check and return a number of seconds, 0 or more.
 
     Raises:
-        ValidationError: it is negative, or too large to wait for.
+        ValidationError: it is no number, negative, or too large to wait for.
     """
-    if not 0 <= value <= threading.TIMEOUT_MAX:
+    if not isinstance(value, (int, float)) or not 0 <= value <= threading.TIMEOUT_MAX:
         raise ValidationError(f"{name} is seconds, 0 or more, not {value!r:.40}")
     return value
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import queue
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -672,6 +674,41 @@ def test_attributes_set_later_count_for_the_next_mail(
     assert read(second)["Subject"] == "Other"
     assert server.connections[0].closed
     assert handler.dropped == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", ["group_for=-1", "max_mails=0", "timeout=-1", "secure=True", "toaddrs='a b'"]
+)
+def test_an_invalid_handler_is_one_error(wrong: str) -> None:
+    """The end of the process has nothing to add: `logging` knows no handler that is half made."""
+    arguments = f"dict(dict(toaddrs='you@example.net'), {wrong})"
+    ran = subprocess.run(
+        [
+            sys.executable, "-c",
+            "from smtpconn.contrib.logging import PooledSmtpHandler\n"
+            "PooledSmtpHandler(('h', 25), 'me@example.com', subject='x', "
+            f"**{arguments})",
+        ],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "Exception ignored" not in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("smtpconn.ValidationError: ")
+
+
+@pytest.mark.parametrize("secure", [True, False, "key.pem"])
+def test_secure_is_a_tuple(secure: Any) -> None:
+    """Anything else is an error that says what it may be."""
+    with pytest.raises(ValueError, match=r"secure is \(\) for STARTTLS"):
+        PooledSmtpHandler(("localhost", 25), FROM, TO, "Errors", secure=secure)
+
+
+@pytest.mark.parametrize("name", ["group_for", "per", "block", "close_timeout", "max_records"])
+def test_a_limit_that_is_no_number(name: str) -> None:
+    """A text, as from a configuration file, is an error that names the argument."""
+    limit: dict[str, Any] = {name: "5"}
+    with pytest.raises(ValueError, match=f"{name} is .*, not '5'"):
+        PooledSmtpHandler(("localhost", 25), FROM, TO, "Errors", **limit)
 
 
 def test_setting_secure_and_timeout(
