@@ -128,6 +128,13 @@ LOCK_TIMEOUT = 1.0
 """Seconds to wait at most for another thread that creates the context, before creating one."""
 
 
+def _check_readable(*files: str | None) -> None:
+    """Raise the OSError that names the file; that of ``load_cert_chain`` does not."""
+    for file in filter(None, files):
+        with open(file, "rb"):
+            pass
+
+
 def shared_context(
     cafile: str | None = None,
     certfile: str | None = None,
@@ -164,6 +171,7 @@ def shared_context(
             return context
         context = authorities.new_context()
         if certfile:
+            _check_readable(certfile, keyfile)
             context.load_cert_chain(certfile, keyfile or None)
         # The lock only avoids double work; this line makes sure that there is one context. That
         # includes a signal handler that sends mail while its own thread is in here.

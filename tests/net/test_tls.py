@@ -103,6 +103,15 @@ def nobody_names_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
 
 
+@pytest.mark.parametrize("missing", ["certificate", "key"])
+def test_a_missing_file_of_the_client_is_named(certificates: Certificates, missing: str) -> None:
+    """The error has the name of the file, as that of `open` has."""
+    files = [str(certificates.client_file), str(certificates.client_key_file)]
+    files[missing == "key"] = "/no/such.pem"
+    with pytest.raises(FileNotFoundError, match=r"/no/such\.pem"):
+        shared_context(None, *files)
+
+
 @pytest.mark.parametrize("make", [shared_context, new_context])
 def test_a_context_checks_names_and_needs_tls_1_2(make: Callable[[], ssl.SSLContext]) -> None:
     """Without settings, certificates are verified."""
