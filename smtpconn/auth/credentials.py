@@ -513,7 +513,7 @@ class LoginPlan:
 
 def none_offered(what: str, capabilities: ServerCapabilities) -> UnsupportedExtensionError:
     """The error for a server that offers no mechanism for these credentials."""
-    return UnsupportedExtensionError(
-        f"{what} serves none of the mechanisms the server offers: {capabilities.auth_offer}",
-        phase=Phase.AUTH,
-    )
+    why = "serves none of the mechanisms the server offers:"
+    if not capabilities.auth_mechanisms:
+        why = "cannot be used, because the server offers"
+    return UnsupportedExtensionError(f"{what} {why} {capabilities.auth_offer}", phase=Phase.AUTH)

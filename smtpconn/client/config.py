@@ -309,7 +309,7 @@ def _split(url: str) -> SplitResult:
     if parts is None:
         # Outside the except clause: that error may quote the password, and "from None" would keep
         # it in __context__.
-        raise ValidationError("the server's URL cannot be read; is its port a number?")
+        raise ValidationError("the server's URL cannot be read; is its port from 1 to 65535?")
     if any(c <= " " or c == "\x7f" for c in url):
         raise ValidationError("the server's URL holds a space or a control character")
     return parts

@@ -81,7 +81,9 @@ def _certificate_hint(error: ssl.SSLCertVerificationError, authorities: Authorit
     if authorities is None:
         return "load its authority into the tls_context given"
     if authorities.named_by:
-        return f"only the authorities named by {authorities.named_by} are trusted: add its own"
+        return (
+            f"only the authorities named by {authorities.named_by} are trusted: add the right one"
+        )
     return "if its authority is to be trusted, set cafile= (?cafile= in a URL) or SSL_CERT_FILE"
 
 
@@ -99,13 +101,14 @@ def _mode_hint(
         # Port 25 is for mail between servers, some of which have no TLS.
         also = f" (or {scheme}://{where} without TLS)" if is_clear and port != 587 else ""
         return (
-            f"TLS was expected from the first octet at {where}, which seems to begin in clear: "
-            f"try {scheme}+starttls://{where}{also}"
+            f"TLS was expected from the first byte at {where}, which seems to begin in clear: "
+            f"try {scheme}+starttls://{where}{also}; outside a URL that is TlsMode.STARTTLS"
         )
     is_silent = isinstance(error, SmtpTimeoutError)
     if error.phase is not Phase.GREETING or not (is_silent or port == IMPLICIT_TLS_PORT):
         return ""
     return (
-        f"a greeting in clear was expected at {where}; if TLS begins there with the first octet, "
-        f"as usual at port {IMPLICIT_TLS_PORT}: try {scheme}s://{where}"
+        f"a greeting in clear was expected at {where}; if TLS begins there with the first byte, "
+        f"as usual at port {IMPLICIT_TLS_PORT}: try {scheme}s://{where}; outside a URL that is "
+        f"TlsMode.IMPLICIT"
     )

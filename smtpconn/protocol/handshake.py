@@ -124,7 +124,7 @@ def _start_tls(session: SessionState) -> Generator[ExchangeAction, None, None]:
     if not session.capabilities.supports_starttls:
         raise StartTlsUnavailableError(
             "the server does not offer STARTTLS; nothing was sent in clear. If it expects TLS "
-            "from the first byte (port 465), use TlsMode.IMPLICIT"
+            "from the first byte (port 465), use smtps:// or TlsMode.IMPLICIT"
         )
     reply = yield from single(command(Phase.STARTTLS, "STARTTLS"))
     if reply.code != 220:

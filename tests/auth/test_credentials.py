@@ -98,7 +98,11 @@ def test_mechanisms_are_made_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mechanisms", "told"), [((), "no AUTH at all"), (("GSSAPI", "NTLM"), "GSSAPI NTLM")]
+    ("mechanisms", "told"),
+    [
+        ((), "a password cannot be used, because the server offers no AUTH at all"),
+        (("GSSAPI", "NTLM"), "serves none of the mechanisms the server offers: GSSAPI NTLM"),
+    ],
 )
 def test_nothing_in_common(mechanisms: tuple[str, ...], told: str) -> None:
     """Where nothing fits, the error says what the server has."""

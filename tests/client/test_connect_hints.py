@@ -59,7 +59,7 @@ def test_tls_from_the_first_byte_where_the_server_begins_in_clear(protocol: Prot
         with pytest.raises(TlsError) as caught:
             ServerConfig.from_url(url).connect(TIMEOUT)
     where = f"127.0.0.1:{server.port}"
-    assert f"TLS was expected from the first octet at {where}" in str(caught.value)
+    assert f"TLS was expected from the first byte at {where}" in str(caught.value)
     assert f"try {scheme}+starttls://{where} (or {scheme}://{where} without TLS)" in str(
         caught.value
     )
@@ -124,7 +124,7 @@ def test_an_ipv6_address_is_written_as_urls_have_it() -> None:
     error = SmtpTimeoutError("silence", phase=Phase.GREETING)
     hinted = with_hint(error, "::1", 2525, Protocol.SMTP, TlsMode.NONE, False, None)
     assert str(hinted).startswith("silence; ")
-    assert str(hinted).endswith("try smtps://[::1]:2525")
+    assert "try smtps://[::1]:2525; " in str(hinted)
 
 
 @pytest.mark.parametrize(
