@@ -30,7 +30,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from smtpconn.client.config import ServerOptions
 from smtpconn.contrib.backend import PooledBackend, serialised
 from smtpconn.contrib.delivery import bare_address
-from smtpconn.contrib.settings import check_unknown, flag, hiding
+from smtpconn.contrib.settings import check_unknown, flag, hiding, own_settings
 from smtpconn.model.addresses import ReversePath
 from smtpconn.model.errors import ValidationError
 from smtpconn.pool.options import PoolKeywords
@@ -106,7 +106,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         super().__init__(**kwargs)
         self.fail_silently = fail_silently
         if self.alias is None:
-            own = hiding(getattr(settings, "SMTPCONN", None) or {})
+            own = own_settings(getattr(settings, "SMTPCONN", None))
             self.take_settings(given, own, _email_settings(given), names=_NAMES)
             return
         try:

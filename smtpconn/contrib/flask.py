@@ -34,7 +34,7 @@ from flask import Flask, current_app, has_app_context
 
 from smtpconn.contrib.backend import BackendConnection
 from smtpconn.contrib.delivery import check_delivered, deliver, forward_paths, reverse_path
-from smtpconn.contrib.settings import MailSettings, flag, hiding, read_settings
+from smtpconn.contrib.settings import MailSettings, flag, hiding, own_settings, read_settings
 from smtpconn.model.address_list import read_groups
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
@@ -201,7 +201,7 @@ class MailState(_Attributes):
         found = {name: config.get(setting) or None for name, setting in _SETTINGS.items()}
         found |= {_COMMON.get(name, name): value for name, value in self._set_here().items()}
         found = hiding(found)
-        own = hiding(config.get("SMTPCONN") or {})
+        own = own_settings(config.get("SMTPCONN"))
         if self.max_emails:
             limits = {
                 "max_messages": self.max_emails,
@@ -471,7 +471,7 @@ class Connection:
         mail: the state of the application.
 
     Attributes:
-        mail: the same.
+        mail: the argument.
         host: a `BackendConnection` inside the block, with ``sendmail``; None if sending is
             suppressed.
         num_emails: messages sent since the block began, or since ``MAIL_MAX_EMAILS`` was reached.

@@ -19,7 +19,7 @@ from flask_mailman.backends.base import BaseEmailBackend
 
 from smtpconn.client.config import ServerOptions
 from smtpconn.contrib.backend import PooledBackend, serialised
-from smtpconn.contrib.settings import COMMON_NAMES, hiding
+from smtpconn.contrib.settings import COMMON_NAMES, hiding, own_settings
 from smtpconn.model.errors import ValidationError
 
 _OWN_NAMES = ServerOptions.__annotations__.keys() | {"url", "pool"}
@@ -72,7 +72,7 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
 def _own_settings(theirs: Mapping[str, object]) -> list[Mapping[str, object]]:
     """Settings that Flask-Mailman does not know: ``SMTPCONN``, and ``MAIL_URL`` with a login."""
     config = current_app.config if has_app_context() else {}
-    found: list[Mapping[str, object]] = [config.get("SMTPCONN") or {}]
+    found: list[Mapping[str, object]] = [own_settings(config.get("SMTPCONN"))]
     if url := config.get("MAIL_URL"):
         found.append({"url": url} | {name: theirs[name] for name in ("username", "password")})
     return [hiding(each) for each in found]

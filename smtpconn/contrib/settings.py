@@ -119,6 +119,12 @@ class MailSettings:
             raise ValidationError(
                 f"{self._called('host')} is empty: set it to the name of the mail server"
             )
+        if "://" in (self.host or ""):
+            # Not quoted: a URL may contain a password.
+            raise ValidationError(
+                f"{self._called('host')} is a name or an IP address; a URL goes into "
+                f"{self._called('url')}"
+            )
         options: dict[str, Any] = dict(self.server)
         if self.timeout is not None:
             options["timeout"] = _number(self._called("timeout"), self.timeout, float)
@@ -198,6 +204,21 @@ def read_settings(
     server = {name: found.pop(name) for name in found.keys() & ServerOptions.__annotations__.keys()}
     _check_names("settings", found, [*COMMON_NAMES, "url", "pool"], ServerOptions.__annotations__)
     return MailSettings(**found, server=cast(ServerOptions, server), names=names or {})
+
+
+def own_settings(value: object) -> dict[str, object]:
+    """The value of the setting ``SMTPCONN``, with secrets wrapped; empty if there is none.
+
+    Raises:
+        ValidationError: it is not a dict.
+    """
+    if value and not isinstance(value, Mapping):
+        # Not quoted: a URL may contain a password.
+        raise ValidationError(
+            f"SMTPCONN is a dict, such as {{'url': ..., 'pool': {{'max_size': 5}}}}, not a "
+            f"{type(value).__name__}"
+        )
+    return hiding(value) if isinstance(value, Mapping) else {}
 
 
 _SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}

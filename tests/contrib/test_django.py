@@ -651,6 +651,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"host": "h", "port": "twenty"}, "(?i)port is a number"),
     ({"host": "a b"}, "host"),
     ({"url": "http://mx.example.com"}, "smtp"),
+    ({"host": "smtp://h"}, r"URL goes into (SMTPCONN\['url'\]|url)"),
     ({"host": "h", "max_size": 3}, "max_size belongs in 'pool'"),
 ]
 
@@ -740,6 +741,10 @@ def test_words_are_those_of_the_settings(mailing: Mailing) -> None:
             backend.open()
         assert "TlsMode" not in str(caught.value)
         assert ("EMAIL_USE_SSL" if mailing.way == "settings" else "use_ssl") in str(caught.value)
+        with pytest.raises(OSError, match="try smtp") as caught:
+            mailing.use(server, use_ssl=True).open()
+        assert "TlsMode" not in str(caught.value)
+        assert ("EMAIL_USE_TLS" if mailing.way == "settings" else "use_tls") in str(caught.value)
 
 
 def test_what_code_for_djangos_backend_reads(server: SmtpServer, mailing: Mailing) -> None:

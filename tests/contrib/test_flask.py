@@ -248,6 +248,8 @@ def test_refusals(server: SmtpServer, mail: Mail, make_app: MakeApp) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"MAIL_USE_TLS": True, "MAIL_USE_SSL": True}, "MAIL_USE_TLS/MAIL_USE_SSL"),
+    ({"SMTPCONN": "smtp://h"}, "SMTPCONN is a dict"),
+    ({"MAIL_SERVER": "smtp://h"}, "MAIL_SERVER is a name .* goes into MAIL_URL"),
     ({"MAIL_URL": "smtp://other.example"}, "or the URL"),
     ({"SMTPCONN": {"pool": {"max_sise": 1}}}, "max_sise"),
     ({"SMTPCONN": {"colour": "red"}}, "colour"),

@@ -154,6 +154,7 @@ def test_an_empty_host_is_none(server: SmtpServer, make_app: MakeApp) -> None:
     [
         {"MAIL_USE_TLS": True, "MAIL_USE_SSL": True},
         {"SMTPCONN": {"pool": {"max_sise": 1}}},
+        {"SMTPCONN": "smtp://h"},
         {"MAIL_SEND_OPTIONS": ["XFOO"]},
     ],
     ids=str,
@@ -163,7 +164,7 @@ def test_settings_that_cannot_be(make_app: MakeApp, config: dict[str, Any]) -> N
     app, mail = make_app(**config)
     with (
         app.app_context(),
-        pytest.raises(ValueError, match=r"MAIL_USE_TLS/MAIL_USE_SSL|max_sise|MAIL_SEND"),
+        pytest.raises(ValueError, match=r"MAIL_USE_TLS/MAIL_USE_SSL|max_sise|is a dict|MAIL_SEND"),
     ):
         mail.get_connection(fail_silently=True)
 

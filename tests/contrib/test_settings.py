@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smtpconn import ConnectionPool, PasswordCredentials, Protocol, TlsMode, ValidationError
-from smtpconn.contrib.settings import MailSettings, read_settings
+from smtpconn.contrib.settings import MailSettings, own_settings, read_settings
 from tests.realservers.certificates import Certificates
 
 
@@ -96,6 +96,7 @@ def test_equal_settings_get_the_same_pool(certificates: Certificates) -> None:
         ({"host": "h", "use_tls": True, "use_ssl": True}, "mutually exclusive"),
         ({"url": "smtp://h", "host": "h"}, "or the URL"),
         ({"host": "h", "ssl_certfile": "f", "tls_context": object()}, "mutually exclusive"),
+        ({"host": "smtp://u:pw@h"}, "host is a name or an IP address; a URL goes into url"),
         ({"host": "h", "colour": "red"}, "settings: unknown colour; there are host, "),
         ({"host": "h", "pool": {"max_sise": 1}}, "pool: unknown max_sise; there are acquire"),
         ({"host": "h", "pool": [1]}, "pool is a dict, not list"),
@@ -109,6 +110,15 @@ def test_what_cannot_be(found: dict[str, Any], text: str) -> None:
     """It is a ValidationError that names what is wrong, before anything is connected to."""
     with pytest.raises(ValidationError, match=text):
         read_settings(found).config()
+
+
+@pytest.mark.parametrize("value", ["smtp://user:s3cret@h", ["smtp://h"], 5])
+def test_smtpconn_is_a_dict(value: object) -> None:
+    """Anything else in the setting ``SMTPCONN`` is an error that shows its form, and no secret."""
+    with pytest.raises(ValidationError, match=r"SMTPCONN is a dict, such as \{'url': ") as caught:
+        own_settings(value)
+    assert "s3cret" not in str(caught.value)
+    assert own_settings(None) == own_settings({}) == own_settings("") == {}
 
 
 def test_a_key_without_a_certificate() -> None:
