@@ -255,7 +255,7 @@ class Report:
     noop: Latency | None = None
 
     def add_from_connection(self, connection: SmtpConnection) -> None:
-        """Add what an open session shows."""
+        """Add the greeting, extensions, mechanism and TLS of an open session."""
         *first, last = connection.greeting.lines
         self.banner = [*(f"220-{line}" for line in first), f"220 {last}"]
         self.capabilities = connection.capabilities
@@ -333,7 +333,8 @@ class Report:
             out.row("times", ", ".join(f"{name} {milliseconds(s)}" for name, s in steps))
         for note in self.notes():
             out.row("note", note, WARNING)
-        if isinstance(error, TlsError) and self.tls is None:
+        cause = None if error is None else error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
             out.row("note", "--tls-ca-path names an authority to trust", WARNING)
             out.row("note", "--insecure shows a certificate without trusting it", WARNING)
         out.row("result", "ok" if error is None else "failed", GOOD if error is None else BAD)

@@ -211,7 +211,7 @@ def seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, not {text!r:.40}")
+        raise argparse.ArgumentTypeError(f"expected seconds, a number above 0, not {text!r:.40}")
     return seconds
 
 

@@ -178,7 +178,9 @@ def _where(args: argparse.Namespace) -> str:
         return str(Path(args.socket).absolute())
     where = given[0] if given else os.environ.get(URL_VARIABLE, "")
     if not where:
-        raise UsageError(f"which server? Give a URL or --server, or set {URL_VARIABLE}")
+        raise UsageError(
+            f"which server? Give a URL such as smtp://HOST, or --server HOST, or set {URL_VARIABLE}"
+        )
     return str(where)
 
 

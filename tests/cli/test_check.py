@@ -119,6 +119,16 @@ def test_what_was_found_before_it_failed(smtpconn: Runner, certificates: Certifi
     assert "--insecure shows a certificate" in found["note"]
 
 
+def test_advice_about_certificates_only_where_one_failed(
+    smtpconn: Runner, server: SmtpServer
+) -> None:
+    """A server that begins in clear has no certificate to trust; the error has the right URL."""
+    ran = smtpconn("check", f"smtps://127.0.0.1:{server.port}")
+    assert ran.code == 29
+    assert "try smtp+starttls://" in ran.err
+    assert "note" not in rows(ran)
+
+
 def a_server_whose_certificate_ends(days: float) -> SmtpServer:
     """In so many days."""
     end = datetime.now(UTC) + timedelta(days=days, minutes=1)

@@ -320,6 +320,7 @@ def test_quit_after_rcpt(smtpconn: Runner, server: SmtpServer, tmp_path: Path) -
     [
         (["smtp://a", "smtp://b", "f"], "more than one URL"),
         (["f"], "which server"),
+        (["mx:25", "-t", "you@example.net", "--body", "x"], "--server HOST"),
         (["smtp://a", "f", "-f", "nobody"], "not an address"),
         (["smtp://a", "f", "-t", "x"], "x"),
         (["smtp://a", "f", "--dsn-notify", "x"], "--dsn-notify"),

@@ -103,7 +103,7 @@ def test_the_timeout(arguments: list[str], seconds: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "which server"),
+        ([], "a URL such as smtp://HOST, or --server HOST, or set SMTPCONN_URL"),
         (["mx", "-s", "mx"], "exclude each other"),
         (["-s", "mx", "--socket", "/x"], "exclude each other"),
         (["-s", "mx:port"], "HOST or HOST:PORT"),
