@@ -95,8 +95,10 @@ class SmtpServer:
             )  # fmt: skip
         self._authority: Authority | None = None
         if tls is not None:
-            if tls not in ("starttls", "implicit") or tls_context is not None:
-                raise ValueError('tls is "starttls" or "implicit", without a tls_context')
+            if tls not in ("starttls", "implicit"):
+                raise ValueError(f'tls is "starttls" or "implicit", not {tls!r}')
+            if tls_context is not None:
+                raise ValueError("tls makes its own context: give it without a tls_context")
             self._authority = authority()
             tls_context, implicit_tls = self._authority.server_context(host), tls == "implicit"
         names = users or {}
@@ -155,6 +157,8 @@ class SmtpServer:
         Raises:
             KeyError: the server does not know the user.
         """
+        if user not in self._settings.users:
+            raise KeyError(f"no user {user!r}: the server knows those of users={{...}}")
         password = self._settings.users[user]
         scheme, _, place = self.url.partition("://")
         return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{place}"

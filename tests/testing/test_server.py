@@ -467,7 +467,7 @@ def test_a_server_with_a_certificate_of_its_own(
 
 def test_wrong_tls_arguments() -> None:
     """An unknown kind of TLS, two contexts, and a missing certificate are errors."""
-    with pytest.raises(ValueError, match="starttls"):
+    with pytest.raises(ValueError, match="not 'STARTTLS'"):
         SmtpServer(tls="STARTTLS")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without a tls_context"):
         SmtpServer(tls="implicit", tls_context=ssl.create_default_context())
