@@ -88,8 +88,7 @@ def notify(sender: str, recipient: str, text: str) -> None:
     """Send a message, and retry after each `RetryableError`.
 
     Such a message was certainly not delivered: greylisting, a server that is down, a connection
-        that
-    was lost before the content. A permanent refusal and an unknown outcome are not retried.
+    that was lost before the content. A permanent refusal and an unknown outcome are not retried.
     """
     get_pool(SMTP_URL, max_size=1).send(sender, [recipient], text.encode())
 

@@ -272,7 +272,7 @@ def addresses(text: str) -> list[str]:
 
 
 def _is_path(text: str) -> bool:
-    """Whether it is another path than the null reverse-path."""
+    """Whether the text is anything but the null reverse-path, which is empty or ``<>``."""
     return text.strip() not in ("", "<>")
 
 

@@ -440,7 +440,7 @@ def _send_bdat(connection: SmtpConnection, envelope: Envelope) -> SendOutcome:
 def dry_run(
     target: Target, args: argparse.Namespace, files: Sequence[str], out: Output
 ) -> CommandResult:
-    """Go as far as the stage of ``--quit-after``, and send nothing."""
+    """Run the session up to the stage of ``--quit-after``, report, and send no message."""
     stage = args.quit_after
     replies: list[tuple[str, Json]] = []
     error: BaseException | None = None

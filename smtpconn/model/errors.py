@@ -364,7 +364,10 @@ class PoolError(SmtpError):
 
 
 class PoolTimeoutError(PoolError, TimeoutError):
-    """No connection became free in time. The text says who holds them; see ``__cause__`` too."""
+    """No connection became free in time.
+
+    The text says who holds them. ``__cause__`` is the last error of connecting, if there was one.
+    """
 
     is_transient = True
 

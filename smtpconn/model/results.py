@@ -81,7 +81,7 @@ class SendResult:
 
     @property
     def refused(self) -> dict[str, SmtpResponse]:
-        """Who was refused, as the caller wrote them, with what the server said."""
+        """The server's reply for each refused recipient; the keys are as the caller wrote them."""
         return {each.recipient.written: each.response for each in self.rejected_recipients}
 
 

@@ -64,8 +64,7 @@ class Transport:
     Attributes:
         is_tls: whether the socket uses TLS.
         is_open: False once it was closed.
-        is_inherited: whether it was closed because it belongs to the process that this one was
-            forked from.
+        is_inherited: whether it was closed in a forked child, because it belongs to the parent.
     """
 
     def __init__(self, sock: socket.socket) -> None:

@@ -499,7 +499,7 @@ class Outcomes(Generic[Outcome]):
         return True
 
     def _receive_left_out(self) -> bool:
-        """Receive a job that was taken from the input and that no worker begins any more."""
+        """Receive a job that was taken from the input but is not begun, as the run was stopped."""
         if self._running:
             # First, so that a worker finds the end even if an exception is raised below.
             self._run.ready.put(None)

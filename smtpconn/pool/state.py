@@ -230,7 +230,7 @@ class PoolState:
         return True
 
     def enqueue(self, waiter: Waiter, now: float) -> bool:
-        """Take a place in the queue; whether the caller's turn has come at once."""
+        """Add the caller to the end of the queue; return whether it is served at once."""
         waiter.wakeup = Wakeup()
         self.queue.append(waiter)
         self.dispatch(now)

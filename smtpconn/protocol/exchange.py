@@ -109,7 +109,7 @@ class CommandGroup:
 
     @property
     def is_pipelined(self) -> bool:
-        """Whether several commands are in it."""
+        """Whether the group has more than one command."""
         return sum(isinstance(piece, Command) for piece in self.pieces) > 1
 
     @property

@@ -262,7 +262,7 @@ class ReplyParser:
         return True
 
     def _add_line(self, line: bytes, *, may_mix: bool) -> bool:
-        """Check one line and keep its text; whether it is the last of its reply."""
+        """Check a line and keep its text; return whether it is the last line of the reply."""
         code, text = line[:3], line[4:]
         if len(code) != 3 or not code.isdigit() or not b"200" <= code <= b"599":
             raise _broken(f"the server sent something that is no reply: {_excerpt(line)}")
