@@ -101,6 +101,9 @@ class PooledSmtpHandler(logging.Handler):
         OSError: a file of ``secure`` cannot be read.
     """
 
+    # `repr` reads it, in error reports also before ``Handler.__init__``, which sets it.
+    level = logging.NOTSET
+
     def __init__(
         self,
         mailhost: str | tuple[str, int] | ServerConfig | ConnectionPool,
