@@ -436,7 +436,7 @@ class Outcomes(Generic[Outcome]):
                         self._move(job, taken)
                     else:
                         self._note(self._ready[0])
-            return [_outcome_of(job) for job in taken]
+            return list(map(_outcome_of, taken))
         except BaseException:
             self._ready.extendleft(reversed(taken))
             raise

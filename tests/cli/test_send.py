@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -391,13 +392,17 @@ def quiet() -> Output:
 class FullDisk(io.RawIOBase):
     """A file on a full disk."""
 
+    is_full = True
+
     def writable(self) -> bool:
         """It is open for writing."""
         return True
 
-    def write(self, data: object) -> int:
-        """Fail."""
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def write(self, data: Any) -> int:
+        """Fail while the disk is full."""
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(data)
 
 
 class Interrupted(Iterator[SendOutcome]):
@@ -623,8 +628,10 @@ def test_a_report_that_cannot_be_written(
 ) -> None:
     """The exit code is that of the messages, and the unknown ones are named on standard error."""
     server.fault("CONTENT", close=True)
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(FullDisk())))
+    disk = FullDisk()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(disk)))
     code = main(["send", server.url, *files[:3], "--connections", "1"])
+    disk.is_full = False  # or the file, when it is collected, would fail once more
     err = capsys.readouterr().err
     assert code == 41
     assert "unknown: " in err

@@ -476,7 +476,10 @@ def test_an_exception_at_every_bytecode_of_logging_a_record(
         assert mailed.wait(5), injector.where
 
     monkeypatch.setattr("smtpconn.contrib.logging.deliver", deliver)
-    assert every_place(scenario, ("contrib/logging.py",), opcodes=True) > 100
+    # Python 3.13 traces lines only.
+    opcodes = sys.version_info < (3, 13)
+    places = every_place(scenario, ("contrib/logging.py",), opcodes=opcodes)
+    assert places > (100 if opcodes else 10)
 
 
 # --- Failures -------------------------------------------------------------------------------------

@@ -79,6 +79,8 @@ class ExceptionInjector:
         self._event = "opcode" if opcodes else "line"
 
     def __enter__(self) -> ExceptionInjector:
+        # From 3.12 on no bytecode is traced unless a frame asked for it before the tracing began.
+        sys._getframe().f_trace_opcodes = self._event == "opcode"
         sys.settrace(self._enter)
         return self
 
