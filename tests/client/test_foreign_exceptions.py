@@ -110,27 +110,45 @@ def test_an_exception_while_outcomes_are_read(storing_server: StoringServer) -> 
     assert places > 30
 
 
+class RaisingHandler:
+    """A signal handler that raises an exception, once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self.has_run = threading.Event()
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Handle the signal."""
+        if not self.has_run.is_set():
+            self.has_run.set()
+            raise self._error
+
+
 @pytest.fixture
 def alarm() -> Iterator[Callable[[BaseException], None]]:
     """Has a signal handler raise an exception from now on: see `signal.raise_signal`."""
     before = signal.getsignal(signal.SIGUSR1)
 
     def set_alarm(error: BaseException) -> None:
-        def handler(number: int, frame: object) -> None:
-            raise error
-
-        signal.signal(signal.SIGUSR1, handler)
+        signal.signal(signal.SIGUSR1, RaisingHandler(error))
 
     yield set_alarm
     signal.signal(signal.SIGUSR1, before)
 
 
 def signal_when(server: SmtpServer, condition: Callable[[], bool]) -> threading.Thread:
-    """Send the signal to the main thread once something is true of the server."""
+    """Send the signal to the main thread once something is true of the server.
+
+    Again until it is handled: one that comes right before a system call does not interrupt it.
+    """
+    handler = signal.getsignal(signal.SIGUSR1)
+    assert isinstance(handler, RaisingHandler)
 
     def wait_and_signal() -> None:
         server.wait_for(condition)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        while not handler.has_run.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            handler.has_run.wait(0.1)
 
     thread = threading.Thread(target=wait_and_signal)
     thread.start()
