@@ -237,9 +237,12 @@ class PoolState:
         return self.is_served(waiter)
 
     def is_short_of(self, count: int, now: float) -> bool:
-        """Whether there are fewer connections, those that are being made included."""
+        """Whether there are fewer connections, those that are being or will be made included."""
         size = min(count, self.effective_size(now))
-        return len(self.leases) + len(self.idle) < size
+        # Callers in the queue that wait for the right to make one, as others that warm do.
+        makers = [w for w in _snapshot(self.queue) if w.not_before > -math.inf]
+        waiting = sum([not self.is_served(waiter) for waiter in makers])
+        return len(self.leases) + len(self.idle) + waiting < size
 
     def requeue(self, waiter: Waiter, now: float, *, renew: bool = False) -> None:
         """Put a caller whose connection was unusable at the head of the queue.

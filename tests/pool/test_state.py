@@ -379,3 +379,21 @@ def test_a_caller_can_be_called_twice() -> None:
     waiter.wake()
     Waiter().wake()
     assert not pool.is_waiting(waiter)
+
+
+# Warming
+
+
+@pytest.mark.parametrize(("asked", "is_short"), [(3, False), (4, True)])
+def test_callers_that_wait_to_make_a_connection_count_as_one_each(
+    asked: int, is_short: bool
+) -> None:
+    """However the server delays them, those that warm a pool make no more than they were asked."""
+    pool = pool_simulator(max_size=8, max_connecting=1)
+    for _ in range(3):
+        waiter = Waiter()
+        waiter.not_before = pool.now
+        pool.state.enqueue(waiter, pool.now)
+    pool.state.enqueue(Waiter(), pool.now)  # takes any connection, and counts as none
+    assert len(pool.state.leases) == 1
+    assert pool.state.is_short_of(asked, pool.now) == is_short
