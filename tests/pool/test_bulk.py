@@ -21,6 +21,7 @@ from smtpconn.model.errors import PoolOverloadedError
 from smtpconn.pool import bulk
 from smtpconn.pool.bulk import Job, Outcomes, Room, Run
 from tests.support.exception_injector import ExceptionInjector, every_place
+from tests.support.interruption import Interruption
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -772,37 +773,6 @@ def test_a_signal_handler_may_stop() -> None:
     assert never == list(range(2, source.taken))
 
 
-class Interruption:
-    """Calls a handler at one line of `bulk` in this thread, counted from 0, as a signal would.
-
-    Attributes:
-        where: the function that was interrupted; "" if there are not so many lines.
-    """
-
-    def __init__(self, line: int, handler: Callable[[], object]) -> None:
-        self._left = line
-        self._handler = handler
-        self.where = ""
-
-    def __enter__(self) -> Interruption:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != bulk.__file__:
-            return None
-        if event == "line" and not self.where:
-            if self._left == 0:
-                self.where = frame.f_code.co_name
-                self._handler()
-            self._left -= 1
-        return self._trace
-
-
 @pytest.mark.parametrize("how", ["next", "close", "with"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_signal_handler_at_every_line(how: str, count: int) -> None:
@@ -822,13 +792,13 @@ def test_a_signal_handler_at_every_line(how: str, count: int) -> None:
             except StopIteration:
                 pass
             except PoolOverloadedError:
-                refused.add(interruption.where)
+                refused.add(interruption.function)
 
     for line in itertools.count():
         taken.clear()
         source = Source(count)
         outcomes = fan_out(lambda n: n, source, 2)
-        with Interruption(line, handler) as interruption:
+        with Interruption(line, handler, (bulk.__file__,)) as interruption:
             taken.extend(outcomes)
         taken.extend(outcomes.close())
         assert sorted(map(str, taken)) == list(map(str, range(source.taken))), interruption.where

@@ -17,8 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -38,6 +36,7 @@ from smtpconn.pool import maintenance as maintenance_module
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.testing import SmtpServer
 from tests.support.bytecode_injector import BytecodeInjector
+from tests.support.interruption import Interruption
 from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,38 +46,6 @@ _FILES = tuple(
     for path in (Path(smtpconn.__file__).parent / "pool").glob("*.py")
     if path.stem not in ("bulk", "options")
 )
-
-
-class Interruption:
-    """Calls a handler at one line of the pool's code in this thread, counted from 0.
-
-    Attributes:
-        where: the line; "" if there are not so many.
-    """
-
-    def __init__(self, line: int, handler: Callable[[], object]) -> None:
-        self._left = line
-        self._handler = handler
-        self.where = ""
-
-    def __enter__(self) -> Interruption:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(_FILES):
-            return None
-        if event == "line" and not self.where:
-            if self._left == 0:
-                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-                sys.settrace(None)
-                self._handler()
-            self._left -= 1
-        return self._trace
 
 
 def send(pool: ConnectionPool) -> None:
@@ -216,7 +183,7 @@ class _Case:
                 errors.append(error.with_traceback(None))
             self._look()
 
-        with Interruption(self._line, lambda: attempt(self._nested)) as interruption:
+        with Interruption(self._line, lambda: attempt(self._nested), _FILES) as interruption:
             attempt(send)
         return interruption.where, errors[0] if errors else None
 
@@ -265,7 +232,7 @@ def test_an_interrupting_call_that_keeps_its_connection(server: SmtpServer) -> N
     while where:
         with ConnectionPool(server.url, max_size=2) as pool:
             lease = pool.connection()
-            with Interruption(line, lease.__enter__) as interruption:
+            with Interruption(line, lease.__enter__, _FILES) as interruption:
                 send(pool)
             where = interruption.where
             if where:
@@ -545,7 +512,7 @@ def test_a_reservation_at_every_line() -> None:
         def reserve(limiter: RateLimiter = limiter, waits: list[float] = waits) -> None:
             waits.append(limiter.reserve(1000.0, 1e9) or 0.0)
 
-        with Interruption(line, reserve) as interruption:
+        with Interruption(line, reserve, _FILES) as interruption:
             reserve()
         where = interruption.where
         reserve()
@@ -567,7 +534,7 @@ def test_the_registry_at_every_line() -> None:
         def get(config: ServerConfig = config, pools: list[ConnectionPool] = pools) -> None:
             pools.append(get_pool(config))
 
-        with Interruption(line, get) as interruption:
+        with Interruption(line, get, _FILES) as interruption:
             get()
         where = interruption.where
         assert len(set(map(id, pools))) == 1, where
