@@ -65,7 +65,7 @@ def python_cost(against: str, rounds: int, repeats: int = 80) -> dict[str, Cost]
 
 @contextmanager
 def sources(of: str) -> Iterator[Path | None]:
-    """A directory that holds the package as of a commit; None if it is not to be had."""
+    """A directory with the package as of a commit; None if the repository has no such commit."""
     if Path(of).is_dir():
         yield Path(of)
         return

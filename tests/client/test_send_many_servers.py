@@ -92,7 +92,7 @@ class Kind:
         return f"s{number}@{self.domain}"
 
     def mailboxes(self) -> set[str]:
-        """Who has it in the end."""
+        """Which mailboxes have it in the end."""
         if self.error is not None:
             return set()
         return {name.partition("@")[0] for name in self.recipients if name not in self.refused}

@@ -591,7 +591,7 @@ def test_false_from_the_environment_is_no(
 
 
 def test_the_signal_of_flask_mail(mail: Mail, make_app: MakeApp) -> None:
-    """Who has connected to it, as its own record_messages does, sees the mail too."""
+    """A receiver that is connected to it, as its own record_messages is, sees the mail too."""
     app = make_app(TESTING=True, MAIL_DEFAULT_SENDER=ME)
     theirs = flask_mail.Mail()
     with app.app_context(), theirs.record_messages() as outbox, Mail().record_messages() as others:

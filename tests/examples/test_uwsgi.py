@@ -42,7 +42,7 @@ def records_in(server: SmtpServer) -> Counter[str]:
 def test_every_message_comes_once_and_to_whom_it_is_for(
     options: tuple[str, ...], has_threads: bool
 ) -> None:
-    """Four workers, two hundred requests each; and each record is mailed once by whoever made it.
+    """Four workers, two hundred requests each; each record is mailed once, by its own worker.
 
     Two connections were made before the fork, which no worker uses. Without threads the records are
     mailed at the latest when the worker ends.
