@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from smtpconn.model.pickling import reduce_value
 
+SHUTTING_DOWN = 421
+"""The code with which a server ends the connection, at any time (RFC 5321 3.8)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EnhancedStatusCode:

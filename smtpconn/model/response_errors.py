@@ -19,10 +19,8 @@ from typing import cast
 
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.errors import Phase, ProtocolError, SmtpError, make_variants
-from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, EnhancedStatusCode, SmtpResponse
 from smtpconn.model.results import RejectedRecipient
-
-_SHUTTING_DOWN = 421
 
 # Postfix and Exim may refuse the client's EHLO name as late as at RCPT, and mention it.
 _ABOUT_THE_NAME = re.compile(r"\b(?:ehlo|helo|lhlo)\b", re.IGNORECASE)
@@ -282,7 +280,7 @@ def explain(
         return
     is_about_the_name = any(map(_ABOUT_THE_NAME.search, about.lines))
     if error.phase is Phase.EHLO:
-        is_about_the_name = about.code != _SHUTTING_DOWN
+        is_about_the_name = about.code != SHUTTING_DOWN
     if is_about_the_name:
         error._text += f" (our EHLO name is {ehlo_domain}; set another with ehlo_domain=)"
 

@@ -91,8 +91,8 @@ class RecipientResult:
 
     Attributes:
         recipient: as the caller wrote it.
-        response: the server's reply for this recipient; None if the connection was lost before
-            it came, and then whether the message was delivered is unknown.
+        response: the server's reply for this recipient; None if the connection was lost, or the
+            server shut down, before it came, and then whether the message was delivered is unknown.
         delivered: True only after a 2xx reply.
     """
 

@@ -8,11 +8,10 @@ the connection ends it.
 from __future__ import annotations
 
 from smtpconn.model.errors import Phase
-from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import ResponseError, explain, refusal
 from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import MailRequest, envelope_commands
-from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.single_command import reset
 from smtpconn.protocol.transaction import RSET, Transaction

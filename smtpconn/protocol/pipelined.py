@@ -30,12 +30,11 @@ from smtpconn.model.errors import (
     SmtpError,
 )
 from smtpconn.model.origin import is_of_signal_handler, is_own
-from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import ResponseError
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
 from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
-from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     CONTENT_WITHOUT_RECIPIENT,

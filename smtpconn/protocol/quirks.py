@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smtpconn.model.errors import Phase
-from smtpconn.model.replies import EnhancedStatusCode, SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, EnhancedStatusCode, SmtpResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +212,32 @@ LMTP_WITHOUT_REPLY = Quirk(
     evidence="RFC 2033 4.3; Dovecot 2.3",
 )
 
+STORED_AND_SHUT_DOWN = Quirk(
+    server="Dovecot's LMTP",
+    behaviour="reloaded or stopped while it stores a message, stores it and then says 421 4.3.2 in "
+    "the place of its reply. The same reply may mean that it did not store it",
+    recognised_by="421 with the enhanced code X.3.2 in the place of the reply to the content "
+    "(`is_shutdown_notice`)",
+    response="it counts as the notice of RFC 5321 3.8, which may come at any time, and not as the "
+    "reply: whether the message was delivered is unknown",
+    evidence="Dovecot 2.3.19: 'saved mail to INBOX', then '421 4.3.2 mx.example.test Shutting "
+    "down'",
+)
+
+
+def is_shutdown_notice(reply: SmtpResponse) -> bool:
+    """Whether a reply to the content speaks of the server's end and not of the message.
+
+    Other 421 replies, as Gmail's 421 4.7.0 for too much mail, refuse the message.
+    """
+    status = reply.enhanced_status
+    return (
+        reply.code == SHUTTING_DOWN
+        and status is not None
+        and (status.subject, status.detail) == (3, 2)
+    )
+
+
 POSTSCREEN_TEASER = Quirk(
     server="Postfix's postscreen",
     behaviour="sends the first line of a greeting, waits, and then refuses with another code",
@@ -268,6 +294,7 @@ QUIRKS = (
     SILENT_BDAT,
     REST_AS_COMMANDS,
     LMTP_WITHOUT_REPLY,
+    STORED_AND_SHUT_DOWN,
     POSTSCREEN_TEASER,
     BARE_LF,
     NO_EHLO,

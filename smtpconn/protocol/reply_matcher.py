@@ -9,7 +9,8 @@ Rule 1: a reply that no command awaits is an error; it is never kept for the nex
 Rule 2: a reply to something that has not been sent completely is an error, except a refusal of
         content that is still being sent: that is the message's reply, and the connection's last.
 Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If a reply is awaited, it
-        is that reply.
+        is that reply, except where it may hide that a message was stored
+        (`smtpconn.protocol.quirks.STORED_AND_SHUT_DOWN`).
 Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
         250 came in front of garbage was delivered.
 Rule 5: a connection may be used again only if no reply is awaited, all data received has been
@@ -30,12 +31,11 @@ from collections import deque
 from collections.abc import Iterable
 
 from smtpconn.model.errors import ConnectionClosedError, ParseError, Phase, ProtocolError, SmtpError
-from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import refusal
 from smtpconn.protocol.exchange import CommandGroup
+from smtpconn.protocol.quirks import is_shutdown_notice
 from smtpconn.protocol.reply_parser import ReplyParser
-
-SHUTTING_DOWN = 421
 
 # Where a refusal may stand behind lines with another code (`reply_parser`, rule 3).
 _MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
@@ -213,7 +213,7 @@ class ReplyMatcher:
         """
         is_refusal = reply.is_transient or reply.is_permanent
         if is_refusal and not (self._last is not None and self._last.is_eager):
-            return _closed_by(reply)
+            return _closed_by(reply, Phase.IDLE)
         text = f"the server sent a reply that nothing asked for: {reply}"
         return ProtocolError(text, phase=Phase.IDLE)
 
@@ -223,11 +223,17 @@ class ReplyMatcher:
 
     def _shut_down(self, reply: SmtpResponse) -> None:
         self.shutdown_reply = reply
-        if self._awaited:
+        if not self._awaited or (is_shutdown_notice(reply) and self._is_about_sent_message()):
+            self.failure = _closed_by(reply, self.phase)
+        else:
             self.failure = refusal(reply, self.phase)
             self._hand_over(reply)
-        else:
-            self.failure = _closed_by(reply)
+
+    def _is_about_sent_message(self) -> bool:
+        """Whether the reply awaited next is that to a message that has been sent completely."""
+        group = self._awaited[0]
+        piece, end = group.unanswered()
+        return piece.ends_message and end <= self._sent
 
     def _answered_early(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
@@ -249,5 +255,5 @@ class ReplyMatcher:
             self._last = self._awaited.popleft()
 
 
-def _closed_by(reply: SmtpResponse) -> ConnectionClosedError:
-    return ConnectionClosedError(f"the server is closing the connection: {reply}", phase=Phase.IDLE)
+def _closed_by(reply: SmtpResponse, phase: Phase) -> ConnectionClosedError:
+    return ConnectionClosedError(f"the server is closing the connection: {reply}", phase=phase)

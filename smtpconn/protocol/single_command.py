@@ -9,12 +9,11 @@ import re
 
 from smtpconn.model.addresses import Domain
 from smtpconn.model.errors import Phase
-from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import refusal
 from smtpconn.protocol.command import ascii_command, command
 from smtpconn.protocol.exchange import CommandGroup, Exchange, single
 from smtpconn.protocol.quirks import UNKNOWN_PARAMETER_CODES
-from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
 # atext of RFC 5322 3.2.3, and what is not ASCII (RFC 6531 3.3). Compiled at its first use, because

@@ -38,7 +38,7 @@ from smtpconn.model.errors import (
 )
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import check_size, is_too_big
-from smtpconn.model.replies import SmtpResponse
+from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import (
     AllRecipientsFailedError,
     ResponseError,
@@ -58,7 +58,6 @@ from smtpconn.protocol.exchange import (
 )
 from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome, envelope_commands
 from smtpconn.protocol.quirks import means_too_many_recipients
-from smtpconn.protocol.reply_matcher import SHUTTING_DOWN
 from smtpconn.protocol.session import SessionState
 
 EAGER_CAP = 256 * 1024

@@ -43,8 +43,23 @@ def test_too_few_answers_are_bounded_by_the_deadline(server: SmtpServer) -> None
 
 def test_421_among_the_answers(server: SmtpServer) -> None:
     """It replies for one recipient, and not for the others."""
-    server.fault("CONTENT", reply="421 4.3.2 bye", close=True, match="two@")
+    server.fault("CONTENT", reply="421 4.7.0 bye", close=True, match="two@")
     assert deliver(server) == [(250, True), (421, False), (None, False)]
+
+
+def test_the_notice_of_a_shutdown_among_the_answers(server: SmtpServer) -> None:
+    """Dovecot says it in the place of a reply; the recipient may have the message."""
+    server.fault("CONTENT", reply="421 4.3.2 Shutting down", close=True, match="two@")
+    assert deliver(server) == [(250, True), (None, False), (None, False)]
+
+
+def test_the_notice_of_a_shutdown_instead_of_all_answers(server: SmtpServer) -> None:
+    """The error has the server's words, and says that the message may have been delivered."""
+    server.fault("CONTENT", reply="421 4.3.2 Shutting down", close=True)
+    with pytest.raises(ConnectionClosedError, match=r"421 4\.3\.2 Shutting down") as caught:
+        deliver(server)
+    assert caught.value.may_have_been_delivered
+    assert not caught.value.is_safe_to_retry
 
 
 def test_an_answer_that_is_none(server: SmtpServer) -> None:

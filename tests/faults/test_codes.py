@@ -22,6 +22,7 @@ from tests.support.error_classes import kind_of
 from tests.support.reply_case_server import LONG, connect_to, faults, settings
 from tests.support.reply_cases import (
     EXCHANGES,
+    SHUTDOWNS,
     Exchange,
     Kind,
     Outcome,
@@ -177,7 +178,7 @@ def _wrong_outcome(due: Outcome, record: Record, case: ReplyCase) -> Iterator[st
     elif error is not None:
         if error.phase is not due.phase:
             yield f"phase {error.phase} instead of {due.phase}"
-        is_transient = due.is_transient or case.kind in (Kind.TRANSIENT, Kind.SHUTTING_DOWN)
+        is_transient = due.is_transient or case.kind in {Kind.TRANSIENT, *SHUTDOWNS}
         if error.is_transient is not is_transient:
             yield f"is_transient is {error.is_transient}"
     if record.statuses != due.statuses:
@@ -187,7 +188,7 @@ def _wrong_outcome(due: Outcome, record: Record, case: ReplyCase) -> Iterator[st
     is_connected = error is None or not _is_connecting(case.exchange)
     if record.is_usable is not (due.is_usable and is_connected):
         yield f"usable: {record.is_usable}"
-    if record.is_shutting_down and case.kind is not Kind.SHUTTING_DOWN:
+    if record.is_shutting_down and case.kind not in SHUTDOWNS:
         yield "says that the server is shutting down"
 
 

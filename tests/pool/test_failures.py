@@ -337,7 +337,7 @@ def test_421(step: str, phase: Phase, call: Call, extensions: list[str], hangs_u
         SmtpServer(extensions=extensions, users={"user": "secret"}) as server,
         connect(server) as connection,
     ):
-        server.fault(step, reply="421 4.3.2 Shutting down", close=hangs_up)
+        server.fault(step, reply="421 4.7.0 Too much", close=hangs_up)
         error = fails(call, connection)
         assert isinstance(error, TransientError | AuthError)
         assert error.response.code == 421
@@ -600,12 +600,17 @@ def test_a_tls_version_that_is_too_old(certificates: Certificates) -> None:
         ({"reply": b"250-2.0.0 Ok", "close": True}, True),
         ({"reply": "450 4.2.0 later"}, False),
         ({"reply": "554 5.7.1 spam"}, False),
-        ({"reply": "421 4.3.2 bye"}, False),
+        ({"reply": "421 4.7.0 too much mail"}, False),
+        ({"reply": "421 no code"}, False),
+        ({"reply": "421 4.3.2 Shutting down"}, True),
     ],
     ids=str,
 )
 def test_may_have_been_delivered(call: Call, fault: dict[str, Any], unknown: bool) -> None:
-    """Only a message without a final reply may have been delivered; a refused one was not."""
+    """Only a message without a final reply may have been delivered; a refused one was not.
+
+    A server that shuts down may say so in the place of its reply (`STORED_AND_SHUT_DOWN`).
+    """
     with SmtpServer() as server, connect(server) as connection:
         server.fault("CONTENT", **fault)
         with pytest.raises(SmtpError) as caught:

@@ -73,7 +73,7 @@ ONE_OR_MANY = pytest.mark.parametrize("many", [False, True], ids=["one", "many"]
 @pytest.mark.parametrize("count", [2, 3])
 def test_421_as_the_second_answer(count: int, many: bool) -> None:
     """The first recipient has the message; of the last one nothing is known."""
-    server = Server("250 stored\n421 4.3.2 bye\n")
+    server = Server("250 stored\n421 4.7.0 bye\n")
     result = send(server, PEOPLE[:count], blocks=END, lmtp=True, many=many)
     assert isinstance(result, LmtpSendResult)
     codes = [each.response.code if each.response else None for each in result.results]

@@ -39,7 +39,8 @@ def instead(case: ReplyCase) -> bytes:
     """The bytes that replace the reply."""
     code = case.place.code
     return {
-        Kind.SHUTTING_DOWN: b"421 4.3.2 bye\r\n",
+        Kind.SHUTTING_DOWN: b"421 4.7.0 bye\r\n",
+        Kind.SHUTDOWN_NOTICE: b"421 4.3.2 bye\r\n",
         Kind.TRANSIENT: b"454 4.7.0 later\r\n",
         Kind.PERMANENT: b"554 5.7.1 no\r\n",
         Kind.UNKNOWN_COMMAND: b"502 5.5.1 what?\r\n",

@@ -6,7 +6,8 @@ content are always one turn.
 
 `outcome` returns the expected outcome of a case, by these rules and their exceptions:
 
-1. 421 refuses the command and ends the connection (RFC 5321 3.8).
+1. 421 refuses the command and ends the connection (RFC 5321 3.8). In the place of the reply to the
+   content, 421 with X.3.2 refuses nothing: whether the message was delivered is unknown.
 2. 4xx and 5xx refuse only that command; the connection stays usable (RFC 5321 4.2.1). For VRFY,
    EXPN and HELP they are results, and EHLO refused with 5xx leads to HELO. If a recipient is
    refused, the message goes to the others (RFC 5321 3.3).
@@ -55,6 +56,7 @@ class Kind(enum.StrEnum):
     """What a reply is replaced by."""
 
     SHUTTING_DOWN = "421"
+    SHUTDOWN_NOTICE = "421 X.3.2"
     TRANSIENT = "4xx"
     PERMANENT = "5xx"
     UNKNOWN_COMMAND = "502"
@@ -69,6 +71,8 @@ class Kind(enum.StrEnum):
     TWICE = "twice"
     EARLY = "before the command"
 
+
+SHUTDOWNS = frozenset({Kind.SHUTTING_DOWN, Kind.SHUTDOWN_NOTICE})
 
 NO_REPLY = frozenset(
     {
@@ -195,7 +199,9 @@ def outcome(case: ReplyCase) -> Outcome:
     kind, place = case.kind, case.place
     if place.step == "QUIT":
         return _success(case, is_usable=False)
-    if kind is Kind.SHUTTING_DOWN:
+    if kind is Kind.SHUTDOWN_NOTICE and place.step == "CONTENT":
+        return _broken(case, ConnectionClosedError)
+    if kind in SHUTDOWNS:
         return _refused(case, TransientError, is_usable=False)
     if kind is Kind.TRANSIENT:
         return _refused(case, TransientError, is_usable=True)
@@ -226,7 +232,7 @@ def _failure(case: ReplyCase, error: type[SmtpError], phase: Phase, *, is_usable
 
 
 def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Outcome:
-    place, is_421 = case.place, case.kind is Kind.SHUTTING_DOWN
+    place, is_421 = case.place, case.kind in SHUTDOWNS
     if place.step == "RCPT" and not is_421:
         delivered = (DeliveryStatus.DELIVERED,) * (
             case.exchange.answers if not _is_lmtp(case) else 1

@@ -18,8 +18,8 @@ With `Pipelining.EAGER` everything is sent before the first reply, and other rul
    and recipients of the next content are uncertain: if the server accepts it, both sides are out of
    sync.
 7. 421, replies out of sync and invalid replies end the connection: all later messages are unknown,
-   because their content was sent. So is the message itself, unless 421 was its final reply, or
-   refused its sender.
+   because their content was sent. So is the message itself, unless 421 refused its sender, or was
+   its final reply and not a notice of the server's end (X.3.2).
 8. An extra reply is found at the end of the round trip. It may belong to any command, so all
    messages without an outcome are unknown.
 """
@@ -45,6 +45,7 @@ from tests.support.reply_cases import (
     LHLO,
     NO_REPLY,
     RSET,
+    SHUTDOWNS,
     Exchange,
     Kind,
     Outcome,
@@ -194,7 +195,7 @@ def _behind(case: BatchReplyCase, affected: Outcome) -> tuple[Outcome, ...]:
         return (_delivered(case),) * count
     if case.way.is_eager:
         assert affected.error is not None
-        is_421 = case.alone.kind is Kind.SHUTTING_DOWN
+        is_421 = case.alone.kind in SHUTDOWNS
         in_doubt = (
             case.alone.place.step == "RSET" and affected.error is not ParseError and not is_421
         )
@@ -217,11 +218,12 @@ def _affected_eagerly(case: BatchReplyCase) -> Outcome:
     if kind in NO_REPLY:
         return _failed(case, ParseError, phase, DeliveryStatus.UNKNOWN)
     error = PermanentError if kind in (Kind.PERMANENT, Kind.UNKNOWN_COMMAND) else TransientError
-    if kind is Kind.SHUTTING_DOWN:
-        status = (
-            DeliveryStatus.NOT_DELIVERED if step in ("MAIL", "CONTENT") else DeliveryStatus.UNKNOWN
-        )
-        return _failed(case, error, phase, status)
+    if kind in SHUTDOWNS:
+        refuses_content = step == "CONTENT" and kind is Kind.SHUTTING_DOWN
+        is_certain = step == "MAIL" or refuses_content
+        status = DeliveryStatus.NOT_DELIVERED if is_certain else DeliveryStatus.UNKNOWN
+        is_notice = step == "CONTENT" and not is_certain
+        return _failed(case, ConnectionClosedError if is_notice else error, phase, status)
     if step == "RCPT":
         return _delivered(case, rejected=1)
     if step == "RSET":
