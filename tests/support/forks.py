@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
@@ -57,10 +59,15 @@ def _pass_the_gil_around() -> None:
 
 
 def in_child(work: Callable[[], object], fork: Fork = os.fork) -> str:
-    """Call ``work`` in a forked child, and return what it returned or raised, as text."""
+    """Call ``work`` in a forked child, and return what it returned or raised, as text.
+
+    Of a child that hangs or dies: how it ended, and where its threads were.
+    """
     receiving, sending = os.pipe()
     child = fork()
     if child == 0:
+        # The trace is written by a signal handler in C, which needs no GIL.
+        faulthandler.register(signal.SIGUSR1, file=sending)
         try:
             text = str(work())
         except BaseException as error:
@@ -71,9 +78,16 @@ def in_child(work: Callable[[], object], fork: Fork = os.fork) -> str:
             os._exit(0)
     os.close(sending)
     try:
-        if not select.select([receiving], [], [], 10)[0]:
+        if is_over := bool(select.select([receiving], [], [], 10)[0]):
+            text = os.read(receiving, 65536).decode()
+            if text:
+                return text
+        else:
+            os.kill(child, signal.SIGUSR1)
+            time.sleep(0.5)
             os.kill(child, signal.SIGKILL)
-        return os.read(receiving, 65536).decode() or "the child hung or died"
+        trace = b"".join(iter(lambda: os.read(receiving, 65536), b"")).decode()
     finally:
         os.close(receiving)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+    return f"the child {'died' if is_over else 'hung'}, wait status {status}: {trace}"
