@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from pathlib import Path
 
 import pytest
@@ -114,6 +114,37 @@ def test_send_message(server: SmtpServer, smtp: smtplib.SMTP) -> None:
     assert arrived.email["Subject"] == "Grüße"
     assert "Bcc" not in arrived.email
     assert message["Bcc"] == SHE
+
+
+@pytest.mark.parametrize("kind", [EmailMessage, Message])
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("undisclosed-recipients:;", set()),
+        ("Undisclosed recipients: ;", set()),
+        (f"None: ;, {YOU}", {YOU}),
+        (f"Team: {ME}, You <{YOU}>;", {ME, YOU}),
+        (f", {YOU},", {YOU}),
+    ],
+)
+def test_groups_of_recipients(
+    server: SmtpServer, smtp: smtplib.SMTP, kind: type[Message], field: str, named: set[str]
+) -> None:
+    """Most mailing programs that use Bcc write an empty group into To; it names nobody."""
+    message = kind()
+    message["From"], message["To"], message["Bcc"] = ME, field, SHE
+    message.set_payload("Hello!")
+    assert smtp.send_message(message) == {}
+    assert set(server.messages[0].recipients) == named | {SHE}
+
+
+def test_an_unreadable_recipient_is_not_skipped(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Nobody gets a message that somebody would not get."""
+    message = Message()
+    message["From"], message["To"], message["Cc"] = ME, "undisclosed-recipients:;", f"{YOU}; {SHE}"
+    with pytest.raises(ValidationError, match="Cc cannot be read"):
+        smtp.send_message(message)
+    assert not server.messages
 
 
 def test_a_message_for_a_server_without_8bitmime() -> None:
