@@ -128,6 +128,7 @@ class SMTP(smtplib.SMTP):
     _gives_out_socket = False
     _accepted = 0
     _login: bytes | None = None
+    _offered_auth: str | None = None
 
     def __init__(
         self,
@@ -316,6 +317,7 @@ class SMTP(smtplib.SMTP):
         if reply.code == 250:
             self.does_esmtp = True
             self.esmtp_features = features(ServerCapabilities.from_ehlo(reply))
+            self._offered_auth = self.esmtp_features.get("auth")
         return pair(reply)
 
     def _forget_hello(self) -> None:
@@ -383,7 +385,9 @@ class SMTP(smtplib.SMTP):
             name in vars(self) or getattr(type(self), name) is not getattr(SMTP, name)
             for name in _LOGIN_METHODS
         )
-        if not is_ours or not initial_response_ok:
+        # Programs change `esmtp_features` to choose the mechanism.
+        is_chosen = self.esmtp_features.get("auth", self._offered_auth) != self._offered_auth
+        if not is_ours or not initial_response_ok or is_chosen:
             return self._log_in_by_methods(user, password, initial_response_ok)
         if self._borrowed is not None and self._can_go_back() and self._login is None:
             self._replan()
@@ -401,8 +405,8 @@ class SMTP(smtplib.SMTP):
             self.ehlo_or_helo_if_needed()
             if not self.has_extn("auth"):
                 raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
-            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
             self._is_tainted = True
+            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
         self._login = credential
         return pair(reply)
 

@@ -291,8 +291,9 @@ def test_an_open_transaction_is_never_handed_on(server: SmtpServer, pools: smtpl
         lambda smtp: smtp.helo(),
         lambda smtp: smtp.ehlo("another.example"),
         lambda smtp: smtp.auth("PLAIN", lambda challenge=None: "\0user\0secret"),
+        lambda smtp: smtp.login("user", "secret", initial_response_ok=False),
     ],
-    ids=["docmd", "putcmd and getreply", "putcmd", "send", "sock", "helo", "ehlo", "auth"],
+    ids=["docmd", "putcmd and getreply", "putcmd", "send", "sock", "helo", "ehlo", "auth", "login"],
 )
 def test_raw_access_takes_a_connection_out_for_good(
     server: SmtpServer, pools: smtplib.Pools, use: Callable[[smtplib.SMTP], object]
@@ -321,6 +322,19 @@ def test_a_login_on_a_connection_in_use(server: SmtpServer, pools: smtplib.Pools
         smtp.starttls()
         smtp.sendmail(ME, YOU, TEXT)
     assert [m.user for m in server.messages] == ["user", None]
+
+
+def test_a_login_in_a_transaction_is_not_handed_on(
+    server: SmtpServer, pools: smtplib.Pools
+) -> None:
+    """The connection of an open transaction is the one that is logged in, or failed to."""
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.starttls()
+        smtp.mail(ME)
+        with pytest.raises(original.SMTPException):
+            smtp.login("user", "wrong")
+        smtp.rset()
+    server.wait_for(lambda: server.connections[0].closed)
 
 
 def test_an_interrupted_block_gives_nothing_back(server: SmtpServer, pools: smtplib.Pools) -> None:

@@ -434,6 +434,58 @@ def test_a_password_does_not_travel_in_clear(
         smtplib.configure()
 
 
+@pytest.mark.parametrize("is_pooled", [False, True])
+@pytest.mark.parametrize(
+    "log_in",
+    [
+        lambda smtp: smtp.login("user", "pass word", initial_response_ok=False),
+        lambda smtp: smtp.auth("plain", lambda challenge=None: "\0user\0pass word"),
+        lambda smtp: smtp.auth("XOAUTH2", lambda challenge=None: "user=user\1auth=Bearer x\1\1"),
+    ],
+    ids=["login", "PLAIN", "XOAUTH2"],
+)
+def test_nor_does_it_by_the_callers_own_function(
+    monkeypatch: pytest.MonkeyPatch,
+    server: SmtpServer,
+    log_in: Callable[[smtplib.SMTP], object],
+    is_pooled: bool,
+) -> None:
+    """The rule is about the mechanism, whoever computes the answers."""
+    monkeypatch.setattr("smtpconn.net.transport.Transport.peer_is_local", False)
+    with (
+        smtplib.Pools(keepalive=None) as pools,
+        smtplib.SMTP(server.host, server.port, pool=pools if is_pooled else False) as smtp,
+    ):
+        smtp.ehlo()
+        with pytest.raises(ProtocolError, match="show the secret"):
+            log_in(smtp)
+        assert smtp.noop()[0] == 250
+    assert not any("AUTH" in line.upper() for line in commands(server))
+
+
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_a_program_chooses_the_mechanism(server: SmtpServer, is_pooled: bool) -> None:
+    """By changing what the server offered, for a server whose better one does not work."""
+    with (
+        smtplib.Pools(keepalive=None) as pools,
+        smtplib.SMTP(server.host, server.port, pool=pools if is_pooled else False) as smtp,
+    ):
+        smtp.ehlo()
+        assert smtp.esmtp_features["auth"].split() == ["PLAIN", "LOGIN"]
+        smtp.esmtp_features["auth"] = "LOGIN"
+        assert smtp.login("user", "pass word")[0] == 235
+    assert [line for line in commands(server) if line.startswith("AUTH")] == ["AUTH LOGIN dXNlcg=="]
+
+
+def test_a_second_login(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """As the same user nothing is sent; as another one it would seem to succeed, and is refused."""
+    smtp.login("user", "pass word")
+    assert smtp.login("user", "pass word")[0] == 503
+    with pytest.raises(ProtocolError, match="already logged in"):
+        smtp.login("other", "hidden")
+    assert sum(line.startswith("AUTH") for line in commands(server)) == 1
+
+
 def test_a_function_answers_challenges(server: SmtpServer, smtp: smtplib.SMTP) -> None:
     """With and without an initial response; its own error comes out as it is."""
     smtp.user, smtp.password = "user", "pass word"
