@@ -16,7 +16,6 @@ leave the connection in an unknown state. It is then closed instead of returned 
 
 from __future__ import annotations
 
-import datetime
 import smtplib
 import socket
 import ssl
@@ -247,8 +246,8 @@ class SMTP(smtplib.SMTP):
             is_direct=self._connects_itself(),
             allow_cleartext_auth=settings.current.allow_cleartext_auth,
         )
-        self._connection.show_to(self._show if self.debuglevel else None)
         self._uses = 0
+        self._show_commands(self._connection)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connected socket; a subclass may connect differently (IPv4 only, a proxy)."""
@@ -713,12 +712,6 @@ class SMTP(smtplib.SMTP):
         self._forget_hello()
         return reply
 
-    def set_debuglevel(self, debuglevel: int) -> None:
-        """Print commands and replies without secrets on standard error; from 2 on with times."""
-        self.debuglevel = debuglevel
-        if self._connection is not None:
-            self._connection.show_to(self._show if debuglevel else None)
-
     # Inside
 
     def _is_connected(self) -> bool:
@@ -811,7 +804,6 @@ class SMTP(smtplib.SMTP):
     def _adopt_borrowed(self) -> CommandConnection:
         assert self._borrowed is not None
         self._connection = connection = self._borrowed.connection
-        connection.show_to(self._show if self.debuglevel else None)
         self._uses = int(self._borrowed.was_reused)
         self._note_what_was_said(connection)
         return connection
@@ -820,7 +812,6 @@ class SMTP(smtplib.SMTP):
         """Continue with its own connection, because the reply may not be remembered."""
         self._plan = None
         self._connection = connection
-        connection.show_to(self._show if self.debuglevel else None)
 
     def _note_what_was_said(self, connection: CommandConnection) -> None:
         hello = connection.hello
@@ -868,6 +859,8 @@ class SMTP(smtplib.SMTP):
     def _do(self, operation: Callable[[], T]) -> T:
         """Run an operation of the connection, with `as_smtplib` errors."""
         connection = self._connection
+        if connection is not None:
+            self._show_commands(connection)
         if self._gives_out_socket and connection is not None and connection.is_open:
             connection.sock.settimeout(0)
         try:
@@ -898,8 +891,9 @@ class SMTP(smtplib.SMTP):
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         return timeout
 
+    def _show_commands(self, connection: CommandConnection) -> None:
+        connection.show_to(self._show if self.debuglevel else None)
+
     def _show(self, what: str, text: str) -> None:
-        if self.debuglevel > 1:
-            print(datetime.datetime.now().time(), what, text, file=sys.stderr)
-        elif self.debuglevel:
-            print(what, text, file=sys.stderr)
+        if self.debuglevel:
+            cast(Any, self)._print_debug(what, text)  # a subclass may write it elsewhere

@@ -527,6 +527,43 @@ def test_debugging_shows_no_secret(server: SmtpServer) -> None:
     assert "AHVzZXIAcGFzcyB3b3Jk" not in text
 
 
+def test_debugging_shows_no_secret_of_raw_commands(server: SmtpServer) -> None:
+    """However AUTH is written, and when answers leave before the challenges were read."""
+    with (
+        redirect_stderr(io.StringIO()) as shown,
+        smtplib.SMTP(server.host, server.port) as smtp,
+    ):
+        smtp.set_debuglevel(1)
+        smtp.docmd(" AUTH  PLAIN", "c2VjcmV0")
+        smtp.ehlo()
+        for line in ("AUTH LOGIN", "dXNlcg==", "c2VjcmV0"):
+            smtp.putcmd(line)
+        assert [smtp.getreply()[0] for _ in range(3)] == [334, 334, 535]
+        smtp.noop()
+    assert "c2VjcmV0" not in shown.getvalue()
+    assert "dXNlcg==" not in shown.getvalue()
+    assert "send: 'noop" in shown.getvalue()
+
+
+def test_debugging_by_the_attribute(server: SmtpServer) -> None:
+    """Programs also set debuglevel itself, or have the lines written elsewhere."""
+    shown: list[object] = []
+
+    class Logged(smtplib.SMTP):
+        def _print_debug(self, *args: object) -> None:
+            shown.extend(args)
+
+    with Logged(server.host, server.port) as smtp:
+        assert shown == []
+        smtp.debuglevel = 1
+        smtp.noop()
+        smtp.debuglevel = 0
+        smtp.noop()
+    assert shown[:2] == ["send:", "'noop\\r\\n'"]
+    assert shown[2] == "reply:"
+    assert len(shown) == 4
+
+
 # Sockets and life
 
 
