@@ -287,6 +287,8 @@ class SMTP(smtplib.SMTP):
         """Send EHLO or LHLO; if pooled, perhaps return the remembered reply."""
         name = name or self.local_hostname
         self.esmtp_features = {}
+        if self._may_be_stripped():
+            self._replan()
         plan = self._plan
         if plan is not None:
             self._check_hello(self.ehlo_msg, name)
@@ -331,6 +333,28 @@ class SMTP(smtplib.SMTP):
             code, message = self.helo()
             if not 200 <= code <= 299:
                 raise refused(response_of((code, message)), Phase.EHLO, smtplib.SMTPHeloError)
+
+    def has_extn(self, opt: str) -> bool:
+        """Whether the server offers an extension."""
+        if opt.lower() == "starttls" and self._may_be_stripped():
+            self.ehlo(self._hello_name())
+        return super().has_extn(opt)
+
+    def _may_be_stripped(self) -> bool:
+        """Whether only the reply to an earlier object's EHLO in clear says there is no STARTTLS.
+
+        An attacker may have removed it then, so whoever wants to know asks on a new connection.
+        """
+        connection, borrowed = self._connection, self._borrowed
+        return (
+            borrowed is not None
+            and connection is not None
+            and borrowed.was_reused
+            and self._can_go_back()
+            and self._login is None
+            and connection.tls is None
+            and not connection.capabilities.supports_starttls
+        )
 
     def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
         if self._borrowed is not None and self._can_go_back():

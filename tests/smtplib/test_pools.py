@@ -386,6 +386,31 @@ def test_ehlo_without_starttls_is_never_remembered(
     assert len(server.connections) == count + 1
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda smtp: smtp.ehlo_or_helo_if_needed(),
+        lambda smtp: smtp.ehlo(),
+        lambda smtp: None,
+    ],
+    ids=["if needed", "ehlo", "not"],
+)
+def test_a_connection_made_without_starttls_does_not_say_there_is_none(
+    server: SmtpServer, pools: smtplib.Pools, ask: Callable[[smtplib.SMTP], object]
+) -> None:
+    """A program that borrowed it first asks the server anew, and goes on under TLS."""
+    server.fault("EHLO", reply=b"250-mx.example.test\r\n250 SIZE 100\r\n", times=1)
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.sendmail(ME, YOU, TEXT)
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.noop()
+        ask(smtp)
+        assert smtp.has_extn("STARTTLS")
+        smtp.starttls()
+        smtp.sendmail(ME, YOU, TEXT)
+    assert [m.tls for m in server.messages] == [False, True]
+
+
 def test_starttls_that_is_gone_ends_it(server: SmtpServer, pools: smtplib.Pools) -> None:
     """What was remembered is no reason to go on in clear where it does not hold any more."""
     script(server)
