@@ -143,6 +143,7 @@ class Pools:
         """Borrow a connection for a key.
 
         Raises:
+            PoolClosedError: these pools are closed.
             SmtpError: as `smtpconn.ConnectionPool.connection`.
         """
         reset_if_forked()
@@ -187,6 +188,8 @@ class Pools:
     ) -> _Entry:
         now = time.monotonic()
         with self._lock:
+            if self.is_closed:
+                raise PoolClosedError("the pools are closed", phase=Phase.POOL)
             entry = self._entries.get(key)
             if entry is None:
                 config = PooledServer(

@@ -33,6 +33,7 @@ from smtpconn.model.content import Content
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
+    PoolClosedError,
     ProtocolError,
     RetryableError,
     SmtpError,
@@ -417,8 +418,7 @@ class SMTP(smtplib.SMTP):
         self.user, self.password = user, password
         credential = credential_hash(user, password)
         credentials = PasswordCredentials(user, password)
-        if self._plan is not None:
-            self._borrow(credentials)
+        if self._plan is not None and self._borrow(credentials):
             reply = self._needed().login_reply
             assert reply is not None
         else:
@@ -805,25 +805,34 @@ class SMTP(smtplib.SMTP):
 
     def _borrow(
         self, credentials: PasswordCredentials | None, deadline: Deadline | None = None
-    ) -> None:
+    ) -> bool:
+        """Borrow a connection; if the pools are closed, make one of its own, without a login.
+
+        Returns whether it was borrowed.
+        """
         plan = self._plan
         assert plan is not None
+        deadline = deadline or self._deadline()
         credential = b""
         if credentials is not None:
             credential = credential_hash(credentials.user, credentials.password)
         name = self._hello_name()
         self._check_hello(self.ehlo_msg, name)
         key = Key(plan.server.address, name, plan.context, credential)
+        server = plan.server
         with Translated():
-            self._borrowed = plan.pools.borrow(
-                plan.server,
-                key,
-                credentials,
-                deadline or self._deadline(),
-                has_own_context=plan.has_own_context,
-            )
+            try:
+                self._borrowed = plan.pools.borrow(
+                    server, key, credentials, deadline, has_own_context=plan.has_own_context
+                )
+            except PoolClosedError:
+                connection = server.connect(plan.context, server.verb, name, deadline, None)
+                self._become_real(connection)
+                self._note_what_was_said(connection)
+                return False
         self._planned_as, self._plan = plan, None
         self._adopt_borrowed()
+        return True
 
     def _adopt_borrowed(self) -> CommandConnection:
         assert self._borrowed is not None
@@ -833,7 +842,7 @@ class SMTP(smtplib.SMTP):
         return connection
 
     def _become_real(self, connection: CommandConnection) -> None:
-        """Continue with its own connection, because the reply may not be remembered."""
+        """Continue with a connection of its own."""
         self._plan = None
         self._connection = connection
 

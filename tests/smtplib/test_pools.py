@@ -142,6 +142,23 @@ def test_pooling_ends_with_its_block(server: SmtpServer) -> None:
     assert len(server.connections) == 3
 
 
+def test_an_object_that_outlives_its_pools(server: SmtpServer) -> None:
+    """It gets a connection of its own, which is closed with it."""
+    with smtplib.Pools(keepalive=None) as pools:
+        smtp = smtplib.SMTP(server.host, server.port, pool=pools)
+        smtp.starttls()
+        other = smtplib.SMTP(server.host, server.port, pool=pools)
+        other.starttls()
+        other.noop()
+    assert smtp.login("user", "secret")[0] == other.login("user", "secret")[0] == 235
+    for each in (smtp, other):
+        assert each.sendmail(ME, YOU, TEXT) == {}
+        assert each.quit()[0] == 221
+    assert [(m.user, m.tls) for m in server.messages] == [("user", True)] * 2
+    assert pools.pools() == []
+    server.wait_for(lambda: all(c.closed for c in server.connections))
+
+
 def test_tls_from_the_first_byte_and_lmtp(
     smtp_server_factory: Factory, monkeypatch: pytest.MonkeyPatch, pools: smtplib.Pools
 ) -> None:
