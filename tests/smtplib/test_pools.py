@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -550,6 +551,27 @@ def test_ten_thousand_calls(has_own_context: bool) -> None:
             pools._entry(pools.server(address), key, None, Deadline(5), has_own_context)
             assert len(pools.pools()) <= most + 1
         assert len(pools._servers) == 1
+
+
+@pytest.mark.timeout(60)
+def test_ten_thousand_calls_with_tls_from_the_first_byte() -> None:
+    """What is known of a server is kept by context there, and does not pile up either."""
+    most = MAX_POOLS_OF_OWN_CONTEXTS
+    with smtplib.Pools(keepalive=None) as pools:
+        made = []
+        for _ in range(10_000):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            made.append(weakref.ref(context))
+            address = Address(
+                smtplib.SMTP_SSL, "mx.example.com", 465, Protocol.SMTP, None, context, False
+            )
+            key = Key(address, "client.example", context, b"")
+            pools._entry(pools.server(address), key, None, Deadline(5), True)
+            assert len(pools.pools()) <= most + 1
+            assert len(pools._servers) <= most
+        del context, address, key
+        gc.collect()
+        assert sum(each() is not None for each in made) <= 2 * most + 1
 
 
 def test_contexts_made_anew_leave_few_connections(server: SmtpServer, pools: smtplib.Pools) -> None:
