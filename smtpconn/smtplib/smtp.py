@@ -165,9 +165,9 @@ class SMTP(smtplib.SMTP):
 
     def __exit__(
         self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        tb: TracebackType | None,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        tb: TracebackType | None = None,
     ) -> None:
         try:
             if exc_type is not None and not issubclass(exc_type, Exception):

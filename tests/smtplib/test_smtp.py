@@ -74,6 +74,13 @@ def test_every_method_has_the_signature_of_the_original(name: str) -> None:
             assert ours[each].default == expected[each].default, (method, each)
 
 
+def test_a_block_may_be_left_by_hand(server: SmtpServer) -> None:
+    """Programs call __exit__ with any number of arguments, which the original takes as well."""
+    for arguments in ((), (None,), (None, None, None)):
+        smtplib.SMTP(server.host, server.port).__exit__(*arguments)
+    assert [c.commands for c in server.connections] == [["quit"]] * 3
+
+
 def test_private_names_are_there_too() -> None:
     """Programs use some of them."""
     assert smtplib._MAXLINE == original._MAXLINE  # type: ignore[attr-defined]
