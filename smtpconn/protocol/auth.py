@@ -55,9 +55,19 @@ def _check(session: SessionState, mechanism: SaslMechanism) -> None:
             f"{session.capabilities.auth_offer}",
             phase=Phase.AUTH,
         )
-    if mechanism.shows_secret and not session.is_private:
+    if mechanism.shows_secret:
+        check_private(session, mechanism.name)
+
+
+def check_private(session: SessionState, mechanism: str) -> None:
+    """Check that a mechanism that shows the secret may be used.
+
+    Raises:
+        ProtocolError: not on this connection.
+    """
+    if not session.is_private:
         raise ProtocolError(
-            f"AUTH {mechanism.name} would show the secret to everyone on the way: use TLS "
+            f"AUTH {mechanism} would show the secret to everyone on the way: use TLS "
             f"(TlsMode.STARTTLS or IMPLICIT), or allow_cleartext_auth=True if you accept that",
             phase=Phase.AUTH,
         )

@@ -15,10 +15,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Generator, Iterable
 
+from smtpconn.auth.mechanisms import Login, OAuthBearer, Plain, XOAuth2
 from smtpconn.model.content import Buffer, Content
 from smtpconn.model.errors import Phase, ProtocolError
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.protocol.auth import MAX_AUTH_COMMAND
+from smtpconn.protocol.auth import MAX_AUTH_COMMAND, check_private
 from smtpconn.protocol.command import Command, command, secret_command
 from smtpconn.protocol.exchange import (
     GREETING,
@@ -35,6 +36,7 @@ from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import DATA
 
 _NOTHING = CommandGroup(())
+_SHOW_SECRET = frozenset(each.name for each in (Plain, Login, XOAuth2, OAuthBearer))
 
 
 def greet(session: SessionState) -> Exchange[SmtpResponse]:
@@ -127,8 +129,11 @@ def authenticate_with(
     Returns the reply that ends it; 334 if there were too many challenges.
 
     Raises:
-        ProtocolError: a challenge is not base64.
+        ProtocolError: a challenge is not base64; or the connection is not private and the mechanism
+            is known to show the secret (nothing was sent).
     """
+    if mechanism in _SHOW_SECRET:
+        check_private(session, mechanism)
     session.nonmail_commands += 1
     line = f"AUTH {mechanism}"
     if first is not None:

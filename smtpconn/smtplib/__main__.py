@@ -9,6 +9,7 @@ The program is not changed. Connections are closed when it ends.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import runpy
 import sys
@@ -44,16 +45,16 @@ def main(arguments: list[str]) -> None:
     sys.modules["smtplib"] = smtpconn.smtplib
     configure(verify=not options.no_verify, allow_cleartext_auth=options.allow_cleartext_auth)
     sys.argv = [options.program, *options.arguments]
-    pools = None if options.no_pool else pooled(max_size=options.max_size)
-    try:
-        if options.module:
-            runpy.run_module(options.program, run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, os.path.dirname(os.path.abspath(options.program)))
-            runpy.run_path(options.program, run_name="__main__")
-    finally:
-        if pools is not None:
-            pools.close()
+    if not options.no_pool:
+        # At exit: the program's threads may send mail after its main thread has ended.
+        atexit.register(pooled(max_size=options.max_size).close)
+    if options.module:
+        runpy.run_module(options.program, run_name="__main__", alter_sys=True)
+        return
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current directory, which Python does not search for a script
+    sys.path.insert(0, os.path.dirname(os.path.realpath(options.program)))
+    runpy.run_path(options.program, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -247,13 +247,22 @@ class CommandConnection(SmtpConnection):
             self._written.append(group)
 
     def _command(self, text: str) -> Command:
-        verb, _, rest = text.partition(" ")
+        verb, *rest = text.split()[:2] or [""]
         if verb.upper() == "AUTH" and rest:
-            return secret_command(text, f"{verb} {rest.partition(' ')[0]} <secret>")
-        last = self.last_reply
-        if last is not None and last.code == 334:
+            return secret_command(text, f"{verb} {rest[0]} <secret>")
+        if self._may_be_answer():
             return secret_command(text, "<secret>")
         return command(_phase(text), text)
+
+    def _may_be_answer(self) -> bool:
+        """Whether a line may answer a challenge, which need not have been read yet."""
+        if self._written:
+            return any(
+                isinstance(piece, Command) and piece.phase is Phase.AUTH
+                for group in self._written
+                for piece in group.pieces
+            )
+        return self.last_reply is not None and self.last_reply.code == 334
 
     def _run(
         self,

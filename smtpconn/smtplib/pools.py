@@ -119,10 +119,18 @@ class Pools:
             if server is None:
                 server = self._servers[address] = Server(address)
             self._servers.move_to_end(address)
+            # A program may make a context for each call here, too; contexts are large.
+            alike = [
+                each
+                for each in self._servers
+                if each.context is not None and _same_place(each, address)
+            ]
+            for each in alike[:-MAX_POOLS_OF_OWN_CONTEXTS]:
+                dropped.append(self._servers.pop(each))
             while len(self._servers) > MAX_POOLS:
                 dropped.append(self._servers.popitem(last=False)[1])
-        for each in dropped:
-            each.close()
+        for old in dropped:
+            old.close()
         return server
 
     def is_alive(self, address: Address) -> bool:
@@ -143,6 +151,7 @@ class Pools:
         """Borrow a connection for a key.
 
         Raises:
+            PoolClosedError: these pools are closed.
             SmtpError: as `smtpconn.ConnectionPool.connection`.
         """
         reset_if_forked()
@@ -187,6 +196,8 @@ class Pools:
     ) -> _Entry:
         now = time.monotonic()
         with self._lock:
+            if self.is_closed:
+                raise PoolClosedError("the pools are closed", phase=Phase.POOL)
             entry = self._entries.get(key)
             if entry is None:
                 config = PooledServer(

@@ -16,7 +16,6 @@ leave the connection in an unknown state. It is then closed instead of returned 
 
 from __future__ import annotations
 
-import datetime
 import smtplib
 import socket
 import ssl
@@ -34,6 +33,7 @@ from smtpconn.model.content import Content
 from smtpconn.model.errors import (
     ConnectionClosedError,
     Phase,
+    PoolClosedError,
     ProtocolError,
     RetryableError,
     SmtpError,
@@ -128,6 +128,7 @@ class SMTP(smtplib.SMTP):
     _gives_out_socket = False
     _accepted = 0
     _login: bytes | None = None
+    _offered_auth: str | None = None
 
     def __init__(
         self,
@@ -164,9 +165,9 @@ class SMTP(smtplib.SMTP):
 
     def __exit__(
         self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        tb: TracebackType | None,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        tb: TracebackType | None = None,
     ) -> None:
         try:
             if exc_type is not None and not issubclass(exc_type, Exception):
@@ -246,8 +247,8 @@ class SMTP(smtplib.SMTP):
             is_direct=self._connects_itself(),
             allow_cleartext_auth=settings.current.allow_cleartext_auth,
         )
-        self._connection.show_to(self._show if self.debuglevel else None)
         self._uses = 0
+        self._show_commands(self._connection)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connected socket; a subclass may connect differently (IPv4 only, a proxy)."""
@@ -287,6 +288,8 @@ class SMTP(smtplib.SMTP):
         """Send EHLO or LHLO; if pooled, perhaps return the remembered reply."""
         name = name or self.local_hostname
         self.esmtp_features = {}
+        if self._may_be_stripped():
+            self._replan()
         plan = self._plan
         if plan is not None:
             self._check_hello(self.ehlo_msg, name)
@@ -316,6 +319,7 @@ class SMTP(smtplib.SMTP):
         if reply.code == 250:
             self.does_esmtp = True
             self.esmtp_features = features(ServerCapabilities.from_ehlo(reply))
+            self._offered_auth = self.esmtp_features.get("auth")
         return pair(reply)
 
     def _forget_hello(self) -> None:
@@ -330,6 +334,28 @@ class SMTP(smtplib.SMTP):
             code, message = self.helo()
             if not 200 <= code <= 299:
                 raise refused(response_of((code, message)), Phase.EHLO, smtplib.SMTPHeloError)
+
+    def has_extn(self, opt: str) -> bool:
+        """Whether the server offers an extension."""
+        if opt.lower() == "starttls" and self._may_be_stripped():
+            self.ehlo(self._hello_name())
+        return super().has_extn(opt)
+
+    def _may_be_stripped(self) -> bool:
+        """Whether only the reply to an earlier object's EHLO in clear says there is no STARTTLS.
+
+        An attacker may have removed it then, so whoever wants to know asks on a new connection.
+        """
+        connection, borrowed = self._connection, self._borrowed
+        return (
+            borrowed is not None
+            and connection is not None
+            and borrowed.was_reused
+            and self._can_go_back()
+            and self._login is None
+            and connection.tls is None
+            and not connection.capabilities.supports_starttls
+        )
 
     def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
         if self._borrowed is not None and self._can_go_back():
@@ -383,15 +409,16 @@ class SMTP(smtplib.SMTP):
             name in vars(self) or getattr(type(self), name) is not getattr(SMTP, name)
             for name in _LOGIN_METHODS
         )
-        if not is_ours or not initial_response_ok:
+        # Programs change `esmtp_features` to choose the mechanism.
+        is_chosen = self.esmtp_features.get("auth", self._offered_auth) != self._offered_auth
+        if not is_ours or not initial_response_ok or is_chosen:
             return self._log_in_by_methods(user, password, initial_response_ok)
         if self._borrowed is not None and self._can_go_back() and self._login is None:
             self._replan()
         self.user, self.password = user, password
         credential = credential_hash(user, password)
         credentials = PasswordCredentials(user, password)
-        if self._plan is not None:
-            self._borrow(credentials)
+        if self._plan is not None and self._borrow(credentials):
             reply = self._needed().login_reply
             assert reply is not None
         else:
@@ -401,8 +428,8 @@ class SMTP(smtplib.SMTP):
             self.ehlo_or_helo_if_needed()
             if not self.has_extn("auth"):
                 raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
-            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
             self._is_tainted = True
+            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
         self._login = credential
         return pair(reply)
 
@@ -709,12 +736,6 @@ class SMTP(smtplib.SMTP):
         self._forget_hello()
         return reply
 
-    def set_debuglevel(self, debuglevel: int) -> None:
-        """Print commands and replies without secrets on standard error; from 2 on with times."""
-        self.debuglevel = debuglevel
-        if self._connection is not None:
-            self._connection.show_to(self._show if debuglevel else None)
-
     # Inside
 
     def _is_connected(self) -> bool:
@@ -784,39 +805,46 @@ class SMTP(smtplib.SMTP):
 
     def _borrow(
         self, credentials: PasswordCredentials | None, deadline: Deadline | None = None
-    ) -> None:
+    ) -> bool:
+        """Borrow a connection; if the pools are closed, make one of its own, without a login.
+
+        Returns whether it was borrowed.
+        """
         plan = self._plan
         assert plan is not None
+        deadline = deadline or self._deadline()
         credential = b""
         if credentials is not None:
             credential = credential_hash(credentials.user, credentials.password)
         name = self._hello_name()
         self._check_hello(self.ehlo_msg, name)
         key = Key(plan.server.address, name, plan.context, credential)
+        server = plan.server
         with Translated():
-            self._borrowed = plan.pools.borrow(
-                plan.server,
-                key,
-                credentials,
-                deadline or self._deadline(),
-                has_own_context=plan.has_own_context,
-            )
+            try:
+                self._borrowed = plan.pools.borrow(
+                    server, key, credentials, deadline, has_own_context=plan.has_own_context
+                )
+            except PoolClosedError:
+                connection = server.connect(plan.context, server.verb, name, deadline, None)
+                self._become_real(connection)
+                self._note_what_was_said(connection)
+                return False
         self._planned_as, self._plan = plan, None
         self._adopt_borrowed()
+        return True
 
     def _adopt_borrowed(self) -> CommandConnection:
         assert self._borrowed is not None
         self._connection = connection = self._borrowed.connection
-        connection.show_to(self._show if self.debuglevel else None)
         self._uses = int(self._borrowed.was_reused)
         self._note_what_was_said(connection)
         return connection
 
     def _become_real(self, connection: CommandConnection) -> None:
-        """Continue with its own connection, because the reply may not be remembered."""
+        """Continue with a connection of its own."""
         self._plan = None
         self._connection = connection
-        connection.show_to(self._show if self.debuglevel else None)
 
     def _note_what_was_said(self, connection: CommandConnection) -> None:
         hello = connection.hello
@@ -864,6 +892,8 @@ class SMTP(smtplib.SMTP):
     def _do(self, operation: Callable[[], T]) -> T:
         """Run an operation of the connection, with `as_smtplib` errors."""
         connection = self._connection
+        if connection is not None:
+            self._show_commands(connection)
         if self._gives_out_socket and connection is not None and connection.is_open:
             connection.sock.settimeout(0)
         try:
@@ -894,8 +924,9 @@ class SMTP(smtplib.SMTP):
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         return timeout
 
+    def _show_commands(self, connection: CommandConnection) -> None:
+        connection.show_to(self._show if self.debuglevel else None)
+
     def _show(self, what: str, text: str) -> None:
-        if self.debuglevel > 1:
-            print(datetime.datetime.now().time(), what, text, file=sys.stderr)
-        elif self.debuglevel:
-            print(what, text, file=sys.stderr)
+        if self.debuglevel:
+            cast(Any, self)._print_debug(what, text)  # a subclass may write it elsewhere

@@ -11,6 +11,7 @@ from email.generator import BytesGenerator
 from email.message import Message
 from typing import Any
 
+from smtpconn.model.address_list import read_addresses
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import serialize
 from smtpconn.model.errors import ValidationError
@@ -58,19 +59,28 @@ def resent_prefix(message: Message) -> str:
 
 
 def addresses(message: Message, names: Sequence[str]) -> list[str]:
-    """The addresses in some fields.
+    """The addresses in some fields; a group such as ``undisclosed-recipients:;`` may have none.
 
     Raises:
         ValidationError: a field contains an unreadable address; its recipient must not be skipped.
     """
-    found = []
-    for name in names:
-        for field in message.get_all(name, []):
-            addresses = [address for _, address in email.utils.getaddresses([str(field)])]
-            if str(field).strip() and not all(addresses):
-                raise ValidationError(f"{name} cannot be read: {str(field)!a:.200}")
-            found += addresses
-    return [address for address in found if address]
+    return [
+        address
+        for name in names
+        for field in message.get_all(name, [])
+        for address in _addresses_in(name, str(field))
+    ]
+
+
+def _addresses_in(name: str, field: str) -> list[str]:
+    found = [address for _, address in email.utils.getaddresses([field])]
+    if all(found) or not field.strip():
+        return [address for address in found if address]
+    # The email package returns an empty address for a group or a place without one, too.
+    try:
+        return read_addresses(field)
+    except ValidationError:
+        raise ValidationError(f"{name} cannot be read: {field!a:.200}") from None
 
 
 def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:

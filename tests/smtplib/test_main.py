@@ -69,6 +69,54 @@ def test_a_module(smtp_server: SmtpServer, program: Path) -> None:
     assert len(smtp_server.connections) == 1
 
 
+THREADS = """\
+import atexit, smtplib, threading
+
+def send(number):
+    with smtplib.SMTP("{host}", {port}, timeout=5) as smtp:
+        ready.set()
+        if number == 1:
+            ended.join()
+        smtp.sendmail("me@example.com", ["you@example.net"], f"Subject: {{number}}\\n\\nHello!")
+
+ready, ended = threading.Event(), threading.main_thread()
+atexit.register(send, 2)
+threading.Thread(target=send, args=(1,)).start()
+ready.wait(5)
+"""
+
+
+def test_threads_that_outlive_the_script(tmp_path: Path, smtp_server: SmtpServer) -> None:
+    """They and functions that are called at exit send over pooled connections."""
+    path = tmp_path / "program.py"
+    path.write_text(THREADS.format(host=smtp_server.host, port=smtp_server.port))
+    done = run(str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [m.email["Subject"] for m in smtp_server.messages] == ["1", "2"]
+    assert len(smtp_server.connections) == 1
+
+
+def test_modules_are_searched_where_python_searches(tmp_path: Path) -> None:
+    """Beside the script, through a link to it, too; not in the current directory."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "program.py").write_text("import sys\nprint(*sys.path, sep='\\n')\n")
+    (tmp_path / "link.py").symlink_to(tmp_path / "scripts" / "program.py")
+    seen = [
+        subprocess.run(
+            [sys.executable, *command, tmp_path / "link.py"],
+            capture_output=True,
+            text=True,
+            timeout=19,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+            check=True,
+        ).stdout
+        for command in ([], ["-m", "smtpconn.smtplib"])
+    ]
+    assert seen[0] == seen[1]
+    assert seen[0].startswith(str(tmp_path / "scripts"))
+
+
 def test_how_careful_it_is(tmp_path: Path, smtp_server_factory: Callable[..., SmtpServer]) -> None:
     """Certificates are verified, unless --no-verify says otherwise."""
     server = smtp_server_factory(tls="starttls")

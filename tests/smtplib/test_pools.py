@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -140,6 +141,23 @@ def test_pooling_ends_with_its_block(server: SmtpServer) -> None:
         with smtplib.SMTP(server.host, server.port) as smtp:
             smtp.sendmail(ME, YOU, TEXT)
     assert len(server.connections) == 3
+
+
+def test_an_object_that_outlives_its_pools(server: SmtpServer) -> None:
+    """It gets a connection of its own, which is closed with it."""
+    with smtplib.Pools(keepalive=None) as pools:
+        smtp = smtplib.SMTP(server.host, server.port, pool=pools)
+        smtp.starttls()
+        other = smtplib.SMTP(server.host, server.port, pool=pools)
+        other.starttls()
+        other.noop()
+    assert smtp.login("user", "secret")[0] == other.login("user", "secret")[0] == 235
+    for each in (smtp, other):
+        assert each.sendmail(ME, YOU, TEXT) == {}
+        assert each.quit()[0] == 221
+    assert [(m.user, m.tls) for m in server.messages] == [("user", True)] * 2
+    assert pools.pools() == []
+    server.wait_for(lambda: all(c.closed for c in server.connections))
 
 
 def test_tls_from_the_first_byte_and_lmtp(
@@ -291,8 +309,9 @@ def test_an_open_transaction_is_never_handed_on(server: SmtpServer, pools: smtpl
         lambda smtp: smtp.helo(),
         lambda smtp: smtp.ehlo("another.example"),
         lambda smtp: smtp.auth("PLAIN", lambda challenge=None: "\0user\0secret"),
+        lambda smtp: smtp.login("user", "secret", initial_response_ok=False),
     ],
-    ids=["docmd", "putcmd and getreply", "putcmd", "send", "sock", "helo", "ehlo", "auth"],
+    ids=["docmd", "putcmd and getreply", "putcmd", "send", "sock", "helo", "ehlo", "auth", "login"],
 )
 def test_raw_access_takes_a_connection_out_for_good(
     server: SmtpServer, pools: smtplib.Pools, use: Callable[[smtplib.SMTP], object]
@@ -321,6 +340,19 @@ def test_a_login_on_a_connection_in_use(server: SmtpServer, pools: smtplib.Pools
         smtp.starttls()
         smtp.sendmail(ME, YOU, TEXT)
     assert [m.user for m in server.messages] == ["user", None]
+
+
+def test_a_login_in_a_transaction_is_not_handed_on(
+    server: SmtpServer, pools: smtplib.Pools
+) -> None:
+    """The connection of an open transaction is the one that is logged in, or failed to."""
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.starttls()
+        smtp.mail(ME)
+        with pytest.raises(original.SMTPException):
+            smtp.login("user", "wrong")
+        smtp.rset()
+    server.wait_for(lambda: server.connections[0].closed)
 
 
 def test_an_interrupted_block_gives_nothing_back(server: SmtpServer, pools: smtplib.Pools) -> None:
@@ -370,6 +402,31 @@ def test_ehlo_without_starttls_is_never_remembered(
     assert len(server.connections) == count + 1
     assert offers()
     assert len(server.connections) == count + 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda smtp: smtp.ehlo_or_helo_if_needed(),
+        lambda smtp: smtp.ehlo(),
+        lambda smtp: None,
+    ],
+    ids=["if needed", "ehlo", "not"],
+)
+def test_a_connection_made_without_starttls_does_not_say_there_is_none(
+    server: SmtpServer, pools: smtplib.Pools, ask: Callable[[smtplib.SMTP], object]
+) -> None:
+    """A program that borrowed it first asks the server anew, and goes on under TLS."""
+    server.fault("EHLO", reply=b"250-mx.example.test\r\n250 SIZE 100\r\n", times=1)
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.sendmail(ME, YOU, TEXT)
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        smtp.noop()
+        ask(smtp)
+        assert smtp.has_extn("STARTTLS")
+        smtp.starttls()
+        smtp.sendmail(ME, YOU, TEXT)
+    assert [m.tls for m in server.messages] == [False, True]
 
 
 def test_starttls_that_is_gone_ends_it(server: SmtpServer, pools: smtplib.Pools) -> None:
@@ -494,6 +551,27 @@ def test_ten_thousand_calls(has_own_context: bool) -> None:
             pools._entry(pools.server(address), key, None, Deadline(5), has_own_context)
             assert len(pools.pools()) <= most + 1
         assert len(pools._servers) == 1
+
+
+@pytest.mark.timeout(60)
+def test_ten_thousand_calls_with_tls_from_the_first_byte() -> None:
+    """What is known of a server is kept by context there, and does not pile up either."""
+    most = MAX_POOLS_OF_OWN_CONTEXTS
+    with smtplib.Pools(keepalive=None) as pools:
+        made = []
+        for _ in range(10_000):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            made.append(weakref.ref(context))
+            address = Address(
+                smtplib.SMTP_SSL, "mx.example.com", 465, Protocol.SMTP, None, context, False
+            )
+            key = Key(address, "client.example", context, b"")
+            pools._entry(pools.server(address), key, None, Deadline(5), True)
+            assert len(pools.pools()) <= most + 1
+            assert len(pools._servers) <= most
+        del context, address, key
+        gc.collect()
+        assert sum(each() is not None for each in made) <= 2 * most + 1
 
 
 def test_contexts_made_anew_leave_few_connections(server: SmtpServer, pools: smtplib.Pools) -> None:

@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,13 @@ def test_every_method_has_the_signature_of_the_original(name: str) -> None:
             assert ours[each].default == expected[each].default, (method, each)
 
 
+def test_a_block_may_be_left_by_hand(server: SmtpServer) -> None:
+    """Programs call __exit__ with any number of arguments, which the original takes as well."""
+    for arguments in ((), (None,), (None, None, None)):
+        smtplib.SMTP(server.host, server.port).__exit__(*arguments)
+    assert [c.commands for c in server.connections] == [["quit"]] * 3
+
+
 def test_private_names_are_there_too() -> None:
     """Programs use some of them."""
     assert smtplib._MAXLINE == original._MAXLINE  # type: ignore[attr-defined]
@@ -114,6 +121,37 @@ def test_send_message(server: SmtpServer, smtp: smtplib.SMTP) -> None:
     assert arrived.email["Subject"] == "Grüße"
     assert "Bcc" not in arrived.email
     assert message["Bcc"] == SHE
+
+
+@pytest.mark.parametrize("kind", [EmailMessage, Message])
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("undisclosed-recipients:;", set()),
+        ("Undisclosed recipients: ;", set()),
+        (f"None: ;, {YOU}", {YOU}),
+        (f"Team: {ME}, You <{YOU}>;", {ME, YOU}),
+        (f", {YOU},", {YOU}),
+    ],
+)
+def test_groups_of_recipients(
+    server: SmtpServer, smtp: smtplib.SMTP, kind: type[Message], field: str, named: set[str]
+) -> None:
+    """Most mailing programs that use Bcc write an empty group into To; it names nobody."""
+    message = kind()
+    message["From"], message["To"], message["Bcc"] = ME, field, SHE
+    message.set_payload("Hello!")
+    assert smtp.send_message(message) == {}
+    assert set(server.messages[0].recipients) == named | {SHE}
+
+
+def test_an_unreadable_recipient_is_not_skipped(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Nobody gets a message that somebody would not get."""
+    message = Message()
+    message["From"], message["To"], message["Cc"] = ME, "undisclosed-recipients:;", f"{YOU}; {SHE}"
+    with pytest.raises(ValidationError, match="Cc cannot be read"):
+        smtp.send_message(message)
+    assert not server.messages
 
 
 def test_a_message_for_a_server_without_8bitmime() -> None:
@@ -403,6 +441,58 @@ def test_a_password_does_not_travel_in_clear(
         smtplib.configure()
 
 
+@pytest.mark.parametrize("is_pooled", [False, True])
+@pytest.mark.parametrize(
+    "log_in",
+    [
+        lambda smtp: smtp.login("user", "pass word", initial_response_ok=False),
+        lambda smtp: smtp.auth("plain", lambda challenge=None: "\0user\0pass word"),
+        lambda smtp: smtp.auth("XOAUTH2", lambda challenge=None: "user=user\1auth=Bearer x\1\1"),
+    ],
+    ids=["login", "PLAIN", "XOAUTH2"],
+)
+def test_nor_does_it_by_the_callers_own_function(
+    monkeypatch: pytest.MonkeyPatch,
+    server: SmtpServer,
+    log_in: Callable[[smtplib.SMTP], object],
+    is_pooled: bool,
+) -> None:
+    """The rule is about the mechanism, whoever computes the answers."""
+    monkeypatch.setattr("smtpconn.net.transport.Transport.peer_is_local", False)
+    with (
+        smtplib.Pools(keepalive=None) as pools,
+        smtplib.SMTP(server.host, server.port, pool=pools if is_pooled else False) as smtp,
+    ):
+        smtp.ehlo()
+        with pytest.raises(ProtocolError, match="show the secret"):
+            log_in(smtp)
+        assert smtp.noop()[0] == 250
+    assert not any("AUTH" in line.upper() for line in commands(server))
+
+
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_a_program_chooses_the_mechanism(server: SmtpServer, is_pooled: bool) -> None:
+    """By changing what the server offered, for a server whose better one does not work."""
+    with (
+        smtplib.Pools(keepalive=None) as pools,
+        smtplib.SMTP(server.host, server.port, pool=pools if is_pooled else False) as smtp,
+    ):
+        smtp.ehlo()
+        assert smtp.esmtp_features["auth"].split() == ["PLAIN", "LOGIN"]
+        smtp.esmtp_features["auth"] = "LOGIN"
+        assert smtp.login("user", "pass word")[0] == 235
+    assert [line for line in commands(server) if line.startswith("AUTH")] == ["AUTH LOGIN dXNlcg=="]
+
+
+def test_a_second_login(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """As the same user nothing is sent; as another one it would seem to succeed, and is refused."""
+    smtp.login("user", "pass word")
+    assert smtp.login("user", "pass word")[0] == 503
+    with pytest.raises(ProtocolError, match="already logged in"):
+        smtp.login("other", "hidden")
+    assert sum(line.startswith("AUTH") for line in commands(server)) == 1
+
+
 def test_a_function_answers_challenges(server: SmtpServer, smtp: smtplib.SMTP) -> None:
     """With and without an initial response; its own error comes out as it is."""
     smtp.user, smtp.password = "user", "pass word"
@@ -442,6 +532,43 @@ def test_debugging_shows_no_secret(server: SmtpServer) -> None:
     assert f"MAIL FROM:<{ME}>" in text
     assert "retcode (250)" in text
     assert "AHVzZXIAcGFzcyB3b3Jk" not in text
+
+
+def test_debugging_shows_no_secret_of_raw_commands(server: SmtpServer) -> None:
+    """However AUTH is written, and when answers leave before the challenges were read."""
+    with (
+        redirect_stderr(io.StringIO()) as shown,
+        smtplib.SMTP(server.host, server.port) as smtp,
+    ):
+        smtp.set_debuglevel(1)
+        smtp.docmd(" AUTH  PLAIN", "c2VjcmV0")
+        smtp.ehlo()
+        for line in ("AUTH LOGIN", "dXNlcg==", "c2VjcmV0"):
+            smtp.putcmd(line)
+        assert [smtp.getreply()[0] for _ in range(3)] == [334, 334, 535]
+        smtp.noop()
+    assert "c2VjcmV0" not in shown.getvalue()
+    assert "dXNlcg==" not in shown.getvalue()
+    assert "send: 'noop" in shown.getvalue()
+
+
+def test_debugging_by_the_attribute(server: SmtpServer) -> None:
+    """Programs also set debuglevel itself, or have the lines written elsewhere."""
+    shown: list[object] = []
+
+    class Logged(smtplib.SMTP):
+        def _print_debug(self, *args: object) -> None:
+            shown.extend(args)
+
+    with Logged(server.host, server.port) as smtp:
+        assert shown == []
+        smtp.debuglevel = 1
+        smtp.noop()
+        smtp.debuglevel = 0
+        smtp.noop()
+    assert shown[:2] == ["send:", "'noop\\r\\n'"]
+    assert shown[2] == "reply:"
+    assert len(shown) == 4
 
 
 # Sockets and life
