@@ -29,8 +29,8 @@ from smtpconn.model.errors import (
     SmtpTimeoutError,
 )
 from smtpconn.model.replies import SmtpResponse
+from smtpconn.net import forking
 from smtpconn.net.deadline import Deadline, StreamDeadline
-from smtpconn.net.forking import current_process, reset_if_forked, reset_in_child
 from smtpconn.protocol.exchange import Exchange, ExchangeAction
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Channel:
         self.timeout = timeout
         self._close_requested = False
         self.reset_after_fork()
-        reset_in_child(self)
+        forking.reset_in_child(self)
 
     def reset_after_fork(self) -> None:
         """Replace the lock in a forked child. The transport closes itself."""
@@ -64,7 +64,7 @@ class Channel:
     @property
     def is_open(self) -> bool:
         """Whether it can still be used, as far as is known without looking at the socket."""
-        reset_if_forked()
+        forking.reset_if_forked()
         return self.driver.transport.is_open and not self._close_requested
 
     @property
@@ -114,7 +114,8 @@ class Channel:
         Raises:
             SmtpError: what the exchange or the connection failed with.
         """
-        reset_if_forked()
+        if not forking.same_process[0]:
+            forking.reset_if_forked()
         me = threading.get_ident()
         if self._owner == me:
             raise self._reentered(phase)
@@ -147,7 +148,7 @@ class Channel:
             ConnectionClosedError: the process was forked since the exchange started. The child
                 does nothing more, because the parent continues.
         """
-        process = current_process()
+        process = forking.current_process()
         if self._owner == threading.get_ident():
             raise self._reentered(phase)
         self._acquire(deadline, phase)
@@ -155,12 +156,12 @@ class Channel:
         try:
             self._check_good(phase)
             for items in self.driver.stream(exchange, deadline):
-                if current_process() != process:
+                if forking.current_process() != process:
                     raise self._forked(phase)
                 deadline.end_messages(len(items))
                 deadline.pause()
                 yield items
-                if current_process() != process:
+                if forking.current_process() != process:
                     raise self._forked(phase)
                 deadline.go_on()
         finally:
@@ -173,7 +174,7 @@ class Channel:
         Raises:
             SmtpTimeoutError: another thread held the lock until the deadline; nothing was done.
         """
-        reset_if_forked()
+        forking.reset_if_forked()
         me = threading.get_ident()
         if self._owner == me:
             raise self._reentered(Phase.QUIT)
@@ -188,7 +189,7 @@ class Channel:
     def close(self) -> None:
         """Close at once; an operation of another thread ends with an error."""
         # Otherwise a lock inherited from the parent would look like another thread's operation.
-        reset_if_forked()
+        forking.reset_if_forked()
         self._close_requested = True
         if self._lock.acquire(blocking=False):
             try:
@@ -207,7 +208,8 @@ class Channel:
 
     def probe(self) -> bool:
         """Whether the channel is usable, as far as that can be told without a round trip."""
-        reset_if_forked()
+        if not forking.same_process[0]:
+            forking.reset_if_forked()
         # Checking for data needs no lock; reading the data does, and so does TLS.
         transport = self.driver.transport
         is_open = transport.is_open and not self._close_requested
@@ -227,7 +229,7 @@ class Channel:
 
     def unless_busy(self, look: Callable[[], T]) -> T | None:
         """Call ``look`` while holding the lock; None, without waiting, if an operation runs."""
-        reset_if_forked()
+        forking.reset_if_forked()
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -267,8 +269,8 @@ class Channel:
         )
 
     def _acquire(self, deadline: Deadline, phase: Phase) -> None:
-        seconds = deadline.remaining() or deadline.check(phase, self.peer)
-        if not self._lock.acquire(timeout=seconds):
+        is_free = self._lock.acquire(blocking=False)
+        if not is_free and not self._lock.acquire(timeout=deadline.check(phase, self.peer)):
             raise SmtpTimeoutError(
                 f"another thread's operation held the connection to {self.peer} for all of the "
                 f"timeout of {deadline} seconds; nothing was sent",

@@ -36,8 +36,8 @@ from smtpconn.model.errors import (
 from smtpconn.model.origin import is_own
 from smtpconn.model.replies import SmtpResponse, printable
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError
+from smtpconn.net import forking
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import reset_if_forked
 from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.exchange import (
@@ -212,7 +212,7 @@ class Driver:
         self._has_begun = False
         session, quirks = self._session, self._session.quirks
         if quirks.partial_groups or quirks.pipelining_off_until or session.is_pipelining_broken:
-            session.is_pipelining_broken = quirks.is_pipelining_broken(time.monotonic())
+            session.note_pipelining(is_broken=quirks.is_pipelining_broken(time.monotonic()))
         if session.is_eager:
             self.mark_idle()
 
@@ -425,7 +425,8 @@ class Driver:
                 self._received(data)
             if group.missing and group.replies:
                 last_reply_at = time.monotonic()
-        session.ends_lines_with_lf = matcher.ends_lines_with_lf
+        if session.ends_lines_with_lf is not matcher.ends_lines_with_lf:
+            session.note_line_ends(is_lf=matcher.ends_lines_with_lf)
         if session.quirks.partial_groups:
             self._note_answered(group)
         failure = matcher.failure
@@ -519,7 +520,8 @@ class Driver:
     def _write(self, data: Buffer, deadline: Deadline) -> None:
         matcher = self._matcher
         # The message's own iterable, or a signal handler, may have forked.
-        reset_if_forked()
+        if not forking.same_process[0]:
+            forking.reset_if_forked()
         if self.transport.is_inherited:
             raise self._closed_during_operation(matcher.phase)
         matcher.queued += len(data)

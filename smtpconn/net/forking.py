@@ -73,11 +73,16 @@ def _wiped_page() -> mmap.mmap | None:
     return None
 
 
-_mark: mmap.mmap | ProcessIdMark = _wiped_page() or ProcessIdMark()
-"""Its first item is true in a process that was set up, and false in a new forked child."""
+same_process: mmap.mmap | ProcessIdMark = _wiped_page() or ProcessIdMark()
+"""Its first item is true in a process that was set up, and false in a new forked child.
 
-_process = 0
-"""A lower bound of the number of forks since the process that imported this module."""
+What happens for every message reads it in place, because a call would cost more:
+``if not forking.same_process[0]: forking.reset_if_forked()``.
+"""
+
+process_number = 0
+"""What `current_process` returns, once the process is set up: a lower bound of the number of forks
+since the process that imported this module."""
 
 # Dicts, not WeakSets: a fork may happen while another thread is in the middle of a change.
 _sockets: dict[int, weakref.ref[socket.socket]] = {}
@@ -90,7 +95,7 @@ def reset_if_forked() -> None:
     To be called before a lock is taken or a socket is used that may be older than this process. The
     first thread that calls it in a child does the reset; the others wait for it.
     """
-    if not _mark[0]:
+    if not same_process[0]:
         # Each process has its own `_Reset`: a lock that is older than the process may never be
         # released. `dict.setdefault` is atomic.
         _resets.setdefault(os.getpid(), _Reset()).run()
@@ -98,9 +103,9 @@ def reset_if_forked() -> None:
 
 def current_process() -> int:
     """A number for this process, for objects that cannot be used in its children."""
-    if not _mark[0]:
+    if not same_process[0]:
         reset_if_forked()
-    return _process
+    return process_number
 
 
 def is_current_process(number: int) -> bool:
@@ -108,7 +113,7 @@ def is_current_process(number: int) -> bool:
 
     For destructors, which may run between any two steps of other code.
     """
-    return bool(_mark[0]) and number == _process
+    return bool(same_process[0]) and number == process_number
 
 
 def reset_in_child(holder: Resettable) -> None:
@@ -146,21 +151,21 @@ class _Reset:
         self._left: list[Callable[[], None]] | None = None
 
     def run(self) -> None:
-        global _process
+        global process_number
         with self._lock:
-            if _mark[0]:
+            if same_process[0]:
                 return
             if self._left is not None:
                 self._do(self._left)
                 return
             try:
-                _process += 1
+                process_number += 1
                 # Sockets are closed first (the list is worked off from its end), so that nothing
                 # that runs later can write to them.
                 self._left = [holder.reset_after_fork for holder in reversed(_living(_holders))]
                 self._left += [sock.close for sock in _living(_sockets)]
                 self._do(self._left)
-                _mark[0] = 1
+                same_process[0] = 1
                 _resets.pop(os.getpid(), None)
             finally:
                 self._left = None
@@ -180,10 +185,10 @@ _resets: dict[int, _Reset] = {}
 
 
 def _after_fork_in_child() -> None:
-    _mark[0] = 0
+    same_process[0] = 0
     reset_if_forked()
 
 
-_mark[0] = 1
+same_process[0] = 1
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,8 +14,8 @@ from typing import NoReturn, Protocol
 
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.model.errors import ConnectionClosedError, Phase, PoolError
+from smtpconn.net import forking
 from smtpconn.net.deadline import Deadline
-from smtpconn.net.forking import current_process, is_current_process
 from smtpconn.pool.state import Waiter
 
 
@@ -92,7 +92,9 @@ class Lease:
         """Start the lease; returns its waiter, which is given back at the latest as garbage."""
         if self._waiter is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
-        self._process = current_process()
+        if not forking.same_process[0]:
+            forking.reset_if_forked()
+        self._process = forking.process_number
         self._waiter = waiter = Waiter()
         if self._batch is not None:
             waiter.batch = self._batch
@@ -109,7 +111,9 @@ class Lease:
     ) -> None:
         # Called again after an interruption, this does what is left.
         if (waiter := self._waiter) is not None:
-            if self._process == current_process():
+            if not forking.same_process[0]:
+                forking.reset_if_forked()
+            if self._process == forking.process_number:
                 self._pool.check_in(waiter, kind is None or issubclass(kind, Exception))
             waiter.lease = self._waiter = None
 
@@ -122,7 +126,7 @@ class Lease:
     def __del__(self) -> None:
         # The attribute is missing if the constructor was interrupted.
         waiter = getattr(self, "_waiter", None)
-        if waiter is not None and is_current_process(self._process):
+        if waiter is not None and forking.is_current_process(self._process):
             self._pool.abandoned(waiter)
 
     @property
@@ -147,7 +151,7 @@ class Lease:
         """Replace the connection, which is dead."""
         if self._waiter is None:
             raise PoolError("this lease is not in use")
-        if self._process != current_process():
+        if self._process != forking.current_process():
             raise ConnectionClosedError(
                 "the process was forked, and this lease is the parent's", phase=Phase.POOL
             )

@@ -90,10 +90,10 @@ def hello(session: SessionState) -> Exchange[None]:
 def note_hello(session: SessionState, reply: SmtpResponse, *, is_extended: bool = True) -> None:
     """Note what a 2xx to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
     if is_extended:
-        session.capabilities = ServerCapabilities.from_ehlo(reply, session.ignore_extensions)
+        session.note_capabilities(ServerCapabilities.from_ehlo(reply, session.ignore_extensions))
         session.limits_nonmail = is_exim(reply)
     else:
-        session.capabilities = ServerCapabilities.from_helo(reply)
+        session.note_capabilities(ServerCapabilities.from_helo(reply))
     # It ends the open transaction (RFC 5321 4.1.1.1).
     session.needs_reset = False
 

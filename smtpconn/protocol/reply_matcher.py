@@ -52,11 +52,14 @@ class ReplyMatcher:
         failure: why nothing more can be paired; None while all is well.
         shutdown_reply: the 421 the server sent, if it did.
         queued: bytes that have been handed to the transport.
+        ends_lines_with_lf: whether the server ends its lines with a bare LF
+            (`smtpconn.protocol.quirks.BARE_LF`).
     """
 
     def __init__(self) -> None:
         self.failure: SmtpError | None = None
         self.shutdown_reply: SmtpResponse | None = None
+        self.ends_lines_with_lf = False
         self._parser = ReplyParser()
         # The group of this operation whose last reply came last.
         self._last: CommandGroup | None = None
@@ -70,17 +73,13 @@ class ReplyMatcher:
         """Whether the next command's reply would be the next reply to come (rule 5)."""
         return self.failure is None and not self._awaited and self._parser.is_empty
 
-    @property
-    def ends_lines_with_lf(self) -> bool:
-        """Whether the server ends its lines with a bare LF (`smtpconn.protocol.quirks.BARE_LF`)."""
-        return self._parser.takes_lf is True
-
     def begin_tls(self) -> None:
         """Forget how the server ends its lines, with all else that came without TLS (RFC 3207 4.2).
 
         Call it only while the connection `is_reusable`.
         """
         self._parser = ReplyParser(begins_with_greeting=False)
+        self.ends_lines_with_lf = False
 
     @property
     def phase(self) -> Phase:
@@ -169,6 +168,9 @@ class ReplyMatcher:
         except ParseError as error:
             error.phase = self.phase
             self.failure = copy.copy(error)  # without the frames it has gone through
+        finally:
+            # Replies with such line ends are always paired here.
+            self.ends_lines_with_lf = self._parser.takes_lf is True
 
     def error(self) -> SmtpError:
         """A copy of `failure`, to be raised.

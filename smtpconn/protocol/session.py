@@ -44,6 +44,7 @@ class SessionState:
             (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
         ends_lines_with_lf: whether the server ends its lines with a bare LF, and therefore gets one
             command at a time (`smtpconn.protocol.quirks.BARE_LF`).
+        may_pipeline: whether commands may be sent in groups; follows from the facts above.
         has_unread_replies: whether the caller has written commands and will ask for the replies
             in later operations (`smtpconn.protocol.raw_command`).
     """
@@ -82,16 +83,30 @@ class SessionState:
         self.has_unread_replies = False
         self.is_lmtp = protocol is Protocol.LMTP
         self.is_eager = pipelining is Pipelining.EAGER
+        self._decide_pipelining()
 
     @property
     def is_authenticated(self) -> bool:
         """Whether an AUTH succeeded."""
         return self.auth_mechanism is not None
 
-    @property
-    def may_pipeline(self) -> bool:
-        """Whether commands may be sent in groups."""
-        return (
+    def note_capabilities(self, capabilities: ServerCapabilities) -> None:
+        """Note the server's reply to EHLO, LHLO or HELO."""
+        self.capabilities = capabilities
+        self._decide_pipelining()
+
+    def note_line_ends(self, *, is_lf: bool) -> None:
+        """Note whether the server ends its lines with a bare LF."""
+        self.ends_lines_with_lf = is_lf
+        self._decide_pipelining()
+
+    def note_pipelining(self, *, is_broken: bool) -> None:
+        """Note whether the server's PIPELINING is not used for now."""
+        self.is_pipelining_broken = is_broken
+        self._decide_pipelining()
+
+    def _decide_pipelining(self) -> None:
+        self.may_pipeline = (
             self.pipelining is not Pipelining.OFF
             and self.capabilities.supports_pipelining
             and not self.is_pipelining_broken
@@ -148,6 +163,6 @@ class SessionState:
 
     def reset_after_starttls(self) -> None:
         """Forget what was learnt without TLS (RFC 3207 4.2)."""
-        self.capabilities = ServerCapabilities()
+        self.note_capabilities(ServerCapabilities())
         self.auth_mechanism = None
         self.limits_nonmail = False

@@ -858,7 +858,7 @@ def test_without_the_page_the_process_id_tells(monkeypatch: pytest.MonkeyPatch) 
     before = bool(mark[0])
     mark[0] = 1
     assert (before, bool(mark[0])) == (False, True)
-    monkeypatch.setattr(forking, "_mark", mark)
+    monkeypatch.setattr(forking, "same_process", mark)
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=None) as pool:
 
         def use() -> str:
@@ -904,7 +904,7 @@ def test_when_the_page_is_believed(
 
 def test_a_send_asks_the_kernel_nothing_about_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it costs to be safe is no system call."""
-    if isinstance(forking._mark, forking.ProcessIdMark):
+    if isinstance(forking.same_process, forking.ProcessIdMark):
         pytest.skip("this kernel clears no page")
     with SmtpServer() as server, ConnectionPool(server.url, keepalive=None) as pool:
         pool.send(SENDER, RECIPIENTS, MESSAGE)
