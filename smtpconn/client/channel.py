@@ -269,8 +269,10 @@ class Channel:
         )
 
     def _acquire(self, deadline: Deadline, phase: Phase) -> None:
-        is_free = self._lock.acquire(blocking=False)
-        if not is_free and not self._lock.acquire(timeout=deadline.check(phase, self.peer)):
+        lock = self._lock
+        if not (
+            lock.acquire(blocking=False) or lock.acquire(timeout=deadline.check(phase, self.peer))
+        ):
             raise SmtpTimeoutError(
                 f"another thread's operation held the connection to {self.peer} for all of the "
                 f"timeout of {deadline} seconds; nothing was sent",

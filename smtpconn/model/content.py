@@ -327,8 +327,8 @@ def has_bare_line_end(text: bytes | bytearray) -> bool:
         return _look_at_blocks(text)[0]
     # The decoder of universal newlines finds all three kinds of line ends in one pass, more than
     # twice as fast as counting. It needs a str; Latin-1 maps bytes one to one.
-    decoder = io.IncrementalNewlineDecoder(None, translate=False)
-    decoder.decode(str(text, "latin-1"), final=True)
+    decoder = io.IncrementalNewlineDecoder(None, False)
+    decoder.decode(str(text, "latin-1"), True)
     return decoder.newlines not in _RIGHT_LINE_ENDS
 
 
