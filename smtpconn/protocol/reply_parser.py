@@ -130,10 +130,9 @@ class ReplyParser:
         """
         if self.is_over:
             return None
-        end = data.rfind(b"\r\n") + 2
-        if not self.is_empty or end != len(data):
-            replies = self._cut_replies(data, end)
-        elif end <= _REMEMBERED:
+        if not self.is_empty or data[-2:] != b"\r\n":
+            replies = self._cut_replies(data)
+        elif len(data) <= _REMEMBERED:
             replies = _remembered_replies(data)
         else:
             replies = _simple_replies(data)
@@ -144,13 +143,9 @@ class ReplyParser:
                 self.takes_lf = False
         return replies
 
-    def _cut_replies(self, data: bytes, end: int) -> tuple[SmtpResponse, ...] | None:
-        """The same where ``data`` begins or ends within a line: long answers are cut anywhere.
-
-        Args:
-            data: what was received.
-            end: where its last whole line ends, as far as it shows; less than 2 if none does.
-        """
+    def _cut_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
+        """The same where ``data`` begins or ends within a line: long answers are cut anywhere."""
+        end = data.rfind(b"\r\n") + 2  # of the last whole line; less than 2 if there is none
         is_line_begun = not self._lines and not self._failed and self._searched == len(self._buffer)
         rest = data[end:]
         if end < 2 or not is_line_begun or b"\n" in rest or len(rest) > MAX_LINE:
