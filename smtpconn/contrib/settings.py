@@ -135,7 +135,24 @@ class MailSettings:
             return ServerConfig.from_url(Secret.of(self.url).reveal(), **options)
         mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
         port = _number(self._called("port"), self.port or self.usual_port, int)
-        return ServerConfig(self.host or "", port, mode, **options)
+        try:
+            return ServerConfig(self.host or "", port, mode, **options)
+        except ValidationError as error:
+            refused = self._refused_setting(port, options)
+            if refused is None:
+                raise
+            raise ValidationError(f"{self._called(refused)}: {error}") from None
+
+    def _refused_setting(self, port: int, options: Mapping[str, Any]) -> str | None:
+        """The setting whose value no configuration takes; None if no single one is at fault."""
+        valid = ServerConfig("localhost", 25, TlsMode.NONE)
+        values = {"host": self.host, "port": port, "timeout": options.get("timeout", 1)}
+        for name, value in values.items():
+            try:
+                valid.replace(**{name: value})
+            except ValidationError:
+                return name
+        return None
 
     def config_with_tls(self) -> ServerConfig:
         """The server, with the client's certificate if there is one.

@@ -121,6 +121,31 @@ def test_smtpconn_is_a_dict(value: object) -> None:
     assert own_settings(None) == own_settings({}) == own_settings("") == {}
 
 
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({"host": "mx.example.com:25"}, "EMAIL_HOST: .*host='mx.example.com', port=25"),
+        ({"host": "two words"}, "EMAIL_HOST: "),
+        ({"port": 99999}, "EMAIL_PORT: a port is 1 to 65535, not 99999"),
+        ({"timeout": 0}, "EMAIL_TIMEOUT: a timeout is a number of seconds above 0"),
+        ({"timeout": "-1"}, "EMAIL_TIMEOUT: a timeout is a number of seconds above 0"),
+    ],
+)
+def test_a_refused_value_is_named_as_the_framework_names_it(
+    found: dict[str, Any], text: str
+) -> None:
+    """The text leads to the setting to change."""
+    names = {"host": "EMAIL_HOST", "port": "EMAIL_PORT", "timeout": "EMAIL_TIMEOUT"}
+    with pytest.raises(ValidationError, match=text):
+        read_settings({"host": "localhost", **found}, names=names).config()
+
+
+def test_a_refused_value_without_a_setting_keeps_its_text() -> None:
+    """What no single setting is at fault for is raised as it is."""
+    with pytest.raises(ValidationError, match=r"^'two words' may not be"):
+        read_settings({"host": "localhost", "ehlo_domain": "two words"}).config()
+
+
 def test_a_key_without_a_certificate() -> None:
     """It is of no use, which is said when it is needed."""
     with pytest.raises(ValidationError, match="ssl_keyfile"):
