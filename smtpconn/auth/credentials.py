@@ -1,7 +1,7 @@
 """Credentials, and how a mechanism is chosen.
 
-The strongest mechanism both sides have is tried first (RFC 4954 4). A mechanism is stronger if it
-shows less of the secret to the server and to an eavesdropper. Only `LoginPlan` decides which
+The strongest mechanism that both sides support is tried first (RFC 4954 4). A mechanism is stronger
+if it shows less of the secret to the server and to an eavesdropper. Only `LoginPlan` decides which
 mechanism may follow after a refusal.
 """
 
@@ -50,7 +50,7 @@ class _Frozen:
     __slots__ = ()
 
     def _values(self) -> tuple[object, ...]:
-        raise AssertionError("a subclass has this method")
+        raise AssertionError("a subclass overrides this method")
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
@@ -83,7 +83,7 @@ class PasswordCredentials(_Frozen):
     Args:
         user, password: as the server knows them.
         mechanisms: the only mechanisms to log in with, in this order; None for all that use a
-            password, the strongest first. "SCRAM" stands for each SCRAM.
+            password, the strongest first. "SCRAM" stands for all SCRAM mechanisms.
 
     Raises:
         ValidationError: the user name is empty, an argument has a character that no mechanism can
@@ -101,7 +101,7 @@ class PasswordCredentials(_Frozen):
     ) -> None:
         secret = Secret.of(password)
         del password
-        # Set before the checks: an error report calls repr() on this object, even half-made.
+        # Set before the checks: if one fails, an error report may call repr() on this object.
         self._set(user=user, _password=secret, mechanisms=None)
         check_credential("user", user, may_be_empty=False)
         check_credential("password", secret)
@@ -122,10 +122,10 @@ class PasswordCredentials(_Frozen):
         return self.user, self.secret, self.mechanisms
 
     def __repr__(self) -> str:
-        return f"PasswordCredentials(user={self.user!r}{_shown(self.mechanisms)})"
+        return f"PasswordCredentials(user={self.user!r}{_mechanisms_repr(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # For processes that log in. The pickle contains the password.
+        # Worker processes that log in need the password, so the pickle contains it.
         options = {"mechanisms": self.mechanisms}
         return make_public, ("PasswordCredentials", (self.user, self.password), options)
 
@@ -139,7 +139,7 @@ class OAuthCredentials(_Frozen):
             for each new connection. If the server refuses its token with 535, it is called once
             more, with ``force_refresh=True`` if it accepts that. If it raises an Exception, the
             login fails with a transient `TransportError` that has it as its cause.
-        mechanisms: as for `PasswordCredentials`, of those that use a token.
+        mechanisms: as for `PasswordCredentials`, but mechanisms that use a token.
 
     Raises:
         ValidationError: the user name is empty, the token is invalid, the function cannot be called
@@ -184,7 +184,7 @@ class OAuthCredentials(_Frozen):
         function = self.token
         if not callable(function):
             return function
-        if force_refresh and _takes(function, force_refresh=True):
+        if force_refresh and _accepts(function, force_refresh=True):
             return function(force_refresh=True)
         return function()
 
@@ -192,7 +192,7 @@ class OAuthCredentials(_Frozen):
         return self.user, self._token, self.mechanisms  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return f"OAuthCredentials(user={self.user!r}{_shown(self.mechanisms)})"
+        return f"OAuthCredentials(user={self.user!r}{_mechanisms_repr(self.mechanisms)})"
 
     def __reduce__(self) -> tuple[object, ...]:
         options = {"mechanisms": self.mechanisms}
@@ -203,7 +203,7 @@ Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
 """A user name with a password or a token."""
 
 
-def _shown(mechanisms: tuple[str, ...] | None) -> str:
+def _mechanisms_repr(mechanisms: tuple[str, ...] | None) -> str:
     return f", mechanisms={[str(name) for name in mechanisms]}" if mechanisms is not None else ""
 
 
@@ -216,20 +216,21 @@ def _check_function(function: Callable[..., str]) -> None:
             f"the function that gets a token returns a str; {name} is a coroutine function",
             phase=Phase.AUTH,
         )
-    if not _takes(function, otherwise=True):
+    if not _accepts(function, default=True):
         raise ValidationError(
-            f"the function that gets a token is called as token() and, if it takes that, as "
-            f"token(force_refresh=True); {name}{inspect.signature(function)} cannot be called so",
+            f"the function that gets a token is called as token() and, if it accepts that, as "
+            f"token(force_refresh=True); {name}{inspect.signature(function)} cannot be called as "
+            f"token()",
             phase=Phase.AUTH,
         )
 
 
-def _takes(function: Callable[..., str], *, otherwise: bool = False, **arguments: object) -> bool:
-    """Whether a function accepts ``arguments``; ``otherwise`` if its signature is unknown (C)."""
+def _accepts(function: Callable[..., str], *, default: bool = False, **arguments: object) -> bool:
+    """Whether a function accepts ``arguments``; ``default`` if it has no signature (C code)."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return otherwise
+        return default
     try:
         signature.bind(**arguments)
     except TypeError:
@@ -238,7 +239,7 @@ def _takes(function: Callable[..., str], *, otherwise: bool = False, **arguments
 
 
 def check_credentials(credentials: object) -> None:
-    """Refuse an object that is no credentials, without showing it: it may contain a password.
+    """Refuse an object of another type, without showing it: it may contain a password.
 
     Raises:
         ValidationError: it is neither `PasswordCredentials` nor `OAuthCredentials`.
@@ -269,10 +270,10 @@ def mechanism_names(
     names = tuple(name.upper() if isinstance(name, str) else "" for name in words)
     known = dict.fromkeys(map(str, valid)) | ({SCRAM: None} if scram.FAMILY[0] in valid else {})
     if not names or not known.keys() >= set(names):
-        # Not quoted: in a URL this may be the part of a password after a "?".
-        serving = f" that {what} serves" if what else ""
+        # The names are not quoted: in a URL they may be the part of a password after a "?".
+        usable = f" that use {what}" if what else ""
         raise ValidationError(
-            f"name one or more of the mechanisms{serving}: {', '.join(known)}", phase=Phase.AUTH
+            f"name one or more of the mechanisms{usable}: {', '.join(known)}", phase=Phase.AUTH
         )
     return tuple(dict.fromkeys(names))
 
@@ -318,10 +319,10 @@ def ways(
     tls: ssl.SSLSocket | None,
     token: Secret | None = None,
 ) -> list[Way]:
-    """The ways that both sides have, in the order in which they are tried.
+    """The ways that both sides support, in the order in which they are tried.
 
     Args:
-        credentials: who logs in; None for EXTERNAL alone.
+        credentials: of the user who logs in; None if only EXTERNAL may be used.
         names: the allowed mechanisms, in order; None for all, the strongest first.
         capabilities: what the server offers.
         tls: the TLS socket, for channel binding.
@@ -374,7 +375,7 @@ def scram_ways(
     tls: ssl.SSLSocket | None,
     names: Iterable[AuthMechanism] = scram.FAMILY,
 ) -> list[Way]:
-    """The ways of SCRAM that both sides have, the strongest first."""
+    """The SCRAM ways that both sides support, the strongest first."""
 
     def way(name: AuthMechanism, binding: tuple[str, ssl.SSLSocket] | None) -> Way:
         kind = binding[0] if binding is not None else ""
@@ -394,12 +395,12 @@ class LoginPlan:
 
     Rule 1: the next way is tried if a mechanism cannot be computed here, or after 500, 502, 504 and
             534: the server does not support it despite its offer. After 534 ("too weak") to a
-            mechanism that shows the secret, only those that do not show it.
-    Rule 2: SCRAM with channel binding that is refused before the password was used is followed by
-            the next SCRAM: a client cannot ask which kind of binding a server supports.
+            mechanism that shows the secret, only those that do not show it are tried.
+    Rule 2: after SCRAM with channel binding is refused before the password was used, the next SCRAM
+            way is tried: a client cannot ask which kind of binding a server supports.
     Rule 3: after 535 to a challenge-response mechanism, which may be misconfigured on the server,
-            there is one last attempt with PLAIN or LOGIN, provided that only the right server can
-            read the password (``is_trusted``).
+            there is one last attempt with PLAIN or LOGIN, but only if no other server can read the
+            password (``is_trusted``).
     Rule 4: otherwise nothing more is tried, for example after 4xx, after an invalid challenge, and
             after a refused password or token. More attempts could lock the account.
 
@@ -409,7 +410,7 @@ class LoginPlan:
     Args:
         ways: in the order in which they are tried.
         begin_with: `Way.key` of the way that succeeded last time; "" if there is none.
-        may_show: whether the connection is private enough to show a secret.
+        may_show: whether the connection is private enough for a mechanism that shows the secret.
         is_trusted: whether the server's identity is certain and the connection private.
 
     Attributes:
@@ -422,59 +423,59 @@ class LoginPlan:
         self.tried: list[str] = []
         self._may_show = may_show
         self._is_trusted = is_trusted
-        self._is_over = False
+        self._has_lost_connection = False
         self._refused: AuthError | None = None
-        self._not_computed: SmtpError | None = None
+        self._computation_error: SmtpError | None = None
         # A remembered way that shows the secret goes first only if the server is trusted.
-        self._left = sorted(
+        self._remaining = sorted(
             ways,
             key=lambda way: way.key != begin_with or (way.name in _SHOW_SECRET and not is_trusted),
         )
-        self._passwords = [way for way in self._left if way.name in _SHOW_PASSWORD]
+        self._password_ways = [way for way in self._remaining if way.name in _SHOW_PASSWORD]
 
     def take(self) -> Way | None:
         """The next way; None if there is none."""
-        while self._left and not self._is_over:
-            way = self._left.pop(0)
-            self._passwords = [each for each in self._passwords if each is not way]
+        while self._remaining and not self._has_lost_connection:
+            way = self._remaining.pop(0)
+            self._password_ways = [each for each in self._password_ways if each is not way]
             if self._refused is None or self._may_show or way.name not in _SHOW_SECRET:
                 return way
             self.tried.append(f"{way.name}: not tried, it would show the secret without TLS")
         return None
 
     def cannot(self, way: Way, error: SmtpError) -> None:
-        """Note that a way cannot be computed here, and why."""
+        """Record that a way cannot be computed here, and why."""
         self.tried.append(f"{way.name}: {error}")
-        self._not_computed = error
+        self._computation_error = error
 
     def refused(self, way: Way, mechanism: SaslMechanism, error: AuthError) -> None:
-        """Note a refusal, and decide what may follow."""
+        """Record a refusal, and decide which ways may follow."""
         self.tried.append(f"{way.name}: {error.response}")
         if error.because:
             self.tried[-1] += f" ({error.because})"
         self._refused = error
-        code, scrams = error.response.code, [w for w in self._left if w.name in scram.FAMILY]
-        unheard = not mechanism.was_challenged or code == 501
+        code, scrams = error.response.code, [w for w in self._remaining if w.name in scram.FAMILY]
+        password_unused = not mechanism.was_challenged or code == 501
         if error.is_transient or mechanism.cancelled_because:
-            self._left = []
+            self._remaining = []
         elif code in (500, 502, 504):
             pass
         elif code == 534 and mechanism.shows_secret:
-            self._left = [w for w in self._left if w.name not in _SHOW_SECRET]
-            self._passwords = []
+            self._remaining = [w for w in self._remaining if w.name not in _SHOW_SECRET]
+            self._password_ways = []
         elif code == 534:
             pass
-        elif way.name in scram.BINDING and unheard and scrams:
-            self._left = scrams
+        elif way.name in scram.BINDING and password_unused and scrams:
+            self._remaining = scrams
         elif code == 535 and mechanism.is_challenge_response:
-            self._leave_one_attempt()
+            self._allow_one_password_attempt()
         else:
-            self._left = []
+            self._remaining = []
 
     def lost(self, way: Way, error: SmtpError) -> None:
-        """Note that the connection ended after a refusal (`is_refused`), and why."""
+        """Record that the connection ended after a refusal (`is_refused`), and why."""
         self.tried.append(f"{way.name}: {error}")
-        self._is_over = True
+        self._has_lost_connection = True
 
     @property
     def is_refused(self) -> bool:
@@ -490,7 +491,7 @@ class LoginPlan:
         """
         refused = self._refused
         if refused is None:
-            return self._not_computed or none_offered(what, capabilities)
+            return self._computation_error or none_offered(what, capabilities)
         if len(self.tried) == 1:
             return refused
         return AuthError(
@@ -501,19 +502,19 @@ class LoginPlan:
             tried=self.tried,
         )
 
-    def _leave_one_attempt(self) -> None:
-        shown = self._passwords[:1]
+    def _allow_one_password_attempt(self) -> None:
+        shown = self._password_ways[:1]
         if shown and not self._is_trusted:
             self.tried.append(
                 f"{shown[0].name}: not tried, because the server's certificate was not checked; "
                 f'if that is right, name it alone: mechanisms=("{shown[0].name}",)'
             )
-        self._left = shown if self._is_trusted else []
+        self._remaining = shown if self._is_trusted else []
 
 
 def none_offered(what: str, capabilities: ServerCapabilities) -> UnsupportedExtensionError:
     """The error for a server that offers no mechanism for these credentials."""
-    why = "serves none of the mechanisms the server offers:"
+    why = "cannot be used with any mechanism the server offers:"
     if not capabilities.auth_mechanisms:
         why = "cannot be used, because the server offers"
     return UnsupportedExtensionError(f"{what} {why} {capabilities.auth_offer}", phase=Phase.AUTH)

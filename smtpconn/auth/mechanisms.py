@@ -32,7 +32,7 @@ class SaslMechanism:
             must be private.
         is_challenge_response: whether the password is used without being sent.
         repeats_initial: whether an empty challenge after the initial response means that the server
-            has ignored it, so that it is sent once more.
+            has ignored it and that it must be sent once more.
         server_error: the error that the server sent in a challenge (RFC 7628 3.2.2).
         was_challenged: whether the server has sent a challenge that was answered.
         cancelled_because: why the client cancelled the exchange; "" if it did not.
@@ -48,7 +48,7 @@ class SaslMechanism:
 
     def begin(self) -> bytes | None:
         """The initial response; None if the server speaks first."""
-        raise AssertionError("a subclass has this method")
+        raise AssertionError("a subclass overrides this method")
 
     def answer(self, challenge: str) -> bytes | None:
         """The answer to the challenge of a 334 reply; None to cancel.
@@ -90,7 +90,7 @@ class Login(SaslMechanism):
     """LOGIN: the user name answers one prompt, the password another (obsolete, widespread).
 
     The wording of the prompts differs between servers. A prompt that is recognised gets what it
-    asks for; otherwise the user name goes first. The password is sent once only.
+    asks for; otherwise the user name is sent first. The password is sent only once.
     """
 
     name = AuthMechanism.LOGIN
@@ -102,21 +102,21 @@ class Login(SaslMechanism):
         check_credential("user", user, may_be_empty=False)
         check_credential("password", secret)
         self._user, self._password = user, secret
-        self._left = [_USER, _USER, _PASSWORD]
-        self._has_user = False
+        self._unsent = [_USER, _USER, _PASSWORD]
+        self._user_was_sent = False
 
     def begin(self) -> None:
         """None: if a server ignored an initial response, the answers would be off by one."""
 
     def answer(self, challenge: str) -> bytes | None:
         """What the prompt asks for; None if that was sent already."""
-        asked = _asked_for(challenge) or (_PASSWORD if self._has_user else _USER)
-        if asked not in self._left:
+        asked = _asked_for(challenge) or (_PASSWORD if self._user_was_sent else _USER)
+        if asked not in self._unsent:
             return None
-        self._left.remove(asked)
+        self._unsent.remove(asked)
         if asked == _PASSWORD:
             return self._password.reveal().encode()
-        self._has_user = True
+        self._user_was_sent = True
         return self._user.encode()
 
 
@@ -169,7 +169,7 @@ class CramMd5(SaslMechanism):
 
 
 def _hmac_md5(key: Secret, message: bytes) -> str:
-    # Imported only for those who use it.
+    # Imported here, because only CRAM-MD5 needs it.
     import hmac
 
     return hmac.digest(key.reveal().encode(), message, "md5").hex()
@@ -185,7 +185,7 @@ class External(SaslMechanism):
         self._authzid = authzid
 
     def begin(self) -> bytes:
-        """The identity to act as; empty for that of the certificate."""
+        """The identity to act as; empty for the identity in the certificate."""
         return self._authzid.encode()
 
 
@@ -291,9 +291,9 @@ def _problem(secret: Secret, *, may_be_empty: bool) -> str:
     if not value and not may_be_empty:
         return "is empty"
     if "\0" in value or "\x01" in value:
-        return "holds a NUL or Ctrl-A character"
+        return "contains a NUL or Ctrl-A character"
     if any("\ud800" <= c <= "\udfff" for c in value):
-        return "holds a lone surrogate"
+        return "contains a lone surrogate"
     return ""
 
 
@@ -308,5 +308,5 @@ def check_token(token: str | Secret) -> None:
     check_credential("token", secret, may_be_empty=False)
     if not all("!" <= c <= "~" for c in secret.reveal()):
         raise ValidationError(
-            "the token holds something else than printable ASCII", phase=Phase.AUTH
+            "the token contains a character that is not printable ASCII", phase=Phase.AUTH
         )

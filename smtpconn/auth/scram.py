@@ -1,10 +1,10 @@
 """SCRAM-SHA-1 and SCRAM-SHA-256, with and without channel binding (RFC 5802, RFC 7677).
 
 The package scramp (the extra ``scram``) does the computation; this module adapts it to
-`SaslMechanism` and chooses the channel binding. -PLUS detects a man in the middle even if his
-certificate is trusted. A client cannot ask which kind of binding a server supports. A server that
-does not support ours refuses the first message, or calls the second one malformed (501), before the
-password was used. Then the next kind can be tried.
+`SaslMechanism` and chooses the channel binding. -PLUS detects a man in the middle even if the
+client trusts his certificate. A client cannot ask which kind of binding a server supports. A server
+that does not support the chosen kind refuses the first message, or calls the second one malformed
+(501), before the password was used. Then the next kind can be tried.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Scram(SaslMechanism):
 
     Args:
         name: the mechanism.
-        user, password: are prepared with SASLprep (RFC 5802 5.1).
+        user, password: of the account; prepared with SASLprep (RFC 5802 5.1).
         binding: for -PLUS, the kind of channel binding and the TLS socket.
 
     Raises:
@@ -65,7 +65,7 @@ class Scram(SaslMechanism):
         check_credential("password", secret, may_be_empty=False)
         self.name = name
         self._client = _client(name, user, secret, binding)
-        self._has_proven = False
+        self._server_is_verified = False
 
     def begin(self) -> bytes:
         """The user name and the client's nonce."""
@@ -73,7 +73,7 @@ class Scram(SaslMechanism):
 
     def answer(self, challenge: str) -> bytes | None:
         """The proof for the server's first message; empty once its last message is verified."""
-        if self._has_proven or self.server_error:
+        if self._server_is_verified or self.server_error:
             return None
         message = decode_challenge(challenge).decode("utf-8", "replace")
         if not self.was_challenged:
@@ -88,7 +88,7 @@ class Scram(SaslMechanism):
 
     def finish(self) -> None:
         """Check that the server has proven that it knows the password (RFC 5802 5)."""
-        if not self._has_proven:
+        if not self._server_is_verified:
             raise ProtocolError(
                 "the server accepted the login without proving that it knows the password: "
                 "it may not be the one it says it is",
@@ -112,16 +112,17 @@ class Scram(SaslMechanism):
 
         if not message.startswith("v="):
             raise ChallengeError(
-                f"the server's SCRAM message is wrong, it proves nothing: {message!a:.80}",
+                f"the server's SCRAM message is wrong, it does not prove that the server knows the "
+                f"password: {message!a:.80}",
                 phase=Phase.AUTH,
             )
         problem = ""
         try:
             self._client.set_server_final(message)
-            self._has_proven = True
+            self._server_is_verified = True
         except ScramException as error:
             problem = str(error)
-        if not self._has_proven:
+        if not self._server_is_verified:
             raise ProtocolError(
                 f"the server could not prove that it knows the password: {problem}",
                 phase=Phase.AUTH,
@@ -161,7 +162,7 @@ def candidates(
 ) -> Iterator[tuple[AuthMechanism, tuple[str, ssl.SSLSocket] | None]]:
     """The mechanisms of ``names`` that the server offers, each with its possible channel bindings.
 
-    A later one is for the case that an earlier one is refused before the password was used.
+    A later one is tried if an earlier one is refused before the password was used.
     """
     for name in map(AuthMechanism, names):
         if capabilities.supports_auth(name):
