@@ -35,7 +35,7 @@ class Deadline:
     __slots__ = ("_end", "timeout")
 
     counts_messages = False
-    """Whether `begin_message` has to be called for each."""
+    """Whether `begin_message` must be called for each message."""
 
     def __init__(self, timeout: float) -> None:
         is_number = type(timeout) in _NUMBERS or _is_number(timeout)
@@ -84,7 +84,7 @@ class Deadline:
         return _Share(self, min(remaining / count, limit))
 
     def begin_message(self) -> None:
-        """A message begins; only `StreamDeadline` uses it."""
+        """Record that a message begins; only `StreamDeadline` uses it."""
 
     def remaining(self) -> float:
         """Seconds left; 0.0 when it has passed."""
@@ -109,10 +109,10 @@ class Deadline:
     def error(self, phase: Phase, peer: str = "") -> SmtpTimeoutError:
         """The error that this deadline has passed during ``phase`` with ``peer`` (host:port)."""
         where = f"{phase} with {peer}" if peer else str(phase)
-        text = f"{self._share_of()}the timeout of {self} seconds has passed during {where}"
+        text = f"{self._share_text()}the timeout of {self} seconds has passed during {where}"
         return SmtpTimeoutError(text, phase=phase)
 
-    def _share_of(self) -> str:
+    def _share_text(self) -> str:
         return ""
 
     def __str__(self) -> str:
@@ -130,7 +130,7 @@ class _Share(Deadline):
         self._seconds = seconds
         self._end = time.monotonic() + seconds
 
-    def _share_of(self) -> str:
+    def _share_text(self) -> str:
         return f"a share of {self._seconds:.3g} seconds of "
 
 
@@ -142,8 +142,8 @@ class StreamDeadline(Deadline):
 
     Args:
         timeout: seconds for each message.
-        first: by when the first message has to be over, which has waited for something before;
-            None if it has ``timeout`` seconds like the others.
+        first: a deadline that the first message must also meet, because it has already waited for
+            something; None if it has ``timeout`` seconds like the others.
     """
 
     __slots__ = ("_ends", "_first", "_paused", "_paused_at")
@@ -155,8 +155,8 @@ class StreamDeadline(Deadline):
         self._first = first
         if first is not None:
             self._end = min(self._end, first._end)
-        # Measured without pauses, so that a pause moves all of them at once. So is `_end`, which
-        # applies while no message is in flight.
+        # These do not include the pauses, so that a pause moves all of them at once. Nor does
+        # `_end`, which applies while no message is in flight.
         self._ends: deque[float] = deque()
         self._paused = 0.0
         self._paused_at = 0.0
@@ -167,23 +167,23 @@ class StreamDeadline(Deadline):
         return max(0.0, end + self._paused - time.monotonic())
 
     def begin_message(self) -> None:
-        """The first byte of a message is about to be sent."""
+        """Record that the first byte of a message is about to be sent."""
         end = time.monotonic() - self._paused + self.timeout
         if self._first is not None:
             end, self._first = min(end, self._first._end - self._paused), None
         self._ends.append(end)
 
     def end_messages(self, count: int) -> None:
-        """So many of the oldest messages have received their final reply."""
+        """Record that the ``count`` oldest messages have received their final reply."""
         for _ in range(min(count, len(self._ends))):
             self._ends.popleft()
         if not self._ends:
             self._end = time.monotonic() - self._paused + self.timeout
 
     def pause(self) -> None:
-        """The caller's code starts to run; the clock stops."""
+        """Stop the clock, because the caller's code starts to run."""
         self._paused_at = time.monotonic()
 
     def go_on(self) -> None:
-        """The caller's code has returned; the clock runs again."""
+        """Restart the clock, because the caller's code has returned."""
         self._paused += time.monotonic() - self._paused_at

@@ -11,7 +11,7 @@ is called before a lock is taken or a socket is used that may be inherited. Its 
 child does the work of the hook.
 
 A fork is detected by a page of memory that the kernel clears in a child. Reading it takes no system
-call. Unlike a process id, it cannot be mistaken: ids are reused, and start again in a container. On
+call. Unlike a process id, it is never ambiguous: ids are reused, and start again in a container. On
 systems without such pages the process id is compared.
 """
 
@@ -76,7 +76,7 @@ def _wiped_page() -> mmap.mmap | None:
 same_process: mmap.mmap | ProcessIdMark = _wiped_page() or ProcessIdMark()
 """Its first item is true in a process that was set up, and false in a new forked child.
 
-What happens for every message reads it in place, because a call would cost more:
+Code that runs for every message reads it in place, because a call would cost more:
 ``if not forking.same_process[0]: forking.reset_if_forked()``.
 """
 
@@ -92,7 +92,7 @@ _holders: dict[int, weakref.ref[Resettable]] = {}
 def reset_if_forked() -> None:
     """Reset all registered objects if this is a new forked child.
 
-    To be called before a lock is taken or a socket is used that may be older than this process. The
+    Must be called before taking a lock or using a socket that may be older than this process. The
     first thread that calls it in a child does the reset; the others wait for it.
     """
     if not same_process[0]:
@@ -127,7 +127,7 @@ def close_in_child(sock: socket.socket) -> None:
 
 
 def _remember(table: dict[int, weakref.ref[T]], thing: T) -> None:
-    # Otherwise the first reset in a child would treat a new object as inherited.
+    # Without this, the first reset in a child would treat a new object as inherited.
     reset_if_forked()
     key = id(thing)
 
@@ -138,7 +138,7 @@ def _remember(table: dict[int, weakref.ref[T]], thing: T) -> None:
     table[key] = weakref.ref(thing, gone)
 
 
-def _living(table: dict[int, weakref.ref[T]]) -> list[T]:
+def _alive(table: dict[int, weakref.ref[T]]) -> list[T]:
     return [thing for each in list(table.values()) if (thing := each()) is not None]
 
 
@@ -146,39 +146,40 @@ class _Reset:
     """Resets the registered objects of a child once, in the first thread that notices the fork."""
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler that sends may interrupt the reset. It finishes the rest.
+        # Re-entrant: a signal handler that sends mail may interrupt the reset. It then does the
+        # remaining steps.
         self._lock = threading.RLock()
-        self._left: list[Callable[[], None]] | None = None
+        self._remaining: list[Callable[[], None]] | None = None
 
     def run(self) -> None:
         global process_number
         with self._lock:
             if same_process[0]:
                 return
-            if self._left is not None:
-                self._do(self._left)
+            if self._remaining is not None:
+                self._run_steps(self._remaining)
                 return
             try:
                 process_number += 1
-                # Sockets are closed first (the list is worked off from its end), so that nothing
-                # that runs later can write to them.
-                self._left = [holder.reset_after_fork for holder in reversed(_living(_holders))]
-                self._left += [sock.close for sock in _living(_sockets)]
-                self._do(self._left)
+                # Sockets are closed first (the steps run from the end of the list), so that no
+                # later step can write to them.
+                self._remaining = [holder.reset_after_fork for holder in reversed(_alive(_holders))]
+                self._remaining += [sock.close for sock in _alive(_sockets)]
+                self._run_steps(self._remaining)
                 same_process[0] = 1
                 _resets.pop(os.getpid(), None)
             finally:
-                self._left = None
+                self._remaining = None
 
-    def _do(self, left: list[Callable[[], None]]) -> None:
-        while left:
-            step = left[-1]
+    def _run_steps(self, remaining: list[Callable[[], None]]) -> None:
+        while remaining:
+            step = remaining[-1]
             try:
                 step()
             except OSError:
-                pass  # from a socket, which is closed then
-            if left and left[-1] is step:
-                left.pop()
+                pass  # raised by close(); the socket is closed nevertheless
+            if remaining and remaining[-1] is step:
+                remaining.pop()
 
 
 _resets: dict[int, _Reset] = {}

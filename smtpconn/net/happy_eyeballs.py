@@ -27,7 +27,8 @@ ATTEMPT_DELAY = 0.25
 
 FIRST_PAUSE = 0.001
 MAX_PAUSE = 0.05
-"""Seconds before connecting again to a UNIX socket whose backlog is full."""
+"""The shortest and the longest pause, in seconds, before connecting again to a UNIX socket whose
+backlog is full."""
 
 SocketFactory: TypeAlias = Callable[[str, int, float], socket.socket]
 """Returns a connected stream socket for a host, a port and the seconds left, such as a proxy's."""
@@ -46,8 +47,8 @@ def open_socket(
         source_address: the local (address, port) to bind to, port 0 for any.
 
     Raises:
-        SmtpError: connecting failed; if several addresses failed, it has the class of the first
-            one's error and the others in its text.
+        SmtpError: connecting failed. If several addresses failed, it has the class of the first
+            one's error, and its text names all of them.
     """
     peer = host if host.startswith("/") else f"{host}:{port}"
     try:
@@ -112,13 +113,13 @@ class HappyEyeballs:
         finally:
             for sock in self._running:
                 sock.close()
-        # Without its traceback, which may show a replaced function of the application: wherever it
-        # was raised, it is an error of connecting.
+        # The application may have replaced a function of the socket module. `is_own` would find it
+        # in the traceback and ignore the error, which is always an error of connecting here.
         raise self._failure().with_traceback(None)
 
     def _start(self, address: Address) -> None:
-        family, type_, proto, where = address
-        name = where if isinstance(where, str) else str(where[0])
+        family, type_, proto, sockaddr = address
+        name = sockaddr if isinstance(sockaddr, str) else str(sockaddr[0])
         try:
             sock = socket.socket(family, type_, proto)
         except OSError as error:
@@ -132,28 +133,28 @@ class HappyEyeballs:
             sock.settimeout(0)
             if self._source_address is not None:
                 sock.bind(self._source_address)
-            code = sock.connect_ex(where)
+            code = sock.connect_ex(sockaddr)
             if code not in _IN_PROGRESS:
-                self._fail(sock, OSError(code, os.strerror(code)))
+                self._record_failure(sock, OSError(code, os.strerror(code)))
         except OSError as error:
             if is_of_signal_handler(error):
                 raise
-            self._fail(sock, error)
+            self._record_failure(sock, error)
 
-    def _wait(self, at_most: float | None) -> socket.socket | None:
-        """Wait for a connect to succeed; None when one failed or ``at_most`` seconds passed."""
+    def _wait(self, limit: float | None) -> socket.socket | None:
+        """Wait for a connect to succeed; None when one failed or ``limit`` seconds passed."""
         if not self._running:
             return None
         remaining = self._deadline.check(Phase.CONNECT, self._peer)
-        seconds = remaining if at_most is None else min(at_most, remaining)
+        seconds = remaining if limit is None else min(limit, remaining)
         for sock in wait_for_sockets(dict.fromkeys(self._running, (False, True)), seconds):
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code == 0:
                 return sock
-            self._fail(sock, OSError(code, os.strerror(code)))
+            self._record_failure(sock, OSError(code, os.strerror(code)))
         return None
 
-    def _fail(self, sock: socket.socket, error: OSError) -> None:
+    def _record_failure(self, sock: socket.socket, error: OSError) -> None:
         self._errors.append((self._running.pop(sock), error))
         sock.close()
 
@@ -184,14 +185,14 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
             raise
         # Not stored in a variable: that would be a reference cycle with this frame, which would
         # keep the caller's lease alive.
-        raise _name_of(error, deadline, peer) from error
+        raise _as_connect_error(error, deadline, peer) from error
 
 
-def _name_of(error: Exception, deadline: Deadline, peer: str) -> SmtpError:
+def _as_connect_error(error: Exception, deadline: Deadline, peer: str) -> SmtpError:
     if isinstance(error, OSError) and not isinstance(error, SmtpError):
-        named = as_smtp_error(error, Phase.CONNECT, deadline, peer)
-        named.is_transient = True
-        return named
+        converted = as_smtp_error(error, Phase.CONNECT, deadline, peer)
+        converted.is_transient = True
+        return converted
     return TransportError(
         f"no connection to {peer}: socket_factory raised {type(error).__name__}: {error}",
         phase=Phase.CONNECT,

@@ -26,8 +26,9 @@ MAX_LOOKUPS_OF_A_NAME = 4
 """Concurrent lookups of one name, so that a name that hangs leaves room for others."""
 
 JOIN_TIMEOUT = 5.0
-"""Seconds after which a running lookup is no longer joined if a second one may start: the time that
-the resolver waits for a name server (resolv.conf(5)). So a server that is back is noticed."""
+"""Seconds after which a caller starts a second lookup of a name, if it may, instead of joining the
+first: the time that the resolver waits for a name server (resolv.conf(5)). So callers notice that a
+name server works again."""
 
 Address: TypeAlias = tuple[int, int, int, tuple[object, ...] | str]
 """Family, type, protocol and socket address."""
@@ -75,20 +76,20 @@ class _Lookup:
             self.outcome = error
         finally:
             if self.outcome is None:
-                self.outcome = OSError("the lookup was cut off")
+                self.outcome = OSError("the lookup was interrupted")
 
 
 class _Resolver:
     """The running lookups of a process, oldest first, and the callers that wait for them."""
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may send mail while its own thread is in here.
+        # Re-entrant: a signal handler may send mail while its own thread holds the lock.
         self._lock = threading.RLock()
         self._running: list[_Lookup] = []
         self._waiting: set[threading.Lock] = set()
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address] | Exception:
-        """The outcome of a lookup.
+        """The outcome of a lookup, which may be shared with other callers.
 
         Raises:
             SmtpTimeoutError: the deadline has passed.
@@ -113,7 +114,7 @@ class _Resolver:
     def _join_or_begin(self, host: str, port: int) -> _Lookup | None:
         """Join or start a lookup of the name; None while too many other lookups run."""
         with self._lock:
-            # A lookup that has ended is not joined: its answer is older than the question.
+            # A lookup that has ended is not joined: its answer is older than this call.
             same = [
                 lookup
                 for lookup in self._running

@@ -1,4 +1,4 @@
-"""Starting a thread where a signal handler may interrupt it, or may be what starts it."""
+"""How to start a thread safely when a signal handler may interrupt the start, or makes it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def start_thread(thread: threading.Thread) -> None:
     If anything but a `RuntimeError` is raised, the thread may run nevertheless.
 
     Raises:
-        RuntimeError: it cannot be started: there are too many, the interpreter ends, or this call
-            interrupts the start of another thread by the same one.
+        RuntimeError: it cannot be started: there are too many threads, the interpreter ends, or a
+            signal handler makes this call while its own thread starts another one.
         BaseException: what a signal handler raised during the call.
     """
     # A new thread takes this lock before it does anything. A signal handler that interrupts another
@@ -25,8 +25,8 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except KeyError as error:
-        # After an exception `Thread.start` removes the thread from a dict, and fails if the thread
-        # runs already and has done so itself. What was raised at first is the context.
+        # After an exception `Thread.start` removes the thread from a dict. That fails if the thread
+        # already runs and has removed itself. The first exception is the context of this one.
         if error.args != (thread,):
             raise
         interruption = error.__context__

@@ -1,7 +1,7 @@
 """TLS settings: which certificates are trusted (RFC 3207 4.1, RFC 8314), and what was negotiated.
 
-Verification is the default and is never weakened here. A caller who wants less passes a context of
-its own.
+Verification is the default and is never weakened here. A caller who wants less passes their own
+context.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TlsInfo:
 
     @classmethod
     def from_socket(cls, tls: ssl.SSLSocket) -> Self | None:
-        """Read it from the socket ``tls``; None before its handshake and after it was closed."""
+        """Read it from the socket ``tls``; None before the handshake and after it was closed."""
         version, cipher = tls.version(), tls.cipher()
         if version is None or cipher is None:
             return None
@@ -125,11 +125,11 @@ _contexts: dict[tuple[_Files, tuple[int, ...], type[ssl.SSLContext]], ssl.SSLCon
 _locks: dict[int, threading.RLock] = {}
 
 LOCK_TIMEOUT = 1.0
-"""Seconds to wait at most for another thread that creates the context, before creating one."""
+"""Seconds to wait at most for another thread that creates the context; then create it here too."""
 
 
 def _check_readable(*files: str | None) -> None:
-    """Raise the OSError that names the file; that of ``load_cert_chain`` does not."""
+    """Raise an OSError that names the file; the one that ``load_cert_chain`` raises does not."""
     for file in filter(None, files):
         with open(file, "rb"):
             pass
@@ -159,7 +159,7 @@ def shared_context(
     authorities = Authorities.chosen(cafile)
     files: _Files = (authorities, certfile, keyfile)
     changes = tuple(_changed_at(f) for f in (authorities.cafile, certfile, keyfile) if f)
-    # A context of before gevent replaced the class can make no more connections.
+    # The class is in the key: a context made before gevent replaced it can no longer connect.
     key = (files, changes, ssl.SSLContext)
     if (context := _contexts.get(key)) is not None:
         return context
@@ -173,8 +173,8 @@ def shared_context(
         if certfile:
             _check_readable(certfile, keyfile)
             context.load_cert_chain(certfile, keyfile or None)
-        # The lock only avoids double work; this line makes sure that there is one context. That
-        # includes a signal handler that sends mail while its own thread is in here.
+        # The lock only avoids double work; this line ensures that all callers get the same context,
+        # also a signal handler that sends mail while its own thread runs this function.
         context = _contexts.setdefault(key, context)
     finally:
         if is_held:

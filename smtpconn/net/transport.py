@@ -46,7 +46,7 @@ _TLS_SEND = 16 * 1024
 it was sent."""
 
 _SEND = 1024 * 1024
-"""Bytes per call without TLS: while a fast peer reads, the kernel accepts more without end, and the
+"""Bytes per call without TLS. A call with more could last as long as a fast peer reads, and the
 deadline is checked only between calls."""
 
 MAX_WAIT = 1_000_000.0
@@ -107,7 +107,7 @@ class Transport:
 
     @property
     def sock(self) -> socket.socket:
-        """The socket, which is never to block while the transport is used."""
+        """The socket; it must stay non-blocking while the transport is used."""
         return self._sock
 
     @property
@@ -146,7 +146,7 @@ class Transport:
             )
         except BaseException as error:
             # It still fails if the connection was reset since the check above.
-            _close_half_made(error)
+            _close_leaked_socket(error)
             raise
         self._sock, self.is_tls = tls, True
         tls.settimeout(0)
@@ -154,7 +154,7 @@ class Transport:
             try:
                 tls.session = session
             except ValueError:
-                pass  # from another context, which may trust other authorities: not offered
+                pass  # not offered: it is from another context, which may trust other authorities
         while True:
             try:
                 return tls.do_handshake()
@@ -184,13 +184,14 @@ class Transport:
             OSError: the connection failed.
             TimeoutError: without errno: the deadline passed.
         """
-        most = _TLS_SEND if self.is_tls else _SEND
-        rest: Buffer = data
-        while rest:
+        max_size = _TLS_SEND if self.is_tls else _SEND
+        unsent: Buffer = data
+        while unsent:
             if not deadline.remaining():
                 raise TimeoutError
             try:
-                taken = self._sock.send(rest if len(rest) <= most else memoryview(rest)[:most])
+                block = unsent if len(unsent) <= max_size else memoryview(unsent)[:max_size]
+                count = self._sock.send(block)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
                 if not is_own(error):
                     raise
@@ -198,15 +199,15 @@ class Transport:
                 wants_read = isinstance(error, ssl.SSLWantReadError)
             else:
                 self._owes_ack = False
-                sent(taken)
-                if taken == len(rest):
+                sent(count)
+                if count == len(unsent):
                     return
-                rest = memoryview(rest)[taken:]
+                unsent = memoryview(unsent)[count:]
                 continue
             if (arrived := self.receive_now()) is not None:
                 received(arrived)
             elif self._read_wants_write:
-                # TLS must write before it can read; that was reported last, and holds here too.
+                # The last read reported that TLS must write before it can read.
                 self.wait(deadline, read=False)
             else:
                 self.wait(deadline, write=not wants_read)
@@ -239,11 +240,11 @@ class Transport:
         raise TimeoutError
 
     def is_silent(self) -> bool:
-        """Whether nothing has arrived for certain, neither bytes nor the end of the stream.
+        """Whether it is certain that nothing has arrived, neither bytes nor the end of the stream.
 
-        The cheap half of a probe. False is no proof: after a TLS 1.3 handshake a healthy socket is
-        readable (session tickets), and only `receive_now` can tell. Without TLS this may be called
-        while another thread waits for bytes.
+        The cheap half of a probe. False proves nothing: after a TLS 1.3 handshake a healthy socket
+        is readable (session tickets), and only `receive_now` can tell. Without TLS this may be
+        called while another thread waits for bytes.
         """
         if self._probe_poll is None or (self.is_tls and self._has_pending()):
             return False
@@ -266,7 +267,7 @@ class Transport:
             self._read_wants_write = isinstance(error, ssl.SSLWantWriteError)
             return None
         except ssl.SSLError as error:
-            if _has_lost_its_reason(error) and is_own(error) and self._has_ended():
+            if _lacks_reason(error) and is_own(error) and self._has_ended():
                 return b""
             raise
         self._owes_ack = True
@@ -275,7 +276,7 @@ class Transport:
     def _has_ended(self) -> bool:
         """Whether the peer has ended the connection beneath TLS."""
         try:
-            return _beneath_tls(self._sock).recv(self._sock, 1, socket.MSG_PEEK) == b""
+            return _class_beneath_tls(self._sock).recv(self._sock, 1, socket.MSG_PEEK) == b""
         except BlockingIOError:
             return False
         except OSError:
@@ -300,15 +301,15 @@ class Transport:
         it. ``SSLSocket.shutdown`` is not called: that thread would continue without TLS.
         """
         try:
-            _beneath_tls(self._sock).shutdown(self._sock, socket.SHUT_RDWR)
+            _class_beneath_tls(self._sock).shutdown(self._sock, socket.SHUT_RDWR)
         except OSError as error:
             if not is_own(error):
                 raise
             # The socket is not connected any more, which is the goal.
 
     def close(self) -> None:
-        """Close the descriptor without TLS shutdown or waiting, so a forked child may do it too."""
-        # In this order: if an exception comes in between, the next call closes again.
+        """Close the descriptor, without TLS shutdown or waiting; a forked child may do it too."""
+        # In this order: if an exception occurs between the two, the next call closes again.
         self._sock.close()
         self.is_open = False
 
@@ -325,18 +326,18 @@ class Transport:
 
 
 def _is_tls(kind: type[object]) -> bool:
-    # Where gevent has replaced the classes of the ssl module, contexts of before still make sockets
-    # of the other class. A class of a caller's may have a ``do_handshake`` without TLS.
+    # After gevent has replaced the classes of the ssl module, older contexts still make sockets of
+    # the original class. `do_handshake` is no criterion: a caller's class may have one without TLS.
     made_by = (vars(each).get("sslsocket_class") for each in ssl.SSLContext.__mro__)
     return issubclass(kind, tuple(made for made in made_by if made is not None))
 
 
-def _beneath_tls(sock: socket.socket) -> type[socket.socket]:
-    """The class of a socket without its TLS: the ``socket`` module's, or gevent's."""
+def _class_beneath_tls(sock: socket.socket) -> type[socket.socket]:
+    """The class beneath TLS: the ``socket`` module's, or gevent's."""
     return next(kind for kind in type(sock).__mro__ if not _is_tls(kind))
 
 
-def _close_half_made(error: BaseException) -> None:
+def _close_leaked_socket(error: BaseException) -> None:
     """Close the TLS socket that a failed wrap_socket() left in its frames; nothing else has it."""
     traceback = error.__traceback__
     while traceback is not None:
@@ -371,11 +372,11 @@ def _milliseconds(seconds: float) -> int:
     return int(min(seconds, MAX_WAIT) * 1000) + 1 if seconds else 0
 
 
-def _has_lost_its_reason(error: ssl.SSLError) -> bool:
-    """Whether Python found nothing in OpenSSL's list of errors.
+def _lacks_reason(error: ssl.SSLError) -> bool:
+    """Whether Python found no reason for the error in OpenSSL's error queue.
 
-    Before it looks there it runs signal handlers, and one that uses TLS itself empties the list.
-    Then nothing tells the end of the stream from a broken record, but the socket does.
+    Python runs signal handlers before it reads the queue, and a handler that uses TLS empties it.
+    Then only the socket can tell the end of the stream from a broken record.
     """
     return error.errno == ssl.SSL_ERROR_SSL and error.reason is None
 
