@@ -4,8 +4,8 @@ This module finds the addresses in a text; `smtpconn.model.addresses` decides wh
 be sent. A text is scanned once from start to end, without recursion, so the time is linear for any
 input. Ambiguous text is refused, because a message must not go to another address than was written.
 
-Accepted beyond RFC 5322 3.4: full stops and brackets in unquoted names, empty places in a list,
-source routes (which are dropped later), and UTF-8 (RFC 6532). Not accepted: spaces inside an
+Accepted beyond RFC 5322 3.4: full stops and brackets in unquoted names, empty elements in a
+list, source routes (which are dropped later), and UTF-8 (RFC 6532). Not accepted: spaces inside an
 address, except around its @.
 """
 
@@ -44,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Addresses with one group name, such as ``undisclosed-recipients:;``.
+    """The addresses of a group such as ``undisclosed-recipients:;``, or one address outside groups.
 
     Attributes:
         name: without quoting; None for an address outside groups.
@@ -70,7 +70,7 @@ def read_addresses(text: str, *, allow_gaps: bool = True) -> list[str]:
 
 
 def read_groups(text: str, *, allow_gaps: bool = True) -> list[Group]:
-    """The same with names and groups; an address in no group is a group of its own.
+    """The addresses in a list with names and groups; each one outside groups is a `Group` alone.
 
     Raises:
         ValidationError: it is not a list of addresses.
@@ -80,24 +80,24 @@ def read_groups(text: str, *, allow_gaps: bool = True) -> list[Group]:
 
 @dataclass(slots=True)
 class _Token:
-    """A word, a special character, or "" for the end.
+    """A word or a special character; the last token of a text is its end, with the text "".
 
     Attributes:
         kind: of `_TOKEN`; "end" for the end.
         text: as in the source.
-        is_apart: whether a space or a comment precedes it.
+        has_gap_before: whether a space or a comment precedes it.
     """
 
     kind: str
     text: str
-    is_apart: bool
+    has_gap_before: bool
 
     def is_one_of(self, specials: str) -> bool:
         return self.kind == "special" and self.text in specials
 
 
 class _Reader:
-    """Reads one text; `groups` is called once."""
+    """Reads one text; `groups` may be called only once."""
 
     def __init__(self, text: str, *, allow_gaps: bool) -> None:
         self._text = text
@@ -112,12 +112,12 @@ class _Reader:
         while True:
             words, end = self._words()
             if end.is_one_of(">"):
-                raise self._error("an angle bracket that closes nothing")
+                raise self._error("a > without a <")
             if ended_group and (words or end.is_one_of("<:;")):
                 raise self._error("there is no comma after a group")
             if end.is_one_of(":"):
                 if group is not None or not words:
-                    raise self._error("a colon that begins no group")
+                    raise self._error("a colon that does not begin a group")
                 group = self._name(words)
                 continue
             named: Named | None
@@ -126,11 +126,11 @@ class _Reader:
             else:
                 named = self._bare(words) if words else None
                 if named is None and not (self._allow_gaps or end.is_one_of(";") or ended_group):
-                    raise self._error("an empty place")
+                    raise self._error("an empty element")
             ended_group = end.is_one_of(";")
             if group is None:
                 if ended_group:
-                    raise self._error("a semicolon that ends no group")
+                    raise self._error("a semicolon that does not end a group")
                 if named is not None:
                     yield Group(None, (named,))
             else:
@@ -145,14 +145,14 @@ class _Reader:
                 return
 
     def _words(self) -> tuple[list[_Token], _Token]:
-        """The tokens before the next character that ends a name or an address, and that one."""
+        """The tokens before the next one that ends a name or an address, and that token."""
         self._comment = ""
         words: list[_Token] = []
         for token in self._tokens:
             if token.kind == "end" or token.is_one_of(",:;<>"):
                 return words, token
             words.append(token)
-        raise AssertionError("there is an end")
+        raise AssertionError("the last token is the end")
 
     def _angle(self, words: list[_Token]) -> tuple[Named, _Token]:
         """An address in angle brackets after a name, and the token that ends it."""
@@ -162,12 +162,12 @@ class _Reader:
             if token.is_one_of(">"):
                 break
             if token.kind == "end" or token.is_one_of("<;"):
-                raise self._error("an angle bracket that is not closed")
+                raise self._error("a < without a >")
             inside.append(token)
         address = self._joined(inside)
-        behind, end = self._words()
-        if behind or end.is_one_of("<>:"):
-            raise self._error("something behind an angle bracket")
+        after, end = self._words()
+        if after or end.is_one_of("<>:"):
+            raise self._error("text after an angle bracket")
         return Named(name or self._comment, address), end
 
     def _bare(self, words: list[_Token]) -> Named:
@@ -177,10 +177,10 @@ class _Reader:
         return Named(self._comment, address)
 
     def _joined(self, tokens: list[_Token]) -> str:
-        """The text of an address; spaces and comments are allowed only around its @."""
+        """The text of an address; blanks and comments are allowed only around "@", "," and ":"."""
         for before, token in itertools.pairwise(tokens):
-            if token.is_apart and not (token.is_one_of("@,:") or before.is_one_of("@,:")):
-                raise self._error("a blank in an address, or no comma between two")
+            if token.has_gap_before and not (token.is_one_of("@,:") or before.is_one_of("@,:")):
+                raise self._error("a blank in an address, or no comma between two addresses")
         if not tokens:
             raise self._error("an address is missing")
         return "".join(token.text for token in tokens)
@@ -188,32 +188,32 @@ class _Reader:
     def _name(self, words: list[_Token]) -> str:
         """A phrase without its quoting, with single spaces."""
         if any(token.is_one_of("@") for token in words):
-            raise self._error("an address where a name stands")
+            raise self._error("an address where a name is expected")
         text = "".join(
-            (" " if token.is_apart else "")
+            (" " if token.has_gap_before else "")
             + (_QUOTED_PAIR.sub(r"\1", token.text[1:-1]) if token.kind == "quoted" else token.text)
             for token in words
         )
         return text.strip()
 
     def _scan(self) -> Iterator[_Token]:
-        text, position, is_apart = self._text, 0, False
+        text, position, has_gap_before = self._text, 0, False
         while position < len(text):
             found = _TOKEN.match(text, position)
             if found is None:
-                raise self._error(f"{text[position]!a} cannot stand there")
+                raise self._error(f"{text[position]!a} is not allowed there")
             kind = found.lastgroup or ""
             position = found.end()
             if kind == "comment":
                 start, position = position, self._end_of_comment(position)
                 self._comment = text[start : position - 1]
-                is_apart = True
+                has_gap_before = True
             elif kind == "blank":
-                is_apart = True
+                has_gap_before = True
             else:
-                yield _Token(kind, found[0], is_apart)
-                is_apart = False
-        yield _Token("end", "", is_apart)
+                yield _Token(kind, found[0], has_gap_before)
+                has_gap_before = False
+        yield _Token("end", "", has_gap_before)
 
     def _end_of_comment(self, position: int) -> int:
         depth = 1

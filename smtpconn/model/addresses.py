@@ -9,8 +9,8 @@ Each string is parsed in one pass without backtracking. This module does not kno
 offers: whether UTF-8 or a bare domain may be sent is decided where the command is made.
 
 Real mail systems use addresses that RFC 5321 does not allow: ``a..b@docomo.example``, a local part
-of more than 64 bytes, an underscore in a domain. They harm nobody, so they are accepted. An address
-that could end the path or the command early is refused.
+of more than 64 bytes, an underscore in a domain. They are harmless, so they are accepted. An
+address that could end the path or the command early is refused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LABEL_EXTRAS = frozenset("-\u00b7\u0375\u05f3\u05f4\u30fb\u200c\u200d")
 _LABEL_CATEGORIES = frozenset("LMN")
 _JOINERS = "\u200c\u200d"
 _VIRAMA = 9
-"""The combining class of the sign that makes one letter of two."""
+"""The combining class of the viramas, signs that join two letters into one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class Domain:
     """A domain name, ASCII or internationalised (U-labels), such as ``example.com``.
 
     Raises:
-        ValidationError: an empty or over-long label, a character that no label may have, more than
-            255 bytes (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
+        ValidationError: a label is empty, too long or has an invalid character, or there are more
+            than 255 bytes (RFC 5321 4.1.2 and 4.5.3.1.2, RFC 6531 3.3).
     """
 
     __reduce_ex__ = reduce_value
@@ -93,7 +93,7 @@ class Domain:
         return self.name.isascii()
 
     def to_ascii(self) -> Domain:
-        """The same domain in A-labels (RFC 5890 2.3.2.1); needs the extra ``idna`` if it is not.
+        """The same domain in A-labels (RFC 5890 2.3.2.1); needs the extra ``idna`` if not ASCII.
 
         Raises:
             SmtpUtf8RequiredError: the extra is missing.
@@ -109,7 +109,7 @@ class Domain:
                 f"package idna: pip install 'smtpconn[idna]'"
             ) from None
         try:
-            # Label by label: IDNA does not allow an underscore, which may be in another label.
+            # Label by label: IDNA does not allow underscores, which an ASCII label may have.
             name = ".".join(
                 label
                 if "_" in label and label.isascii()
@@ -129,7 +129,7 @@ class AddressLiteral:
     two groups, so one that stands for a single group is written out.
 
     Raises:
-        ValidationError: it is none of the three.
+        ValidationError: it has none of the three forms.
     """
 
     __reduce_ex__ = reduce_value
@@ -182,11 +182,11 @@ class Mailbox:
 
     Attributes:
         local_part: without quoting.
-        domain: a `Domain` or an `AddressLiteral`; a label of it may have underscores, which the
-            constructor of `Domain` refuses.
+        domain: a `Domain` or an `AddressLiteral`. A `Domain` may have underscores here, which its
+            constructor refuses.
 
     Raises:
-        ValidationError: the text is no mailbox, or no path has room for it.
+        ValidationError: the text is not a mailbox, or it is too long for a path.
     """
 
     __reduce_ex__ = reduce_value
@@ -248,7 +248,7 @@ class ReversePath:
     route is dropped (RFC 5321 C).
 
     Attributes:
-        mailbox: where; None for the null path.
+        mailbox: where bounces go; None for the null path.
         is_ascii: whether it can be sent without SMTPUTF8.
         text: as it is sent.
 
@@ -267,7 +267,7 @@ class ReversePath:
         mailbox = _usual_mailbox(address) or _path(address, _null_or_mailbox)
         _set(self, "mailbox", mailbox)
         _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
-        # Formatted once, sent many times.
+        # Formatted once, because it may be sent many times.
         _set(self, "text", "" if mailbox is None else str(mailbox))
 
     def __repr__(self) -> str:
@@ -295,7 +295,7 @@ class ForwardPath:
     ``"user@example.com" in result.accepted_recipients`` works.
 
     Attributes:
-        mailbox: whose; None for ``postmaster``.
+        mailbox: of the recipient; None for ``postmaster``.
         is_ascii: whether it can be sent without SMTPUTF8.
         written: the text it was made from.
         text: as it is sent.
@@ -368,15 +368,15 @@ def _check_path(path: str) -> None:
 def _is_label(label: str) -> bool:
     if label.isascii():
         return len(label) <= 63 and _ASCII_LABEL.match(label) is not None
-    if label.startswith("-") or label.endswith("-") or not all(map(_in_label, label)):
+    if label.startswith("-") or label.endswith("-") or not all(map(_is_allowed_in_label, label)):
         return False
-    if any(c in _JOINERS and not _joins(label, at) for at, c in enumerate(label)):
+    if any(c in _JOINERS and not _is_joining(label, at) for at, c in enumerate(label)):
         return False
     return len("xn--") + len(label.encode("punycode")) <= 63
 
 
-def _joins(label: str, at: int) -> bool:
-    """Whether a joiner has letters to join (RFC 5892 A.1, A.2); elsewhere it is invisible."""
+def _is_joining(label: str, at: int) -> bool:
+    """Whether a joiner joins letters (RFC 5892 A.1, A.2); elsewhere it is only invisible."""
     before, after = label[:at], label[at + 1 :]
     if before and unicodedata.combining(before[-1]) == _VIRAMA:
         return True
@@ -390,7 +390,7 @@ def _first_letter(text: Iterable[str]) -> str:
     return next((c for c in text if not unicodedata.category(c).startswith("M")), "")
 
 
-def _in_label(char: str) -> bool:
+def _is_allowed_in_label(char: str) -> bool:
     if char in _LABEL_EXTRAS:
         return True
     if char.isascii():
@@ -426,7 +426,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _groups(ipv6: str) -> int:
-    """How many of its eight groups an IPv6 address writes out."""
+    """How many of the eight groups of an IPv6 address are written out."""
     # The last two may be written as an IPv4 address.
     return sum(2 if "." in group else 1 for group in ipv6.split(":") if group)
 
@@ -436,7 +436,7 @@ def _domain(text: str) -> Domain | AddressLiteral:
 
 
 def _domain_of_mailbox(name: str) -> Domain:
-    """The domain of a mailbox, in which underscores are in use, unlike in host names."""
+    """The domain of a mailbox; unlike a host name, it may have underscores."""
     if "_" not in name:
         return Domain(name)
     Domain(name.replace("_", "0"))
@@ -445,7 +445,7 @@ def _domain_of_mailbox(name: str) -> Domain:
     return domain
 
 
-# Applications send to few domains.
+# Cached, because most applications send to few domains.
 _known_domain = functools.lru_cache(maxsize=1024)(_domain_of_mailbox)
 
 
@@ -470,21 +470,21 @@ def _postmaster_or_mailbox(text: str) -> Mailbox | None:
 
 
 def _mailbox(text: str) -> Mailbox:
-    """A mailbox, without blanks around it."""
+    """Read a mailbox that has no blanks around it."""
     if text.strip(" \t") != text:
         raise ValidationError(f"a blank in an address: {_shown(text)}")
     return Mailbox(text)
 
 
 def _advice(address: str) -> str:
-    """What to pass instead of an address with a name, or of several in one text; "" if unclear."""
+    """What to pass instead of an address with a name, or of several addresses; "" if unclear."""
     if len(address) > MAX_ADVICE:
         return ""
     pieces = [piece for text in re.split("[,;]", address) if (piece := text.strip(" \t"))]
-    found = [_alone(piece) for piece in pieces]
+    found = [_bare_address(piece) for piece in pieces]
     if not all(found):
         # The comma may be part of a name.
-        found = [_alone(address.strip(" \t"))]
+        found = [_bare_address(address.strip(" \t"))]
     if not found or not all(found):
         return ""
     if len(found) > 1:
@@ -492,7 +492,7 @@ def _advice(address: str) -> str:
     return f"pass the address alone: {found[0]!a}"
 
 
-def _alone(text: str) -> str:
+def _bare_address(text: str) -> str:
     """The address after a name, or the whole text; "" if that is not an address."""
     inner = text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
     try:
@@ -504,7 +504,7 @@ def _alone(text: str) -> str:
 def _without_brackets(address: str) -> str:
     text = str.__str__(address).strip(" \t")
     if address and not text:
-        raise ValidationError("an address of nothing but blanks")
+        raise ValidationError("the address has only blanks")
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]
     # A-d-l = At-domain *( "," At-domain ), followed by ":" and the mailbox (RFC 5321 4.1.2).
@@ -533,7 +533,7 @@ def _split_local_part(address: str) -> tuple[str, str]:
     if address.startswith('"'):
         local_part, end = _unquote(address)
         if address[end : end + 1] != "@":
-            raise ValidationError(f"there is no @ behind the quoted part: {_shown(address)}")
+            raise ValidationError(f"there is no @ after the quoted part: {_shown(address)}")
         return local_part, address[end + 1 :]
     local_part, at, domain = address.partition("@")
     if not at:

@@ -19,7 +19,7 @@ _MECHANISM = re.compile(r"[A-Za-z0-9\-_]+\Z")
 
 
 class AuthMechanism(enum.StrEnum):
-    """The SASL mechanisms smtpconn speaks, by the names servers advertise."""
+    """The SASL mechanisms that smtpconn supports, by the names that servers advertise."""
 
     __reduce_ex__ = reduce_enum
 
@@ -82,7 +82,7 @@ class ServerCapabilities:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    # Worked out once, because every message needs them.
+    # Computed once, because every message needs them.
     supports_pipelining: bool = field(init=False, repr=False, compare=False)
     supports_chunking: bool = field(init=False, repr=False, compare=False)
     supports_8bitmime: bool = field(init=False, repr=False, compare=False)
@@ -201,10 +201,10 @@ class ServerCapabilities:
             word, *parameters = _words(line) or [""]
             if word[:5].upper() == "AUTH=":
                 word, parameters = word[:4], [word[5:], *parameters] if word[5:] else parameters
-            # Matched before upper(): there are non-ASCII letters whose upper case is ASCII.
+            # Matched before upper(), because some non-ASCII letters have an ASCII upper case.
             if not _KEYWORD.match(word) or (keyword := word.upper()) in ignore_extensions:
                 continue
-            # Some servers spread AUTH over several lines: the lists belong together.
+            # Some servers spread AUTH over several lines; their lists are joined.
             known = found[keyword].parameters if keyword in found else ()
             if keyword == "AUTH" or keyword not in found:
                 new = (parameter for parameter in parameters if parameter not in known)
@@ -213,7 +213,7 @@ class ServerCapabilities:
 
     @classmethod
     def from_helo(cls, reply: SmtpResponse) -> ServerCapabilities:
-        """Read a positive HELO reply: a name, and no extension whatever it says."""
+        """Read a positive HELO reply: a name and no extensions, whatever its text says."""
         return cls(greeting_name(reply))
 
 

@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 else:
     # Readable by typing.get_type_hints, and without importing the email package.
     AnyMessage = Annotated[object, "email.message.Message"]
-"""A message of the email package, of its modern API or the one before."""
+"""A message of the email package, of its modern or its older API."""
 
 # What the email package raises for invalid headers and bodies; it documents no complete list, and
 # it recurses into nested parts.
-_NONSENSE = (
+_EMAIL_PACKAGE_ERRORS = (
     MessageError, UnicodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
 )  # fmt: skip
 
-# Dots where RFC 5322 has none, and an address without a domain: `ForwardPath` decides about them.
+# Dots where RFC 5322 allows none, and an address without a domain: `ForwardPath` checks these.
 _HARMLESS_DEFECTS = frozenset(
     {
         "local-part is not dot-atom, quoted-string, or obs-local-part",
@@ -71,9 +71,9 @@ def is_message(value: object) -> TypeGuard[AnyMessage]:
 
 
 def sender_of(message: AnyMessage) -> ReversePath:
-    """The reverse-path a message names: its Sender, else its first From (RFC 5322 3.6.2).
+    """The reverse-path that a message names: its Sender, else its first From (RFC 5322 3.6.2).
 
-    The Resent- headers go before the others (RFC 5322 3.6.6).
+    If the message was resent, its Resent- headers are read instead (RFC 5322 3.6.6).
 
     Raises:
         ValidationError: it names none, or one that may not be sent.
@@ -87,7 +87,7 @@ def sender_of(message: AnyMessage) -> ReversePath:
 
 
 def recipients_of(message: AnyMessage) -> list[ForwardPath]:
-    """The forward-paths a message names: To, Cc and Bcc, or their Resent- forms.
+    """The forward-paths that a message names: To, Cc and Bcc, or their Resent- forms.
 
     Raises:
         ValidationError: it names none, or one that may not be sent.
@@ -105,7 +105,7 @@ def needs_smtputf8(sender: ReversePath, recipients: Sequence[ForwardPath]) -> bo
 
 
 def needs_utf8_fields(message: AnyMessage) -> bool:
-    """Whether its fields can leave as they are only with SMTPUTF8 (RFC 6532)."""
+    """Whether its header fields can be sent unchanged only with SMTPUTF8 (RFC 6532)."""
     from smtpconn.model.header_fields import is_internationalised
 
     return any(
@@ -153,17 +153,17 @@ def serialize(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
     policy = outgoing.policy.clone(linesep="\r\n", cte_type="8bit")
     try:
         _encode_parts(outgoing, allows_8bit=capabilities.supports_8bitmime)
-        # ">From " belongs in mailbox files (RFC 4155 2); the old policy writes it into mail too.
+        # The old policy would write ">From ", which belongs only in mailbox files (RFC 4155 2).
         generator(serialised, mangle_from_=False, policy=policy).flatten(outgoing)
     except SmtpError:
         raise
-    except _NONSENSE as error:
+    except _EMAIL_PACKAGE_ERRORS as error:
         raise ValidationError(f"the message cannot be serialised: {error}") from error
     return serialised.getvalue()
 
 
 class _Generator(BytesGenerator):
-    """Writes header fields with `field_bytes`: the email package would encode addresses and ids."""
+    """Writes header fields with `field_bytes`; the email package would encode addresses and ids."""
 
     utf8 = False
 
@@ -187,7 +187,7 @@ def _copy(message: AnyMessage) -> AnyMessage:
     try:
         outgoing = _copied(message)
     except RecursionError as error:
-        raise ValidationError("the parts of the message lie too deep in each other") from error
+        raise ValidationError("the parts of the message are nested too deeply") from error
     del outgoing["Resent-Bcc"]
     return outgoing
 
@@ -288,7 +288,7 @@ def _addresses(message: AnyMessage, names: Iterable[str]) -> list[str]:
         ]
     except SmtpError:
         raise
-    except _NONSENSE as error:
+    except _EMAIL_PACKAGE_ERRORS as error:
         raise ValidationError(f"an address field cannot be read: {error}") from error
 
 
@@ -307,7 +307,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
             raise ValidationError(f"the message's {name} cannot be read: {text!r:.80}")
         return read_addresses(text)
     addresses = [address.addr_spec for address in cast("AddressHeader", field).addresses]
-    # Obsolete forms, which are legal to read (RFC 5322 4.4), and UTF-8 are no such defects.
+    # Obsolete forms, which readers must accept (RFC 5322 4), and UTF-8 are other defects.
     header = cast("BaseHeader", field)
     defects = [str(d) for d in header.defects if isinstance(d, InvalidHeaderDefect)]
     if defects and not (
