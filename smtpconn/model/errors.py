@@ -1,4 +1,4 @@
-"""All errors of smtpconn but those that hold a reply, and the machinery of all of them.
+"""All errors of smtpconn except those that hold a reply, and the machinery that all share.
 
     SmtpError(smtplib.SMTPException)
     ├─ RetryableError                           certainly not delivered, safe to send again
@@ -78,7 +78,7 @@ class Phase(enum.StrEnum):
 
 
 # The attributes that decide which variant of its class an error is.
-_DECIDING = frozenset({"phase", "is_transient", "may_have_been_delivered"})
+_VARIANT_ATTRIBUTES = frozenset({"phase", "is_transient", "may_have_been_delivered"})
 
 # Attributes copied from an error of the socket, the resolver or TLS; part of the facts.
 _CAUSE_FACTS = ("errno", "strerror", "library", "reason", "verify_code", "verify_message")
@@ -89,20 +89,20 @@ class SmtpError(smtplib.SMTPException):
 
     Args:
         message: the text.
-        facts: the second of an error's ``args``, when it is rebuilt from them.
+        facts: the second of an error's ``args``, if the error is rebuilt from them.
         phase: where it happened.
         may_have_been_delivered: as the attribute. By default False if ``phase`` is given. Without
             ``phase`` and ``facts`` the error is being rebuilt from its text alone; then it is True
             unless the class excludes delivery.
-        cause: the error of the socket, the resolver or TLS behind it; this error takes over its
+        cause: the underlying error of the socket, the resolver or TLS; this error takes over its
             class and its numbers.
 
     Attributes:
         phase: where it happened.
         is_transient: whether the same call may succeed later.
         may_have_been_delivered: False if the message was certainly not delivered, so that it is
-            safe to send again; True if its last byte may have left without a final reply.
-        never_begun: whether the content of the message was never begun: certainly not delivered,
+            safe to send again; True if its last byte may have been sent and no final reply came.
+        never_begun: True if sending the content was never begun: certainly not delivered,
             and safe to send again. The errors of `smtpconn.ConnectionPool.send_many` have it for
             what was taken and not begun.
         args: the text and the facts: ``type(error)(*error.args)`` is the same error, also after
@@ -165,12 +165,12 @@ class SmtpError(smtplib.SMTPException):
 
         @args.setter
         def args(self, args: tuple[object, ...]) -> None:
-            # Other code changes an error's text this way.
+            # Other libraries change the text of an error by setting its args.
             self._text = str(args[0]) if args else ""
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if name in _DECIDING:
+        if name in _VARIANT_ATTRIBUTES:
             self._choose_variant()
 
     def __str__(self) -> str:
@@ -235,23 +235,23 @@ class SmtpError(smtplib.SMTPException):
         return {name: facts[name] for name in _CAUSE_FACTS if name in facts}
 
     def _take_cause(self, cause: BaseException) -> None:
-        """Take over the class and the numbers of the error behind this one."""
+        """Take over the class and the numbers of the underlying error."""
         for name in _CAUSE_FACTS:
             if (value := getattr(cause, name, None)) is not None:
                 setattr(self, name, value)
-        public, beside = _VARIANTS.get(type(self), (type(self), None))
-        for each in _BESIDE.get(public, ()):
-            beside = each if isinstance(cause, each) else beside
-        self.__class__ = _CLASSES.get((public, beside, self.is_safe_to_retry), type(self))
+        public, stdlib = _VARIANTS.get(type(self), (type(self), None))
+        for each in _STDLIB_CLASSES.get(public, ()):
+            stdlib = each if isinstance(cause, each) else stdlib
+        self.__class__ = _CLASSES.get((public, stdlib, self.is_safe_to_retry), type(self))
 
-    def _beside(self) -> type[Exception] | None:
+    def _stdlib_class(self) -> type[Exception] | None:
         """The class of the standard library that this error also is, if that depends on it."""
         return _VARIANTS[type(self)][1]
 
     def _choose_variant(self) -> None:
         if type(self) not in _VARIANTS:
             return  # a user's own subclass
-        key = _VARIANTS[type(self)][0], self._beside(), self.is_safe_to_retry
+        key = _VARIANTS[type(self)][0], self._stdlib_class(), self.is_safe_to_retry
         self.__class__ = _CLASSES.get(key, type(self))
 
 
@@ -310,7 +310,7 @@ class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, Connectio
     is_transient = True
 
 
-# Phases in which smtplib has no session yet, or smtpconn has none.
+# Phases in which there is no SMTP session, in smtplib or in smtpconn.
 _OUTSIDE_A_SESSION = frozenset({Phase.CONNECT, Phase.TLS, Phase.POOL, Phase.INPUT})
 
 
@@ -322,7 +322,7 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
 
     is_transient = True
 
-    def _beside(self) -> type[Exception] | None:
+    def _stdlib_class(self) -> type[Exception] | None:
         return None if self.phase in _OUTSIDE_A_SESSION else smtplib.SMTPServerDisconnected
 
 
@@ -373,7 +373,7 @@ class PoolTimeoutError(PoolError, TimeoutError):
 
 
 class PoolOverloadedError(PoolError):
-    """``max_waiting`` callers wait already, so the call fails at once."""
+    """``max_waiting`` callers already wait, so the call fails at once."""
 
     is_transient = True
 
@@ -395,7 +395,7 @@ class ValidationError(SmtpError, ValueError):
 # For each class, variants included: its class in docs/errors.md, and its standard library class.
 _VARIANTS: dict[type[SmtpError], tuple[type[SmtpError], type[Exception] | None]] = {}
 _CLASSES: dict[tuple[type[SmtpError], type[Exception] | None, bool], type[SmtpError]] = {}
-_BESIDE: dict[type[SmtpError], tuple[type[Exception], ...]] = {}
+_STDLIB_CLASSES: dict[type[SmtpError], tuple[type[Exception], ...]] = {}
 
 
 def public_class(error: SmtpError) -> type[SmtpError]:
@@ -407,7 +407,7 @@ variants: dict[str, type[SmtpError]] = {}
 """The variants by the names under which ``smtpconn`` exports them."""
 
 
-def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
+def make_variants(public: type[SmtpError], **stdlib: type[Exception]) -> None:
     """Create the variants of an error class.
 
     Each has the ``__name__`` of its public class, for logs, metrics and `repr`. Its
@@ -415,13 +415,13 @@ def make_variants(public: type[SmtpError], **beside: type[Exception]) -> None:
 
     Args:
         public: the class in docs/errors.md.
-        beside: standard library classes that its errors may also be, by the word for each in the
+        stdlib: standard library classes that its errors may also be, by the word for each in the
             variant's name.
     """
-    _BESIDE[public] = tuple(beside.values())
-    for word, other in {"": None, **beside}.items():
+    _STDLIB_CLASSES[public] = tuple(stdlib.values())
+    for word, other in {"": None, **stdlib}.items():
         for is_retryable in (False, True):
-            # RetryableError before the others, so that SmtpError's methods precede theirs.
+            # RetryableError precedes the other class, so that SmtpError's methods do too.
             kinds = (public, RetryableError if is_retryable else None, other)
             bases = tuple(kind for kind in kinds if kind is not None)
             kind = public

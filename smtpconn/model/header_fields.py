@@ -84,18 +84,19 @@ def field_bytes(name: str, value: object, *, utf8: bool) -> bytes:
     """
     kind = name.lower()
     if hasattr(value, "fold"):
-        text = _of_parsed(name, kind, cast("_Parsed", value), utf8=utf8)
+        text = _format_parsed(name, kind, cast("_Parsed", value), utf8=utf8)
     elif isinstance(value, Header) and kind not in ADDRESS_FIELDS:
-        text = f"{name}: {_checked(name, value.encode(linesep=chr(10)))}"
+        text = f"{name}: {_check_folded(name, value.encode(linesep=chr(10)))}"
     else:
-        text = _of_text(name, kind, str(value), utf8=utf8)
+        text = _format_text(name, kind, str(value), utf8=utf8)
     return text.encode("utf-8") + b"\r\n"
 
 
 def is_internationalised(name: str, value: object) -> bool:
     """Whether a field can be sent as it is only with SMTPUTF8 (RFC 6532).
 
-    True of one that was read with UTF-8 in it, and of an address whose local part is not ASCII.
+    True for a field that was read with UTF-8 in it, and for one with an address whose local part is
+    not ASCII.
     """
     if hasattr(value, "groups"):
         groups = cast("Iterable[_AddressGroup]", value.groups)
@@ -126,7 +127,7 @@ def unfolded(text: str) -> str:
     return "".join(_lines("a field", text))
 
 
-def _of_text(name: str, kind: str, given: str, *, utf8: bool) -> str:
+def _format_text(name: str, kind: str, given: str, *, utf8: bool) -> str:
     text = decoded(given)
     lines = _lines(name, text)
     is_mail = text.isascii() or (utf8 and _SURROGATE.search(text) is None)
@@ -140,27 +141,27 @@ def _of_text(name: str, kind: str, given: str, *, utf8: bool) -> str:
     if is_mail:
         return _folded(name, kind, text, utf8=utf8)
     if kind in ADDRESS_FIELDS:
-        return _of_groups(name, kind, read_groups(text), utf8=utf8)
+        return _format_groups(name, kind, read_groups(text), utf8=utf8)
     if kind in _MIME_FIELDS and _SURROGATE.search(text) is None:
         from email.headerregistry import HeaderRegistry
 
-        return _of_parsed(name, kind, cast("_Parsed", HeaderRegistry()(name, text)), utf8=utf8)
+        return _format_parsed(name, kind, cast("_Parsed", HeaderRegistry()(name, text)), utf8=utf8)
     return _folded(name, kind, text, utf8=utf8)
 
 
-def _of_parsed(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
+def _format_parsed(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
     if hasattr(value, "groups"):
-        return _of_address_header(name, kind, value, utf8=utf8)
+        return _format_address_header(name, kind, value, utf8=utf8)
     if hasattr(value, "params"):
         from email.policy import EmailPolicy
 
         # Its words are parameters, which have their own encoding (RFC 2231).
         folded = value.fold(policy=EmailPolicy(utf8=utf8, max_line_length=LINE))
-        return f"{name}:{_checked(name, folded.partition(':')[2])}"
+        return f"{name}:{_check_folded(name, folded.partition(':')[2])}"
     return _folded(name, kind, str(value), utf8=utf8)
 
 
-def _of_address_header(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
+def _format_address_header(name: str, kind: str, value: _Parsed, *, utf8: bool) -> str:
     given = cast("Iterable[_AddressGroup]", value.groups)  # type: ignore[attr-defined]
     groups = [
         Group(g.display_name, tuple(Named(a.display_name, a.addr_spec) for a in g.addresses))
@@ -175,13 +176,14 @@ def _of_address_header(name: str, kind: str, value: _Parsed, *, utf8: bool) -> s
         read = []
     if _members(read) == _members(groups):
         if text.isascii():
-            # As it was written, with its comments.
+            # Sent as it was written, with its comments.
             return _folded(name, kind, text, utf8=utf8)
     elif not all(map(_is_address, _members(groups))):
         # The email package cannot read what was written.
         groups = read or read_groups(text)
-    # Else encoded words have been decoded in the text, and now it says something else.
-    return _of_groups(name, kind, groups, utf8=utf8)
+    # Otherwise the text, in which encoded words are decoded, reads as other addresses: format the
+    # parsed ones.
+    return _format_groups(name, kind, groups, utf8=utf8)
 
 
 def _members(groups: Iterable[Group]) -> list[str]:
@@ -196,17 +198,17 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _of_groups(name: str, kind: str, groups: Iterable[Group], *, utf8: bool) -> str:
+def _format_groups(name: str, kind: str, groups: Iterable[Group], *, utf8: bool) -> str:
     texts = []
     for group in groups:
-        members = ", ".join(_named(name, each, utf8=utf8) for each in group.members)
+        members = ", ".join(_format_address(name, each, utf8=utf8) for each in group.members)
         if group.name is not None:
             members = f"{_phrase(group.name, utf8=utf8)}: {members}".rstrip() + ";"
         texts.append(members)
     return _folded(name, kind, ", ".join(texts), utf8=utf8)
 
 
-def _named(field: str, named: Named, *, utf8: bool) -> str:
+def _format_address(field: str, named: Named, *, utf8: bool) -> str:
     address = named.address
     if not address.isascii() and not utf8:
         path = ForwardPath(address).to_ascii()
@@ -217,7 +219,9 @@ def _named(field: str, named: Named, *, utf8: bool) -> str:
             )
         address = str(path)
     if _CONTROL.search(address) or _SURROGATE.search(address):
-        raise ValidationError(f"the message's {field} has no such address: {address!r:.80}")
+        raise ValidationError(
+            f"the message's {field} has an address with an invalid character: {address!r:.80}"
+        )
     return f"{_phrase(named.name, utf8=utf8)} <{address}>" if named.name else address
 
 
@@ -259,10 +263,10 @@ def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
     return _fold_parts(name, parts)
 
 
-def _is_sendable(word: str, behind: int, *, utf8: bool) -> bool:
+def _is_sendable(word: str, prefix_length: int, *, utf8: bool) -> bool:
     if not (word.isascii() or (utf8 and _SURROGATE.search(word) is None)):
         return False
-    return not _CONTROL.search(word) and len(word.encode()) + behind <= MAX_LINE
+    return not _CONTROL.search(word) and len(word.encode()) + prefix_length <= MAX_LINE
 
 
 def _encoded(blank: str, text: str) -> list[tuple[str, str]]:
@@ -272,15 +276,15 @@ def _encoded(blank: str, text: str) -> list[tuple[str, str]]:
 
 def _fold_parts(name: str, parts: Iterable[tuple[str, str]]) -> str:
     lines = [f"{name}:"]
-    is_begin = True
+    is_first = True
     for blank, word in parts:
-        gap = " " if is_begin else blank
-        if is_begin or len(lines[-1]) + len(gap) + len(word) <= LINE:
+        gap = " " if is_first else blank
+        if is_first or len(lines[-1]) + len(gap) + len(word) <= LINE:
             lines[-1] += gap + word
         else:
             lines.append(gap + word)
-        is_begin = False
-    return "\r\n".join(lines) if not is_begin else f"{name}: "
+        is_first = False
+    return "\r\n".join(lines) if not is_first else f"{name}: "
 
 
 def _encoded_words(text: str) -> list[str]:
@@ -314,7 +318,7 @@ def _lines(name: str, text: str) -> list[str]:
     """The lines of a folded value.
 
     Raises:
-        ValidationError: one of them would begin another field, or the message.
+        ValidationError: one of them would begin another field, or the body.
     """
     lines = _LINE_END.split(text)
     if any(not line.startswith((" ", "\t")) for line in lines[1:]):
@@ -322,8 +326,8 @@ def _lines(name: str, text: str) -> list[str]:
     return lines
 
 
-def _checked(name: str, folded: str) -> str:
-    """A value that the email package has folded, with CRLF."""
+def _check_folded(name: str, folded: str) -> str:
+    """Check a value that the email package has folded; returns it with CRLF."""
     lines = _lines(name, folded.rstrip("\r\n"))
     if any(len(line.encode("utf-8", "surrogateescape")) > MAX_LINE for line in lines):
         raise ValidationError(f"the message's {name} has a word of more than {MAX_LINE} bytes")

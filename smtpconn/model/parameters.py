@@ -183,7 +183,7 @@ class RcptToParams:
 
 
 NO_MAIL_PARAMS, NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
-"""What most messages ask for."""
+"""No parameters: what most messages ask for."""
 
 
 def mail_parameters(
@@ -261,7 +261,7 @@ def rcpt_parameters(
     """
     words: list[str] = []
     if params.notify is not None:
-        # Not by iterating the flags: 3.11 and later agree on the order, their names are the words.
+        # The members' names are the keywords. Iterating over the class keeps their order fixed.
         names = ",".join(flag.name or "" for flag in DsnNotify if flag in params.notify)
         _add(words, f"NOTIFY={names}", "DSN", capabilities, Phase.RCPT)
     if params.orcpt is not None:
@@ -270,7 +270,7 @@ def rcpt_parameters(
 
 
 def xtext(text: str) -> str:
-    """Encode as xtext: "+", "=" and what is no printable ASCII become "+HH" (RFC 3461 4)."""
+    """Encode as xtext: "+", "=" and all but printable ASCII become "+HH" (RFC 3461 4)."""
     return "".join(
         chr(byte) if 0x21 <= byte <= 0x7E and byte not in b"+=" else f"+{byte:02X}"
         for byte in text.encode()
@@ -329,7 +329,7 @@ def _check_deliver_by(deliver_by: DeliverBy, capabilities: ServerCapabilities) -
         and deliver_by.seconds < int(least[:10])
     ):
         raise ValidationError(
-            f"the server needs at least {least} seconds to deliver by (RFC 2852 3)",
+            f"the server needs at least {least} seconds for a delivery (RFC 2852 3)",
             phase=Phase.MAIL,
         )
 
@@ -346,7 +346,9 @@ def _hold(params: MailFromParams, capabilities: ServerCapabilities) -> str:
     try:
         until = params.hold_until.astimezone(UTC).replace(microsecond=0)
     except OverflowError:
-        raise ValidationError("hold_until is at the end of time", phase=Phase.MAIL) from None
+        raise ValidationError(
+            "hold_until is too early or too late for a date in UTC", phase=Phase.MAIL
+        ) from None
     if len(limits) > 1:
         _check_hold_until(until, limits[1])
     return f"HOLDUNTIL={until.strftime('%Y-%m-%dT%H:%M:%SZ')}"

@@ -44,7 +44,7 @@ def make_public(name: str, args: tuple[object, ...], options: Mapping[str, objec
 
 
 def restore_value(name: str, values: Mapping[str, object]) -> object:
-    """Make a public dataclass of the values of its fields; pickles name this function."""
+    """Make a public dataclass from the values of its fields; pickles name this function."""
     value: object = object.__new__(_public(name))
     for field, each in values.items():
         object.__setattr__(value, field, each)

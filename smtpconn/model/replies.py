@@ -17,13 +17,13 @@ SHUTTING_DOWN = 421
 
 @dataclass(frozen=True, slots=True)
 class EnhancedStatusCode:
-    """The machine-readable part of a reply (RFC 3463): ``str(code)`` is such as ``5.1.1``.
+    """The machine-readable part of a reply (RFC 3463): ``str(code)`` is text such as ``5.1.1``.
 
     Attributes:
         class_: 2 (success), 4 (transient) or 5 (permanent); always that of the reply.
         subject: what it is about: 1 the address, 2 the mailbox, 3 the system, 4 the network, 5 the
             protocol, 6 the content, 7 security or policy.
-        detail: what exactly; 0 for nothing in particular.
+        detail: what exactly; 0 if it is not specified.
     """
 
     __reduce_ex__ = reduce_value

@@ -6,8 +6,9 @@
       AuthError(smtplib.SMTPAuthenticationError)         the login was refused
     AllRecipientsFailedError(smtplib.SMTPRecipientsRefused)
 
-A refusal is also the error that `smtplib` raises in its phase (`_BESIDE`), with the attributes of
-that class. These errors are not in `smtpconn.model.errors`, because replies and results import it.
+A refusal is also the error that `smtplib` raises in its phase (`_STDLIB_BY_PHASE`), with the
+attributes of that class. These errors are not in `smtpconn.model.errors`, because they need
+`smtpconn.model.results`, which imports it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from smtpconn.model.replies import SHUTTING_DOWN, EnhancedStatusCode, SmtpRespon
 from smtpconn.model.results import RejectedRecipient
 
 # Postfix and Exim may refuse the client's EHLO name as late as at RCPT, and mention it.
-_ABOUT_THE_NAME = re.compile(r"\b(?:ehlo|helo|lhlo)\b", re.IGNORECASE)
+_EHLO_NAME = re.compile(r"\b(?:ehlo|helo|lhlo)\b", re.IGNORECASE)
 
-_BESIDE: dict[Phase, type[smtplib.SMTPException]] = {
+_STDLIB_BY_PHASE: dict[Phase, type[smtplib.SMTPException]] = {
     Phase.CONNECT: smtplib.SMTPConnectError,
     Phase.GREETING: smtplib.SMTPConnectError,
     Phase.EHLO: smtplib.SMTPHeloError,
@@ -43,7 +44,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         response: the reply; or the text of an error that is rebuilt from its ``args``.
         facts: the second of those ``args``.
         phase: what the server refused.
-        details: more text of the server's, added to the error's text.
+        details: more text from the server, added to the error's text.
         note: smtpconn's explanation, added to the error's text.
 
     Attributes:
@@ -51,7 +52,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         smtp_code, smtp_error: the code and the bytes of the text, as ``smtplib`` has them.
         sender: the refused sender, as ``smtplib.SMTPSenderRefused`` has it; "" in other phases.
         recipients: the recipients refused so far, as ``smtplib.SMTPRecipientsRefused`` has them,
-            of a 421 at RCPT; empty in other phases.
+            for a 421 at RCPT; empty in other phases.
     """
 
     _leaves_delivery_open = False
@@ -79,8 +80,8 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
             self._take_response(SmtpResponse(0, (str(response),)))
             super().__init__(response, facts, phase=phase)
 
-    def _beside(self) -> type[Exception] | None:
-        return _BESIDE.get(self.phase)
+    def _stdlib_class(self) -> type[Exception] | None:
+        return _STDLIB_BY_PHASE.get(self.phase)
 
     def _take_response(self, response: SmtpResponse) -> None:
         self.response = response
@@ -156,7 +157,7 @@ class AuthError(ResponseError, smtplib.SMTPAuthenticationError):
         note = "; ".join(notes)
         super().__init__(response, facts, phase=phase, details=server_error, note=note)
 
-    def _beside(self) -> type[Exception] | None:
+    def _stdlib_class(self) -> type[Exception] | None:
         return None
 
     def _facts(self) -> dict[str, object]:
@@ -278,7 +279,7 @@ def explain(
         about = error.rejected_recipients[0].response
     else:
         return
-    is_about_the_name = any(map(_ABOUT_THE_NAME.search, about.lines))
+    is_about_the_name = any(map(_EHLO_NAME.search, about.lines))
     if error.phase is Phase.EHLO:
         is_about_the_name = about.code != SHUTTING_DOWN
     if is_about_the_name:
@@ -308,22 +309,22 @@ def _reply_from(facts: object) -> SmtpResponse:
     )
 
 
-_WORDS = {
+_STDLIB_BY_WORD = {
     "Connect": smtplib.SMTPConnectError,
     "Helo": smtplib.SMTPHeloError,
     "Sender": smtplib.SMTPSenderRefused,
     "Recipients": smtplib.SMTPRecipientsRefused,
     "Data": smtplib.SMTPDataError,
 }
-make_variants(ResponseError, **_WORDS)
-make_variants(TransientError, **_WORDS)
-make_variants(PermanentError, **_WORDS)
+make_variants(ResponseError, **_STDLIB_BY_WORD)
+make_variants(TransientError, **_STDLIB_BY_WORD)
+make_variants(PermanentError, **_STDLIB_BY_WORD)
 make_variants(AuthError)
 make_variants(AllRecipientsFailedError)
 
 
 def _starttls_hint(response: SmtpResponse) -> str:
-    """What to try if the server wants TLS first (RFC 3207 4: 530; RFC 4954 6: 538)."""
+    """What to try if the server requires TLS first (RFC 3207 4: 530; RFC 4954 6: 538)."""
     wants_tls = response.code == 538 or (
         response.code == 530 and any("TLS" in line.upper() for line in response.lines)
     )

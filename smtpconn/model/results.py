@@ -1,7 +1,7 @@
-"""Envelopes and what became of them: the values that go into a send and come out of it.
+"""Envelopes and results: the values that a send takes and returns.
 
 Rule: plain values, compared by value, without behaviour beyond convenience. How a transaction
-arrives at them is in `smtpconn.protocol.transaction`.
+produces them is in `smtpconn.protocol.transaction`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smtpconn.model.pickling import reduce_value
 from smtpconn.model.replies import SmtpResponse
 
 if TYPE_CHECKING:
-    # With defaults (PEP 696), which the class of Python 3.11 does not know yet.
+    # With defaults (PEP 696), which `typing.TypeVar` does not support before Python 3.13.
     ResultT = TypeVar(
         "ResultT", bound="SendResult | None", default="SendResult | None", covariant=True
     )
@@ -43,7 +43,7 @@ class RejectedRecipient:
         recipient: who was refused.
         response: what the server said.
         is_too_many: whether it says that there were too many recipients, whatever its class is:
-            552 behind an accepted recipient (RFC 5321 4.5.3.1.10).
+            552 after an accepted recipient (RFC 5321 4.5.3.1.10).
     """
 
     __reduce_ex__ = reduce_value
@@ -87,7 +87,7 @@ class SendResult:
 
 @dataclass(frozen=True, slots=True)
 class RecipientResult:
-    """What became of a message for one recipient of an LMTP delivery (RFC 2033 4.2).
+    """The result of a message for one recipient of an LMTP delivery (RFC 2033 4.2).
 
     Attributes:
         recipient: as the caller wrote it.
@@ -107,8 +107,8 @@ class RecipientResult:
 class LmtpSendResult(SendResult):
     """The outcome of an LMTP delivery, where each recipient has a reply (RFC 2033 4.2).
 
-    Made of ``results`` and ``rejected_recipients``; the rest follows from them, and reads as that
-    of a `SendResult`. But it is possible that no recipient got the message.
+    Made from ``results`` and ``rejected_recipients``; the other attributes are derived from them
+    and read like those of a `SendResult`. But it is possible that no recipient got the message.
 
     Attributes:
         results: one per recipient that was accepted at RCPT, in the order given.
@@ -135,8 +135,8 @@ class LmtpSendResult(SendResult):
         replies = [each.response for each in results if each.delivered]
         replies += [each.response for each in results]
         replies += [each.response for each in rejected_recipients]
-        said = next((reply for reply in replies if reply is not None), _NOTHING_SAID)
-        object.__setattr__(self, "response", said)
+        first_reply = next((reply for reply in replies if reply is not None), _NO_REPLY)
+        object.__setattr__(self, "response", first_reply)
         object.__setattr__(self, "accepted_recipients", accepted)
         object.__setattr__(self, "rejected_recipients", rejected_recipients)
         object.__setattr__(self, "results", results)
@@ -145,8 +145,8 @@ class LmtpSendResult(SendResult):
     def refused(self) -> dict[str, SmtpResponse]:
         """Who was refused, at RCPT or after the content, as the caller wrote them.
 
-        Of recipients with an unknown result (``response`` is None in ``results``) it says
-        nothing, nor does `accepted`.
+        Recipients with an unknown result (``response`` is None in ``results``) are neither here nor
+        in `accepted`.
         """
         refused = {each.recipient.written: each.response for each in self.rejected_recipients}
         for each in self.results:
@@ -155,13 +155,13 @@ class LmtpSendResult(SendResult):
         return refused
 
 
-_NOTHING_SAID = SmtpResponse(451, ("no answer for any recipient",))
-"""For a result of no recipients at all, which no delivery ends with."""
+_NO_REPLY = SmtpResponse(451, ("no answer for any recipient",))
+"""The response of a result that has no reply at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message with its sender and recipients, for sending many.
+    """A message with its sender and recipients, for ``send_many``.
 
     Attributes:
         sender, recipients: as `SmtpConnection.send` takes them.
@@ -190,18 +190,18 @@ class Envelope:
     ) -> Self:
         """The envelope of an `email.message.EmailMessage`, or of a message of the older API.
 
-        Nothing is serialised yet: what its bytes are depends on the server. Bcc does not leave,
-        and what is missing of Date and Message-ID is added, as `SmtpConnection.send_message` does.
+        Nothing is serialised yet: what its bytes are depends on the server. Bcc is not sent,
+        and a missing Date or Message-ID is added, as `SmtpConnection.send_message` does.
 
         Args:
-            message: stays as it is.
+            message: is not changed.
             sender, recipients: None for those the header fields name (Sender or From; To, Cc and
                 Bcc; or their Resent- forms).
             mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
 
         Raises:
-            ValidationError: it is no such message, or its fields name none, or one that may not be
-                sent.
+            ValidationError: it is not such a message, or its fields name no sender or recipient,
+                or one that may not be sent.
         """
         if not is_message(message):
             raise ValidationError(
@@ -245,10 +245,10 @@ def _size(message: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome(Generic[ResultT, ErrorT]):
-    """What became of one envelope.
+    """The outcome of one envelope.
 
     Attributes:
-        envelope: the very object that was given; for a message, the envelope made of it.
+        envelope: the same object that was given; for a message, the envelope made from it.
         result: as from `SmtpConnection.send`, or `SmtpConnection.send_lmtp` over LMTP; None if it
             ended with an error.
         error: the error it ended with, else None.

@@ -2,8 +2,8 @@
 
 Error reports contain more than texts: Sentry, Django's error page and
 ``traceback.TracebackException(capture_locals=True)`` show the repr of every local variable in every
-frame of the traceback. So a secret is wrapped where it comes in, the argument is deleted, and it is
-unwrapped only in functions that cannot fail.
+frame of the traceback. So a function that receives a secret wraps it at once and deletes the
+argument, and a secret is unwrapped only in functions that cannot fail.
 """
 
 from __future__ import annotations
