@@ -255,7 +255,7 @@ class Report:
     noop: Latency | None = None
 
     def add_from_connection(self, connection: SmtpConnection) -> None:
-        """Add the greeting, extensions, mechanism and TLS of an open session."""
+        """Add the greeting, extensions, AUTH mechanism and TLS data of an open session."""
         *first, last = connection.greeting.lines
         self.banner = [*(f"220-{line}" for line in first), f"220 {last}"]
         self.capabilities = connection.capabilities

@@ -272,7 +272,7 @@ def addresses(text: str) -> list[str]:
 
 
 def _is_path(text: str) -> bool:
-    """Whether the text is anything but the null reverse-path, which is empty or ``<>``."""
+    """Whether the text is not the null reverse-path, which is empty or ``<>``."""
     return text.strip() not in ("", "<>")
 
 

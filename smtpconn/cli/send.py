@@ -2,10 +2,10 @@
 
 Many messages are sent over a pool, which goes on after failures and never sends a message twice;
 with ``--bdat`` they are sent one after the other over one connection. Ctrl-C begins no further
-message and waits for those in flight, because their outcome would be unknown. A second Ctrl-C does
-not wait for them; they are reported as unknown.
+message and waits for those in flight, because otherwise their outcome would be unknown. A second
+Ctrl-C does not wait for them; they are reported as unknown.
 
-With ``--quit-after`` nothing is sent: `dry_run` goes as far as a stage of `smtpconn.cli.target`.
+With ``--quit-after`` no message is sent: `dry_run` goes as far as a stage of `smtpconn.cli.target`.
 """
 
 from __future__ import annotations

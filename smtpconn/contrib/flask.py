@@ -117,7 +117,7 @@ assignment, so no lock is needed that a fork could copy while it is held."""
 
 
 class UnaddressedError(ValidationError, AssertionError):
-    """A message has no recipient or no sender; Flask-Mail raises AssertionError."""
+    """A message has no recipient or no sender; Flask-Mail raises AssertionError for that."""
 
 
 UnaddressedError.__module__ = __name__

@@ -397,11 +397,11 @@ class Outcomes(Generic[Outcome]):
         raise error if error is not None else StopIteration
 
     def stop(self) -> None:
-        """Begin nothing more. Messages in flight are finished, and ``next`` yields their outcomes.
+        """Begin no more messages. Those in flight are finished; ``next`` yields their outcomes.
 
         A message that was taken from the input and not begun has an outcome whose error has
         ``never_begun``. Takes no lock and never waits: a signal handler or another thread may call
-        it. ``next`` waits a second at most for an input that does not answer then.
+        it. After that, ``next`` waits at most a second for an input that does not answer.
         """
         if not self._is_the_parents():
             self._run.end()

@@ -121,7 +121,7 @@ class Waiter:
         return self.wakeup is not None and self.wakeup.wait(seconds)
 
     def wake(self) -> None:
-        """Tell the caller that it is its turn; may be called again."""
+        """Tell the caller that it is its turn; may be called more than once."""
         if self.wakeup is not None:
             self.wakeup.set()
 
