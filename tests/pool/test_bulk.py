@@ -22,6 +22,7 @@ from smtpconn.pool import bulk
 from smtpconn.pool.bulk import Job, Outcomes, Room, Run
 from tests.support.exception_injector import ExceptionInjector, every_place
 from tests.support.interruption import Interruption
+from tests.support.signals import one_ctrl_c, send_until_handled, to_main_thread
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -247,14 +248,16 @@ def test_threads_end_without_being_joined() -> None:
     outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
     next(outcomes)
 
-    def interrupt() -> None:
-        wait_until(lambda: outcomes._run.is_over)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    with one_ctrl_c() as handler:
 
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        outcomes.close()
+        def interrupt() -> None:
+            wait_until(lambda: outcomes._run.is_over)
+            send_until_handled(handler, lambda: to_main_thread(signal.SIGINT))
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            outcomes.close()
     interrupting.join()
     interrupted.set()
     assert sorted(outcomes.close())[:4] == [1, 2, 3, 4]
@@ -760,11 +763,13 @@ def test_a_signal_handler_may_stop() -> None:
         outcomes.stop()
         go_on.set()
 
+    def signal_until_stopped() -> None:
+        while not go_on.wait(0.05):
+            to_main_thread(signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, stop)
     try:
-        threading.Timer(
-            0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
-        ).start()
+        threading.Thread(target=signal_until_stopped).start()
         told: list[object] = list(outcomes)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -848,21 +853,23 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     outcomes = fan_out(work, source, 2)
     taken = [next(outcomes)]
 
-    def interrupt() -> None:
-        # The main thread waits, or is about to.
-        assert begun.wait(10)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    with one_ctrl_c() as handler:
 
-    interrupting = threading.Thread(target=interrupt)
+        def interrupt() -> None:
+            # The main thread waits, or is about to.
+            assert begun.wait(10)
+            send_until_handled(handler, lambda: to_main_thread(signal.SIGINT))
 
-    def wait_for_outcomes() -> None:
-        interrupting.start()
-        taken.extend([next(outcomes)] if during == "next" else outcomes.close())
+        interrupting = threading.Thread(target=interrupt)
+
+        def wait_for_outcomes() -> None:
+            interrupting.start()
+            taken.extend([next(outcomes)] if during == "next" else outcomes.close())
+            interrupting.join()
+
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_outcomes()
         interrupting.join()
-
-    with pytest.raises(KeyboardInterrupt):
-        wait_for_outcomes()
-    interrupting.join()
     go_on.set()
     taken += outcomes if then == "next" else outcomes.close()
     assert sorted(taken) == list(range(source.taken))
