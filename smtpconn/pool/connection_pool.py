@@ -49,7 +49,7 @@ from smtpconn.pool.bulk_sender import (
 from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords, PoolOptions, check_count, check_options_beside
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
@@ -140,6 +140,7 @@ class ConnectionPool:
             max_connecting=max_connecting,
             leak_after=leak_after,
         )
+        check_options_beside(burst, on_event, name)
         self._rate_limiter = RateLimiter(max_rate, burst) if max_rate is not None else None
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._core = PoolCore(configs, limits, self.name, on_event)
@@ -298,8 +299,10 @@ class ConnectionPool:
         They are made one after the other, and each is free for others as soon as it is made.
 
         Raises:
+            ValidationError: ``count`` is no number.
             SmtpError: as `connection`.
         """
+        check_count("count", count, 0)
         seconds = self._acquire_timeout
         self._core.warm(count, self.config.timeout if seconds is None else seconds)
 
@@ -444,7 +447,7 @@ def configs_of(
     """
     if unknown := sorted(options.keys() - ServerSettings.__annotations__.keys()):
         raise ValidationError(
-            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolOptions.__annotations__)}, "
+            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolKeywords.__annotations__)}, "
             f"and its servers have {', '.join(sorted(ServerSettings.__annotations__))}"
         )
     return tuple(

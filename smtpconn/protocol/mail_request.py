@@ -187,17 +187,17 @@ def make_request(
     Raises:
         ValidationError: an address that may not be sent, no recipient, a message that is no bytes
             or holds a NUL and is not BINARYMIME.
+            Parameters of another type.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
     given = recipients if isinstance(recipients, _LISTS) else _listed(recipients)
     if not given and needs_recipient:
         raise ValidationError("there is no recipient")
-    if rcpt_params is not None and len(rcpt_params) != len(given):
-        raise ProtocolError(
-            f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
-            phase=Phase.INPUT,
-        )
+    if rcpt_params is not None:
+        _check_rcpt_params(rcpt_params, len(given))
     params = mail_params if mail_params is not None else NO_MAIL_PARAMS
+    if not isinstance(params, MailFromParams):
+        raise ValidationError(f"mail_params are MailFromParams(...), not a {_type(params)}")
     from_ = _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath)
     to: list[ForwardPath] = []
     for each in given:
@@ -324,6 +324,29 @@ def _listed(recipients: Recipients) -> Sequence[str | ForwardPath]:
             f"recipients are an address or several, not {type(recipients).__name__}"
         )
     return tuple(recipients)
+
+
+def _check_rcpt_params(rcpt_params: Sequence[RcptToParams], count: int) -> None:
+    """Check the parameters of ``count`` recipients; errors as `make_request`."""
+    if not isinstance(rcpt_params, Sequence):
+        raise ValidationError(
+            f"rcpt_params are a list, with RcptToParams(...) for each recipient, not a "
+            f"{_type(rcpt_params)}"
+        )
+    if len(rcpt_params) != count:
+        raise ProtocolError(
+            f"there are {count} recipients and {len(rcpt_params)} parameters for them",
+            phase=Phase.INPUT,
+        )
+    for each in rcpt_params:
+        if not isinstance(each, RcptToParams):
+            raise ValidationError(
+                f"rcpt_params are a list of RcptToParams(...), and a {_type(each)} is in it"
+            )
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 def _checked(path: Path, kind: type[Path]) -> Path:
