@@ -299,7 +299,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
     address literal in Python 3.13, and that recipient would not get the message.
     """
     from smtpconn.model.address_list import read_addresses
-    from smtpconn.model.header_fields import decoded
+    from smtpconn.model.header_fields import as_written, decoded
 
     if not hasattr(field, "addresses"):
         text = decoded(str(field))
@@ -313,7 +313,8 @@ def _addresses_in(name: str, field: object) -> list[str]:
     if defects and not (
         _HARMLESS_DEFECTS.issuperset(defects) and read_addresses(str(header)) == addresses
     ):
-        raise ValidationError(f"{str(header)!r:.80} is not a list of addresses: {defects[0]}")
+        given = as_written(header)
+        raise ValidationError(f"{given!r:.80} is not a list of addresses: {defects[0]}")
     return addresses
 
 

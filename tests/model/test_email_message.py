@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage, Message
 from email.mime.text import MIMEText
@@ -78,6 +79,13 @@ def test_what_cannot_be_read_is_an_error(field: str, old: bool) -> None:
     """Rather than a message for some of those it was meant for."""
     with pytest.raises(ValidationError):
         recipients_of(addressed(field, old=old))
+
+
+@pytest.mark.parametrize("field", ["a@b@c.example", "a b@c.example", "a<b@c.example>>"])
+def test_the_error_quotes_what_was_written(field: str) -> None:
+    """And not what the email package has made of it."""
+    with pytest.raises(ValidationError, match=re.escape(repr(field))):
+        recipients_of(addressed(field, old=False))
 
 
 # --- Addresses of messages ---
