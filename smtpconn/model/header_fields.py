@@ -123,7 +123,7 @@ def decoded(text: str) -> str:
         return text
 
 
-def as_written(value: _Parsed) -> str:
+def as_written(value: object) -> str:
     """The text that a parsed field was made from; its ``str`` is what the email package understood.
 
     Args:
@@ -131,7 +131,8 @@ def as_written(value: _Parsed) -> str:
     """
     from email.policy import EmailPolicy
 
-    return value.fold(policy=EmailPolicy(max_line_length=0, utf8=True)).partition(":")[2].strip()
+    folded = cast("_Parsed", value).fold(policy=EmailPolicy(max_line_length=0, utf8=True))
+    return folded.partition(":")[2].strip()
 
 
 def unfolded(text: str) -> str:
