@@ -592,7 +592,8 @@ class SMTP(smtplib.SMTP):
             self._borrow(None, deadline)
         if not given:
             raise as_smtplib(AllRecipientsFailedError(()))
-        recipients = {str(forward_path(each)): each for each in given}
+        paths = ((forward_path(each), each) for each in given)
+        recipients = {text: each for path, each in paths for text in (path.text, path.written)}
 
         def make(connection: CommandConnection) -> MailRequest:
             options = (mail_options, rcpt_options) if self.does_esmtp else ((), ())
