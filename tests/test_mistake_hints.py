@@ -8,6 +8,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
 from typing import Any
 
 import pytest
@@ -50,6 +51,12 @@ def answer(guess: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def on_a_connection(pool: ConnectionPool, call: Callable[[Any], object]) -> object:
+    """Call something with a connection of the pool."""
+    with pool.connection() as connection:
+        return call(connection)
+
+
 ADDRESSES: dict[str, tuple[Callable[[ConnectionPool], object], str]] = {
     "a name and an address as recipient": (
         lambda pool: pool.send(ME, ["You <you@example.net>"], TEXT),
@@ -76,6 +83,26 @@ ADDRESSES: dict[str, tuple[Callable[[ConnectionPool], object], str]] = {
     "a message of the email package to send": (
         lambda pool: pool.send_message(TEXT),  # type: ignore[arg-type]
         "send takes bytes",
+    ),
+    "one envelope to send_many": (
+        lambda pool: pool.send_many(Envelope(ME, [YOU], TEXT)),  # type: ignore[arg-type]
+        "takes a list",
+    ),
+    "one message to send_many": (
+        lambda pool: pool.send_many(EmailMessage()),  # type: ignore[arg-type]
+        "takes a list",
+    ),
+    "one message to send_many of a connection": (
+        lambda pool: on_a_connection(pool, lambda c: c.send_many(EmailMessage())),
+        "takes a list",
+    ),
+    "several recipients in one string, with blanks": (
+        lambda pool: pool.send(ME, f"{YOU} {SHE}", TEXT),
+        f"['{YOU}', '{SHE}']",
+    ),
+    "a dict of parameters": (
+        lambda pool: pool.send(ME, [YOU], TEXT, mail_params={"ret": "FULL"}),  # type: ignore[arg-type]
+        "MailFromParams(...)",
     ),
     "bytes among many messages": (
         lambda pool: list(pool.send_many([TEXT])),  # type: ignore[list-item]
@@ -125,6 +152,33 @@ SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
     "an unknown option": (
         lambda: ServerConfig.from_url("smtp://h.example", retries=3),
         "retries",
+    ),
+    "a password given to connect": (
+        lambda: SmtpConnection.connect(
+            "h.example",
+            25,
+            TlsMode.NONE,
+            5,
+            password="p",  # type: ignore[call-arg]
+        ),
+        "authenticate",
+    ),
+    "an address alone to connect from": (
+        lambda: ServerConfig(
+            "h.example",
+            25,
+            TlsMode.NONE,
+            source_address="192.0.2.1",  # type: ignore[arg-type]
+        ),
+        "('192.0.2.1', 0)",
+    ),
+    "a function's name as hook": (
+        lambda: ConnectionPool("smtp://h.example", on_event="log"),  # type: ignore[arg-type]
+        "on_event(event)",
+    ),
+    "two servers for get_pool": (
+        lambda: smtpconn.get_pool(["smtp://a.example", "smtp://b.example"]),  # type: ignore[arg-type]
+        "ConnectionPool",
     ),
     "a scheme of its own": (lambda: ServerConfig.from_url("mail://h.example"), "smtp+starttls"),
     "an unknown TLS mode": (

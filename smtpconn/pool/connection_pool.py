@@ -55,6 +55,7 @@ from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,
     MessageRequest,
+    check_items,
     make_message_request,
     make_request,
 )
@@ -280,6 +281,7 @@ class ConnectionPool:
         `Outcomes.close` does so, waits, and returns the outcomes not yet taken. A process that ends
         finishes what is in flight, too.
         """
+        check_items(envelopes)
         workers = self.stats().max_size
         is_eager = any(config.pipelining is Pipelining.EAGER for config in self._configs)
         sender = BulkSender(

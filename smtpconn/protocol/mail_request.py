@@ -302,6 +302,19 @@ def unreadable(error: Exception) -> SmtpError:
     return named
 
 
+def check_items(items: object) -> None:
+    """Check what ``send_many`` is called with, before anything is taken from it.
+
+    Raises:
+        TypeError: a single envelope or message, whose items are something else; or text.
+    """
+    if isinstance(items, (Envelope, str, bytes, bytearray)) or is_message(items):
+        raise TypeError(
+            f"send_many takes a list, or another iterable, of Envelopes and messages of the email "
+            f"package, not one {_type(items)}"
+        )
+
+
 def check_item(item: object) -> None:
     """Check what an iterable for ``send_many`` gave.
 
