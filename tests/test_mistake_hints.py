@@ -5,10 +5,12 @@ Written as a new user would, with the public names only. Every guess here was re
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +203,23 @@ def test_wrong_guesses_at_settings(guess: str) -> None:
     """They are refused where they are made, and the error names the valid ones."""
     call, spelling = SETTINGS[guess]
     assert spelling in answer(call)
+
+
+def explained() -> list[re.Pattern[str]]:
+    """The texts in the tables of docs/errors.md, where ``...`` stands for anything."""
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    found = re.search(r"## From the text to the line to change\n(.*?)\n## ", page, re.DOTALL)
+    assert found is not None
+    cells = [line.split("|")[1] for line in found[1].splitlines() if line.startswith("| `")]
+    texts = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    return [re.compile(".+".join(map(re.escape, text.strip(". ").split("...")))) for text in texts]
+
+
+@pytest.mark.parametrize("guess", [*ADDRESSES, *SETTINGS])
+def test_the_page_of_errors_explains_each(pool: ConnectionPool, guess: str) -> None:
+    """Who has the text finds the line to change."""
+    text = answer((lambda: ADDRESSES[guess][0](pool)) if guess in ADDRESSES else SETTINGS[guess][0])
+    assert any(row.search(text) for row in explained()), text
 
 
 def test_except_clauses_of_smtplib_go_on_to_work(server: SmtpServer) -> None:
