@@ -558,6 +558,7 @@ class SMTP(smtplib.SMTP):
     def data(self, msg: Any) -> Reply:
         """Send DATA and a message; returns the final reply, in LMTP the worst one."""
         content = Content(as_bytes(msg))
+        content.refuse_nul()
         connection = self._needed()
         count = self._accepted if self._protocol is Protocol.LMTP else 1
         if not count:
