@@ -433,6 +433,37 @@ def test_names_that_flask_mail_cannot_read(
     assert message.sender in (person, _as_text(person))
 
 
+def test_a_url_in_a_header_of_flask_mails_stays_whole(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """However long; no encoded word stands in a structured field (RFC 2047 5, RFC 8058)."""
+    url, ids = f"<https://example.com/{'u' * 120}>", f"<{'i' * 90}@example.com>"
+    headers = {"List-Unsubscribe": url, "References": ids, "Bcc": "hidden@example.net"}
+    sent = flask_mail.Message("hä", [YOU], "x" * 3000, sender=ME, extra_headers=headers)
+    with make_app().app_context():
+        mail.send(sent)
+    (received,) = server.messages
+    assert f"List-Unsubscribe: {url}\r\n".encode() in received.content
+    assert received.email["References"] == ids
+    assert received.email["Subject"] == "hä"
+    assert max(map(len, received.content.split(b"\r\n"))) <= 998
+    assert b"hidden" not in received.content
+
+
+def test_a_flask_mail_message_may_write_its_own_bytes(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """As packages that sign messages do."""
+
+    class Signed(flask_mail.Message):
+        def as_bytes(self) -> bytes:
+            return b"Signed: yes\r\n" + bytes(super().as_bytes())
+
+    with make_app().app_context():
+        mail.send(Signed("hi", [YOU], "Hi!", sender=ME))
+    assert server.messages[0].email["Signed"] == "yes"
+
+
 def _as_text(person: Any) -> str:
     return person if isinstance(person, str) else f"{person[0]} <{person[1]}>"
 
