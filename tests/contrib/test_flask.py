@@ -433,6 +433,34 @@ def test_names_that_flask_mail_cannot_read(
     assert message.sender in (person, _as_text(person))
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["email", "flask_mail"])
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("Example.com <one@example.com>", "one@example.com"),
+        ("Acme Inc. <one@example.com>", "one@example.com"),
+        ("Jane Q. Public <one@example.com>", "one@example.com"),
+        ("one..two@docomo.example", '"one..two"@docomo.example'),
+        ("One <one.@docomo.example>", '"one."@docomo.example'),
+        ("one@under_score.example", "one@under_score.example"),
+        (f"{'l' * 65}@example.com", f"{'l' * 65}@example.com"),
+        (" one@example.com\t", "one@example.com"),
+    ],
+)
+def test_addresses_that_are_in_use(
+    server: SmtpServer, mail: Mail, make_app: MakeApp, written: str, address: str, old: bool
+) -> None:
+    """As sender and as recipient, in the messages of both packages; and postmaster."""
+    with make_app().app_context():
+        for recipient in (written, "postmaster"):
+            if old:
+                mail.send(flask_mail.Message("hi", [recipient], "Hi!", sender=written))
+            else:
+                mail.send(message(recipient, written))
+    assert [each.sender for each in server.messages] == [address] * 2
+    assert [each.recipients for each in server.messages] == [(address,), ("postmaster",)]
+
+
 def test_a_url_in_a_header_of_flask_mails_stays_whole(
     server: SmtpServer, mail: Mail, make_app: MakeApp
 ) -> None:
