@@ -182,6 +182,8 @@ SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: smtpconn.get_pool(["smtp://a.example", "smtp://b.example"]),  # type: ignore[arg-type]
         "ConnectionPool",
     ),
+    "a host alone": (lambda: ConnectionPool("smtp.example.com"), "lmtp+unix, and ://"),
+    "a host and a port": (lambda: ConnectionPool("smtp.example.com:587"), "lmtp+unix, and ://"),
     "a scheme of its own": (lambda: ServerConfig.from_url("mail://h.example"), "smtp+starttls"),
     "an unknown TLS mode": (
         lambda: ServerConfig("h.example", 25, "TLS"),  # type: ignore[arg-type]

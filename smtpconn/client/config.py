@@ -250,9 +250,9 @@ def _read(secret: Secret) -> dict[str, Any] | ValidationError:
     try:
         parts = _split(url)
         if parts.scheme not in _SCHEMES:
-            raise ValidationError(
-                f"a URL begins with one of {', '.join(_SCHEMES)}, not {parts.scheme!r:.40}"
-            )
+            # "host:port" and "host" have no scheme, whatever stands before the colon.
+            scheme = f"not {parts.scheme!r:.40}" if "://" in url else "and ://"
+            raise ValidationError(f"a URL begins with one of {', '.join(_SCHEMES)}, {scheme}")
         protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
         host, port = _where(parts, default_port)
         known: dict[str, Any] = {
