@@ -185,9 +185,8 @@ def make_request(
     """Check what a caller gave; ``needs_recipient=False`` if it may have no recipient.
 
     Raises:
-        ValidationError: an address that may not be sent, no recipient, a message that is no bytes
-            or holds a NUL and is not BINARYMIME.
-            Parameters of another type.
+        ValidationError: an address that may not be sent, no recipient, parameters of another type,
+            a message that is no bytes or holds a NUL and is not BINARYMIME.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
     given = recipients if isinstance(recipients, _LISTS) else _listed(recipients)
