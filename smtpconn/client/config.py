@@ -331,6 +331,6 @@ def _query(query: str) -> dict[str, Any]:
         else:
             # Not quoted: after a "?" that was not encoded this may be part of a password.
             raise ValidationError(
-                f"behind the ? of a URL may stand timeout=, auth=, {'=, '.join(_TEXTS)}="
+                f"after its ?, a URL may have timeout=, auth=, {'=, '.join(_TEXTS)}="
             )
     return known

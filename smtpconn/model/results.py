@@ -43,7 +43,7 @@ class RejectedRecipient:
         recipient: who was refused.
         response: what the server said.
         is_too_many: whether it says that there were too many recipients, whatever its class is:
-            552 behind an accepted recipient (RFC 5321 4.5.3.1.10).
+            552 after an accepted recipient (RFC 5321 4.5.3.1.10).
     """
 
     __reduce_ex__ = reduce_value

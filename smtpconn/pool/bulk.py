@@ -370,7 +370,7 @@ class Outcomes(Generic[Outcome]):
             PoolError: the process was forked, and the messages are the parent's.
             PoolOverloadedError: a signal handler that interrupts ``next`` or `close` of its own
                 thread calls it; use `stop` there.
-            BaseException: what the input raised, or other code in a worker, behind all outcomes.
+            BaseException: what the input raised, or other code in a worker, after all outcomes.
         """
         # Before the lock, which a thread of the parent may hold.
         if self._running and self._is_the_parents():
