@@ -37,7 +37,7 @@ from smtpconn.model.results import (
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
-from smtpconn.pool.bulk import Outcomes, Room
+from smtpconn.pool.bulk import JobLimit, Outcomes
 from smtpconn.pool.bulk_sender import (
     BulkSender,
     count_messages,
@@ -292,8 +292,8 @@ class ConnectionPool:
             self._acquire_timeout,
         )
         ahead = MESSAGES_AHEAD_EAGER if is_eager else MESSAGES_AHEAD
-        room = Room(ahead * workers, BYTES_AHEAD * workers)
-        return Outcomes(sender.send, mail_jobs(envelopes), workers, room)
+        limit = JobLimit(ahead * workers, BYTES_AHEAD * workers)
+        return Outcomes(sender.send, mail_jobs(envelopes), workers, limit)
 
     def warm(self, count: int) -> None:
         """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
