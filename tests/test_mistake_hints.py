@@ -5,9 +5,12 @@ Written as a new user would, with the public names only. Every guess here was re
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +53,12 @@ def answer(guess: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def on_a_connection(pool: ConnectionPool, call: Callable[[Any], object]) -> object:
+    """Call something with a connection of the pool."""
+    with pool.connection() as connection:
+        return call(connection)
+
+
 ADDRESSES: dict[str, tuple[Callable[[ConnectionPool], object], str]] = {
     "a name and an address as recipient": (
         lambda pool: pool.send(ME, ["You <you@example.net>"], TEXT),
@@ -76,6 +85,26 @@ ADDRESSES: dict[str, tuple[Callable[[ConnectionPool], object], str]] = {
     "a message of the email package to send": (
         lambda pool: pool.send_message(TEXT),  # type: ignore[arg-type]
         "send takes bytes",
+    ),
+    "one envelope to send_many": (
+        lambda pool: pool.send_many(Envelope(ME, [YOU], TEXT)),  # type: ignore[arg-type]
+        "takes a list",
+    ),
+    "one message to send_many": (
+        lambda pool: pool.send_many(EmailMessage()),  # type: ignore[arg-type]
+        "takes a list",
+    ),
+    "one message to send_many of a connection": (
+        lambda pool: on_a_connection(pool, lambda c: c.send_many(EmailMessage())),
+        "takes a list",
+    ),
+    "several recipients in one string, with blanks": (
+        lambda pool: pool.send(ME, f"{YOU} {SHE}", TEXT),
+        f"['{YOU}', '{SHE}']",
+    ),
+    "a dict of parameters": (
+        lambda pool: pool.send(ME, [YOU], TEXT, mail_params={"ret": "FULL"}),  # type: ignore[arg-type]
+        "MailFromParams(...)",
     ),
     "bytes among many messages": (
         lambda pool: list(pool.send_many([TEXT])),  # type: ignore[list-item]
@@ -126,6 +155,35 @@ SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: ServerConfig.from_url("smtp://h.example", retries=3),
         "retries",
     ),
+    "a password given to connect": (
+        lambda: SmtpConnection.connect(
+            "h.example",
+            25,
+            TlsMode.NONE,
+            5,
+            password="p",  # type: ignore[call-arg]
+        ),
+        "authenticate",
+    ),
+    "an address alone to connect from": (
+        lambda: ServerConfig(
+            "h.example",
+            25,
+            TlsMode.NONE,
+            source_address="192.0.2.1",  # type: ignore[arg-type]
+        ),
+        "('192.0.2.1', 0)",
+    ),
+    "a function's name as hook": (
+        lambda: ConnectionPool("smtp://h.example", on_event="log"),  # type: ignore[arg-type]
+        "on_event(event)",
+    ),
+    "two servers for get_pool": (
+        lambda: smtpconn.get_pool(["smtp://a.example", "smtp://b.example"]),  # type: ignore[arg-type]
+        "ConnectionPool",
+    ),
+    "a host alone": (lambda: ConnectionPool("smtp.example.com"), "lmtp+unix, and ://"),
+    "a host and a port": (lambda: ConnectionPool("smtp.example.com:587"), "lmtp+unix, and ://"),
     "a scheme of its own": (lambda: ServerConfig.from_url("mail://h.example"), "smtp+starttls"),
     "an unknown TLS mode": (
         lambda: ServerConfig("h.example", 25, "TLS"),  # type: ignore[arg-type]
@@ -147,6 +205,23 @@ def test_wrong_guesses_at_settings(guess: str) -> None:
     """They are refused where they are made, and the error names the valid ones."""
     call, spelling = SETTINGS[guess]
     assert spelling in answer(call)
+
+
+def explained() -> list[re.Pattern[str]]:
+    """The texts in the tables of docs/errors.md, where ``...`` stands for anything."""
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    found = re.search(r"## From the text to the line to change\n(.*?)\n## ", page, re.DOTALL)
+    assert found is not None
+    cells = [line.split("|")[1] for line in found[1].splitlines() if line.startswith("| `")]
+    texts = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    return [re.compile(".+".join(map(re.escape, text.strip(". ").split("...")))) for text in texts]
+
+
+@pytest.mark.parametrize("guess", [*ADDRESSES, *SETTINGS])
+def test_the_page_of_errors_explains_each(pool: ConnectionPool, guess: str) -> None:
+    """Who has the text finds the line to change."""
+    text = answer((lambda: ADDRESSES[guess][0](pool)) if guess in ADDRESSES else SETTINGS[guess][0])
+    assert any(row.search(text) for row in explained()), text
 
 
 def test_except_clauses_of_smtplib_go_on_to_work(server: SmtpServer) -> None:

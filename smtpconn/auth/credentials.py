@@ -266,7 +266,10 @@ def mechanism_names(
     """
     if given is None:
         return None
-    words = given.replace(",", " ").split() if isinstance(given, str) else list(given)
+    if isinstance(given, str):
+        words = given.replace(",", " ").split()
+    else:
+        words = list(given) if isinstance(given, Iterable) else []
     names = tuple(name.upper() if isinstance(name, str) else "" for name in words)
     known = dict.fromkeys(map(str, valid)) | ({SCRAM: None} if scram.FAMILY[0] in valid else {})
     if not names or not known.keys() >= set(names):

@@ -22,9 +22,11 @@ from smtpconn.auth.credentials import (
 from smtpconn.client.connection import SmtpConnection
 from smtpconn.client.options import (
     ConnectOptions,
+    check_choice,
     check_ehlo_domain,
     check_flag,
     check_server,
+    check_socket_options,
     check_tls_options,
     extension_names,
 )
@@ -45,9 +47,6 @@ _SCHEMES = {
     "lmtps": (Protocol.LMTP, TlsMode.IMPLICIT, 24),
     "lmtp+unix": (Protocol.LMTP, TlsMode.NONE, 0),
 }
-_CONTEXT = ssl.SSLContext.__mro__[-2]
-"""What all kinds of `ssl.SSLContext` are: gevent's, and those made before it replaced the class."""
-
 _TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
@@ -122,23 +121,15 @@ class ServerConfig:
         if self.ehlo_domain is not None:
             check_ehlo_domain(self.ehlo_domain)
         check_tls_options(self.tls_context, self.cafile, self.tls_server_name)
+        check_socket_options(self.source_address, self.socket_factory)
         for name, kind in (
             ("tls_mode", TlsMode),
             ("protocol", Protocol),
             ("pipelining", Pipelining),
         ):
-            try:
-                object.__setattr__(self, name, kind(getattr(self, name)))
-            except ValueError:
-                raise ValidationError(
-                    f"{name} is one of {', '.join(kind)}, not {getattr(self, name)!r:.40}"
-                ) from None
+            object.__setattr__(self, name, check_choice(name, getattr(self, name), kind))
         object.__setattr__(self, "ignore_extensions", extension_names(self.ignore_extensions))
         check_flag("allow_cleartext_auth", self.allow_cleartext_auth)
-        if not isinstance(self.tls_context, _CONTEXT | None):
-            raise ValidationError(
-                f"tls_context is an ssl.SSLContext, not a {type(self.tls_context).__name__}"
-            )
         self._check_login()
 
     def _check_login(self) -> None:
@@ -259,9 +250,9 @@ def _read(secret: Secret) -> dict[str, Any] | ValidationError:
     try:
         parts = _split(url)
         if parts.scheme not in _SCHEMES:
-            raise ValidationError(
-                f"a URL begins with one of {', '.join(_SCHEMES)}, not {parts.scheme!r:.40}"
-            )
+            # "host:port" and "host" have no scheme, whatever stands before the colon.
+            scheme = f"not {parts.scheme!r:.40}" if "://" in url else "and ://"
+            raise ValidationError(f"a URL begins with one of {', '.join(_SCHEMES)}, {scheme}")
         protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
         host, port = _where(parts, default_port)
         known: dict[str, Any] = {
@@ -340,6 +331,6 @@ def _query(query: str) -> dict[str, Any]:
         else:
             # Not quoted: after a "?" that was not encoded this may be part of a password.
             raise ValidationError(
-                f"behind the ? of a URL may stand timeout=, auth=, {'=, '.join(_TEXTS)}="
+                f"after its ?, a URL may have timeout=, auth=, {'=, '.join(_TEXTS)}="
             )
     return known

@@ -16,9 +16,12 @@ from smtpconn.client.connect_hints import IMPLICIT_TLS_PORT, with_hint
 from smtpconn.client.driver import Driver
 from smtpconn.client.options import (
     ConnectOptions,
+    check_choice,
     check_ehlo_domain,
     check_flag,
+    check_names,
     check_server,
+    check_socket_options,
     check_tls_options,
     default_ehlo_domain,
     extension_names,
@@ -61,7 +64,9 @@ def open_channel(
     Raises:
         SmtpError: as `smtpconn.SmtpConnection.connect`.
     """
+    check_names(options.keys())
     check_server(host, port)
+    check_socket_options(options.get("source_address"), options.get("socket_factory"))
     cafile, tls_session = options.get("cafile"), options.get("tls_session")
     check_tls_options(context, cafile, options.get("tls_server_name"))
     used = context
@@ -197,7 +202,9 @@ def _new_session(protocol: Protocol, options: ConnectOptions) -> SessionState:
     check_flag("allow_cleartext_auth", options.get("allow_cleartext_auth", False))
     return SessionState(
         protocol=protocol,
-        pipelining=options.get("pipelining", Pipelining.AUTO),
+        pipelining=check_choice(
+            "pipelining", options.get("pipelining", Pipelining.AUTO), Pipelining
+        ),
         ignore_extensions=extension_names(options.get("ignore_extensions", ())),
         ehlo_domain=ehlo_domain or "",
     )

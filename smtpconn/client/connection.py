@@ -55,6 +55,7 @@ from smtpconn.protocol.exchange import Exchange
 from smtpconn.protocol.mail_request import (
     MailRequest,
     MessageRequest,
+    check_items,
     make_message_request,
     make_request,
 )
@@ -550,6 +551,7 @@ class SmtpConnection:
             TypeError: an item is no envelope and no message; no item after it is taken.
             Exception: what ``envelopes`` raised, after the outcomes of the items before.
         """
+        check_items(envelopes)
         deadline = StreamDeadline(self._channel.timeout if timeout is None else timeout)
         source = EnvelopeSource(
             envelopes, self._session, deadline, self._watch_source, self._channel.driver.mark_idle

@@ -9,12 +9,18 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
-from typing import TypedDict
+from enum import StrEnum
+from typing import TypedDict, TypeVar
 
 from smtpconn.model.addresses import AddressLiteral, Domain
 from smtpconn.model.errors import ValidationError
 from smtpconn.model.modes import Pipelining, TlsMode
 from smtpconn.net.happy_eyeballs import SocketFactory
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+_CONTEXT = ssl.SSLContext.__mro__[-2]
+"""What all kinds of `ssl.SSLContext` are: gevent's, and those made before it replaced the class."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -102,18 +108,65 @@ def extension_names(given: Iterable[str]) -> frozenset[str]:
         ) from None
 
 
-def check_tls_mode(mode: TlsMode) -> TlsMode:
-    """Check a mode, which may be given as its name.
+def check_choice(name: str, value: str, kind: type[Choice]) -> Choice:
+    """The member of an enum, which may be given as its name.
 
     Raises:
-        ValidationError: it is not a mode.
+        ValidationError: it is none.
     """
     try:
-        return TlsMode(mode)
+        return kind(value)
     except ValueError:
+        raise ValidationError(f"{name} is one of {', '.join(kind)}, not {value!r:.40}") from None
+
+
+def check_tls_mode(mode: TlsMode) -> TlsMode:
+    """Check a mode; as `check_choice`."""
+    return check_choice("tls_mode", mode, TlsMode)
+
+
+def check_names(given: Iterable[str]) -> None:
+    """Refuse keywords that `smtpconn.SmtpConnection.connect` does not have.
+
+    Raises:
+        ValidationError: one that does not exist.
+    """
+    if unknown := sorted(given - ConnectOptions.__annotations__.keys()):
+        names = ", ".join(["tls_context", *ConnectOptions.__annotations__])
         raise ValidationError(
-            f"tls_mode is one of {', '.join(TlsMode)}, not {mode!r:.40}"
-        ) from None
+            f"unknown: {', '.join(unknown)}; connect takes {names}, and credentials go to "
+            f"authenticate"
+        )
+
+
+def check_socket_options(
+    source_address: tuple[str, int] | None, factory: SocketFactory | None
+) -> None:
+    """Check the options about the socket.
+
+    Raises:
+        ValidationError: an invalid value.
+    """
+    if source_address is not None and not _is_socket_address(source_address):
+        raise ValidationError(
+            f"source_address is an address and a port, such as ('192.0.2.1', 0), not "
+            f"{source_address!r:.40}"
+        )
+    if factory is not None and not callable(factory):
+        raise ValidationError(
+            f"socket_factory is called as socket_factory(host, port, timeout), and "
+            f"{factory!r:.40} cannot be called"
+        )
+
+
+def _is_socket_address(value: object) -> bool:
+    # A tuple, because configurations are hashable; more than two items in the form for IPv6.
+    return (
+        isinstance(value, tuple)
+        and len(value) in (2, 3, 4)
+        and isinstance(value[0], str)
+        and all(isinstance(each, int) and not isinstance(each, bool) for each in value[1:])
+    )
 
 
 def check_ehlo_domain(domain: str) -> None:
@@ -124,10 +177,12 @@ def check_ehlo_domain(domain: str) -> None:
     """
     if not isinstance(domain, str):
         raise ValidationError(f"ehlo_domain is a str, not {type(domain).__name__}")
-    if domain.startswith("["):
-        AddressLiteral(domain)
-    elif not Domain(domain).is_ascii:
-        raise ValidationError(f"the EHLO domain has to be ASCII: {domain!r:.80}")
+    try:
+        is_ascii = (AddressLiteral if domain.startswith("[") else Domain)(domain).is_ascii
+    except ValidationError as error:
+        raise ValidationError(f"ehlo_domain: {error}") from None
+    if not is_ascii:
+        raise ValidationError(f"ehlo_domain has to be ASCII: {domain!r:.80}")
 
 
 def check_tls_options(
@@ -138,6 +193,8 @@ def check_tls_options(
     Raises:
         ValidationError: an invalid value, or both ``context`` and ``cafile``.
     """
+    if not isinstance(context, _CONTEXT | None):
+        raise ValidationError(f"tls_context is an ssl.SSLContext, not a {type(context).__name__}")
     if cafile is not None:
         if not isinstance(cafile, str) or not cafile:
             raise ValidationError(f"cafile is the path of a file, not {cafile!r:.80}")

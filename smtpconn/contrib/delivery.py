@@ -52,7 +52,8 @@ def bare_address(text: str, *, a_labels: bool = True) -> str:
         raise ValidationError(f"a line break in an address: {text!r:.80}")
     addresses = read_addresses(text)
     if len(addresses) != 1:
-        raise ValidationError(f"not a single address, but {len(addresses)}: {text!r:.80}")
+        several = f"; pass a list, {addresses!a:.1000}" if addresses else ""
+        raise ValidationError(f"not a single address, but {len(addresses)}: {text!r:.80}{several}")
     return _with_a_labels(addresses[0]) if a_labels else addresses[0]
 
 

@@ -613,13 +613,28 @@ def _bytes_of(message: FlaskMailMessage) -> bytes:
         )
     if message.date is None:
         message.date = time.time()
+    readable = _with_readable_names(message)
     try:
-        return _with_readable_names(message).as_bytes()
+        made = _made_by_flask_mail(readable)
+        return readable.as_bytes() if made is None else serialize(made, _OFFERED, smtputf8=False)
     except UnicodeEncodeError as error:
         raise ValidationError(
             f"Flask-Mail cannot write a header field with {error.object[error.start]!r}, as in the "
             f"local part of an address: give an EmailMessage"
         ) from error
+
+
+def _made_by_flask_mail(message: FlaskMailMessage) -> Message[object, Any] | None:
+    """The message that Flask-Mail would write; None if a subclass writes its own bytes.
+
+    The email package would write a long URL or id as encoded words.
+    """
+    method = getattr(message.as_bytes, "__func__", None)
+    make = getattr(message, "_message", None)
+    if getattr(method, "__module__", "") != "flask_mail" or make is None:
+        return None
+    made = make()
+    return made if isinstance(made, Message) else None
 
 
 def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:

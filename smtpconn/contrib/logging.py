@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 from typing import TypeAlias
@@ -127,7 +127,7 @@ class PooledSmtpHandler(logging.Handler):
         login = _wrapped(credentials)
         del mailhost, credentials
         self.fromaddr = fromaddr
-        self.toaddrs: str | Sequence[str] = [toaddrs] if isinstance(toaddrs, str) else list(toaddrs)
+        self.toaddrs: str | Sequence[str] = _listed(toaddrs)
         self.subject = subject
         self.timeout = timeout
         self._envelope()
@@ -373,7 +373,7 @@ class PooledSmtpHandler(logging.Handler):
         return local_sender(self.fromaddr), recipients
 
     def _to(self) -> list[str]:
-        return [self.toaddrs] if isinstance(self.toaddrs, str) else list(self.toaddrs)
+        return _listed(self.toaddrs)
 
     def _seconds(self) -> float:
         return Deadline(DEFAULT_TIMEOUT if self.timeout is None else self.timeout).timeout
@@ -458,6 +458,18 @@ class PooledSmtpHandler(logging.Handler):
             self._pool.close(0)
         if left:
             _log.warning("%d log records were not mailed", left)
+
+
+def _listed(toaddrs: object) -> list[str]:
+    """The recipients as a list; raises ValidationError for what is neither one nor several."""
+    if isinstance(toaddrs, str):
+        return [toaddrs]
+    # Of a mapping only the keys would be taken; of bytes, numbers.
+    if isinstance(toaddrs, Iterable) and not isinstance(toaddrs, (bytes, Mapping)):
+        found = list(toaddrs)
+        if all(isinstance(each, str) for each in found):
+            return found
+    raise ValidationError(f"toaddrs is an address or a list of them, not {toaddrs!r:.80}")
 
 
 def _wrapped(credentials: object) -> tuple[str, Secret] | None:

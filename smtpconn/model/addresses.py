@@ -15,11 +15,12 @@ address that could end the path or the command early is refused.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
@@ -455,7 +456,7 @@ def _path(address: str, read: Callable[[str], Mailbox | None]) -> Mailbox | None
     try:
         return read(_without_brackets(address))
     except ValidationError as error:
-        advice = _advice(address)
+        advice = advice_for(address)
         if not advice:
             raise
         raise ValidationError(f"{error}; {advice}") from None
@@ -476,20 +477,30 @@ def _mailbox(text: str) -> Mailbox:
     return Mailbox(text)
 
 
-def _advice(address: str) -> str:
+def advice_for(address: str) -> str:
     """What to pass instead of an address with a name, or of several addresses; "" if unclear."""
     if len(address) > MAX_ADVICE:
         return ""
-    pieces = [piece for text in re.split("[,;]", address) if (piece := text.strip(" \t"))]
-    found = [_bare_address(piece) for piece in pieces]
-    if not all(found):
-        # The comma may be part of a name.
-        found = [_bare_address(address.strip(" \t"))]
-    if not found or not all(found):
-        return ""
-    if len(found) > 1:
-        return f"these are several addresses: pass a list, {found!a}"
-    return f"pass the address alone: {found[0]!a}"
+    for pieces in _readings(address):
+        found = [_bare_address(piece) for piece in pieces]
+        if len(found) > 1 and all(found):
+            return f"these are several addresses: pass a list, {found!a}"
+        if found and all(found):
+            return f"pass the address alone: {found[0]!a}"
+    return ""
+
+
+def _readings(text: str) -> Iterator[list[str]]:
+    """Ways to divide a text into addresses; the next one is for a text that makes none so far."""
+    yield [piece for each in re.split("[,;]", text) if (piece := each.strip(" \t"))]
+    # The comma may be part of a name.
+    yield [text.strip(" \t")]
+    # Of the names of several, of a comment or of a group.
+    from smtpconn.model.address_list import read_addresses
+
+    with contextlib.suppress(ValidationError):
+        yield read_addresses(text)
+    yield text.split()
 
 
 def _bare_address(text: str) -> str:

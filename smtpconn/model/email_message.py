@@ -23,6 +23,7 @@ from __future__ import annotations
 import binascii
 import copy
 import io
+import re
 from collections.abc import Iterable, Sequence
 from email.errors import InvalidHeaderDefect, MessageError
 from email.generator import BytesGenerator
@@ -63,6 +64,8 @@ _HARMLESS_DEFECTS = frozenset(
 )
 
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
+# A character of a text that is in no charset yet; bytes above 127 stand as surrogates in a payload.
+_IN_NO_CHARSET = re.compile("[^\x00-\x7f\udc80-\udcff]").search
 
 
 def is_message(value: object) -> TypeGuard[AnyMessage]:
@@ -220,10 +223,13 @@ def _encode_parts(message: AnyMessage, *, allows_8bit: bool) -> None:
     for part in _parts(message):
         if part.is_multipart():
             # A signature covers the encoded form of its part (RFC 1847 2.1).
+            if id(part) not in signed:
+                _drop_unsendable_margins(part, allows_8bit=allows_8bit)
             if id(part) in signed or part.get_content_type() == "multipart/signed":
                 signed.update(map(id, _children(part)))
             continue
         encoding = _text_of(part, "Content-Transfer-Encoding").strip().lower()
+        _encode_text(part, encoding)
         if encoding not in _UNENCODED:
             continue
         content = part.get_payload(decode=True)
@@ -235,6 +241,43 @@ def _encode_parts(message: AnyMessage, *, allows_8bit: bool) -> None:
             and (has_long_line(content) or (b"\0" in content and _is_binary(part)))
         ):
             _encode(part, content, is_text=is_text)
+
+
+def _drop_unsendable_margins(part: AnyMessage, *, allows_8bit: bool) -> None:
+    """Drop the text before and after the parts if it may not be sent; no reader shows it."""
+    for name in ("preamble", "epilogue"):
+        text = getattr(part, name) or ""
+        is_sendable = text.isascii() or (allows_8bit and not _IN_NO_CHARSET(text))
+        if not is_sendable or has_long_line(text.encode("utf-8", "surrogateescape")):
+            setattr(part, name, None)
+
+
+def _encode_text(part: AnyMessage, encoding: str) -> None:
+    """Make bytes of a text that was set without a charset, or read by ``message_from_string``.
+
+    Args:
+        part: a copy.
+        encoding: its Content-Transfer-Encoding.
+
+    Raises:
+        ValidationError: its field names no charset that has these characters, or the text should
+            have been encoded.
+    """
+    # get_payload() would decode the surrogates, which are bytes already.
+    text = getattr(part, "_payload", None)
+    if not isinstance(text, str) or not _IN_NO_CHARSET(text):
+        return
+    charset = part.get_content_charset()
+    try:
+        if charset is None or encoding not in _UNENCODED:
+            raise LookupError
+        data = text.encode(charset, "surrogateescape")
+    except (LookupError, UnicodeError):
+        raise ValidationError(
+            f"a part of the message has text in no charset: {text!r:.80}; use set_content(text), "
+            f"or set_payload(text, 'utf-8')"
+        ) from None
+    part.set_payload(data.decode("ascii", "surrogateescape"))
 
 
 def _is_binary(part: AnyMessage) -> bool:
@@ -299,7 +342,7 @@ def _addresses_in(name: str, field: object) -> list[str]:
     address literal in Python 3.13, and that recipient would not get the message.
     """
     from smtpconn.model.address_list import read_addresses
-    from smtpconn.model.header_fields import decoded
+    from smtpconn.model.header_fields import as_written, decoded
 
     if not hasattr(field, "addresses"):
         text = decoded(str(field))
@@ -313,7 +356,8 @@ def _addresses_in(name: str, field: object) -> list[str]:
     if defects and not (
         _HARMLESS_DEFECTS.issuperset(defects) and read_addresses(str(header)) == addresses
     ):
-        raise ValidationError(f"{str(header)!r:.80} is not a list of addresses: {defects[0]}")
+        given = as_written(header)
+        raise ValidationError(f"{given!r:.80} is not a list of addresses: {defects[0]}")
     return addresses
 
 

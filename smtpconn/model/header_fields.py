@@ -39,8 +39,14 @@ _MIME_FIELDS = frozenset({"content-type", "content-disposition"})
 # Fields of ids, URLs or addresses, which must not be encoded.
 _STRUCTURED_FIELDS = frozenset(
     {"message-id", "references", "in-reply-to", "content-id", "return-path", "received",
-     "resent-message-id", "dkim-signature", "date"}
+     "resent-message-id", "dkim-signature", "date", "original-message-id", "supersedes",
+     "arc-seal", "arc-message-signature", "autocrypt"}
 )  # fmt: skip
+# Fields with addresses or URLs that are text to the email package (RFC 2369, RFC 8098 2.1): words
+# of a name may be encoded in them.
+_WITH_ADDRESSES = re.compile(
+    r"list-.*|disposition-notification-to|return-receipt-to|errors-to|mail-(?:followup|reply)-to"
+).fullmatch
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANKS = re.compile(r"([ \t]+)")
@@ -118,6 +124,18 @@ def decoded(text: str) -> str:
         return text
 
 
+def as_written(value: object) -> str:
+    """The text that a parsed field was made from; its ``str`` is what the email package understood.
+
+    Args:
+        value: an object of `email.headerregistry`.
+    """
+    from email.policy import EmailPolicy
+
+    folded = cast("_Parsed", value).fold(policy=EmailPolicy(max_line_length=0, utf8=True))
+    return folded.partition(":")[2].strip()
+
+
 def unfolded(text: str) -> str:
     """A folded value in one line (RFC 5322 2.2.3).
 
@@ -167,9 +185,7 @@ def _format_address_header(name: str, kind: str, value: _Parsed, *, utf8: bool) 
         Group(g.display_name, tuple(Named(a.display_name, a.addr_spec) for a in g.addresses))
         for g in given
     ]
-    from email.policy import EmailPolicy
-
-    text = value.fold(policy=EmailPolicy(max_line_length=0, utf8=True)).partition(":")[2].strip()
+    text = as_written(value)
     try:
         read = read_groups(text)
     except ValidationError:
@@ -249,7 +265,7 @@ def _folded(name: str, kind: str, text: str, *, utf8: bool) -> str:
                 parts += _encoded(run_blank, "".join(run))
                 run = []
             parts.append((blank, word))
-        elif not may_encode or (kind.startswith("list-") and re.search("[<>@]", word)):
+        elif not may_encode or (_WITH_ADDRESSES(kind) and re.search("[<>@]", word)):
             raise ValidationError(
                 f"the message's {name} has a word that may not be sent: more than {MAX_LINE} "
                 f"bytes, a control character, or not ASCII: {word!r:.80}"

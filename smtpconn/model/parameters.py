@@ -84,6 +84,7 @@ class DeliverBy:
     def __post_init__(self) -> None:
         _check_int("seconds", self.seconds, -999_999_999, 999_999_999)
         _check_type("mode", self.mode, DeliverByMode)
+        _check_type("trace", self.trace, bool)
         if self.mode is DeliverByMode.RETURN and self.seconds <= 0:
             raise ValidationError("DeliverBy: RETURN needs a time above 0 (RFC 2852 4)")
 
@@ -126,6 +127,8 @@ class MailFromParams:
     require_tls: bool = False
 
     def __post_init__(self) -> None:
+        _check_type("smtputf8", self.smtputf8, bool)
+        _check_type("require_tls", self.require_tls, bool)
         for name, kind in (
             ("body", BodyType),
             ("ret", DsnRet),
@@ -180,10 +183,6 @@ class RcptToParams:
             raise ValidationError("NOTIFY=NEVER stands alone (RFC 3461 4.1)")
         if self.orcpt is not None:
             _check_orcpt(self.orcpt)
-
-
-NO_MAIL_PARAMS, NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
-"""No parameters: what most messages ask for."""
 
 
 def mail_parameters(
@@ -405,3 +404,7 @@ def _check_int(name: str, value: int, least: int, most: int) -> None:
         raise ValidationError(f"{name} is an int, not {type(value).__name__}")
     if not least <= value <= most:
         raise ValidationError(f"{name} is {least} to {most}, not {value}")
+
+
+NO_MAIL_PARAMS, NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
+"""No parameters: what most messages ask for."""

@@ -19,7 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from smtpconn.model.addresses import ForwardPath
-from smtpconn.model.errors import Phase, ProtocolError, SmtpError, make_variants
+from smtpconn.model.errors import (
+    Phase,
+    ProtocolError,
+    SmtpError,
+    ValidationError,
+    make_variants,
+)
 from smtpconn.model.replies import SHUTTING_DOWN, EnhancedStatusCode, SmtpResponse
 from smtpconn.model.results import RejectedRecipient
 
@@ -52,7 +58,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
         smtp_code, smtp_error: the code and the bytes of the text, as ``smtplib`` has them.
         sender: the refused sender, as ``smtplib.SMTPSenderRefused`` has it; "" in other phases.
         recipients: the recipients refused so far, as ``smtplib.SMTPRecipientsRefused`` has them,
-            for a 421 at RCPT; empty in other phases.
+            for a 421 at RCPT, by the caller's text; empty in other phases.
     """
 
     _leaves_delivery_open = False
@@ -186,7 +192,8 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
 
     Attributes:
         rejected_recipients: each refused recipient with the reply it got, in the order given.
-        recipients: the same as ``smtplib`` has it: address -> (code, text).
+        recipients: the same as ``smtplib`` has it: address -> (code, text), where the address is
+            the caller's text.
     """
 
     phase = Phase.RCPT
@@ -225,19 +232,22 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
         self.recipients = _recipients_dict(rejected)
 
     def _facts(self) -> dict[str, object]:
-        rejected = [[str(r.recipient), _reply_facts(r.response)] for r in self.rejected_recipients]
+        rejected = [
+            [r.recipient.written, _reply_facts(r.response)] for r in self.rejected_recipients
+        ]
         return super()._facts() | {"rejected_recipients": rejected}
 
     def _state_from(self, facts: Mapping[str, object]) -> dict[str, object]:
         state = super()._state_from(facts)
         given = cast("Sequence[tuple[str, object]]", facts["rejected_recipients"])
-        rejected = tuple(
-            RejectedRecipient(ForwardPath(recipient), _reply_from(reply))
-            for recipient, reply in given
-        )
+        replies = [(str(recipient), _reply_from(reply)) for recipient, reply in given]
         return state | {
-            "rejected_recipients": rejected,
-            "recipients": _recipients_dict(rejected),
+            "rejected_recipients": tuple(
+                RejectedRecipient(ForwardPath(text), reply)
+                for text, reply in replies
+                if _is_path(text)
+            ),
+            "recipients": {text: (reply.code, _text(reply)) for text, reply in replies},
         }
 
 
@@ -292,7 +302,16 @@ def _text(response: SmtpResponse) -> bytes:
 
 
 def _recipients_dict(rejected: Sequence[RejectedRecipient]) -> dict[str, tuple[int, bytes]]:
-    return {str(r.recipient): (r.response.code, _text(r.response)) for r in rejected}
+    return {r.recipient.written: (r.response.code, _text(r.response)) for r in rejected}
+
+
+def _is_path(recipient: str) -> bool:
+    """Whether it is no name without a domain, which only some adapters can send to."""
+    try:
+        ForwardPath(recipient)
+    except ValidationError:
+        return False
+    return True
 
 
 def _reply_facts(response: SmtpResponse) -> list[object]:

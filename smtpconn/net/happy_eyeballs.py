@@ -174,18 +174,25 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
     """Call the caller's own function to connect.
 
     Raises:
-        SmtpError: the function raised an Exception, which is the cause. The error is transient and
-            its phase is "connect", whatever the exception was.
+        SmtpError: the function raised an Exception, which is the cause, or returned no socket. The
+            error is transient and its phase is "connect", whatever the exception was.
     """
     peer = f"{host}:{port}"
     try:
-        return factory(host, port, deadline.check(Phase.CONNECT, peer))
+        sock = factory(host, port, deadline.check(Phase.CONNECT, peer))
     except Exception as error:
         if is_of_signal_handler(error):
             raise
         # Not stored in a variable: that would be a reference cycle with this frame, which would
         # keep the caller's lease alive.
         raise _as_connect_error(error, deadline, peer) from error
+    # Not isinstance: gevent's sockets, and those made before it replaced the class, are another.
+    if not (hasattr(sock, "fileno") and hasattr(sock, "settimeout")):
+        raise TransportError(
+            f"no connection to {peer}: socket_factory returned {type(sock).__name__}, no socket",
+            phase=Phase.CONNECT,
+        )
+    return sock
 
 
 def _as_connect_error(error: Exception, deadline: Deadline, peer: str) -> SmtpError:

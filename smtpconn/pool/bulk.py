@@ -66,7 +66,7 @@ class Job(Generic[Outcome]):
         raise AssertionError("a subclass has this method")
 
 
-class Room:
+class JobLimit:
     """A limit on the jobs between the input and the caller.
 
     Attributes:
@@ -104,7 +104,7 @@ class Run(Generic[JobT]):
             by `take_ready`, to `settle`, also if it raises an exception.
         jobs: the input.
         workers: the number of worker threads.
-        room: the limit on the jobs between the input and the caller.
+        limit: on the jobs between the input and the caller.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Run(Generic[JobT]):
         work: Callable[[JobT, Run[JobT]], None],
         jobs: Iterator[JobT],
         workers: int,
-        room: Room,
+        limit: JobLimit,
     ) -> None:
         self.workers = workers
-        self.room = room
+        self.limit = limit
         self.process: int | None = None
         self._iterator: weakref.ref[object] | None = None
         self._for_sleepers: weakref.ref[object] | None = None
@@ -135,7 +135,7 @@ class Run(Generic[JobT]):
         self._unsettled = 0
         self._has_input_ended = False
         self._busy: set[threading.Thread] = set()
-        # Room that is given back: numbers of jobs and of bytes. None: the run is over.
+        # The room that is given back: numbers of jobs and of bytes. None: the run is over.
         self._room_given: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._wakeups: queue.SimpleQueue[weakref.ref[object] | None] = queue.SimpleQueue()
 
@@ -229,7 +229,7 @@ class Run(Generic[JobT]):
     def _feed(self) -> None:
         """Take jobs from the input while there is room for them."""
         jobs = size = 0
-        room = self.room
+        limit = self.limit
         try:
             while not self.is_over and (job := next(self._jobs, None)) is not None:
                 with self._lock:
@@ -238,8 +238,8 @@ class Run(Generic[JobT]):
                 jobs, size = jobs + 1, size + job.size
                 while (
                     not self._room_given.empty()
-                    or jobs >= room.jobs
-                    or (size >= room.size and jobs >= 2 * self.workers)
+                    or jobs >= limit.jobs
+                    or (size >= limit.size and jobs >= 2 * self.workers)
                 ):
                     given = self._room_given.get()
                     if given is None:
@@ -309,7 +309,7 @@ class Outcomes(Generic[Outcome]):
     `smtpconn.ConnectionPool.send_many` returns it; programs do not make one.
 
     Args:
-        work, jobs, workers, room: as `Run`.
+        work, jobs, workers, limit: as `Run`.
 
     Several threads may take outcomes. An exception that interrupts one of them (Ctrl-C, a signal
     handler's) loses nothing: the next call continues.
@@ -324,9 +324,9 @@ class Outcomes(Generic[Outcome]):
         work: Callable[[JobT, Run[JobT]], None],
         jobs: Iterator[JobT],
         workers: int,
-        room: Room,
+        limit: JobLimit,
     ) -> None:
-        self._run: Run[Any] = Run(work, jobs, workers, room)
+        self._run: Run[Any] = Run(work, jobs, workers, limit)
         # By their numbers, and the numbers of those that were started and have not ended.
         self._threads: list[threading.Thread] = []
         self._running: set[int] = set()
@@ -338,7 +338,7 @@ class Outcomes(Generic[Outcome]):
         # The process in which the threads run; None until they are started.
         self._process: int | None = None
         # Room is given back in portions, so that not each outcome wakes up the feeder.
-        self._portion = max(1, room.jobs // (16 * workers))
+        self._portion = max(1, limit.jobs // (16 * workers))
         self._room_jobs = self._room_size = 0
         # Entries that were received and not taken yet. A thread that takes or waits holds the lock.
         # It is re-entrant for its `_is_nested`.
@@ -370,7 +370,7 @@ class Outcomes(Generic[Outcome]):
             PoolError: the process was forked, and the messages are the parent's.
             PoolOverloadedError: a signal handler that interrupts ``next`` or `close` of its own
                 thread calls it; use `stop` there.
-            BaseException: what the input raised, or other code in a worker, behind all outcomes.
+            BaseException: what the input raised, or other code in a worker, after all outcomes.
         """
         # Before the lock, which a thread of the parent may hold.
         if self._running and self._is_the_parents():

@@ -304,7 +304,7 @@ class _Worker:
         """Begin a message and wait until ``max_rate`` lets it go; False if the run ended first.
 
         That may take any time. One worker waits at a time: a run has one moment reserved and not
-        one for each worker, so that other callers of the pool do not wait behind all of them.
+        one for each worker, so that other callers of the pool do not wait for all of them.
         """
         if not job.has_begun:
             self._begin(job)

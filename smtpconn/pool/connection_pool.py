@@ -37,7 +37,7 @@ from smtpconn.model.results import (
 from smtpconn.model.secret import Secret
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import reset_if_forked
-from smtpconn.pool.bulk import Outcomes, Room
+from smtpconn.pool.bulk import JobLimit, Outcomes
 from smtpconn.pool.bulk_sender import (
     BulkSender,
     count_messages,
@@ -49,12 +49,13 @@ from smtpconn.pool.bulk_sender import (
 from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
-from smtpconn.pool.options import PoolOptions
+from smtpconn.pool.options import PoolKeywords, PoolOptions, check_count, check_options_beside
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
     MailRequest,
     MessageRequest,
+    check_items,
     make_message_request,
     make_request,
 )
@@ -140,6 +141,7 @@ class ConnectionPool:
             max_connecting=max_connecting,
             leak_after=leak_after,
         )
+        check_options_beside(burst, on_event, name)
         self._rate_limiter = RateLimiter(max_rate, burst) if max_rate is not None else None
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._core = PoolCore(configs, limits, self.name, on_event)
@@ -279,6 +281,7 @@ class ConnectionPool:
         `Outcomes.close` does so, waits, and returns the outcomes not yet taken. A process that ends
         finishes what is in flight, too.
         """
+        check_items(envelopes)
         workers = self.stats().max_size
         is_eager = any(config.pipelining is Pipelining.EAGER for config in self._configs)
         sender = BulkSender(
@@ -289,8 +292,8 @@ class ConnectionPool:
             self._acquire_timeout,
         )
         ahead = MESSAGES_AHEAD_EAGER if is_eager else MESSAGES_AHEAD
-        room = Room(ahead * workers, BYTES_AHEAD * workers)
-        return Outcomes(sender.send, mail_jobs(envelopes), workers, room)
+        limit = JobLimit(ahead * workers, BYTES_AHEAD * workers)
+        return Outcomes(sender.send, mail_jobs(envelopes), workers, limit)
 
     def warm(self, count: int) -> None:
         """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
@@ -298,8 +301,10 @@ class ConnectionPool:
         They are made one after the other, and each is free for others as soon as it is made.
 
         Raises:
+            ValidationError: ``count`` is no number.
             SmtpError: as `connection`.
         """
+        check_count("count", count, 0)
         seconds = self._acquire_timeout
         self._core.warm(count, self.config.timeout if seconds is None else seconds)
 
@@ -444,7 +449,7 @@ def configs_of(
     """
     if unknown := sorted(options.keys() - ServerSettings.__annotations__.keys()):
         raise ValidationError(
-            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolOptions.__annotations__)}, "
+            f"unknown: {', '.join(unknown)}; a pool has {', '.join(PoolKeywords.__annotations__)}, "
             f"and its servers have {', '.join(sorted(ServerSettings.__annotations__))}"
         )
     return tuple(

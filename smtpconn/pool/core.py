@@ -293,7 +293,7 @@ class PoolCore:
         events.set_server(server)
         events.done()
         self._held[waiter] = self.events.holding(server)
-        # The caller's frame is behind those of _watch, checkout and Lease.__enter__.
+        # The caller's frame: below it are those of Lease.__enter__, checkout and _watch.
         self._leaks.watch(waiter, sys._getframe(3))
 
     def _obtain(self, waiter: Waiter, deadline: Deadline) -> PooledConnection:

@@ -48,14 +48,27 @@ class PoolOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_size", "max_messages", "max_connecting"):
-            _check_count(name, getattr(self, name), 1)
+            check_count(name, getattr(self, name), 1)
         if self.max_waiting is not None:
-            _check_count("max_waiting", self.max_waiting, 0)
+            check_count("max_waiting", self.max_waiting, 0)
         for name in ("max_idle", "max_lifetime"):
             _check_seconds(name, getattr(self, name))
         for name in ("acquire_timeout", "keepalive", "leak_after"):
             if getattr(self, name) is not None:
                 _check_seconds(name, getattr(self, name))
+
+
+def check_options_beside(burst: int, on_event: EventHook | None, name: str | None) -> None:
+    """Check what `smtpconn.ConnectionPool` takes beside its limits.
+
+    Raises:
+        ValidationError: an invalid value.
+    """
+    check_count("burst", burst, 1)
+    if on_event is not None and not callable(on_event):
+        raise ValidationError(f"on_event is called as on_event(event), not {on_event!r:.40}")
+    if name is not None and not isinstance(name, str):
+        raise ValidationError(f"name is a str, not {name!r:.40}")
 
 
 def _check_seconds(name: str, seconds: float) -> None:
@@ -67,6 +80,11 @@ def _check_seconds(name: str, seconds: float) -> None:
         ) from None
 
 
-def _check_count(name: str, count: object, least: int) -> None:
+def check_count(name: str, count: object, least: int) -> None:
+    """Check a number of something.
+
+    Raises:
+        ValidationError: it is no int, or below ``least``.
+    """
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
         raise ValidationError(f"{name} is {least} or more, not {count!r:.40}")

@@ -29,7 +29,8 @@ class RateLimiter:
     """
 
     def __init__(self, rate: float, burst: int = 1) -> None:
-        if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+        is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+        if not is_number or not 0 < rate < float("inf"):
             raise ValidationError(f"max_rate is a number of messages per second, not {rate!r:.40}")
         if not isinstance(burst, int) or burst < 1:
             raise ValidationError(f"burst is 1 or more, not {burst!r:.40}")

@@ -11,6 +11,7 @@ import threading
 from typing import Unpack, cast
 
 from smtpconn.client.config import ServerConfig, ServerSettings
+from smtpconn.model.errors import ValidationError
 from smtpconn.net.forking import reset_if_forked, reset_in_child
 from smtpconn.pool.connection_pool import ConnectionPool, configs_of, wrapped
 from smtpconn.pool.options import PoolKeywords
@@ -66,9 +67,13 @@ def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> 
     """
     given = wrapped(config)
     del config
+    if len(given) != 1:
+        raise ValidationError(
+            f"get_pool takes one server, not {len(given)}: a pool over several is a ConnectionPool"
+        )
     limits = {k: v for k, v in options.items() if k in PoolKeywords.__annotations__}
     others = {k: v for k, v in options.items() if k not in limits}
-    (settings,) = configs_of(given[:1], cast(ServerSettings, others))
+    (settings,) = configs_of(given, cast(ServerSettings, others))
     return _registry.get(settings, cast(PoolKeywords, limits))
 
 

@@ -20,7 +20,7 @@ from smtpconn.protocol.command import Command
 
 
 class Payload:
-    """Message content to write behind a command.
+    """Message content to write after a command.
 
     Args:
         buffers: what to write, in order; read once.
@@ -114,7 +114,7 @@ class CommandGroup:
 
     @property
     def is_eager(self) -> bool:
-        """Whether content stands behind its own envelope in it.
+        """Whether content follows its own envelope in it.
 
         Then only the number of replies can show that one of them was too many.
         """

@@ -45,7 +45,7 @@ def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
     try:
         yield from _greet(session)
     except ResponseError as error:
-        # A client that is refused ends the session with QUIT (RFC 5321 3.1); behind a 421 the
+        # A client that is refused ends the session with QUIT (RFC 5321 3.1); after a 421 the
         # server has ended it.
         if error.response.code != 421:
             with contextlib.suppress(SmtpError):

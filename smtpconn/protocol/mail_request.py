@@ -185,19 +185,18 @@ def make_request(
     """Check what a caller gave; ``needs_recipient=False`` if it may have no recipient.
 
     Raises:
-        ValidationError: an address that may not be sent, no recipient, a message that is no bytes
-            or holds a NUL and is not BINARYMIME.
+        ValidationError: an address that may not be sent, no recipient, parameters of another type,
+            a message that is no bytes or holds a NUL and is not BINARYMIME.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
     given = recipients if isinstance(recipients, _LISTS) else _listed(recipients)
     if not given and needs_recipient:
         raise ValidationError("there is no recipient")
-    if rcpt_params is not None and len(rcpt_params) != len(given):
-        raise ProtocolError(
-            f"there are {len(given)} recipients and {len(rcpt_params)} parameters for them",
-            phase=Phase.INPUT,
-        )
+    if rcpt_params is not None:
+        _check_rcpt_params(rcpt_params, len(given))
     params = mail_params if mail_params is not None else NO_MAIL_PARAMS
+    if not isinstance(params, MailFromParams):
+        raise ValidationError(f"mail_params are MailFromParams(...), not a {_type(params)}")
     from_ = _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath)
     to: list[ForwardPath] = []
     for each in given:
@@ -302,6 +301,19 @@ def unreadable(error: Exception) -> SmtpError:
     return named
 
 
+def check_items(items: object) -> None:
+    """Check what ``send_many`` is called with, before anything is taken from it.
+
+    Raises:
+        TypeError: a single envelope or message, whose items are something else; or text.
+    """
+    if isinstance(items, (Envelope, str, bytes, bytearray)) or is_message(items):
+        raise TypeError(
+            f"send_many takes a list, or another iterable, of Envelopes and messages of the email "
+            f"package, not one {_type(items)}"
+        )
+
+
 def check_item(item: object) -> None:
     """Check what an iterable for ``send_many`` gave.
 
@@ -324,6 +336,29 @@ def _listed(recipients: Recipients) -> Sequence[str | ForwardPath]:
             f"recipients are an address or several, not {type(recipients).__name__}"
         )
     return tuple(recipients)
+
+
+def _check_rcpt_params(rcpt_params: Sequence[RcptToParams], count: int) -> None:
+    """Check the parameters of ``count`` recipients; errors as `make_request`."""
+    if not isinstance(rcpt_params, Sequence):
+        raise ValidationError(
+            f"rcpt_params are a list, with RcptToParams(...) for each recipient, not a "
+            f"{_type(rcpt_params)}"
+        )
+    if len(rcpt_params) != count:
+        raise ProtocolError(
+            f"there are {count} recipients and {len(rcpt_params)} parameters for them",
+            phase=Phase.INPUT,
+        )
+    for each in rcpt_params:
+        if not isinstance(each, RcptToParams):
+            raise ValidationError(
+                f"rcpt_params are a list of RcptToParams(...), and a {_type(each)} is in it"
+            )
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 def _checked(path: Path, kind: type[Path]) -> Path:

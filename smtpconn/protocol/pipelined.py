@@ -2,7 +2,7 @@
 
 Rule 1: the content of one message and the envelope of the next leave together: one round trip a
         message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
-        one behind the other through a window, and their replies are read while others are written.
+        one after the other through a window, and their replies are read while others are written.
 Rule 2: RSET is sent before every MAIL, which costs six bytes and no round trip
         (`quirks.STALE_TRANSACTION`). But Exim counts RSETs (`quirks.NONMAIL_LIMIT`) and other
         servers refuse them (`quirks.RSET_REFUSED`): there a message is finished before the next is
@@ -94,7 +94,7 @@ class _Streaming:
             elif self._session.may_send_eagerly and may_leave_with_envelope(request):
                 yield from self._send_eagerly(request)
             elif self._can_stream(request):
-                yield from self._send_behind(request)
+                yield from self._send_streamed(request)
             else:
                 yield from self._finish()
                 yield [(yield from self._send_plainly(request))]
@@ -157,13 +157,13 @@ class _Streaming:
 
     # The content of one and the envelope of the next.
 
-    def _send_behind(self, request: MailRequest) -> Stream:
+    def _send_streamed(self, request: MailRequest) -> Stream:
         while self._window:
             yield from self._take_oldest()
         if self._session.avoid_rset:
             yield from self._finish()
-        is_behind = self._open is not None or self._owes_empty_data
-        following = self._begin(request, chunking=False, reset=is_behind)
+        follows_content = self._open is not None or self._owes_empty_data
+        following = self._begin(request, chunking=False, reset=follows_content)
         if isinstance(following, SmtpError):
             yield from self._decline(following)
             return
@@ -188,7 +188,7 @@ class _Streaming:
         elif self._owes_empty_data:
             pieces.append(EMPTY_DATA)
         self._owes_empty_data = False
-        behind = pieces[0].replies if pieces else 0
+        count = pieces[0].replies if pieces else 0  # replies to the content
         if following is not None:
             pieces += following.commands
         group = CommandGroup(tuple(pieces), begins_message=following is not None)
@@ -204,18 +204,18 @@ class _Streaming:
                 yield [self._conclude_lost(transaction, group, error)]
             if following is not None:
                 # The envelope failed, unless the reply to the content before it is missing too.
-                is_next = len(group.replies) >= behind
-                replies = group.replies[behind:]
+                is_next = len(group.replies) >= count
+                replies = group.replies[count:]
                 yield [self._why_lost(following, error, replies) if is_next else not_sent(error)]
             return
         self._session.must_close = ""
         outcome = (
-            None if transaction is None else self._conclude(transaction, group.replies[:behind])
+            None if transaction is None else self._conclude(transaction, group.replies[:count])
         )
         self._look_for_the_end(outcome)
         refused = None
         if following is not None:
-            refused = self._judge(following, group.replies[behind:], is_first=not behind)
+            refused = self._judge(following, group.replies[count:], is_first=not count)
         self._note_what_is_owed()
         if outcome is not None:
             yield [outcome]

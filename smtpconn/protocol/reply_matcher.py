@@ -37,7 +37,7 @@ from smtpconn.protocol.exchange import CommandGroup
 from smtpconn.protocol.quirks import is_shutdown_notice
 from smtpconn.protocol.reply_parser import ReplyParser
 
-# Where a refusal may stand behind lines with another code (`reply_parser`, rule 3).
+# Where a refusal may follow lines with another code (`reply_parser`, rule 3).
 _MAY_MIX = frozenset({Phase.GREETING, Phase.EHLO})
 
 # Where a reply may repeat what others have written (rule 6): always, or if it refuses.
@@ -109,14 +109,14 @@ class ReplyMatcher:
                     group.may_have_been_delivered = is_any = True
         return is_any
 
-    def expect(self, group: CommandGroup, behind: int) -> None:
+    def expect(self, group: CommandGroup, unsent: int) -> None:
         """Note that a group is about to be written; the driver tells it where it ends.
 
         Args:
             group: what its replies belong to.
-            behind: bytes of those before it that wait to be handed to the transport with it.
+            unsent: bytes of earlier groups that are yet to be handed to the transport, with it.
         """
-        group.begins_at = self.queued + behind
+        group.begins_at = self.queued + unsent
         if group.missing:
             self._awaited.append(group)
 
@@ -209,7 +209,7 @@ class ReplyMatcher:
     def _unasked(self, reply: SmtpResponse) -> SmtpError:
         """The error for a reply that nothing asked for.
 
-        A refusal is a farewell (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not behind content
+        A refusal is a farewell (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not after content
         that left with its envelope: there it may be that message's own reply, and the ones before
         it another command's each.
         """

@@ -6,18 +6,18 @@ line), then text, then CRLF. All lines of a reply carry the same code. Anything 
 guessed then, and a wrong guess gives every later command the reply to another one.
 
 Rule 2: what cannot shift that boundary is accepted. Extra CRs in front of the LF are dropped,
-control characters but NUL and a bare CR are escaped, and empty lines behind the greeting are
+control characters but NUL and a bare CR are escaped, and empty lines after the greeting are
 skipped. A bare LF ends a line only where the server always ends its lines so, which its greeting
 shows, or where it is the last byte received and exactly one reply is awaited: elsewhere it may
 stand in text that the server repeats (``554 rejected: ...<LF>250 ok<CRLF>``) and begin a reply that
 the server never gave.
 
-Rule 3: in the greeting and in the reply to EHLO, a refusal may stand behind lines with another code
+Rule 3: in the greeting and in the reply to EHLO, a refusal may follow lines with another code
 (postscreen: ``220-teaser``, then ``521 no``). It is taken as a refusal, and nothing more is read. A
-success behind another code is an error there, and elsewhere any change of code is.
+success after another code is an error there, and elsewhere any change of code is.
 
 Rule 4: everything is bounded, because the peer decides how much it sends: the bytes of a line, the
-lines of a reply, the bytes of a reply, the empty lines behind the greeting.
+lines of a reply, the bytes of a reply, the empty lines after the greeting.
 
 Rule 5: each byte is searched once. `ReplyParser` remembers how far it has searched for a line's
 end, so a server that sends one byte at a time costs linear time. Most replies are one line, and the
@@ -93,12 +93,12 @@ class ReplyParser:
     """Turns the bytes of a connection into replies; one for each connection and TLS layer.
 
     Args:
-        begins_with_greeting: whether the first reply is the greeting, behind which empty lines may
-            stand; False under a TLS layer that STARTTLS began.
+        begins_with_greeting: whether the first reply is the greeting, which empty lines may
+            follow; False under a TLS layer that STARTTLS began.
 
     Attributes:
         is_empty: whether every byte fed in has come out as part of a whole reply.
-        is_over: whether nothing more is read, because the last reply was a refusal behind lines
+        is_over: whether nothing more is read, because the last reply was a refusal after lines
             with another code.
         takes_lf: whether a bare LF ends a line, because it ended the first one; None before that.
         has_lone_lf: whether the last reply ended with a bare LF though the server ends its lines
@@ -167,7 +167,7 @@ class ReplyParser:
             is_last, may_mix: as in `next_reply`.
 
         Raises:
-            ParseError: as `next_reply`, behind the replies that came before; when iterated.
+            ParseError: as `next_reply`, after the replies that came before; when iterated.
         """
         self.feed(data)
         return iter(functools.partial(self.next_reply, is_last=is_last, may_mix=may_mix), None)
@@ -187,8 +187,8 @@ class ReplyParser:
         Args:
             is_last: whether exactly one reply is awaited, so that a bare LF as the last byte
                 received ends its line.
-            may_mix: whether it is the greeting or the reply to EHLO, where a refusal may stand
-                behind lines with another code.
+            may_mix: whether it is the greeting or the reply to EHLO, where a refusal may
+                follow lines with another code.
 
         Raises:
             ParseError: what was received is no reply, or too long for one. The parser cannot be
@@ -247,7 +247,7 @@ class ReplyParser:
             raise _broken(f"the server sent a reply of more than {MAX_REPLY} bytes")
 
     def _is_empty_line(self, line: bytes) -> bool:
-        """Whether a line is one of the empty ones that may stand behind the greeting."""
+        """Whether a line is one of the empty ones that may follow the greeting."""
         if line or self._lines or not self._begins_with_greeting or self._replies != 1:
             return False
         if self._empty_lines == MAX_EMPTY_LINES:

@@ -341,14 +341,14 @@ class Transaction:
         last one: it is sent only when everything before it has arrived. A chunk larger than the
         server takes never leaves (`smtpconn.protocol.quirks.REST_AS_COMMANDS`).
         """
-        behind: CommandGroup | None = None
+        previous: CommandGroup | None = None
         size = 0
         for chunk in self._chunks():
             size += chunk.size
             is_end = chunk.is_last or is_too_big(size, self.session.capabilities)
-            if behind is not None and (is_end or not self.session.may_pipeline):
-                yield from _check_chunk(behind)
-                behind = None
+            if previous is not None and (is_end or not self.session.may_pipeline):
+                yield from _check_chunk(previous)
+                previous = None
             check_size(size, self.session.capabilities, Phase.CONTENT)
             has_several = chunk.is_last and self.session.is_lmtp
             payload = Payload(
@@ -361,9 +361,9 @@ class Transaction:
             if chunk.is_last:
                 return group
             yield group
-            if behind is not None:
-                yield from _check_chunk(behind, group)
-            behind = group
+            if previous is not None:
+                yield from _check_chunk(previous, group)
+            previous = group
         raise AssertionError("a message has a last chunk")
 
     def conclude(self, replies: Sequence[SmtpResponse]) -> SendResult | LmtpSendResult:

@@ -84,7 +84,7 @@ def with_given_addresses(error: SmtpError, sender: str, recipients: dict[str, st
     Args:
         error: of a transaction.
         sender: as given.
-        recipients: the addresses as given, by the addresses as sent.
+        recipients: the addresses as given, by the addresses as sent and as read.
     """
     if isinstance(error, ResponseError) and error.phase is Phase.MAIL:
         error.sender = sender

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parseaddr
 
-from smtpconn.model.addresses import ForwardPath, ReversePath
+from smtpconn.model.addresses import ForwardPath, ReversePath, advice_for
 from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.parameters import BodyType, MailFromParams
 
@@ -160,7 +160,10 @@ def _inner(given: str) -> str:
 
 def _safe(text: str) -> str:
     if _UNSAFE.search(text):
-        raise ValidationError(f"an address that may not be sent: {text!a:.80}")
+        advice = advice_for(text)
+        raise ValidationError(
+            f"an address that may not be sent: {text!a:.80}" + (f"; {advice}" if advice else "")
+        )
     return text
 
 

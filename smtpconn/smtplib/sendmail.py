@@ -46,7 +46,7 @@ def make_request(
         options, rcpt_options: ESMTP parameters as text.
 
     Raises:
-        ValidationError: an address or an option may not be sent.
+        ValidationError: an address or an option may not be sent, or the message holds a NUL.
         smtplib.SMTPNotSupportedError: SMTPUTF8 is needed and not offered.
     """
     sender, paths = reverse_path(from_addr), tuple(map(forward_path, to_addrs))
@@ -58,6 +58,7 @@ def make_request(
         for path in paths:
             check_ascii(path)
     content = Content(data)
+    content.refuse_nul()
     if not offers.supports_8bitmime:
         # As smtplib does: 8-bit content leaves undeclared if the server does not offer 8BITMIME.
         content.is_8bit = False

@@ -558,6 +558,7 @@ class SMTP(smtplib.SMTP):
     def data(self, msg: Any) -> Reply:
         """Send DATA and a message; returns the final reply, in LMTP the worst one."""
         content = Content(as_bytes(msg))
+        content.refuse_nul()
         connection = self._needed()
         count = self._accepted if self._protocol is Protocol.LMTP else 1
         if not count:
@@ -592,7 +593,8 @@ class SMTP(smtplib.SMTP):
             self._borrow(None, deadline)
         if not given:
             raise as_smtplib(AllRecipientsFailedError(()))
-        recipients = {str(forward_path(each)): each for each in given}
+        paths = ((forward_path(each), each) for each in given)
+        recipients = {text: each for path, each in paths for text in (path.text, path.written)}
 
         def make(connection: CommandConnection) -> MailRequest:
             options = (mail_options, rcpt_options) if self.does_esmtp else ((), ())

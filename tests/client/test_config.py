@@ -404,6 +404,17 @@ def test_a_callable_is_asked_for_each_connection() -> None:
     assert asked == [False, False]
 
 
+@pytest.mark.parametrize("value", [None, b"token", 5])
+def test_a_callable_that_returns_no_text(value: Any) -> None:
+    """The error says so; what was returned is not shown, it may be a token."""
+    with SmtpServer(users={"user": "x"}, sasl={"XOAUTH2": _never}) as server:
+        credentials = OAuthCredentials("user", lambda: value)
+        with pytest.raises(ValidationError) as caught:
+            ServerConfig.from_url(server.url, credentials=credentials).connect()
+    assert str(caught.value).endswith(f"for user returned {type(value).__name__}, no str")
+    assert caught.value.phase is Phase.AUTH
+
+
 def _never() -> Any:
     raise AssertionError("nothing is sent without a token")
 

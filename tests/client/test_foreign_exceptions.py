@@ -39,6 +39,7 @@ from tests.support.foreign_exceptions import (
     send_many_over_a_pool,
     send_on_a_reused_connection,
 )
+from tests.support.signals import RaisingHandler, send_until_handled, to_main_thread
 
 # A socket that was made and not yet kept when it was interrupted is closed by its destructor.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
@@ -110,20 +111,6 @@ def test_an_exception_while_outcomes_are_read(storing_server: StoringServer) -> 
     assert places > 30
 
 
-class RaisingHandler:
-    """A signal handler that raises an exception, once."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-        self.has_run = threading.Event()
-
-    def __call__(self, number: int, frame: object) -> None:
-        """Handle the signal."""
-        if not self.has_run.is_set():
-            self.has_run.set()
-            raise self._error
-
-
 @pytest.fixture
 def alarm() -> Iterator[Callable[[BaseException], None]]:
     """Has a signal handler raise an exception from now on: see `signal.raise_signal`."""
@@ -137,18 +124,13 @@ def alarm() -> Iterator[Callable[[BaseException], None]]:
 
 
 def signal_when(server: SmtpServer, condition: Callable[[], bool]) -> threading.Thread:
-    """Send the signal to the main thread once something is true of the server.
-
-    Again until it is handled: one that comes right before a system call does not interrupt it.
-    """
+    """Send the signal to the main thread once something is true of the server."""
     handler = signal.getsignal(signal.SIGUSR1)
     assert isinstance(handler, RaisingHandler)
 
     def wait_and_signal() -> None:
         server.wait_for(condition)
-        while not handler.has_run.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-            handler.has_run.wait(0.1)
+        send_until_handled(handler, lambda: to_main_thread(signal.SIGUSR1))
 
     thread = threading.Thread(target=wait_and_signal)
     thread.start()

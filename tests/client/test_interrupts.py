@@ -19,6 +19,7 @@ import pytest
 
 from smtpconn import ConnectionPool, SmtpError
 from smtpconn.testing import SmtpServer
+from tests.support.signals import one_ctrl_c, send_until_handled, to_main_thread
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,7 +145,7 @@ def test_asynchronous_exceptions(server: SmtpServer, use: Callable[[ConnectionPo
 
 
 def _interrupt_main() -> None:
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    to_main_thread(signal.SIGINT)
 
 
 def _interrupt_process() -> None:
@@ -156,11 +157,11 @@ def _interrupt_process() -> None:
 )
 def test_ctrl_c_while_waiting(server: SmtpServer, interrupt: Callable[[], None]) -> None:
     """Ctrl-C ends the wait for a connection at once with `KeyboardInterrupt`."""
-    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool:
+    with ConnectionPool(server.url, max_size=1, keepalive=None) as pool, one_ctrl_c() as handler:
 
         def interrupt_the_waiter() -> None:
             wait_until(lambda: pool.stats().waiting == 1)
-            interrupt()
+            send_until_handled(handler, interrupt)
 
         with pool.connection():
             other = threading.Thread(target=interrupt_the_waiter)

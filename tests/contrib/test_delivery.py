@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import pytest
 
 from smtpconn import ConnectionPool, ReversePath, UnsupportedExtensionError, ValidationError
-from smtpconn.contrib.delivery import bare_address, deliver, forward_paths
+from smtpconn.contrib.delivery import (
+    bare_address,
+    deliver,
+    forward_path,
+    forward_paths,
+    reverse_path,
+)
 from smtpconn.testing import SmtpServer
 
 
@@ -60,6 +67,14 @@ def test_what_is_no_single_address(text: str) -> None:
     """It is refused, whatever the email package makes of it."""
     with pytest.raises(ValidationError):
         forward_paths([text])
+
+
+@pytest.mark.parametrize("one", [forward_path, reverse_path])
+def test_several_addresses_for_one(one: Callable[[str], object]) -> None:
+    """The error has the list to pass."""
+    with pytest.raises(ValidationError) as refused:
+        one("Acme Inc. <a@x.example>, b@y.example")
+    assert str(refused.value).endswith("pass a list, ['a@x.example', 'b@y.example']")
 
 
 def test_dots_that_need_quotes() -> None:

@@ -103,6 +103,10 @@ def test_a_message_arrives(server: SmtpServer, mailing: Mailing) -> None:
         ("Jane Q. Public <you@example.net>", YOU),
         ("Acme Inc. <you@example.net>", YOU),
         ("you@a_b.example", "you@a_b.example"),
+        ("one..two@docomo.example", '"one..two"@docomo.example'),
+        ("One <one.@docomo.example>", '"one."@docomo.example'),
+        (f"{'l' * 65}@example.com", f"{'l' * 65}@example.com"),
+        (" you@example.net\t", YOU),
     ],
 )
 def test_names_with_a_full_stop(
@@ -110,9 +114,10 @@ def test_names_with_a_full_stop(
 ) -> None:
     """As sender and as recipient, as Django's own backend takes them."""
     backend = mailing.use(server)
-    assert backend.send_messages([mail.EmailMessage("s", "b", written, [written])]) == 1
+    sent = mail.EmailMessage("s", "b", written, [written, "postmaster"])
+    assert backend.send_messages([sent]) == 1
     (received,) = server.messages
-    assert (received.sender, received.recipients) == (recipient, (recipient,))
+    assert (received.sender, received.recipients) == (recipient, (recipient, "postmaster"))
 
 
 def test_a_url_in_a_header_stays_whole(server: SmtpServer, mailing: Mailing) -> None:

@@ -433,6 +433,65 @@ def test_names_that_flask_mail_cannot_read(
     assert message.sender in (person, _as_text(person))
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["email", "flask_mail"])
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("Example.com <one@example.com>", "one@example.com"),
+        ("Acme Inc. <one@example.com>", "one@example.com"),
+        ("Jane Q. Public <one@example.com>", "one@example.com"),
+        ("one..two@docomo.example", '"one..two"@docomo.example'),
+        ("One <one.@docomo.example>", '"one."@docomo.example'),
+        ("one@under_score.example", "one@under_score.example"),
+        (f"{'l' * 65}@example.com", f"{'l' * 65}@example.com"),
+        (" one@example.com\t", "one@example.com"),
+    ],
+)
+def test_addresses_that_are_in_use(
+    server: SmtpServer, mail: Mail, make_app: MakeApp, written: str, address: str, old: bool
+) -> None:
+    """As sender and as recipient, in the messages of both packages; and postmaster."""
+    with make_app().app_context():
+        for recipient in (written, "postmaster"):
+            if old:
+                mail.send(flask_mail.Message("hi", [recipient], "Hi!", sender=written))
+            else:
+                mail.send(message(recipient, written))
+    assert [each.sender for each in server.messages] == [address] * 2
+    assert [each.recipients for each in server.messages] == [(address,), ("postmaster",)]
+
+
+def test_a_url_in_a_header_of_flask_mails_stays_whole(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """However long; no encoded word stands in a structured field (RFC 2047 5, RFC 8058)."""
+    url, ids = f"<https://example.com/{'u' * 120}>", f"<{'i' * 90}@example.com>"
+    headers = {"List-Unsubscribe": url, "References": ids, "Bcc": "hidden@example.net"}
+    sent = flask_mail.Message("hä", [YOU], "x" * 3000, sender=ME, extra_headers=headers)
+    with make_app().app_context():
+        mail.send(sent)
+    (received,) = server.messages
+    assert f"List-Unsubscribe: {url}\r\n".encode() in received.content
+    assert received.email["References"] == ids
+    assert received.email["Subject"] == "hä"
+    assert max(map(len, received.content.split(b"\r\n"))) <= 998
+    assert b"hidden" not in received.content
+
+
+def test_a_flask_mail_message_may_write_its_own_bytes(
+    server: SmtpServer, mail: Mail, make_app: MakeApp
+) -> None:
+    """As packages that sign messages do."""
+
+    class Signed(flask_mail.Message):
+        def as_bytes(self) -> bytes:
+            return b"Signed: yes\r\n" + bytes(super().as_bytes())
+
+    with make_app().app_context():
+        mail.send(Signed("hi", [YOU], "Hi!", sender=ME))
+    assert server.messages[0].email["Signed"] == "yes"
+
+
 def _as_text(person: Any) -> str:
     return person if isinstance(person, str) else f"{person[0]} <{person[1]}>"
 

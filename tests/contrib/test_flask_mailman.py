@@ -72,6 +72,30 @@ def test_every_way_to_send(server: SmtpServer, make_app: MakeApp) -> None:
     assert len(server.connections) == 1
 
 
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("Example.com <one@example.com>", "one@example.com"),
+        ("Acme Inc. <one@example.com>", "one@example.com"),
+        ("Jane Q. Public <one@example.com>", "one@example.com"),
+        ("one..two@docomo.example", '"one..two"@docomo.example'),
+        ("One <one.@docomo.example>", '"one."@docomo.example'),
+        ("one@under_score.example", "one@under_score.example"),
+        (f"{'l' * 65}@example.com", f"{'l' * 65}@example.com"),
+        (" one@example.com\t", "one@example.com"),
+    ],
+)
+def test_addresses_that_are_in_use(
+    server: SmtpServer, make_app: MakeApp, written: str, address: str
+) -> None:
+    """As sender and as recipient; and postmaster."""
+    app, mail = make_app()
+    with app.app_context():
+        assert mail.send_mail("hello", "Hello!", written, [written, "postmaster"]) == 1
+    (received,) = server.messages
+    assert (received.sender, received.recipients) == (address, (address, "postmaster"))
+
+
 def test_threads_share_a_pool(server: SmtpServer, make_app: MakeApp) -> None:
     """Requests in 6 threads use at most as many connections as the pool has."""
     app, mail = make_app(SMTPCONN={"pool": {"max_size": 2}})

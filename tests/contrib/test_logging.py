@@ -765,6 +765,13 @@ def test_what_is_no_name_is_refused(wrong: str) -> None:
             PooledSmtpHandler("mx.example.com", sender, to, "Log")
 
 
+@pytest.mark.parametrize("wrong", [None, 5, b"a@x.example", ["a@x.example", None], {"a@x.y": "A"}])
+def test_recipients_of_another_type_are_refused(wrong: Any) -> None:
+    """By name, where the handler is made."""
+    with pytest.raises(ValidationError, match=r"^toaddrs is an address or a list of them, not"):
+        PooledSmtpHandler("mx.example.com", FROM, wrong, "Log")
+
+
 @pytest.mark.parametrize("extensions", [["8BITMIME"], []])
 def test_text_is_sent_as_it_is(
     logger: logging.Logger, make: MakeHandler, extensions: list[str]

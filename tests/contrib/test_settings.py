@@ -142,7 +142,7 @@ def test_a_refused_value_is_named_as_the_framework_names_it(
 
 def test_a_refused_value_without_a_setting_keeps_its_text() -> None:
     """What no single setting is at fault for is raised as it is."""
-    with pytest.raises(ValidationError, match=r"^'two words' may not be"):
+    with pytest.raises(ValidationError, match=r"^ehlo_domain: 'two words' may not be"):
         read_settings({"host": "localhost", "ehlo_domain": "two words"}).config()
 
 

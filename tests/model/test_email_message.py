@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage, Message
 from email.mime.text import MIMEText
@@ -78,6 +79,13 @@ def test_what_cannot_be_read_is_an_error(field: str, old: bool) -> None:
     """Rather than a message for some of those it was meant for."""
     with pytest.raises(ValidationError):
         recipients_of(addressed(field, old=old))
+
+
+@pytest.mark.parametrize("field", ["a@b@c.example", "a b@c.example", "a<b@c.example>>"])
+def test_the_error_quotes_what_was_written(field: str) -> None:
+    """And not what the email package has made of it."""
+    with pytest.raises(ValidationError, match=re.escape(repr(field))):
+        recipients_of(addressed(field, old=False))
 
 
 # --- Addresses of messages ---
@@ -267,3 +275,51 @@ def test_bytes_in_an_attachment_may_be_any() -> None:
     data = serialize(email.message_from_bytes(raw), WITH_8BIT, smtputf8=False)
     assert b"\0" not in data
     assert email.message_from_bytes(data).get_payload(decode=True) == b"\0\x01\xff"
+
+
+# --- Text that is in no charset yet ---
+
+
+@pytest.mark.parametrize("capabilities", [WITH_8BIT, ServerCapabilities()], ids=["8bit", "7bit"])
+@pytest.mark.parametrize("charset", ["utf-8", "iso-8859-15"])
+@pytest.mark.parametrize("policy", [email.policy.default, email.policy.compat32])
+def test_text_that_was_read_from_a_str(
+    policy: email.policy.Policy[Message], charset: str, capabilities: ServerCapabilities
+) -> None:
+    """Its part names the charset, so it is the same for every server."""
+    text = f"To: a@b\nContent-Type: text/plain; charset={charset}\n\nprice: 5 €\n"
+    message = email.message_from_string(text, policy=policy)
+    data = serialize(message, capabilities, smtputf8=False)
+    assert data.isascii() is (capabilities is not WITH_8BIT)
+    received = email.message_from_bytes(data, policy=email.policy.default)
+    assert received.get_content().strip() == "price: 5 €"
+
+
+@pytest.mark.parametrize("capabilities", [WITH_8BIT, ServerCapabilities()], ids=["8bit", "7bit"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "",
+        "Content-Type: text/plain; charset=us-ascii\n",
+        "Content-Type: text/plain; charset=no-such\n",
+        "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n",
+    ],
+)
+def test_text_in_no_charset_is_refused(fields: str, capabilities: ServerCapabilities) -> None:
+    """By every server's message alike; the error has the call that encodes it."""
+    message = email.message_from_string(f"To: a@b\n{fields}\nprice: 5 €\n")
+    with pytest.raises(ValidationError, match="set_content"):
+        serialize(message, capabilities, smtputf8=False)
+
+
+@pytest.mark.parametrize("margin", ["x" * 1000, "grüße"])
+def test_the_text_around_parts_is_dropped_if_it_may_not_be_sent(margin: str) -> None:
+    """No reader shows it (RFC 2046 5.1.1); what may be sent stays."""
+    for text, is_kept in (("This is MIME.", True), (margin, False)):
+        message = EmailMessage()
+        message.set_content("text\n")
+        message.add_alternative("<p>html</p>\n", subtype="html")
+        message.preamble = message.epilogue = text
+        data = serialize(message, WITH_8BIT, smtputf8=False)
+        assert data.count(text.encode()) == (2 if is_kept else 0)
+        assert message.preamble == text

@@ -22,6 +22,7 @@ import celery
 import pytest
 
 import smtpconn
+from smtpconn.contrib.delivery import local_recipients
 from smtpconn.model import errors, response_errors
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.errors import (
@@ -298,6 +299,26 @@ def test_what_all_refused_tells(responses: tuple[SmtpResponse, ...], is_transien
         )
         for number, response in enumerate(responses)
     }
+
+
+def test_refused_recipients_are_named_as_the_caller_wrote_them() -> None:
+    """As smtplib names them; and they arrive so in another process."""
+    texts = ("<u@example.com>", " v@example.com", "a..b@example.com")
+    error = AllRecipientsFailedError([RejectedRecipient(ForwardPath(text), BUSY) for text in texts])
+    same: AllRecipientsFailedError = pickle.loads(pickle.dumps(error))
+    for each in (error, same):
+        assert tuple(each.recipients) == texts
+        assert tuple(r.recipient.written for r in each.rejected_recipients) == texts
+        assert each.rejected_recipients == error.rejected_recipients
+
+
+def test_refused_names_without_a_domain_survive_pickle() -> None:
+    """Adapters can send to them; no path can be made of their text."""
+    (path,) = local_recipients(["root"])
+    error = AllRecipientsFailedError(
+        [RejectedRecipient(path, NO), RejectedRecipient(ForwardPath("u@example.com"), NO)]
+    )
+    assert list(pickle.loads(pickle.dumps(error)).recipients) == ["root", "u@example.com"]
 
 
 def test_refused_text_that_is_no_utf8() -> None:

@@ -201,6 +201,39 @@ def test_controls_leave_encoded() -> None:
     assert re.fullmatch(rb"To: =\?utf-8\?.\?\S+\?= <a@b.example>\r\n", data)
 
 
+@pytest.mark.parametrize("make", [modern, old])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Disposition-Notification-To", "Return-Receipt-To", "Errors-To"),
+        *("Mail-Followup-To", "Mail-Reply-To", "List-Owner"),
+    ],
+)
+def test_addresses_in_other_fields_are_never_encoded(make: Make, name: str) -> None:
+    """A name leaves as encoded words; an address that would have to is refused (RFC 2047 5)."""
+    sent = field_bytes(name, make(name, "Jörg <j@b.example>"), utf8=False)
+    assert sent == f"{name}: =?utf-8?b?SsO2cmc=?= <j@b.example>\r\n".encode()
+    for address in ("jörg@example.com", "Jörg <jörg@example.com>"):
+        value = make(name, address)
+        assert field_bytes(name, value, utf8=True) == f"{name}: {address}\r\n".encode()
+        with pytest.raises(ValidationError, match=f"the message's {name} has a word"):
+            field_bytes(name, value, utf8=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("References", "Original-Message-ID", "Supersedes", "Autocrypt"),
+        *("DKIM-Signature", "ARC-Seal", "ARC-Message-Signature"),
+    ],
+)
+@pytest.mark.parametrize("word", ["<ü@example.com>", "k" * 1000])
+def test_ids_signatures_and_keys_are_never_encoded(name: str, word: str) -> None:
+    """No reader would know them any more."""
+    with pytest.raises(ValidationError, match=f"the message's {name} has a word"):
+        field_bytes(name, modern(name, word), utf8=False)
+
+
 @pytest.mark.parametrize("name", ["References", "List-Unsubscribe", "To"])
 def test_what_cannot_be_folded_is_refused(name: str) -> None:
     """A word of more than 998 bytes where none may be encoded."""

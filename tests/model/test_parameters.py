@@ -498,3 +498,18 @@ def test_no_text_ends_its_parameter(envid: str, auth: str, orcpt: str, smtputf8:
         except ValidationError:
             continue
         assert re.fullmatch(r" [A-Z]+=[^ \x00-\x1f\x7f-\x9f=]+", text)
+
+
+@pytest.mark.parametrize("wrong", ["False", "", 1, None])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda flag: MailFromParams(smtputf8=flag),
+        lambda flag: MailFromParams(require_tls=flag),
+        lambda flag: DeliverBy(60, trace=flag),
+    ],
+)
+def test_flags_are_booleans(make: Callable[[Any], object], wrong: Any) -> None:
+    """A text such as "False", which counts as true, is refused by name."""
+    with pytest.raises(ValidationError, match=r"^(smtputf8|require_tls|trace) is a bool, not"):
+        make(wrong)

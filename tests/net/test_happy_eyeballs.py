@@ -365,6 +365,18 @@ def test_a_socket_factory_is_used() -> None:
     assert TIMEOUT - 1 < seconds <= TIMEOUT
 
 
+@pytest.mark.parametrize("value", [None, 5, "127.0.0.1", ("127.0.0.1", 25)])
+def test_a_socket_factory_that_returns_no_socket(value: Any) -> None:
+    """That is a transient error of connecting, so another server is tried."""
+    with SmtpServer() as server, pytest.raises(TransportError) as failed:
+        SmtpConnection.connect(
+            server.host, server.port, TlsMode.NONE, TIMEOUT, socket_factory=lambda *_: value
+        )
+    assert f"socket_factory returned {type(value).__name__}" in str(failed.value)
+    assert failed.value.phase == "connect"
+    assert failed.value.is_safe_to_retry
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -19,9 +19,10 @@ import pytest
 
 from smtpconn.model.errors import PoolOverloadedError
 from smtpconn.pool import bulk
-from smtpconn.pool.bulk import Job, Outcomes, Room, Run
+from smtpconn.pool.bulk import Job, JobLimit, Outcomes, Run
 from tests.support.exception_injector import ExceptionInjector, every_place
 from tests.support.interruption import Interruption
+from tests.support.signals import one_ctrl_c, send_until_handled, to_main_thread
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def fan_out(
     threads: int,
     *,
     tells: bool = False,
-    room: Room | None = None,
+    limit: JobLimit | None = None,
     size: int = 0,
 ) -> Outcomes[R]:
     """Do something with each item, one at a time in each thread."""
@@ -83,7 +84,7 @@ def fan_out(
         run.settle(job)
 
     jobs = (Item(item, tells, size) for item in items)
-    return Outcomes(settle, jobs, threads, room or Room(2 * threads, 1_000))
+    return Outcomes(settle, jobs, threads, limit or JobLimit(2 * threads, 1_000))
 
 
 def senders() -> list[threading.Thread]:
@@ -247,14 +248,16 @@ def test_threads_end_without_being_joined() -> None:
     outcomes = fan_out(lambda n: work(n) if n else n, Source(), 4)
     next(outcomes)
 
-    def interrupt() -> None:
-        wait_until(lambda: outcomes._run.is_over)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    with one_ctrl_c() as handler:
 
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        outcomes.close()
+        def interrupt() -> None:
+            wait_until(lambda: outcomes._run.is_over)
+            send_until_handled(handler, lambda: to_main_thread(signal.SIGINT))
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            outcomes.close()
     interrupting.join()
     interrupted.set()
     assert sorted(outcomes.close())[:4] == [1, 2, 3, 4]
@@ -293,7 +296,7 @@ def test_abandoning_the_iterator_wakes_workers_that_sleep(workers: int) -> None:
         run.settle(job)
 
     jobs = (Job[int](number) for number in itertools.count())
-    outcomes = Outcomes[int](work, jobs, workers, Room(2 * workers, 1_000))
+    outcomes = Outcomes[int](work, jobs, workers, JobLimit(2 * workers, 1_000))
     next(outcomes)
     for _ in range(workers):
         assert asleep.acquire(timeout=10)
@@ -569,7 +572,7 @@ def test_an_item_that_has_an_outcome_although_it_ends_the_run() -> None:
 
     source, taken = Source(), list[int]()
     outcomes: Outcomes[int]
-    outcomes = Outcomes(work, (Item(n, False, 0) for n in source), 2, Room(4, 1))
+    outcomes = Outcomes(work, (Item(n, False, 0) for n in source), 2, JobLimit(4, 1))
     with pytest.raises(ItemError, match="the hook broke"):
         taken.extend(outcomes)
     assert sorted(taken) == list(range(source.taken))
@@ -609,7 +612,7 @@ def test_what_was_never_begun_is_told() -> None:
         assert go_on.wait(10)
         return number
 
-    outcomes = fan_out(work, Source(), 2, tells=True, room=Room(10, 10**9))
+    outcomes = fan_out(work, Source(), 2, tells=True, limit=JobLimit(10, 10**9))
     told: list[object] = []
     taking = threading.Thread(target=lambda: told.extend(outcomes))
     taking.start()
@@ -640,7 +643,7 @@ def test_closing_without_waiting() -> None:
         assert number == 0 or go_on.wait(10)
         return number
 
-    outcomes = fan_out(work, Source(), 2, tells=True, room=Room(8, 10**9))
+    outcomes = fan_out(work, Source(), 2, tells=True, limit=JobLimit(8, 10**9))
     told: list[object] = [next(outcomes)]
     wait_until(lambda: outcomes._run.ready.qsize() == 6)
     rest = outcomes.close(wait=False)
@@ -678,7 +681,7 @@ def test_an_input_that_does_not_answer(how: str, monkeypatch: pytest.MonkeyPatch
             raise ItemError
         return item
 
-    outcomes = fan_out(work, source, 1, tells=True, room=Room(10, 1_000))
+    outcomes = fan_out(work, source, 1, tells=True, limit=JobLimit(10, 1_000))
     taken = [next(outcomes)]
     assert source.is_asked.wait(10)
     if how == "stop in another thread":
@@ -722,7 +725,7 @@ def test_an_input_that_is_slow_is_waited_for_while_the_run_lasts(
 
 def test_an_error_of_the_input_comes_after_closing() -> None:
     """`close` returns outcomes; the error that the input ended with is raised by ``next``."""
-    outcomes = fan_out(lambda n: n, failing(3), 1, room=Room(9, 1000))
+    outcomes = fan_out(lambda n: n, failing(3), 1, limit=JobLimit(9, 1000))
     taken = [next(outcomes)]
     wait_until(lambda: senders() == [])
     taken += outcomes.close()
@@ -760,11 +763,13 @@ def test_a_signal_handler_may_stop() -> None:
         outcomes.stop()
         go_on.set()
 
+    def signal_until_stopped() -> None:
+        while not go_on.wait(0.05):
+            to_main_thread(signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, stop)
     try:
-        threading.Timer(
-            0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
-        ).start()
+        threading.Thread(target=signal_until_stopped).start()
         told: list[object] = list(outcomes)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -848,21 +853,23 @@ def test_ctrl_c_loses_nothing(during: str, then: str) -> None:
     outcomes = fan_out(work, source, 2)
     taken = [next(outcomes)]
 
-    def interrupt() -> None:
-        # The main thread waits, or is about to.
-        assert begun.wait(10)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    with one_ctrl_c() as handler:
 
-    interrupting = threading.Thread(target=interrupt)
+        def interrupt() -> None:
+            # The main thread waits, or is about to.
+            assert begun.wait(10)
+            send_until_handled(handler, lambda: to_main_thread(signal.SIGINT))
 
-    def wait_for_outcomes() -> None:
-        interrupting.start()
-        taken.extend([next(outcomes)] if during == "next" else outcomes.close())
+        interrupting = threading.Thread(target=interrupt)
+
+        def wait_for_outcomes() -> None:
+            interrupting.start()
+            taken.extend([next(outcomes)] if during == "next" else outcomes.close())
+            interrupting.join()
+
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_outcomes()
         interrupting.join()
-
-    with pytest.raises(KeyboardInterrupt):
-        wait_for_outcomes()
-    interrupting.join()
     go_on.set()
     taken += outcomes if then == "next" else outcomes.close()
     assert sorted(taken) == list(range(source.taken))
@@ -874,7 +881,7 @@ def test_an_exception_at_every_line_of_closing_loses_no_outcome(wait: bool) -> N
     """Also while outcomes that were received are collected: the next call returns all of them."""
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
-        outcomes = fan_out(lambda n: n, range(6), 1, room=Room(6, 10**9))
+        outcomes = fan_out(lambda n: n, range(6), 1, limit=JobLimit(6, 10**9))
         taken = [next(outcomes)]
         wait_until(lambda: not senders())
         try:
@@ -913,7 +920,7 @@ class InterruptingLock:
 @pytest.mark.parametrize("then", ["next", "close"])
 def test_ctrl_c_while_the_lock_is_released_loses_nothing(interrupted: str, then: str) -> None:
     """Then the outcomes were taken already."""
-    outcomes = fan_out(lambda n: n, range(6), 1, room=Room(6, 10**9))
+    outcomes = fan_out(lambda n: n, range(6), 1, limit=JobLimit(6, 10**9))
     taken = [next(outcomes)]
     wait_until(lambda: not senders())
     outcomes._run.end()
@@ -950,13 +957,13 @@ def test_an_iterator_that_is_never_read_warns() -> None:
 def test_room_is_bounded_by_bytes() -> None:
     """Large items are not read ahead, but for two for each thread."""
     source = Source()
-    outcomes = fan_out(lambda n: n, source, 2, room=Room(100, 1000), size=600)
+    outcomes = fan_out(lambda n: n, source, 2, limit=JobLimit(100, 1000), size=600)
     for received in range(1, 20):
         next(outcomes)
         assert source.taken <= received + 4 + outcomes._portion
     outcomes.close()
     small = Source()
-    outcomes = fan_out(lambda n: n, small, 2, room=Room(100, 1000), size=50)
+    outcomes = fan_out(lambda n: n, small, 2, limit=JobLimit(100, 1000), size=50)
     next(outcomes)
     wait_until(lambda: small.taken >= 20)
     outcomes.close()
@@ -977,7 +984,7 @@ def test_a_worker_takes_what_lies_ready() -> None:
         runs.append(count)
 
     outcomes: Outcomes[int]
-    outcomes = Outcomes(work, (Item(n, False, 0) for n in range(2000)), 2, Room(400, 1))
+    outcomes = Outcomes(work, (Item(n, False, 0) for n in range(2000)), 2, JobLimit(400, 1))
     assert sorted(outcomes) == list(range(2000))
     assert sum(runs) == 2000
     assert senders() == []

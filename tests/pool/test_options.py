@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from smtpconn import ConnectionPool, ValidationError
+from smtpconn import ConnectionPool, ValidationError, get_pool
 from smtpconn.pool.options import PoolKeywords, PoolOptions
 
 COUNTS = {"max_size": 1, "max_waiting": 0, "max_messages": 1, "max_connecting": 1}
@@ -73,3 +75,45 @@ def test_the_pool_has_the_same_defaults_and_options() -> None:
     assert set(options) == set(PoolKeywords.__annotations__)
     for field in dataclasses.fields(PoolOptions):
         assert options[field.name] == field.default
+
+
+@pytest.mark.parametrize("make", [ConnectionPool, get_pool])
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        ("burst", "1"),
+        ("burst", 0),
+        ("burst", None),
+        ("burst", 1.5),
+        ("max_rate", True),
+        ("max_rate", "1"),
+        ("on_event", "log"),
+        ("name", 5),
+        ("name", b"mail"),
+    ],
+)
+def test_options_beside_the_limits(make: Callable[..., object], option: str, wrong: Any) -> None:
+    """They are refused by name, whether they are used or not."""
+    with pytest.raises(ValidationError, match=f"^{option} is"):
+        make("smtp://h.example", **{option: wrong})
+
+
+@pytest.mark.parametrize("make", [ConnectionPool, get_pool])
+def test_an_unknown_option(make: Callable[..., object]) -> None:
+    """The error has the name of every option that exists."""
+    with pytest.raises(ValidationError) as refused:
+        make("smtp://h.example", max_sizes=3)
+    assert all(name in str(refused.value) for name in PoolKeywords.__annotations__)
+
+
+def test_get_pool_takes_one_server() -> None:
+    """A second one is refused, not left out."""
+    with pytest.raises(ValidationError, match="ConnectionPool"):
+        get_pool(["smtp://a.example", "smtp://b.example"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", ["2", -1, None, 1.5])
+def test_warm_takes_a_number(count: Any) -> None:
+    """Anything else is refused before a connection is made."""
+    with ConnectionPool("smtp://h.invalid") as pool, pytest.raises(ValidationError, match="count"):
+        pool.warm(count)

@@ -6,13 +6,14 @@ import email
 import email.policy
 from collections.abc import Iterable
 from email.message import EmailMessage, Message
+from typing import Any
 
 import pytest
 
 from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
-from smtpconn.model.parameters import BodyType, MailFromParams
+from smtpconn.model.parameters import BodyType, MailFromParams, RcptToParams
 from smtpconn.model.results import Envelope
 from smtpconn.protocol.mail_request import (
     MailRequest,
@@ -180,3 +181,23 @@ def test_a_domain_that_is_no_ascii_leaves_as_a_labels() -> None:
     given.replace_header("To", "you@bücher.example")
     request = make_message_request(given).for_server(offering("8BITMIME"))
     assert b"To: you@xn--bcher-kva.example\r\n" in bytes_of(request)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (
+            {"mail_params": {"body": "8BITMIME"}},
+            r"mail_params are MailFromParams\(...\), not a dict",
+        ),
+        ({"mail_params": "8BITMIME"}, r"mail_params are MailFromParams\(...\), not a str"),
+        ({"rcpt_params": RcptToParams()}, "rcpt_params are a list, .* not a RcptToParams"),
+        ({"rcpt_params": iter([RcptToParams()])}, "rcpt_params are a list, .* not a list_iterator"),
+        ({"rcpt_params": [{}]}, "a dict is in it"),
+        ({"rcpt_params": [None]}, "a NoneType is in it"),
+    ],
+)
+def test_parameters_of_another_type(parameters: dict[str, Any], said: str) -> None:
+    """They are refused by name, and the error has what to write."""
+    with pytest.raises(ValidationError, match=said):
+        make_request(ME, [YOU], b"", **parameters)

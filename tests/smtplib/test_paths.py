@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from smtpconn import BodyType, ForwardPath, ReversePath, ValidationError
@@ -76,3 +78,11 @@ def test_options() -> None:
     assert mail_options([]).words == rcpt_words([]) == ""
     assert mail_options(["BODY=BINARYMIME"]).words == " BODY=BINARYMIME"
     assert rcpt_words(["NOTIFY=NEVER ORCPT=rfc822;a@b"]) == " NOTIFY=NEVER ORCPT=rfc822;a@b"
+
+
+@pytest.mark.parametrize("path", [forward_path, reverse_path])
+def test_several_addresses_in_one_text(path: Callable[[str], object]) -> None:
+    """`smtplib` sends them as one path, which no server takes; the error has the list to pass."""
+    with pytest.raises(ValidationError) as refused:
+        path("Acme Inc. <a@x.example>, b@y.example")
+    assert str(refused.value).endswith("pass a list, ['a@x.example', 'b@y.example']")

@@ -231,6 +231,26 @@ def test_an_address_is_an_address(server: SmtpServer, smtp: smtplib.SMTP, addres
             assert "ORCPT" not in line
 
 
+@pytest.mark.parametrize("message", [b"a\r\n\0.\r\nMAIL FROM:<x@y>\r\n", "a\n\0.\nRSET\n"])
+def test_no_nul_reaches_a_server(
+    server: SmtpServer, smtp: smtplib.SMTP, message: bytes | str
+) -> None:
+    """There are servers that drop NULs, and then the dot behind one may end the message."""
+    with pytest.raises(ValidationError, match="NUL"):
+        smtp.sendmail(ME, YOU, message)
+    letter = EmailMessage()
+    letter["From"], letter["To"] = ME, YOU
+    letter.set_content("hello\n\0.\nRSET\n")
+    with pytest.raises(ValidationError, match="NUL"):
+        smtp.send_message(letter)
+    smtp.mail(ME)
+    smtp.rcpt(YOU)
+    with pytest.raises(ValidationError, match="NUL"):
+        smtp.data(message)
+    assert "DATA" not in server.connections[0].commands
+    assert smtp.data(TEXT)[0] == 250
+
+
 @pytest.mark.parametrize("address", ["John", "john.", "x@under_score.example"])
 def test_what_is_no_address_is_the_servers_to_judge(
     server: SmtpServer, smtp: smtplib.SMTP, address: str
