@@ -491,11 +491,11 @@ def advice_for(address: str) -> str:
 
 
 def _readings(text: str) -> Iterator[list[str]]:
-    """Ways to divide a text into addresses; the next one is for a text that makes none so far."""
+    """The ways to split a text into addresses, in the order in which they are tried."""
     yield [piece for each in re.split("[,;]", text) if (piece := each.strip(" \t"))]
     # The comma may be part of a name.
     yield [text.strip(" \t")]
-    # Of the names of several, of a comment or of a group.
+    # A comma may also be part of one of several names, of a comment or of a group.
     from smtpconn.model.address_list import read_addresses
 
     with contextlib.suppress(ValidationError):

@@ -64,7 +64,7 @@ _HARMLESS_DEFECTS = frozenset(
 )
 
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
-# A character of a text that is in no charset yet; bytes above 127 stand as surrogates in a payload.
+# A character that is not encoded in a charset yet; a payload has bytes above 127 as surrogates.
 _IN_NO_CHARSET = re.compile("[^\x00-\x7f\udc80-\udcff]").search
 
 
@@ -253,7 +253,7 @@ def _drop_unsendable_margins(part: AnyMessage, *, allows_8bit: bool) -> None:
 
 
 def _encode_text(part: AnyMessage, encoding: str) -> None:
-    """Make bytes of a text that was set without a charset, or read by ``message_from_string``.
+    """Encode a text that was set without a charset, or read by ``message_from_string``.
 
     Args:
         part: a copy.

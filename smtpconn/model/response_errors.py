@@ -306,7 +306,7 @@ def _recipients_dict(rejected: Sequence[RejectedRecipient]) -> dict[str, tuple[i
 
 
 def _is_path(recipient: str) -> bool:
-    """Whether it is no name without a domain, which only some adapters can send to."""
+    """Whether it is a forward-path; some adapters also send to names without a domain."""
     try:
         ForwardPath(recipient)
     except ValidationError:

@@ -186,7 +186,7 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
         # Not stored in a variable: that would be a reference cycle with this frame, which would
         # keep the caller's lease alive.
         raise _as_connect_error(error, deadline, peer) from error
-    # Not isinstance: gevent's sockets, and those made before it replaced the class, are another.
+    # Not isinstance: sockets of gevent, or made before it replaced the class, have another class.
     if not (hasattr(sock, "fileno") and hasattr(sock, "settimeout")):
         raise TransportError(
             f"no connection to {peer}: socket_factory returned {type(sock).__name__}, no socket",
