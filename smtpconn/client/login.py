@@ -91,7 +91,7 @@ class Authenticator:
         force_refresh: bool,
     ) -> None:
         try:
-            given: object = credentials.current_token(force_refresh=force_refresh)
+            token = Secret(credentials.current_token(force_refresh=force_refresh))
         except Exception as error:
             if is_of_signal_handler(error) or (isinstance(error, SmtpError) and is_own(error)):
                 raise
@@ -101,13 +101,13 @@ class Authenticator:
                 f"{type(error).__name__}",
                 phase=Phase.AUTH,
             ) from error
-        if not isinstance(given, str):
+        kind = type(token.reveal())
+        if not issubclass(kind, str):
             raise ValidationError(
                 f"the function that gets a token for {credentials.user} returned "
-                f"{type(given).__name__}, no str",
+                f"{kind.__name__}, no str",
                 phase=Phase.AUTH,
             )
-        token = Secret(given)
         self._log_in_by_plan(self._ways(credentials, mechanisms, token), deadline, "a token")
 
     def _ways(
