@@ -60,7 +60,7 @@ _log = logging.getLogger("smtpconn.contrib")
 
 
 class OutgoingMessage(Protocol):
-    """What the messages of both frameworks have in common."""
+    """The attributes that the messages of Django and Flask-Mailman have in common."""
 
     from_email: str
 

@@ -170,7 +170,7 @@ class ConnectionPool:
             PoolOverloadedError: too many wait already; or a signal handler or a destructor calls
                 while its own thread is inside the pool, and there is no room.
             PoolClosedError: the pool is closed.
-            SmtpError: a new connection could not be made, precisely why.
+            SmtpError: a new connection could not be made; its class says why.
         """
         if timeout is None:
             seconds = self._acquire_timeout

@@ -100,9 +100,10 @@ class Waiter:
         wakeup: set when the caller's turn has come; None if it was never in the queue.
         pooled: the connection it was given; None if it is to make one.
         since: when it got its lease.
-        not_before: it takes only a connection that came back later, or a new one.
-        noop_since: when the keep-alive NOOP began that this lease is for; None for a caller.
-        batch: what it belongs to together with others, which do not give way to each other.
+        not_before: a time; the waiter takes only a connection returned after it, or a new one.
+        noop_since: when the keep-alive NOOP of this lease began; None if a caller has the lease.
+        batch: the batch that it belongs to, if any. Waiters of one batch do not give way to each
+            other.
         lease: the caller's `smtpconn.pool.lease.Lease`, weakly, until it is given back.
         lost: the connection that its lease had when it was collected as garbage.
     """

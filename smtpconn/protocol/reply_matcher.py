@@ -232,7 +232,7 @@ class ReplyMatcher:
             self._hand_over(reply)
 
     def _is_about_sent_message(self) -> bool:
-        """Whether the reply awaited next is that to a message that has been sent completely."""
+        """Whether the next awaited reply is the final one to a message that was sent completely."""
         group = self._awaited[0]
         piece, end = group.unanswered()
         return piece.ends_message and end <= self._sent
