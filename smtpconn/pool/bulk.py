@@ -413,10 +413,13 @@ class Outcomes(Generic[Outcome]):
             wait: False to return the outcomes that are there at this moment. Messages in flight
                 have none then; they are finished all the same, and ``next`` yields their outcomes.
 
-        An error of the input, or of other code in a worker, is raised by ``next`` afterwards. Waits
-        also while another thread is in ``next``. Called by the input or by a hook, which run in
-        threads that it would wait for, or by a signal handler that interrupts ``next`` or `close`
-        of its own thread, it is `stop` and returns nothing. In a forked child it does nothing.
+        An error of the input, or of other code in a worker, is raised by ``next`` afterwards. If
+        another thread is in ``next``, this waits for it, too.
+
+        It does no more than `stop`, and returns nothing, where its wait could not end: called by
+        the input or by a hook, which run in the threads that it would wait for, or by a signal
+        handler that interrupts ``next`` or `close` of its own thread. In a forked child it does
+        nothing.
         """
         if self._is_the_parents():
             return []

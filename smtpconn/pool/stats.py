@@ -71,7 +71,8 @@ class PoolStats:
         checkouts: connections handed out so far, including one that was dead and could not be
             replaced.
         waits: callers that had to wait.
-        timeouts, overloads: callers that got no connection: in time, or because too many waited.
+        timeouts: callers that got no connection in time.
+        overloads: callers that were refused because too many waited.
         connects, connect_errors: successful and failed connects.
         retries: messages sent again because a reused connection was dead before the content was
             begun.
