@@ -111,15 +111,14 @@ class _Resolver:
         finally:
             self._waiting.discard(wakeup)
 
+    def _lookups_of(self, name: tuple[str, int]) -> list[_Lookup]:
+        """The running lookups of a name, but those that have ended: their answer is too old."""
+        return [each for each in self._running if each.name == name and each.outcome is None]
+
     def _join_or_begin(self, host: str, port: int) -> _Lookup | None:
         """Join or start a lookup of the name; None while too many other lookups run."""
         with self._lock:
-            # A lookup that has ended is not joined: its answer is older than this call.
-            same = [
-                lookup
-                for lookup in self._running
-                if lookup.name == (host, port) and lookup.outcome is None
-            ]
+            same = self._lookups_of((host, port))
             is_full = len(self._running) >= MAX_LOOKUPS or len(same) >= MAX_LOOKUPS_OF_A_NAME
             if same and (is_full or time.monotonic() - same[-1].began_at < JOIN_TIMEOUT):
                 return same[-1]

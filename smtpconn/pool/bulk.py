@@ -434,11 +434,7 @@ class Outcomes(Generic[Outcome]):
         # Around the block, whose end an exception may interrupt.
         try:
             with self._lock:
-                while self._ready:
-                    if (job := self._oldest()) is not None:
-                        self._move(job, taken)
-                    else:
-                        self._note(self._ready[0])
+                self._move_all(taken)
             return list(map(_outcome_of, taken))
         except BaseException:
             self._ready.extendleft(reversed(taken))
@@ -517,10 +513,13 @@ class Outcomes(Generic[Outcome]):
         self._use()
         self._run.end()
         with self._lock:
-            while not self._run.outcomes.empty():
-                self._ready.extend(map(_get_nowait, (self._run.outcomes,)))
-            while self._receive_left_out():
-                pass
+            self._receive_what_is_there()
+
+    def _receive_what_is_there(self) -> None:
+        while not self._run.outcomes.empty():
+            self._ready.extend(map(_get_nowait, (self._run.outcomes,)))
+        while self._receive_left_out():
+            pass
 
     def _note(self, entry: _Entry[Outcome]) -> None:
         """Process an entry that is no job; doing so twice is harmless."""
@@ -539,6 +538,14 @@ class Outcomes(Generic[Outcome]):
         if isinstance(entry, list):
             return entry[-1] if entry else None
         return entry if isinstance(entry, Job) else None
+
+    def _move_all(self, taken: list[Job[Outcome]]) -> None:
+        """Move all jobs that were received to ``taken``, and process the other entries."""
+        while self._ready:
+            if (job := self._oldest()) is not None:
+                self._move(job, taken)
+            else:
+                self._note(self._ready[0])
 
     def _move(self, job: Job[Outcome], taken: list[Job[Outcome]]) -> None:
         """Move the oldest job that was received to ``taken``."""
@@ -572,13 +579,16 @@ class Outcomes(Generic[Outcome]):
         self._has_begun = True
         self._run.end()
         with self._lock:
-            while self._running and self._wait():
-                for entry in list(self._ready):
-                    if isinstance(entry, int):
-                        self._running.discard(entry)
-            while self._receive():
-                pass
+            self._receive_until_over()
             self._join()
+
+    def _receive_until_over(self) -> None:
+        while self._running and self._wait():
+            for entry in list(self._ready):
+                if isinstance(entry, int):
+                    self._running.discard(entry)
+        while self._receive():
+            pass
 
     def _join(self) -> None:
         for thread in self._threads[self._is_input_given_up :]:

@@ -49,7 +49,8 @@ class _Registry:
     def open_pools(self) -> list[ConnectionPool]:
         reset_if_forked()
         with self._lock:
-            return [pool for pool in tuple(self._pools.values()) if not pool.is_closed]
+            pools = tuple(self._pools.values())
+        return [pool for pool in pools if not pool.is_closed]
 
 
 _registry = _Registry()

@@ -113,30 +113,32 @@ class Pools:
     def server(self, address: Address) -> Server:
         """The `Server` of an address; made if there is none yet."""
         reset_if_forked()
-        dropped: list[Server] = []
         with self._lock:
             server = self._servers.get(address)
             if server is None:
                 server = self._servers[address] = Server(address)
             self._servers.move_to_end(address)
-            # A program may make a context for each call here, too; contexts are large.
-            alike = [
-                each
-                for each in self._servers
-                if each.context is not None and _same_place(each, address)
-            ]
-            for each in alike[:-MAX_POOLS_OF_OWN_CONTEXTS]:
-                dropped.append(self._servers.pop(each))
-            while len(self._servers) > MAX_POOLS:
-                dropped.append(self._servers.popitem(last=False)[1])
+            dropped = self._drop_servers(address)
         for old in dropped:
             old.close()
         return server
 
+    def _drop_servers(self, wanted: Address) -> list[Server]:
+        """Remove servers that are too many, the least recently used first."""
+        # A program may make a context for each call here, too; contexts are large.
+        alike = [
+            each for each in self._servers if each.context is not None and _same_place(each, wanted)
+        ]
+        dropped = [self._servers.pop(each) for each in alike[:-MAX_POOLS_OF_OWN_CONTEXTS]]
+        while len(self._servers) > MAX_POOLS:
+            dropped.append(self._servers.popitem(last=False)[1])
+        return dropped
+
     def is_alive(self, address: Address) -> bool:
         """Whether there are connections to an address, idle or in use."""
         with self._lock:
-            pools = [entry.pool for key, entry in self._entries.items() if key.address == address]
+            entries = list(self._entries.items())
+        pools = [entry.pool for key, entry in entries if key.address == address]
         return any(stats.idle or stats.in_use for stats in map(ConnectionPool.stats, pools))
 
     def borrow(
@@ -184,7 +186,8 @@ class Pools:
     def pools(self) -> list[ConnectionPool]:
         """The current pools; for monitoring."""
         with self._lock:
-            return [entry.pool for entry in self._entries.values()]
+            entries = list(self._entries.values())
+        return [entry.pool for entry in entries]
 
     def _entry(
         self,

@@ -8,6 +8,8 @@ client.
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import os
 import socket
 import ssl
@@ -24,6 +26,8 @@ from smtpconn.testing.connection import TICK, Connection, Disconnected
 from smtpconn.testing.faults import Fault, Faults
 from smtpconn.testing.records import ReceivedMessage, ServerConnection
 from smtpconn.testing.session import ANY_LOGIN, SaslExchange, Session, Settings, login, plain
+
+_is_closed = operator.attrgetter("closed")
 
 _BUILT_IN = {"PLAIN": plain, "LOGIN": login}
 
@@ -348,7 +352,7 @@ class SmtpServer:
         self._faults.clear()
         with self._changed:
             self._messages.clear()
-            self._connections[:] = [c for c in self._connections if not c.closed]
+            self._connections[:] = itertools.filterfalse(_is_closed, self._connections)
             self._accepted = len(self._connections)
 
     def wait_for_messages(self, count: int, timeout: float = 10.0) -> list[ReceivedMessage]:
@@ -423,7 +427,7 @@ class SmtpServer:
         for thread in threads:
             thread.join(10)
         with self._changed:
-            self._threads = [t for t in self._threads if t.is_alive()]
+            self._threads = list(filter(threading.Thread.is_alive, self._threads))
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
