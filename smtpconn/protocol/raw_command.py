@@ -39,7 +39,7 @@ _NOTHING = CommandGroup(())
 _SHOW_SECRET = frozenset(each.name for each in (Plain, Login, XOAuth2, OAuthBearer))
 
 
-def greet(session: SessionState) -> Exchange[SmtpResponse]:
+def read_greeting(session: SessionState) -> Exchange[SmtpResponse]:
     """Wait for the greeting (RFC 5321 3.1)."""
     group = CommandGroup((GREETING,))
     yield group
@@ -47,7 +47,7 @@ def greet(session: SessionState) -> Exchange[SmtpResponse]:
     return session.greeting
 
 
-def say_hello(session: SessionState, hello: Command, name: str) -> Exchange[SmtpResponse]:
+def send_hello(session: SessionState, hello: Command, name: str) -> Exchange[SmtpResponse]:
     """Say EHLO, LHLO or HELO, and note what is offered if the reply is 250 (RFC 5321 4.1.1.1).
 
     Args:
@@ -72,7 +72,7 @@ def start_tls(session: SessionState) -> Exchange[SmtpResponse]:
     return reply
 
 
-def say(session: SessionState, command: Command) -> Exchange[SmtpResponse]:
+def send_command(session: SessionState, command: Command) -> Exchange[SmtpResponse]:
     """Say a command and return its reply."""
     phase = command.phase
     if phase is Phase.MAIL:

@@ -166,26 +166,26 @@ class CommandConnection(SmtpConnection):
         """The client's name for EHLO."""
         return self._session.ehlo_domain
 
-    def show_to(self, show: Callable[[str, str], None] | None) -> None:
+    def set_debug_output(self, show: Callable[[str, str], None] | None) -> None:
         """Show each command and reply to a function; None to stop."""
         self._channel.show = show
 
-    def greet(self, timeout: float | Deadline | None = None) -> SmtpResponse:
+    def read_greeting(self, timeout: float | Deadline | None = None) -> SmtpResponse:
         """Wait for the greeting; its code is not checked."""
         # Without the check for unexpected data: the greeting may be there already.
         return self._channel.operate(
-            raw_command.greet(self._session),
+            raw_command.read_greeting(self._session),
             self._channel.deadline(timeout),
             Phase.GREETING,
             is_probed=True,
         )
 
-    def say_hello(
+    def send_hello(
         self, verb: str, name: str, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
         """Send EHLO, LHLO or HELO."""
         hello = command(Phase.EHLO, f"{verb} {name}")
-        exchange = raw_command.say_hello(self._session, hello, name)
+        exchange = raw_command.send_hello(self._session, hello, name)
         reply = self._run(exchange, Phase.EHLO, timeout)
         if reply.code == 250:
             self.hello, self.is_extended = reply, verb.lower() != "helo"
@@ -210,9 +210,11 @@ class CommandConnection(SmtpConnection):
         self.login_reply = self.last_reply
         return self.last_reply
 
-    def say(self, text: str) -> SmtpResponse:
+    def send_command(self, text: str) -> SmtpResponse:
         """Send any one command, and return the reply."""
-        return self._run(raw_command.say(self._session, self._command(text)), _phase(text), None)
+        return self._run(
+            raw_command.send_command(self._session, self._command(text)), _phase(text), None
+        )
 
     def write(self, text: str) -> None:
         """Write one command without waiting for the reply."""
@@ -286,12 +288,12 @@ def wrap_in_tls(
         SmtpError: the handshake failed.
         ValidationError: a certificate cannot contain the name ``host``.
     """
-    open_end: socket.socket | Transport = sock
+    to_close: socket.socket | Transport = sock
     try:
-        open_end = transport = Transport(sock)
+        to_close = transport = Transport(sock)
         transport.start_tls(context, host.rstrip("."), deadline, session)
     except BaseException as error:
-        open_end.close()
+        to_close.close()
         if isinstance(error, OSError) and not isinstance(error, SmtpError):
             raise as_smtp_error(error, Phase.TLS, deadline, host) from error
         if isinstance(error, ValueError):

@@ -44,24 +44,24 @@ class _WithArgs(SmtpError):
             SmtpError.args.fset(self, args)
 
     def __reduce__(self) -> tuple[object, ...]:
-        mine = type(self)
-        self.__class__ = mine.__mro__[2]
+        own_class = type(self)
+        self.__class__ = own_class.__mro__[2]
         try:
             return self.__reduce__()
         finally:
-            self.__class__ = mine
+            self.__class__ = own_class
 
 
 def as_smtplib(error: SmtpError) -> SmtpError:
     """The same object with the ``args`` of ``smtplib``; unchanged if it has them already."""
     if isinstance(error, _WithArgs):
         return error
-    beside: type[Exception] | None = None
+    extra_base: type[Exception] | None = None
     if isinstance(error, ParseError):
         at_greeting = error.phase is Phase.GREETING
-        beside = smtplib.SMTPConnectError if at_greeting else smtplib.SMTPResponseException
+        extra_base = smtplib.SMTPConnectError if at_greeting else smtplib.SMTPResponseException
         vars(error).update(smtp_code=_UNREADABLE, smtp_error=str(error).encode("utf-8", "replace"))
-    error.__class__ = _with_args(type(error), beside)
+    error.__class__ = _class_with_args(type(error), extra_base)
     return error
 
 
@@ -108,13 +108,13 @@ class Translated:
             as_smtplib(error)
 
 
-_made: dict[tuple[type[SmtpError], type[Exception] | None], type[SmtpError]] = {}
+_classes: dict[tuple[type[SmtpError], type[Exception] | None], type[SmtpError]] = {}
 
 
-def _with_args(kind: type[SmtpError], beside: type[Exception] | None) -> type[SmtpError]:
-    made = _made.get((kind, beside))
+def _class_with_args(kind: type[SmtpError], extra_base: type[Exception] | None) -> type[SmtpError]:
+    made = _classes.get((kind, extra_base))
     if made is None:
-        bases = (_WithArgs, kind) if beside is None else (_WithArgs, kind, beside)
+        bases = (_WithArgs, kind) if extra_base is None else (_WithArgs, kind, extra_base)
         made = type(kind.__name__, bases, {"__doc__": kind.__doc__, "__module__": "smtpconn"})
-        made = _made.setdefault((kind, beside), made)
+        made = _classes.setdefault((kind, extra_base), made)
     return made

@@ -41,5 +41,5 @@ class LMTP(SMTP, smtplib.LMTP):
         """Connect, also to a UNIX socket, now or when needed; returns the greeting."""
         return SMTP.connect(self, host, port, source_address)
 
-    def _where(self, host: str, port: int | str) -> tuple[str, int]:
-        return (host, 0) if host.startswith("/") else super()._where(host, port)
+    def _host_and_port(self, host: str, port: int | str) -> tuple[str, int]:
+        return (host, 0) if host.startswith("/") else super()._host_and_port(host, port)

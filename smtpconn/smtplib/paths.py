@@ -83,23 +83,23 @@ def reverse_path(given: str) -> ReversePath:
     Raises:
         ValidationError: it may not be sent.
     """
-    text = _inner(given)
+    text = _address_of(given)
     try:
         return ReversePath(text)
     except ValidationError:
-        return _LiteralReversePath(_safe(text))
+        return _LiteralReversePath(_checked(text))
 
 
 @functools.lru_cache(maxsize=1024)
 def forward_path(given: str) -> ForwardPath:
     """The forward-path for a caller's text; raises as `reverse_path`."""
-    text = _inner(given)
+    text = _address_of(given)
     try:
         return ForwardPath(text)
     except ValidationError:
         if not text:
             raise
-        return _LiteralForwardPath(_safe(text))
+        return _LiteralForwardPath(_checked(text))
 
 
 def check_ascii(path: ReversePath | ForwardPath) -> None:
@@ -145,7 +145,7 @@ def _words(verb: str, options: Sequence[str]) -> list[str]:
     return [word for word in words if word]
 
 
-def _inner(given: str) -> str:
+def _address_of(given: str) -> str:
     if not isinstance(given, str):
         raise TypeError(f"an address is a str, not {type(given).__name__}")
     refuse_line_ends(given)
@@ -158,7 +158,7 @@ def _inner(given: str) -> str:
     return text
 
 
-def _safe(text: str) -> str:
+def _checked(text: str) -> str:
     if _UNSAFE.search(text):
         advice = advice_for(text)
         raise ValidationError(

@@ -32,13 +32,13 @@ class PooledServer(ServerConfig):
         """Connect or use the parked connection, and log in; as `ServerConfig.connect`."""
         deadline = Deadline.of(timeout, self.timeout)
         try:
-            connection = self._ready(deadline, tls_session)
+            connection = self._connect_ready(deadline, tls_session)
         except SmtpError as error:
             # The offered TLS session may be the reason for the failed handshake.
             if tls_session is None or error.phase is not Phase.TLS or not deadline.remaining():
                 self.server.forget_hellos()
                 raise
-            connection = self._ready(deadline, None)
+            connection = self._connect_ready(deadline, None)
         try:
             if quirks is not None:
                 connection._share(quirks)
@@ -52,6 +52,8 @@ class PooledServer(ServerConfig):
             raise
         return connection
 
-    def _ready(self, deadline: Deadline, tls_session: ssl.SSLSession | None) -> CommandConnection:
+    def _connect_ready(
+        self, deadline: Deadline, tls_session: ssl.SSLSession | None
+    ) -> CommandConnection:
         server, key = self.server, self.key
         return server.connect(key.context, server.verb, key.ehlo_name, deadline, tls_session)

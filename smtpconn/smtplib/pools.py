@@ -127,7 +127,9 @@ class Pools:
         """Remove servers that are too many, the least recently used first."""
         # A program may make a context for each call here, too; contexts are large.
         alike = [
-            each for each in self._servers if each.context is not None and _same_place(each, wanted)
+            each
+            for each in self._servers
+            if each.context is not None and _is_same_server(each, wanted)
         ]
         dropped = [self._servers.pop(each) for each in alike[:-MAX_POOLS_OF_OWN_CONTEXTS]]
         while len(self._servers) > MAX_POOLS:
@@ -226,11 +228,11 @@ class Pools:
         """Remove pools that are unused for too long or too many, the least recently used first."""
         dropped, address = [], wanted.address
         own = sum(
-            entry.has_own_context and _same_place(key.address, address)
+            entry.has_own_context and _is_same_server(key.address, address)
             for key, entry in self._entries.items()
         )
         for key, entry in list(self._entries.items()):
-            is_own = entry.has_own_context and _same_place(key.address, address)
+            is_own = entry.has_own_context and _is_same_server(key.address, address)
             is_one_too_many = own > MAX_POOLS_OF_OWN_CONTEXTS and is_own
             is_old = now - entry.used_at >= UNUSED_AFTER
             is_unwanted = is_old or is_one_too_many or len(self._entries) > MAX_POOLS
@@ -262,14 +264,14 @@ class Borrowed:
         assert isinstance(connection, CommandConnection)
         self.connection = connection
 
-    def give_back(self, *, keep: bool) -> None:
+    def release(self, *, keep: bool) -> None:
         """Return the connection; close it unless it may be kept."""
-        self.connection.show_to(None)
+        self.connection.set_debug_output(None)
         if not keep:
             self.connection.close()
         self._lease.__exit__(None, None, None)
         self._entry.used_at = time.monotonic()
 
 
-def _same_place(one: Address, other: Address) -> bool:
+def _is_same_server(one: Address, other: Address) -> bool:
     return one.host == other.host and one.port == other.port

@@ -52,20 +52,20 @@ class Server:
     def reset_after_fork(self) -> None:
         """Take new locks in a forked child; the connection is closed by `close_in_child`."""
         self._lock = threading.Lock()
-        self._ask_lock = DeadlineLock()
+        self._request_lock = DeadlineLock()
         self._parked = None
 
-    def greet(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
+    def get_greeting(self, is_alive: Callable[[], bool], deadline: Deadline) -> SmtpResponse:
         """The server's greeting: the remembered one while connections to it exist, else a new one.
 
         One thread at a time connects; the others use its greeting.
         """
-        with Hold(self._ask_lock, deadline):
+        with Hold(self._request_lock, deadline):
             known = self.greeting
             if known is not None and (self._parked is not None or is_alive()):
                 return known
             self.greeting = None
-            connection, greeting = self._greeted(deadline)
+            connection, greeting = self._connect(deadline)
             if greeting.code == 220:
                 self.greeting = greeting
                 self._park(connection, self.address.context)
@@ -88,12 +88,12 @@ class Server:
         known = self._known_hello(context, name)
         if known is not None:
             return known
-        with Hold(self._ask_lock, deadline):
+        with Hold(self._request_lock, deadline):
             known = self._known_hello(context, name)
             if known is not None:
                 return known
-            connection = self.take_parked(context) or self._new(context, name, deadline)
-            reply = connection.say_hello(verb, name, deadline)
+            connection = self.take_parked(context) or self._connect_ready(context, name, deadline)
+            reply = connection.send_hello(verb, name, deadline)
             if self.note_hello(context, name, reply, connection):
                 self._park(connection, context)
                 return reply
@@ -108,11 +108,11 @@ class Server:
             StartTlsUnavailableError: it is not offered.
             smtplib.SMTPResponseException: it was refused.
         """
-        with Hold(self._ask_lock, deadline):
+        with Hold(self._request_lock, deadline):
             reply = self.start_tls_reply
             if reply is not None and self._known_hello(context, name) is not None:
                 return reply
-            connection = self.take_parked(None) or self._greeted_connection(deadline)
+            connection = self.take_parked(None) or self._connect_greeted(deadline)
             try:
                 reply = upgrade(connection, context, verb, name, deadline)
             except BaseException:
@@ -182,13 +182,13 @@ class Server:
         if connection is None and context is not None and self.address.context is None:
             connection = self.take_parked(None)
         if connection is None:
-            connection = self._greeted_connection(deadline, tls_session)
+            connection = self._connect_greeted(deadline, tls_session)
         try:
             if context is not None and connection.tls is None:
                 reply = upgrade(connection, context, verb, name, deadline)
                 self.start_tls_reply = reply
             if connection.hello is None or connection.ehlo_name != name:
-                introduce(connection, verb, name, deadline)
+                send_hello_or_helo(connection, verb, name, deadline)
         except BaseException:
             connection.close()
             raise
@@ -200,10 +200,10 @@ class Server:
         with self._lock:
             return self._hellos.get((context, name))
 
-    def _new(
+    def _connect_ready(
         self, context: ssl.SSLContext | None, name: str, deadline: Deadline
     ) -> CommandConnection:
-        connection = self._greeted_connection(deadline)
+        connection = self._connect_greeted(deadline)
         if context is not None and connection.tls is None:
             try:
                 upgrade(connection, context, self.verb, name, deadline)
@@ -217,16 +217,16 @@ class Server:
         """The command that begins a session: EHLO or LHLO."""
         return "lhlo" if self.address.protocol is Protocol.LMTP else "ehlo"
 
-    def _greeted_connection(
+    def _connect_greeted(
         self, deadline: Deadline, tls_session: ssl.SSLSession | None = None
     ) -> CommandConnection:
-        connection, greeting = self._greeted(deadline, tls_session)
+        connection, greeting = self._connect(deadline, tls_session)
         if greeting.code != 220:
             connection.close()
             raise refused(greeting, Phase.GREETING, SMTPConnectError)
         return connection
 
-    def _greeted(
+    def _connect(
         self, deadline: Deadline, tls_session: ssl.SSLSession | None = None
     ) -> tuple[CommandConnection, SmtpResponse]:
         address = self.address
@@ -241,7 +241,7 @@ class Server:
         )
         try:
             self.local_ip = connection.local_ip
-            return connection, connection.greet(deadline)
+            return connection, connection.read_greeting(deadline)
         except BaseException:
             connection.close()
             raise
@@ -264,15 +264,17 @@ class Server:
         return default_ehlo_domain(self.local_ip or "127.0.0.1")
 
 
-def introduce(connection: CommandConnection, verb: str, name: str, deadline: Deadline) -> None:
+def send_hello_or_helo(
+    connection: CommandConnection, verb: str, name: str, deadline: Deadline
+) -> None:
     """Send EHLO, or HELO if that is refused, as ``smtplib`` does.
 
     Raises:
         smtplib.SMTPHeloError: both are refused.
     """
-    reply = connection.say_hello(verb, name, deadline)
+    reply = connection.send_hello(verb, name, deadline)
     if not reply.is_success:
-        reply = connection.say_hello("helo", name, deadline)
+        reply = connection.send_hello("helo", name, deadline)
     if not reply.is_success:
         raise refused(reply, Phase.EHLO, SMTPHeloError)
 
@@ -291,11 +293,11 @@ def upgrade(
         smtplib.SMTPResponseException: it was refused.
     """
     if connection.hello is None:
-        introduce(connection, verb, name, deadline)
+        send_hello_or_helo(connection, verb, name, deadline)
     if not connection.capabilities.supports_starttls:
         raise StartTlsUnavailableError("STARTTLS extension not supported by server.")
     reply = connection.start_tls(context, deadline)
     if reply.code != 220:
         raise refused(reply, Phase.STARTTLS, SMTPResponseException)
-    introduce(connection, verb, name, deadline)
+    send_hello_or_helo(connection, verb, name, deadline)
     return reply

@@ -117,11 +117,11 @@ class SMTP(smtplib.SMTP):
     _connection: CommandConnection | None = None
     _borrowed: Borrowed | None = None
     _plan: _Plan | None = None
-    _planned_as: _Plan | None = None
+    _plan_of_borrowed: _Plan | None = None
     _ehlo_name = ""
     _pool: Pools | bool | None = None
     source_address: tuple[str, int] | None
-    _place: tuple[str, int] = ("", 0)
+    _server_address: tuple[str, int] = ("", 0)
     _uses = 0
     _has_open_transaction = False
     _is_tainted = False
@@ -192,18 +192,18 @@ class SMTP(smtplib.SMTP):
         """Connect now, or when needed if pooled; returns the greeting."""
         if source_address:
             self.source_address = source_address
-        host, port = self._where(host, port)
+        host, port = self._host_and_port(host, port)
         sys.audit("smtplib.connect", self, host, port)
-        self._leave()
+        self._release()
         self._forget_hello()
-        self._place = (host, port)
-        self._seconds()
+        self._server_address = (host, port)
+        self._timeout_seconds()
         pools = self._pools()
         if pools is not None:
-            return self._planned(pools, host, port)
-        return self._connect_for_real(host, port)
+            return self._connect_planned(pools, host, port)
+        return self._connect_now(host, port)
 
-    def _where(self, host: str, port: int | str) -> tuple[str, int]:
+    def _host_and_port(self, host: str, port: int | str) -> tuple[str, int]:
         if not port and host.find(":") == host.rfind(":") and ":" in host:
             host, _, port = host.partition(":")
         try:
@@ -211,7 +211,7 @@ class SMTP(smtplib.SMTP):
         except ValueError:
             raise OSError("nonnumeric port") from None
 
-    def _planned(self, pools: Pools, host: str, port: int) -> Reply:
+    def _connect_planned(self, pools: Pools, host: str, port: int) -> Reply:
         context, has_own = self._first_context()
         address = Address(
             type(self), host, port, self._protocol, self.source_address, context,
@@ -219,25 +219,25 @@ class SMTP(smtplib.SMTP):
         )  # fmt: skip
         server = pools.server(address)
         with Translated():
-            greeting = server.greet(lambda: pools.is_alive(address), self._deadline())
+            greeting = server.get_greeting(lambda: pools.is_alive(address), self._deadline())
         self._show("connect:", f"to {(host, port)}, pooled")
         self._show("reply:", repr(pair(greeting)))
         if greeting.code == 220:
             self._plan = _Plan(pools, server, context, has_own)
         return pair(greeting)
 
-    def _connect_for_real(self, host: str, port: int) -> Reply:
+    def _connect_now(self, host: str, port: int) -> Reply:
         deadline = self._deadline()
         with Translated():
             sock = self._get_socket(host, port, self.timeout)
             self._take_over(sock, deadline)
             assert self._connection is not None
-            greeting = self._connection.greet(deadline)
+            greeting = self._connection.read_greeting(deadline)
         self._show("connect:", repr(text_of(greeting)))
         return pair(greeting)
 
     def _take_over(self, sock: socket.socket, deadline: Deadline) -> None:
-        host, port = self._place
+        host, port = self._server_address
         self._connection = CommandConnection.over(
             sock,
             host,
@@ -279,7 +279,7 @@ class SMTP(smtplib.SMTP):
 
     def helo(self, name: str = "") -> Reply:
         """Send HELO."""
-        connection = self._raw()
+        connection = self._require_raw_connection()
         reply = self._hello(connection, "helo", name or self.local_hostname)
         self.helo_resp = text_of(reply)
         return pair(reply)
@@ -288,7 +288,7 @@ class SMTP(smtplib.SMTP):
         """Send EHLO or LHLO; if pooled, perhaps return the remembered reply."""
         name = name or self.local_hostname
         self.esmtp_features = {}
-        if self._may_be_stripped():
+        if self._starttls_may_be_stripped():
             self._replan()
         plan = self._plan
         if plan is not None:
@@ -304,11 +304,11 @@ class SMTP(smtplib.SMTP):
             return self._note_hello(answer.last_reply)
         if self._borrowed is not None and name != self._borrowed.connection.ehlo_name:
             self._is_tainted = True
-        return self._note_hello(self._hello(self._needed(), self.ehlo_msg, name))
+        return self._note_hello(self._hello(self._require_connection(), self.ehlo_msg, name))
 
     def _hello(self, connection: CommandConnection, verb: str, name: str) -> SmtpResponse:
         self._check_hello(verb, name)
-        return self._do(lambda: connection.say_hello(verb, name, self._deadline()))
+        return self._run(lambda: connection.send_hello(verb, name, self._deadline()))
 
     def _check_hello(self, verb: str, name: str) -> None:
         refuse_line_ends(f"{verb} {name}")
@@ -337,11 +337,11 @@ class SMTP(smtplib.SMTP):
 
     def has_extn(self, opt: str) -> bool:
         """Whether the server offers an extension."""
-        if opt.lower() == "starttls" and self._may_be_stripped():
+        if opt.lower() == "starttls" and self._starttls_may_be_stripped():
             self.ehlo(self._hello_name())
         return super().has_extn(opt)
 
-    def _may_be_stripped(self) -> bool:
+    def _starttls_may_be_stripped(self) -> bool:
         """Whether only the reply to an earlier object's EHLO in clear says there is no STARTTLS.
 
         An attacker may have removed it then, so whoever wants to know asks on a new connection.
@@ -351,14 +351,14 @@ class SMTP(smtplib.SMTP):
             borrowed is not None
             and connection is not None
             and borrowed.was_reused
-            and self._can_go_back()
+            and self._is_returnable()
             and self._login is None
             and connection.tls is None
             and not connection.capabilities.supports_starttls
         )
 
     def _start_tls(self, context: ssl.SSLContext, *, has_own_context: bool) -> Reply:
-        if self._borrowed is not None and self._can_go_back():
+        if self._borrowed is not None and self._is_returnable():
             self._replan()
         plan = self._plan
         if plan is not None and plan.context is None:
@@ -373,8 +373,8 @@ class SMTP(smtplib.SMTP):
                 raise as_smtplib(
                     StartTlsUnavailableError("STARTTLS extension not supported by server.")
                 )
-            connection = self._raw()
-            reply = self._do(lambda: connection.start_tls(context, self._deadline()))
+            connection = self._require_raw_connection()
+            reply = self._run(lambda: connection.start_tls(context, self._deadline()))
             if reply.code != 220:
                 raise refused(reply, Phase.STARTTLS, smtplib.SMTPResponseException)
         self._forget_hello()
@@ -413,23 +413,23 @@ class SMTP(smtplib.SMTP):
         is_chosen = self.esmtp_features.get("auth", self._offered_auth) != self._offered_auth
         if not is_ours or not initial_response_ok or is_chosen:
             return self._log_in_by_methods(user, password, initial_response_ok)
-        if self._borrowed is not None and self._can_go_back() and self._login is None:
+        if self._borrowed is not None and self._is_returnable() and self._login is None:
             self._replan()
         self.user, self.password = user, password
         credential = credential_hash(user, password)
         credentials = PasswordCredentials(user, password)
         if self._plan is not None and self._borrow(credentials):
-            reply = self._needed().login_reply
+            reply = self._require_connection().login_reply
             assert reply is not None
         else:
-            connection = self._needed()
+            connection = self._require_connection()
             if self._login == credential:
                 return 503, b"already authenticated"
             self.ehlo_or_helo_if_needed()
             if not self.has_extn("auth"):
                 raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
             self._is_tainted = True
-            reply = self._do(lambda: connection.log_in(credentials, self._deadline()))
+            reply = self._run(lambda: connection.log_in(credentials, self._deadline()))
         self._login = credential
         return pair(reply)
 
@@ -462,7 +462,7 @@ class SMTP(smtplib.SMTP):
         """Log in with a mechanism; a function computes the answers."""
         mechanism = mechanism.upper()
         refuse_line_ends(f"AUTH {mechanism}")
-        connection = self._raw()
+        connection = self._require_raw_connection()
         first = authobject() if initial_response_ok else None
         self._auth_challenge_count = 1 if first is not None else 0
 
@@ -470,7 +470,7 @@ class SMTP(smtplib.SMTP):
             self._auth_challenge_count += 1
             return answer_bytes(authobject(challenge))
 
-        reply = self._do(
+        reply = self._run(
             lambda: connection.run(
                 lambda session: raw_command.authenticate_with(
                     session,
@@ -494,12 +494,12 @@ class SMTP(smtplib.SMTP):
 
     def noop(self) -> Reply:
         """Send NOOP."""
-        return self._say("noop")
+        return self._send_command("noop")
 
     def rset(self) -> Reply:
         """Send RSET."""
         self.command_encoding = "ascii"
-        reply = self._say("rset")
+        reply = self._send_command("rset")
         if reply[0] == 250:
             self._has_open_transaction = False
         return reply
@@ -512,24 +512,24 @@ class SMTP(smtplib.SMTP):
 
     def help(self, args: str = "") -> Any:
         """Send HELP."""
-        return self._say("help", args)[1]
+        return self._send_command("help", args)[1]
 
     def verify(self, address: str) -> Reply:
         """Send VRFY."""
         refuse_line_ends(f"vrfy {address}")
-        return self._say("vrfy", addr_only(address))
+        return self._send_command("vrfy", addr_only(address))
 
     vrfy = verify
 
     def expn(self, address: str) -> Reply:
         """Send EXPN."""
         refuse_line_ends(f"expn {address}")
-        return self._say("expn", addr_only(address))
+        return self._send_command("expn", addr_only(address))
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> Reply:
         """Send MAIL."""
         words = ""
-        self._needed()
+        self._require_connection()
         if options and self.does_esmtp:
             words = " " + " ".join(options)
             if any(option.lower() == "smtputf8" for option in options):
@@ -542,16 +542,16 @@ class SMTP(smtplib.SMTP):
         text.encode(self.command_encoding)
         self._has_open_transaction = True
         self._accepted = 0
-        return self._say(text)
+        return self._send_command(text)
 
     def rcpt(self, recip: str, options: Sequence[str] = ()) -> Reply:
         """Send RCPT."""
-        self._needed()
+        self._require_connection()
         words = rcpt_words(options) if options and self.does_esmtp else ""
         text = f"rcpt to:<{forward_path(recip)}>{words}"
         text.encode(self.command_encoding)
         self._has_open_transaction = True
-        reply = self._say(text)
+        reply = self._send_command(text)
         self._accepted += 200 <= reply[0] < 300
         return reply
 
@@ -559,11 +559,11 @@ class SMTP(smtplib.SMTP):
         """Send DATA and a message; returns the final reply, in LMTP the worst one."""
         content = Content(as_bytes(msg))
         content.refuse_nul()
-        connection = self._needed()
+        connection = self._require_connection()
         count = self._accepted if self._protocol is Protocol.LMTP else 1
         if not count:
             raise ProtocolError("DATA without an accepted recipient has no reply in LMTP")
-        replies = self._do(
+        replies = self._run(
             lambda: connection.run(
                 lambda session: raw_command.send_data(session, content, count), Phase.DATA
             )
@@ -613,7 +613,7 @@ class SMTP(smtplib.SMTP):
         self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
     ) -> AnyResult:
         """Send; once more over a new connection if a reused one was dead and that is safe."""
-        connection = self._needed()
+        connection = self._require_connection()
         try:
             return self._run_transaction(connection, make(connection), deadline)
         except SmtpError as error:
@@ -628,7 +628,7 @@ class SMTP(smtplib.SMTP):
     def _run_transaction(
         self, connection: CommandConnection, request: MailRequest, deadline: Deadline
     ) -> AnyResult:
-        result = self._do(
+        result = self._run(
             lambda: connection.run(lambda session: transact(session, request), Phase.MAIL, deadline)
         )
         self._uses += 1
@@ -663,48 +663,48 @@ class SMTP(smtplib.SMTP):
 
     def send(self, s: Any) -> None:
         """Send bytes or text unchanged."""
-        connection = self._raw()
+        connection = self._require_raw_connection()
         data = s.encode(self.command_encoding) if isinstance(s, str) else bytes(s)
         sys.audit("smtplib.send", self, data)
-        self._do(lambda: connection.write_bytes(data))
+        self._run(lambda: connection.write_bytes(data))
 
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command; `getreply` gets the reply."""
-        text = self._text(cmd, args)
-        connection = self._raw()
-        self._do(lambda: connection.write(text))
+        text = self._command_line(cmd, args)
+        connection = self._require_raw_connection()
+        self._run(lambda: connection.write(text))
 
     def getreply(self) -> Reply:
         """Wait for a reply, and return it."""
-        connection = self._raw()
-        return pair(self._do(connection.read_reply))
+        connection = self._require_raw_connection()
+        return pair(self._run(connection.read_reply))
 
     def docmd(self, cmd: str, args: str = "") -> Reply:
         """Send a command and return the reply."""
-        text = self._text(cmd, args)
-        connection = self._raw()
-        return pair(self._do(lambda: connection.say(text)))
+        text = self._command_line(cmd, args)
+        connection = self._require_raw_connection()
+        return pair(self._run(lambda: connection.send_command(text)))
 
     @property
     def sock(self) -> socket.socket | None:
         """The socket; None while there is none. Access taints a pooled connection."""
         if self._plan is None and not self._is_connected():
             return None
-        connection = self._raw()
+        connection = self._require_raw_connection()
         if not connection.probe():
             return None
         self._gives_out_socket = True
         sock = connection.sock
-        sock.settimeout(self._seconds())
+        sock.settimeout(self._timeout_seconds())
         return sock
 
     @sock.setter
     def sock(self, sock: socket.socket | None) -> None:
         features = self.ehlo_resp, self.helo_resp, self.esmtp_features, self.does_esmtp
         if self._connection is None or self._connection.sock is not sock:
-            place = self._place
-            self._leave()
-            self._place = place
+            place = self._server_address
+            self._release()
+            self._server_address = place
             if sock is not None:
                 self._gives_out_socket = True
                 self._take_over(sock, self._deadline())
@@ -723,7 +723,7 @@ class SMTP(smtplib.SMTP):
 
     def close(self) -> None:
         """Close the connection, or return it to its pool."""
-        self._leave()
+        self._release()
 
     def quit(self) -> Reply:
         """Send QUIT and close; or return the connection to its pool."""
@@ -732,9 +732,9 @@ class SMTP(smtplib.SMTP):
         try:
             reply = self._quit()
         except BaseException:
-            self._leave()
+            self._release()
             raise
-        self._leave()
+        self._release()
         self._forget_hello()
         return reply
 
@@ -748,13 +748,13 @@ class SMTP(smtplib.SMTP):
     def _quit(self) -> Reply:
         """Send QUIT, unless the connection is returned to its pool."""
         connection = self._connection
-        if self._plan is not None or (self._borrowed is not None and self._can_go_back()):
+        if self._plan is not None or (self._borrowed is not None and self._is_returnable()):
             return pair(_GOODBYE)
         if connection is None:
             self._not_connected()
-        return pair(self._do(lambda: connection.say("quit")))
+        return pair(self._run(lambda: connection.send_command("quit")))
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Return or close the connection."""
         connection, self._connection = self._connection, None
         borrowed, self._borrowed = self._borrowed, None
@@ -763,13 +763,13 @@ class SMTP(smtplib.SMTP):
         self._has_open_transaction = self._is_tainted = self._gives_out_socket = False
         self._login = None
         if borrowed is not None:
-            borrowed.give_back(keep=keep)
+            borrowed.release(keep=keep)
         elif connection is not None:
             connection.close()
         elif plan is not None:
             plan.server.close()
 
-    def _can_go_back(self) -> bool:
+    def _is_returnable(self) -> bool:
         connection = self._connection
         return (
             not (self._has_open_transaction or self._is_tainted)
@@ -782,10 +782,10 @@ class SMTP(smtplib.SMTP):
         borrowed, self._borrowed = self._borrowed, None
         assert borrowed is not None
         self._connection = None
-        self._plan = self._planned_as
-        borrowed.give_back(keep=True)
+        self._plan = self._plan_of_borrowed
+        borrowed.release(keep=True)
 
-    def _needed(self) -> CommandConnection:
+    def _require_connection(self) -> CommandConnection:
         """The connection; borrowed now if necessary.
 
         Raises:
@@ -796,12 +796,12 @@ class SMTP(smtplib.SMTP):
         connection = self._connection
         if connection is None:
             self._not_connected()
-        connection.timeout = self._seconds()
+        connection.timeout = self._timeout_seconds()
         return connection
 
-    def _raw(self) -> CommandConnection:
+    def _require_raw_connection(self) -> CommandConnection:
         """The connection, for use that makes it unfit for its pool."""
-        connection = self._needed()
+        connection = self._require_connection()
         self._is_tainted = True
         return connection
 
@@ -830,9 +830,9 @@ class SMTP(smtplib.SMTP):
             except PoolClosedError:
                 connection = server.connect(plan.context, server.verb, name, deadline, None)
                 self._become_real(connection)
-                self._note_what_was_said(connection)
+                self._adopt_hello(connection)
                 return False
-        self._planned_as, self._plan = plan, None
+        self._plan_of_borrowed, self._plan = plan, None
         self._adopt_borrowed()
         return True
 
@@ -840,7 +840,7 @@ class SMTP(smtplib.SMTP):
         assert self._borrowed is not None
         self._connection = connection = self._borrowed.connection
         self._uses = int(self._borrowed.was_reused)
-        self._note_what_was_said(connection)
+        self._adopt_hello(connection)
         return connection
 
     def _become_real(self, connection: CommandConnection) -> None:
@@ -848,7 +848,7 @@ class SMTP(smtplib.SMTP):
         self._plan = None
         self._connection = connection
 
-    def _note_what_was_said(self, connection: CommandConnection) -> None:
+    def _adopt_hello(self, connection: CommandConnection) -> None:
         hello = connection.hello
         if hello is not None and connection.is_extended:
             self._note_hello(hello)
@@ -880,18 +880,18 @@ class SMTP(smtplib.SMTP):
             and not self._has_open_transaction
         )
 
-    def _say(self, cmd: str, args: str = "") -> Reply:
-        text = self._text(cmd, args)
-        connection = self._needed()
-        return pair(self._do(lambda: connection.say(text)))
+    def _send_command(self, cmd: str, args: str = "") -> Reply:
+        text = self._command_line(cmd, args)
+        connection = self._require_connection()
+        return pair(self._run(lambda: connection.send_command(text)))
 
-    def _text(self, cmd: str, args: str = "") -> str:
+    def _command_line(self, cmd: str, args: str = "") -> str:
         text = f"{cmd} {args}" if args else cmd
         refuse_line_ends(text)
         text.encode(self.command_encoding)
         return text
 
-    def _do(self, operation: Callable[[], T]) -> T:
+    def _run(self, operation: Callable[[], T]) -> T:
         """Run an operation of the connection, with `as_smtplib` errors."""
         connection = self._connection
         if connection is not None:
@@ -903,15 +903,15 @@ class SMTP(smtplib.SMTP):
                 return operation()
         finally:
             if self._gives_out_socket and connection is not None and connection.is_open:
-                connection.sock.settimeout(self._seconds())
+                connection.sock.settimeout(self._timeout_seconds())
 
     def _not_connected(self) -> NoReturn:
         raise as_smtplib(ConnectionClosedError("please run connect() first", phase=Phase.IDLE))
 
     def _deadline(self) -> Deadline:
-        return Deadline(self._seconds())
+        return Deadline(self._timeout_seconds())
 
-    def _seconds(self) -> float:
+    def _timeout_seconds(self) -> float:
         """The seconds for an operation.
 
         Raises:
@@ -927,7 +927,7 @@ class SMTP(smtplib.SMTP):
         return timeout
 
     def _show_commands(self, connection: CommandConnection) -> None:
-        connection.show_to(self._show if self.debuglevel else None)
+        connection.set_debug_output(self._show if self.debuglevel else None)
 
     def _show(self, what: str, text: str) -> None:
         if self.debuglevel:

@@ -25,7 +25,7 @@ def fact(made: SessionState, name: str) -> bool:
 @pytest.mark.parametrize("line", ["220 mx ready", "250 hm", "354 go on", "554 no"])
 def test_any_greeting(line: str) -> None:
     """Whatever it is, it is returned."""
-    reply = run_script(lambda: raw_command.greet(SessionState()), [("", f"{line}\n")])
+    reply = run_script(lambda: raw_command.read_greeting(SessionState()), [("", f"{line}\n")])
     assert str(reply) == line
 
 
@@ -34,16 +34,16 @@ def test_what_a_server_offers_is_noted() -> None:
     made = session("SIZE 10", needs_reset=True)
     ehlo, helo = command(Phase.EHLO, "ehlo me.example"), command(Phase.EHLO, "helo me.example")
     refused: Script = [("ehlo me.example\n", "550 no\n")]
-    assert run_script(lambda: raw_command.say_hello(made, ehlo, "me.example"), refused).code == 550
+    assert run_script(lambda: raw_command.send_hello(made, ehlo, "me.example"), refused).code == 550
     assert made.capabilities.supports("SIZE")
     assert fact(made, "needs_reset")
     script: Script = [("ehlo me.example\n", "250-mx\n250 DSN\n")]
-    run_script(lambda: raw_command.say_hello(made, ehlo, "me.example"), script)
+    run_script(lambda: raw_command.send_hello(made, ehlo, "me.example"), script)
     assert made.capabilities.supports_dsn
     assert not fact(made, "needs_reset")
     assert made.ehlo_domain == "me.example"
     script = [("helo me.example\n", "250 mx\n")]
-    run_script(lambda: raw_command.say_hello(made, helo, "me.example"), script)
+    run_script(lambda: raw_command.send_hello(made, helo, "me.example"), script)
     assert not made.capabilities.extensions
 
 
@@ -56,7 +56,7 @@ def test_starttls_forgets_what_was_said_in_clear() -> None:
 
     def upgrade() -> Exchange[tuple[int, int]]:
         reply = yield from raw_command.start_tls(made)
-        after = yield from raw_command.say(made, command(Phase.NOOP, "noop"))
+        after = yield from raw_command.send_command(made, command(Phase.NOOP, "noop"))
         return reply.code, after.code
 
     script: Script = [("STARTTLS\n", "220 go\n"), (TLS, ""), ("noop\n", "250 ok\n")]
@@ -72,7 +72,9 @@ def test_any_command_has_any_reply(code: int) -> None:
         made = session()
         said = command(phase, text)
         script: Script = [(f"{text}\n", f"{code} hm\n")]
-        assert run_script(functools.partial(raw_command.say, made, said), script).code == code
+        assert (
+            run_script(functools.partial(raw_command.send_command, made, said), script).code == code
+        )
         assert made.needs_reset == (phase is Phase.MAIL)
 
 
@@ -80,9 +82,9 @@ def test_rset_ends_a_transaction() -> None:
     """If the server says so."""
     made = session(needs_reset=True)
     reset = command(Phase.RSET, "rset")
-    run_script(lambda: raw_command.say(made, reset), [("rset\n", "502 what?\n")])
+    run_script(lambda: raw_command.send_command(made, reset), [("rset\n", "502 what?\n")])
     assert fact(made, "needs_reset")
-    run_script(lambda: raw_command.say(made, reset), [("rset\n", "250 ok\n")])
+    run_script(lambda: raw_command.send_command(made, reset), [("rset\n", "250 ok\n")])
     assert not fact(made, "needs_reset")
 
 
