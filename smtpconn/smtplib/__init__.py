@@ -1,4 +1,4 @@
-"""The standard library's ``smtplib`` over smtpconn: change an import, and keep the code.
+"""The API of the standard library's ``smtplib`` over smtpconn: only the import changes.
 
     from smtpconn import smtplib
 

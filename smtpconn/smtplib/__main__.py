@@ -3,7 +3,7 @@
     python -m smtpconn.smtplib [options] script.py [arguments]
     python -m smtpconn.smtplib [options] -m module [arguments]
 
-The program is not changed. Connections are closed when it ends.
+The program is not changed. Its connections are closed when it ends.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def main(arguments: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--max-size", type=int, default=10, help="connections to each server")
-    parser.add_argument("--no-pool", action="store_true", help="a connection for each object")
+    parser.add_argument("--no-pool", action="store_true", help="open a connection for each object")
     parser.add_argument(
-        "--no-verify", action="store_true", help="as smtplib: check no certificate by default"
+        "--no-verify", action="store_true", help="as smtplib: do not check certificates by default"
     )
     parser.add_argument(
-        "--allow-cleartext-auth", action="store_true", help="let passwords travel without TLS"
+        "--allow-cleartext-auth", action="store_true", help="allow passwords to be sent without TLS"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module")
     parser.add_argument("program", help="a script, or with -m a module")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for the program")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the program")
     options = parser.parse_args(arguments)
     sys.modules["smtplib"] = smtpconn.smtplib
     configure(verify=not options.no_verify, allow_cleartext_auth=options.allow_cleartext_auth)
     sys.argv = [options.program, *options.arguments]
     if not options.no_pool:
-        # At exit: the program's threads may send mail after its main thread has ended.
+        # Closed at exit: the program's threads may send mail after its main thread has ended.
         atexit.register(pooled(max_size=options.max_size).close)
     if options.module:
         runpy.run_module(options.program, run_name="__main__", alter_sys=True)

@@ -1,9 +1,9 @@
 """`CommandConnection`: an `SmtpConnection` whose caller sends single commands.
 
-It is made over a connected socket and sends nothing by itself, not even EHLO. Its commands use the
-same channel, driver and exchanges as everything else. In addition it stores the last reply
-(``smtplib`` returns replies, `SmtpConnection` their meaning), and shows each command and reply to a
-debugging caller.
+It is created over a connected socket and sends nothing by itself, not even EHLO. Its commands go
+through the same channel, driver and exchanges as those of every `SmtpConnection`. In addition, it
+stores the last reply, because ``smtplib`` returns replies where `SmtpConnection` returns their
+meaning, and it passes each command and reply to a function for debug output.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _PHASES = {phase.upper(): phase for phase in Phase} | {"HELO": Phase.EHLO, "LHLO
 
 
 class WatchedChannel(Channel):
-    """A channel that stores the last reply, and shows commands and replies.
+    """A channel that stores the last reply, and passes commands and replies to a debug function.
 
     Attributes:
-        last_reply: the last reply.
-        show: called for each line with its kind and its text, for a debugging caller; or None.
+        last_reply: the last reply; None before the first one.
+        show: called with the kind and the text of each command and reply; None for no output.
     """
 
     last_reply: SmtpResponse | None = None
@@ -86,11 +86,11 @@ class WatchedChannel(Channel):
 
 
 class CommandConnection(SmtpConnection):
-    """A connection over a new socket; created by `over`.
+    """A connection over a connected socket; created by `over`.
 
     Attributes:
-        hello: the last positive reply to EHLO, LHLO or HELO.
-        is_extended: whether that was a reply to EHLO or LHLO.
+        hello: the last 250 reply to EHLO, LHLO or HELO; None before it and after STARTTLS.
+        is_extended: whether `hello` answers EHLO or LHLO.
         login_reply: the last reply to the login.
     """
 
@@ -119,8 +119,8 @@ class CommandConnection(SmtpConnection):
         """Take over a connected socket.
 
         Args:
-            sock: in clear or with TLS; closed if this fails.
-            host, port: what it is connected to.
+            sock: the socket, with or without TLS; closed if this fails.
+            host, port: the server's.
             protocol: SMTP or LMTP.
             timeout: seconds for an operation without a timeout of its own.
             is_direct: whether the peer is the server and not a proxy.
@@ -167,12 +167,12 @@ class CommandConnection(SmtpConnection):
         return self._session.ehlo_domain
 
     def set_debug_output(self, show: Callable[[str, str], None] | None) -> None:
-        """Show each command and reply to a function; None to stop."""
+        """Pass each command and reply to a function for debug output; None to stop."""
         self._channel.show = show
 
     def read_greeting(self, timeout: float | Deadline | None = None) -> SmtpResponse:
         """Wait for the greeting; its code is not checked."""
-        # Without the check for unexpected data: the greeting may be there already.
+        # No check for unexpected data before it: the greeting may have arrived already.
         return self._channel.operate(
             raw_command.read_greeting(self._session),
             self._channel.deadline(timeout),
@@ -194,7 +194,7 @@ class CommandConnection(SmtpConnection):
     def start_tls(
         self, context: ssl.SSLContext, timeout: float | Deadline | None = None
     ) -> SmtpResponse:
-        """Send STARTTLS, and do the handshake with ``context`` if the reply is 220."""
+        """Send STARTTLS, and do the TLS handshake with ``context`` if the reply is 220."""
         self._channel.driver.use_context(context, self._host)
         reply = self._run(raw_command.start_tls(self._session), Phase.STARTTLS, timeout)
         if reply.code == 220:
@@ -225,7 +225,7 @@ class CommandConnection(SmtpConnection):
         self._write(raw_command.raw_bytes((data,)))
 
     def read_reply(self) -> SmtpResponse:
-        """Wait for the reply to the first written command without one."""
+        """Wait for the reply to the oldest written command that has none yet."""
         group = self._written[0] if self._written else None
         self._session.has_unread_replies = True
         reply = self._run(raw_command.read(self._session, group), Phase.IDLE, None)
@@ -257,7 +257,7 @@ class CommandConnection(SmtpConnection):
         return command(_phase(text), text)
 
     def _may_be_answer(self) -> bool:
-        """Whether a line may answer a challenge, which need not have been read yet."""
+        """Whether a line may answer a SASL challenge, which may not have been read yet."""
         if self._written:
             return any(
                 isinstance(piece, Command) and piece.phase is Phase.AUTH
@@ -282,7 +282,7 @@ def wrap_in_tls(
     deadline: Deadline,
     session: ssl.SSLSession | None = None,
 ) -> ssl.SSLSocket:
-    """Start TLS on a connected socket, which is closed if that fails (RFC 8314 3).
+    """Start TLS on a connected socket; the socket is closed on failure (RFC 8314 3).
 
     Raises:
         SmtpError: the handshake failed.

@@ -1,4 +1,4 @@
-"""`DeadlineLock`: a lock that is waited for until a deadline."""
+"""`DeadlineLock`: a lock that a thread waits for until a deadline."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from smtpconn.pool.wakeup import Wakeup
 class DeadlineLock:
     """A lock for one thread at a time; acquired by `Hold`.
 
-    It is locked while its one item is with a `Hold`. Moving the item is a single call of a function
-    in C, so no exception can lose it.
+    The lock is one item in a deque: whichever `Hold` has moved the item to its own deque holds the
+    lock. A single call of a function in C moves the item, so no exception can lose it.
     """
 
     def __init__(self) -> None:
-        # Not a `threading.Lock`, which could be older than gevent's replacement.
+        # Not a `threading.Lock`: it could have been created before gevent replaced that class.
         self._free: deque[None] = deque([None])
         self._freed = Wakeup()
 
@@ -30,7 +30,7 @@ class DeadlineLock:
         return True
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it may be free, at most ``seconds``; returns whether it may be."""
+        """Wait at most ``seconds`` until the lock may be free; returns whether it may be."""
         return self._freed.wait(seconds)
 
     def wake(self) -> None:
@@ -38,7 +38,7 @@ class DeadlineLock:
         self._freed.set()
 
     def release(self, taken: deque[None]) -> None:
-        """Take the item back from ``taken``; does nothing if it is not there."""
+        """Move the item from ``taken`` back to the lock; does nothing if ``taken`` is empty."""
         while taken:
             try:
                 self._free.extend(map(deque.pop, (taken,)))
@@ -49,8 +49,8 @@ class DeadlineLock:
 class Hold:
     """A context manager that holds a `DeadlineLock`, waiting for it until a deadline.
 
-    The lock is released once, even if an exception interrupts the block at any point: at the latest
-    when this object is garbage-collected.
+    The lock is released exactly once, even if an exception interrupts the block at any point. If
+    nothing else releases it, garbage collection of this object does.
     """
 
     def __init__(self, lock: DeadlineLock, deadline: Deadline) -> None:
@@ -66,7 +66,7 @@ class Hold:
                     raise self._deadline.error(Phase.CONNECT)
                 seconds = self._deadline.remaining()
         except BaseException:
-            # It may have been woken up, and no other thread was.
+            # This thread may have consumed the only wakeup: pass it on to another waiting thread.
             self._lock.wake()
             raise
 

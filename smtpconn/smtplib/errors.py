@@ -1,9 +1,9 @@
-"""smtpconn's errors with the ``args`` of ``smtplib``'s.
+"""smtpconn's errors with the ``args`` of ``smtplib``'s errors.
 
-Each error is an instance of ``smtplib``'s class already. Here it also gets the ``args`` of that
-class (a code and a text, or a dict of recipients), because programs unpack them. Its text,
-``phase``, ``is_transient`` and ``may_have_been_delivered`` do not change. It is pickled as
-smtpconn's error.
+An error of smtpconn is already an instance of the matching class of ``smtplib``. This module also
+gives it the ``args`` of that class (a code and a text, or a dict of recipients), because programs
+unpack them. Its text, ``phase``, ``is_transient`` and ``may_have_been_delivered`` do not change. It
+is pickled as smtpconn's error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _WithArgs(SmtpError):
 
         @property
         def args(self) -> tuple[object, ...]:
-            """As in ``smtplib``'s or the operating system's error."""
+            """The ``args`` that ``smtplib``'s or the operating system's error has."""
             if isinstance(self, (AllRecipientsFailedError, smtplib.SMTPRecipientsRefused)):
                 return (self.recipients,)
             if isinstance(self, smtplib.SMTPSenderRefused):
@@ -53,7 +53,7 @@ class _WithArgs(SmtpError):
 
 
 def as_smtplib(error: SmtpError) -> SmtpError:
-    """The same object with the ``args`` of ``smtplib``; unchanged if it has them already."""
+    """Give an error the ``args`` of ``smtplib``, unless it has them, and return the same object."""
     if isinstance(error, _WithArgs):
         return error
     extra_base: type[Exception] | None = None
@@ -68,9 +68,9 @@ def as_smtplib(error: SmtpError) -> SmtpError:
 def refused(
     response: SmtpResponse, phase: Phase, fallback: type[smtplib.SMTPResponseException]
 ) -> smtplib.SMTPException:
-    """The error for a refusal, of ``smtplib``'s class for the phase.
+    """The error for a reply other than the expected one, of ``smtplib``'s class for the phase.
 
-    For a reply that is not a refusal either, ``fallback`` is raised as by ``smtplib``.
+    If the reply is not a refusal (4xx or 5xx) either, it is a ``fallback``, as in ``smtplib``.
     """
     error = refusal(response, phase)
     if isinstance(error, ProtocolError):
@@ -82,9 +82,9 @@ def with_given_addresses(error: SmtpError, sender: str, recipients: dict[str, st
     """Replace the addresses in an error by those that the caller gave.
 
     Args:
-        error: of a transaction.
-        sender: as given.
-        recipients: the addresses as given, by the addresses as sent and as read.
+        error: the error of a transaction.
+        sender: the sender as the caller gave it.
+        recipients: maps each address, as parsed and as sent, to the text that the caller gave.
     """
     if isinstance(error, ResponseError) and error.phase is Phase.MAIL:
         error.sender = sender

@@ -32,13 +32,13 @@ class LMTP(SMTP, smtplib.LMTP):
     ) -> None:
         SMTP.__init__(self, host, port, local_hostname, timeout, source_address, pool=pool)
 
-    def connect(  # type: ignore[override]  # a typeshed that takes any socket address
+    def connect(  # type: ignore[override]  # typeshed allows any socket address
         self,
         host: str = "localhost",
         port: int = 0,
         source_address: tuple[str, int] | None = None,
     ) -> Reply:
-        """Connect, also to a UNIX socket, now or when needed; returns the greeting."""
+        """As `SMTP.connect`; ``host`` may be the path of a UNIX socket. Returns the greeting."""
         return SMTP.connect(self, host, port, source_address)
 
     def _host_and_port(self, host: str, port: int | str) -> tuple[str, int]:

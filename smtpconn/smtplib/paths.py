@@ -1,9 +1,10 @@
-"""Addresses and ESMTP options as ``smtplib`` takes them: free text, made safe to send.
+"""Addresses and ESMTP options as ``smtplib`` takes them: free text, which is checked before use.
 
-``smtplib`` sends any text: "Jane <jane@example.com>" without the name, and "John", which is not an
-address, unchanged. Here a valid address becomes one of smtpconn's values. Other text is sent
-unchanged for the server to judge, unless it contains a control character, a space or an angle
-bracket, which could end the path and begin something else (CVE-2025-59937).
+``smtplib`` sends any text: it strips the name from "Jane <jane@example.com>" and sends "John",
+which is not an address, unchanged. Here a valid address becomes one of smtpconn's values. Other
+text is sent unchanged, and the server accepts or refuses it. Text with a control character, a space
+or an angle bracket is refused here, because these could end the path and begin something else
+(CVE-2025-59937).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from smtpconn.model.errors import Phase, ValidationError
 from smtpconn.model.parameters import BodyType, MailFromParams
 
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>]|[\ud800-\udfff]")
-# "Jane <jane@example.com>", and without a name.
+# An address in angle brackets, with or without a name before it.
 _IN_BRACKETS = re.compile(r"[^<>]*<([^<>]*)>\Z")
-# esmtp-param (RFC 5321 4.1.2); an equals sign is accepted in the value.
+# esmtp-param (RFC 5321 4.1.2); the value may also contain an equals sign here.
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(?:=[^\x00-\x20\x7f]+)?\Z")
 
 
@@ -48,9 +49,9 @@ class MailOptions:
     """The parsed ``mail_options`` of ``smtplib``.
 
     Attributes:
-        smtputf8: whether SMTPUTF8 is among them.
-        body: the BODY among them.
-        words: the others, as they are sent.
+        smtputf8: whether they contain SMTPUTF8.
+        body: the value of BODY; None if they do not contain it.
+        words: the other parameters, as they are sent.
     """
 
     smtputf8: bool = False
@@ -64,10 +65,10 @@ class MailOptions:
 
 
 def refuse_line_ends(text: str) -> None:
-    """Refuse a line break in a command, with the text of ``smtplib``.
+    """Refuse a line break in a command, with the error text of ``smtplib``.
 
     Raises:
-        ValidationError: there is one; this is a ValueError.
+        ValidationError: the text contains CR or LF; the error is a ValueError, too.
     """
     if "\r" in text or "\n" in text:
         shown = text.replace("\n", "\\n").replace("\r", "\\r")
@@ -81,7 +82,7 @@ def reverse_path(given: str) -> ReversePath:
     """The reverse-path for a caller's text.
 
     Raises:
-        ValidationError: it may not be sent.
+        ValidationError: the text contains characters that may not be sent.
     """
     text = _address_of(given)
     try:
@@ -106,7 +107,7 @@ def check_ascii(path: ReversePath | ForwardPath) -> None:
     """Check that a path can be sent without SMTPUTF8, perhaps with its domain in A-labels.
 
     Raises:
-        UnicodeEncodeError: as ``smtplib`` raises it.
+        UnicodeEncodeError: the path needs SMTPUTF8; ``smtplib`` raises the same error.
     """
     mailbox = path.mailbox
     (str(path) if mailbox is None else mailbox.local_part).encode("ascii")
@@ -116,7 +117,7 @@ def mail_options(options: Sequence[str]) -> MailOptions:
     """Parse ``mail_options``.
 
     Raises:
-        ValidationError: one is not an ESMTP parameter.
+        ValidationError: an option is not an ESMTP parameter.
     """
     utf8, body, words = False, None, []
     for word in _words("mail", options):
@@ -125,7 +126,7 @@ def mail_options(options: Sequence[str]) -> MailOptions:
             utf8 = True
         elif name == "BODY" and value in (BodyType.SEVENBIT, BodyType.EIGHTBITMIME):
             body = BodyType(value)
-        elif name != "SIZE":  # smtpconn chooses it
+        elif name != "SIZE":  # smtpconn sends its own SIZE
             words.append(f" {word}")
     return MailOptions(utf8, body, "".join(words))
 

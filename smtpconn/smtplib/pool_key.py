@@ -18,9 +18,10 @@ class Address:
 
     Attributes:
         kind: the object's class.
-        host, port, protocol, source_address: of the server.
-        context: the context for TLS from the first byte; None to begin in clear.
-        allow_cleartext_auth: whether a password may travel in clear.
+        host, port, protocol: the server's.
+        source_address: the local address to connect from; None for the system's choice.
+        context: the context for TLS from the first byte; None to begin without TLS.
+        allow_cleartext_auth: whether a password may be sent without TLS.
     """
 
     kind: type
@@ -38,8 +39,8 @@ class Key:
 
     Attributes:
         address: the server.
-        ehlo_name: the name for EHLO.
-        context: the TLS settings, by identity; None in clear.
+        ehlo_name: the client's name in EHLO.
+        context: the TLS context, compared by identity; None without TLS.
         credential: a keyed hash of user and password; b"" without a login.
     """
 

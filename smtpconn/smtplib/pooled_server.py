@@ -1,4 +1,4 @@
-"""`PooledServer`: how a pool makes connections for a `Key`."""
+"""`PooledServer`: the server configuration with which a pool makes connections for a `Key`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from smtpconn.smtplib.server import Server
 
 @dataclass(frozen=True, slots=True)
 class PooledServer(ServerConfig):
-    """The server configuration with which a pool makes connections for a `Key`."""
+    """Makes the connections of the pool for a `Key`.
+
+    Attributes:
+        server: the remembered replies and the parked connection.
+        key: the settings of the connections.
+    """
 
     _: KW_ONLY
     server: Server = field(repr=False, compare=False)
@@ -29,12 +34,12 @@ class PooledServer(ServerConfig):
         tls_session: ssl.SSLSession | None = None,
         quirks: ServerQuirks | None = None,
     ) -> CommandConnection:
-        """Connect or use the parked connection, and log in; as `ServerConfig.connect`."""
+        """Connect, or take the parked connection, and log in; as `ServerConfig.connect`."""
         deadline = Deadline.of(timeout, self.timeout)
         try:
             connection = self._connect_ready(deadline, tls_session)
         except SmtpError as error:
-            # The offered TLS session may be the reason for the failed handshake.
+            # Try again without the TLS session: resuming it may have failed the handshake.
             if tls_session is None or error.phase is not Phase.TLS or not deadline.remaining():
                 self.server.forget_hellos()
                 raise

@@ -1,4 +1,4 @@
-"""Pools behind ``smtplib``'s API: one for each set of settings that a shared connection must have.
+"""The pools of ``smtplib``'s API: one for each set of settings that a shared connection must have.
 
 A pooled `SMTP` object does not connect at once. It collects the program's settings (host, TLS,
 login), and at the first command that needs the server it borrows a connection with these settings.
@@ -6,8 +6,8 @@ Three rules make that safe:
 
 * `Key` holds everything that a server sees of a caller, including the whole credential (as a keyed
   hash), and the identity of the TLS context. A connection made for other settings is never used.
-* `smtpconn.smtplib.server.Server` answers EHLO and STARTTLS from memory only where that makes
-  nothing less safe.
+* `smtpconn.smtplib.server.Server` answers EHLO and STARTTLS with a remembered reply only where that
+  is as safe as asking the server.
 * The number of pools is limited: the least recently used ones are closed first. The limit is lower
   for pools with a TLS context of the caller, because a program that makes a context for each call
   never uses such a pool again.
@@ -37,17 +37,17 @@ from smtpconn.smtplib.pooled_server import PooledServer
 from smtpconn.smtplib.server import Server
 
 MAX_POOLS = 64
-"""Pools that are kept at most; pools in use are always kept."""
+"""Limit of pools; unused ones beyond it are closed, and pools in use are always kept."""
 
 MAX_POOLS_OF_OWN_CONTEXTS = 4
-"""Of these, pools to one server with TLS contexts of callers."""
+"""Limit of pools to one server whose TLS contexts were given by callers."""
 
 UNUSED_AFTER = 300.0
 """Seconds after which an unused pool is closed."""
 
 DEFAULTS: PoolKeywords = {"max_size": 10, "acquire_timeout": 60.0}
-"""Default limits. An object holds its connection until it is closed, and waits for one as long as
-programs wait for a slow greeting."""
+"""Default options. An `SMTP` object holds its connection until it is closed, so others may have to
+wait for one; they wait as long as programs usually wait for a slow greeting."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,11 +107,11 @@ class Pools:
         self.close()
 
     def reset_after_fork(self) -> None:
-        """Take a new lock in a forked child; pools and servers reset themselves."""
+        """Create a new lock in a forked child; pools and servers reset themselves."""
         self._lock = threading.Lock()
 
     def server(self, address: Address) -> Server:
-        """The `Server` of an address; made if there is none yet."""
+        """The `Server` of an address; created at the first call."""
         reset_if_forked()
         with self._lock:
             server = self._servers.get(address)
@@ -124,8 +124,8 @@ class Pools:
         return server
 
     def _drop_servers(self, wanted: Address) -> list[Server]:
-        """Remove servers that are too many, the least recently used first."""
-        # A program may make a context for each call here, too; contexts are large.
+        """Remove servers beyond the limits, the least recently used first."""
+        # A program may create a TLS context for each `SMTP_SSL`, and contexts are large.
         alike = [
             each
             for each in self._servers
@@ -137,7 +137,7 @@ class Pools:
         return dropped
 
     def is_alive(self, address: Address) -> bool:
-        """Whether there are connections to an address, idle or in use."""
+        """Whether pools have connections to an address, idle or in use."""
         with self._lock:
             entries = list(self._entries.items())
         pools = [entry.pool for key, entry in entries if key.address == address]
@@ -167,12 +167,12 @@ class Pools:
             try:
                 return Borrowed(entry, lease, lease.__enter__())
             except PoolClosedError:
-                # Another thread has closed the pool as unused.
+                # Another thread has closed the pool because it was unused.
                 if self.is_closed:
                     raise
 
     def close(self) -> None:
-        """Close all pools; connections in use are closed when they come back."""
+        """Close all pools; connections in use are closed when they are returned."""
         reset_if_forked()
         self._when_closed()
         with self._lock:
@@ -225,7 +225,7 @@ class Pools:
         return entry
 
     def _drop_unused(self, wanted: Key, now: float) -> list[_Entry]:
-        """Remove pools that are unused for too long or too many, the least recently used first."""
+        """Remove unused pools that are too old or beyond a limit, least recently used first."""
         dropped, address = [], wanted.address
         own = sum(
             entry.has_own_context and _is_same_server(key.address, address)
@@ -255,11 +255,11 @@ class Borrowed:
 
     @property
     def was_reused(self) -> bool:
-        """Whether the connection had been used before."""
+        """Whether the connection had been used before it was borrowed."""
         return self._lease.was_reused
 
     def renew(self, deadline: Deadline) -> None:
-        """Replace the dead connection by a new one."""
+        """Replace the connection, which turned out to be dead."""
         connection = self._lease.renew(deadline)
         assert isinstance(connection, CommandConnection)
         self.connection = connection

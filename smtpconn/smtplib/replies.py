@@ -15,7 +15,7 @@ def pair(response: SmtpResponse) -> Reply:
 
 
 def text_of(response: SmtpResponse) -> bytes:
-    """The text of a reply: its lines without surrounding blanks, joined by LF."""
+    """The text of a reply: its lines without surrounding whitespace, joined by LF."""
     lines = (line.strip(" \t\r\n") for line in response.lines)
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 

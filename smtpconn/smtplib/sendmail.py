@@ -1,4 +1,4 @@
-"""What `SMTP.sendmail` and `SMTP.send_message` send, and what they return."""
+"""Builds the request of `SMTP.sendmail` and `SMTP.send_message`, and their return value."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def make_request(
     options: Sequence[str],
     rcpt_options: Sequence[str],
 ) -> MailRequest:
-    """The transaction for the arguments of ``sendmail``, checked.
+    """Check the arguments of ``sendmail``, and make the request for the transaction.
 
     Args:
-        offers: what the server offers.
+        offers: the server's extensions.
         from_addr, to_addrs, data: the envelope and the message.
         options, rcpt_options: ESMTP parameters as text.
 
     Raises:
-        ValidationError: an address or an option may not be sent, or the message holds a NUL.
+        ValidationError: an address or an option may not be sent, or the message contains a NUL.
         smtplib.SMTPNotSupportedError: SMTPUTF8 is needed and not offered.
     """
     sender, paths = reverse_path(from_addr), tuple(map(forward_path, to_addrs))
@@ -60,7 +60,7 @@ def make_request(
     content = Content(data)
     content.refuse_nul()
     if not offers.supports_8bitmime:
-        # As smtplib does: 8-bit content leaves undeclared if the server does not offer 8BITMIME.
+        # As in smtplib: without 8BITMIME, 8-bit content is sent without BODY=8BITMIME.
         content.is_8bit = False
         asked = replace(asked, body=None)
     return MailRequest(
@@ -73,12 +73,12 @@ def refused_recipients(result: AnyResult, given: dict[str, str]) -> dict[str, Re
     """What ``sendmail`` returns: the replies to refused recipients, by the addresses as given.
 
     Args:
-        result: of the transaction.
-        given: the addresses as the caller gave them, by the addresses that were sent.
+        result: the result of the transaction.
+        given: maps each address, as parsed and as sent, to the text that the caller gave.
 
     Raises:
-        ConnectionClosedError: a recipient of LMTP has no final reply.
-        smtplib.SMTPDataError: LMTP, and no recipient was delivered to.
+        ConnectionClosedError: in LMTP, a recipient has no final reply.
+        smtplib.SMTPDataError: in LMTP, the message was delivered to no recipient.
     """
     refusals = {given[str(r.recipient)]: pair(r.response) for r in result.rejected_recipients}
     if not isinstance(result, LmtpSendResult):
@@ -103,7 +103,7 @@ def refused_recipients(result: AnyResult, given: dict[str, str]) -> dict[str, Re
 def envelope_of(
     message: Message, from_addr: str | None, to_addrs: str | Sequence[str] | None
 ) -> tuple[str, str | Sequence[str]]:
-    """The sender and recipients of ``send_message``: as given, else from the header.
+    """The sender and recipients of ``send_message``: the arguments, else those in the header.
 
     Raises:
         ValidationError: no sender is given and the header names none, or a field is unreadable.

@@ -1,9 +1,9 @@
 """`Server`: the remembered replies of one server, and its parked connection.
 
-EHLO and STARTTLS are answered from memory only if that makes nothing less safe: an EHLO in clear
-that does not offer STARTTLS is never remembered. If an answer is not remembered, the program's
-command is sent on a real connection. That connection is then *parked*, and a pool that needs a new
-connection to the server continues with it.
+The program's EHLO and STARTTLS are answered with a remembered reply only where that is as safe as
+asking the server. So a reply to EHLO without TLS is never remembered if it does not offer STARTTLS.
+If no reply is remembered, the command is sent on a real connection. That connection is then
+*parked*: a pool that needs a new connection to the server takes it over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARKED_FOR = 30.0
 """Seconds for which a parked connection may be used."""
 
 MAX_HELLOS = 8
-"""Replies to EHLO that are remembered at most, by TLS context and name."""
+"""Limit of remembered replies to EHLO: one for each TLS context and client name."""
 
 
 class Server:
@@ -43,14 +43,14 @@ class Server:
         self.greeting: SmtpResponse | None = None
         self.local_ip: str | None = None
         self.start_tls_reply: SmtpResponse | None = None
-        # By TLS context, None in clear, and by the name for EHLO.
+        # The key: the TLS context (None without TLS) and the client's name in EHLO.
         self._hellos: OrderedDict[tuple[ssl.SSLContext | None, str], SmtpResponse] = OrderedDict()
         self._parked: tuple[CommandConnection, ssl.SSLContext | None, float] | None = None
         self.reset_after_fork()
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Take new locks in a forked child; the connection is closed by `close_in_child`."""
+        """Create new locks in a forked child; `close_in_child` closes the parked connection."""
         self._lock = threading.Lock()
         self._request_lock = DeadlineLock()
         self._parked = None
@@ -76,12 +76,12 @@ class Server:
     def hello(
         self, context: ssl.SSLContext | None, verb: str, name: str, deadline: Deadline
     ) -> SmtpResponse | CommandConnection:
-        """The reply to EHLO at a stage of the session.
+        """The reply to EHLO, before or after TLS.
 
         Args:
-            context: of the current TLS; None in clear.
-            verb, name: the command.
-            deadline: of the operation.
+            context: the current TLS context; None without TLS.
+            verb, name: the command and its argument.
+            deadline: the operation's.
 
         Returns the connection itself if the reply may not be remembered.
         """
@@ -102,11 +102,11 @@ class Server:
     def start_tls(
         self, context: ssl.SSLContext, verb: str, name: str, deadline: Deadline
     ) -> SmtpResponse:
-        """The reply to STARTTLS: remembered if TLS with this context has succeeded.
+        """The reply to STARTTLS: a remembered one if TLS with this context has succeeded before.
 
         Raises:
-            StartTlsUnavailableError: it is not offered.
-            smtplib.SMTPResponseException: it was refused.
+            StartTlsUnavailableError: the server does not offer STARTTLS.
+            smtplib.SMTPResponseException: the server refuses STARTTLS.
         """
         with Hold(self._request_lock, deadline):
             reply = self.start_tls_reply
@@ -131,7 +131,7 @@ class Server:
         reply: SmtpResponse,
         connection: CommandConnection,
     ) -> bool:
-        """Remember a reply to EHLO if that is safe; whether it is."""
+        """Remember a reply to EHLO if that is safe; returns whether it is."""
         if reply.code != 250 or (context is None and not connection.capabilities.supports_starttls):
             return False
         with self._lock:
@@ -142,13 +142,13 @@ class Server:
         return True
 
     def forget_hellos(self) -> None:
-        """Forget the replies to EHLO: the server has changed."""
+        """Forget the greeting and the replies to EHLO, because the server may have changed."""
         with self._lock:
             self._hellos.clear()
             self.greeting = None
 
     def take_parked(self, context: ssl.SSLContext | None) -> CommandConnection | None:
-        """The parked connection, if it is at this stage and alive."""
+        """Take the parked connection, if it has this TLS context and is alive."""
         with self._lock:
             parked = self._parked
             if parked is None or parked[1] is not context:
@@ -175,7 +175,7 @@ class Server:
         deadline: Deadline,
         tls_session: ssl.SSLSession | None,
     ) -> CommandConnection:
-        """A connection after greeting, TLS and EHLO, ready to log in or to send."""
+        """Get a connection ready for the login or a message: greeting, TLS and EHLO are done."""
         connection = self.take_parked(context)
         if connection is not None and connection.ehlo_name == name and connection.hello is not None:
             return connection
@@ -260,7 +260,7 @@ class Server:
             before[0].quit_nowait()
 
     def default_ehlo_name(self) -> str:
-        """The default name for EHLO."""
+        """The client's default name in EHLO."""
         return default_ehlo_domain(self.local_ip or "127.0.0.1")
 
 
@@ -270,7 +270,7 @@ def send_hello_or_helo(
     """Send EHLO, or HELO if that is refused, as ``smtplib`` does.
 
     Raises:
-        smtplib.SMTPHeloError: both are refused.
+        smtplib.SMTPHeloError: the server refuses both.
     """
     reply = connection.send_hello(verb, name, deadline)
     if not reply.is_success:
@@ -289,8 +289,8 @@ def upgrade(
     """Send EHLO if necessary, STARTTLS, and EHLO again; return the reply to STARTTLS.
 
     Raises:
-        StartTlsUnavailableError: it is not offered; no further command was sent.
-        smtplib.SMTPResponseException: it was refused.
+        StartTlsUnavailableError: the server does not offer STARTTLS; it was not sent.
+        smtplib.SMTPResponseException: the server refuses STARTTLS.
     """
     if connection.hello is None:
         send_hello_or_helo(connection, verb, name, deadline)

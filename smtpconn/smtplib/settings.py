@@ -21,7 +21,7 @@ class Settings:
     Attributes:
         pools: the default pools; None for no pooling.
         verify: whether certificates are checked if the program gives no context.
-        allow_cleartext_auth: whether a password may be sent in clear to another machine.
+        allow_cleartext_auth: whether a password may be sent without TLS to another machine.
     """
 
     pools: Pools | None = None
@@ -29,11 +29,12 @@ class Settings:
     allow_cleartext_auth: bool = False
 
     def context(self, certfile: str | None = None, keyfile: str | None = None) -> ssl.SSLContext:
-        """The context for a program that gives none; the same object for the same files."""
+        """The TLS context if the program gives none; the same object for the same files."""
         if self.verify:
             return shared_context(None, certfile, keyfile)
-        # No lock, which a forked child might find held for ever: of two that are made at the same
-        # time all have the first. By the class too, which gevent may replace.
+        # Without a lock, because a forked child could inherit a locked one. If two threads create a
+        # context at the same time, `setdefault` gives both the first. The class is part of the key
+        # because gevent may replace it.
         key = (certfile, keyfile, ssl.SSLContext)
         context = _unverified.get(key)
         if context is None:
@@ -49,7 +50,7 @@ current = Settings()
 
 
 def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: str | None) -> None:
-    """Check the two ways to give a client certificate, as ``smtplib`` does.
+    """Check that a client certificate is given in one way only, as ``smtplib`` does.
 
     Raises:
         ValueError: both a context and a file are given.
@@ -66,10 +67,10 @@ def check_files(context: ssl.SSLContext | None, keyfile: str | None, certfile: s
 
 
 def pooled(**options: Unpack[PoolKeywords]) -> Pools:
-    """Pool every `SMTP`, `SMTP_SSL` and `LMTP` that this process makes from now on.
+    """Use pooled connections for every `SMTP`, `SMTP_SSL` and `LMTP` created from now on.
 
-    Call it once at the start of a program, or use the result in a ``with`` statement, which closes
-    the pools and restores the previous setting at its end.
+    Call it once at the start of a program, or use the result in a ``with`` statement: its end
+    closes the pools and restores the previous setting.
 
     Args:
         options: for each pool, as `smtpconn.ConnectionPool` takes them; ``max_size`` is 10 and
@@ -94,8 +95,9 @@ def configure(*, verify: bool = True, allow_cleartext_auth: bool = False) -> Non
 
     Args:
         verify: whether `SMTP.starttls` and `SMTP_SSL` check certificates and host names if the
-            program gives no context. The standard library's ``smtplib`` does not. With False this
-            module does not either, and an attacker on the network can read passwords and messages.
-        allow_cleartext_auth: allow passwords without TLS to other machines.
+            program gives no context. The standard library's ``smtplib`` does not check
+            them. With False, this module does not either, and an attacker on the network can read
+            passwords and messages.
+        allow_cleartext_auth: whether passwords may be sent without TLS to other machines.
     """
     current.verify, current.allow_cleartext_auth = verify, allow_cleartext_auth

@@ -1,14 +1,14 @@
 """`SMTP`: the class of the standard library's ``smtplib`` over smtpconn.
 
-It is a subclass of the standard library's class of that name, with its signatures, attributes and
-return values, and overrides everything that uses the connection. Commands go through
+It is a subclass of the standard library's class, with the same signatures, attributes and return
+values, and overrides everything that uses the connection. Commands go through
 `smtpconn.smtplib.connection`; `sendmail` uses the same transaction as the rest of smtpconn.
 
 An object is in one of three states:
 
-* *real*: it has a connection of its own, as with ``smtplib``;
-* *planned*: it is pooled, and has no connection yet (`_plan`);
-* *borrowed*: it is pooled, and has a connection of a pool until it is closed.
+* *real*: it has a connection of its own, as in ``smtplib``;
+* *planned*: it is pooled, and has no connection yet (`_plan` describes the one it needs);
+* *borrowed*: it is pooled, and holds a connection from a pool until it is closed.
 
 Raw commands, access to the socket, a login by the caller's own function and an open transaction
 leave the connection in an unknown state. It is then closed instead of returned to its pool.
@@ -76,7 +76,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT: Any = cast(Any, socket)._GLOBAL_DEFAULT_TIMEOUT
 
 UNLIMITED = 600.0
-"""Seconds for an operation without a timeout: the longest timeout of RFC 5321 4.5.3.2."""
+"""Seconds for an operation if there is no timeout: the longest one in RFC 5321 4.5.3.2."""
 
 _MAX_CHALLENGES = 5
 _BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
@@ -89,8 +89,8 @@ class _Plan:
     """The settings of a pooled object that has no connection yet.
 
     Attributes:
-        pools, server: the source of its connection.
-        context: the current TLS context; None in clear.
+        pools, server: where its connection will come from.
+        context: the current TLS context; None without TLS.
         has_own_context: whether the context was given by the caller.
     """
 
@@ -105,13 +105,13 @@ class SMTP(smtplib.SMTP):
 
     Args:
         host, port, local_hostname, timeout, source_address: as ``smtplib.SMTP`` takes them.
-            ``timeout`` is for each operation as a whole.
-        pool: the pools to take a connection from; None for those of `pooled`, if it was called;
-            False for none.
+            ``timeout`` limits each operation as a whole.
+        pool: the pools to borrow a connection from; None for those of `pooled`, if it was called;
+            False for no pool.
 
     Raises:
-        SmtpError: when ``smtplib.SMTP`` raises; each is also an instance of ``smtplib``'s or the
-            operating system's class.
+        SmtpError: where ``smtplib.SMTP`` raises an error; it is also an instance of the class that
+            ``smtplib`` raises, or of the operating system's.
     """
 
     _connection: CommandConnection | None = None
@@ -183,13 +183,13 @@ class SMTP(smtplib.SMTP):
 
     # Connecting
 
-    def connect(  # type: ignore[override]  # a typeshed that takes any socket address
+    def connect(  # type: ignore[override]  # typeshed allows any socket address
         self,
         host: str = "localhost",
         port: int = 0,
         source_address: tuple[str, int] | None = None,
     ) -> Reply:
-        """Connect now, or when needed if pooled; returns the greeting."""
+        """Connect; if pooled, borrow a connection when a command needs it. Returns the greeting."""
         if source_address:
             self.source_address = source_address
         host, port = self._host_and_port(host, port)
@@ -271,7 +271,7 @@ class SMTP(smtplib.SMTP):
         return chosen if self._connects_itself() else None
 
     def _connects_itself(self) -> bool:
-        """Whether sockets are made here, and not by a subclass."""
+        """Whether `_get_socket` is this package's, not overridden by a subclass."""
         home = getattr(type(self)._get_socket, "__module__", "")
         return "_get_socket" not in vars(self) and home.startswith(f"{__package__}.")
 
@@ -285,7 +285,7 @@ class SMTP(smtplib.SMTP):
         return pair(reply)
 
     def ehlo(self, name: str = "") -> Reply:
-        """Send EHLO or LHLO; if pooled, perhaps return the remembered reply."""
+        """Send EHLO or LHLO; if pooled, a remembered reply may be returned instead."""
         name = name or self.local_hostname
         self.esmtp_features = {}
         if self._starttls_may_be_stripped():
@@ -329,7 +329,7 @@ class SMTP(smtplib.SMTP):
         self._ehlo_name = ""
 
     def ehlo_or_helo_if_needed(self) -> None:
-        """Send EHLO, or HELO if that is refused, unless that was done."""
+        """Send EHLO, or HELO if the server refuses it, unless that was done before."""
         if self.helo_resp is None and self.ehlo_resp is None and not 200 <= self.ehlo()[0] <= 299:
             code, message = self.helo()
             if not 200 <= code <= 299:
@@ -342,9 +342,10 @@ class SMTP(smtplib.SMTP):
         return super().has_extn(opt)
 
     def _starttls_may_be_stripped(self) -> bool:
-        """Whether only the reply to an earlier object's EHLO in clear says there is no STARTTLS.
+        """Whether only an EHLO reply to an earlier object says that STARTTLS is not offered.
 
-        An attacker may have removed it then, so whoever wants to know asks on a new connection.
+        That reply came without TLS, so an attacker may have removed STARTTLS from it. This object
+        then sends EHLO on another connection.
         """
         connection, borrowed = self._connection, self._borrowed
         return (
@@ -404,12 +405,12 @@ class SMTP(smtplib.SMTP):
             )
 
     def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> Reply:
-        """Log in with the strongest mechanism both sides have."""
+        """Log in with the strongest mechanism that both sides support."""
         is_ours = not any(
             name in vars(self) or getattr(type(self), name) is not getattr(SMTP, name)
             for name in _LOGIN_METHODS
         )
-        # Programs change `esmtp_features` to choose the mechanism.
+        # A program may have changed `esmtp_features` to choose the mechanism.
         is_chosen = self.esmtp_features.get("auth", self._offered_auth) != self._offered_auth
         if not is_ours or not initial_response_ok or is_chosen:
             return self._log_in_by_methods(user, password, initial_response_ok)
@@ -434,7 +435,7 @@ class SMTP(smtplib.SMTP):
         return pair(reply)
 
     def _log_in_by_methods(self, user: str, password: str, initial_response_ok: bool) -> Reply:
-        """Log in with the methods of a subclass, in the order of ``smtplib``."""
+        """Log in with the object's ``auth_*`` methods, in the order of ``smtplib``."""
         self.ehlo_or_helo_if_needed()
         if not self.has_extn("auth"):
             raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
@@ -459,7 +460,7 @@ class SMTP(smtplib.SMTP):
         *,
         initial_response_ok: bool = True,
     ) -> Reply:
-        """Log in with a mechanism; a function computes the answers."""
+        """Log in with a mechanism; the function ``authobject`` computes the answers."""
         mechanism = mechanism.upper()
         refuse_line_ends(f"AUTH {mechanism}")
         connection = self._require_raw_connection()
@@ -508,7 +509,7 @@ class SMTP(smtplib.SMTP):
         try:
             self.rset()
         except SmtpError:
-            pass  # the first error is raised, or the next command fails
+            pass  # `sendmail` raises its own error; a lost connection makes the next command fail
 
     def help(self, args: str = "") -> Any:
         """Send HELP."""
@@ -556,7 +557,7 @@ class SMTP(smtplib.SMTP):
         return reply
 
     def data(self, msg: Any) -> Reply:
-        """Send DATA and a message; returns the final reply, in LMTP the worst one."""
+        """Send DATA and a message; returns the final reply (LMTP: the highest code)."""
         content = Content(as_bytes(msg))
         content.refuse_nul()
         connection = self._require_connection()
@@ -583,7 +584,7 @@ class SMTP(smtplib.SMTP):
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Reply]:
-        """Send a message; returns the refused recipients with the replies they got."""
+        """Send a message; returns the refused recipients and the reply to each."""
         given = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
         data = as_bytes(msg)
         deadline = self._deadline()
@@ -612,7 +613,7 @@ class SMTP(smtplib.SMTP):
     def _transact(
         self, make: Callable[[CommandConnection], MailRequest], deadline: Deadline
     ) -> AnyResult:
-        """Send; once more over a new connection if a reused one was dead and that is safe."""
+        """Run the transaction; repeat it if a reused connection was dead and that is safe."""
         connection = self._require_connection()
         try:
             return self._run_transaction(connection, make(connection), deadline)
@@ -643,7 +644,7 @@ class SMTP(smtplib.SMTP):
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Reply]:
-        """Send a message of the email package; without recipients, to those in its header."""
+        """Send a message of the email package, by default to the recipients in its header."""
         if self._plan is not None:
             self._borrow(None)
         self.ehlo_or_helo_if_needed()
@@ -669,7 +670,7 @@ class SMTP(smtplib.SMTP):
         self._run(lambda: connection.write_bytes(data))
 
     def putcmd(self, cmd: str, args: str = "") -> None:
-        """Send a command; `getreply` gets the reply."""
+        """Send a command; `getreply` reads the reply."""
         text = self._command_line(cmd, args)
         connection = self._require_raw_connection()
         self._run(lambda: connection.write(text))
@@ -687,7 +688,7 @@ class SMTP(smtplib.SMTP):
 
     @property
     def sock(self) -> socket.socket | None:
-        """The socket; None while there is none. Access taints a pooled connection."""
+        """The socket; None without a connection. Access ends the reuse of a pooled connection."""
         if self._plan is None and not self._is_connected():
             return None
         connection = self._require_raw_connection()
@@ -717,7 +718,7 @@ class SMTP(smtplib.SMTP):
 
     @file.setter
     def file(self, file: object) -> None:
-        """Setting it to None, as programs do after replacing `sock`, changes nothing."""
+        """Changes nothing; programs set it to None after they have replaced `sock`."""
 
     # Ending
 
@@ -726,7 +727,7 @@ class SMTP(smtplib.SMTP):
         self._release()
 
     def quit(self) -> Reply:
-        """Send QUIT and close; or return the connection to its pool."""
+        """Send QUIT and close the connection, or return it to its pool."""
         if not self._is_connected():
             self._not_connected()
         try:
@@ -738,7 +739,7 @@ class SMTP(smtplib.SMTP):
         self._forget_hello()
         return reply
 
-    # Inside
+    # Internals
 
     def _is_connected(self) -> bool:
         if self._plan is not None:
@@ -786,10 +787,10 @@ class SMTP(smtplib.SMTP):
         borrowed.release(keep=True)
 
     def _require_connection(self) -> CommandConnection:
-        """The connection; borrowed now if necessary.
+        """The connection; borrowed now if the object is *planned*.
 
         Raises:
-            ConnectionClosedError: there is none.
+            ConnectionClosedError: the object is not connected.
         """
         if self._plan is not None:
             self._borrow(None)
@@ -800,7 +801,7 @@ class SMTP(smtplib.SMTP):
         return connection
 
     def _require_raw_connection(self) -> CommandConnection:
-        """The connection, for use that makes it unfit for its pool."""
+        """The connection, for use after which its state is unknown; it is not pooled any more."""
         connection = self._require_connection()
         self._is_tainted = True
         return connection
@@ -808,9 +809,9 @@ class SMTP(smtplib.SMTP):
     def _borrow(
         self, credentials: PasswordCredentials | None, deadline: Deadline | None = None
     ) -> bool:
-        """Borrow a connection; if the pools are closed, make one of its own, without a login.
+        """Borrow a connection; if the pools are closed, open one of its own, without a login.
 
-        Returns whether it was borrowed.
+        Returns whether the connection was borrowed.
         """
         plan = self._plan
         assert plan is not None
@@ -856,7 +857,7 @@ class SMTP(smtplib.SMTP):
             self.helo_resp = text_of(hello)
 
     def _hello_name(self) -> str:
-        """The name for EHLO."""
+        """The client's name in EHLO."""
         return self._ehlo_name or self.local_hostname
 
     def _default_hostname(self) -> str:
@@ -867,7 +868,7 @@ class SMTP(smtplib.SMTP):
         return self.local_hostname
 
     def _may_renew(self, error: SmtpError) -> bool:
-        """Whether an error only means that a reused connection was dead."""
+        """Whether an error only shows that a reused connection was dead."""
         is_reused = self._borrowed is not None and self._uses > 0
         is_loss = isinstance(error, (ConnectionClosedError, TransportError)) or (
             isinstance(error, ResponseError) and error.smtp_code == 421
@@ -892,7 +893,7 @@ class SMTP(smtplib.SMTP):
         return text
 
     def _run(self, operation: Callable[[], T]) -> T:
-        """Run an operation of the connection, with `as_smtplib` errors."""
+        """Run an operation of the connection; `as_smtplib` converts its errors."""
         connection = self._connection
         if connection is not None:
             self._show_commands(connection)
@@ -915,7 +916,7 @@ class SMTP(smtplib.SMTP):
         """The seconds for an operation.
 
         Raises:
-            ValueError: a timeout of 0.
+            ValueError: the timeout is 0.
         """
         timeout: float | None = self.timeout
         if timeout is DEFAULT_TIMEOUT:
@@ -931,4 +932,4 @@ class SMTP(smtplib.SMTP):
 
     def _show(self, what: str, text: str) -> None:
         if self.debuglevel:
-            cast(Any, self)._print_debug(what, text)  # a subclass may write it elsewhere
+            cast(Any, self)._print_debug(what, text)  # a subclass may override it

@@ -16,7 +16,7 @@ from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.email_message import serialize
 from smtpconn.model.errors import ValidationError
 
-# A line break without folding, after which another field would begin.
+# A line break that is not followed by a blank (no folding): another field would begin after it.
 _BARE_LINE_END = re.compile(r"\r\n?(?![ \t\n])|\n(?![ \t])")
 
 
@@ -29,7 +29,7 @@ def features(offers: ServerCapabilities) -> dict[str, str]:
 
 
 def answer_bytes(answer: object) -> bytes:
-    """The answer of a caller's function to a challenge, as bytes."""
+    """What a caller's function answered to a challenge, as bytes."""
     if isinstance(answer, bytes):
         return answer
     if not isinstance(answer, str):
@@ -62,7 +62,7 @@ def addresses(message: Message, names: Sequence[str]) -> list[str]:
     """The addresses in some fields; a group such as ``undisclosed-recipients:;`` may have none.
 
     Raises:
-        ValidationError: a field contains an unreadable address; its recipient must not be skipped.
+        ValidationError: an address in a field cannot be parsed; skipping it would lose a recipient.
     """
     return [
         address
@@ -76,7 +76,8 @@ def _addresses_in(name: str, field: str) -> list[str]:
     found = [address for _, address in email.utils.getaddresses([field])]
     if all(found) or not field.strip():
         return [address for address in found if address]
-    # The email package returns an empty address for a group or a place without one, too.
+    # The email package returns an empty address for an invalid one, and also for a valid group or
+    # empty list element; `read_addresses` tells them apart.
     try:
         return read_addresses(field)
     except ValidationError:
@@ -84,13 +85,12 @@ def _addresses_in(name: str, field: str) -> list[str]:
 
 
 def serialised(message: Message, *, allows_8bit: bool, utf8: bool) -> bytes:
-    """A message's bytes as smtpconn writes them, or as ``smtplib`` does.
+    """A message's bytes as smtpconn writes them, or as ``smtplib`` does if a field is invalid.
 
-    As ``smtplib`` if a field is invalid, such as a To without an address: ``smtplib`` sends the
-    field as it is written.
+    An example is a To field without an address: ``smtplib`` sends the field unchanged.
 
     Args:
-        message: is not changed; Bcc is not sent.
+        message: the message; it is not changed, and its Bcc fields are left out.
         allows_8bit: whether 8-bit parts may be sent unchanged.
         utf8: whether header fields may contain UTF-8.
 
