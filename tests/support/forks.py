@@ -7,6 +7,7 @@ import faulthandler
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,55 +20,63 @@ def fork_in_c() -> int:
     """Fork as a C library does, so that Python does not hear of it.
 
     ``PyDLL`` keeps the GIL, as a fork of a running interpreter must. If a thread of the parent
-    waits for the GIL at that moment, the child's interpreter hangs sooner or later, whatever
-    it runs: nobody has told it to make its GIL anew. Such a child is of no use and is forked again.
+    waits for the GIL at that moment, the child inherits a condition variable with a waiter that
+    does not exist, and hangs sooner or later, whatever it runs: nothing has made its GIL anew.
+    Such a child is of no use and is forked again.
     """
     while True:
         receiving, sending = os.pipe()
         child = cast(int, ctypes.PyDLL(None).fork())
         if child == 0:
-            _pass_the_gil_around()
+            _contend_for_the_gil()
             os.write(sending, b"!")
+            os.close(sending)
         is_sound = child == 0
         try:
-            is_sound = is_sound or bool(select.select([receiving], [], [], 1)[0])
+            if child:
+                os.close(sending)
+                is_ready = bool(select.select([receiving], [], [], 1)[0])
+                is_sound = is_ready and os.read(receiving, 1) == b"!"
         finally:
             # Also if a signal handler raises: only this code knows the child.
             if not is_sound:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             os.close(receiving)
-            os.close(sending)
         if is_sound:
             return child
 
 
-def _pass_the_gil_around() -> None:
-    there, back = threading.Semaphore(0), threading.Semaphore(0)
+def _contend_for_the_gil() -> None:
+    """Hand the GIL over between waiting threads until each state of its condition was met."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=_run_for, args=(0.01,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
 
-    def answer() -> None:
-        for _ in range(50):
-            there.acquire()
-            back.release()
 
-    thread = threading.Thread(target=answer)
-    thread.start()
-    for _ in range(50):
-        there.release()
-        back.acquire()
-    thread.join()
+def _run_for(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def in_child(work: Callable[[], object], fork: Fork = os.fork) -> str:
     """Call ``work`` in a forked child, and return what it returned or raised, as text.
 
-    Of a child that hangs or dies: how it ended, and where its threads were.
+    Of a child that hangs or dies: how it ended, and where its main thread was.
     """
     receiving, sending = os.pipe()
     child = fork()
     if child == 0:
-        # The trace is written by a signal handler in C, which needs no GIL.
-        faulthandler.register(signal.SIGUSR1, file=sending)
+        # The trace is written by a signal handler in C, which needs no GIL. Not of all threads: the
+        # interpreter lists those of the parent, too, whose stacks are used anew.
+        faulthandler.enable(file=sending, all_threads=False)
+        faulthandler.register(signal.SIGUSR1, file=sending, all_threads=False)
         try:
             text = str(work())
         except BaseException as error:
