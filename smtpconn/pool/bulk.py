@@ -1,17 +1,18 @@
 """A bounded pipeline of jobs: a lazy input, worker threads, and the iterator of the outcomes.
 
-There are three kinds of threads. The caller's take outcomes. The feeder takes jobs from the input,
-so that a slow input never delays a job in flight. The workers do jobs: each gets one, and may take
-more of the ready ones while it holds what they need, a connection (`smtpconn.pool.bulk_sender`).
+There are three kinds of threads. Threads of the caller take outcomes. The feeder takes jobs from
+the input, so that a slow input never delays a job in flight. The workers do jobs: each gets one,
+and may take more of the ready ones while it has a connection (`smtpconn.pool.bulk_sender`).
 
-Rule 1: the jobs between the input and the caller are bounded, by number and by size. A job is taken
-        from the input only if there is room, and taking an outcome gives room back. So no thread
-        waits to deliver an outcome, and all threads end even if no more outcomes are taken.
+Rule 1: the jobs between the input and the caller are limited, by number and by size. The feeder
+        takes a job only below these limits, and taking an outcome releases the job's share of
+        them. So no thread waits to deliver an outcome, and all threads end even if no more outcomes
+        are taken.
 Rule 2: every job that was taken from the input has one outcome. After a stop, jobs in flight are
-        finished, and those that were not begun have an outcome that says so.
+        finished, and the outcome of each job that was not begun is `Job.never_begun`.
 Rule 3: `Outcomes.stop` takes no lock and never waits, so that a signal handler may call it. For
-        that reason all waiting is on a `queue.SimpleQueue`, whose ``put`` is re-entrant. The lock
-        of a run is taken by its own threads only, which signal handlers do not interrupt.
+        that reason threads wait only on a `queue.SimpleQueue`, whose ``put`` is re-entrant. Only
+        the threads of a run take its lock, and signal handlers do not interrupt those.
 
 The threads are daemons, so that a process ends although an iterator is alive. Before the
 interpreter stops them, `_finish_at_exit` waits for the jobs in flight.
@@ -39,9 +40,9 @@ Outcome = TypeVar("Outcome")
 JobT = TypeVar("JobT", bound="Job[Any]")
 
 INPUT_TIMEOUT = 1.0
-"""Seconds that the end of a run waits for an input that does not answer."""
+"""Seconds that the end of a run waits for an input that yields no item and does not end."""
 
-# Not `queue.SimpleQueue.get`: where gevent comes after us, that is another class now.
+# Not `queue.SimpleQueue.get`: gevent may replace the class after this module was imported.
 _get = operator.methodcaller("get")
 _get_nowait = operator.methodcaller("get_nowait")
 _runs: weakref.WeakSet[Run[Any]] = weakref.WeakSet()
@@ -51,8 +52,8 @@ class Job(Generic[Outcome]):
     """A unit of work; the base class of `smtpconn.pool.bulk_sender.MailJob`.
 
     Attributes:
-        size: the approximate number of bytes that it holds in memory.
-        outcome: None while it is not known.
+        size: the approximate number of bytes that the job holds in memory.
+        outcome: the outcome; None while it is not known.
     """
 
     __slots__ = ("outcome", "size")
@@ -70,8 +71,9 @@ class JobLimit:
     """A limit on the jobs between the input and the caller.
 
     Attributes:
-        jobs: how many.
-        size: bytes that they may hold together; two jobs for each worker are allowed in any case.
+        jobs: the maximum number of jobs.
+        size: the maximum of their sizes together, in bytes; two jobs for each worker are allowed
+            in any case.
     """
 
     __slots__ = ("jobs", "size")
@@ -82,7 +84,7 @@ class JobLimit:
 
 
 class _Failure:
-    """What the input or a worker raised."""
+    """An exception that the input or a worker raised."""
 
     __slots__ = ("error",)
 
@@ -100,11 +102,11 @@ class Run(Generic[JobT]):
     """The state that the threads share. It outlives the iterator, to which it has a weak reference.
 
     Args:
-        work: called by a worker with a job and the run. It passes that job, and each that it takes
-            by `take_ready`, to `settle`, also if it raises an exception.
+        work: called by a worker with a job and the run. It passes that job, and each job that it
+            gets from `take_ready`, to `settle`, even if it raises an exception.
         jobs: the input.
         workers: the number of worker threads.
-        limit: on the jobs between the input and the caller.
+        limit: the limit on the jobs between the input and the caller.
     """
 
     def __init__(
@@ -118,13 +120,15 @@ class Run(Generic[JobT]):
         self.limit = limit
         self.process: int | None = None
         self._iterator: weakref.ref[object] | None = None
-        self._for_sleepers: weakref.ref[object] | None = None
+        self._sleeper_reference: weakref.ref[object] | None = None
         # The context variables of the caller (PEP 567): the work belongs to its trace or request.
         self.context = contextvars.copy_context()
-        # None: there are no more jobs, or the run is over. A reference: the iterator was collected.
+        # Jobs that no worker has taken. None: there are no more jobs, or the run is over. A
+        # reference: the iterator was collected as garbage.
         self.ready: queue.SimpleQueue[JobT | weakref.ref[object] | None] = queue.SimpleQueue()
-        # A list: jobs that are done, the last one first. A number: that thread has ended. None:
-        # wakes up the caller, which then looks for jobs that were left out.
+        # A list: jobs that are done, the last one first. A job: one that was not begun. A number:
+        # the thread with that number has ended. None: wakes the caller after `end`, so that it
+        # fetches the jobs that no worker will take.
         self.outcomes: queue.SimpleQueue[list[JobT] | JobT | _Failure | int | None]
         self.outcomes = queue.SimpleQueue()
         self._work = work
@@ -135,49 +139,49 @@ class Run(Generic[JobT]):
         self._unsettled = 0
         self._has_input_ended = False
         self._busy: set[threading.Thread] = set()
-        # The room that is given back: numbers of jobs and of bytes. None: the run is over.
-        self._room_given: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        # Capacity that is free again: numbers of jobs and of bytes. None: the run is over.
+        self._released: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._wakeups: queue.SimpleQueue[weakref.ref[object] | None] = queue.SimpleQueue()
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be begun; always in a forked child."""
+        """Whether no further job may be begun; always true in a forked child."""
         if self._is_over or self.process is None or not is_current_process(self.process):
             return True
         return self._iterator is not None and self._iterator() is None
 
     # Called by any thread.
 
-    def belong_to(self, iterator: object) -> None:
-        """Begin nothing more when this object is collected as garbage.
+    def end_when_collected(self, iterator: object) -> None:
+        """End the run when ``iterator`` is collected as garbage.
 
         The callback of the reference is a function in C, which no signal handler and no other
-        destructor interrupts. It wakes up a worker, which finds the object gone and wakes up the
-        others. So does that of a second reference for a worker that sleeps.
+        destructor interrupts. It wakes a worker, which finds that the iterator does not exist any
+        more and wakes the others. A second reference does the same for a worker in `sleep`.
         """
         self._iterator = weakref.ref(iterator, self.ready.put)
-        self._for_sleepers = weakref.ref(iterator, self._wakeups.put)
+        self._sleeper_reference = weakref.ref(iterator, self._wakeups.put)
 
     def end(self) -> None:
-        """Begin nothing more. Takes no lock and never waits."""
+        """Begin no further job. Takes no lock and never waits."""
         self._is_over = True
-        self._room_given.put(None)
+        self._released.put(None)
         self.outcomes.put(None)
         for _ in range(self.workers):
             self.ready.put(None)
             self._wakeups.put(None)
 
     def finish(self) -> None:
-        """Begin nothing more, and wait for the jobs in flight, but not for the input."""
+        """Begin no further job, and wait for the jobs in flight, but not for the input."""
         self.end()
         # In a forked child the threads do not run.
         if self.process is not None and is_current_process(self.process):
             for thread in list(self._busy):
                 thread.join()
 
-    def give_room(self, jobs: int, size: int) -> None:
-        """Let so many more jobs be taken from the input."""
-        self._room_given.put((jobs, size))
+    def release_capacity(self, jobs: int, size: int) -> None:
+        """Let the feeder take ``jobs`` more jobs, of ``size`` bytes together, from the input."""
+        self._released.put((jobs, size))
 
     # Called by workers.
 
@@ -190,19 +194,19 @@ class Run(Generic[JobT]):
         except queue.Empty:
             return None
         if job is None or isinstance(job, weakref.ref):
-            self.ready.put(job)  # ends another worker
+            self.ready.put(job)  # so that another worker ends
             return None
         return job
 
     def settle(self, *jobs: JobT) -> None:
-        """Pass on jobs that have their outcomes; several at once cost less."""
+        """Pass jobs that have their outcomes to the caller; several at once cost less."""
         self.outcomes.put(list(reversed(jobs)))
         with self._lock:
             self._unsettled -= len(jobs)
             self._end_workers_if_done()
 
     def sleep(self, seconds: float) -> bool:
-        """Wait for so many seconds; returns False as soon as the run is over."""
+        """Wait for ``seconds``; return False as soon as the run is over, else True."""
         if not self._is_over:
             try:
                 self._wakeups.get(timeout=seconds)
@@ -210,10 +214,10 @@ class Run(Generic[JobT]):
                 pass
         return not self.is_over
 
-    # What the threads do.
+    # The code of the threads.
 
     def run(self, number: int) -> None:
-        """Do the part of one of the threads, unless another thread does it."""
+        """Do the work of the thread with this number, unless another thread has begun it."""
         try:
             self._unclaimed.remove(number)
         except ValueError:
@@ -227,7 +231,7 @@ class Run(Generic[JobT]):
             self.outcomes.put(number)
 
     def _feed(self) -> None:
-        """Take jobs from the input while there is room for them."""
+        """Take jobs from the input while the limit allows."""
         jobs = size = 0
         limit = self.limit
         try:
@@ -237,11 +241,11 @@ class Run(Generic[JobT]):
                 self.ready.put(job)
                 jobs, size = jobs + 1, size + job.size
                 while (
-                    not self._room_given.empty()
+                    not self._released.empty()
                     or jobs >= limit.jobs
                     or (size >= limit.size and jobs >= 2 * self.workers)
                 ):
-                    given = self._room_given.get()
+                    given = self._released.get()
                     if given is None:
                         return
                     jobs, size = jobs - given[0], size - given[1]
@@ -262,8 +266,8 @@ class Run(Generic[JobT]):
         thread = threading.current_thread()
         try:
             while (job := self.ready.get()) is not None:
-                # Marked as busy before the check, because `finish` ends the run before it looks for
-                # busy threads: so it misses none.
+                # Marked as busy before `is_over` is checked. `finish` does the opposite: it ends
+                # the run before it reads the busy threads, and so misses none.
                 self._busy.add(thread)
                 if isinstance(job, weakref.ref):
                     break
@@ -273,7 +277,7 @@ class Run(Generic[JobT]):
                 self._work(job, self)
                 self._busy.discard(thread)
             if job is not None:
-                # Tells the other workers, too, if the iterator is gone.
+                # Wakes the other workers, too, if the iterator was collected.
                 self.end()
         except BaseException as error:
             self.end()
@@ -283,10 +287,10 @@ class Run(Generic[JobT]):
 
 
 class _Unused:
-    """Held by an iterator until it is used; warns if it never is.
+    """Held by an iterator until it is used; its destructor warns if that never happened.
 
-    An object of its own, so that no destructor runs when an iterator that was used is collected: a
-    signal handler could interrupt it.
+    It is an object of its own so that no destructor runs when an iterator that was used is
+    collected: a signal handler could interrupt that.
     """
 
     __slots__ = ("is_used",)
@@ -311,12 +315,12 @@ class Outcomes(Generic[Outcome]):
     Args:
         work, jobs, workers, limit: as `Run`.
 
-    Several threads may take outcomes. An exception that interrupts one of them (Ctrl-C, a signal
-    handler's) loses nothing: the next call continues.
+    Several threads may take outcomes. If an exception (Ctrl-C, or one of a signal handler)
+    interrupts one of them, no outcome is lost: the next call continues.
 
-    It is no generator and has no destructor: those would run wherever it is collected as garbage,
-    perhaps in one of its own threads, and must not wait there. Only `close` and the end of a
-    ``with`` block wait; see also `Run.belong_to`.
+    This class is no generator and has no destructor. Either would run wherever the object is
+    collected as garbage, perhaps in one of its own threads, where it must not wait. Only `close`
+    and the end of a ``with`` block wait; see also `Run.end_when_collected`.
     """
 
     def __init__(
@@ -327,21 +331,23 @@ class Outcomes(Generic[Outcome]):
         limit: JobLimit,
     ) -> None:
         self._run: Run[Any] = Run(work, jobs, workers, limit)
-        # By their numbers, and the numbers of those that were started and have not ended.
+        # The threads by their numbers, and the numbers of those that were started and have not
+        # ended.
         self._threads: list[threading.Thread] = []
         self._running: set[int] = set()
         self._has_begun = False
-        self._is_told_of_end = False
+        self._was_woken = False
         self._is_input_given_up = False
         self._unused: _Unused | None = _Unused()
         self._error: BaseException | None = None
         # The process in which the threads run; None until they are started.
         self._process: int | None = None
-        # Room is given back in portions, so that not each outcome wakes up the feeder.
-        self._portion = max(1, limit.jobs // (16 * workers))
-        self._room_jobs = self._room_size = 0
+        # Capacity is released for this number of jobs at once, so that not each outcome wakes the
+        # feeder.
+        self._release_batch = max(1, limit.jobs // (16 * workers))
+        self._unreleased_jobs = self._unreleased_size = 0
         # Entries that were received and not taken yet. A thread that takes or waits holds the lock.
-        # It is re-entrant for its `_is_nested`.
+        # It is an RLock because `_is_nested` asks whether this thread holds it.
         self._ready: deque[_Entry[Outcome]] = deque()
         self._lock = threading.RLock()
 
@@ -367,16 +373,17 @@ class Outcomes(Generic[Outcome]):
 
         Raises:
             StopIteration: all outcomes were taken.
-            PoolError: the process was forked, and the messages are the parent's.
-            PoolOverloadedError: a signal handler that interrupts ``next`` or `close` of its own
-                thread calls it; use `stop` there.
-            BaseException: what the input raised, or other code in a worker, after all outcomes.
+            PoolError: the process was forked, and the parent sends the messages.
+            PoolOverloadedError: it is called by a signal handler that interrupts ``next`` or
+                `close` of its own thread; use `stop` there.
+            BaseException: an exception of the input, or of other code in a worker; raised after all
+                outcomes.
         """
         # Before the lock, which a thread of the parent may hold.
-        if self._running and self._is_the_parents():
-            # The threads do not run here: it would wait for ever.
+        if self._running and self._is_in_child():
+            # The threads do not run in this process: this call would wait for ever.
             raise PoolError(
-                "the process was forked while messages were sent: the parent goes on with them",
+                "the process was forked while messages were sent: only the parent continues",
                 may_have_been_delivered=True,
             )
         if self._is_nested():
@@ -392,7 +399,7 @@ class Outcomes(Generic[Outcome]):
                 self._ready.appendleft(taken[0])
             raise
         if isinstance(error, StopIteration):
-            # It would be taken for the end, as in a generator (PEP 479).
+            # Raised here, StopIteration would look like the end of the iterator (PEP 479).
             raise RuntimeError("the work raised StopIteration") from error
         raise error if error is not None else StopIteration
 
@@ -401,27 +408,27 @@ class Outcomes(Generic[Outcome]):
 
         A message that was taken from the input and not begun has an outcome whose error has
         ``never_begun``. Takes no lock and never waits: a signal handler or another thread may call
-        it. After that, ``next`` waits at most a second for an input that does not answer.
+        it. After that, ``next`` waits at most a second for an input that yields no item.
         """
-        if not self._is_the_parents():
+        if not self._is_in_child():
             self._run.end()
 
     def close(self, *, wait: bool = True) -> list[Outcome]:
         """Stop, wait for the messages in flight, and return the outcomes that were not taken yet.
 
         Args:
-            wait: False to return the outcomes that are there at this moment. Messages in flight
-                have none then; they are finished all the same, and ``next`` yields their outcomes.
+            wait: False to return only the outcomes that are known at this moment. Messages in
+                flight are finished all the same, and ``next`` yields their outcomes.
 
-        An error of the input, or of other code in a worker, is raised by ``next`` afterwards. If
-        another thread is in ``next``, this waits for it, too.
+        A later ``next`` raises the error of the input, or of other code in a worker. If another
+        thread is in ``next``, this method waits for it, too.
 
-        It does no more than `stop`, and returns nothing, where its wait could not end: called by
-        the input or by a hook, which run in the threads that it would wait for, or by a signal
-        handler that interrupts ``next`` or `close` of its own thread. In a forked child it does
-        nothing.
+        Where the wait could not end, this method does no more than `stop`, and returns an empty
+        list: called by the input or by a hook, which run in the threads that it would wait for, or
+        by a signal handler that interrupts ``next`` or `close` of its own thread. In a forked child
+        it does nothing.
         """
-        if self._is_the_parents():
+        if self._is_in_child():
             return []
         if threading.current_thread() in self._threads or self._is_nested():
             self._run.end()
@@ -431,7 +438,8 @@ class Outcomes(Generic[Outcome]):
         else:
             self._collect()
         taken: list[Job[Outcome]] = []
-        # Around the block, whose end an exception may interrupt.
+        # The try statement is outside the with block, because an exception may interrupt the end of
+        # that block.
         try:
             with self._lock:
                 self._move_all(taken)
@@ -440,13 +448,14 @@ class Outcomes(Generic[Outcome]):
             self._ready.extendleft(reversed(taken))
             raise
 
-    def _is_the_parents(self) -> bool:
+    def _is_in_child(self) -> bool:
         return self._process is not None and self._process != current_process()
 
     def _is_nested(self) -> bool:
-        """Whether a signal handler interrupts ``next`` or `close` of its own thread.
+        """Whether this call interrupts ``next`` or `close` of its own thread (a signal handler).
 
-        Their steps must not be mixed: one would take the outcome that the other is about to take.
+        Two such calls must not be mixed: one would take the outcome that the other is about to
+        take.
         """
         is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
         return is_owned()
@@ -454,13 +463,14 @@ class Outcomes(Generic[Outcome]):
     def _take(self, taken: list[Job[Outcome]]) -> BaseException | None:
         """Move the next job that is done to ``taken``; at the end, return the error of the run.
 
-        An exception may be raised between any two steps; the next call continues from the state.
+        An exception may be raised between any two steps; the next call continues correctly from the
+        state that is left.
         """
         if not self._has_begun:
             self._begin()
         while self._ready or self._receive():
             if (job := self._oldest()) is not None:
-                self._give_room(job)
+                self._release_capacity(job)
                 self._move(job, taken)
                 return None
             self._note(self._ready[0])
@@ -471,20 +481,20 @@ class Outcomes(Generic[Outcome]):
     def _receive(self) -> bool:
         """Receive an entry; False if the run has ended and none is left."""
         if self._running:
-            if self._is_told_of_end and self._receive_left_out():
+            if self._was_woken and self._receive_left_out():
                 return True
-            self._is_told_of_end = False
+            self._was_woken = False
             if self._wait():
                 return True
         return self._receive_left_out()
 
     def _wait(self) -> bool:
-        """Wait for an entry; False if the run is over and its input does not answer.
+        """Wait for an entry; False if the run is over and its input yields no item in time.
 
-        A job that such an input gives later is left out; `close` returns it if it is called again.
+        If such an input yields a job later, only another call of `close` returns it.
         """
-        # Moved from the queue by functions in C only: between two bytecodes an exception could
-        # lose an outcome.
+        # Only functions in C move the entry from the queue: between two bytecodes an exception
+        # could lose an outcome.
         if not (self._run.is_over and self._running == {_FEEDER}):
             self._ready.extend(map(_get, (self._run.outcomes,)))
             return True
@@ -498,9 +508,9 @@ class Outcomes(Generic[Outcome]):
         return True
 
     def _receive_left_out(self) -> bool:
-        """Receive a job that was taken from the input but is not begun, as the run was stopped."""
+        """Receive a job that no worker has begun, because the run was stopped."""
         if self._running:
-            # First, so that a worker finds the end even if an exception is raised below.
+            # Put first, so that a worker finds the end even if an exception is raised below.
             self._run.ready.put(None)
         try:
             self._ready.extend(map(_get_nowait, (self._run.ready,)))
@@ -509,13 +519,13 @@ class Outcomes(Generic[Outcome]):
         return isinstance(self._ready[-1], Job) or not self._running
 
     def _collect(self) -> None:
-        """Stop, and receive what is there, without waiting."""
-        self._use()
+        """Stop, and receive the entries that are in the queues, without waiting."""
+        self._mark_used()
         self._run.end()
         with self._lock:
-            self._receive_what_is_there()
+            self._receive_available()
 
-    def _receive_what_is_there(self) -> None:
+    def _receive_available(self) -> None:
         while not self._run.outcomes.empty():
             self._ready.extend(map(_get_nowait, (self._run.outcomes,)))
         while self._receive_left_out():
@@ -528,12 +538,12 @@ class Outcomes(Generic[Outcome]):
         elif isinstance(entry, _Failure):
             self._error = self._error or entry.error
         elif entry is None:
-            self._is_told_of_end = True
+            self._was_woken = True
         if self._ready and self._ready[0] is entry:
             del self._ready[0]
 
     def _oldest(self) -> Job[Outcome] | None:
-        """The job that is to be taken next; None if the first entry holds none."""
+        """The job to take next; None if the first entry holds none."""
         entry = self._ready[0]
         if isinstance(entry, list):
             return entry[-1] if entry else None
@@ -562,20 +572,20 @@ class Outcomes(Generic[Outcome]):
                 self._ready.appendleft(job)
             raise
 
-    def _give_room(self, job: Job[Outcome]) -> None:
-        self._room_jobs += 1
-        self._room_size += job.size
-        if self._room_jobs >= self._portion:
-            self._run.give_room(self._room_jobs, self._room_size)
-            self._room_jobs = self._room_size = 0
+    def _release_capacity(self, job: Job[Outcome]) -> None:
+        self._unreleased_jobs += 1
+        self._unreleased_size += job.size
+        if self._unreleased_jobs >= self._release_batch:
+            self._run.release_capacity(self._unreleased_jobs, self._unreleased_size)
+            self._unreleased_jobs = self._unreleased_size = 0
 
     def _wait_until_over(self) -> None:
-        if self._is_the_parents():
+        if self._is_in_child():
             return
         if self._is_nested():
             self._run.end()
             return
-        self._use()
+        self._mark_used()
         self._has_begun = True
         self._run.end()
         with self._lock:
@@ -595,16 +605,16 @@ class Outcomes(Generic[Outcome]):
             if thread.ident is not None:
                 thread.join()
 
-    def _use(self) -> None:
+    def _mark_used(self) -> None:
         if (unused := self._unused) is not None:
             unused.is_used = True
             self._unused = None
 
     def _begin(self) -> None:
-        self._use()
+        self._mark_used()
         run = self._run
         self._process = run.process = current_process()
-        run.belong_to(self)
+        run.end_when_collected(self)
         _runs.add(run)
         # After an exception in here, the next call continues with the threads not started yet.
         for number in range(run.workers + 1):
@@ -614,22 +624,22 @@ class Outcomes(Generic[Outcome]):
                 if self._threads[number].ident is None:
                     start_thread(self._threads[number])
             except RuntimeError as error:
-                # Threads cannot be started (limit reached, or interpreter shutdown). What was
-                # begun is finished first.
+                # Threads cannot be started (limit reached, or interpreter shutdown). The error is
+                # raised after the outcomes of the jobs that were begun.
                 self._error = error
                 run.end()
                 break
             except BaseException:
-                # Thread.start() may have lost the thread before it ran. Of the old one and the new
-                # one, the first that runs does the part.
+                # An exception in Thread.start() leaves open whether the thread runs. If both the
+                # old and the new one run, only the first does the work (`Run.run`).
                 self._threads[number] = self._thread(number)
                 raise
             self._running.add(number)
         self._has_begun = True
 
     def _thread(self, number: int) -> threading.Thread:
-        # Not made before the first outcome is asked for: a thread object cannot be started after a
-        # fork (3.13).
+        # Made only when the first outcome is requested: Python 3.13 cannot start a thread object
+        # that was made before a fork.
         return threading.Thread(
             target=self._run.context.copy().run,
             args=(self._run.run, number),

@@ -2,18 +2,17 @@
 
 With one lease of a connection a worker sends a message and those that are ready after it.
 
-Rule 1: no connection is held while waiting for a message, for ``max_rate`` or for the input. A
-        lease ends when no message is ready, when ``max_rate`` does not let the next one go, when
-        the connection has reached ``max_messages`` or ``max_lifetime``, and when a caller outside
-        the batch waits for a connection.
+Rule 1: no worker holds a connection while it waits for a message, for ``max_rate`` or for the
+        input. A lease ends when no message is ready, when ``max_rate`` does not allow the next
+        message yet, when the connection has reached ``max_messages`` or ``max_lifetime``, and when
+        a caller outside the batch waits for a connection.
 Rule 2: after a connection was lost, messages that were not begun are sent over another one. The
-        message during which it was lost is sent once more if `ConnectionPool.send` would do so: the
-        connection had been used before, and was lost, or closed with 421, before the content was
-        begun. Every other outcome is final: a message that may have been delivered is never sent
-        again.
+        message in flight is sent once more if `ConnectionPool.send` would do so: the connection had
+        been used before, and was lost, or closed with 421, before the content was begun. Every
+        other outcome is final: a message that may have been delivered is never sent again.
 Rule 3: a worker that gets no connection waits while other workers of its run have one. If none has
-        one, the error is the outcome of the worker's message. With the error that too many callers
-        wait (``max_waiting``), the worker first tries until the message's time is over.
+        one, the error is the outcome of the worker's message. If the error is that too many callers
+        wait (``max_waiting``), the worker first retries until the message's deadline.
 Rule 4: an exception of other code (`smtpconn.model.origin`) ends the run. It is raised after the
         outcomes of all messages that the worker has taken.
 """
@@ -64,28 +63,28 @@ from smtpconn.protocol.mail_request import (
 from smtpconn.protocol.transaction import never_begun, outcome_so_far
 
 RETRY_AFTER = 1.0
-"""Seconds after which a worker asks again for a connection while others of its run have some."""
+"""Seconds after which a worker that got no connection tries again."""
 
 MAX_OUTCOMES_TOGETHER = 32
-"""Outcomes that are passed on together."""
+"""The maximum number of outcomes that a worker passes to the caller at once."""
 
 UNKNOWN_SIZE = 64 * 1024
-"""The size that is assumed of a message in a file, an iterable or the email package."""
+"""The size in bytes that is assumed for a message in a file, an iterable or the email package."""
 
 _BEFORE_CONTENT = frozenset({Phase.IDLE, Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA})
 
 
 class MailJob(Job[AnyOutcome]):
-    """An envelope on its way through.
+    """One envelope, and how far its sending is.
 
     Attributes:
-        envelope: as it was given.
-        request: what is to be sent; the error if it cannot be; None until it is made.
-        events: of the message.
-        has_begun: whether its events have begun.
-        needs_rate: whether ``max_rate`` has not let it go yet.
-        is_retry: whether it is sent for the second time.
-        limit_refusal: the refusal that led to it, which may have been about the connection.
+        envelope: the envelope as the caller gave it.
+        request: the request made from it; an error if it cannot be sent; None until it is made.
+        events: the events of the message, for the hook.
+        has_begun: whether these events have begun.
+        needs_rate: whether ``max_rate`` has not allowed the message yet.
+        is_retry: whether the message is sent for the second time.
+        limit_refusal: the refusal that led to this retry, which may be due to a session limit.
     """
 
     __slots__ = (
@@ -103,8 +102,8 @@ class MailJob(Job[AnyOutcome]):
         self, envelope: Envelope, request: MailRequest | MessageRequest | SmtpError | None
     ) -> None:
         message = envelope.message
-        is_here = isinstance(message, (bytes, bytearray, memoryview))
-        super().__init__(len(message) if is_here else UNKNOWN_SIZE)  # type: ignore[arg-type]
+        is_in_memory = isinstance(message, (bytes, bytearray, memoryview))
+        super().__init__(len(message) if is_in_memory else UNKNOWN_SIZE)  # type: ignore[arg-type]
         self.envelope = envelope
         self.request = request
         self.events: OperationEvents = NO_EVENTS
@@ -120,7 +119,7 @@ class MailJob(Job[AnyOutcome]):
         return SendOutcome(self.envelope, None, never_begun("sending was stopped"))
 
     def begin(self, events: OperationEvents, context: contextvars.Context) -> None:
-        """Report the beginning to the hook, in a copy of the caller's context variables."""
+        """Report the beginning to the hook, which runs in a copy of the caller's context."""
         self.has_begun = True
         if events is not NO_EVENTS:
             self.events, self._context = events, context.copy()
@@ -149,8 +148,8 @@ class MailJob(Job[AnyOutcome]):
 def mail_jobs(items: Iterable[Envelope | AnyMessage]) -> Iterator[MailJob]:
     """Make a job for each item, one at a time.
 
-    A message of the email package, or in a buffer, is copied here and not when it is sent: the
-    caller may reuse it for the next recipient as soon as the next item is requested.
+    A message of the email package, or in a buffer, is copied here, not when it is sent: the caller
+    may change it for the next recipient as soon as the next item is requested.
 
     Raises:
         TypeError: something that is no envelope and no message.
@@ -181,11 +180,12 @@ class BulkSender:
     """Sends the messages of one run.
 
     Args:
-        core: the pool's.
-        configs: its servers.
-        rate_limiter: the pool's, if it has one.
-        timeout: seconds for each message, from when ``max_rate`` lets it go.
-        acquire_timeout: seconds of these for waiting for a connection; None for all of them.
+        core: the pool.
+        configs: the servers of the pool.
+        rate_limiter: the rate limiter of the pool, if it has one.
+        timeout: seconds for each message, from when ``max_rate`` allows it.
+        acquire_timeout: how many of these seconds may be spent waiting for a connection; None for
+            all of them.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class BulkSender:
         # The workers that have a connection.
         self.holders: set[_Worker] = set()
         # Held by the worker that waits for ``max_rate``.
-        self.rate_turn = threading.Lock()
+        self.rate_lock = threading.Lock()
 
     def send(self, job: MailJob, run: Run[MailJob]) -> None:
         """Send a message and those that are ready after it; each gets its outcome."""
@@ -218,24 +218,25 @@ class _Worker:
         self._sender = sender
         self._core = sender.core
         self._run = run
-        # The oldest first: jobs that no connection was given yet, jobs that one was given, and jobs
-        # that came back from a lost one.
+        # Each with the oldest first: jobs not yet given to a connection, jobs given to one, and
+        # jobs that must be given to another one.
         self._waiting = deque([job])
         self._in_flight: deque[MailJob] = deque()
         self._requeued: deque[MailJob] = deque()
-        # Of the first waiting job, if it has asked for a connection before.
+        # The deadlines of the first waiting job, if the pool has refused it a connection before.
         self._deadlines: tuple[Deadline, Deadline] | None = None
         # Jobs that are done and not passed on yet.
         self._done: list[MailJob] = []
-        # Of the stream: whether its connection had been used before, whether it is lost, whether
-        # there are no more messages; the first message; the error for which one is sent once more.
+        # The state of the current stream: whether a message may be sent once more, because the
+        # connection had been used before; whether the connection is lost; whether the stream has
+        # no more messages; its first message; the error because of which one is sent once more.
         self._may_retry = self._is_lost = False
         self._is_at_end = False
         self._first: MailJob | None = None
         self._retry_cause: SmtpError | None = None
 
     def send(self) -> None:
-        """Send all of them, and what may follow."""
+        """Send the waiting messages, and those that may follow on the same connections."""
         try:
             while self._waiting and not self._run.is_over:
                 self._send_first()
@@ -244,13 +245,13 @@ class _Worker:
             for job in [*self._in_flight, *self._requeued, *self._waiting]:
                 self._settle(job, outcome_so_far(job.request, error))
             raise
-        # The run is over: nothing more is begun.
+        # The run is over: no further message is begun.
         for job in self._waiting:
-            wrong = job.request if isinstance(job.request, SmtpError) else None
-            self._settle(job, wrong or never_begun("sending was stopped"))
+            invalid = job.request if isinstance(job.request, SmtpError) else None
+            self._settle(job, invalid or never_begun("sending was stopped"))
 
     def _send_first(self) -> None:
-        """Send the first message that waits, and what may follow on its connection."""
+        """Send the first waiting message, and those that may follow on its connection."""
         job = self._waiting[0]
         lease: Lease | None = None
         try:
@@ -266,7 +267,7 @@ class _Worker:
             with lease as connection:
                 self._sender.holders.add(self)
                 try:
-                    self._use(lease, connection, deadline)
+                    self._stream_with_retry(lease, connection, deadline)
                 finally:
                     self._sender.holders.discard(self)
         except SmtpError as error:
@@ -276,8 +277,8 @@ class _Worker:
             if may_wait and self._sender.holders:
                 self._run.sleep(RETRY_AFTER)
             elif isinstance(error, PoolOverloadedError) and (seconds := within.remaining()):
-                # Not even a place in the queue (``max_waiting``): refused at once, but the message
-                # has its time.
+                # The pool refused a place in its queue (``max_waiting``) at once, but the message
+                # has time left (rule 3).
                 self._deadlines = deadline, within
                 self._run.sleep(min(RETRY_AFTER, seconds))
             else:
@@ -286,12 +287,12 @@ class _Worker:
     # Before a message is sent.
 
     def _new_deadlines(self) -> tuple[Deadline, Deadline]:
-        """The deadlines of a message, and of its waiting for a connection."""
+        """The deadline of a message, and that of its wait for a connection."""
         deadline, acquire_timeout = Deadline(self._sender.timeout), self._sender.acquire_timeout
         return deadline, deadline if acquire_timeout is None else deadline.at_most(acquire_timeout)
 
     def _make_request(self, job: MailJob) -> None:
-        """Make the request of a message, or the error that it cannot be made."""
+        """Make the request of a message, or store the error that prevents it."""
         if job.request is None:
             try:
                 job.request = request_of(job.envelope)
@@ -301,18 +302,18 @@ class _Worker:
                 job.request = error
 
     def _wait_for_rate(self, job: MailJob) -> bool:
-        """Begin a message and wait until ``max_rate`` lets it go; False if the run ended first.
+        """Begin a message and wait until ``max_rate`` allows it; False if the run ended first.
 
-        That may take any time. One worker waits at a time: a run has one moment reserved and not
-        one for each worker, so that other callers of the pool do not wait for all of them.
+        The wait has no limit. One worker waits at a time, so that a run reserves one slot and not
+        one for each worker: other callers of the pool would wait for all of them.
         """
         if not job.has_begun:
             self._begin(job)
         if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
-            with self._sender.rate_turn:
+            with self._sender.rate_lock:
                 if self._run.is_over:
                     return False
-                # In a closed pool the outcome is known without waiting.
+                # A closed pool fails the message anyway, so it need not wait.
                 if not self._core.is_closed:
                     seconds = limiter.reserve(time.monotonic(), math.inf)
                     if seconds and not self._run.sleep(seconds):
@@ -321,19 +322,21 @@ class _Worker:
         return True
 
     def _rate_allows_now(self) -> bool:
-        """Whether ``max_rate`` lets a message go at once."""
+        """Reserve a slot of ``max_rate`` if one is free now; False if none is."""
         limiter = self._sender.rate_limiter
         return limiter is None or limiter.reserve(time.monotonic(), 0.0) is not None
 
     def _begin(self, job: MailJob) -> None:
         configs = self._sender.configs
-        # With several servers it is not known yet which one the message goes to.
+        # With several servers the connection decides which one the message goes to.
         server = configs[0] if len(configs) == 1 else None
-        job.begin(self._core.events.about(Action.SEND, server), self._run.context)
+        job.begin(self._core.events.operation(Action.SEND, server), self._run.context)
 
     # On a connection.
 
-    def _use(self, lease: Lease, connection: SmtpConnection, deadline: Deadline) -> None:
+    def _stream_with_retry(
+        self, lease: Lease, connection: SmtpConnection, deadline: Deadline
+    ) -> None:
         """Stream over a borrowed connection, and over another one if it turns out to be dead."""
         self._may_retry, first = lease.was_reused, self._waiting[0]
         while not self._run.is_over:
@@ -345,13 +348,13 @@ class _Worker:
             if not self._wait_to_retry(self._waiting[0], deadline):
                 return
             word = "dead" if self._waiting[0].limit_refusal is None else "at its limit"
-            text = "%s: a reused connection was %s (%s): once more"
+            text = "%s: a reused connection was %s (%s): retrying over another one"
             log(logging.INFO, text, self._core.name, word, str(self._retry_cause))
             self._core.count(retries=1)
             connection, self._may_retry = lease.renew(deadline), False
 
     def _wait_to_retry(self, job: MailJob, deadline: Deadline) -> bool:
-        """Wait until ``max_rate`` allows a retry; False if that is too late or the run ended."""
+        """Wait until ``max_rate`` allows a retry; False if the deadline or the end is earlier."""
         try:
             if job.needs_rate and (limiter := self._sender.rate_limiter) is not None:
                 seconds = limiter.reserve_within(deadline)
@@ -378,7 +381,7 @@ class _Worker:
         except SmtpError as error:
             if not is_own(error) or self._first is not None:
                 raise
-            # The connection could not be used at all, and the message was not begun.
+            # The connection failed before the first message was begun.
             if not self._is_retried(self._waiting[0], error):
                 raise
         finally:
@@ -391,15 +394,15 @@ class _Worker:
     ) -> Iterator[MailRequest | SmtpError]:
         """The requests of the stream, each made for the server of the connection."""
         server = self._sender.configs[lease.server]
-        while (job := self._following(lease, connection, deadline)) is not None:
+        while (job := self._next_job(lease, connection, deadline)) is not None:
             job.set_server(server)
             yield self._request_for(job, connection, deadline)
         self._is_at_end = True
 
-    def _following(
+    def _next_job(
         self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline
     ) -> MailJob | None:
-        """The next message of the stream, in flight; None where the stream ends."""
+        """Put the next message of the stream in flight; None if the stream ends here."""
         if self._done:
             self._pass_on()
         is_first = self._first is None
@@ -413,7 +416,8 @@ class _Worker:
             self._waiting.append(job)
         job = self._waiting[0]
         if job.request is None:
-            # The message's own file or iterable is read.
+            # This may read the message from a file or iterable of the caller, whose time does not
+            # count.
             deadline.pause()
             self._make_request(job)
             deadline.go_on()
@@ -435,7 +439,7 @@ class _Worker:
         assert request is not None
         if isinstance(request, SmtpError):
             return request
-        # The attempt on a lost connection is dropped: its outcome is known.
+        # Drop the state of an attempt on a lost connection.
         if isinstance(request, MessageRequest):
             request.made = None
         else:
@@ -447,7 +451,7 @@ class _Worker:
                 raise
             return error
         if made.content.is_stream:
-            # The deadline is looked at between its blocks.
+            # The deadline is checked between the blocks of the content.
             peer = connection._channel.peer
             made.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
         return made
@@ -455,7 +459,7 @@ class _Worker:
     def _conclude(self, job: MailJob, outcome: Outcome, connection: SmtpConnection) -> None:
         """Store the outcome of a message, or requeue it for another connection."""
         if isinstance(outcome, SmtpError):
-            # The first message is settled in any case, so that each stream settles one.
+            # Not the first message: a stream that settles or retries none makes no progress.
             if outcome.never_begun and job is not self._first:
                 self._is_lost = True
                 self._requeued.append(job)
@@ -471,7 +475,7 @@ class _Worker:
             self._pass_on()
 
     def _is_retried(self, job: MailJob, error: SmtpError) -> bool:
-        """Whether the message during which the connection was lost is sent once more."""
+        """Whether the message is sent once more because its connection was lost (rule 2)."""
         if not self._may_retry or job.is_retry or not is_stale(error):
             return False
         job.is_retry, self._is_lost, self._retry_cause = True, True, error
@@ -480,7 +484,7 @@ class _Worker:
     def _may_be_session_limit(
         self, job: MailJob, error: SmtpError, connection: SmtpConnection
     ) -> bool:
-        """Whether a refusal may be due to a session limit; the message is sent once more then."""
+        """Whether a refusal may be due to a session limit, so that the message is retried."""
         if job.limit_refusal is not None and isinstance(error, ResponseError):
             note_if_refused_again(connection, job.limit_refusal, error)
         if not self._may_retry or job.is_retry:
@@ -494,12 +498,12 @@ class _Worker:
     # After a message is done.
 
     def _settle(self, job: MailJob, outcome: Outcome) -> None:
-        """Store the outcome of a message, and pass it on."""
+        """Store the outcome of a message, and pass it to the caller."""
         self._note(job, outcome)
         self._pass_on()
 
     def _note(self, job: MailJob, outcome: Outcome) -> None:
-        """Store the outcome of a message; with a hook, count it and report it at once."""
+        """Store the outcome of a message; with a hook, pass it on at once."""
         if isinstance(outcome, SmtpError):
             job.outcome = SendOutcome(job.envelope, None, outcome)
         else:
@@ -509,7 +513,7 @@ class _Worker:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Count the messages that are done, report them to the hook, and pass them on."""
+        """Count the messages that are done, report them to the hook and pass them to the caller."""
         done, self._done = self._done, []
         if not done:
             return
@@ -540,7 +544,7 @@ def _stream_over(
 
 
 def count_messages(core: PoolCore, outcomes: Sequence[Outcome]) -> None:
-    """Count messages in the figures of the pool."""
+    """Count messages in the statistics of the pool."""
     messages = accepted = rejected = failed = unknown = 0
     for outcome in outcomes:
         if isinstance(outcome, SmtpError):
@@ -558,7 +562,7 @@ def count_messages(core: PoolCore, outcomes: Sequence[Outcome]) -> None:
 
 
 def is_stale(error: SmtpError) -> bool:
-    """Whether an error only shows that a connection had died since its last use."""
+    """Whether an error only shows that a connection became unusable since its last use."""
     return (
         isinstance(error, (ConnectionClosedError, TransportError, TransientError))
         and (not isinstance(error, TransientError) or error.response.code == 421)
@@ -568,7 +572,7 @@ def is_stale(error: SmtpError) -> bool:
 
 
 def refused_at_limit(connection: SmtpConnection, error: SmtpError) -> ResponseError | None:
-    """The error as a refusal that may be due to a session limit, else None.
+    """Return the error if it is a refusal that may be due to a session limit, else None.
 
     See `smtpconn.protocol.quirks.SESSION_LIMIT`.
     """
@@ -582,12 +586,12 @@ def refused_at_limit(connection: SmtpConnection, error: SmtpError) -> ResponseEr
 def note_if_refused_again(
     connection: SmtpConnection, refused_first: ResponseError, error: ResponseError
 ) -> None:
-    """Note that a new connection got such a refusal too, if it did: it is no session limit then.
+    """Note that a retry got the same kind of refusal, if so: it is not due to a session limit.
 
     Args:
-        connection: the new one.
-        refused_first: the refusal on the connection that was used before.
-        error: the refusal on the new one.
+        connection: the new connection.
+        refused_first: the refusal on the connection that had been used before.
+        error: the refusal on the new connection.
     """
     if refused_first.phase is not error.phase:
         return

@@ -1,8 +1,8 @@
 """`ConnectionPool`: connections that are made once and used many times, by any thread.
 
-This file is the public face, and the one place that decides whether something may be sent again.
-Who gets which connection is decided in `smtpconn.pool.state`, done in `smtpconn.pool.core`, and
-held as a `smtpconn.pool.lease.Lease`.
+This file has the public class, and decides whether `ConnectionPool.send` may send a message again.
+`smtpconn.pool.state` decides which caller gets which connection, `smtpconn.pool.core` carries that
+out, and a `smtpconn.pool.lease.Lease` is the caller's hold on the connection.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from smtpconn.pool.bulk_sender import (
 from smtpconn.pool.core import PoolCore, recipient_counts
 from smtpconn.pool.events import Action, EventHook, OperationEvents
 from smtpconn.pool.lease import Lease
-from smtpconn.pool.options import PoolKeywords, PoolOptions, check_count, check_options_beside
+from smtpconn.pool.options import PoolKeywords, PoolOptions, check_count, check_other_options
 from smtpconn.pool.rate_limit import RateLimiter
 from smtpconn.pool.stats import PoolStats
 from smtpconn.protocol.mail_request import (
@@ -62,43 +62,44 @@ from smtpconn.protocol.mail_request import (
 from smtpconn.protocol.transaction import outcome_so_far
 
 MESSAGES_AHEAD, MESSAGES_AHEAD_EAGER = 4, 512
-"""Messages per connection that `ConnectionPool.send_many` takes ahead of their outcomes."""
+"""The number of messages per connection that `ConnectionPool.send_many` takes from its input before
+their outcomes are taken; the second one with `Pipelining.EAGER`."""
 
 BYTES_AHEAD = 512 * 1024
-"""Bytes of them, beyond two messages."""
+"""The size in bytes that these messages may have together, if they are more than two."""
 
 _log = logging.getLogger("smtpconn.pool")
 _numbers = itertools.count(1)
 
 
 class ConnectionPool:
-    """A pool of connections to one server.
+    """A pool of connections to one server, or to the first healthy one of several.
 
     Args:
         config: a `ServerConfig`, or a URL as `ServerConfig.from_url` takes it; or a sequence of
             them, of which the first healthy one is used.
-        max_size: connections at most, those in use included. A hard limit.
+        max_size: the maximum number of connections, in use and idle together. A hard limit.
         acquire_timeout: seconds a caller waits for a connection by default; None for as long as
             its operation may take, which for `connection` is the configuration's timeout.
         max_waiting: callers that may wait; one more gets `PoolOverloadedError` at once. None for
             no limit.
         max_idle: seconds after which an unused connection is closed.
-        max_lifetime: seconds after which a connection is closed when it comes back.
-        max_messages: messages after which a connection is closed when it comes back.
-        keepalive: seconds of silence after which an idle connection gets a NOOP (8 in its life
-            at most); None for no NOOPs and no background thread.
-        max_connecting: connections made at the same time.
+        max_lifetime: seconds after which a connection is closed when it is returned.
+        max_messages: messages after which a connection is closed when it is returned.
+        keepalive: seconds of silence after which an idle connection gets a NOOP (RFC 5321
+            4.1.1.9), at most 8 times in its life; None for no NOOPs and no background thread.
+        max_connecting: the maximum number of connections made at the same time.
         max_rate: messages per second that `send`, `send_message` and `send_many` send together;
             None for no limit.
         burst: how many messages may be sent at once after a pause.
         leak_after: seconds after which a lease is reported in the log with the stack of its
-            checkout; None not to watch. Watching costs some microseconds per checkout.
-        on_event: called with a `PoolEvent` for each thing that begins, ends or fails.
-        name: for logs and figures; None for a number.
+            checkout; None for no report. Recording a stack costs some microseconds per checkout.
+        on_event: called with a `PoolEvent` for each operation that begins, ends or fails.
+        name: for logs, events and statistics; None for a numbered one, such as ``pool-1``.
         options: attributes of `ServerConfig`, such as ``credentials``, for each server.
 
-    A pool is safe to use from any thread, and in a forked child, which begins with no connection
-    while the parent's stay as they are.
+    A pool may be used by any thread, and in a forked child. There it begins without connections,
+    and the connections of the parent are not affected.
 
     Raises:
         ValidationError: an invalid limit, no server, or an unknown option.
@@ -123,11 +124,11 @@ class ConnectionPool:
         name: str | None = None,
         **options: Unpack[ServerSettings],
     ) -> None:
-        given = wrapped(config)
+        given = with_secret_urls(config)
         del config
-        configs = configs_of(given, options)
+        configs = make_configs(given, options)
         self._configs = configs
-        # None if there are several: the server of a message is known only with its connection.
+        # None if there are several: then the connection decides the server of a message.
         self._only_server = configs[0] if len(configs) == 1 else None
         self._acquire_timeout = acquire_timeout
         limits = PoolOptions(
@@ -141,7 +142,7 @@ class ConnectionPool:
             max_connecting=max_connecting,
             leak_after=leak_after,
         )
-        check_options_beside(burst, on_event, name)
+        check_other_options(burst, on_event, name)
         self._rate_limiter = RateLimiter(max_rate, burst) if max_rate is not None else None
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._core = PoolCore(configs, limits, self.name, on_event)
@@ -157,20 +158,20 @@ class ConnectionPool:
         return self._core.is_closed
 
     def connection(self, timeout: float | None = None) -> Lease:
-        """Borrow a connection: ``with pool.connection() as c:``, where ``c`` is the connection.
+        """Borrow a connection: ``with pool.connection() as c:`` binds it to ``c``.
 
-        The connection is taken, and errors are raised, when the block is entered.
+        The connection is checked out, and errors are raised, when the block is entered.
 
         Args:
-            timeout: seconds to wait for one, making one included; None for ``acquire_timeout``, or
-                the configuration's timeout.
+            timeout: seconds to wait for a connection, which includes making one; None for
+                ``acquire_timeout``, or else the configuration's timeout.
 
         Raises:
-            PoolTimeoutError: none became free in time; the text says how many are in use.
-            PoolOverloadedError: too many wait already; or a signal handler or a destructor calls
-                while its own thread is inside the pool, and there is no room.
+            PoolTimeoutError: no connection became free in time; the text has the number in use.
+            PoolOverloadedError: ``max_waiting`` callers wait already; or a signal handler or a
+                destructor calls while its own thread is inside the pool, and the pool is full.
             PoolClosedError: the pool is closed.
-            SmtpError: a new connection could not be made; its class says why.
+            SmtpError: a new connection could not be made; the class of the error says why.
         """
         if timeout is None:
             seconds = self._acquire_timeout
@@ -189,15 +190,16 @@ class ConnectionPool:
     ) -> SendResult:
         """Send a message over a connection of the pool; arguments as `SmtpConnection.send`.
 
-        If a connection that was used before turns out to be dead, or replies 421, before the
-        content was begun, the message is sent once more over another connection, which is new or
-        was returned since. The same happens after some refusals of MAIL or DATA that may be due to
-        a limit on the session (docs/protocol.md). In no other case is anything sent twice: an
-        exception of other code (a signal handler, Ctrl-C) is raised unchanged, and the message may
-        or may not have been delivered then. With LMTP the result is an `LmtpSendResult`.
+        If a connection that was used before turns out to be dead, or its server replies 421,
+        before the content was begun, the message is sent once more over another connection, which
+        is new or was returned since. The same happens after some refusals of MAIL or DATA that may
+        be due to a limit on the session (docs/protocol.md). In no other case is anything sent
+        twice. An exception of other code (a signal handler, Ctrl-C) is raised unchanged; the
+        message may or may not have been delivered then. With LMTP the result is an
+        `LmtpSendResult`.
 
         Args:
-            timeout: seconds for everything, waiting for a connection included; None for the
+            timeout: seconds for the whole call, waiting for a connection included; None for the
                 configuration's timeout, of which ``acquire_timeout`` may be spent waiting.
 
         Raises:
@@ -225,7 +227,7 @@ class ConnectionPool:
 
     def _send(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
         core = self._core
-        events = core.events.about(Action.SEND, self._only_server) if core.has_hook else None
+        events = core.events.operation(Action.SEND, self._only_server) if core.has_hook else None
         try:
             if events is not None:
                 events.begin()
@@ -234,7 +236,8 @@ class ConnectionPool:
             result = self._send_with_retry(request, deadline, events)
         except BaseException as error:
             reset_if_forked()
-            # What other code raised says nothing of the message; what is known of that counts.
+            # An exception of other code does not say whether the message was delivered; the state
+            # of the transaction does.
             if isinstance(error, SmtpError) and is_own(error):
                 count_messages(core, [error])
             else:
@@ -250,36 +253,37 @@ class ConnectionPool:
     def send_many(
         self, envelopes: Iterable[Envelope | AnyMessage], *, timeout: float | None = None
     ) -> Outcomes[AnyOutcome]:
-        """Send many messages over all the pool's connections, going on after failures.
+        """Send many messages over all connections of the pool, and continue after failures.
 
         Each connection streams as `SmtpConnection.send_many` does: with PIPELINING one round trip
-        per message (RFC 2920 3.1), with `Pipelining.EAGER` and CHUNKING far fewer. Envelopes are
-        taken some ahead of the outcomes, in a thread of their own, and memory stays bounded however
-        many there are. Nothing is sent twice. It happens in threads that see the context variables
-        of the caller. Other callers of the pool are served within one message's time.
+        per message (RFC 2920 3.1), with `Pipelining.EAGER` and CHUNKING far fewer. A separate
+        thread takes a limited number of envelopes ahead of the outcomes, so that memory stays
+        bounded. Messages are sent once more in the cases of `send`, and in no other. All threads
+        run with the context variables of the caller. Other callers of the pool are served within
+        the time of one message.
 
         Args:
-            envelopes: what to send, envelopes or messages of the email package; may be a generator.
-            timeout: seconds for each message, as in `send`, from when ``max_rate`` lets it go.
+            envelopes: envelopes or messages of the email package; may be a generator.
+            timeout: seconds for each message, as in `send`, from when ``max_rate`` allows it.
 
         Yields:
-            An outcome per envelope, as they come, which is not the order of the envelopes.
+            An outcome per envelope, as soon as it is known; not in the order of the envelopes.
 
         Raises:
             TypeError: an item is no envelope and no message; no item after it is taken.
-            BaseException: what ``envelopes`` itself raised, or other code in one of the threads (a
-                logging filter, a hook), after the outcomes of what was taken. Each of these says
-                what is true of its message, also that one during which it was raised.
+            BaseException: an exception of ``envelopes``, or of other code in one of the threads (a
+                logging filter, a hook). It is raised after the outcomes of all messages that were
+                taken; the outcome of the message in flight then says what is known of it.
 
         A message that was not begun when its connection was lost is sent over another one. A
         message that gets no connection waits as long as other messages of this call have one.
 
-        Several threads may take outcomes. An exception that interrupts one of them (Ctrl-C, a
-        signal handler's) ends nothing and loses nothing: the next ``next`` continues. After
-        `Outcomes.stop` no message is begun: those in flight are finished and their outcomes come,
-        then those of messages taken and not begun, whose errors have ``never_begun``.
-        `Outcomes.close` does so, waits, and returns the outcomes not yet taken. A process that ends
-        finishes what is in flight, too.
+        Several threads may take outcomes. If an exception (Ctrl-C, or one of a signal handler)
+        interrupts one of them, no outcome is lost: the next call of ``next`` continues. After
+        `Outcomes.stop` no message is begun. Messages in flight are finished, and ``next`` yields
+        their outcomes, and then those of messages that were taken and not begun, whose errors have
+        ``never_begun``. `Outcomes.close` stops too, waits, and returns the outcomes not yet taken.
+        At the end of the process, messages in flight are finished, too.
         """
         check_items(envelopes)
         workers = self.stats().max_size
@@ -296,12 +300,12 @@ class ConnectionPool:
         return Outcomes(sender.send, mail_jobs(envelopes), workers, limit)
 
     def warm(self, count: int) -> None:
-        """Make connections ahead of need, until there are ``count`` (at most ``max_size``).
+        """Make connections in advance, until there are ``count`` (at most ``max_size``).
 
-        They are made one after the other, and each is free for others as soon as it is made.
+        They are made one after the other, and callers can use each one as soon as it is made.
 
         Raises:
-            ValidationError: ``count`` is no number.
+            ValidationError: ``count`` is no int, or negative.
             SmtpError: as `connection`.
         """
         check_count("count", count, 0)
@@ -309,23 +313,26 @@ class ConnectionPool:
         self._core.warm(count, self.config.timeout if seconds is None else seconds)
 
     def drain(self) -> None:
-        """Replace every connection: idle ones now, those in use when they come back."""
+        """Close every connection: idle ones now, those in use when they are returned.
+
+        Later callers get new connections.
+        """
         self._core.drain()
 
     def leaks(self) -> list[tuple[float, str]]:
-        """The leases older than ``leak_after``: age in seconds, and the stack of their checkout."""
+        """The leases older than ``leak_after``: age in seconds, and the stack of the checkout."""
         return self._core.leaks()
 
     def stats(self) -> PoolStats:
-        """The pool's figures at this moment."""
+        """A snapshot of the pool's statistics."""
         return self._core.stats()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close the pool: refuse new callers, wake waiting ones, wait for leases, say QUIT.
+        """Close the pool: refuse new and waiting callers, send QUIT, and wait for leases.
 
         Args:
-            timeout: seconds to wait for connections in use; those still out after it are closed
-                when they come back. 0 does not wait.
+            timeout: seconds to wait for connections in use; those that are not returned in time
+                are closed when they are returned. 0 does not wait.
         """
         self._core.close(timeout)
 
@@ -348,7 +355,7 @@ class ConnectionPool:
 
     def __repr__(self) -> str:
         if not hasattr(self, "_core"):
-            # Reports of an error in the constructor show the repr of this.
+            # A report of an error in the constructor may show the repr of this object.
             return "<ConnectionPool not made>"
         stats = self.stats()
         closed = "closed " if self.is_closed else ""
@@ -386,7 +393,7 @@ class ConnectionPool:
                 elif not is_stale(error):
                     raise
                 _log.info(
-                    "%s: a reused connection was %s (%s): once more",
+                    "%s: a reused connection was %s (%s): retrying over another one",
                     self.name,
                     "dead" if limit_refusal is None else "at its limit",
                     str(error),
@@ -403,7 +410,7 @@ class ConnectionPool:
                 raise
 
     def _wait_for_rate(self, deadline: Deadline, error: SmtpError) -> None:
-        """Wait until ``max_rate`` allows a retry; raise ``error`` if that is too late."""
+        """Wait until ``max_rate`` allows a retry; raise ``error`` if the deadline is earlier."""
         try:
             if self._rate_limiter is not None:
                 self._rate_limiter.wait(deadline)
@@ -411,13 +418,13 @@ class ConnectionPool:
             raise error from None
 
 
-def wrapped(
+def with_secret_urls(
     config: ServerConfig | str | Sequence[ServerConfig | str],
 ) -> tuple[ServerConfig | Secret, ...]:
-    """The given servers, with URLs wrapped in `Secret`: they may hold passwords.
+    """The given servers as a tuple, with each URL wrapped in `Secret`: it may hold a password.
 
     Raises:
-        ValidationError: it is no server, or there is none.
+        ValidationError: ``config`` is no server and no sequence of servers, or it is empty.
     """
     several: tuple[object, ...] = (config,)
     if isinstance(config, Iterable) and not isinstance(config, (str, bytes, bytearray, dict)):
@@ -439,10 +446,10 @@ def wrapped(
     return found
 
 
-def configs_of(
+def make_configs(
     given: Iterable[ServerConfig | Secret], options: ServerSettings
 ) -> tuple[ServerConfig, ...]:
-    """The configurations of servers, with some attributes changed.
+    """The configurations of the given servers, with the attributes in ``options`` changed.
 
     Raises:
         ValidationError: a URL that cannot be read, or an unknown option.

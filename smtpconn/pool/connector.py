@@ -1,8 +1,8 @@
 """Making connections for a pool: to which server, in how much time, with which TLS session.
 
-Which server is tried is decided in `smtpconn.pool.failover`; here it is tried. After a failure,
-"too many connections" included, the next server is tried within the same deadline. Each gets its
-share of the time, so that a silent server cannot use up the time of the others.
+`smtpconn.pool.failover` decides which servers are tried, and `Connector` tries them. After a
+failure, "too many connections" included, it tries the next server within the same deadline. Each
+server gets a share of the time, so that a silent one cannot use up the time of the others.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ _log = logging.getLogger("smtpconn.pool")
 
 
 class Connector:
-    """Makes connections, and keeps the figures of the attempts.
+    """Makes connections, and counts the attempts.
 
     Args:
         configs: the servers, the preferred one first.
-        lock: the pool's; held for decisions, never while connecting.
+        lock: the pool's lock; held for decisions, never while connecting.
         emitter: emits the events of connecting.
-        connections_to: how many connections the pool has to the server of an index, idle or lent.
+        connections_to: returns the number of connections, idle or in use, that the pool has to the
+            server with an index.
 
     Attributes:
-        connects, errors: connections made, and attempts that failed.
-        seconds: the time that making the connections took.
+        connects, errors: the numbers of successful and failed attempts.
+        seconds: the total time of the successful ones.
     """
 
     def __init__(
@@ -59,23 +60,25 @@ class Connector:
         self._quirks = [ServerQuirks() for _ in configs]
 
     def connect(
-        self, deadline: Deadline, is_to_wait: Callable[[SmtpError | None, float], bool]
+        self, deadline: Deadline, should_wait: Callable[[SmtpError | None, float], bool]
     ) -> tuple[SmtpConnection, int] | None:
-        """Connect to the first server that can be had.
+        """Connect to the first server that accepts a connection.
 
-        A server that hangs has `TRIAL_TIMEOUT` seconds while there are others, or connections that
-        may come back; and the rest of the time once there are none.
+        A server gets at most `TRIAL_TIMEOUT` seconds while there are other servers to try, or
+        connections in use that may be returned. If all of these fail, the servers that this limit
+        cut short are tried again, with the rest of the time.
 
         Args:
-            deadline: by when.
-            is_to_wait: asked when no server can be had and one has too many connections already;
-                given its error (None if that was known before) and when to try again (monotonic);
-                True to give up for now.
+            deadline: of all attempts together.
+            should_wait: called when no server accepts a connection and one of them has too many
+                already. Its arguments are the error of that server (None if its limit was known
+                before) and the time to try again (monotonic clock). It returns True if the caller
+                waits for a connection to be returned instead.
 
-        Returns the connection and its server's place in the order; None if it is given up.
+        Returns the connection and the index of its server; None if ``should_wait`` returned True.
 
         Raises:
-            SmtpError: what the last server failed with.
+            SmtpError: the error of the last server.
         """
         with self._lock:
             now = time.monotonic()
@@ -87,8 +90,8 @@ class Connector:
         cut_short: list[int] = []
         for left in range(len(order), 0, -1):
             index = order[-left]
-            is_last_hope = left == 1 and not others_are_full and too_many is None
-            limit = math.inf if is_last_hope else TRIAL_TIMEOUT
+            is_last_option = left == 1 and not others_are_full and too_many is None
+            limit = math.inf if is_last_option else TRIAL_TIMEOUT
             share = deadline.share(left + len(cut_short))
             is_cut_short = limit < share.remaining()
             try:
@@ -103,11 +106,11 @@ class Connector:
                     cut_short.append(index)
                 if left > 1:
                     name, server = self._emitter.pool, self._configs[index]
-                    _log.info("%s: moving on from %s: %s", name, server, str(error))
+                    _log.info("%s: %s failed, trying the next server: %s", name, server, str(error))
         if too_many is not None or others_are_full:
             with self._lock:
                 retry_at = self._servers.retry_at(time.monotonic())
-            if is_to_wait(too_many, retry_at):
+            if should_wait(too_many, retry_at):
                 return None
         while cut_short and deadline.remaining():
             index = cut_short.pop(0)
@@ -119,19 +122,20 @@ class Connector:
                     raise
                 failure = error
         if failure is None:
-            # All were full; the last connection to them has gone since, so there is room.
-            return self.connect(deadline, is_to_wait)
+            # All servers were at their limits, but the pool's last connection to them has been
+            # closed since, so there is room.
+            return self.connect(deadline, should_wait)
         raise failure
 
     def connect_to_better(
         self, index: int, deadline: Deadline
     ) -> tuple[SmtpConnection, int] | None:
-        """Ask whether a server preferred to this one is back, if it is this caller's turn to.
+        """Try to connect to a server that is preferred to the server ``index``, if one is due.
 
-        For a caller that has a connection to the server ``index`` and falls back on it; so all
-        others go on with theirs.
+        The caller has a connection to the server ``index`` and uses it if this fails. A server is
+        due for one caller at a time; other callers get None and keep their connections.
 
-        Returns a connection to the better server and its place; None if there is none.
+        Returns a connection to the preferred server and its index; None if there is none.
         """
         with self._lock:
             now = time.monotonic()
@@ -145,35 +149,36 @@ class Connector:
             if not is_own(error):
                 raise
             name, server = self._emitter.pool, self._configs[better]
-            _log.info("%s: staying away from %s: %s", name, server, str(error))
+            _log.info("%s: the preferred server %s still fails: %s", name, server, str(error))
             return None
 
     def keep_tls_session(self, connection: SmtpConnection, index: int) -> None:
-        """Keep what the next connection to this server can resume.
+        """Keep the TLS session of a connection for the next connection to the same server.
 
-        With TLS 1.3 it comes some time after the handshake, so not before the first use.
+        Called when the connection is first returned: with TLS 1.3 the session ticket arrives only
+        after the handshake (RFC 8446 4.6.1).
         """
         tls = connection.tls
         if tls is not None and tls.session is not None:
             self._tls_sessions[index] = tls.session
 
     def has_better(self, index: int) -> bool:
-        """Whether a server that is preferred to this one is known to be back, and has room."""
+        """Whether a server preferred to the server ``index`` is healthy and has room."""
         with self._lock:
             return self._servers.has_better(index)
 
     def last_error(self) -> SmtpError | None:
-        """What went wrong last with the most preferred server that has trouble."""
+        """The last error of the most preferred server that fails; None if none does."""
         return self._servers.last_error()
 
     def stats(self) -> tuple[ServerStats, ...]:
-        """How each server stands."""
+        """The state of each server."""
         return self._servers.stats()
 
     def _connect_to(self, index: int, deadline: Deadline) -> SmtpConnection:
         begun = time.monotonic()
         config = self._configs[index]
-        events = self._emitter.about(Action.CONNECT, config)
+        events = self._emitter.operation(Action.CONNECT, config)
         try:
             events.begin()
             connection = self._try(index, deadline.at_most(config.timeout))
@@ -221,5 +226,5 @@ class Connector:
 
 
 def _is_too_many(error: SmtpError) -> bool:
-    """Whether a refusal at connecting may mean that there are too many connections already."""
+    """Whether the server may have refused a connect because there are too many connections."""
     return isinstance(error, TransientError) and error.response.code in TOO_MANY_CONNECTIONS_CODES

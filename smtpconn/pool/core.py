@@ -7,9 +7,9 @@ and no call of other code (hooks, iterables, token functions).
 A signal handler or a destructor may call a pool while its own thread is inside a decision, which
 cannot continue before that call returns. The lock is re-entrant, and `PoolCore._is_interrupting`
 recognises such a call. It does not wait for a connection: it gets an idle one or makes one. If the
-pool is full, it is refused with `PoolOverloadedError`, and nothing has changed. What it gives back
-is free at once, but callers in the queue are served only when the interrupted call has released the
-lock. See rule 4 of `smtpconn.pool.state`.
+pool is full, it is refused with `PoolOverloadedError`, and nothing has changed. A lease or
+connection that it returns is free at once, but callers in the queue are served only when the
+interrupted call has released the lock. See rule 4 of `smtpconn.pool.state`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ NOOP_TIMEOUT = 5.0
 """Seconds a keep-alive NOOP may take."""
 
 LIFETIME_JITTER = 0.1
-"""Part by which lifetimes differ, so that connections made together do not end together."""
+"""Fraction by which lifetimes vary, so that connections made together do not expire together."""
 
 MAINTENANCE_RETRY = 1.0
-"""Seconds after which maintenance that failed is tried again."""
+"""Seconds after which failed maintenance is tried again."""
 
 _ROUTINE = frozenset(
     {DiscardReason.MAX_IDLE, DiscardReason.MAX_LIFETIME, DiscardReason.MAX_MESSAGES}
@@ -55,12 +55,12 @@ _ROUTINE = frozenset(
 
 
 class PoolCore:
-    """The inside of a pool.
+    """The implementation behind `smtpconn.ConnectionPool`: checkout, return, maintenance, figures.
 
     Args:
         configs: the servers, the preferred one first.
-        options: the pool's.
-        name: the pool's, for logs and messages.
+        options: the limits of the pool.
+        name: the name of the pool, for logs and error texts.
         hook: called with each event.
     """
 
@@ -93,17 +93,18 @@ class PoolCore:
         self._all_returned = Wakeup()
         self._leaks = LeakReport(self.name, self._options.leak_after)
         self._held: dict[Waiter, OperationEvents] = {}
-        # What destructors and interrupting calls leave for the next call of the pool.
+        # Returned leases whose clean-up destructors and interrupting calls leave to the pool's
+        # next call.
         self.deferred: deque[Waiter | LeaseReference] = deque()
 
-    # Lending
+    # Checkout and return
 
     def checkout(self, waiter: Waiter, timeout: float | Deadline) -> SmtpConnection:
-        """Get a good connection, waiting for one if need be; for `Lease`."""
+        """Get a usable connection, waiting for one if necessary; for `Lease`."""
         begun = time.monotonic()
         events = NO_EVENTS
         if self._watches:
-            events = self.events.about(Action.CHECKOUT)
+            events = self.events.operation(Action.CHECKOUT)
             events.begin()
         with self._lock:
             pooled = self._state.try_acquire(waiter, begun)
@@ -130,7 +131,7 @@ class PoolCore:
     def renew(self, waiter: Waiter, deadline: Deadline) -> SmtpConnection:
         """Replace a connection that turned out to be dead; for `Lease`.
 
-        The other one is new, or has come back from use since.
+        The replacement is new, or was returned after this call began.
         """
         if (dead := waiter.pooled) is not None:
             self._discard(dead, DiscardReason.DEAD_WHEN_USED)
@@ -149,7 +150,12 @@ class PoolCore:
         return self._state.may_follow(waiter, time.monotonic())
 
     def check_in(self, waiter: Waiter, keep: bool) -> None:
-        """Take back the connection and the lease; may be called again; for `Lease`."""
+        """Take back the connection and the lease; safe to call again; for `Lease`.
+
+        Args:
+            waiter: the lease.
+            keep: False to close the connection instead of making it idle.
+        """
         now = time.monotonic()
         pooled = waiter.pooled
         is_back, due = False, None
@@ -179,11 +185,12 @@ class PoolCore:
                 reason = self._state.discard_reason_on_return(pooled, now)
                 if reason is None:
                     self._counters.use_seconds += now - waiter.since
-                    self._give_back(waiter, pooled, now, is_interrupting)
+                    self._release_or_defer(waiter, pooled, now, is_interrupting)
                     expired = self._state.take_oldest_expired(now)
                     due = self._maintenance_due(pooled) if self._keeps_alive else None
         if reason is not None:
-            # Before the lease is free, so that there is never one connection too many.
+            # Closed before the lease is free: otherwise another caller could connect first, and
+            # there would be one connection more than ``max_size``.
             try:
                 self._discard(pooled, reason)
             finally:
@@ -200,8 +207,8 @@ class PoolCore:
         """Take back a lease that was collected as garbage; for `Lease`.
 
         Called from ``__del__``, which may run while the application holds any lock, so it must not
-        call the application's code. The lease is given back at once; the rest is left to the pool's
-        next call, by way of `LeaseReference`.
+        call the application's code. The lease is released at once; `LeaseReference` leaves the rest
+        to the pool's next call.
         """
         if (pooled := waiter.pooled) is not None:
             waiter.lost = pooled
@@ -225,7 +232,7 @@ class PoolCore:
             lease.__exit__(None, None, None)
 
     def _warm_one(self, waiter: Waiter, count: int, deadline: Deadline) -> bool:
-        """Make a connection if there are fewer than ``count``; whether there were."""
+        """Make a connection if there are fewer than ``count``; return whether there were fewer."""
         is_interrupting = self._is_interrupting()
         with self._lock:
             now = time.monotonic()
@@ -236,7 +243,7 @@ class PoolCore:
             waiter.not_before = now
             if not is_interrupting:
                 self._enqueue(waiter, now)
-        events = self.events.about(Action.CHECKOUT)
+        events = self.events.operation(Action.CHECKOUT)
         try:
             events.begin()
             if is_interrupting:
@@ -256,7 +263,7 @@ class PoolCore:
     def _wait_for_connection(
         self, waiter: Waiter, deadline: Deadline, begun: float, events: OperationEvents
     ) -> PooledConnection:
-        # Counted already if an idle connection was lent and turned out to be dead.
+        # The checkout is counted already if it got an idle connection, which turned out to be dead.
         is_counted = waiter.pooled is not None
         try:
             if self._is_interrupting():
@@ -277,7 +284,7 @@ class PoolCore:
             if self._state.is_closed:
                 raise self._closed_error()
             if waiter.pooled is not None:
-                # It was served already, with a connection that turned out to be unusable.
+                # The caller was served already, with a connection that turned out to be unusable.
                 self._state.requeue(waiter, now)
             elif self._state.is_overloaded(now):
                 self._counters.overloads += 1
@@ -292,7 +299,7 @@ class PoolCore:
         server = self._configs[pooled.server]
         events.set_server(server)
         events.done()
-        self._held[waiter] = self.events.holding(server)
+        self._held[waiter] = self.events.checkin(server)
         # The caller's frame: below it are those of Lease.__enter__, checkout and _watch.
         self._leaks.watch(waiter, sys._getframe(3))
 
@@ -315,9 +322,10 @@ class PoolCore:
     def _move_back(
         self, waiter: Waiter, pooled: PooledConnection, deadline: Deadline
     ) -> PooledConnection | None:
-        """Replace a connection to a backup by one to a better server; None if none is back.
+        """Replace a connection to a backup server by one to a preferred server.
 
-        One caller at a time tries this; the others continue with the idle connection.
+        Returns None if no preferred server accepts a connection. One caller at a time tries this;
+        the others continue with their idle connections.
         """
         made = self._connector.connect_to_better(pooled.server, deadline) if pooled.server else None
         if made is None:
@@ -350,7 +358,7 @@ class PoolCore:
                 return pooled
 
     def _validate(self, pooled: PooledConnection, now: float) -> bool:
-        """Whether an idle connection may be handed out; it is given up if not."""
+        """Whether an idle connection may be handed out; if not, it is discarded."""
         if now >= pooled.expires_at:
             reason = self._state.discard_reason_when_idle(pooled, now) or DiscardReason.MAX_IDLE
         elif pooled.server and self._connector.has_better(pooled.server):
@@ -365,13 +373,13 @@ class PoolCore:
     def _wait_for_turn(self, waiter: Waiter, deadline: Deadline) -> None:
         if self.deferred:
             self._finish_deferred()
-        # With a short deadline, a NOOP gets only half of the time that is left.
+        # With a short deadline, the caller waits for a NOOP only half of the time that is left.
         grace = min(NOOP_GRACE, deadline.remaining() / 2)
         while True:
             with self._lock:
                 now = time.monotonic()
                 self._state.dispatch(now)
-                # When this time has passed there is room, although no lease was given back.
+                # After this time there is room even if no lease was released.
                 more_room_in = self._state.more_room_in(now)
                 overdue_in = self._state.noop_overdue_in(now, grace)
             left = deadline.remaining()
@@ -380,11 +388,11 @@ class PoolCore:
             if left <= min(more_room_in, overdue_in):
                 self._give_up_unless_served(waiter, deadline)
                 break
-            self._take_from_overdue_noops(grace)
+            self._reclaim_overdue_noops(grace)
         if self._state.is_closed:
             raise self._closed_error()
 
-    def _take_from_overdue_noops(self, grace: float) -> None:
+    def _reclaim_overdue_noops(self, grace: float) -> None:
         """Close connections whose keep-alive NOOP is overdue, to make room for waiting callers."""
         with self._lock:
             overdue = self._state.overdue_noops(time.monotonic(), grace)
@@ -397,10 +405,11 @@ class PoolCore:
     def _give_up_unless_served(self, waiter: Waiter, deadline: Deadline) -> None:
         with self._lock:
             if self._state.is_served(waiter):
-                return  # its turn came in the meantime
+                return  # the caller was served in the meantime
             self._counters.timeouts += 1
             error, cause = self._timeout_error(deadline), self._connector.last_error()
-        # As text: a record that is kept (by Sentry, by a queue) must not keep this frame alive.
+        # Logged as text: a record that is kept (by Sentry, by a queue) must not keep this frame
+        # alive through the traceback of the error.
         log(logging.WARNING, "%s: %s", self.name, str(error))
         try:
             raise error from cause
@@ -410,10 +419,10 @@ class PoolCore:
     def _connect(self, waiter: Waiter, deadline: Deadline) -> PooledConnection | None:
         """Make a connection; None if the caller has to wait for one instead."""
 
-        def is_to_wait(error: SmtpError | None, until: float) -> bool:
+        def should_wait(error: SmtpError | None, until: float) -> bool:
             return self._requeue_at_server_limit(waiter, error, until)
 
-        made = self._connector.connect(deadline, is_to_wait)
+        made = self._connector.connect(deadline, should_wait)
         if made is None:
             return None
         pooled = self._new_pooled(*made)
@@ -436,7 +445,7 @@ class PoolCore:
             lifetime=options.max_lifetime * random.uniform(1 - LIFETIME_JITTER, 1),
             last_used_at=now,
             server=server,
-            most_messages=min(
+            max_messages=min(
                 options.max_messages, connection.capabilities.max_transactions or math.inf
             ),
         )
@@ -451,7 +460,7 @@ class PoolCore:
             waits = self._state.requeue_at_server_limit(waiter, now, until)
             size = self._state.effective_size(now)
         if waits and error is not None and now < until:
-            text = "%s: down to %d connections for a while: %s"
+            text = "%s: limited to %d connections for a while: %s"
             log(logging.WARNING, text, self.name, size, str(error))
         return waits
 
@@ -469,19 +478,19 @@ class PoolCore:
             f"waiting={len(state.queue)}; the oldest lease is {age:.1f} s old"
         )
 
-    # Figures, draining, closing, forking
+    # Statistics, draining, closing, forking
 
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._state.is_closed
 
-    def count(self, **what: int) -> None:
-        """Add to counters of `Counters`."""
+    def count(self, **amounts: int) -> None:
+        """Add to the counters, as `Counters.add`."""
         if self.deferred:
             self._finish_deferred()
         with self._lock:
-            self._counters.add(**what)
+            self._counters.add(**amounts)
 
     def count_sent(self, result: SendResult) -> None:
         """Count a message that was sent, and its recipients."""
@@ -495,7 +504,7 @@ class PoolCore:
             counters.rejected_recipients += rejected
 
     def drain(self) -> None:
-        """Replace every connection: idle ones now, those in use when they come back."""
+        """Close every connection: idle ones now, those in use when they are returned."""
         reset_if_forked()
         with self._lock:
             self._state.drain()
@@ -504,12 +513,12 @@ class PoolCore:
             self._discard(pooled, reason)
 
     def leaks(self) -> list[tuple[float, str]]:
-        """The leases older than ``leak_after``: their age, and the stack of their checkout."""
+        """The leases older than ``leak_after``: age in seconds, and stack of the checkout."""
         reset_if_forked()
         return self._leaks.old(time.monotonic())
 
     def stats(self) -> PoolStats:
-        """The figures at this moment."""
+        """A snapshot of the pool's statistics."""
         reset_if_forked()
         if self.deferred:
             self._finish_deferred()
@@ -544,7 +553,11 @@ class PoolCore:
             )
 
     def close(self, timeout: float) -> None:
-        """Refuse new callers, wake waiting ones, say QUIT on idle connections, wait for leases."""
+        """Refuse new callers, wake waiting ones, QUIT idle connections, and wait for leases.
+
+        Args:
+            timeout: seconds to wait for leases; 0 does not wait.
+        """
         reset_if_forked()
         with self._lock:
             self._state.is_closed = True
@@ -556,18 +569,19 @@ class PoolCore:
         for pooled in idle:
             self._discard(pooled, DiscardReason.POOL_CLOSED)
         maintenance.maintenance.wake()
-        # A call that interrupts its own thread inside the pool would wait for that thread.
+        # A call that interrupts its own thread inside the pool must not wait: that thread may hold
+        # a lease.
         if self._all_returned.wait(0.0 if self._is_interrupting() else timeout):
             self._all_returned.set()  # for others that close the pool at the same time
         else:
             in_use = len(self._state.leases)
-            log(logging.WARNING, "%s: closed while %d connections are out", self.name, in_use)
+            log(logging.WARNING, "%s: closed with %d connections in use", self.name, in_use)
 
     def reset_after_fork(self) -> None:
         """Start empty in a forked child; only the child's copies of the descriptors are closed."""
         state = self._state
-        out = [waiter.pooled for waiter in state.leases if waiter.pooled is not None]
-        inherited = [pooled.connection for pooled in [*state.idle, *out]]
+        in_use = [waiter.pooled for waiter in state.leases if waiter.pooled is not None]
+        inherited = [pooled.connection for pooled in [*state.idle, *in_use]]
         was_closed = self._state.is_closed
         self._begin()
         self._state.is_closed = was_closed
@@ -577,18 +591,18 @@ class PoolCore:
     # Maintenance of idle connections
 
     def maintain_idle(self) -> float | None:
-        """Close idle connections whose time is over and say NOOP on silent ones.
+        """Close expired idle connections, and send NOOP on those that were silent for long.
 
-        Returns when to look again (monotonic clock), None while nothing is idle.
+        Returns when to call this again (monotonic clock); None while nothing is idle.
         """
         try:
             with self._lock:
                 now = time.monotonic()
                 expired = self._state.take_expired(now)
-                has_silent = self._state.has_noop_due(now)
+                needs_noop = self._state.has_noop_due(now)
             for pooled, reason in expired:
                 self._discard(pooled, reason)
-            if has_silent:
+            if needs_noop:
                 maintenance.maintenance.run(self._keep_alive, self._maintain_later)
             if self.deferred:
                 self._finish_deferred()
@@ -608,17 +622,18 @@ class PoolCore:
             maintenance.maintenance.watch(self, max(due, soon))
 
     def _keep_alive(self) -> None:
-        # A lease for each NOOP: callers that wait may take one that is not answered.
-        while self._say_noop(Waiter()):
+        # Each NOOP has a lease of its own: a waiting caller may take the lease of one that is not
+        # answered.
+        while self._send_noop(Waiter()):
             pass
 
-    def _say_noop(self, waiter: Waiter) -> bool:
-        """Say NOOP on an idle connection that needs it; False if none does."""
+    def _send_noop(self, waiter: Waiter) -> bool:
+        """Send NOOP on an idle connection that needs it; False if none does."""
         try:
             with self._lock:
                 pooled = self._state.borrow_for_noop(waiter, time.monotonic())
             if pooled is not None:
-                self._put_back(waiter, pooled, is_alive=self._say_noop_on(pooled))
+                self._put_back(waiter, pooled, is_alive=self._send_noop_on(pooled))
         finally:
             lost = waiter.pooled
             self._release(waiter, time.monotonic())
@@ -626,10 +641,10 @@ class PoolCore:
                 self._discard(lost, DiscardReason.KEEPALIVE_FAILED)
         return pooled is not None
 
-    def _say_noop_on(self, pooled: PooledConnection) -> bool:
+    def _send_noop_on(self, pooled: PooledConnection) -> bool:
         pooled.noops += 1
         pooled.last_used_at = time.monotonic()
-        events = self.events.about(Action.NOOP, self._configs[pooled.server])
+        events = self.events.operation(Action.NOOP, self._configs[pooled.server])
         events.begin()
         try:
             pooled.connection.noop(NOOP_TIMEOUT)
@@ -642,7 +657,7 @@ class PoolCore:
         return True
 
     def _put_back(self, waiter: Waiter, pooled: PooledConnection, *, is_alive: bool) -> None:
-        """Give back a connection after a keep-alive NOOP, without renewing its idle time."""
+        """Return a connection after a keep-alive NOOP, without renewing its idle time."""
         reason: DiscardReason | None = DiscardReason.KEEPALIVE_FAILED
         if is_alive and pooled.connection.is_idle:
             with self._lock:
@@ -663,9 +678,9 @@ class PoolCore:
         noop_due = self._state.noop_due(pooled)
         if noop_due is not None:
             due = min(due, noop_due)
-        # A time in the past was missed, so maintenance is told again.
-        looks_at = self._maintained_at
-        if looks_at is not None and pooled.idle_since < looks_at <= due:
+        # A planned run in the past did not take place, so maintenance is scheduled again.
+        planned = self._maintained_at
+        if planned is not None and pooled.idle_since < planned <= due:
             return None
         self._maintained_at = due
         return due
@@ -674,7 +689,7 @@ class PoolCore:
 
     def _is_interrupting(self) -> bool:
         """Whether this thread holds the pool's lock already: the call interrupts another one."""
-        # Semi-public: `threading.Condition` asks the same of any lock it is given.
+        # Semi-public: `threading.Condition` calls the same method of the lock it is given.
         is_owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
         return is_owned
 
@@ -683,8 +698,8 @@ class PoolCore:
             self._counters.discards[reason.value] += 1
         try:
             level = logging.DEBUG if reason in _ROUTINE else logging.INFO
-            log(level, "%s: connection given up: %s", self.name, reason.value)
-            self.events.discarded(self._configs[pooled.server], reason.value)
+            log(level, "%s: connection discarded: %s", self.name, reason.value)
+            self.events.emit_discard(self._configs[pooled.server], reason.value)
         finally:
             if pooled.connection.is_idle:
                 pooled.connection.quit_nowait()
@@ -692,16 +707,16 @@ class PoolCore:
                 pooled.connection.close()
 
     def _release(self, waiter: Waiter, now: float) -> None:
-        """Give back a place in the queue or a lease, without a connection."""
+        """Release a place in the queue or a lease, without a connection."""
         is_interrupting = self._is_interrupting()
         with self._lock:
-            self._give_back(waiter, None, now, is_interrupting)
+            self._release_or_defer(waiter, None, now, is_interrupting)
 
-    def _give_back(
+    def _release_or_defer(
         self, waiter: Waiter, pooled: PooledConnection | None, now: float, is_interrupting: bool
     ) -> None:
         if is_interrupting:
-            self._state.give_back(waiter, pooled, now)
+            self._state.release_without_dispatch(waiter, pooled, now)
             self.deferred.append(waiter)
         else:
             self._state.release(waiter, pooled, now)
@@ -712,7 +727,7 @@ class PoolCore:
             self._all_returned.set()
 
     def _finish_deferred(self) -> None:
-        """Do what destructors and interrupting calls left for the next call."""
+        """Do the work that destructors and interrupting calls left to the pool's next call."""
         while self.deferred and not self._is_interrupting():
             try:
                 item = self.deferred[0]
@@ -721,8 +736,8 @@ class PoolCore:
             if (waiter := item if isinstance(item, Waiter) else item.waiter) is not None:
                 with self._lock:
                     if item is not waiter and waiter.lost is None:
-                        waiter.lost = waiter.pooled  # its destructor was cut off
-                    # Again, because the waiter may still be in the queue, before others.
+                        waiter.lost = waiter.pooled  # the destructor was interrupted
+                    # Released again, because the waiter may still be in the queue.
                     self._state.release(waiter, None, time.monotonic())
                     self._signal_all_returned()
             try:
@@ -730,9 +745,9 @@ class PoolCore:
             except ValueError:
                 continue  # another thread does the rest
             if waiter is not None and item is not waiter:
-                self._tell_abandoned(waiter)
+                self._report_abandoned(waiter)
 
-    def _tell_abandoned(self, waiter: Waiter) -> None:
+    def _report_abandoned(self, waiter: Waiter) -> None:
         waiter.lease = None
         if (lost := waiter.lost) is not None:
             self._discard(lost, DiscardReason.ABANDONED)

@@ -56,10 +56,10 @@ class PoolEvent:
         action, stage: the operation, and whether it begins, ends or fails.
         server: ``host:port``, or the path of a UNIX socket; "" while none is chosen.
         seconds: the duration; None until the operation has ended.
-        error: why it failed.
+        error: why the operation failed; None otherwise, and for an error that is no `SmtpError`.
         reason: why a connection was closed, for `Action.DISCARD`.
         operation: the number that the events of one operation share, unique in this process; 0 for
-            an event without a begin.
+            an operation without a `Stage.STARTED` event.
         protocol: the server's protocol; None while none is chosen.
         accepted, rejected: the numbers of accepted and refused recipients of a message that was
             sent.
@@ -96,23 +96,23 @@ class EventEmitter:
         self.pool = pool
         self._hook = hook
 
-    def about(self, action: Action, server: ServerConfig | None = None) -> OperationEvents:
-        """The events of an operation about to begin, with its server if that is known."""
+    def operation(self, action: Action, server: ServerConfig | None = None) -> OperationEvents:
+        """The events of an operation that is about to begin, with its server if known."""
         if self._hook is None:
             return NO_EVENTS
         return _HookedEvents(self.pool, self._hook, action, server)
 
-    def holding(self, server: ServerConfig) -> OperationEvents:
-        """The event for the return of a connection that is borrowed now."""
+    def checkin(self, server: ServerConfig) -> OperationEvents:
+        """The event for the later return of a connection that is borrowed now."""
         if self._hook is None:
             return NO_EVENTS
         return _HookedEvents(self.pool, self._hook, Action.CHECKIN, server, operation=0)
 
-    def discarded(self, server: ServerConfig, reason: str) -> None:
-        """A connection is closed by the pool."""
+    def emit_discard(self, server: ServerConfig, reason: str) -> None:
+        """Emit the event that the pool closes a connection, and why."""
         if self._hook is not None:
             events = _HookedEvents(self.pool, self._hook, Action.DISCARD, server, operation=0)
-            events.happened(reason)
+            events.done_with_reason(reason)
 
 
 class OperationEvents:
@@ -121,16 +121,16 @@ class OperationEvents:
     __slots__ = ()
 
     def begin(self) -> None:
-        """The operation begins now."""
+        """Emit that the operation begins now."""
 
     def set_server(self, server: ServerConfig) -> None:
-        """The operation uses this server from now on."""
+        """Set the server for the following events of the operation."""
 
     def done(self, accepted: int = 0, rejected: int = 0) -> None:
-        """The operation has ended; for a message, with the numbers of recipients."""
+        """Emit that the operation has ended; for a message, with the numbers of recipients."""
 
     def failed(self, error: BaseException) -> None:
-        """The operation has failed."""
+        """Emit that the operation has failed."""
 
 
 NO_EVENTS = OperationEvents()
@@ -158,26 +158,26 @@ class _HookedEvents(OperationEvents):
         self._begun = time.monotonic()
 
     def begin(self) -> None:
-        self._tell(Stage.STARTED, None)
+        self._emit(Stage.STARTED, None)
 
     def set_server(self, server: ServerConfig) -> None:
         self._server = server
 
     def done(self, accepted: int = 0, rejected: int = 0) -> None:
-        self._tell(Stage.DONE, self._seconds(), accepted=accepted, rejected=rejected)
+        self._emit(Stage.DONE, self._seconds(), accepted=accepted, rejected=rejected)
 
     def failed(self, error: BaseException) -> None:
         known = error if isinstance(error, SmtpError) else None
-        self._tell(Stage.FAILED, self._seconds(), error=known)
+        self._emit(Stage.FAILED, self._seconds(), error=known)
 
-    def happened(self, reason: str) -> None:
-        """The operation has ended, without a duration."""
-        self._tell(Stage.DONE, None, reason=reason)
+    def done_with_reason(self, reason: str) -> None:
+        """Emit that the operation has ended, with a reason and without a duration."""
+        self._emit(Stage.DONE, None, reason=reason)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._begun
 
-    def _tell(
+    def _emit(
         self,
         stage: Stage,
         seconds: float | None,

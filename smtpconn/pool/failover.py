@@ -1,11 +1,11 @@
 """Which of a pool's servers to connect to next: decisions only; the caller passes the time.
 
-Rule 1: the first server that is healthy and has room. After a failure a server is skipped for a
-        backoff that grows with each failure; mail uses the next one, and later returns.
-Rule 2: after the backoff ONE caller tries the server; for all others it stays the last choice until
+Rule 1: the first server that is healthy and has room is used. After a failure a server is skipped
+        for a backoff that grows with each failure. Mail uses the next server meanwhile.
+Rule 2: after the backoff one caller tries the server; for all others it stays the last choice until
         that trial has ended.
-Rule 3: no server is excluded for ever. If none is healthy, all with room are tried in order,
-        because the caller waits now.
+Rule 3: no server is excluded for ever. If none is healthy, all that have room are tried in order,
+        even during their backoff, because a caller waits.
 Rule 4: a server that accepts no more connections keeps those it has and gets no more for a while.
         This does not affect the other servers.
 Rule 5: a refused login is different, because trying again may lock the account. During its long
@@ -34,8 +34,8 @@ MAX_BACKOFF = 60.0
 LOGIN_BACKOFF = 60.0
 """Seconds after a refused login without another attempt to log in."""
 
-LOWERED_FOR = 60.0
-"""Seconds for which a server that said "too many connections" gets no further connection."""
+SERVER_LIMIT_DURATION = 60.0
+"""Seconds for which a server that replied "too many connections" gets no further connection."""
 
 TRIAL_TIMEOUT = 5.0
 """Seconds that a connect may take while the pool has other servers to try."""
@@ -72,7 +72,7 @@ class _Server:
         self.login_error: SmtpError | None = None
         # The number of connections it accepts until that time; 0.0 while no limit is known.
         self.capacity = 0
-        self.lowered_until = 0.0
+        self.limited_until = 0.0
 
 
 class ServerSelector:
@@ -111,7 +111,7 @@ class ServerSelector:
         """
         for index in order[:-1]:
             server = self._servers[index]
-            met_a_limit = bool(server.lowered_until) and now >= server.lowered_until
+            met_a_limit = bool(server.limited_until) and now >= server.limited_until
             if not self._is_ready(index, now) or not (server.failures or met_a_limit):
                 break
             self.begin_trial(index, now)
@@ -134,16 +134,16 @@ class ServerSelector:
         """
         return any(
             not server.failures
-            and (not server.lowered_until or self._connections_to(better) < server.capacity)
+            and (not server.limited_until or self._connections_to(better) < server.capacity)
             for better, server in enumerate(self._servers[:index])
         )
 
     def retry_at(self, now: float) -> float:
-        """When the first server is after its backoff and has room."""
+        """The earliest time at which a server's backoff is over and it has room."""
         return min(
             max(
                 server.backoff_until,
-                now if self._has_room(index, now) else server.lowered_until,
+                now if self._has_room(index, now) else server.limited_until,
             )
             for index, server in enumerate(self._servers)
         )
@@ -158,8 +158,8 @@ class ServerSelector:
     def succeeded(self, index: int, now: float) -> None:
         """Record a successful connect."""
         server = self._servers[index]
-        if now >= server.lowered_until:
-            server.lowered_until = 0.0
+        if now >= server.limited_until:
+            server.limited_until = 0.0
         server.failures = server.backoffs = 0
         server.backoff_until = server.trial_until = server.login_backoff_until = 0.0
         server.last_error = server.login_error = None
@@ -167,8 +167,8 @@ class ServerSelector:
     def failed(self, index: int, error: SmtpError, now: float) -> None:
         """Record a failed connect, and start a backoff.
 
-        Also if the caller's timeout was short: the first backoff is short, and the next caller may
-        have more time.
+        A timeout counts even if the caller's own timeout was short: the first backoff is short,
+        and the next caller may have more time.
         """
         server = self._servers[index]
         server.failures += 1
@@ -187,17 +187,17 @@ class ServerSelector:
             server.login_error = server.last_error
             server.login_backoff_until = now + LOGIN_BACKOFF
             server.login_error = server.last_error
-            # Mail does not return to it before that.
+            # The server is not tried again before that.
             server.backoff_until = max(server.backoff_until, server.login_backoff_until)
 
     def met_limit(self, index: int, now: float) -> None:
         """Record that a server accepts no more connections than the pool has to it (rule 4).
 
-        If the pool has none, that is a failure with a backoff.
+        If the pool has none, nothing is recorded: the refusal counts as a failure only.
         """
         if count := self._connections_to(index):
             server = self._servers[index]
-            server.capacity, server.lowered_until = count, now + LOWERED_FOR
+            server.capacity, server.limited_until = count, now + SERVER_LIMIT_DURATION
 
     def last_error(self) -> SmtpError | None:
         """The last error of the most preferred server that has failed."""
@@ -216,4 +216,4 @@ class ServerSelector:
 
     def _has_room(self, index: int, now: float) -> bool:
         server = self._servers[index]
-        return now >= server.lowered_until or self._connections_to(index) < server.capacity
+        return now >= server.limited_until or self._connections_to(index) < server.capacity

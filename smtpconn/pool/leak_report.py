@@ -1,4 +1,4 @@
-"""The leak report: leases held for too long, and where they were taken.
+"""The leak report: leases held for too long, and the stacks of their checkouts.
 
 With ``leak_after`` a pool records a stack for each checkout; without it this costs nothing.
 """
@@ -29,7 +29,7 @@ class LeakReport:
         self._reported: set[Waiter] = set()
 
     def watch(self, waiter: Waiter, frame: FrameType) -> None:
-        """Record a lease, and the ``frame`` that took it."""
+        """Record a lease, and the stack of the ``frame`` that checked it out."""
         if self._limit is not None:
             self._stacks[waiter] = "".join(traceback.format_stack(frame))
 
@@ -44,16 +44,16 @@ class LeakReport:
             if other not in self._reported:
                 self._reported.add(other)
                 age = now - other.since
-                text = "%s: a connection has been out for %.1f s:\n%s"
+                text = "%s: a connection has been in use for %.1f s:\n%s"
                 log(logging.WARNING, text, self._name, age, stack)
 
     def old(self, now: float) -> list[tuple[float, str]]:
-        """The leases held for too long: their age, and the stack of their checkout."""
+        """The leases held for too long: age in seconds, and stack of the checkout."""
         return [(now - waiter.since, stack) for waiter, stack in self._old(now)]
 
     def _old(self, now: float) -> list[tuple[Waiter, str]]:
         if self._limit is None:
             return []
-        # A copy, because other threads change it.
+        # A copy, because other threads change the dict.
         held = list(self._stacks.items())
         return [(waiter, stack) for waiter, stack in held if now - waiter.since > self._limit]

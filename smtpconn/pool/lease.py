@@ -1,8 +1,8 @@
-"""`Lease`: a caller's right to a connection of a pool, and how it is given back.
+"""`Lease`: a caller's right to a connection of a pool, and how it is returned.
 
-A lease is given back when its ``with`` block ends, whether by an exception or not, and as a last
-resort when it is collected as garbage. Giving it back twice is harmless. An exception between any
-two bytecodes here may cost a connection, but never a lease.
+A lease is returned when its ``with`` block ends, whether by an exception or not, and as a last
+resort when it is collected as garbage. Returning it twice is harmless. An exception between any two
+bytecodes here may cost a connection, but never a lease.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Lender(Protocol):
     """What a lease needs of a pool.
 
     Attributes:
-        deferred: what the next call of the pool has to finish.
+        deferred: returned leases whose clean-up the next call of the pool has to finish.
     """
 
     deferred: deque[Waiter | LeaseReference]
 
     def checkout(self, waiter: Waiter, timeout: float | Deadline) -> SmtpConnection:
-        """Get a good connection, waiting for one if need be."""
+        """Get a usable connection, waiting for one if necessary."""
 
     def renew(self, waiter: Waiter, deadline: Deadline) -> SmtpConnection:
         """Replace a connection that turned out to be dead."""
@@ -38,34 +38,34 @@ class Lender(Protocol):
         """Whether another message of the same batch may follow on the connection."""
 
     def check_in(self, waiter: Waiter, keep: bool) -> None:
-        """Take everything back; called again if an exception has interrupted it."""
+        """Take back the connection and the lease; called again if it was interrupted."""
 
     def abandoned(self, waiter: Waiter) -> None:
-        """Take everything back; called from ``__del__``: must not block or call other code."""
+        """As `check_in`, but called from ``__del__``: must not block or call other code."""
 
 
 class LeaseReference(weakref.ref["Lease"]):
-    """A weak reference that enters `Lender.deferred` when its lease is collected while in use.
+    """A weak reference that is added to `Lender.deferred` if its lease is collected while in use.
 
     The destructor alone is not enough: an exception of a signal handler may interrupt it, and it is
     never called again. The callback of this reference is a function in C, which nothing interrupts.
 
     Attributes:
-        waiter: the lease's; None if entering it was interrupted before it had one.
+        waiter: the waiter of the lease; None if `Lease.begin` was interrupted before setting it.
     """
 
     waiter: Waiter | None = None
 
 
 class Lease:
-    """A borrowed connection: a context manager that gives it back, however its block ends.
+    """A borrowed connection: a context manager that returns it, however its block ends.
 
     Get one from `smtpconn.ConnectionPool.connection`. The connection is kept if it is still in sync
-    with the server; it is closed after anything else than an ordinary exception (Ctrl-C, a killed
-    greenlet), because the state of the session is unknown then.
+    with the server. It is closed if the block ends by an exception that is no `Exception` (Ctrl-C,
+    a killed greenlet), because the state of the session is unknown then.
 
-    In a forked child a lease of the parent has no effect: its connection is closed, and giving it
-    back changes nothing.
+    In a forked child a lease of the parent has no effect: its connection is closed, and returning
+    it changes nothing.
     """
 
     __slots__ = ("__weakref__", "_batch", "_pool", "_process", "_timeout", "_waiter")
@@ -73,7 +73,7 @@ class Lease:
     def __init__(
         self, pool: Lender, timeout: float | Deadline, batch: object | None = None
     ) -> None:
-        # Leases of the same batch do not make way for each other; None if it belongs to none.
+        # None if the lease belongs to no batch; see `PoolState.may_follow`.
         self._batch = batch
         self._waiter: Waiter | None = None
         self._process = 0
@@ -89,7 +89,7 @@ class Lease:
             raise
 
     def begin(self) -> Waiter:
-        """Start the lease; returns its waiter, which is given back at the latest as garbage."""
+        """Start the lease and return its waiter; the garbage collector returns it at the latest."""
         if self._waiter is not None:
             raise PoolError("this lease is in use: call pool.connection() for each with block")
         if not forking.same_process[0]:
@@ -137,7 +137,7 @@ class Lease:
 
     @property
     def server(self) -> int:
-        """The index of its server among those of the pool, while it is in use."""
+        """The index of the connection's server among those of the pool; 0 while not in use."""
         waiter = self._waiter
         return 0 if waiter is None or waiter.pooled is None else waiter.pooled.server
 
@@ -148,7 +148,13 @@ class Lease:
         return waiter is not None and self._pool.may_follow(waiter)
 
     def renew(self, deadline: Deadline) -> SmtpConnection:
-        """Replace the connection, which is dead."""
+        """Replace the connection, which is dead, before ``deadline``.
+
+        Raises:
+            PoolError: the lease is not in use.
+            ConnectionClosedError: it belongs to the parent of this forked process.
+            SmtpError: as `smtpconn.ConnectionPool.connection`.
+        """
         if self._waiter is None:
             raise PoolError("this lease is not in use")
         if self._process != forking.current_process():

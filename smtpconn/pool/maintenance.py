@@ -1,12 +1,12 @@
-"""Maintenance: one daemon thread per process that looks after the idle connections of all pools.
+"""Maintenance: one daemon thread per process that maintains the idle connections of all pools.
 
 It sends NOOP on connections that were idle for long and closes expired ones. It runs only while a
 connection is idle, is never joined, and has weak references to pools. It is optional: pools work
 without it, as with ``keepalive=None``.
 
 Pools call `Maintenance.watch` when a connection is returned, perhaps in a signal handler that
-interrupts another such call. So no lock is waited for: shared state changes by single operations of
-a deque and by a lock that is only tried; all other state belongs to the thread.
+interrupts another such call. So no method waits for a lock: shared state changes by single
+operations of a deque, and one lock is only tried. All other state belongs to the thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Maintained(Protocol):
     """The part of a pool that maintenance uses."""
 
     def maintain_idle(self) -> float | None:
-        """Do what is due; return when to call again (monotonic), None while nothing is idle."""
+        """Maintain the idle connections.
+
+        Returns when to call this again (monotonic clock); None while nothing is idle.
+        """
 
 
 class Maintenance:
@@ -44,7 +47,7 @@ class Maintenance:
         self._wakeup = Wakeup()
         # Held while the thread runs; only tried, never waited for.
         self._is_running = threading.Lock()
-        # Pools and their due times; None to look at all pools now.
+        # Pools and their due times; None to maintain all pools now.
         self._inbox: deque[tuple[weakref.ref[Maintained], float] | None] = deque()
         # Used only by the thread.
         self._pools: dict[int, tuple[weakref.ref[Maintained], float]] = {}
@@ -56,7 +59,7 @@ class Maintenance:
         self._start()
 
     def wake(self) -> None:
-        """Look at all pools now, because there are fewer idle connections."""
+        """Maintain all pools now, because a pool was closed; the thread may end then."""
         if self._is_running.locked():
             self._inbox.append(None)
             self._wakeup.set()
@@ -77,21 +80,22 @@ class Maintenance:
                     _log_failure()
                 then()
 
-            if _started("smtpconn-keepalive", both) is None:
+            if _try_start("smtpconn-keepalive", both) is None:
                 return
         work()
 
     def _start(self) -> None:
         if self._is_running.locked():
             return
-        error = _started("smtpconn-maintenance", self._run)
+        error = _try_start("smtpconn-maintenance", self._run)
         if error is not None:
             # The caller returns a connection and must not fail: its message may be delivered.
-            log(logging.INFO, "idle connections are not looked after: %s", error)
+            log(logging.INFO, "idle connections are not maintained: %s", error)
 
     def _run(self) -> None:
-        # Acquired here: the starting thread cannot know whether it runs if an exception of a
-        # signal handler interrupts that. One of several that were started at once goes on.
+        # The new thread acquires the lock, not the one that starts it: if an exception of a signal
+        # handler interrupts the start, that one cannot know whether the new thread runs. If
+        # several threads were started at once, one continues and the others end.
         if not self._is_running.acquire(blocking=False):
             return
         try:
@@ -101,10 +105,10 @@ class Maintenance:
                 if seconds > 0:
                     self._wakeup.wait(seconds)
                 else:
-                    self._look_at_all()
+                    self._maintain_all()
         finally:
             self._is_running.release()
-        # A pool may have been added after the last look, while the thread was still running.
+        # A pool may have been added after the last check, while the thread was still running.
         if self._inbox:
             self._start()
 
@@ -119,16 +123,16 @@ class Maintenance:
                 self._pools[id(pool)] = (item[0], due)
         return bool(self._pools)
 
-    def _look_at_all(self) -> None:
+    def _maintain_all(self) -> None:
         for key, (reference, _) in list(self._pools.items()):
-            due = _look(reference)
+            due = _maintain(reference)
             if due is None:
                 del self._pools[key]
             else:
                 self._pools[key] = (reference, due)
 
 
-def _look(reference: weakref.ref[Maintained]) -> float | None:
+def _maintain(reference: weakref.ref[Maintained]) -> float | None:
     pool = reference()
     if pool is not None:
         try:
@@ -141,10 +145,10 @@ def _look(reference: weakref.ref[Maintained]) -> float | None:
 
 
 def _log_failure() -> None:
-    log(logging.ERROR, "looking after idle connections failed", exc_info=True)
+    log(logging.ERROR, "maintaining idle connections failed", exc_info=True)
 
 
-def _started(name: str, target: Callable[[], None]) -> RuntimeError | None:
+def _try_start(name: str, target: Callable[[], None]) -> RuntimeError | None:
     """Start a daemon thread; return the error if that is impossible."""
     try:
         start_thread(threading.Thread(target=target, name=name, daemon=True))

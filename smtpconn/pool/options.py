@@ -30,7 +30,7 @@ class PoolKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """The limits as `smtpconn.ConnectionPool` takes them; seconds and counts.
+    """The limits of a pool, in seconds and counts; `smtpconn.ConnectionPool` explains them.
 
     Raises:
         ValidationError: an invalid limit.
@@ -58,8 +58,8 @@ class PoolOptions:
                 _check_seconds(name, getattr(self, name))
 
 
-def check_options_beside(burst: int, on_event: EventHook | None, name: str | None) -> None:
-    """Check what `smtpconn.ConnectionPool` takes beside its limits.
+def check_other_options(burst: int, on_event: EventHook | None, name: str | None) -> None:
+    """Check the arguments of `smtpconn.ConnectionPool` that are not in `PoolOptions`.
 
     Raises:
         ValidationError: an invalid value.
@@ -81,10 +81,10 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 
 def check_count(name: str, count: object, least: int) -> None:
-    """Check a number of something.
+    """Check that the option ``name`` is a number of things.
 
     Raises:
-        ValidationError: it is no int, or below ``least``.
+        ValidationError: ``count`` is no int, or below ``least``.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
         raise ValidationError(f"{name} is {least} or more, not {count!r:.40}")

@@ -1,8 +1,8 @@
 """Logging of pools and of code that sends over them.
 
-A handler that sends its records over a pool also gets the records about that pool. If sending
-fails, the pool logs that, the handler sends that record, and so on. So a record that a thread logs
-here while a handler processes another one is dropped.
+A logging handler that sends its records over a pool also gets the records about that pool. If
+sending fails, the pool logs the failure, the handler tries to send that record, and so on. To end
+this loop, a record is dropped if its thread is already inside `log`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _guard = _Guard()
 
 
 def log(level: int, text: str, *args: object, exc_info: bool = False, name: str = "") -> None:
-    """Log, unless this thread is already logging something of a pool.
+    """Log a record, unless this thread is already inside this function.
 
     Must not be called under a lock, because handlers are other code.
 

@@ -41,7 +41,7 @@ class RateLimiter:
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Take a new lock in a forked child; the reserved slots belong to the parent."""
+        """Take a new lock in a forked child, and drop the slots that the parent has reserved."""
         self._lock = threading.RLock()
         self._next = min(self._next, time.monotonic())
 
@@ -49,7 +49,7 @@ class RateLimiter:
         """Wait until a message may be sent.
 
         Raises:
-            PoolTimeoutError: that would be after the deadline; nothing is reserved.
+            PoolTimeoutError: the next slot is after the deadline; nothing is reserved.
         """
         if seconds := self.reserve_within(deadline):
             time.sleep(seconds)
@@ -70,11 +70,16 @@ class RateLimiter:
         return seconds
 
     def reserve(self, now: float, max_wait: float) -> float | None:
-        """Reserve the next slot; return the seconds until then, None if more than ``max_wait``."""
+        """Reserve the next slot; return the seconds until then.
+
+        Args:
+            now: the time (monotonic clock).
+            max_wait: if the slot is more seconds away, None is returned and nothing is reserved.
+        """
         with self._lock:
             while True:
                 seen = self._next
-                # A pause allows no more than the burst.
+                # After a pause, no more messages than the burst may be sent at once.
                 moment = max(seen, now - self._allowance)
                 seconds = max(0.0, moment - now)
                 if seconds > max_wait:

@@ -13,7 +13,7 @@ from typing import Unpack, cast
 from smtpconn.client.config import ServerConfig, ServerSettings
 from smtpconn.model.errors import ValidationError
 from smtpconn.net.forking import reset_if_forked, reset_in_child
-from smtpconn.pool.connection_pool import ConnectionPool, configs_of, wrapped
+from smtpconn.pool.connection_pool import ConnectionPool, make_configs, with_secret_urls
 from smtpconn.pool.options import PoolKeywords
 
 
@@ -41,7 +41,7 @@ class _Registry:
             if pool is not None and not pool.is_closed:
                 return pool
             made = ConnectionPool(config, **options)
-            # A signal handler may have made one in between; that one is kept.
+            # A signal handler may have stored a pool in between; that one is kept.
             if pool is not None and self._pools.get(key) is pool:
                 del self._pools[key]
             return self._pools.setdefault(key, made)
@@ -66,7 +66,7 @@ def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> 
     Raises:
         ValidationError: as `ConnectionPool` and `ServerConfig.from_url`.
     """
-    given = wrapped(config)
+    given = with_secret_urls(config)
     del config
     if len(given) != 1:
         raise ValidationError(
@@ -74,7 +74,7 @@ def get_pool(config: ServerConfig | str, **options: Unpack[GetPoolKeywords]) -> 
         )
     limits = {k: v for k, v in options.items() if k in PoolKeywords.__annotations__}
     others = {k: v for k, v in options.items() if k not in limits}
-    (settings,) = configs_of(given, cast(ServerSettings, others))
+    (settings,) = make_configs(given, cast(ServerSettings, others))
     return _registry.get(settings, cast(PoolKeywords, limits))
 
 

@@ -2,24 +2,24 @@
 
 The caller holds the pool's lock and passes the time in. The rules:
 
-Rule 1: capacity is leases, not connections. A caller has a `Waiter`; the waiter in ``leases`` is
-        the lease. A connection may be lost, closed or not made yet: the lease is given back all the
-        same, once, and giving it back twice changes nothing.
+Rule 1: the pool's capacity limits leases, not connections. Each caller has a `Waiter`, which is a
+        lease while it is in ``leases``. Whether its connection is usable, lost, closed or not made
+        yet, the lease must be released; releasing it twice changes nothing.
 Rule 2: one queue, first in, first out. The first waiter gets the next lease, and with it an idle
         connection (the one used last, so that the others expire) or the right to make one, which
         ``max_connecting`` waiters have at a time. A waiter that needs a new connection and may not
         make one yet does not block later waiters that an idle connection can serve.
 Rule 3: an exception may interrupt any method at any bytecode. The next call to `dispatch` continues
         correctly from the state that is left. So every step is one operation of a list, set or
-        deque, and can be repeated. Other containers are not used: their methods are Python code,
-        which can be interrupted half-way.
+        deque, and can be repeated. Containers written in Python are not used, because their methods
+        can be interrupted half-way.
 Rule 4: any method may be interrupted by a call of the same thread (a signal handler or a destructor
         that sends mail), which runs to its end before the method goes on. Such a call uses only
-        `try_acquire`, `try_release`, `acquire_at_once` and `give_back`: ``idle`` and ``leases`` may
-        be different after it, the queue never. So no step here relies on what an earlier one has
-        seen of those two: it acts first and checks afterwards, or expects to find nothing. CPython
-        runs signal handlers after calls and jumps only; a condition without a call is not
-        interrupted.
+        `try_acquire`, `try_release`, `acquire_at_once` and `release_without_dispatch`, which may
+        change ``idle`` and ``leases``, but never the queue. So no step here relies on what an
+        earlier step has read from ``idle`` or ``leases``: it acts first and checks afterwards, or
+        handles an empty container. CPython runs signal handlers only after calls and jumps, so a
+        condition without a call is not interrupted.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from smtpconn.protocol.quirks import MAX_NOOPS
 T = TypeVar("T")
 
 NOOP_GRACE = 0.5
-"""Seconds a caller without a connection waits for the answer to a keep-alive NOOP."""
+"""Seconds a caller without a connection waits for the reply to a keep-alive NOOP."""
 
 
 class DiscardReason(enum.StrEnum):
-    """Why a connection was given up; the values are the keys of ``PoolStats.discards``."""
+    """Why a connection was discarded; the values are the keys of ``PoolStats.discards``."""
 
     MAX_IDLE = "max_idle"
     MAX_LIFETIME = "max_lifetime"
@@ -60,10 +60,18 @@ class DiscardReason(enum.StrEnum):
 
 
 class PooledConnection:
-    """A connection of the pool and what is known of its life; times are of the monotonic clock.
+    """A connection of the pool and its history; times are of the monotonic clock.
 
-    ``expires_at`` is when an idle connection expires. It is computed when the connection comes
-    back, so that handing it out again takes one comparison.
+    Args:
+        connection: the connection.
+        created_at, last_used_at: when it was made, and when it last sent a command.
+        lifetime: seconds after which it is closed when it is returned.
+        server: the index of its server among those of the pool.
+        generation: the pool's generation when it was made; `PoolState.drain` begins a new one.
+        max_messages: the number of messages after which it is closed.
+
+    ``expires_at`` is when an idle connection expires. It is computed when the connection is
+    returned, so that handing it out again takes one comparison.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class PooledConnection:
         last_used_at: float = 0.0,
         server: int = 0,
         generation: int = 0,
-        most_messages: float = math.inf,
+        max_messages: float = math.inf,
     ) -> None:
         self.connection = connection
         self.created_at = created_at
@@ -85,7 +93,7 @@ class PooledConnection:
         self.last_used_at = last_used_at
         self.server = server
         self.generation = generation
-        self.most_messages = most_messages
+        self.max_messages = max_messages
         self.uses = 0
         self.noops = 0
 
@@ -93,18 +101,17 @@ class PooledConnection:
 class Waiter:
     """A caller's place in the queue, and then its lease.
 
-    The initial values are class attributes, because one is made for every checkout, which sets only
-    two of them.
+    The initial values are class attributes, which saves time: every checkout makes a waiter, and
+    sets only two of them.
 
     Attributes:
         wakeup: set when the caller's turn has come; None if it was never in the queue.
-        pooled: the connection it was given; None if it is to make one.
-        since: when it got its lease.
+        pooled: the connection it was given; None if it has to make one.
+        since: when it got its lease (monotonic clock).
         not_before: a time; the waiter takes only a connection returned after it, or a new one.
         noop_since: when the keep-alive NOOP of this lease began; None if a caller has the lease.
-        batch: the batch that it belongs to, if any. Waiters of one batch do not give way to each
-            other.
-        lease: the caller's `smtpconn.pool.lease.Lease`, weakly, until it is given back.
+        batch: the batch that it belongs to, if any; see `PoolState.may_follow`.
+        lease: a weak reference to the caller's `smtpconn.pool.lease.Lease`, until it is returned.
         lost: the connection that its lease had when it was collected as garbage.
     """
 
@@ -122,7 +129,7 @@ class Waiter:
         return self.wakeup is not None and self.wakeup.wait(seconds)
 
     def wake(self) -> None:
-        """Tell the caller that it is its turn; may be called more than once."""
+        """Wake the caller; may be called more than once."""
         if self.wakeup is not None:
             self.wakeup.set()
 
@@ -146,15 +153,15 @@ class PoolState:
         """Whether one more caller would exceed ``max_waiting``."""
         may_connect = len(self.connecting) < self.options.max_connecting
         would_wait = bool(self.queue) or not self._has_room(now) or not (self.idle or may_connect)
-        most = self.options.max_waiting
-        return most is not None and would_wait and len(self.queue) >= most
+        limit = self.options.max_waiting
+        return limit is not None and would_wait and len(self.queue) >= limit
 
     def may_follow(self, waiter: Waiter, now: float) -> bool:
         """Whether the caller may use its connection for another message of the same batch.
 
         False if the connection has reached its lifetime or its number of messages, or while a
-        caller waits that does not belong to the batch. May be called without the lock: a change
-        during the call is seen by the next call.
+        caller outside the batch waits. May be called without the lock: a change during the call is
+        seen by the next call.
         """
         pooled = waiter.pooled
         if (
@@ -162,7 +169,7 @@ class PoolState:
             or self.is_closed
             or pooled.generation != self.generation
             or now >= pooled.created_at + pooled.lifetime
-            or pooled.connection.transactions >= pooled.most_messages
+            or pooled.connection.transactions >= pooled.max_messages
         ):
             return False
         if not self.queue:
@@ -170,7 +177,10 @@ class PoolState:
         return all(other.batch is waiter.batch for other in _snapshot(self.queue))
 
     def try_acquire(self, waiter: Waiter, now: float) -> PooledConnection | None:
-        """Serve a caller who need not wait: the common case, and nothing else."""
+        """Hand out an idle connection if nobody waits: the common case.
+
+        Returns None, and changes nothing, in any other case.
+        """
         if not self.idle or self.queue or self.is_closed or now < self._reduced_until:
             return None
         waiter.since = now
@@ -194,7 +204,7 @@ class PoolState:
         idle = self.idle
         if (
             now >= end
-            or pooled.connection.transactions >= pooled.most_messages
+            or pooled.connection.transactions >= pooled.max_messages
             or self.queue
             or self.is_closed
             or pooled.generation != self.generation
@@ -238,9 +248,9 @@ class PoolState:
         return self.is_served(waiter)
 
     def is_short_of(self, count: int, now: float) -> bool:
-        """Whether there are fewer connections, those that are being or will be made included."""
+        """Whether the pool has fewer than ``count`` connections, counting those being made."""
         size = min(count, self.effective_size(now))
-        # Callers in the queue that wait for the right to make one, as others that warm do.
+        # Queued callers that will make a connection, such as those of other `warm` calls.
         makers = [w for w in _snapshot(self.queue) if w.not_before > -math.inf]
         waiting = sum([not self.is_served(waiter) for waiter in makers])
         return len(self.leases) + len(self.idle) + waiting < size
@@ -248,7 +258,8 @@ class PoolState:
     def requeue(self, waiter: Waiter, now: float, *, renew: bool = False) -> None:
         """Put a caller whose connection was unusable at the head of the queue.
 
-        With ``renew`` it gets none of the connections that are idle now: they may be dead too.
+        With ``renew`` the caller gets no connection that is idle now, because those may be dead
+        too.
         """
         waiter.pooled = None
         if renew:
@@ -258,21 +269,22 @@ class PoolState:
         self.dispatch(now)
 
     def connections_to(self, server: int) -> int:
-        """How many connections to a server are idle or lent."""
-        lent = [waiter.pooled for waiter in _snapshot(self.leases)]
-        every = [*lent, *_snapshot(self.idle)]
+        """The number of connections to a server, idle or in use."""
+        in_use = [waiter.pooled for waiter in _snapshot(self.leases)]
+        every = [*in_use, *_snapshot(self.idle)]
         return sum([pooled is not None and pooled.server == server for pooled in every])
 
     def requeue_at_server_limit(self, waiter: Waiter, now: float, until: float) -> bool:
-        """No server takes more connections: wait for one to come back, if there are any.
+        """Put a caller at the head of the queue because no server accepts more connections.
 
-        The pool's effective size is lowered to those it has, ``until`` a server can be tried again.
-        Returns False if there is none to wait for.
+        Until the time ``until``, when a server can be tried again, the effective size of the pool
+        is the number of connections that it has. Returns False, and changes nothing, if it has
+        none: then the caller would wait for ever.
         """
-        # Connections are counted, not leases: a caller that only connects may never have one to
-        # give back.
-        lent = sum([other.pooled is not None for other in _snapshot(self.leases)])
-        if not (size := lent + len(self.idle)):
+        # Connections are counted, not leases: a caller that is still connecting may never have a
+        # connection to return.
+        in_use = sum([other.pooled is not None for other in _snapshot(self.leases)])
+        if not (size := in_use + len(self.idle)):
             return False
         self._reduced_size, self._reduced_until = size, until
         waiter.not_before = -math.inf
@@ -283,19 +295,19 @@ class PoolState:
         return True
 
     def effective_size(self, now: float) -> int:
-        """How many connections there may be now: ``max_size``, or fewer if the server said so."""
+        """The maximum number of connections now: ``max_size``, or fewer at a server's limit."""
         return self._reduced_size if now < self._reduced_until else self.options.max_size
 
     def more_room_in(self, now: float) -> float:
-        """Seconds until a lowered effective size is over; infinity if it is not lowered."""
+        """Seconds until the effective size is ``max_size`` again; infinity if it is already."""
         return self._reduced_until - now if now < self._reduced_until else math.inf
 
     def drain(self) -> None:
-        """Have every connection that exists closed when it is next looked at."""
+        """Begin a new generation: existing connections are closed when next checked."""
         self.generation += 1
 
     def connected(self, waiter: Waiter, now: float) -> None:
-        """Note that a caller has made its connection, so that the next one may make one."""
+        """Record that a caller has made its connection, so that the next caller may make one."""
         waiter.not_before = -math.inf
         self.connecting.discard(waiter)
         self.dispatch(now)
@@ -303,21 +315,29 @@ class PoolState:
     def release(
         self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
     ) -> None:
-        """Give everything back: the place in the queue, the lease, and the connection if any."""
+        """Release the place in the queue and the lease, and return the connection if any.
+
+        Args:
+            waiter: the caller.
+            pooled: the connection, which becomes idle; None if there is none.
+            now: the time.
+            was_used: False after a mere keep-alive NOOP; see `release_without_dispatch`.
+        """
         # Searching the queue takes time, and a caller that was served is no longer in it.
         may_be_queued = not self.is_served(waiter)
-        self.give_back(waiter, pooled, now, was_used=was_used)
+        self.release_without_dispatch(waiter, pooled, now, was_used=was_used)
         if self.queue:
             if may_be_queued or self.queue[0] is waiter:
                 self._remove_from_queue(waiter)
             self.dispatch(now)
 
-    def give_back(
+    def release_without_dispatch(
         self, waiter: Waiter, pooled: PooledConnection | None, now: float, *, was_used: bool = True
     ) -> None:
-        """Give back the lease, and the connection if any, without serving the queue.
+        """Release the lease, and return the connection if any, without serving the queue.
 
-        A connection that was only kept alive becomes the oldest idle one again.
+        With ``was_used`` false, for a keep-alive NOOP, the connection becomes the oldest idle one
+        again.
         """
         waiter.pooled = None
         if pooled is not None:
@@ -328,7 +348,7 @@ class PoolState:
                 self.idle.append(pooled)
             else:
                 self.idle.appendleft(pooled)
-        # Only now, so that there is never one connection too many.
+        # The lease is released last, so that there is never one connection more than ``max_size``.
         self.leases.discard(waiter)
         self.connecting.discard(waiter)
 
@@ -341,13 +361,13 @@ class PoolState:
                 waiter.wake()
                 self._remove_from_queue(waiter)
             elif self.idle and self._has_room(now):
-                # It waits for the right to connect; later ones may use an idle connection.
+                # This waiter needs the right to connect; later ones may use an idle connection.
                 place += 1
             else:
                 return
 
     def is_served(self, waiter: Waiter) -> bool:
-        """Whether a caller's turn has come."""
+        """Whether a caller has a connection, or the right to make one."""
         return waiter.pooled is not None or waiter in self.connecting
 
     def _enqueue_first(self, waiter: Waiter) -> None:
@@ -358,7 +378,7 @@ class PoolState:
         try:
             self.queue.remove(waiter)
         except ValueError:
-            pass  # its turn had come
+            pass  # it was served already
 
     def _remove_idle(self, pooled: PooledConnection) -> bool:
         try:
@@ -372,7 +392,7 @@ class PoolState:
 
     def _serve(self, waiter: Waiter, now: float) -> bool:
         # The lease comes first, so that no interrupting call makes one connection too many (rule
-        # 4). A waiter that was cut off (rule 3) has it already.
+        # 4). A waiter whose dispatch was interrupted (rule 3) has a lease already.
         if waiter not in self.leases:
             if not self._has_room(now):
                 return False
@@ -380,7 +400,7 @@ class PoolState:
             self.leases.add(waiter)
         is_served = len(self.leases) <= self.effective_size(now) and self._equip(waiter, now)
         if not is_served:
-            # A waiter that holds a lease could wait for itself.
+            # A waiter that keeps a lease while it waits could wait for itself.
             self.leases.discard(waiter)
         return is_served
 
@@ -398,34 +418,34 @@ class PoolState:
         return True
 
     def _takes_idle(self, waiter: Waiter, now: float) -> bool:
-        """Whether a caller takes the youngest idle connection, rather than make one."""
+        """Whether a caller takes the last returned idle connection, rather than make one."""
         try:
-            came_back_at = self.idle[-1].idle_since
+            returned_at = self.idle[-1].idle_since
         except IndexError:
             return False
-        if came_back_at > waiter.not_before:
+        if returned_at > waiter.not_before:
             return True
-        # It may be dead, but there is no room for a new connection.
+        # The idle connection may be dead, but there is no room for a new one.
         return len(self.leases) + len(self.idle) > self.effective_size(now)
 
     def discard_reason_on_return(
         self, pooled: PooledConnection, now: float
     ) -> DiscardReason | None:
-        """Why a connection that comes back should not become idle; None if it may."""
+        """Why a returned connection must not become idle; None if it may."""
         if self.is_closed:
             return DiscardReason.POOL_CLOSED
         if pooled.generation != self.generation:
             return DiscardReason.DRAINED
         if now >= pooled.created_at + pooled.lifetime:
             return DiscardReason.MAX_LIFETIME
-        if pooled.connection.transactions >= pooled.most_messages:
+        if pooled.connection.transactions >= pooled.max_messages:
             return DiscardReason.MAX_MESSAGES
         return None
 
     def discard_reason_when_idle(
         self, pooled: PooledConnection, now: float
     ) -> DiscardReason | None:
-        """Why an idle connection should not be handed out or kept any more; None if it may."""
+        """Why an idle connection must be neither handed out nor kept; None if it may be."""
         if pooled.generation != self.generation:
             return DiscardReason.DRAINED
         if now < pooled.expires_at:
@@ -444,7 +464,7 @@ class PoolState:
         return taken
 
     def take_expired(self, now: float) -> list[tuple[PooledConnection, DiscardReason]]:
-        """Remove the idle connections whose time is over, with the reasons."""
+        """Remove the idle connections that are to be closed; return them with the reasons."""
         return [
             (pooled, reason)
             for pooled in _snapshot(self.idle)
@@ -453,9 +473,9 @@ class PoolState:
         ]
 
     def take_oldest_expired(self, now: float) -> tuple[PooledConnection, DiscardReason] | None:
-        """Remove the connection that has been idle for longest, if its time is over.
+        """Remove the connection that has been idle for longest, if it is to be closed.
 
-        Takes constant time, so that it can be called whenever a connection comes back.
+        Takes constant time, so that it can be called whenever a connection is returned.
         """
         try:
             oldest = self.idle[0]
@@ -467,7 +487,7 @@ class PoolState:
         return oldest, reason
 
     def borrow_for_noop(self, waiter: Waiter, now: float) -> PooledConnection | None:
-        """Take an idle connection that needs a NOOP, and a lease with it; None if none does."""
+        """Take an idle connection that needs a NOOP, with a lease; None if none needs one."""
         for pooled in _snapshot(self.idle):
             due = self.noop_due(pooled)
             if due is None or now < due:
@@ -486,7 +506,7 @@ class PoolState:
         return any(due is not None and now >= due for due in dues)
 
     def overdue_noops(self, now: float, grace: float) -> list[Waiter]:
-        """The leases of keep-alive NOOPs that are not answered within ``grace`` seconds."""
+        """The leases of keep-alive NOOPs without a reply for ``grace`` seconds."""
         return [
             waiter
             for waiter in _snapshot(self.leases)
@@ -517,4 +537,4 @@ def _snapshot(items: Collection[T]) -> tuple[T, ...]:
         try:
             return tuple(items)
         except RuntimeError:
-            pass  # an interrupting call changed it while it was copied (rule 4)
+            pass  # an interrupting call changed the container during the copy (rule 4)

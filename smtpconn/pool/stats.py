@@ -1,4 +1,4 @@
-"""The figures of a pool.
+"""The statistics of a pool.
 
 `Counters` belong to a pool and change under its lock; `PoolStats` is an immutable snapshot.
 """
@@ -43,10 +43,10 @@ class Counters:
         retries: int = 0,
         noops: int = 0,
     ) -> None:
-        """Add these figures.
+        """Add to counters of the same names.
 
-        Each addition is one statement without a call, so that a signal handler that counts too
-        cannot lose one.
+        Each addition is one statement without a call, so that no addition is lost if a signal
+        handler counts too.
         """
         self.messages += messages
         self.failed_messages += failed_messages
@@ -62,13 +62,13 @@ class PoolStats:
     """A pool at one moment.
 
     Attributes:
-        name: the pool's.
+        name: the name of the pool.
         max_size: the maximum number of connections.
         in_use: borrowed connections, including those that are being opened.
         idle: idle connections.
         connecting: connections that are being opened.
         waiting: callers that wait for a connection.
-        checkouts: connections handed out so far, including one that was dead and could not be
+        checkouts: connections handed out so far, including those that were dead and could not be
             replaced.
         waits: callers that had to wait.
         timeouts: callers that got no connection in time.
@@ -84,8 +84,8 @@ class PoolStats:
         wait_seconds, use_seconds, connect_seconds: total time that callers waited for a connection
             (including connecting), held one, and connected.
         discards: connections that the pool closed, by reason.
-        effective_size: ``max_size``, or less for a while after every available server has said that
-            there are too many connections.
+        effective_size: ``max_size``, or less for a while after every available server has replied
+            that there are too many connections.
         servers: the state of each server, in the order given.
     """
 

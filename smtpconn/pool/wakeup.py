@@ -10,13 +10,13 @@ from collections import deque
 class Wakeup:
     """A signal that threads wait for; setting it twice is the same as once.
 
-    Not a `threading.Event`, which uses a plain lock: a signal handler that sets an event while its
-    own thread is setting it would deadlock.
+    `threading.Event` cannot be used, because it has a plain lock: a signal handler that sets an
+    event while its own thread is setting it would deadlock.
 
-    The lock that a thread sleeps on is made when it goes to sleep. One made earlier may be of
-    another kind than the threads: gunicorn's gevent workers load the application (``--preload``)
+    The lock that a thread sleeps on is made when the thread goes to sleep. One made earlier may
+    belong to another kind of thread: gunicorn's gevent workers load the application (``--preload``)
     and fork before they replace threads by greenlets. A greenlet that waits for a lock of the
-    operating system stops all others of its process, those that would release it included.
+    operating system blocks all greenlets of its process, also the one that would release the lock.
     """
 
     __slots__ = ("_flag", "_sleeping")
@@ -27,13 +27,14 @@ class Wakeup:
 
     @property
     def is_set(self) -> bool:
-        """Whether it is set."""
+        """Whether the signal is set."""
         return bool(self._flag)
 
     def set(self) -> None:
-        """Set it."""
+        """Set the signal, and wake the threads that wait."""
         self._flag.append(None)
-        # Not a tuple, which is allocated first: a garbage collection then may run other threads.
+        # A copy of the set, not a tuple: a tuple is allocated before it is filled, and a garbage
+        # collection at that moment may run other threads, which change the set.
         for lock in self._sleeping.copy():
             if lock.locked():
                 try:
@@ -42,7 +43,7 @@ class Wakeup:
                     pass  # another thread has set it in between
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is set, at most ``seconds``, and clear it; returns whether it was set."""
+        """Wait at most ``seconds`` for the signal, and clear it; return whether it was set."""
         if self._clear():
             return True
         if seconds <= 0:

@@ -960,7 +960,7 @@ def test_room_is_bounded_by_bytes() -> None:
     outcomes = fan_out(lambda n: n, source, 2, limit=JobLimit(100, 1000), size=600)
     for received in range(1, 20):
         next(outcomes)
-        assert source.taken <= received + 4 + outcomes._portion
+        assert source.taken <= received + 4 + outcomes._release_batch
     outcomes.close()
     small = Source()
     outcomes = fan_out(lambda n: n, small, 2, limit=JobLimit(100, 1000), size=50)

@@ -885,7 +885,7 @@ def test_an_unanswered_noop_holds_up_no_other_pool(server: SmtpServer) -> None:
         assert silent.stats().in_use == 1
         # Who wants the silent connection closes it, and with it the NOOP ends.
         silent.close(0)
-        silent._core._take_from_overdue_noops(0)
+        silent._core._reclaim_overdue_noops(0)
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -372,13 +372,13 @@ def test_no_events_without_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpconn.pool.events.PoolEvent", None)
     config = ServerConfig.from_url("smtp://mx.example.com")
     quiet = EventEmitter("quiet", None)
-    events = quiet.about(Action.SEND, config)
-    assert events is quiet.about(Action.NOOP)
+    events = quiet.operation(Action.SEND, config)
+    assert events is quiet.operation(Action.NOOP)
     events.begin()
     events.set_server(config)
     events.done(accepted=1)
     events.failed(ValueError())
-    quiet.discarded(config, "421")
+    quiet.emit_discard(config, "421")
 
 
 def test_begin_and_end_of_an_operation_have_one_number(server: SmtpServer) -> None:

@@ -17,8 +17,8 @@ from smtpconn import (
 from smtpconn.pool.failover import (
     FIRST_BACKOFF,
     LOGIN_BACKOFF,
-    LOWERED_FOR,
     MAX_BACKOFF,
+    SERVER_LIMIT_DURATION,
     TRIAL_TIMEOUT,
     ServerSelector,
 )
@@ -226,8 +226,8 @@ def test_a_full_server_gets_no_more_and_the_others_do() -> None:
     pool.refuse(0, NOW)
     group = pool.servers
     assert group.to_try(NOW) == [1]
-    assert group.to_try(NOW + LOWERED_FOR - 0.001) == [1]
-    assert group.to_try(NOW + LOWERED_FOR) == [0, 1]
+    assert group.to_try(NOW + SERVER_LIMIT_DURATION - 0.001) == [1]
+    assert group.to_try(NOW + SERVER_LIMIT_DURATION) == [0, 1]
     # One was given up, so that there is room for one: its rest is over by then.
     pool.counts[0] = 2
     assert group.to_try(NOW + FIRST_BACKOFF) == [0, 1]
@@ -254,7 +254,7 @@ def test_a_limit_that_was_met_has_to_be_asked_for_again() -> None:
     pool.counts[0] = 3
     assert not group.has_better(1)
     assert group.better_to_try(1, now) is None
-    now = NOW + LOWERED_FOR
+    now = NOW + SERVER_LIMIT_DURATION
     assert not group.has_better(1)
     assert group.better_to_try(1, now) == 0
     assert [begin(group, now) for _ in range(2)] == [[0, 1], [1, 0]]
@@ -270,13 +270,13 @@ def test_when_to_try_again() -> None:
     pool.refuse(0, NOW)
     assert group.retry_at(NOW) == NOW  # the other one can be had
     pool.refuse(1, NOW + 10)
-    assert group.retry_at(NOW + 10) == NOW + LOWERED_FOR
+    assert group.retry_at(NOW + 10) == NOW + SERVER_LIMIT_DURATION
     assert group.to_try(NOW + 10) == []
     pool.counts[1] = 1
     assert group.retry_at(NOW + 10) == NOW + 10 + FIRST_BACKOFF
     only = Pool(1)
     only.refuse(0, NOW)
-    assert only.servers.retry_at(NOW) == NOW + LOWERED_FOR
+    assert only.servers.retry_at(NOW) == NOW + SERVER_LIMIT_DURATION
 
 
 def test_a_login_in_backoff_repeats_its_own_refusal() -> None:

@@ -179,7 +179,7 @@ def test_a_thread_that_cannot_start(
         patch.setattr(threading.Thread, "start", refuse)
         maintenance.watch(first, now())
         maintenance.wake()
-    assert "not looked after: can't start new thread" in caplog.text
+    assert "not maintained: can't start new thread" in caplog.text
     maintenance.watch(second, now())
     assert first.await_look() is second.await_look()
 
@@ -335,7 +335,7 @@ def test_more_than_an_exception_is_logged(
     assert failing.await_look() is other.await_look()
     maintenance.wake()
     assert other.await_look() is other.threads[0]
-    assert "looking after idle connections failed" in caplog.text
+    assert "maintaining idle connections failed" in caplog.text
     maintenance.wake()
     await_end(other.await_look())
 
@@ -415,7 +415,7 @@ def test_an_exception_of_the_only_pool(caplog: pytest.LogCaptureFixture) -> None
     maintenance, failing = Maintenance(), FakePool(lambda: 1 / 0)
     maintenance.watch(failing, now())
     await_end(failing.await_look())
-    assert "looking after idle connections failed" in caplog.text
+    assert "maintaining idle connections failed" in caplog.text
     maintenance.watch(failing, now())
     await_end(failing.await_look())
 

@@ -99,7 +99,9 @@ def test_the_preferred_server_goes_down_while_idle(
         assert not pool.stats().servers[0].is_healthy
     assert (len(server.messages), len(backup.messages)) == (1, 1)
     assert any(
-        r.getMessage().startswith(f"outgoing: moving on from {server.host}:{server.port}: ")
+        r.getMessage().startswith(
+            f"outgoing: {server.host}:{server.port} failed, trying the next server: "
+        )
         for r in caplog.records
     )
 
@@ -216,7 +218,7 @@ def test_too_many_connections_waits_for_one(
         assert len(server.connections) == 2
     logged = [m for m in caplog.messages if "connections for a while" in m]
     assert len(logged) == 1
-    assert logged[0].startswith("outgoing: down to 1 connections for a while: ")
+    assert logged[0].startswith("outgoing: limited to 1 connections for a while: ")
     assert "too many connections" in logged[0]
 
 
@@ -241,7 +243,7 @@ def test_who_waits_goes_on_when_the_size_comes_back(
     server: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiting caller connects after the minute, even if no connection is returned."""
-    monkeypatch.setattr("smtpconn.pool.failover.LOWERED_FOR", 0.05)
+    monkeypatch.setattr("smtpconn.pool.failover.SERVER_LIMIT_DURATION", 0.05)
     with ConnectionPool(server.url, max_size=2) as pool, pool.connection():
         server.fault("CONNECT", reply=TOO_MANY, close=True)
         take(pool, 10)
@@ -535,7 +537,7 @@ def test_a_lease_that_is_out_for_long_is_reported(
             send(pool)  # the return checks
             send(pool)
             (logged,) = caplog.messages
-            assert re.match(r"outgoing: a connection has been out for \d+\.\d s:\n", logged)
+            assert re.match(r"outgoing: a connection has been in use for \d+\.\d s:\n", logged)
             assert "test_pool_servers.py" in logged
             assert caplog.records[0].levelno == logging.WARNING
         assert pool.leaks() == []

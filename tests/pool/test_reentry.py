@@ -448,7 +448,7 @@ def test_a_handler_that_mails_that_no_thread_can_be_started(
     with ConnectionPool(server.url) as pool, ConnectionPool(server.url) as other:
         mailer = mailers(other, logging.INFO)
         send(pool)
-        assert any("not looked after" in text for text in mailer.texts)
+        assert any("not maintained" in text for text in mailer.texts)
 
 
 def test_a_handler_that_interrupts_the_start_of_a_thread(

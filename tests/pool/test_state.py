@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 
-from smtpconn.pool.failover import LOWERED_FOR
+from smtpconn.pool.failover import SERVER_LIMIT_DURATION
 from smtpconn.pool.state import Waiter
 from tests.support.pool_simulator import PoolSimulator, pool_simulator
 
@@ -67,7 +67,7 @@ def test_the_fast_way_does_not_overtake() -> None:
     other, _ = pool.hold()
     connecting = pool.arrive()
     pool.state.requeue(renewing_one, pool.now, renew=True)
-    pool.give_back(other)
+    pool.return_connection(other)
     assert pool.is_waiting(renewing_one)
     assert len(pool.state.idle) == 1
     newcomer = Waiter()
@@ -88,7 +88,7 @@ def test_waiters_are_served_in_order() -> None:
     waiters = [pool.arrive() for _ in range(4)]
     for waiter in waiters:
         assert pool.is_waiting(waiter)
-        pool.give_back(holder)
+        pool.return_connection(holder)
         assert waiter.pooled is pooled
         holder = waiter
     assert not pool.state.queue
@@ -100,7 +100,7 @@ def test_a_connection_is_handed_over_in_one_step() -> None:
     holder, pooled = pool.hold()
     waiter = pool.arrive()
     pool.now += 2
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert not pool.is_waiting(waiter)
     assert (waiter.pooled, waiter.since) == (pooled, pool.now)
     assert set(pool.state.leases) == {waiter}
@@ -146,7 +146,7 @@ def test_who_waits_to_connect_takes_what_comes_back_first() -> None:
     holder, pooled = pool.hold()
     connecting, waiter = pool.arrive(), pool.arrive()
     assert pool.is_waiting(waiter)
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert waiter.pooled is pooled
     pool.connect(connecting)
     assert not pool.is_to_connect(waiter)
@@ -164,7 +164,7 @@ def test_too_many_waiters(most: int) -> None:
         assert not pool.state.is_overloaded(pool.now)
         pool.arrive()
     assert pool.state.is_overloaded(pool.now)
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert not pool.state.is_overloaded(pool.now)
 
 
@@ -212,7 +212,7 @@ def test_who_wants_a_new_one_gets_a_new_one() -> None:
     assert pool.is_to_connect(waiter)
     assert list(pool.state.idle) == [first]
     made = pool.connect(waiter)
-    pool.give_back(waiter)
+    pool.return_connection(waiter)
     assert list(pool.state.idle) == [first, made]
 
 
@@ -226,7 +226,7 @@ def renewing(*, room: int) -> tuple[PoolSimulator, Waiter, Waiter]:
     others = [pool.hold()[0] for _ in range(room)]
     connecting = pool.arrive()
     for other in others:
-        pool.give_back(other)
+        pool.return_connection(other)
     pool.now += 1
     pool.state.requeue(waiter, pool.now, renew=True)
     assert pool.is_waiting(waiter)
@@ -254,11 +254,11 @@ def test_who_wants_a_new_one_takes_one_that_came_back_since() -> None:
     assert pool.is_waiting(fourth)
     pool.now += 1
     lent = second.pooled
-    pool.give_back(second)
+    pool.return_connection(second)
     assert waiter.pooled is lent
     assert pool.is_waiting(fourth)
     pool.now += 1
-    pool.give_back(third)
+    pool.return_connection(third)
     assert not pool.is_waiting(fourth)
 
 
@@ -278,11 +278,11 @@ def test_who_wants_a_new_one_takes_an_old_one_if_there_is_no_room() -> None:
     refused, _ = pool.hold()
     [idle] = [pool.hold()[0]]
     old = idle.pooled
-    pool.give_back(idle)
+    pool.return_connection(idle)
     pool.state.requeue(refused, pool.now, renew=True)
-    assert pool.state.requeue_at_server_limit(refused, pool.now, pool.now + LOWERED_FOR)
+    assert pool.state.requeue_at_server_limit(refused, pool.now, pool.now + SERVER_LIMIT_DURATION)
     assert refused.pooled is old
-    pool.give_back(refused)
+    pool.return_connection(refused)
     pool.state.requeue(waiter, pool.now, renew=True)
     assert pool.is_to_connect(waiter)
     assert pool.state.effective_size(pool.now) == 2
@@ -311,7 +311,7 @@ def test_who_left_holds_nothing() -> None:
     pool.lose(never_came)
     pool.lose(waiting)
     pool.lose(connecting)
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert all(pool.is_gone(t) for t in (never_came, holder, connecting, waiting))
     assert list(pool.state.idle) == [pooled]
 
@@ -322,14 +322,14 @@ def test_leaving_again_changes_nothing() -> None:
     holder, pooled = pool.hold()
     second, third = pool.arrive(), pool.arrive()
     for _ in range(3):
-        pool.give_back(holder)
+        pool.return_connection(holder)
         assert second.pooled is pooled
         assert set(pool.state.leases) == {second}
         assert pool.is_waiting(third)
-    pool.give_back(second)
-    pool.give_back(third)
+    pool.return_connection(second)
+    pool.return_connection(third)
     for waiter in (holder, second, third):
-        pool.give_back(waiter)
+        pool.return_connection(waiter)
     assert list(pool.state.idle) == [pooled]
     assert not pool.state.leases
 
@@ -340,9 +340,9 @@ def test_who_gives_up_leaves_the_line() -> None:
     holder, _ = pool.hold()
     first, second, third = (pool.arrive() for _ in range(3))
     pool.lose(second)
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert not pool.is_waiting(first)
-    pool.give_back(first)
+    pool.return_connection(first)
     assert not pool.is_waiting(third)
 
 
@@ -353,7 +353,7 @@ def test_who_gives_up_at_the_head_lets_the_next_pass() -> None:
     holder, pooled = pool.hold()
     pool.arrive()
     pool.state.requeue(waiter, pool.now, renew=True)
-    pool.give_back(holder)
+    pool.return_connection(holder)
     pool.lose(waiter)
     assert pool.arrive().pooled is pooled
 
@@ -363,9 +363,9 @@ def test_who_gives_up_too_late_passes_it_on() -> None:
     pool = pool_simulator(max_size=1)
     holder, pooled = pool.hold()
     late, patient = pool.arrive(), pool.arrive()
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert late.pooled is pooled
-    pool.give_back(late)
+    pool.return_connection(late)
     assert patient.pooled is pooled
 
 
@@ -374,7 +374,7 @@ def test_a_caller_can_be_called_twice() -> None:
     pool = pool_simulator(max_size=1)
     holder, _ = pool.hold()
     waiter = pool.arrive()
-    pool.give_back(holder)
+    pool.return_connection(holder)
     assert not pool.is_waiting(waiter)
     waiter.wake()
     Waiter().wake()

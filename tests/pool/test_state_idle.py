@@ -30,7 +30,7 @@ def grown_old(pool: PoolSimulator, pooled: PooledConnection) -> None:
 
 def worn_out(pool: PoolSimulator, pooled: PooledConnection) -> None:
     """The connection had all its messages."""
-    pooled.most_messages = 0
+    pooled.max_messages = 0
 
 
 def unwanted(pool: PoolSimulator, pooled: PooledConnection) -> None:
@@ -97,7 +97,7 @@ def test_the_moments_are_exact() -> None:
     waiter, _ = pool.hold()
     pool.now = START + LIFETIME - 30
     assert pool.state.discard_reason_on_return(pooled, pool.now) is None
-    pool.give_back(waiter)
+    pool.return_connection(waiter)
     assert pool.state.discard_reason_when_idle(pooled, START + LIFETIME - 0.001) is None
     assert pool.state.discard_reason_when_idle(pooled, START + LIFETIME) == "max_lifetime"
 
@@ -193,12 +193,12 @@ def test_eight_noops_in_a_life() -> None:
         pool.now += 20
         assert pool.keep_alive() is pooled
         if number == 3:
-            pool.give_back(pool.arrive())
+            pool.return_connection(pool.arrive())
     for _ in range(5):
         pool.now += 20
         assert pool.state.noop_due(pooled) is None
         assert pool.keep_alive() is None
-        pool.give_back(pool.arrive())
+        pool.return_connection(pool.arrive())
 
 
 def test_no_noops_at_all() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from smtpconn.pool.failover import LOWERED_FOR
+from smtpconn.pool.failover import SERVER_LIMIT_DURATION
 from smtpconn.pool.state import PoolState, Waiter
 from tests.support.bytecode_injector import BytecodeInjector, Injected
 from tests.support.pool_simulator import pool_simulator
@@ -36,7 +36,7 @@ class Scenario:
         waiting = [self.pool_simulator.arrive(), self.pool_simulator.arrive()] if is_busy else []
         if not is_busy:
             for waiter in others:
-                self.pool_simulator.give_back(waiter)
+                self.pool_simulator.return_connection(waiter)
         self.newcomer = self.interrupted = Waiter()
         self.people = [self.holder, *others, self.connecting, *waiting, self.newcomer]
         self.pool_simulator.now += 30
@@ -48,7 +48,7 @@ class Scenario:
 
     def end(self) -> None:
         """The interrupted caller leaves; then all others are served and leave."""
-        self.pool_simulator.give_back(self.interrupted)
+        self.pool_simulator.return_connection(self.interrupted)
         for waiter in self.people:
             # Which fails for one that is half served.
             if not self.pool_simulator.is_gone(waiter):
@@ -58,7 +58,7 @@ class Scenario:
                 if self.pool_simulator.is_to_connect(waiter):
                     self.pool_simulator.connect(waiter)
                 if waiter not in self.state.queue:
-                    self.pool_simulator.give_back(waiter)
+                    self.pool_simulator.return_connection(waiter)
 
 
 def _enter(scenario: Scenario) -> None:
@@ -82,7 +82,9 @@ def _renew(scenario: Scenario) -> None:
 def _requeue_at_server_limit(scenario: Scenario) -> None:
     scenario.interrupted = scenario.connecting
     scenario.state.requeue_at_server_limit(
-        scenario.connecting, scenario.pool_simulator.now, scenario.pool_simulator.now + LOWERED_FOR
+        scenario.connecting,
+        scenario.pool_simulator.now,
+        scenario.pool_simulator.now + SERVER_LIMIT_DURATION,
     )
 
 
@@ -91,9 +93,9 @@ def _connect(scenario: Scenario) -> None:
     scenario.pool_simulator.connect(scenario.connecting)
 
 
-def _give_back(scenario: Scenario) -> None:
+def _return_connection(scenario: Scenario) -> None:
     scenario.interrupted = scenario.holder
-    scenario.pool_simulator.give_back(scenario.holder)
+    scenario.pool_simulator.return_connection(scenario.holder)
 
 
 def _fail(scenario: Scenario) -> None:
@@ -106,7 +108,7 @@ def _give_up(scenario: Scenario) -> None:
     scenario.pool_simulator.lose(scenario.interrupted)
 
 
-def _say_noop(scenario: Scenario) -> None:
+def _send_noop(scenario: Scenario) -> None:
     pooled = scenario.state.borrow_for_noop(scenario.newcomer, scenario.pool_simulator.now)
     scenario.state.release(scenario.newcomer, pooled, scenario.pool_simulator.now, was_used=False)
 
@@ -123,10 +125,10 @@ DECISIONS: list[Callable[[Scenario], None]] = [
     _renew,
     _requeue_at_server_limit,
     _connect,
-    _give_back,
+    _return_connection,
     _fail,
     _give_up,
-    _say_noop,
+    _send_noop,
     _expire,
 ]
 
@@ -179,7 +181,7 @@ class Interruption(BytecodeInjector):
             state.connecting.discard(waiter)
         self.check()
         if not self._keeps:
-            self._give_back()
+            self._return_connection()
 
     def check(self) -> None:
         """There are never more than ``max_size`` connections."""
@@ -188,19 +190,19 @@ class Interruption(BytecodeInjector):
         assert len(served) + len(state.idle) <= state.options.max_size, self.where
         assert len(state.leases) <= state.options.max_size, self.where
 
-    def _give_back(self) -> None:
+    def _return_connection(self) -> None:
         state, pooled, now = (
             self._scenario.state,
             self._waiter.pooled,
             self._scenario.pool_simulator.now,
         )
         if pooled is not None and not state.try_release(self._waiter, pooled, now):
-            state.give_back(self._waiter, pooled, now)
+            state.release_without_dispatch(self._waiter, pooled, now)
 
     def end(self) -> None:
         """The lock is free again."""
         self.check()
-        self._give_back()
+        self._return_connection()
         self._scenario.state.dispatch(self._scenario.pool_simulator.now)
         self.check()
 

@@ -8,7 +8,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from smtpconn.pool.failover import LOWERED_FOR
+from smtpconn.pool.failover import SERVER_LIMIT_DURATION
 from smtpconn.pool.state import PooledConnection, Waiter
 from smtpconn.protocol.quirks import MAX_NOOPS
 from tests.support.pool_simulator import FakeConnection, pool_simulator
@@ -89,7 +89,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.queue.insert(0, waiter)
         self.served.remove(waiter)
         waits = self.pool_simulator.state.requeue_at_server_limit(
-            waiter, self.pool_simulator.now, self.pool_simulator.now + LOWERED_FOR
+            waiter, self.pool_simulator.now, self.pool_simulator.now + SERVER_LIMIT_DURATION
         )
         assert waits is (others > 0)
         if waits:
@@ -139,7 +139,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=ANY)
     def leave_again(self, which: int) -> None:
         """A lease that was given back is given back again."""
-        self.pool_simulator.give_back(_pick(self.gone, which))
+        self.pool_simulator.return_connection(_pick(self.gone, which))
         self._settled()
 
     @rule()
@@ -292,7 +292,7 @@ class PoolMachine(RuleBasedStateMachine):
         if lost:
             self.pool_simulator.lose(waiter)
         else:
-            self.pool_simulator.give_back(waiter)
+            self.pool_simulator.return_connection(waiter)
         self._settled()
         self._expire()
 

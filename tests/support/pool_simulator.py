@@ -50,7 +50,7 @@ class PoolSimulator:
             lifetime=LIFETIME,
             last_used_at=self.now,
             generation=self.state.generation,
-            most_messages=self.options.max_messages,
+            max_messages=self.options.max_messages,
         )
 
     def arrive(self) -> Waiter:
@@ -72,7 +72,7 @@ class PoolSimulator:
         waiter = self.arrive()
         return waiter, waiter.pooled or self.connect(waiter)
 
-    def give_back(self, waiter: Waiter) -> None:
+    def return_connection(self, waiter: Waiter) -> None:
         """A caller leaves, in any state, and returns its connection if it has one."""
         pooled = waiter.pooled
         if pooled is None or not self.state.try_release(waiter, pooled, self.now):
@@ -122,7 +122,7 @@ class PoolSimulator:
         """Make ``count`` idle connections, returned ``pause`` apart, the oldest first."""
         held = [self.hold() for _ in range(count)]
         for waiter, _ in held:
-            self.give_back(waiter)
+            self.return_connection(waiter)
             self.now += pause
         return [pooled for _, pooled in held]
 
