@@ -14,12 +14,12 @@ Folders are layers; each imports only those below it:
     testing                  the test server; shares no code with the client
     pool                     threads, waiting, several connections
     client                   one connection: `SmtpConnection`, `ServerConfig`
-    protocol | net           what is said when | sockets, TLS and the clock
+    protocol | net           commands and replies | sockets, TLS and the clock
     auth                     SASL mechanisms and credentials
     model                    values: addresses, parameters, content, replies, errors
 
-(PYTEST_DONT_REWRITE: the distribution has a pytest plugin, for which pytest would rewrite this, and
-warn where it was imported before.)
+(PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would rewrite this module, and
+warn if it was imported before.)
 """
 
 import importlib
@@ -150,8 +150,8 @@ __all__ = [
     "get_pool",
 ]
 
-# What is public, by the module it comes from. Each is loaded at its first use, so that ``import
-# smtpconn`` is fast.
+# The public names, by the module that defines them. Each is loaded at its first use, so that
+# ``import smtpconn`` is fast.
 _NAMES = {
     "model.addresses": "AddressLiteral Domain ForwardPath Mailbox ReversePath",
     "model.capabilities": "AuthMechanism ServerCapabilities SmtpExtension",
@@ -186,7 +186,7 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
-if not typing.TYPE_CHECKING:  # type checkers would take it to mean that every name exists
+if not typing.TYPE_CHECKING:  # with __getattr__, type checkers assume that every name exists
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
@@ -199,7 +199,7 @@ if not typing.TYPE_CHECKING:  # type checkers would take it to mean that every n
 
 
 def _for_pickles(name: str) -> object:
-    """Names that only pickles and serialised errors contain: variants, and two functions."""
+    """The value of a name that only pickles contain: a variant of an error, or a function."""
     if name in ("_make_public", "_restore_value"):
         return getattr(importlib.import_module("smtpconn.model.pickling"), name[1:])
     if not name.endswith("Error"):

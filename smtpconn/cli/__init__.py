@@ -7,9 +7,9 @@
 
 The modules:
 
-    main        `main`: runs a command, and turns every ending into an exit code
+    main        `main`: runs a command, and turns its result or exception into an exit code
     options     the options that commands share, with swaks's names where swaks has one
-    target      from options to a server: `Target`, a `ServerConfig`; the stages of --quit-after
+    target      makes a server of the options: `Target`; the stages of --quit-after
     secrets     passwords and tokens, which never come from an option
     output      standard output and standard error, with colours by `rich`
     exit_codes  exit codes, results as JSON
@@ -19,8 +19,8 @@ The modules:
     results     the delivery status of each message, and the report of them
 
 A command returns an exit code and never shows a traceback. It uses `SmtpConnection` and
-`ConnectionPool`, so that it shows what a program gets. With ``--json`` standard output has JSON and
-nothing else. No secret is ever written.
+`ConnectionPool`, so that its results are those that a program gets. With ``--json`` standard output
+has JSON and nothing else. No secret is ever written.
 """
 
 from smtpconn.cli.main import main

@@ -1,8 +1,8 @@
 """``smtpconn check``: what does this server offer, and does it do what I need?
 
-Opens a session as a program would, reports what the session shows, measures three NOOPs, and quits.
-After a failure it reports what was found before. The report repeats the server's own words, and
-notes what needs attention; a line that is missing means that the check did not get that far.
+The command opens a session as a program would, reports what the server offers, measures three
+NOOPs, and quits. After a failure it reports what it found before. The report quotes the server's
+replies, and notes what needs attention; a missing line means that the check did not get that far.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from smtpconn.model.modes import TlsMode
 from smtpconn.net.tls import TlsInfo
 
 NOOPS = 3
-"""NOOPs that measure the latency; servers close connections that send many."""
+"""The number of NOOPs that measure the latency; servers close connections that send many."""
 
 SOON = 30
 """A certificate with fewer days left gets a note."""
@@ -156,7 +156,7 @@ def read_certificate(der: bytes) -> Certificate:
     from cryptography import x509
 
     try:
-        # It warns of old certificates with details that today's RFCs forbid.
+        # cryptography warns about old certificates with details that current RFCs forbid.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = x509.load_der_x509_certificate(der)
@@ -187,7 +187,7 @@ def _attributes(name: Any) -> list[tuple[str, str]]:
 
 
 def certificate_from_ssl(der: bytes, found: Mapping[str, Any]) -> Certificate | None:
-    """Read what `ssl.SSLSocket.getpeercert` returns: nothing of a certificate it did not verify."""
+    """Read the dict of `ssl.SSLSocket.getpeercert`, which is empty without verification."""
     if not found:
         return None
     issuer, subject = found.get("issuer", ()), found.get("subject", ())
@@ -204,7 +204,7 @@ def certificate_from_ssl(der: bytes, found: Mapping[str, Any]) -> Certificate | 
 
 
 def _distinguished_name(attributes: list[tuple[str, str]]) -> str:
-    """The attributes that people look at (RFC 4519), as ``CN=mx.example.com, O=Example``."""
+    """CN, O and OU of a name (RFC 4519), as ``CN=mx.example.com, O=Example``."""
     short = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU"}
     return ", ".join(
         sorted(f"{short[name]}={value}" for name, value in attributes if name in short)
@@ -220,7 +220,7 @@ def _fingerprint(der: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that the server takes to answer."""
+    """Seconds from a NOOP to its reply."""
 
     least: float
     median: float
@@ -229,18 +229,19 @@ class Latency:
 
 @dataclass(slots=True)
 class Report:
-    """What was found out about a server; None for what was not.
+    """What the check found out about a server; None for what it did not.
 
     Attributes:
         target: the server.
         banner: the lines of its greeting, with their codes.
-        capabilities: what it offers at the end of the session.
-        cleartext_capabilities: what it offered before TLS.
-        tls, certificate: the TLS of the session.
-        is_cryptography_missing: whether the certificate cannot be read without that package.
-        mechanism: the mechanism that logged in.
-        steps: how long each step of the session took.
-        noop: how fast the server answers.
+        capabilities: the extensions that it offers at the end of the session.
+        cleartext_capabilities: the extensions that it offered before TLS.
+        tls, certificate: the TLS data and the server's certificate.
+        is_cryptography_missing: whether the package cryptography, which reads the whole
+            certificate, is missing.
+        mechanism: the SASL mechanism of the login.
+        steps: the duration of each step of the session.
+        noop: the latency of NOOP.
     """
 
     target: Target
@@ -271,10 +272,10 @@ class Report:
             self.is_cryptography_missing = True
             self.certificate = certificate_from_ssl(der, found_by_ssl)
         except ValueError:
-            pass  # the report says that there is one
+            pass  # the report says that the certificate cannot be read
 
     def add_from_log(self, lines: list[Line], begun: float) -> None:
-        """Add the times; and after a failure the greeting and the capabilities that came before it.
+        """Add the times; after a failure also the greeting and capabilities received before it.
 
         Args:
             lines: the lines of the transcript.

@@ -1,11 +1,11 @@
 """Exit codes, results as JSON, and the errors that commands raise themselves.
 
-The numbers are swaks's where it has one for the same thing, so that scripts keep working. An exit
-code says *where* a command failed; whether sending again is right is in the error's text, and in
-the codes of ``--sysexits``, which are for programs that call this instead of sendmail.
+The numbers are swaks's where swaks has one for the same failure, so that scripts keep working. An
+exit code says *where* a command failed. Whether to send again is in the error's text, and in the
+codes of ``--sysexits``, which are for programs that call this command instead of sendmail.
 
-The names and types of the JSON are part of the interface and described in ``docs/cli.md``: a value
-that is not known is null, and no key is left out. Seconds are floats, times are ISO 8601.
+The names and types of the JSON are part of the interface and described in ``docs/cli.md``: an
+unknown value is null, and no key is left out. Seconds are floats, times are ISO 8601.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class CommandResult:
 
 
 class CommandError(Exception):
-    """A command cannot do what was asked. The text is the whole message.
+    """A command failed for another reason than an `SmtpError`. The text is the whole message.
 
     Attributes:
         sysexit: the exit code with ``--sysexits``.
@@ -142,8 +142,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
 def sysexit_of(code: ExitCode, error: BaseException | None) -> int:
     """The code of sysexits(3) for an exit code and its error.
 
-    75 (EX_TEMPFAIL) asks the caller to send again, so it is never the code of a message that may
-    have been delivered.
+    75 (EX_TEMPFAIL) makes the caller send again, so it is never the code of a message that may have
+    been delivered.
     """
     if code in (ExitCode.OK, ExitCode.INTERRUPTED, ExitCode.BROKEN_PIPE):
         return int(code)
@@ -178,7 +178,7 @@ def table() -> str:
 
 
 def server_json(config: ServerConfig) -> dict[str, Json]:
-    """A server and how it is connected to."""
+    """A server as JSON: its address, protocol, kind of TLS and user."""
     is_path = config.host.startswith("/")
     return {
         "host": config.host,
@@ -190,7 +190,7 @@ def server_json(config: ServerConfig) -> dict[str, Json]:
 
 
 def reply_json(reply: SmtpResponse | None) -> dict[str, Json] | None:
-    """A server's reply."""
+    """A server's reply as JSON."""
     if reply is None:
         return None
     status = reply.enhanced_status
@@ -205,7 +205,7 @@ def reply_json(reply: SmtpResponse | None) -> dict[str, Json] | None:
 
 
 def error_json(error: BaseException | None) -> dict[str, Json] | None:
-    """An error: its class, where it happened, and whether sending again is right."""
+    """An error as JSON: its class, text, phase and reply, and whether to send again."""
     if error is None:
         return None
     phase, is_transient, may_have_been_delivered = None, False, False

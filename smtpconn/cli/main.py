@@ -1,8 +1,8 @@
-"""`main`: parse the command line, run the command, and turn every ending into an exit code.
+"""`main`: parse the command line, run the command, and return an exit code in every case.
 
-This is the one place that catches everything. An error that a user can act on is one line on
-standard error; a bug in smtpconn is one line too, which says so and where. Neither a closed
-standard output nor Ctrl-C shows a traceback.
+Only this module catches every exception. An error that a user can act on is one line on standard
+error; a bug in smtpconn is one line too, with the place in the code. Neither a closed standard
+output nor Ctrl-C shows a traceback.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _replace_closed_streams()
     handler = _sigint_handler()
-    # Errors are reported here; the logging of warnings would repeat them on standard error.
+    # `_report` writes the errors. Without a handler, logging would repeat warnings on standard
+    # error.
     silence = logging.NullHandler()
     logging.getLogger("smtpconn").addHandler(silence)
     try:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    # Found without the parser, so that an error of the parser is reported in the same way.
+    # Read without the parser, so that these options apply to an error of the parser, too.
     out = Output(as_json="--json" in arguments)
     sysexits = "--sysexits" in arguments
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
@@ -149,7 +150,7 @@ def _one_line(error: BaseException, code: ExitCode) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if code is ExitCode.BUG:
-        # Not its text, which may contain a secret.
+        # The text of the error is left out, because it may contain a secret.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return f"this is a bug in smtpconn: {type(error).__name__} at {where}"
@@ -171,7 +172,7 @@ def _replace_closed_streams() -> None:
         if getattr(sys, name) is not None:
             continue
         opened = os.open(os.devnull, os.O_RDWR)
-        # It takes the lowest descriptor that is free: in a process, the closed one.
+        # os.open() returns the lowest free descriptor; in a process that is the closed one.
         if name != "stdin":
             setattr(sys, name, open(opened, "w", closefd=False))  # noqa: SIM115
         elif opened != descriptor:
@@ -185,13 +186,13 @@ def _sigint_handler() -> signal._HANDLER:
 
 
 def _ignore_sigint() -> None:
-    """Let Ctrl-C not interrupt the report of how a command ended."""
+    """Ignore Ctrl-C while the result of a command is reported."""
     if _sigint_handler() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _restore_sigint(handler: signal._HANDLER, *, is_process: bool) -> None:
-    """Restore the handler of SIGINT; at the end of a process, let it end without a traceback."""
+    """Restore the handler of SIGINT; in a process, one by which Ctrl-C shows no traceback."""
     if is_process and handler is signal.default_int_handler:
         handler = signal.SIG_DFL
     if handler is not None:
@@ -199,7 +200,7 @@ def _restore_sigint(handler: signal._HANDLER, *, is_process: bool) -> None:
 
 
 def _is_still_sending() -> bool:
-    """Whether messages are in flight, which the end of the interpreter would wait for."""
+    """Whether messages are in flight; the interpreter would wait for them at its end."""
     return any(thread.name.startswith("smtpconn-sender") for thread in threading.enumerate())
 
 
@@ -221,7 +222,7 @@ def _flush_stdout() -> None:
 
 
 def _discard_stdout() -> None:
-    """Keep the interpreter from writing, as it ends, what a broken standard output did not take."""
+    """Discard buffered output, which the interpreter could not write at its end."""
     try:
         descriptor = sys.stdout.fileno()
         devnull = os.open(os.devnull, os.O_WRONLY)

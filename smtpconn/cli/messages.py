@@ -1,8 +1,8 @@
 """The messages that ``send`` sends: files, standard input, and messages composed from options.
 
 A message is sent as it is, except that an mbox's ``From `` line before it and its Bcc fields are
-removed, and line ends become CRLF on the way. Small messages are read whole, so that their size and
-their bytes are known before the first command; large ones are streamed.
+removed, and line ends become CRLF. Small messages are read whole, so that their size and their
+content are known before the first command; large ones are streamed.
 
 Sender and recipients come from the options, else from the header (RFC 5321 3.3). Composed messages
 have the fields that swaks writes where no option sets them. They are sent in 7 bits, so that every
@@ -56,7 +56,7 @@ class OutgoingMessage:
     """A message that is ready to be sent.
 
     Attributes:
-        name: its name in the report: the name of its file, usually.
+        name: its name in the report, usually that of its file.
         envelope: the envelope and the message.
         text: the whole message; None if it is streamed.
     """
@@ -83,7 +83,7 @@ class MessageSource:
 
     Attributes:
         name: its name in the report.
-        open: reads it; raises `OSError`, `UsageError` or `ValidationError`.
+        open: reads the message; raises `OSError`, `UsageError` or `ValidationError`.
     """
 
     name: str
@@ -116,7 +116,7 @@ def sources_of(args: argparse.Namespace, files: Sequence[str]) -> list[MessageSo
 
 
 def envelope_to_try(args: argparse.Namespace, files: Sequence[str]) -> Envelope:
-    """The envelope of the first message, which is read only if the options do not have it all.
+    """The envelope of the first message, which is read only if options lack a part of it.
 
     Raises:
         UsageError, ValidationError, OSError: as `sources_of` and `MessageSource.open`.
@@ -212,7 +212,7 @@ def _parties(
     text = _SPACE_BEHIND_NAME.sub(r"\1:", header.decode("utf-8", "surrogateescape"))
     fields = HeaderParser(policy=email.policy.default).parsestr(text)
     if fields.defects:
-        # Fields after that line would be missed, and their recipients with them.
+        # The parser ignores the fields after that line, so their recipients would be missing.
         raise UsageError(
             f"{name}: a line of its header is not a header field: give --from and --to",
             os.EX_DATAERR,
@@ -356,14 +356,14 @@ def _attach(message: EmailMessage, name: str) -> None:
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     main, _, sub = kind.partition("/")
     if main not in ("application", "audio", "image", "video"):
-        # As binary data, because the encoding of a text file is not known.
+        # A text file is attached as binary data, because its encoding is not known.
         main, sub = "application", "octet-stream"
     content = _bytes_of(name)
     message.add_attachment(content, maintype=main, subtype=sub, filename=Path(name).name)
 
 
 def _set_headers(message: EmailMessage, headers: Iterable[str]) -> None:
-    """Add header fields; the first of each name replaces the one that is there."""
+    """Add header fields; the first of each name replaces the fields of that name."""
     replaced: set[str] = set()
     for text in headers:
         name, colon, value = text.partition(":")

@@ -30,21 +30,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **settings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Raise the error that argparse would print together with the usage.
+        """Raise an error; `argparse.ArgumentParser` would print it and the usage, and exit.
 
         Raises:
             UsageError: always.
         """
         _, is_unknown, words = message.partition("unrecognized arguments: ")
         if is_unknown:
-            # Other words are not shown: one may be the password after a mistyped option.
+            # Other arguments are not shown: one may be the password after a mistyped option.
             names = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
             message = f"there is no option {names[0]}" if names else "there are too many arguments"
         raise UsageError(f"{without_password(message)} ({self.prog} --help lists the options)")
 
 
 class NoPasswordHere(argparse.Action):
-    """An option that does not exist; its error says why, and what to use instead."""
+    """The action of a password option, which does not exist; the error names the alternatives."""
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 * Everything that a command writes goes through one `Output`, which removes secrets, and escapes
   control characters that a server sends.
-* Without `rich`, without a terminal and with NO_COLOR the words are the same.
+* Without `rich`, without a terminal or with NO_COLOR the text is the same, without colours.
 * With ``--json`` standard output has one JSON object and nothing else; the transcript goes to
   standard error, and the report for people is left out.
 """
@@ -115,7 +115,7 @@ class Output:
             try:
                 self._write(self._stderr if self.as_json else self._stdout, f"*** {text}", BAD)
             except OSError:
-                pass  # sending many messages goes on after errors, and without a transcript
+                pass  # `send` continues after errors, also without a transcript
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Progress]:
@@ -144,7 +144,7 @@ class Output:
             write()
         except OSError as error:
             if file is self._stderr:
-                return  # there is nowhere to report it
+                return  # an error of standard error cannot be reported
             self.is_stdout_broken = True
             if isinstance(error, BrokenPipeError):
                 raise
@@ -177,7 +177,7 @@ def _without_secrets(value: Json, secrets: Secrets) -> Json:
 
 
 def _encodable(text: str, file: TextIO) -> str:
-    """Escape what the encoding of the stream does not have."""
+    """Escape characters that the encoding of the stream does not have."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -220,7 +220,7 @@ class _Counter:
             self._file.write(text)
             self._file.flush()
         except OSError:
-            pass  # it is not visible any more
+            pass  # standard error is closed, so nobody sees the progress
 
 
 @contextmanager

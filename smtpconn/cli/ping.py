@@ -1,10 +1,11 @@
 """``smtpconn ping``: how long does it take to get a connection and a reply?
 
 Each ping takes a connection from a pool, as a request handler would, and sends NOOP. The first ping
-opens the connection, and its steps are shown; the others show what a pool saves.
+opens the connection, and its steps are shown; the others show the time that a pool saves.
 
 Servers limit NOOPs: Exim closes the connection at the eleventh command that does not belong to a
-message. So a connection is replaced before that; the report has the number of connections.
+message (smtp_accept_max_nonmail). So ping replaces a connection before that; the report has the
+number of connections.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from smtpconn.pool.connection_pool import ConnectionPool
 COUNT = 5
 NOOPS_PER_CONNECTION = 8
 BARS = 8
-"""The most lines of the histogram."""
+"""The maximum number of lines of the histogram."""
 
 WIDTH = 40
 """Characters of the longest bar."""
@@ -123,7 +124,7 @@ def _ping_once(pool: ConnectionPool, number: int, pings: Pings, out: Output) -> 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures about durations, in seconds."""
+    """Statistics of durations, in seconds."""
 
     least: float
     median: float
@@ -151,7 +152,7 @@ class Summary:
 
 def histogram(values: Sequence[float]) -> list[str]:
     """Draw durations as bars. The ranges grow, so that one slow reply does not hide the others."""
-    # A nanosecond is the resolution of the clock, and keeps the ratio finite.
+    # Durations of 0 count as a nanosecond, the clock's resolution, so that the ratio is finite.
     least, most = max(min(values), 1e-9), max(*values, 1e-9)
     bars = min(BARS, len(values)) if most > least else 1
     step = (most / least) ** (1 / bars)

@@ -6,9 +6,9 @@
     failed      it did not reach the server; no recipient got it
     unknown     the connection was lost after the message and before the reply
 
-An unknown message needs a decision: sending it again may deliver it twice, not sending it may lose
-it. So unknown is never reported as anything else, and the unknown messages are the last lines of
-the report, where they cannot scroll away.
+For an unknown message the user has to decide: sending it again may deliver it twice, not sending it
+may lose it. So it is never reported as anything else, and the unknown messages are the last lines
+of the report, where they stay visible.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class MessageResult:
     Attributes:
         name: the name of the message: its file, usually.
         status: what happened to it.
-        sender, recipients: its envelope; "" and () if it could not be read.
+        sender, recipients: its envelope; "" and () if the message could not be read.
         reply: the server's final reply.
         refused: the recipients that did not get it, each with the reply; None without a reply.
-        error: the error that sending it ended with.
+        error: the error of sending it.
     """
 
     name: str
@@ -216,13 +216,13 @@ def command_result(results: Sequence[MessageResult], values: dict[str, Json]) ->
 
 
 def _common_error(results: Sequence[MessageResult]) -> BaseException | None:
-    """The error that all the messages ended with; None if there is no such error."""
+    """The one error that all messages have; None if there is no such error."""
     first = results[0].error if results else None
     return first if all(result.error is first for result in results) else None
 
 
 def _sysexit(bad: Sequence[MessageResult]) -> int:
-    """EX_TEMPFAIL only if sending all of them again is right."""
+    """EX_TEMPFAIL if all of these messages may be sent again, else EX_UNAVAILABLE."""
     for result in bad:
         replies = [reply for _, reply in result.refused if reply is not None]
         is_transient = isinstance(result.error, SmtpError) and result.error.is_transient

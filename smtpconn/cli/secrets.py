@@ -56,7 +56,7 @@ def password(user: str, command: str | None) -> str:
     """Get the password: from the command, else from the environment, else from a prompt.
 
     Raises:
-        UsageError: there is none, or the command failed.
+        UsageError: there is no password, or the command failed.
     """
     if command is not None:
         return output_of(command)
@@ -78,7 +78,8 @@ def output_of(command: str) -> str:
     """Run a command without a shell, and return the first line that it prints.
 
     Raises:
-        UsageError: it cannot be run, fails, or prints nothing. The text never quotes its output.
+        UsageError: the command cannot be run, fails, or prints nothing. The text of the error never
+            quotes the output.
     """
     try:
         done = subprocess.run(

@@ -1,9 +1,9 @@
 """``smtpconn send``: send messages, and report what happened to each of them.
 
-Many messages are sent over a pool, which goes on after failures and never sends a message twice;
-with ``--bdat`` they are sent one after the other over one connection. Ctrl-C begins no further
-message and waits for those in flight, because otherwise their outcome would be unknown. A second
-Ctrl-C does not wait for them; they are reported as unknown.
+Many messages are sent over a pool, which continues after failures and never delivers a message
+twice; with ``--bdat`` they are sent one after the other over one connection. After Ctrl-C no
+further message is begun, and the command waits for those in flight, because otherwise their outcome
+would be unknown. After a second Ctrl-C it does not wait for them, and reports them as unknown.
 
 With ``--quit-after`` no message is sent: `dry_run` goes as far as a stage of `smtpconn.cli.target`.
 """
@@ -146,7 +146,7 @@ def _report(
     try:
         results.show(found, out, seconds)
     except OSError:
-        # The messages are sent: a report that cannot be written does not hide how that ended.
+        # Messages were sent, so an error of sending is reported rather than that of the report.
         if result.code is ExitCode.OK:
             raise
         for each in found:
@@ -185,12 +185,12 @@ SendMethod = Callable[[Target, Iterable[Envelope]], AbstractContextManager[Itera
 
 
 class BatchSender:
-    """The messages of one run: opened when their turn comes, sent, and accounted for.
+    """Sends the messages of one run: opens each just before sending, and records its result.
 
     Every source gets exactly one result, however sending ends.
 
     Attributes:
-        sources: where the messages come from.
+        sources: the sources of the messages.
         was_interrupted: whether the user pressed Ctrl-C.
     """
 
@@ -198,11 +198,11 @@ class BatchSender:
         self.sources = sources
         self.was_interrupted = False
         self._out = out
-        # By the index of the source, in the order in which they came.
+        # The results by the index of the source, in the order in which they became known.
         self._results: dict[int, MessageResult] = {}
         # The messages in flight, by the id of their envelope, which may not be hashable.
         self._in_flight: dict[int, tuple[int, OutgoingMessage]] = {}
-        # Held to begin a message, so that none begins after the account is made.
+        # Held to begin a message, so that none is begun after the results are complete.
         self._lock = threading.Lock()
         self._outcomes: Iterator[SendOutcome] | None = None
         self._is_connecting = False
@@ -211,7 +211,7 @@ class BatchSender:
         self._is_over = False
 
     def send(self, target: Target, method: SendMethod) -> list[MessageResult]:
-        """Send all messages, going on after failures; returns a result for each source."""
+        """Send all messages, continuing after failures; return a result for each source."""
         failure: SmtpError | None = None
         with self._out.progress(len(self.sources), "sending") as bar:
             try:
@@ -234,7 +234,7 @@ class BatchSender:
             finally:
                 self._is_connecting = False
         if isinstance(self._outcomes, Outcomes):
-            # What is known without waiting: all, unless the user gave up.
+            # The outcomes that are known without waiting: all, unless the user gave up.
             for outcome in self._outcomes.close(wait=False):
                 self._add(outcome)
         with self._lock:
@@ -252,13 +252,14 @@ class BatchSender:
     def handling_sigint(self) -> Iterator[None]:
         """Let Ctrl-C stop the batch without losing a result.
 
-        The first one raises nothing once messages are in flight. The second one ends the wait for
-        them. Any other is ignored, so that the report is written to its end; `main` restores the
+        The first Ctrl-C raises nothing once messages are in flight. The second one ends the wait
+        for them. Any further one is ignored, so that the report is complete; `main` restores the
         handler.
         """
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            # Ignored, as in the background of a shell, or handled by the program around us.
+            # SIGINT is ignored, as in background jobs of a shell, or the program that calls `main`
+            # handles it.
             yield
             return
         signal.signal(signal.SIGINT, lambda number, frame: self._on_sigint())
@@ -275,7 +276,7 @@ class BatchSender:
                 raise KeyboardInterrupt  # nothing is in flight
             return
         if self._gives_up:
-            return  # raised once; a second exception could interrupt the account
+            return  # only one exception: a second one could interrupt recording the results
         self._gives_up = True
         if self._is_waiting:
             raise KeyboardInterrupt
@@ -291,7 +292,7 @@ class BatchSender:
             pass  # a signal came while this thread was writing to the same stream
 
     def _end_outcomes(self) -> None:
-        """Have nothing more begun of what a pool has taken already."""
+        """Make the pool begin no further message of those it has taken already."""
         if isinstance(self._outcomes, Outcomes):
             self._outcomes.stop()
 
@@ -303,7 +304,7 @@ class BatchSender:
         """
         while True:
             try:
-                # Set before the look at _gives_up: a signal between the two raises.
+                # Set before `_gives_up` is read, so that a signal between the two raises.
                 self._is_waiting = True
                 if self._gives_up:
                     raise KeyboardInterrupt
@@ -347,7 +348,7 @@ class BatchSender:
 
     def _add(self, outcome: SendOutcome) -> None:
         index, message = self._in_flight[id(outcome.envelope)]
-        # One that was not begun after Ctrl-C is accounted for with those that were not opened.
+        # After Ctrl-C, a message that was not begun is reported like those that were not opened.
         error = outcome.error
         is_left_out = self.was_interrupted and error is not None and error.never_begun
         if not is_left_out:
@@ -358,7 +359,7 @@ class BatchSender:
             self._out.transcript_error(str(error))
 
     def _fail_rest(self, error: Exception, *, is_common: bool = True) -> None:
-        """Give every source without a result this error, and with ``is_common`` the very same."""
+        """Give every source without a result this error; without ``is_common``, a copy of it."""
         known = {index for index, _ in self._in_flight.values()} | set(self._results)
         for index, source in enumerate(self.sources):
             if index not in known:
@@ -375,9 +376,9 @@ def over_pool(connections: int) -> SendMethod:
         pool = ConnectionPool(target, max_size=connections, keepalive=None)
         try:
             if connections > 1:
-                # Without a server, a thousand messages get one error.
+                # If the server cannot be reached, this raises one error instead of one per message.
                 pool.warm(1)
-            # A generator here would be closed by an interrupt, and lose what is in flight.
+            # Not a generator: an interrupt would close it and lose the outcomes in flight.
             yield pool.send_many(envelopes)
         finally:
             pool.close(0)

@@ -1,8 +1,8 @@
 """``smtpconn serve``: a mailbox for development; the successor of ``python -m smtpd``.
 
-The server is `smtpconn.testing.SmtpServer`: it accepts mail and delivers nothing. A message is
-acknowledged after it was printed or stored, so that the reply is true. It listens on the loopback
-interface unless an option says otherwise, because it accepts all mail from all hosts.
+The server is `smtpconn.testing.SmtpServer`: it accepts mail and delivers nothing. It acknowledges a
+message only after it was printed or stored. By default it listens on the loopback interface,
+because it accepts all mail from all hosts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from smtpconn.testing.faults import STEPS
 PORT = 8025
 
 TIMEOUT = 1.0
-"""Seconds that clients have at the end to receive the replies they wait for."""
+"""Seconds at the end for clients to receive the replies that they wait for."""
 
 _ACTIONS = ("close", "reset", "hang")
 
@@ -138,7 +138,7 @@ def _stop(server: SmtpServer, sink: MessageSink) -> None:
     try:
         server.wait_for(lambda: all(each.closed for each in server.connections), TIMEOUT)
     except TimeoutError:
-        pass  # a client in the middle of something
+        pass  # a client is in the middle of a transaction
     try:
         server.stop()
     except OSError:
@@ -178,7 +178,7 @@ def _settings(args: argparse.Namespace, server: SmtpServer) -> list[str]:
 
 
 def _client_host(server: SmtpServer) -> str:
-    """The address to connect to: a server that listens on all addresses is on this one, too."""
+    """The address to connect to; loopback for a server that listens on all addresses."""
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
 
 
@@ -186,15 +186,15 @@ class MessageSink:
     """Prints or stores messages.
 
     Args:
-        out: where they are printed.
-        directory: where they are stored; None to print them.
-        wanted: the number of messages after which it is over; None for no end.
-        is_raw: whether to print messages as they came instead of decoded.
+        out: the output to print messages to.
+        directory: the directory to store messages in; None to print them.
+        wanted: the number of messages after which the sink is over; None for no limit.
+        is_raw: whether to print messages as received instead of decoded.
 
     Attributes:
         count: the number of messages.
-        is_over: set after the last message, and when one cannot be stored or printed.
-        failure: why not.
+        is_over: set after the last message, and when a message cannot be stored or printed.
+        failure: the error of storing or printing, if there was one.
     """
 
     def __init__(
@@ -210,10 +210,10 @@ class MessageSink:
         self._lock = threading.Lock()
 
     def take(self, message: ReceivedMessage) -> None:
-        """Store or print a message; it is safe when this returns.
+        """Store or print a message; after that it may be acknowledged.
 
         Raises:
-            OSError: that is not possible, so the message must not be acknowledged.
+            OSError: it cannot be stored or printed, so it must not be acknowledged.
         """
         with self._lock:
             number = self.count + 1
@@ -292,11 +292,11 @@ def _part_line(part: MIMEPart) -> str:
 
 
 def store(directory: Path, message: ReceivedMessage) -> Path:
-    """Write a message as .eml, and what is known about it as .json; returns the path of the .eml.
+    """Write a message as .eml, and its envelope as .json; return the path of the .eml.
 
-    The .eml appears when it is complete. Its name consists of the time, the process and a number.
-    Creating the .json reserves it, which fails if the file exists, so that names never collide, not
-    even between processes.
+    The .eml gets its name only when it is complete. The name consists of the time, the process and
+    a number. Creating the .json, which fails if the file exists, reserves the name, so that names
+    never collide, even between processes.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     number = 0

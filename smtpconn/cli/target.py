@@ -1,7 +1,7 @@
-"""From options to a server: `Target`, how far a session goes, and the PEM files that options name.
+"""Makes a server of options: `Target`, the stages of a session, and PEM files.
 
-An option overrides the URL. What neither names has swaks's default: port 25 in clear, except that
-port 465 means TLS from the first byte and port 587 means STARTTLS.
+An option overrides the URL. Settings in neither have swaks's defaults: port 25 in clear, except
+that port 465 means TLS from the first byte and port 587 means STARTTLS.
 
 The stages of ``--quit-after``, with swaks's names:
 
@@ -60,8 +60,8 @@ _TLS_OF_PORT = {465: TlsMode.IMPLICIT, 587: TlsMode.STARTTLS}
 class Target(ServerConfig):
     """A server, and how the command logs in to it.
 
-    If `mechanisms` names some, the first one that the server offers is used. One that does not fit
-    the credentials is then an error; `ServerConfig` would try the next.
+    If `mechanisms` is set, the first one that the server offers is used. It is an error if that one
+    does not fit the credentials; `ServerConfig` would try the next.
     """
 
     def connect(
@@ -71,7 +71,7 @@ class Target(ServerConfig):
         tls_session: ssl.SSLSession | None = None,
         quirks: ServerQuirks | None = None,
     ) -> SmtpConnection:
-        """Connect and log in as the user wants; raises as `ServerConfig.connect`."""
+        """Connect, and log in with the chosen mechanisms; errors as `ServerConfig.connect`."""
         if not self.mechanisms:
             return ServerConfig.connect(self, timeout, tls_session=tls_session, quirks=quirks)
         deadline = Deadline.of(timeout, self.timeout)
@@ -96,7 +96,7 @@ class Target(ServerConfig):
         offers = connection.capabilities
         names = tuple(self.mechanisms or ())
         offered = [name for name in names if _is_offered(name, offers.auth_mechanisms)]
-        # Without any, trying the first one raises the right error.
+        # If the server offers none of them, trying the first one raises the right error.
         name = offered[0] if offered else names[0]
         _LOGINS[name](connection, self.credentials, deadline)
 
@@ -123,13 +123,14 @@ def _oauthbearer(connection: SmtpConnection, who: Credentials | None, timeout: A
     if isinstance(who, OAuthCredentials) and connection.capabilities.supports_auth(
         AuthMechanism.OAUTHBEARER
     ):
-        # authenticate() prefers it to all others, and sends the user name, which some servers need.
+        # authenticate() prefers OAUTHBEARER to all others, and sends the user name, which some
+        # servers need (RFC 7628 3.1).
         return connection.authenticate(who, timeout)
     return connection.auth_oauthbearer(_token(who)[1], timeout)
 
 
-# They get the deadline itself as their timeout, so that an error shows the user's own figure; the
-# public methods promise seconds only.
+# These functions get the deadline itself as their timeout, so that an error shows the timeout that
+# the user chose. The public methods promise to take seconds only.
 _Login = Callable[[SmtpConnection, Credentials | None, Any], None]
 _LOGINS: dict[str, _Login] = {
     AuthMechanism.PLAIN: lambda c, who, t: c.auth_plain(*_password(who), t),
@@ -146,7 +147,7 @@ def target_of(args: argparse.Namespace, out: Output) -> Target:
     """The server that the options name.
 
     Raises:
-        UsageError: there is no server, a contradiction, or a file that cannot be used.
+        UsageError: there is no server, options exclude each other, or a file cannot be used.
         ValidationError: an invalid value.
     """
     settings = _settings(args)
@@ -330,7 +331,7 @@ def load_certificate(context: ssl.SSLContext, certificate: str, key: str | None)
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ValueError) as error:
-        # OpenSSL's own errors do not name the file.
+        # The errors of OpenSSL do not name the file.
         raise UsageError(f"--tls-cert {certificate} cannot be used: {_reason(error)}") from None
 
 

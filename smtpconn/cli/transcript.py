@@ -86,7 +86,7 @@ class Recorder(logging.Handler):
         self._before: list[tuple[logging.Logger, int, bool]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Turn a record into a line; skip what is not part of the SMTP session."""
+        """Turn a record into a line; skip records that are not part of the SMTP session."""
         line = self._read(record.getMessage())
         if line is None:
             return
@@ -96,7 +96,7 @@ class Recorder(logging.Handler):
             if self._on_line is not None:
                 self._on_line(line)
         except OSError:
-            # The reader is gone: go on without the transcript, do not break the SMTP session.
+            # The reader of the output has ended. The SMTP session continues without a transcript.
             self._on_line = None
 
     def _read(self, message: str) -> Line | None:
@@ -194,10 +194,10 @@ def banner(lines: list[Line]) -> list[str]:
 
 def capabilities(lines: list[Line]) -> ServerCapabilities | None:
     """The reply to the last EHLO or LHLO; None if it was not a 250."""
-    said = [n for n, line in enumerate(lines) if line.text.startswith(("EHLO ", "LHLO "))]
-    if not said:
+    sent = [n for n, line in enumerate(lines) if line.text.startswith(("EHLO ", "LHLO "))]
+    if not sent:
         return None
-    reply = [line.text for line in lines[said[-1] :] if line.mark == "<-"]
+    reply = [line.text for line in lines[sent[-1] :] if line.mark == "<-"]
     last = next((n for n, text in enumerate(reply) if _LAST_LINE.match(text)), None)
     if last is None or not reply[0].startswith("250"):
         return None
@@ -213,8 +213,8 @@ def _answer_at(lines: list[Line], index: int, until: str = "") -> float | None:
 
 def _duration(lines: list[Line], verbs: tuple[str, ...], until: str = "") -> float | None:
     """How long the last command with one of these verbs took."""
-    said = [n for n, line in enumerate(lines) if line.mark == "->" and line.text.startswith(verbs)]
-    if not said:
+    sent = [n for n, line in enumerate(lines) if line.mark == "->" and line.text.startswith(verbs)]
+    if not sent:
         return None
-    answered = _answer_at(lines, said[-1], until)
-    return None if answered is None else answered - lines[said[-1]].at
+    answered = _answer_at(lines, sent[-1], until)
+    return None if answered is None else answered - lines[sent[-1]].at

@@ -5,14 +5,14 @@ every use and often shares one between threads, so a backend holds no connection
 that the server can be reached, each message borrows a connection from the process's pool, and
 ``close`` has nothing to close. Therefore:
 
-* An open backend keeps no connection from others while its user composes the next message.
+* An open backend holds no connection while its user composes the next message.
 * A dead connection is replaced silently, as by `ConnectionPool.send`.
 * Threads that share a backend do not wait for each other.
 
 The frameworks define which errors ``fail_silently`` hides: `OSError` while opening,
-`smtplib.SMTPException` while sending. An invalid address and an invalid setting are both, because
-they often come from an environment variable, and a page that reports an error must not fail because
-of them.
+`smtplib.SMTPException` while sending. `ValidationError`, for an invalid address or setting, is a
+subclass of both, because such values often come from an environment variable, and a page that
+reports an error must not fail because of them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class OutgoingMessage(Protocol):
 
 M = TypeVar("M", bound=OutgoingMessage)
 
-# Most servers offer it. For one that does not, `deliver` encodes the message again.
+# Most servers offer 8BITMIME. For one that does not, `deliver` encodes the message again.
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 _NOT_OVERRIDDEN = ("email", "django", "flask_mailman")
 
@@ -114,8 +114,8 @@ class PooledBackend(abc.ABC, Generic[M]):
     ) -> None:
         """Take what `read_settings` finds in ``sources``, and check it.
 
-        A missing host is no error yet: if it comes from the environment, code that makes a backend
-        and sends nothing still works.
+        A missing host is no error yet: the host often comes from the environment, and code that
+        makes a backend and sends nothing must work without it.
 
         Args:
             sources, names: as `read_settings` takes them.
@@ -171,7 +171,8 @@ class PooledBackend(abc.ABC, Generic[M]):
         """
         if self._ssl_context is not None or type(self).ssl_context is PooledBackend.ssl_context:
             return self._ssl_context
-        # By the class too, which gevent may replace; contexts of before are of no use then.
+        # The key contains `ssl.SSLContext`, because gevent may replace that class: contexts made
+        # before that cannot be used afterwards.
         key = (type(self), self.ssl_certfile, self.ssl_keyfile, ssl.SSLContext)
         known = _CONTEXTS.get(key)
         return known if known is not None else _CONTEXTS.setdefault(key, self.ssl_context)
@@ -253,7 +254,7 @@ class PooledBackend(abc.ABC, Generic[M]):
                     self._reword(error)
                     if not self.fail_silently:
                         raise
-                    # Each of the others would wait for the same server, for a whole timeout.
+                    # Each further message would wait a whole timeout for the same server.
                     if isinstance(error, SmtpError) and error.phase in _NO_CONNECTION:
                         break
         finally:
@@ -262,7 +263,7 @@ class PooledBackend(abc.ABC, Generic[M]):
         if unsendable is not None:
             if not self.fail_silently:
                 raise unsendable
-            # Without the text, which contains the address.
+            # The text of the error is left out, because it contains the address.
             _log.warning("a message was not sent: its address or content may not be sent")
         return sent
 
@@ -290,10 +291,11 @@ class PooledBackend(abc.ABC, Generic[M]):
         return self.__copy__()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle without secrets and without what cannot be pickled.
+        """Pickle the backend without secrets and without objects that cannot be pickled.
 
-        Queues pickle a message together with its backend. The process that sends it takes the
-        missing values from its own settings."""
+        Queues pickle a message together with its backend. The process that sends the message takes
+        the missing values from its own settings.
+        """
         now = self._current_settings()
         values = {f.name: getattr(now, f.name) for f in fields(now)}
         values |= {"server": dict(now.server), "pool": dict(now.pool), "names": dict(now.names)}
@@ -307,13 +309,14 @@ class PooledBackend(abc.ABC, Generic[M]):
         return _unpickled, (type(self), values, left_out, others)
 
     def _fill_in(self, left_out: _LeftOut) -> None:
-        """Take what was not pickled from the settings of this process.
+        """Take the values that were not pickled from the settings of this process.
 
         Raises:
-            ValidationError: they are for another server or login, which must not get the secrets.
+            ValidationError: those settings are for another server or login, so that secrets would
+                be sent to the wrong server.
         """
-        here = self.recreate()._current_settings()
-        if _server_of(here) != left_out.server:
+        current = self.recreate()._current_settings()
+        if _server_of(current) != left_out.server:
             raise ValidationError(
                 f"{', '.join(left_out.names)} of this backend were not pickled, and the settings "
                 f"of this process are for another server or login: give the message a new "
@@ -322,9 +325,9 @@ class PooledBackend(abc.ABC, Generic[M]):
         found: dict[str, Any] = {}
         for name in SECRET_NAMES:
             if name in left_out.names:
-                found[name] = getattr(here, name)
-        found["server"] = {**here.server, **self._settings.server}
-        found["pool"] = {**here.pool, **self._settings.pool}
+                found[name] = getattr(current, name)
+        found["server"] = {**current.server, **self._settings.server}
+        found["pool"] = {**current.pool, **self._settings.pool}
         if found.get("url") is not None:
             found |= dict.fromkeys(("host", "port", "use_tls", "use_ssl"))
         self._settings = replace(self._settings, **found)
@@ -336,12 +339,12 @@ class PooledBackend(abc.ABC, Generic[M]):
         """The message as it is sent, without Bcc.
 
         Args:
-            message: of the framework.
+            message: a message of the framework.
             smtputf8: whether its headers may contain UTF-8, because an address needs it.
         """
 
     def _send(self, message: M) -> bool:
-        """Send one message; subclasses of the frameworks' own backends override this.
+        """Send one message; the frameworks' backends have this method, and subclasses override it.
 
         Returns False if it has no recipient.
         """
@@ -393,8 +396,8 @@ class BackendConnection:
         """
         if mail_options or rcpt_options:
             raise ValidationError(
-                "mail_options and rcpt_options are not taken: use pool.send with mail_params and "
-                "rcpt_params"
+                "mail_options and rcpt_options are not supported: use pool.send with mail_params "
+                "and rcpt_params"
             )
         several = [to_addrs] if isinstance(to_addrs, str) else to_addrs
         sender = from_addr if isinstance(from_addr, ReversePath) else reverse_path(from_addr)
@@ -490,13 +493,13 @@ def _unpickled(
 
 
 def _is_used(pool: ConnectionPool) -> bool:
-    """Whether a connection is in use: then the server is reachable, and a check would only wait."""
+    """Whether a connection is in use: then the server is reachable and needs no check."""
     stats = pool.stats()
     return stats.in_use > stats.connecting
 
 
-# The first context that a class made, by the class (gevent may replace it) and the client's
-# certificate and key.
+# The first context that a subclass made, by the subclass, the client's certificate and key, and the
+# class of contexts.
 _CONTEXTS: dict[tuple[type, str | None, str | None, type], ssl.SSLContext] = {}
 
 

@@ -1,8 +1,9 @@
-"""From a framework's addresses and bytes to the pool, and when a message counts as sent.
+"""Sends a framework's finished message over a pool, and decides when it counts as sent.
 
-The frameworks pass a finished message and addresses as people write them, with display names and
-internationalised domains. Their headers have domains in A-labels by Python's codec (IDNA 2003). The
-envelope uses the same codec, so that a message goes to the domain that its header names.
+The frameworks pass the bytes of a message, and addresses as people write them, with display names
+and internationalised domains. They encode domains in header fields by Python's codec (A-labels of
+IDNA 2003, RFC 3490). The envelope uses the same codec, so that a message goes to the domain in its
+header.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def bare_address(text: str, *, a_labels: bool = True) -> str:
     """
     if _PLAIN.match(text):
         return text
-    # Checked here, because the parser takes a line break for a fold of a header field.
+    # Checked here, because the parser reads a line break as folding of a header field.
     if "\r" in text or "\n" in text:
         raise ValidationError(f"a line break in an address: {text!r:.80}")
     addresses = read_addresses(text)
@@ -102,7 +103,8 @@ class _LocalRecipient(ForwardPath):
 
 
 def _set_name(path: ReversePath | ForwardPath, name: str) -> None:
-    # Only this function makes paths without a domain. A Dot-string cannot end its command early.
+    # Only this function makes paths without a domain. The name is a Dot-string (RFC 5321 4.1.2),
+    # which contains nothing that could end the command early.
     for attribute, value in (("mailbox", None), ("is_ascii", True), ("text", name)):
         object.__setattr__(path, attribute, value)
 
@@ -111,12 +113,16 @@ _LOCAL_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*
 
 
 def local_sender(text: str) -> ReversePath:
-    """A sender that may be a name without a domain, such as ``root``; raises as `bare_address`."""
+    """A sender that may be a name without a domain, such as ``root``; errors as `bare_address`."""
     return _LocalSender(text) if _LOCAL_NAME.match(text) else reverse_path(text)
 
 
 def local_recipients(texts: Iterable[str]) -> list[ForwardPath]:
-    """Recipients, in lists with commas, that may be names without a domain; raises the same."""
+    """Recipients, in comma-separated lists, that may be names without a domain.
+
+    Raises:
+        ValidationError: as `bare_address`.
+    """
     found: list[ForwardPath] = []
     for text in texts:
         names = [name.strip() for name in text.split(",")]
@@ -130,27 +136,27 @@ def local_recipients(texts: Iterable[str]) -> list[ForwardPath]:
 
 
 def has_local_name(texts: Iterable[str]) -> bool:
-    """Whether any of the paths is a name without a domain."""
+    """Whether any address in these comma-separated lists is a name without a domain."""
     return any(_LOCAL_NAME.match(name.strip()) for text in texts for name in text.split(","))
 
 
 def reverse_path(text: str) -> ReversePath:
-    """The sender a framework names; raises as `bare_address`."""
+    """The path of a framework's sender; errors as `bare_address`."""
     return ReversePath(bare_address(text))
 
 
 def listed_paths(texts: Iterable[str]) -> list[ForwardPath]:
-    """Recipients of which one text may name several, with commas; raises as `bare_address`."""
+    """The paths of recipients in comma-separated lists; errors as `bare_address`."""
     return [ForwardPath(each) for text in texts for each in bare_addresses(text)]
 
 
 def forward_path(text: str) -> ForwardPath:
-    """A recipient a framework names; raises as `bare_address`."""
+    """The path of a framework's recipient; errors as `bare_address`."""
     return ForwardPath(bare_address(text))
 
 
 def forward_paths(texts: Iterable[str]) -> list[ForwardPath]:
-    """The recipients a framework names; raises as `bare_address`."""
+    """The paths of a framework's recipients; errors as `bare_address`."""
     return [forward_path(text) for text in texts]
 
 
@@ -172,8 +178,8 @@ def deliver(
     Raises:
         SmtpError: as `ConnectionPool.send`, and as `check_delivered`.
     """
-    # The email package encodes what may not be sent. It is used only if necessary, because parsing
-    # the message again takes time and invalidates signatures.
+    # The email package can encode a message that may not be sent as it is. It is used only if
+    # necessary, because parsing the message again takes time and invalidates signatures.
     if has_long_line(data):
         result = pool.send_message(_reread(data), sender, recipients, timeout=timeout)
     else:
@@ -182,7 +188,7 @@ def deliver(
         except UnsupportedExtensionError as error:
             if error.phase is not Phase.MAIL or data.isascii():
                 raise
-            # Refused before any content was sent.
+            # The error is raised before any content is sent, so a second attempt is safe.
             if as_it_stands:
                 request = make_request(sender, recipients, data, None, None)
                 request.content.is_8bit = False  # no check for 8BITMIME
@@ -201,10 +207,10 @@ def _reread(data: bytes) -> AnyMessage:
 
 
 def check_delivered(result: SendResult) -> None:
-    """Raise if no recipient got the message, which LMTP reports in its result.
+    """Raise if no recipient got the message; LMTP reports that in its result (RFC 2033 4.2).
 
-    If only some were refused, that is logged without their addresses: the frameworks cannot return
-    it.
+    If only some recipients were refused, their number is logged, without addresses: the frameworks
+    have no way to return it.
 
     Raises:
         AllRecipientsFailedError: the message was refused for every recipient.
@@ -217,7 +223,7 @@ def check_delivered(result: SendResult) -> None:
         undelivered = [each for each in result.results if not each.delivered]
         if not accepted and any(each.response is None for each in undelivered):
             raise ConnectionClosedError(
-                "the connection was lost before the server said who got the message",
+                "the connection was lost before the server reported who got the message",
                 phase=Phase.CONTENT,
                 may_have_been_delivered=True,
             )
@@ -240,6 +246,6 @@ def check_delivered(result: SendResult) -> None:
 
 
 def _code(response: SmtpResponse) -> str:
-    # Without the text, in which servers quote the address.
+    # The text of the reply is left out, because servers quote the address in it.
     status = response.enhanced_status
     return str(response.code) if status is None else f"{response.code} {status}"

@@ -35,7 +35,7 @@ from smtpconn.model.addresses import ReversePath
 from smtpconn.model.errors import ValidationError
 from smtpconn.pool.options import PoolKeywords
 
-# Since 6.0 messages are those of Python's modern email API.
+# Since 6.0 Django makes messages with Python's modern email API.
 _MODERN = django.VERSION >= (6, 0)
 _HAS_MAILERS = django.VERSION >= (6, 1)
 
@@ -132,10 +132,10 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
         return backend
 
     def prep_address(self, address: str, force_ascii: bool = True) -> str:
-        """The address alone, as Django's SMTP backend has it for its subclasses.
+        """The address without a display name; for subclasses, as in Django's SMTP backend.
 
         Args:
-            address: perhaps with a display name.
+            address: an address, which may have a display name.
             force_ascii: convert a domain that is not ASCII to A-labels, and refuse a local part
                 that is not ASCII.
 
@@ -167,8 +167,8 @@ class EmailBackend(PooledBackend[EmailMessage], BaseEmailBackend):  # type: igno
 
 def _email_settings(given: Mapping[str, object]) -> dict[str, object]:
     settings.is_overridden("EMAIL_HOST")  # loads the settings
-    # Not through the proxy, which warns about such settings from 6.1 on. Django warns about their
-    # definition too, which is the place that a site can change.
+    # Read without the proxy, which warns when such settings are read (6.1). Django also warns where
+    # a site defines them, and only that place can be changed.
     defined = settings._wrapped
     return hiding({
         name: getattr(defined, setting)

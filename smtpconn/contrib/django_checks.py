@@ -24,7 +24,7 @@ from smtpconn.model.addresses import ReversePath
 from smtpconn.model.errors import ValidationError
 
 MAX_SENSIBLE_SIZE = 50
-"""Connections that Postfix takes from one client unless told otherwise
+"""Connections that Postfix accepts from one client by default
 (smtpd_client_connection_count_limit)."""
 
 _HAS_MAILERS = django.VERSION >= (6, 1)
@@ -32,10 +32,10 @@ _HAS_MAILERS = django.VERSION >= (6, 1)
 
 @checks.register("smtpconn")  # type: ignore[untyped-decorator]
 def check_settings(app_configs: object = None, **_: object) -> list[checks.CheckMessage]:
-    """What is wrong with the mail settings that smtpconn's backend gets.
+    """The problems in the mail settings that smtpconn's backend uses.
 
     Args:
-        app_configs: given by Django and not used.
+        app_configs: passed by Django; not used.
     """
     found: list[checks.CheckMessage] = []
     mailers = getattr(settings, "MAILERS", None) if _HAS_MAILERS else None
@@ -54,8 +54,8 @@ def check_settings(app_configs: object = None, **_: object) -> list[checks.Check
         if getattr(settings, "SMTPCONN", None):
             found.append(
                 checks.Warning(
-                    "SMTPCONN is not looked at beside MAILERS.",
-                    hint="Move what it has into the OPTIONS of a mailer.",
+                    "SMTPCONN is ignored when MAILERS is set.",
+                    hint="Move its contents into the OPTIONS of a mailer.",
                     id="smtpconn.W003",
                 )
             )
@@ -90,9 +90,9 @@ def _of_backend(where: str, make: Callable[[], EmailBackend]) -> Iterator[checks
         yield checks.Warning(
             f"{where}: a pool of {size} connections for each process.",
             hint=(
-                f"Servers limit the connections of one client; Postfix takes {MAX_SENSIBLE_SIZE}. "
-                f"A few connections for each process are enough: one sends hundreds of messages "
-                f"per second."
+                f"Servers limit the connections of one client; Postfix accepts "
+                f"{MAX_SENSIBLE_SIZE}. A few connections for each process are enough: one sends "
+                f"hundreds of messages per second."
             ),
             id="smtpconn.W001",
         )

@@ -51,7 +51,7 @@ email_dispatched = Namespace().signal(
 """Sent with the app and ``message=`` for each message, including suppressed ones."""
 
 Result: TypeAlias = SendResult
-"""The server's result; a made-up one if sending is suppressed."""
+"""The result of sending; a generated one if sending is suppressed."""
 Person: TypeAlias = str | tuple[str, str]
 """An address, alone or after a display name: ``("Jane", "jane@example.com")``."""
 
@@ -112,8 +112,8 @@ _NAMES = _SETTINGS | {"pool": "SMTPCONN['pool']"}
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"), SmtpExtension("SMTPUTF8")))
 _NOT_SENT = SmtpResponse(250, ("2.0.0 Not sent: sending is suppressed",))
 _OUTBOXES: dict[int, list[AnyMessage]] = {}
-"""The lists of `record_messages`, of every extension in the process. Each change is a single
-assignment, so no lock is needed that a fork could copy while it is held."""
+"""The lists that `record_messages` fills, of every extension in the process. Each change is a
+single assignment, so no lock is needed; a fork could copy a lock while it is held."""
 
 
 class UnaddressedError(ValidationError, AssertionError):
@@ -130,7 +130,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # Not at the top: importing Flask-Mail changes how the email package encodes UTF-8.
+        # Imported here, because importing Flask-Mail changes how the email package encodes UTF-8.
         if name != "BadHeaderError":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
@@ -145,7 +145,7 @@ else:
 
 
 class _Attributes:
-    """The attributes of `MailState` that `Mail` passes on, with their types."""
+    """The attributes that `MailState` and `Mail` have in common, with their types."""
 
     server: str
     port: int | str | None
@@ -165,19 +165,19 @@ class MailState(_Attributes):
 
     Args:
         app: the application.
-        config: replaces its configuration.
+        config: the configuration to use instead of the application's.
 
     Attributes:
         app: the application.
         server, port, username, password, use_tls, use_ssl: the mail server.
         default_sender: ``MAIL_DEFAULT_SENDER``.
-        debug: ``MAIL_DEBUG``, else whether the application is debugged.
+        debug: ``MAIL_DEBUG``, else ``app.debug``.
         max_emails: messages after which a connection is replaced.
         suppress: whether messages are recorded but not sent: ``MAIL_SUPPRESS_SEND``, else while
             testing.
-        ascii_attachments: for ``flask_mail.Message``.
+        ascii_attachments: ``MAIL_ASCII_ATTACHMENTS``, which ``flask_mail.Message`` reads.
 
-    Each is read from the configuration on each access, until it is set.
+    An attribute that was not set is read from the configuration on each access.
     """
 
     def __init__(self, app: Flask, config: Mapping[str, Any] | None = None) -> None:
@@ -360,7 +360,7 @@ class Mail(_Attributes):
         for name in _READ:
             getattr(state, name)
         app.extensions["smtpconn"] = state
-        # flask_mail.Message looks here for the default sender, and packages look here for `send`.
+        # flask_mail.Message reads the default sender from here, and packages call `send` of it.
         app.extensions.setdefault("mail", state)
         return state
 
@@ -412,10 +412,11 @@ class Mail(_Attributes):
             sender, recipients: None for those in the message.
             timeout: seconds for the whole call; None for ``MAIL_TIMEOUT``.
 
-        Returns the server's result. If sending is suppressed, that is a made-up 250 that says so.
+        Returns the result. If sending is suppressed, its response is a generated 250 that says so.
 
         Raises:
-            SmtpError: as `ConnectionPool.send_message`; also if no recipient got it over LMTP.
+            SmtpError: as `ConnectionPool.send_message`; also if no recipient got the message over
+                LMTP.
             ValidationError: an invalid address or none (`UnaddressedError`), or a line break in a
                 header field (``BadHeaderError``).
             RuntimeError: as `pool`.
@@ -445,7 +446,7 @@ class Mail(_Attributes):
 
     @contextmanager
     def record_messages(self) -> Iterator[list[AnyMessage]]:
-        """Record what any extension sends in the block, in any thread, suppressed or not."""
+        """Record the messages of every extension and thread during the block, suppressed or not."""
         outbox: list[AnyMessage] = []
         _OUTBOXES[id(outbox)] = outbox
         try:
@@ -599,7 +600,7 @@ def _recipients(message: AnyMessage) -> list[ForwardPath]:
     if isinstance(message, Message):
         fields = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
         return recipients_of(message) if any(map(message.get_all, fields)) else []
-    # A set; sorted, so that the same message makes the same commands.
+    # `send_to` is a set; sorted, so that the same message leads to the same commands.
     return forward_paths(sorted(map(_text, message.send_to)))
 
 
@@ -608,7 +609,7 @@ def _bytes_of(message: FlaskMailMessage) -> bytes:
         raise sys.modules[__name__].BadHeaderError("a header field holds a line break")
     if message.mail_options or message.rcpt_options:
         raise ValidationError(
-            "mail_options and rcpt_options are words for the server that nothing checks: use "
+            "mail_options and rcpt_options would be sent unchecked and are not supported: use "
             "mail.pool.send with MailFromParams and RcptToParams"
         )
     if message.date is None:
@@ -638,10 +639,10 @@ def _made_by_flask_mail(message: FlaskMailMessage) -> Message[object, Any] | Non
 
 
 def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:
-    """The message, or a copy in which Flask-Mail finds each address that is in its envelope.
+    """The message, or a copy from which Flask-Mail can read every address.
 
-    It reads addresses with `email.utils.parseaddr`, which finds none behind some names, such as
-    ``[Shop] Support``: From would be empty.
+    Flask-Mail reads addresses with `email.utils.parseaddr`, which finds none after some display
+    names, such as ``[Shop] Support``: From would be empty.
 
     Raises:
         ValidationError: Reply-To is not an address.
@@ -662,7 +663,7 @@ def _with_readable_names(message: FlaskMailMessage) -> FlaskMailMessage:
 
 
 def _readable(person: Person) -> Person:
-    """The same, or a pair of name and address if Flask-Mail would not find the address."""
+    """``person``, or a pair of name and address if Flask-Mail could not read the address."""
     if isinstance(person, tuple):
         return person
     groups = read_groups(str(person))
@@ -704,7 +705,7 @@ def _deliver(
 
 
 def _text(person: Person) -> str:
-    """An address as a str; it may be a LocalProxy, which only looks like one."""
+    """An address as a str; it may be a LocalProxy, which is no str."""
     if isinstance(person, tuple):
         name, address = person
         return formataddr((str(name), str(address)))

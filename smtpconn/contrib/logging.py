@@ -9,8 +9,8 @@ logs it and queued; one background thread mails groups of records over its own c
 `smtpconn.contrib.logging_queue` decides which records are mailed and when; this module has the
 thread, the waiting and the mail itself.
 
-Records that the handler itself causes must not come back to it. So it ignores the loggers of
-smtpconn, and every record made in its own thread.
+Records that the handler itself causes must not be mailed, or each mail would cause another one. So
+it ignores the loggers of smtpconn, and every record made in its own thread.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _POLICY = email.policy.SMTP.clone(cte_type="8bit")
 _OFFERED = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 
 _Server: TypeAlias = "tuple[str, int | None, str | None, Secret | None, tuple[str, ...] | None]"
-"""Host, port, user, password and ``secure``, as the attributes are at one moment."""
+"""A snapshot of the attributes: host, port, user, password and ``secure``."""
 
 _log = logging.getLogger("smtpconn.contrib")
 _numbers = itertools.count(1)
@@ -85,7 +85,7 @@ class PooledSmtpHandler(logging.Handler):
         capacity: records that may wait.
         group_for: seconds that a record waits for others to share a mail with.
         max_records: records per mail.
-        max_mails, per: at most so many mails in so many seconds.
+        max_mails, per: at most ``max_mails`` mails in ``per`` seconds.
         close_timeout: seconds that `flush` and `close`, and so the end of the process, may take.
 
     Attributes:
@@ -101,7 +101,7 @@ class PooledSmtpHandler(logging.Handler):
         OSError: a file of ``secure`` cannot be read.
     """
 
-    # `repr` reads it, in error reports also before ``Handler.__init__``, which sets it.
+    # `repr` reads this attribute; in error reports also before ``Handler.__init__`` has set it.
     level = logging.NOTSET
 
     def __init__(
@@ -144,7 +144,7 @@ class PooledSmtpHandler(logging.Handler):
         if isinstance(found, PasswordCredentials):
             login = found.user, Secret.of(found.password)
         self.mailhost = config.host
-        # As SMTPHandler: None if only a host is given.
+        # None if only a host is given, as in SMTPHandler.
         self.mailport = None if _is_bare_host(server) else config.port
         self.username: str | None = None if login is None else login[0]
         self._password: Secret | None = None if login is None else login[1]
@@ -153,7 +153,8 @@ class PooledSmtpHandler(logging.Handler):
         self._thread_name = f"smtpconn-log-mail-{next(_numbers)}"
         self._is_closed = False
         self.reset_after_fork()
-        # Last, because it registers the handler: `logging.shutdown` flushes one that is half made.
+        # Called last, because it registers the handler, and `logging.shutdown` flushes every
+        # registered handler, even one whose constructor has not finished.
         super().__init__()
         reset_in_child(self)
 
@@ -261,14 +262,14 @@ class PooledSmtpHandler(logging.Handler):
             return True
         if threading.get_ident() == self._own_ident:
             return True
-        # Through a queue it comes in another thread than the one it was made in, which may have
-        # ended.
-        was_here = record.thread == self._own_ident or record.threadName == self._thread_name
-        return was_here and record.process == os.getpid()
+        # A record that came through a queue is handled in another thread than the one that made
+        # it, which may have ended.
+        is_from_thread = record.thread == self._own_ident or record.threadName == self._thread_name
+        return is_from_thread and record.process == os.getpid()
 
     def _put(self, entry: Entry) -> None:
         if not self._queue.has_room:
-            # Perhaps no thread could be started for the records that fill it.
+            # The queue may be full because no thread could be started before.
             self._has_thread()
         with self._lock:
             if not self._queue.has_room and self._block and not self._is_closed:
@@ -290,8 +291,8 @@ class PooledSmtpHandler(logging.Handler):
                     return self._thread is not None
                 thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
                 self._thread = thread
-            # Without the lock: where gevent came after this handler, all greenlets are one thread
-            # to it, and the new one would begin to wait with it.
+            # Started without the lock: if gevent patches threads after this handler was made, all
+            # greenlets count as one thread for the lock, and the new one would enter it.
             start_thread(thread)
             is_started = True
         except RuntimeError:
@@ -300,15 +301,15 @@ class PooledSmtpHandler(logging.Handler):
             if thread is not None and not is_started:
                 with self._lock:
                     if self._thread is thread and not self._own_ident:
-                        self._thread = None  # if it runs later nevertheless, it ends
+                        self._thread = None  # if the thread runs later nevertheless, it ends
                         self._progress.notify_all()
         return is_started
 
     def _run(self) -> None:
-        """Mail until there is nothing more.
+        """Mail until no record waits; then the thread ends.
 
-        No thread stays that waits for records: an application server may fork its workers after the
-        first ones, and a fork is the safer the fewer threads there are.
+        It does not stay to wait for records: an application server may fork its workers after the
+        first records, and a fork is safer the fewer threads there are.
         """
         thread = threading.current_thread()
         with self._lock:
@@ -324,7 +325,7 @@ class PooledSmtpHandler(logging.Handler):
                     self._ends()
 
     def _ends(self) -> None:
-        """Note that this thread takes no more records; for who holds the lock."""
+        """Note that this thread takes no more records; the caller holds the lock."""
         self._own_ident = 0
         self._thread = None
         self._progress.notify_all()
@@ -361,7 +362,7 @@ class PooledSmtpHandler(logging.Handler):
         finally:
             with self._lock:
                 if not settled:
-                    # A killed greenlet: the delivery status is not known.
+                    # The greenlet was killed, so the delivery status is not known.
                     self._queue.failed(0, certainly=False, may_retry=False)
                 self._progress.notify_all()
 
@@ -405,7 +406,7 @@ class PooledSmtpHandler(logging.Handler):
         return self._pool
 
     def _failed(self, batch: Batch, error: Exception) -> None:
-        # Other errors are raised here, before anything was sent.
+        # Errors of other classes are raised by this process before anything is sent.
         is_unknown = isinstance(error, SmtpError) and error.may_have_been_delivered
         is_transient = isinstance(error, SmtpError) and error.is_transient
         with self._lock:
@@ -422,7 +423,8 @@ class PooledSmtpHandler(logging.Handler):
         first = b""
         for name, addresses in (("From", [self.fromaddr]), ("To", self._to())):
             if has_local_name(addresses) and (text := ", ".join(addresses)).isascii():
-                # Not an address, so the parser refuses it; `_envelope` has checked it.
+                # A name without a domain is no address, so the email package refuses it;
+                # `_envelope` has checked the names.
                 first += f"{name}: {_one_line(text)}\r\n".encode()
             else:
                 message[name] = ", ".join(addresses)
@@ -461,10 +463,14 @@ class PooledSmtpHandler(logging.Handler):
 
 
 def _listed(toaddrs: object) -> list[str]:
-    """The recipients as a list; raises ValidationError for what is neither one nor several."""
+    """The recipients as a list.
+
+    Raises:
+        ValidationError: ``toaddrs`` is neither a str nor an iterable of them.
+    """
     if isinstance(toaddrs, str):
         return [toaddrs]
-    # Of a mapping only the keys would be taken; of bytes, numbers.
+    # Iterating a mapping gives its keys, and iterating bytes gives numbers: both are mistakes.
     if isinstance(toaddrs, Iterable) and not isinstance(toaddrs, (bytes, Mapping)):
         found = list(toaddrs)
         if all(isinstance(each, str) for each in found):
@@ -473,10 +479,10 @@ def _listed(toaddrs: object) -> list[str]:
 
 
 def _wrapped(credentials: object) -> tuple[str, Secret] | None:
-    """User name and password, wrapped.
+    """The user name and the password, wrapped in `Secret`.
 
     Raises:
-        ValidationError: they are not a pair; the text does not show them.
+        ValidationError: ``credentials`` is not a pair; the text does not show it.
     """
     if credentials is None:
         return None
@@ -523,7 +529,7 @@ def _as_smtp_handler(
     credentials: tuple[str, Secret] | None,
     secure: Sequence[str] | None,
 ) -> ServerConfig:
-    """The settings in the arguments of `logging.handlers.SMTPHandler`."""
+    """The server, from the arguments of `logging.handlers.SMTPHandler`."""
     if not isinstance(secure, (tuple, list, type(None))):
         raise ValidationError(
             "secure is () for STARTTLS, (keyfile,) or (keyfile, certfile) with a certificate of "

@@ -30,7 +30,7 @@ MAX_ATTEMPTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The parts of a log record that a mail needs; keeps no object of the application alive."""
+    """The parts of a log record that a mail needs; holds no reference to application objects."""
 
     level: int
     subject: str
@@ -43,9 +43,9 @@ class Batch:
     """The records of one mail.
 
     Attributes:
-        entries: in the order in which they were logged.
-        dropped: records dropped since the last mail with that number.
-        attempts: how often it was tried, this time included.
+        entries: the records, in the order in which they were logged.
+        dropped: the number of records dropped since the last mail that reported one.
+        attempts: the number of attempts to send the mail, this one included.
     """
 
     entries: tuple[Entry, ...]
@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def subject(self) -> str:
-        """The subject: that of the first of the most severe records, and the number of records."""
+        """The subject of the first of the most severe records, and the number of records."""
         worst = max(self.entries, key=lambda entry: entry.level)
         count = len(self.entries)
         return worst.subject if count == 1 else f"{worst.subject} ({count} records)"
@@ -109,9 +109,9 @@ class RecordQueue:
         self._rules = rules
         self._waiting: deque[Entry] = deque()
         self._batch: Batch | None = None
-        self._again_at: float | None = None
+        self._retry_at: float | None = None
         self._mails: deque[float] = deque(maxlen=rules.max_mails)
-        self._untold = 0
+        self._unreported = 0
 
     @property
     def is_empty(self) -> bool:
@@ -121,23 +121,26 @@ class RecordQueue:
     @property
     def has_room(self) -> bool:
         """Whether there is room for another record (rule 1)."""
-        under_way = len(self._batch.entries) if self._batch is not None else 0
-        return len(self._waiting) + under_way < self._rules.capacity
+        in_flight = len(self._batch.entries) if self._batch is not None else 0
+        return len(self._waiting) + in_flight < self._rules.capacity
 
     @property
     def is_pausing(self) -> bool:
         """Whether a failed mail waits to be sent again."""
-        return self._again_at is not None
+        return self._retry_at is not None
 
     def add(self, entry: Entry) -> bool:
-        """Queue a record, for which there is room; whether that changes when to mail (rule 2)."""
+        """Queue a record; the caller has checked `has_room`.
+
+        Returns whether the record changes when the next mail is due (rule 2).
+        """
         self._waiting.append(entry)
         return len(self._waiting) in (1, self._rules.max_records)
 
     def drop(self, count: int) -> None:
         """Count records that are not mailed."""
         self.dropped += count
-        self._untold += count
+        self._unreported += count
 
     def due_at(self, now: float, *, hurry: bool, last: bool) -> float | None:
         """When to send the next mail; None while there is nothing to send.
@@ -145,10 +148,10 @@ class RecordQueue:
         Args:
             now: the time.
             hurry: whether a caller waits (rule 5).
-            last: whether the process ends.
+            last: whether the process is ending (rule 5).
         """
-        if self._again_at is not None:
-            return now if last else self._again_at
+        if self._retry_at is not None:
+            return now if last else self._retry_at
         if not self._waiting:
             return None
         if hurry or last:
@@ -161,13 +164,13 @@ class RecordQueue:
 
     def take(self, now: float) -> Batch:
         """Take the next mail; it is in flight until `delivered` or `failed` is called."""
-        if self._again_at is not None and self._batch is not None:
+        if self._retry_at is not None and self._batch is not None:
             self._batch = replace(self._batch, attempts=self._batch.attempts + 1)
-            self._again_at = None
+            self._retry_at = None
         else:
             count = min(len(self._waiting), self._rules.max_records)
             entries = tuple(self._waiting.popleft() for _ in range(count))
-            self._batch = Batch(entries, self._untold)
+            self._batch = Batch(entries, self._unreported)
             self._mails.append(now)
         return self._batch
 
@@ -175,11 +178,11 @@ class RecordQueue:
         """Note that the mail in flight was accepted."""
         if self._batch is not None:
             self.mailed += len(self._batch.entries)
-            self._untold -= self._batch.dropped
+            self._unreported -= self._batch.dropped
             self._batch = None
 
     def failed(self, now: float, *, certainly: bool, may_retry: bool) -> bool:
-        """Note that the mail in flight failed (rule 4); whether it is sent again.
+        """Note that the mail in flight failed (rule 4); return whether it is sent again.
 
         Args:
             now: the time.
@@ -189,7 +192,7 @@ class RecordQueue:
         if (batch := self._batch) is None:
             return False
         if certainly and may_retry and batch.attempts < MAX_ATTEMPTS:
-            self._again_at = now + min(MAX_PAUSE, FIRST_PAUSE * 2 ** (batch.attempts - 1))
+            self._retry_at = now + min(MAX_PAUSE, FIRST_PAUSE * 2 ** (batch.attempts - 1))
             return True
         self._batch = None
         if certainly:
@@ -199,11 +202,14 @@ class RecordQueue:
         return False
 
     def abandon(self) -> int:
-        """Drop what waits, but not what is in flight; return the number of records."""
+        """Drop the records that wait or are to be sent again; return their number.
+
+        A mail in flight is not affected.
+        """
         count = len(self._waiting)
-        if self._again_at is not None and self._batch is not None:
+        if self._retry_at is not None and self._batch is not None:
             count += len(self._batch.entries)
-            self._batch = self._again_at = None
+            self._batch = self._retry_at = None
         self._waiting.clear()
         self.drop(count)
         return count

@@ -97,7 +97,7 @@ class PoolInstrumentation:
             ),
             Action.CHECKIN: histogram(
                 "smtp.client.connection.use_time",
-                "The time until a connection came back to the pool.",
+                "The time until a connection was returned to the pool.",
             ),
         }
 
@@ -127,7 +127,7 @@ class PoolInstrumentation:
 
     def _end(self, event: PoolEvent) -> None:
         if (ending := self._open.pop(event.operation, None)) is None:
-            return  # begun before this hook was set
+            return  # its STARTED event was not recorded
         context.detach(ending.token)
         span = ending.span
         # With several servers, the server is known only now.
@@ -201,9 +201,14 @@ _LEVELS: tuple[_Row, ...] = (
 
 _COUNTS: tuple[_Row, ...] = (
     ("timeouts", "{timeout}", "Callers who got no connection in time.", lambda s: s.timeouts),
-    ("rejections", "{request}", "Callers turned away: too many waited.", lambda s: s.overloads),
+    ("rejections", "{request}", "Callers refused because too many waited.", lambda s: s.overloads),
     ("errors", "{error}", "Attempts to connect that failed.", lambda s: s.connect_errors),
-    ("discards", "{connection}", "Connections given up.", lambda s: sum(s.discards.values())),
+    (
+        "discards",
+        "{connection}",
+        "Connections that the pool closed.",
+        lambda s: sum(s.discards.values()),
+    ),
 )
 
 
@@ -237,7 +242,7 @@ def _outcome(event: PoolEvent) -> _Attributes:
 def error_type(error: SmtpError | None) -> str:
     """The value of ``error.type``: the reply's code, else the error's class.
 
-    None stands for an error that is not smtpconn's: ``_OTHER``, as in the convention.
+    None stands for an error that is not smtpconn's; its value is ``_OTHER``, as in the convention.
     """
     if isinstance(error, ResponseError):
         return str(error.response.code)

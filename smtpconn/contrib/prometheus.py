@@ -97,25 +97,25 @@ def _recipients(stats: PoolStats) -> _Reading:
 
 
 _FAMILIES = (
-    _gauge("connections", "Connections there are, by what they do.", _connections, "state"),
-    _gauge("max", "Connections there may be.", lambda s: s.max_size),
+    _gauge("connections", "Connections, by state.", _connections, "state"),
+    _gauge("max", "The maximum number of connections.", lambda s: s.max_size),
     _gauge(
         "effective_max",
-        "Connections there may be now; fewer than max after a server took no more.",
+        "The maximum now; lower than max after the servers accepted no more connections.",
         lambda s: s.effective_size,
     ),
     _gauge("waiting", "Callers waiting for a connection.", lambda s: s.waiting),
-    _gauge("servers", "Servers, by how the last attempt to connect went.", _servers, "state"),
+    _gauge("servers", "Servers, by the result of the last connect.", _servers, "state"),
     _counter(
         "requests",
-        "Callers who asked for a connection: served, timed out or turned away.",
+        "Callers who requested a connection: served, timed out or refused.",
         lambda s: s.checkouts + s.timeouts + s.overloads,
     ),
     _counter("waits", "Callers who had to wait for a connection.", lambda s: s.waits),
     _counter("timeouts", "Callers who got no connection in time.", lambda s: s.timeouts),
-    _counter("overloads", "Callers turned away: too many waited.", lambda s: s.overloads),
+    _counter("overloads", "Callers refused because too many waited.", lambda s: s.overloads),
     _counter("connects", "Attempts to connect and log in.", _connects, "result"),
-    _counter("discards", "Connections given up.", lambda s: s.discards, "reason"),
+    _counter("discards", "Connections that the pool closed.", lambda s: s.discards, "reason"),
     _counter(
         "messages",
         "Messages; unknown ones failed but may have been delivered.",
@@ -123,11 +123,11 @@ _FAMILIES = (
         "result",
     ),
     _counter("recipients", "Recipients of the messages sent.", _recipients, "result"),
-    _counter("retries", "Messages begun again on a new connection.", lambda s: s.retries),
+    _counter("retries", "Messages sent again over another connection.", lambda s: s.retries),
     _counter("noops", "NOOPs that kept an idle connection alive.", lambda s: s.noops),
     _counter(
         "wait_seconds",
-        "Time callers spent on getting a connection that was not at hand.",
+        "Time callers waited for a connection when none was idle.",
         lambda s: s.wait_seconds,
     ),
     _counter("use_seconds", "Time callers held connections.", lambda s: s.use_seconds),
@@ -183,11 +183,11 @@ class PoolHistograms:
         self._histograms = {
             Action.CHECKOUT: histogram(
                 "smtpconn_pool_checkout_duration_seconds",
-                "Time until a caller had a connection, or none.",
+                "Time until a caller got a connection or an error.",
             ),
             Action.CHECKIN: histogram(
                 "smtpconn_pool_use_duration_seconds",
-                "Time until a connection came back.",
+                "Time until a connection was returned.",
             ),
             Action.CONNECT: histogram(
                 "smtpconn_pool_connect_duration_seconds",

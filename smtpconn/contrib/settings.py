@@ -35,10 +35,10 @@ class MailSettings:
 
     Attributes:
         url: as `ServerConfig.from_url` takes it, instead of the host, the port and use_*.
-        host, port: where the server is; without a port the usual one for the kind of TLS.
-        username, password: both, to log in.
+        host, port: the server; without a port, `usual_port`.
+        username, password: the login; used only if both are given.
         use_tls: STARTTLS.
-        use_ssl: TLS from the first byte.
+        use_ssl: implicit TLS (RFC 8314 3).
         timeout: seconds for an operation as a whole; None for the default of `ServerConfig`.
         ssl_certfile, ssl_keyfile: the client's certificate and its key, files in PEM.
         pool: limits of the pool, as `smtpconn.ConnectionPool` takes them.
@@ -77,26 +77,26 @@ class MailSettings:
         _check_names("server", self.server, ServerOptions.__annotations__)
         for name in ("use_tls", "use_ssl"):
             if (chosen := getattr(self, name)) is not None:
-                object.__setattr__(self, name, flag(self._called(name), chosen))
+                object.__setattr__(self, name, flag(self._name_of(name), chosen))
         object.__setattr__(self, "pool", _read_pool(self.pool))
         object.__setattr__(self, "server", _read_server(self.server))
         if self.use_tls and self.use_ssl:
             raise ValidationError(
-                f"{self._called('use_tls')}/{self._called('use_ssl')} are mutually exclusive, so "
+                f"{self._name_of('use_tls')}/{self._name_of('use_ssl')} are mutually exclusive, so "
                 f"only set one of those settings to True."
             )
-        beside_url = ("host", "port", "use_tls", "use_ssl")
-        if self.url is not None and (said := [n for n in beside_url if getattr(self, n)]):
+        in_url = ("host", "port", "use_tls", "use_ssl")
+        if self.url is not None and (doubled := [n for n in in_url if getattr(self, n)]):
             raise ValidationError(
-                f"{self._called('url')} says the host, the port and the TLS: leave out "
-                f"{', '.join(map(self._called, said))}, or the URL"
+                f"{self._name_of('url')} contains the host, the port and the kind of TLS: leave "
+                f"out {', '.join(map(self._name_of, doubled))}, or the URL"
             )
         if self.ssl_certfile and self.server.get("tls_context") is not None:
             raise ValidationError(
-                f"{self._called('ssl_certfile')} and tls_context are mutually exclusive"
+                f"{self._name_of('ssl_certfile')} and tls_context are mutually exclusive"
             )
 
-    def _called(self, name: str) -> str:
+    def _name_of(self, name: str) -> str:
         return self.names.get(name, name)
 
     @property
@@ -117,34 +117,34 @@ class MailSettings:
         """
         if not self.names_server:
             raise ValidationError(
-                f"{self._called('host')} is empty: set it to the name of the mail server"
+                f"{self._name_of('host')} is empty: set it to the name of the mail server"
             )
         if "://" in (self.host or ""):
             # Not quoted: a URL may contain a password.
             raise ValidationError(
-                f"{self._called('host')} is a name or an IP address; a URL goes into "
-                f"{self._called('url')}"
+                f"{self._name_of('host')} is a name or an IP address; a URL goes into "
+                f"{self._name_of('url')}"
             )
         options: dict[str, Any] = dict(self.server)
         if self.timeout is not None:
-            options["timeout"] = _number(self._called("timeout"), self.timeout, float)
+            options["timeout"] = _number(self._name_of("timeout"), self.timeout, float)
         if self.username and self.password:
             credentials = PasswordCredentials(self.username, Secret.of(self.password).reveal())
             options.setdefault("credentials", credentials)
         if self.url is not None:
             return ServerConfig.from_url(Secret.of(self.url).reveal(), **options)
         mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
-        port = _number(self._called("port"), self.port or self.usual_port, int)
+        port = _number(self._name_of("port"), self.port or self.usual_port, int)
         try:
             return ServerConfig(self.host or "", port, mode, **options)
         except ValidationError as error:
             refused = self._refused_setting(port, options)
             if refused is None:
                 raise
-            raise ValidationError(f"{self._called(refused)}: {error}") from None
+            raise ValidationError(f"{self._name_of(refused)}: {error}") from None
 
     def _refused_setting(self, port: int, options: Mapping[str, Any]) -> str | None:
-        """The setting whose value no configuration takes; None if no single one is at fault."""
+        """The setting whose value `ServerConfig` refuses; None if no single one is at fault."""
         valid = ServerConfig("localhost", 25, TlsMode.NONE)
         values = {"host": self.host, "port": port, "timeout": options.get("timeout", 1)}
         for name, value in values.items():
@@ -166,7 +166,7 @@ class MailSettings:
             return config
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValidationError(
-                f"{self._called('ssl_keyfile')} needs {self._called('ssl_certfile')} as well"
+                f"{self._name_of('ssl_keyfile')} needs {self._name_of('ssl_certfile')} as well"
             )
         if not self.ssl_certfile:
             return config
@@ -179,7 +179,7 @@ class MailSettings:
 
     def reword(self, error: SmtpError) -> None:
         """Use the framework's names of settings in the text of an error."""
-        use_tls, use_ssl = self._called("use_tls"), self._called("use_ssl")
+        use_tls, use_ssl = self._name_of("use_tls"), self._name_of("use_ssl")
         text, *facts = error.args
         text = str(text).replace("TlsMode.STARTTLS or IMPLICIT", f"{use_tls} or {use_ssl}")
         text = text.replace("TlsMode.STARTTLS", use_tls).replace("TlsMode.IMPLICIT", use_ssl)
@@ -203,8 +203,9 @@ def read_settings(
     """Settings from several sources; the first value that is not None is used.
 
     Args:
-        sources: mappings with the names of `MailSettings` and of `ServerOptions`. The last one is
-            the framework's own settings: what a ``url`` contains is not looked up there.
+        sources: mappings with the names of `MailSettings` and of `ServerOptions`. The last one has
+            the framework's own settings; if there is a ``url``, the values that a URL contains are
+            not looked up there.
         names: as `MailSettings.names`.
 
     Raises:
@@ -214,7 +215,7 @@ def read_settings(
     found: dict[str, Any] = {}
     for source in sources:
         if source is sources[-1] and "url" in found:
-            source = {name: source[name] for name in source.keys() - _SAID_BY_A_URL}
+            source = {name: source[name] for name in source.keys() - _URL_PARTS}
         for name, value in source.items():
             if value is not None and not (name == "url" and value == ""):
                 found.setdefault(name, value)
@@ -238,7 +239,7 @@ def own_settings(value: object) -> dict[str, object]:
     return hiding(value) if isinstance(value, Mapping) else {}
 
 
-_SAID_BY_A_URL = {"host", "port", "username", "password", "use_tls", "use_ssl"}
+_URL_PARTS = {"host", "port", "username", "password", "use_tls", "use_ssl"}
 
 
 def hiding(source: Mapping[str, object]) -> dict[str, object]:
@@ -255,11 +256,11 @@ def flag(name: str, value: object) -> bool:
     """Parse a boolean setting; "False" from the environment is False.
 
     Args:
-        name: the setting's, for the error.
+        name: the name of the setting, for the error.
         value: a bool, 0 or 1, or a text such as "yes" and "off".
 
     Raises:
-        ValidationError: it is neither.
+        ValidationError: ``value`` is none of these.
     """
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False, "": False, "none": False}
@@ -295,12 +296,12 @@ def _read_server(given: ServerOptions) -> ServerOptions:
 
 
 def check_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse the names of settings that do not exist, and say where they belong.
+    """Refuse unknown names of settings, with a hint where they belong.
 
     Args:
-        what: where they were given, for the error.
-        names: those that do not exist there.
-        known: those that do.
+        what: where the names were given, for the error.
+        names: the unknown names.
+        known: the names that exist there.
 
     Raises:
         ValidationError: ``names`` is not empty.

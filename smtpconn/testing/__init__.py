@@ -9,7 +9,7 @@ Modules::
     server        SmtpServer: listening, threads, records, waiting
     session       the protocol on one connection
     connection    bytes and TLS of one connection
-    faults        what the server does wrong on demand
+    faults        errors that the server makes on demand
     records       received messages and connections
     certificates  certificates for servers with TLS
 """

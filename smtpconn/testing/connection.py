@@ -16,7 +16,7 @@ import threading
 from smtpconn.testing.records import ServerConnection
 
 TICK = 0.01
-"""Seconds between two checks whether a silent connection is to be ended."""
+"""Seconds between two checks whether a silent connection must end."""
 
 MAX_LINE = 16 * 1024
 
@@ -29,13 +29,13 @@ class Connection:
     """One accepted connection.
 
     Args:
-        sock: accepted; closed by `close`.
+        sock: the accepted socket; `close` closes it.
         pause: seconds of silence of the client before replies are sent.
-        record: where the writes are counted.
+        record: the record in which writes are counted.
 
     Attributes:
-        farewell: set by another thread to send this and close the connection when the client is
-            silent; b"" to close without a reply.
+        farewell: another thread sets this to a reply that is sent when the client is silent, before
+            the connection is closed; b"" closes it without a reply.
     """
 
     def __init__(self, sock: socket.socket, pause: float, record: ServerConnection) -> None:
@@ -47,7 +47,7 @@ class Connection:
         self._input = bytearray()
         self._output = bytearray()
         self._ended = threading.Event()
-        # Its thread waits for a tick at most, so that it sees that the connection is to end.
+        # The socket does not block: the thread waits for one tick at most, and so notices `end`.
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -88,12 +88,12 @@ class Connection:
         self._output += data
 
     def send_split(self, data: bytes, size: int) -> None:
-        """Write now, ``size`` bytes at a time, each piece in its own segment."""
+        """Write immediately, ``size`` bytes at a time, each piece in its own TCP segment."""
         self.flush()
         self._count_turn()
         for start in range(0, len(data), size):
             self._send_now(data[start : start + size])
-            self.wait(0.001)  # so that the kernel does not join them
+            self.wait(0.001)  # so that the kernel does not join the pieces
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -103,7 +103,7 @@ class Connection:
             self._send_now(data)
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Do the handshake; discard what was sent in clear after STARTTLS."""
+        """Do the handshake; discard input sent in clear after STARTTLS (RFC 3207 4.2)."""
         self._input.clear()
         try:
             self._sock = context.wrap_socket(
@@ -142,13 +142,14 @@ class Connection:
         """End the connection from any thread; its own thread closes the descriptor."""
         try:
             if reset:
-                # Its thread sees it within a tick. A shutdown would wake it up at once, but OpenSSL
-                # takes that for the peer's end, and sends an alert ahead of the reset.
+                # The connection's thread notices `_ended` within a tick. A shutdown would wake it
+                # at once, but OpenSSL would take that for the end of the peer's data, and send an
+                # alert before the reset.
                 self.reset_on_close()
             else:
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
-            pass  # it has ended
+            pass  # the connection has ended already
         self._ended.set()
 
     def reset_on_close(self) -> None:
@@ -173,7 +174,7 @@ class Connection:
         return line
 
     def _fill(self) -> None:
-        """Read some bytes, and before waiting for them write what was collected."""
+        """Read some bytes; write the collected replies before waiting for them."""
         if self._output and self._pause and self._is_readable(self._pause):
             return self._receive()
         self.flush()
@@ -196,7 +197,7 @@ class Connection:
         try:
             data = self._sock.recv(65536)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return  # a part of a TLS record
+            return  # only a part of a TLS record has arrived
         except OSError as error:
             raise Disconnected from error
         if not data:

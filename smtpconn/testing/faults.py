@@ -1,4 +1,4 @@
-"""Faults: what the server does wrong on demand, and at which step."""
+"""Faults: errors that the server makes on demand, each at a step of the protocol."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Fault:
     """One fault; see `SmtpServer.fault` for the meanings. ``times`` and ``skip`` count down.
 
     Raises:
-        TypeError, ValueError: a value that cannot work. It would otherwise fail in the thread of a
-            connection, where no test sees it.
+        TypeError, ValueError: an invalid value. Without this check it would fail later, in the
+            thread of a connection, where no test sees it.
     """
 
     step: str
@@ -71,7 +71,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.step not in STEPS:
-            raise ValueError(f"there is no step {self.step!r}; there are {' '.join(sorted(STEPS))}")
+            raise ValueError(f"unknown step {self.step!r}; the steps are {' '.join(sorted(STEPS))}")
         for name, kinds in _KINDS.items():
             value = getattr(self, name)
             # A bool is an int, but not a number of seconds, of bytes or of times.
@@ -86,7 +86,7 @@ class Fault:
 
     @property
     def hangs_up_unanswered(self) -> bool:
-        """Whether the connection ends instead of an answer."""
+        """Whether the server closes the connection instead of sending a reply."""
         return (self.close or self.reset) and self.reply is None
 
     def apply_to(self, reply: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """`SmtpServer`: listening, a thread per connection, records, and faults.
 
 The protocol itself is in `smtpconn.testing.session`. An error of the server in the thread of a
-connection is kept and raised by `stop`, so that a broken test server does not look like a broken
+connection is stored and raised by `stop`, so that a broken test server does not look like a broken
 client.
 """
 
@@ -39,12 +39,13 @@ class SmtpServer:
         host, port: where to listen; port 0 for any free port.
         protocol: "SMTP" or "LMTP".
         hostname: its name in the greeting and in the reply to EHLO.
-        extensions: the lines of its EHLO reply besides STARTTLS and AUTH; None for all it has.
-        ehlo: whether it knows EHLO; otherwise it knows only HELO.
+        extensions: the lines of its EHLO reply except STARTTLS and AUTH; None for all that it
+            supports.
+        ehlo: whether it supports EHLO; otherwise it supports only HELO.
         users: user names and passwords for AUTH.
         tls: "starttls" to offer STARTTLS, "implicit" for TLS from the first byte, with a
-            certificate that is made for the purpose; see `client_context` and `ca_file`. Needs
-            trustme (extra ``pytest``).
+            certificate that the server makes; see `client_context` and `ca_file`. Needs trustme
+            (extra ``pytest``).
         tls_context: a server-side context with your own certificate instead; offers STARTTLS, or
             with ``implicit_tls`` uses TLS from the first byte.
         require_auth: whether MAIL needs a login.
@@ -56,7 +57,7 @@ class SmtpServer:
         sasl: more mechanisms: their names, and functions that make the exchange (`SaslExchange`).
         answer_after_pause: seconds of silence of the client before a reply is sent, so that
             ``ServerConnection.turns`` counts round trips.
-        recipient_known: tells whether a forward-path exists; by default all exist.
+        recipient_known: returns whether a forward-path exists; by default all exist.
         on_message: called with each message before it is acknowledged, in the thread of the
             connection. The server then keeps neither messages nor closed connections, so that it
             can run for long. If it raises, the message is not acknowledged: the connection ends
@@ -273,7 +274,7 @@ class SmtpServer:
         skip: int = 0,
         match: str | None = None,
     ) -> None:
-        """Do something wrong at a step of the protocol.
+        """Make the server fail at a step of the protocol.
 
         Args:
             step: the command; or CONNECT (the greeting), HANDSHAKE (of TLS), CHALLENGE (of SASL),
@@ -281,14 +282,14 @@ class SmtpServer:
             reply: sent instead of the normal reply. Each line of a str gets a CRLF; bytes are sent
                 as they are. The command takes effect only if this reply begins with the same digit
                 as the normal one.
-            delay: seconds before the reply; the end of the server does not wait for them.
+            delay: seconds before the reply; `stop` does not wait for them.
             close, reset: end the connection after ``reply``; without ``reply``, instead of one.
             hang: send no reply, and keep the connection open.
             split: send the reply in pieces of this many bytes; 0 for one piece.
             before, after: bytes around the reply, in the same write.
-            times: how often; None for always.
-            skip: how many times to act normally first.
-            match: only for command lines that contain this.
+            times: the number of failures; None for no limit.
+            skip: the number of normal replies before the first failure.
+            match: a text; only command lines that contain it fail.
 
         Raises:
             TypeError: an argument of another type.

@@ -1,8 +1,8 @@
 """The protocol on one connection, strict by RFC 5321, 2033, 3030, 3207 and 4954.
 
-Each command makes an `Answer`: a reply and its effect. A fault may replace the reply; the effect
-then happens only if the other reply is of the same kind. So a test can refuse a recipient without
-the server adding it to the transaction, or accept it with unusual words.
+Each command makes an `Answer`: a reply and its effect. A fault may replace the reply; then the
+effect happens only if the other reply begins with the same digit. So a test can refuse a recipient
+without the server adding it to the transaction, or accept it with an unusual reply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from smtpconn.testing.records import ReceivedMessage, ServerConnection
 SaslExchange: TypeAlias = Callable[[], Generator[bytes, bytes, str | None]]
 """Makes a generator that yields challenges, receives the answers, and returns the user or None."""
 
-# Accepting one in an address would hide the worst mistake of a client: command injection.
+# A server that accepts these in an address would hide the worst mistake of a client: command
+# injection.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _NOTHING: Callable[[], None] = lambda: None  # noqa: E731
@@ -63,17 +64,17 @@ class _Transaction:
     chunks: list[bytes] = field(default_factory=list)
 
 
-class _NotAsked(Exception):
-    """A fault has replaced a challenge by a refusal."""
+class _ChallengeReplaced(Exception):
+    """A fault has replaced a challenge by another reply, so there is no response to read."""
 
 
 class Session:
     """The session on one connection.
 
     Args:
-        settings, faults: those of the server.
-        connection: where to read and write.
-        record: where to record what happens.
+        settings, faults: the settings and the faults of the server.
+        connection: the connection to read from and write to.
+        record: the record of the connection.
         changed: called after each change of ``record``.
         deliver: called with each message before it is acknowledged.
     """
@@ -123,18 +124,18 @@ class Session:
         """
         if self._settings.implicit_tls:
             self._handshake()
-        self._say("CONNECT", "", Answer(f"220 {self._settings.hostname} ESMTP"))
+        self._send_answer("CONNECT", "", Answer(f"220 {self._settings.hostname} ESMTP"))
         while not self._over:
             line = self._read_line()
             verb, _, argument = line.partition(" ")
             step = verb.upper()
             make = self._commands.get(step)
             if _CONTROL.search(line):
-                self._say("*", line, Answer("500 5.5.2 Control character in a command"))
+                self._send_answer("*", line, Answer("500 5.5.2 Control character in a command"))
             elif make is None:
-                self._say("*", line, Answer("500 5.5.2 Unknown command"))
+                self._send_answer("*", line, Answer("500 5.5.2 Unknown command"))
             elif (answer := make(argument)) is not None:
-                self._say(step, line, answer)
+                self._send_answer(step, line, answer)
             if self._awaits_data:
                 self._receive_data()
         self._connection.flush()
@@ -145,17 +146,17 @@ class Session:
         self._changed()
         return line
 
-    def _say(self, step: str, line: str, answer: Answer) -> None:
-        """Send an answer, or what a fault replaces it by."""
+    def _send_answer(self, step: str, line: str, answer: Answer) -> None:
+        """Send an answer and apply its effect, or apply the fault that replaces it."""
         fault = self._faults.take(step, line)
         reply = b"".join(text.encode() + b"\r\n" for text in answer.reply.split("\n"))
         if fault is None:
             answer.then()
             self._connection.send(reply)
         else:
-            self._say_with(fault, reply, answer)
+            self._send_with_fault(fault, reply, answer)
 
-    def _say_with(self, fault: Fault, reply: bytes, answer: Answer) -> None:
+    def _send_with_fault(self, fault: Fault, reply: bytes, answer: Answer) -> None:
         if fault.delay:
             self._connection.flush()
             self._connection.wait(fault.delay)
@@ -200,7 +201,7 @@ class Session:
     def _ehlo(self, argument: str) -> Answer:
         if not self._settings.ehlo:
             return Answer("502 5.5.1 Command not implemented")
-        lines = [f"{self._settings.hostname} greets {argument}", *self._offers()]
+        lines = [f"{self._settings.hostname} greets {argument}", *self._extensions()]
         marks = ["-"] * (len(lines) - 1) + [" "]
         return Answer(
             "\n".join(f"250{mark}{line}" for mark, line in zip(marks, lines, strict=True)),
@@ -214,7 +215,7 @@ class Session:
         self._greeted = True
         self._transaction = None
 
-    def _offers(self) -> Sequence[str]:
+    def _extensions(self) -> Sequence[str]:
         offers = list(self._settings.extensions)
         if self._settings.tls_context is not None and not self._record.tls:
             offers.append("STARTTLS")
@@ -233,7 +234,7 @@ class Session:
             nonlocal accepted
             accepted = True
 
-        self._say("STARTTLS", "STARTTLS", Answer("220 2.0.0 Ready to start TLS", accept))
+        self._send_answer("STARTTLS", "STARTTLS", Answer("220 2.0.0 Ready to start TLS", accept))
         if accepted:
             self._handshake()
         return None
@@ -247,7 +248,7 @@ class Session:
             return Answer("504 5.5.4 Unknown mechanism")
         try:
             user = self._exchange(exchange(), initial)
-        except _NotAsked:
+        except _ChallengeReplaced:
             return None
         if isinstance(user, Answer):
             return user
@@ -261,7 +262,10 @@ class Session:
     def _exchange(
         self, exchange: Generator[bytes, bytes, str | None], initial: str
     ) -> str | Answer | None:
-        """Run a SASL exchange; returns the user, None for a wrong secret, or another answer."""
+        """Run a SASL exchange (RFC 4954 4).
+
+        Returns the user, None for a wrong secret, or the answer to an invalid response.
+        """
         try:
             challenge = next(exchange)
             response = initial
@@ -280,16 +284,16 @@ class Session:
             return Answer("501 5.5.2 Not base64")
 
     def _ask(self, challenge: bytes) -> str:
-        was_asked = False
+        was_sent = False
 
-        def ask() -> None:
-            nonlocal was_asked
-            was_asked = True
+        def note_sent() -> None:
+            nonlocal was_sent
+            was_sent = True
 
         encoded = base64.b64encode(challenge).decode()
-        self._say("CHALLENGE", "", Answer(f"334 {encoded}", ask))
-        if not was_asked:
-            raise _NotAsked
+        self._send_answer("CHALLENGE", "", Answer(f"334 {encoded}", note_sent))
+        if not was_sent:
+            raise _ChallengeReplaced
         return self._read_line()
 
     def _mail(self, argument: str) -> Answer:
@@ -363,18 +367,18 @@ class Session:
     def _accept_content(self, content: bytes, via: str) -> None:
         transaction, self._transaction = self._transaction, None
         if self._settings.size_limit is not None and len(content) > self._settings.size_limit:
-            return self._say("CONTENT", "", Answer("552 5.3.4 Message too big"))
+            return self._send_answer("CONTENT", "", Answer("552 5.3.4 Message too big"))
         # A fault at DATA may have accepted content without recipients.
         if transaction is None or not transaction.recipients:
-            return self._say("CONTENT", "", Answer("554 5.5.1 No valid recipients"))
+            return self._send_answer("CONTENT", "", Answer("554 5.5.1 No valid recipients"))
         if self._settings.protocol != "LMTP":
             everyone = list(range(len(transaction.recipients)))
-            return self._say_content(transaction, everyone, content, via)
+            return self._answer_content(transaction, everyone, content, via)
         for index in range(len(transaction.recipients)):
-            self._say_content(transaction, [index], content, via)
+            self._answer_content(transaction, [index], content, via)
         return None
 
-    def _say_content(
+    def _answer_content(
         self, transaction: _Transaction, indexes: list[int], content: bytes, via: str
     ) -> None:
         message = ReceivedMessage(
@@ -388,7 +392,7 @@ class Session:
             self._record.number,
             via,
         )
-        self._say(
+        self._send_answer(
             "CONTENT",
             " ".join(message.recipients),
             Answer("250 2.0.0 Ok: queued", lambda: self._deliver(message)),
@@ -424,7 +428,7 @@ def _end_of_path(text: str) -> int:
 
 
 def _any_login(challenge: bytes, pattern: bytes) -> Generator[bytes, bytes, str | None]:
-    """A mechanism with one answer, from which only the name of the user is used."""
+    """A mechanism with one response, of which only the user name is used."""
     found = re.match(pattern, (yield challenge), re.DOTALL)
     return None if found is None else (found[1] or b"").decode("utf-8", "replace")
 
@@ -442,8 +446,8 @@ ANY_LOGIN: Mapping[str, SaslExchange] = {
     "XOAUTH2": functools.partial(_any_login, b"", rb"user=([^\x01]*)\x01auth=Bearer "),
     "OAUTHBEARER": functools.partial(_any_login, b"", rb"n,(?:a=([^,]*))?,\x01.*auth=Bearer "),
 }
-"""Mechanisms that accept every user and every secret. SCRAM cannot be one of them, because there
-the server proves that it knows the password."""
+"""Mechanisms that accept every user and every secret. SCRAM cannot be one of them, because its
+server has to prove that it knows the password (RFC 5802 3)."""
 
 
 def plain(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:
@@ -454,7 +458,7 @@ def plain(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:
 
 
 def login(users: Mapping[str, str]) -> Generator[bytes, bytes, str | None]:
-    """LOGIN."""
+    """LOGIN (draft-murchison-sasl-login)."""
     user = yield b"Username:"
     password = yield b"Password:"
     return _checked(users, user, password)
