@@ -167,9 +167,9 @@ class PooledSmtpHandler(logging.Handler):
         self._queue = RecordQueue(self._rules)
         self._thread: threading.Thread | None = None
         self._own_ident = 0
-        self._in_a_hurry = 0
-        self._gave_up = False
-        self._close_by = float("inf")
+        self._flushing = 0
+        self._flush_timed_out = False
+        self._close_deadline = float("inf")
 
     @property
     def password(self) -> str | None:
@@ -234,16 +234,16 @@ class PooledSmtpHandler(logging.Handler):
         if self._own_ident == threading.get_ident() or not self._has_thread():
             return
         with self._lock:
-            self._in_a_hurry += 1
+            self._flushing += 1
             _warm_up_loggers()
             self._work.notify_all()
             try:
-                self._gave_up = not self._progress.wait_for(
+                self._flush_timed_out = not self._progress.wait_for(
                     lambda: self._queue.is_empty or self._queue.is_pausing,
                     self._close_timeout,
                 )
             finally:
-                self._in_a_hurry -= 1
+                self._flushing -= 1
 
     def close(self) -> None:
         """Mail what is queued, within ``close_timeout`` seconds; afterwards nothing is mailed.
@@ -335,7 +335,9 @@ class PooledSmtpHandler(logging.Handler):
         with self._lock:
             while True:
                 now = time.monotonic()
-                due = self._queue.due_at(now, hurry=self._in_a_hurry > 0, last=self._is_closed)
+                due = self._queue.due_at(
+                    now, is_flushing=self._flushing > 0, is_closing=self._is_closed
+                )
                 if due is None:
                     self._ends()
                     return None
@@ -348,7 +350,7 @@ class PooledSmtpHandler(logging.Handler):
         try:
             sender, recipients = self._envelope()
             data = self._compose(batch)
-            seconds = min(self._seconds(), max(0.001, self._close_by - time.monotonic()))
+            seconds = min(self._seconds(), max(0.001, self._close_deadline - time.monotonic()))
             # SMTPHandler sends text unencoded; these mails must be as easy to read.
             deliver(self._current_pool(), sender, recipients, data, seconds, as_it_stands=True)
             settled = True
@@ -358,7 +360,7 @@ class PooledSmtpHandler(logging.Handler):
         else:
             with self._lock:
                 self._queue.delivered()
-                self._gave_up = False
+                self._flush_timed_out = False
         finally:
             with self._lock:
                 if not settled:
@@ -442,10 +444,10 @@ class PooledSmtpHandler(logging.Handler):
         return first + serialize(message, _OFFERED, smtputf8=False)
 
     def _finish(self) -> None:
-        seconds_left = 0.0 if self._gave_up else self._close_timeout
+        seconds_left = 0.0 if self._flush_timed_out else self._close_timeout
         with self._lock:
             self._is_closed = True
-            self._close_by = time.monotonic() + seconds_left
+            self._close_deadline = time.monotonic() + seconds_left
             _warm_up_loggers()
             self._work.notify_all()
             self._progress.notify_all()

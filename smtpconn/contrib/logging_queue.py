@@ -142,19 +142,19 @@ class RecordQueue:
         self.dropped += count
         self._unreported += count
 
-    def due_at(self, now: float, *, hurry: bool, last: bool) -> float | None:
+    def due_at(self, now: float, *, is_flushing: bool, is_closing: bool) -> float | None:
         """When to send the next mail; None while there is nothing to send.
 
         Args:
             now: the time.
-            hurry: whether a caller waits (rule 5).
-            last: whether the process is ending (rule 5).
+            is_flushing: whether a caller waits (rule 5).
+            is_closing: whether the process is ending (rule 5).
         """
         if self._retry_at is not None:
-            return now if last else self._retry_at
+            return now if is_closing else self._retry_at
         if not self._waiting:
             return None
-        if hurry or last:
+        if is_flushing or is_closing:
             return now
         is_full = len(self._waiting) >= self._rules.max_records
         due = now if is_full else self._waiting[0].arrived + self._rules.group_for

@@ -147,7 +147,7 @@ def observe_pools(
     pools: Iterable[ConnectionPool] | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Observe pools: their figures are read when metrics are collected.
+    """Observe pools: their statistics are read at each collection.
 
     Args:
         pools: which pools; None for those that `smtpconn.get_pool` has made in this process and

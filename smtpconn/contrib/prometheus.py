@@ -38,7 +38,7 @@ _Reading: TypeAlias = float | Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """One metric: its name, and its figure for each value of its label."""
+    """One metric: its name, and how its samples are read from `PoolStats`."""
 
     make: type[GaugeMetricFamily] | type[CounterMetricFamily]
     name: str
@@ -46,11 +46,11 @@ class _Family:
     read: Callable[[PoolStats], _Reading]
     label: str
 
-    def metric(self, figures: Iterable[PoolStats]) -> _Metric:
+    def metric(self, snapshots: Iterable[PoolStats]) -> _Metric:
         """The metric with the samples of all these pools."""
         labels = ["pool", self.label] if self.label else ["pool"]
         totals: dict[tuple[str, ...], float] = {}
-        for stats in figures:
+        for stats in snapshots:
             reading = self.read(stats)
             values = reading if isinstance(reading, Mapping) else {"": reading}
             for value, number in values.items():
@@ -151,8 +151,8 @@ class PoolCollector(Collector):
     def collect(self) -> Iterator[_Metric]:
         """The metrics at this moment."""
         pools = open_pools() if self._pools is None else self._pools
-        figures = [pool.stats() for pool in pools]
-        return (family.metric(figures) for family in _FAMILIES)
+        snapshots = [pool.stats() for pool in pools]
+        return (family.metric(snapshots) for family in _FAMILIES)
 
     def describe(self) -> Iterator[_Metric]:
         """The metrics without samples, with which a registry detects duplicates."""

@@ -55,7 +55,7 @@ _ROUTINE = frozenset(
 
 
 class PoolCore:
-    """The implementation behind `smtpconn.ConnectionPool`: checkout, return, maintenance, figures.
+    """The implementation of `smtpconn.ConnectionPool`: checkout, return, maintenance, statistics.
 
     Args:
         configs: the servers, the preferred one first.

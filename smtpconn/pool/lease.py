@@ -109,7 +109,7 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Called again after an interruption, this does what is left.
+        # If an exception interrupts this method, another call does the remaining steps.
         if (waiter := self._waiter) is not None:
             if not forking.same_process[0]:
                 forking.reset_if_forked()

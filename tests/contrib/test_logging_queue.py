@@ -27,7 +27,7 @@ def entry(arrived: float = START, level: int = 40, subject: str = "Errors") -> E
 
 def due(queue: RecordQueue, now: float = START) -> float | None:
     """When the next mail is due while no caller waits."""
-    return queue.due_at(now, hurry=False, last=False)
+    return queue.due_at(now, is_flushing=False, is_closing=False)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def queue() -> RecordQueue:
 
 
 def test_nothing_is_due_without_records(queue: RecordQueue) -> None:
-    """An empty queue has nothing to send, hurry or not."""
+    """An empty queue has nothing to send, is_flushing or not."""
     assert queue.is_empty
-    assert queue.due_at(START, hurry=True, last=True) is None
+    assert queue.due_at(START, is_flushing=True, is_closing=True) is None
 
 
 def test_records_wait_for_others(queue: RecordQueue) -> None:
@@ -73,7 +73,7 @@ def test_so_many_mails_in_so_much_time(queue: RecordQueue) -> None:
         queue.delivered()
     queue.add(entry(START + 2))
     assert due(queue, START + 2) == START + 60
-    assert queue.due_at(START + 2, hurry=True, last=False) == START + 2
+    assert queue.due_at(START + 2, is_flushing=True, is_closing=False) == START + 2
     queue.take(START + 60)
     queue.delivered()
     queue.add(entry(START + 60))
@@ -111,14 +111,14 @@ def test_the_next_mail_says_how_many_were_dropped(queue: RecordQueue) -> None:
 
 
 def test_what_failed_goes_again_after_a_pause_that_doubles(queue: RecordQueue) -> None:
-    """The same records, a few times, also for who is in a hurry; then they are dropped."""
+    """The same records, a few times, also for who is in a is_flushing; then they are dropped."""
     queue.add(entry())
     first = queue.take(START)
     now, pauses = START, []
     for attempt in range(1, MAX_ATTEMPTS):
         assert queue.failed(now, certainly=True, may_retry=True)
         assert queue.is_pausing
-        then = queue.due_at(now, hurry=True, last=False)
+        then = queue.due_at(now, is_flushing=True, is_closing=False)
         assert then is not None
         pauses.append(then - now)
         now = then
@@ -146,7 +146,7 @@ def test_at_the_end_no_pause_is_kept(queue: RecordQueue) -> None:
         queue.add(entry())
     queue.take(START)
     queue.failed(START, certainly=True, may_retry=True)
-    assert queue.due_at(START, hurry=False, last=True) == START
+    assert queue.due_at(START, is_flushing=False, is_closing=True) == START
     assert queue.abandon() == 6
     assert (queue.is_empty, queue.dropped) == (True, 6)
 
