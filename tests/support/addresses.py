@@ -38,7 +38,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, addresses: Sequence[Address]) ->
 
 @contextmanager
 def live(host: str = "127.0.0.1") -> Iterator[Address]:
-    """An address that answers."""
+    """An address with a listener."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.bind((host, 0))
         listener.listen(16)

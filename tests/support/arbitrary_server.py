@@ -1,8 +1,8 @@
-"""A server that does what it is told, reply by reply: the right thing, or anything else.
+"""A server whose every reply a test can plan: the correct one, or any other behaviour.
 
-Each of its replies says which command it is for and in which operation of the client it was sent,
-so a reply that came to the wrong command is known for what it is. It stores a message if, and only
-if, it means to say 2xx to it; whether it comes to say it is another matter.
+The text of each reply names its command and the client's operation, so that a test detects a reply
+that the client took for another command's. The server stores a message if and only if it is about
+to send 2xx for it, even if that reply is then not sent.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ PIPELINED = ("PIPELINING", "CHUNKING", "8BITMIME", "AUTH PLAIN")
 
 @dataclass(frozen=True)
 class Act:
-    """What a server does when a reply is due.
+    """The behaviour of the server when a reply is due.
 
     Attributes:
-        code: of the reply; None for the right one.
-        sizes: in pieces of how many bytes it leaves; the last size is for the rest.
-        instead: bytes that leave in place of a reply.
-        behind: bytes that leave behind it, at once with it.
+        code: the code of the reply; None for the correct one.
+        sizes: the sizes of the pieces in which it is sent; the rest is one piece.
+        instead: bytes that are sent in place of the reply.
+        behind: bytes that are sent directly after it.
         ends: whether the connection ends then.
-        hangs: whether nothing is said any more, ever.
-        keeps: whether a message is stored before any of that.
+        hangs: whether the server sends nothing more.
+        keeps: whether a message is stored before all that.
     """
 
     code: int | None = None
@@ -41,12 +41,12 @@ class Act:
 
     @property
     def is_right(self) -> bool:
-        """Whether it is what a good server does, however slowly."""
+        """Whether this is correct behaviour, perhaps in pieces."""
         return self == Act(sizes=self.sizes)
 
     @property
     def is_answer(self) -> bool:
-        """Whether it is one reply, if perhaps a bad one, and nothing else."""
+        """Whether exactly one reply is sent, correct or not."""
         return self.instead is None and not (self.behind or self.ends or self.hangs)
 
 
@@ -54,18 +54,18 @@ RIGHT = Act()
 
 
 class Gone(Exception):
-    """The connection has ended, or is to."""
+    """The connection has ended, or must end."""
 
 
 @dataclass
 class Adversary:
-    """One connection's server, on one end of a socket pair.
+    """The server of one connection, on one end of a socket pair.
 
     Attributes:
         operation: the number of the client's operation, for the replies; set by the test.
-        stored: (content's first line, recipient) of each message.
-        is_well: whether all it has sent were single replies, one for each command.
-        extensions: of its EHLO reply.
+        stored: (first line of the content, recipient) of each message.
+        is_well: whether the server has sent exactly one reply for each command.
+        extensions: the extensions of its EHLO reply.
     """
 
     is_lmtp: bool
@@ -90,33 +90,34 @@ class Adversary:
         self._thread.start()
 
     def plan(self, operation: int, acts: Iterable[Act], content: Iterable[Act] = ()) -> None:
-        """What to do in the client's next operation; when that is over, the right thing.
+        """Set the behaviour during the client's next operation; after these acts, the correct one.
 
         Args:
-            operation: its number.
-            acts: for each command in turn.
-            content: for each answer to content in turn.
+            operation: the number of the operation.
+            acts: one for each command, in order.
+            content: one for each reply to content, in order.
         """
         self.operation = operation
         self._acts, self._acts_of_content = deque(acts), deque(content)
 
     def interject(self, data: bytes) -> None:
-        """Say something while nothing is asked."""
+        """Send bytes while no reply is due."""
         if data:
             self.is_well = False
         try:
             self._sock.sendall(data)
         except OSError:
-            pass  # the client has gone
+            pass  # the client has closed the connection
 
     def settle(self) -> None:
-        """Wait until it has said everything it has to say to what it was sent."""
-        # In this order: what is readable no more has been taken, and it waits when it is done.
+        """Wait until the server has replied to everything that was sent to it."""
+        # Checked in this order: if nothing is readable, the server has received all input, and when
+        # it waits for more, it has replied.
         while self._thread.is_alive() and (self._has_more() or not self._waits.is_set()):
             self._waits.wait(0.001)
 
     def stop(self) -> None:
-        """End the connection and wait for the thread; raises what went wrong in it."""
+        """End the connection and wait for the thread; raise the error of the thread, if any."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -208,7 +209,7 @@ class Adversary:
         more: tuple[str, ...] = (),
         store: tuple[bytes, str] | None = None,
     ) -> int:
-        """Do what is planned; return the code that was said, 0 for none."""
+        """Do the planned act; return the code that was sent, 0 for none."""
         acts = self._acts_of_content if verb == "CONTENT" else self._acts
         act = acts.popleft() if acts else RIGHT
         code = right if act.code is None else act.code
@@ -233,7 +234,7 @@ class Adversary:
             if size < len(data):
                 self._sock.sendall(data[:size])
                 data = data[size:]
-        # At once: what came later could pass for the answer to what is said next, and be it.
+        # In one write: later bytes could be taken for the reply to the next command.
         self._sock.sendall(data + behind)
 
     def _until(self, mark: bytes) -> bytes:

@@ -16,15 +16,15 @@ _FILES = frozenset(str(module.__file__) for module in _MODULES)
 
 
 class Injected(BaseException):
-    """What `BytecodeInjector` raises."""
+    """The exception that `BytecodeInjector` raises."""
 
 
 class BytecodeInjector:
     """Raises `Injected` at one bytecode of the pool's code in this thread, counted from 0.
 
     Attributes:
-        seen: how many bytecodes were counted.
-        where: where it was raised; "" if it was not.
+        seen: the number of bytecodes that were counted.
+        where: the place at which it was raised; "" if it was not.
         on_call: called with the name of each function of the pool that is entered.
     """
 
@@ -50,7 +50,7 @@ class BytecodeInjector:
             sys.settrace(self._before)
 
     def _monitor(self, start: object, instruction: object, *, on: bool) -> None:
-        """From 3.12 on tracing opcodes misses many; monitoring (PEP 669) does not."""
+        """Use monitoring (PEP 669), because tracing misses many bytecodes since Python 3.12."""
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         tool, events = monitoring.DEBUGGER_ID, monitoring.events
         if on:

@@ -1,9 +1,9 @@
-"""Runs many cases, each of which has to be without fault.
+"""Runs many cases, each of which must pass.
 
-What only a deadline ends runs many at a time, because each takes as long as its deadline. A machine
-that is busy can make a client late, or have it give up before the server came to the cut; so what
-went wrong in the crowd is run again in a smaller one, and at last twice alone: what a client does
-wrong it does each time. All else runs one by one, at once.
+Cases that end only by a deadline run in parallel, because each takes as long as its deadline. On a
+busy machine a client may be late, or give up before the server reaches the cut. So failed cases run
+again with fewer in parallel, and at last twice alone: a real error fails every time. Other cases
+run one after the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 Case = TypeVar("Case")
 
 RUNNER_THREADS = 64
-"""Cases that wait for their deadlines at the same time."""
+"""The number of cases that wait for their deadlines at the same time."""
 
 _CONCURRENCY = (RUNNER_THREADS, 8, 1, 1)
 
@@ -25,7 +25,7 @@ _CONCURRENCY = (RUNNER_THREADS, 8, 1, 1)
 def run_all(
     cases: Sequence[Case], problems: Callable[[Case], list[str]], *, concurrently: bool
 ) -> None:
-    """Run all cases and fail if anything is wrong with any, saying what with the first ones."""
+    """Run all cases; fail if one has problems, with the problems of the first ones."""
     wrong = [(case, [""]) for case in cases]
     for size in _CONCURRENCY if concurrently else (1,):
         wrong = _wrong([case for case, _ in wrong], problems, size)

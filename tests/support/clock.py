@@ -1,4 +1,4 @@
-"""A monotonic clock that a test puts forward instead of waiting."""
+"""A monotonic clock that a test advances instead of waiting."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 
 
 class Clock:
-    """The monotonic clock, which can be put forward."""
+    """Replaces `time.monotonic` by a clock that can be advanced."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._offset = 0.0
@@ -14,5 +14,5 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: real() + self._offset)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self._offset += seconds

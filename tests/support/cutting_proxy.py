@@ -1,9 +1,8 @@
-"""A proxy in front of a real server that cuts each connection somewhere, by a plan that is drawn.
+"""A proxy in front of a real server that cuts each connection at a random place.
 
-Bytes pass through it unread, both ways. After so many of one side the connection is over on both
-ends, closed or reset, whatever was in progress: the server may have got the end of a message and
-    its
-answer not come through. The same seed draws the same plans, in the order of connections.
+It passes bytes in both directions without reading them. After a number of bytes of one side it
+closes or resets both connections, so the server may have got the end of a message although its
+reply was not passed on. The same seed gives the same plans, in the order of connections.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _RECEIVE = 65536
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done to one connection: it ends after ``position`` bytes of a side."""
+    """The cut of one connection: it ends after ``position`` bytes of a side."""
 
     side: Side
     position: int
@@ -33,16 +32,16 @@ class Plan:
 
 
 class CuttingProxy:
-    """A listening socket whose connections go on to a server and end early; a context manager.
+    """A listening socket whose connections are passed to a server and end early.
 
     Args:
-        server: host and port to go on to.
-        seed: for the plans.
-        most: bytes after which a connection is over at the latest.
+        server: host and port of the server.
+        seed: the seed of the plans.
+        most: the maximum number of bytes before a cut.
 
     Attributes:
-        port: where it listens.
-        cuts: how many connections it has ended.
+        port: the port it listens on.
+        cuts: the number of connections it has ended.
     """
 
     host = "127.0.0.1"

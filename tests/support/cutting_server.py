@@ -1,15 +1,15 @@
-"""A server that stops at a given byte: the test server's protocol over a wire that can be cut.
+"""A server that stops at a given byte: the test server's protocol over a stream that can be cut.
 
-    wire    the socket, or TLS over it; each layer has a `Meter`, which counts and cuts
-    link    `smtpconn.testing`'s end of a connection, over such a wire
-    witness what the server has really done: messages stored, replies that left wholly
+    Meter               counts the bytes of a layer, the socket or TLS over it, and cuts there
+    CuttingConnection   the server's end of a connection of `smtpconn.testing`, over such layers
+    Witness             what the server has done: messages stored, replies completely written
 
-Rule: the server is in one thread and works in lockstep with its client, so that the same cut always
-happens at the same place. It knows nothing of what the client should make of it.
+Rule: the server runs in one thread and in lockstep with its client, so that the same cut always
+happens at the same place. It has no expectation of the client's results.
 
-A cut on the side of the replies acts when that many bytes were written. A cut on the side
-of the commands acts when the server has read that many, has done everything they ask for, and
-would now answer: so a message can be stored without a word about it.
+A cut of the replies acts when the server has written that many bytes. A cut of the commands acts
+when it has read that many, has executed the commands in them, and would now reply: so a message can
+be stored without any reply.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ from smtpconn.testing.session import Session, Settings
 T = TypeVar("T")
 
 _TIMEOUT_MS = 30_000
-"""Milliseconds that a stalled server waits for its client to go away."""
+"""Milliseconds that a stalled server waits for its client to close the connection."""
 
 _RECEIVE = 65536
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class How(enum.StrEnum):
-    """What a cut is.
+    """What happens at a cut.
 
-    CLOSE: the descriptor is closed. FAREWELL: the same after TLS's own close_notify. RESET: the
-    same with RST. STALL: nothing is read or written any more. SILENCE: everything is read, and
-    acted upon, but nothing is written any more. REPLY: no cut, but something is said there and
-    then, and nothing is read any more.
+    CLOSE: the server closes the descriptor. FAREWELL: it does so after close_notify of TLS. RESET:
+    it closes with RST. STALL: it neither reads nor writes any more. SILENCE: it reads and executes
+    commands, but writes nothing any more. REPLY: it sends a given reply and reads nothing any more.
     """
 
     CLOSE = "close"
@@ -62,7 +61,7 @@ class Side(enum.StrEnum):
 
 
 class Layer(enum.StrEnum):
-    """Which bytes are counted: SMTP's, or those of the socket, which under TLS are others."""
+    """Which bytes are counted: those of SMTP, or those of the socket, which differ under TLS."""
 
     SMTP = "smtp"
     SOCKET = "socket"
@@ -70,7 +69,7 @@ class Layer(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where it is cut: after ``position`` bytes of a side; and what a REPLY says."""
+    """A cut after ``position`` bytes of a side; ``reply`` is for `How.REPLY`."""
 
     how: How
     side: Side
@@ -81,7 +80,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply of the server: to what, and where in the stream of replies it ends."""
+    """A reply of the server: its step, and where it ends in the stream of replies."""
 
     step: str
     end: int
@@ -89,7 +88,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A message the server has, complete; where in each stream it, and its answer, end."""
+    """A stored message; where its content and its reply end in their streams."""
 
     message: ReceivedMessage
     content_end: int
@@ -101,10 +100,11 @@ class Witness:
     """What a server has done.
 
     Attributes:
-        stored: the messages it saw the whole content of; in LMTP one per recipient.
-        replies: all it said, whether or not it left.
-        written, read: bytes of the protocol that left and were read.
-        was_cut: whether it came to the cut.
+        stored: the messages whose whole content it read; in LMTP one per recipient.
+        replies: all its replies, written or not.
+        written, read: the numbers of bytes of SMTP that it wrote and read.
+        socket_written, socket_read: the same for the socket.
+        was_cut: whether the cut was reached.
     """
 
     stored: list[Stored] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Witness:
 
     @property
     def acknowledged(self) -> list[ReceivedMessage]:
-        """The messages whose final replies left wholly."""
+        """The messages whose final replies were completely written."""
         return [s.message for s in self.stored if s.answer_end <= self.written]
 
 
@@ -132,7 +132,7 @@ class Stream(Protocol):
 
 
 class Meter:
-    """One layer of the wire: counts what passes, and cuts."""
+    """Counts the bytes that pass a layer, and applies the cut."""
 
     def __init__(self, below: Stream, cut: Cut | None, cut_off: Callable[[], None]) -> None:
         self.below = below
@@ -143,7 +143,7 @@ class Meter:
         self._is_mute = False
 
     def cut_if_read(self) -> None:
-        """Cut if the last byte to be read was read."""
+        """Apply the cut if the last byte before it was read."""
         if self._room(Side.COMMANDS, self.read) == 0:
             self._apply_cut()
 
@@ -163,10 +163,10 @@ class Meter:
         whole, data = len(data), data[:room]
         if data and not self._is_mute:
             self.below.sendall(data)
-            # The layer below may have fallen silent in its midst.
+            # The layer below may have been muted during this write.
             if not self._is_mute:
                 self.written += len(data)
-        # Not yet if all of it left: then what is above has to note that first.
+        # If all bytes were written, the cut is applied later, so that the layer above counts them.
         if len(data) < whole:
             self._apply_cut()
 
@@ -233,7 +233,7 @@ class TlsStream:
 
 
 class NotingFaults(Faults):
-    """Faults that remember what was last asked about: what the next reply is an answer to."""
+    """Faults that remember the last step they were asked for: that of the next reply."""
 
     step = ""
 
@@ -248,7 +248,7 @@ class CuttingConnection(Connection):
 
     def __init__(self, sock: socket.socket, cut: Cut | None, faults: NotingFaults) -> None:
         super().__init__(sock, 0, ServerConnection(1))
-        # The meters count what a blocking socket has taken.
+        # The meters count the bytes that a blocking socket has taken.
         sock.setblocking(True)
         self.witness = Witness()
         self._cut = cut

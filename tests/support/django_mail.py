@@ -42,7 +42,7 @@ _SETTINGS = {
 
 
 class Server(Protocol):
-    """Where a server is; both the embedded and the real ones say so."""
+    """The address of a server, embedded or real."""
 
     host: str
     port: int
@@ -81,9 +81,9 @@ class Mailing:
         return backend
 
     def end(self) -> None:
-        """Close every pool and take the settings back."""
+        """Close every pool and restore the settings."""
         for backend in self._backends:
-            # One whose settings cannot be has no pool.
+            # A backend with invalid settings has no pool.
             with contextlib.suppress(ValidationError):
                 backend.pool.close()
         self._take_back()
@@ -113,5 +113,5 @@ def message(*to: str, **more: Any) -> mail.EmailMessage:
 
 
 def connections(server: SmtpServer) -> int:
-    """How many connections the server has seen."""
+    """The number of connections that the server has accepted."""
     return len(server.connections)

@@ -1,4 +1,4 @@
-"""A Django site in one process, for what needs its applications and a database.
+"""A Django site in one process, for tests that need its applications and a database.
 
     python -m tests.support.django_site SCENARIO BACKEND HOST PORT
 
@@ -25,7 +25,7 @@ PACKAGES = {
     "celery_email": ["djcelery_email"],
     "checks": ["smtpconn.contrib.django_checks"],
 }
-# In the place of those that the admin application has.
+# They replace the templates of the admin application.
 TEMPLATES = {
     "registration/password_reset_subject.txt": "Password reset on {{ site_name }}",
     "registration/password_reset_email.html": "http://{{ domain }}/{{ uid }}/{{ token }}/\n",
@@ -34,7 +34,7 @@ ME, YOU = "The shop <me@example.com>", "you@example.net"
 
 
 def configure(scenario: str, backend: str, host: str, port: int) -> None:
-    """Set the site up, with its mail by ``MAILERS`` where Django has it."""
+    """Set the site up, with ``MAILERS`` if this version of Django has it."""
     extra: dict[str, Any] = {}
     if django.VERSION >= (6, 1) and scenario not in ("mailer", "post_office", "celery_email"):
         options = {"host": host, "port": port}
@@ -74,7 +74,7 @@ def configure(scenario: str, backend: str, host: str, port: int) -> None:
 
 
 def own() -> None:
-    """What Django itself sends: a test mail, a password reset, a report to the admins, messages."""
+    """The mails of Django itself: a test mail, a password reset, a report to the admins, others."""
     from django.contrib.auth.forms import PasswordResetForm
     from django.contrib.auth.models import User
     from django.core import mail
@@ -150,7 +150,7 @@ def celery_email() -> None:
 
 
 def checks() -> None:
-    """``manage.py check``, which finds nothing."""
+    """``manage.py check``, which must find no problem."""
     from django.core.management import call_command
 
     call_command("check")

@@ -1,4 +1,4 @@
-"""Which class of docs/errors.md an error is of."""
+"""The class of an error as docs/errors.md lists it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from smtpconn import SmtpError
 
 
 def kind_of(error: object) -> type | None:
-    """The class an error is documented as, without what it is besides; None for no error.
+    """The documented class of an error, without its other base classes; None for no error.
 
-    A refused sender is an `smtplib.SMTPSenderRefused` and perhaps a `RetryableError`, too; this is
-    its `TransientError` or `PermanentError`.
+    A refused sender is also an `smtplib.SMTPSenderRefused` and perhaps a `RetryableError`; this
+    function returns `TransientError` or `PermanentError`.
     """
     if error is None:
         return None

@@ -48,7 +48,7 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     lambda: smtpconn.ConnectionClosedError("another's", phase=Phase.IDLE),
     Killed,
 )
-"""Errors of other code, of every class that could be confused with smtpconn's."""
+"""Errors of other code, of every class that could be confused with an error of smtpconn."""
 
 
 class ExceptionInjector:
@@ -88,7 +88,7 @@ class ExceptionInjector:
         sys.settrace(None)
 
     def in_new_threads(self) -> ExceptionInjector:
-        """Also in threads that are started from now on, until `forget_new_threads`."""
+        """Inject in threads that are started from now on, too, until `forget_new_threads`."""
         threading.settrace(self._enter)
         return self
 
@@ -113,8 +113,8 @@ class ExceptionInjector:
 def _is_leaving_with(frame: FrameType) -> bool:
     """Whether a ``with`` block is about to be left in the usual way.
 
-    The interpreter lets no signal in there, because ``__exit__`` would not be called; but a trace
-    function it does.
+    The interpreter runs no signal handler there, because ``__exit__`` would not be called; but it
+    calls trace functions.
     """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0)
     is_begun = dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("LOAD_FAST")
@@ -130,7 +130,7 @@ def _is_in_destructor(frame: FrameType | None) -> bool:
 
 
 def forget_new_threads() -> None:
-    """End what `ExceptionInjector.in_new_threads` began."""
+    """Undo `ExceptionInjector.in_new_threads`."""
     threading.settrace(None)
 
 
@@ -167,10 +167,10 @@ def _apart(
     injector: ExceptionInjector,
     error: BaseException,
 ) -> Iterator[None]:
-    """Strike in a generator, which has an exception state of its own.
+    """Run the scenario in a generator, which has an exception state of its own.
 
-    What is raised at the bytecodes that end an ``except`` block leaves the exception handled there
-    as the thread's current one, and every later test would find it as ``__context__``.
+    An exception raised at the bytecodes that end an ``except`` block leaves the exception handled
+    there as the thread's current one, and every later test would find it as ``__context__``.
     """
     scenario(injector, error)
     yield

@@ -1,4 +1,4 @@
-"""Sends into which an exception is injected, and the check of what became of each message.
+"""Sends into which an exception is injected, and the check of each message's outcome.
 
 The check compares the outcome that was reported with what the server stored: a message reported as
 delivered is stored, one reported as certainly not delivered is not, and none is stored twice.
@@ -54,13 +54,13 @@ class StoringServer:
         self._number = 0
 
     def letters(self, count: int) -> list[Envelope]:
-        """Messages that no other run has."""
+        """New messages, different from those of all other runs."""
         self._number += count
         numbers = range(self._number - count, self._number)
         return [Envelope("me@x.example", PEOPLE, b"Subject: %d\r\n\r\n" % n) for n in numbers]
 
     def stored(self) -> Counter[bytes]:
-        """Content by how many recipients got it, once every connection has ended."""
+        """The number of recipients that got each content; waits for the end of all connections."""
         self.server.wait_for(lambda: all(c.closed for c in self.server.connections))
         found: Counter[bytes] = Counter()
         for message in self.server.messages:
@@ -70,13 +70,13 @@ class StoringServer:
 
 
 def content_of(outcome: SendOutcome) -> bytes:
-    """The message an outcome is of."""
+    """The message of an outcome."""
     assert isinstance(outcome.envelope.message, bytes)
     return outcome.envelope.message
 
 
 def check(stored: int, outcome: SendOutcome, where: str | None) -> None:
-    """Hold what was said of a message against how many of its two recipients have it."""
+    """Check an outcome against the number of recipients that got the message."""
     assert stored in (0, len(PEOPLE)), where
     if outcome.error is not None:
         assert stored == 0 or outcome.error.may_have_been_delivered, (where, outcome.error)
@@ -117,9 +117,11 @@ def send_many_on_a_connection(
         if raised is not None and taken:
             outcomes += stream
             if connection.is_open:
-                # It was taken for one of the source, which is no reason to close.
+                # The client took the error for one of the source, after which it keeps the
+                # connection.
                 connection.noop()
-            # But one that was interrupted before it was noted at all: nothing of it has left.
+            # A message that was interrupted before it was recorded has no outcome; nothing of it
+            # was sent.
             assert len(outcomes) in (len(taken), len(taken) - 1), where
         connection.close()
         assert [o.envelope for o in outcomes] == letters[: len(outcomes)], where
@@ -134,7 +136,7 @@ def send_many_on_a_connection(
 def send_on_a_reused_connection(
     storing_server: StoringServer, mode: Pipelining
 ) -> Callable[[ExceptionInjector, BaseException], None]:
-    """Sends a second message over a pool, which may go again only on evidence from the wire."""
+    """Sends a second message over a pool, which must not retry it because of a foreign error."""
     config = ServerConfig.from_url(storing_server.server.url, pipelining=mode)
 
     def scenario(injector: ExceptionInjector, error: BaseException) -> None:
@@ -151,7 +153,7 @@ def send_on_a_reused_connection(
                     raised = caught
             where = injector.where
             assert raised is (error if where else None), where
-            # It holds the frames of the call, and so what was borrowed in them.
+            # The traceback holds the frames of the call, and so the connection borrowed in them.
             error.__traceback__ = error.__context__ = raised = None
             with pool.connection(1) as connection:
                 connection.noop()
@@ -161,7 +163,7 @@ def send_on_a_reused_connection(
         assert stats.in_use == 0
         assert stats.retries == 0, where
         if stored:
-            # Counted for what it is, unless it was interrupted while it was counted.
+            # The message is counted correctly, unless counting itself was interrupted.
             is_known = stats.messages == 2 or stats.unknown_messages == 1
             assert is_known or not stats.failed_messages, where
 
@@ -195,10 +197,10 @@ def send_many_over_a_pool(
                 forget_new_threads()
             where = injector.where
             assert raised is (error if where else None), where
-            # It holds the frames of the call, and so what was borrowed in them.
+            # The traceback holds the frames of the call, and so the connection borrowed in them.
             error.__traceback__ = error.__context__ = raised = None
             assert pool.stats().in_use == 0
-        # But one that was interrupted before anything was begun for it.
+        # A message that was interrupted before it was begun may have no outcome.
         assert [o.envelope for o in outcomes] in (taken, taken[:-1]), where
         stored = storing_server.stored()
         for outcome in outcomes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -17,17 +18,20 @@ Fork: TypeAlias = Callable[[], int]
 
 
 def fork_in_c() -> int:
-    """Fork as a C library does, so that Python does not hear of it.
+    """Fork as a C library does, so that Python does not run its hooks.
 
     ``PyDLL`` keeps the GIL, as a fork of a running interpreter must. If a thread of the parent
     waits for the GIL at that moment, the child inherits a condition variable with a waiter that
-    does not exist, and hangs sooner or later, whatever it runs: nothing has made its GIL anew.
-    Such a child is of no use and is forked again.
+    does not exist, and hangs sooner or later, because without the hooks it does not reinitialise
+    its GIL. Such a child is killed, and another one is forked.
     """
     while True:
         receiving, sending = os.pipe()
         child = cast(int, ctypes.PyDLL(None).fork())
         if child == 0:
+            # If the garbage of the parent has a thread in it, freeing it here may crash: Python
+            # 3.13 detaches the native thread, which does not exist in the child.
+            gc.freeze()
             _contend_for_the_gil()
             os.write(sending, b"!")
             os.close(sending)
@@ -38,7 +42,7 @@ def fork_in_c() -> int:
                 is_ready = bool(select.select([receiving], [], [], 1)[0])
                 is_sound = is_ready and os.read(receiving, 1) == b"!"
         finally:
-            # Also if a signal handler raises: only this code knows the child.
+            # Done also if a signal handler raises, because only this code knows the child.
             if not is_sound:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -87,16 +91,17 @@ def in_child(work: Callable[[], object], fork: Fork = os.fork) -> str:
             os._exit(0)
     os.close(sending)
     try:
+        text = ""
         if is_over := bool(select.select([receiving], [], [], 10)[0]):
             text = os.read(receiving, 65536).decode()
-            if text:
+            if text and not text.startswith("Fatal Python error"):
                 return text
         else:
             os.kill(child, signal.SIGUSR1)
             time.sleep(0.5)
             os.kill(child, signal.SIGKILL)
-        trace = b"".join(iter(lambda: os.read(receiving, 65536), b"")).decode()
+        text += b"".join(iter(lambda: os.read(receiving, 65536), b"")).decode()
     finally:
         os.close(receiving)
         _, status = os.waitpid(child, 0)
-    return f"the child {'died' if is_over else 'hung'}, wait status {status}: {trace}"
+    return f"the child {'died' if is_over else 'hung'}, wait status {status}: {text}"

@@ -1,8 +1,9 @@
-"""Every argument of the public API, found by looking at it, and how a text is tried in it.
+"""Every argument of the public API, found by introspection, and how a text is injected into it.
 
-Arguments are known by their names: `TEXTS` says in which form a text is put into one, `HARMLESS`
-why one cannot reach the wire. A new method with known arguments is attacked by itself; a new
-argument, or a new class, makes `tests.security.test_injection` fail until it is in one of the two.
+Arguments are identified by their names: `TEXTS` has the form in which a text is put into one,
+`HARMLESS` the reason why one cannot reach the wire. A new method with known arguments is tested
+automatically; a new argument, or a new class, makes `tests.security.test_injection` fail until it
+is in one of the two.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _same(text: str) -> Any:
 
 
 TEXTS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    # argument: where in a text the trick is put, and what is made of the text
+    # argument: the text with a place for the injected characters, and the value made of it
     "address": (ADDRESS, _same),
     "auth": (ADDRESS, _same),
     "authzid": (WORD, _same),
@@ -102,17 +103,19 @@ HARMLESS: dict[str, str] = {
     "message": "content, which follows the commands; see tests/security/test_smuggling.py",
     "chunking": "yes or no: which command the content goes with",
     "deadline": "a limit",
-    "is_probed": "yes or no: whether somebody has looked at the connection already",
+    "is_probed": "yes or no: whether the connection was probed already",
     "changes": "the arguments of ServerConfig by another way",
     "options": "the arguments of ServerConfig by another way",
     "count": "how many connections to make",
     "mechanisms": "names of an enumeration; any other is refused, tests/auth/test_credentials.py",
-    "quirks": "what a pool knows of a server",
+    "quirks": "what a pool has learnt about a server",
     "force_refresh": "yes or no: for the caller's own function",
-    "name of a pool": "for logs and figures",
-    **dict.fromkeys(("port", "tls_mode", "protocol", "pipelining"), "how to connect; not said"),
+    "name of a pool": "for logs and statistics",
+    **dict.fromkeys(
+        ("port", "tls_mode", "protocol", "pipelining"), "how to connect; in no command"
+    ),
     **dict.fromkeys(("tls_context", "tls_config", "tls_session"), "an object of the ssl module"),
-    **dict.fromkeys(("source_address", "socket_factory"), "how to connect; not said"),
+    **dict.fromkeys(("source_address", "socket_factory"), "how to connect; in no command"),
     **dict.fromkeys(("cafile", "tls_server_name"), "for the TLS handshake; in no command"),
     "allow_cleartext_auth": "yes or no",
     **dict.fromkeys(sorted({"timeout", *PoolKeywords.__annotations__} - {"name"}), "a limit"),
@@ -125,7 +128,7 @@ FROM_THE_SERVER = frozenset(
         "ServerStats", "SmtpExtension", "SmtpResponse", "TlsInfo",
     ]
 )  # fmt: skip
-"""What smtpconn makes for its users: what is in them is read, never sent."""
+"""Classes that smtpconn makes for its users, who read them; their values are never sent."""
 
 _NEEDED: dict[str, Any] = {
     "authzid": "z", "user": "u", "password": "p", "token": "t", "sender": ME, "recipients": [YOU],
@@ -136,24 +139,24 @@ _NEEDED: dict[str, Any] = {
 
 @dataclass
 class Target:
-    """Recorders, as many as connections are made to them, and connections that are used again."""
+    """One recorder per connection, and connections that are used again."""
 
     recorders: list[Recorder] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
     _open: dict[str, SmtpConnection] = field(default_factory=dict)
 
     def factory(self, host: str, port: int, timeout: float) -> socket:
-        """A new connection's socket."""
+        """Make the socket of a new connection."""
         recorder = Recorder()
         self.recorders.append(recorder)
         return self.stack.enter_context(peer(recorder.serve))(host, port, timeout)
 
     def heard(self) -> list[list[bytes]]:
-        """The commands that each server has heard."""
+        """The commands that each server has received."""
         return [list(recorder.commands) for recorder in self.recorders]
 
     def config(self, **changes: Any) -> ServerConfig:
-        """A configuration that leads here."""
+        """A configuration whose connections go to these recorders."""
         settings: dict[str, Any] = {
             "host": "mx.example.com", "port": 25, "tls_mode": TlsMode.NONE, "ehlo_domain": CLIENT,
             "socket_factory": self.factory, "allow_cleartext_auth": True,
@@ -171,7 +174,7 @@ class Target:
         return connection
 
     def settle(self) -> None:
-        """Wait until the servers have heard all there is to hear."""
+        """Wait until the servers have received everything that was sent."""
         for connection in self._open.values():
             if connection.is_open:
                 connection.noop()
@@ -185,7 +188,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of something public: ``SmtpConnection.vrfy(address)``."""
+    """One argument of a public function or class, such as ``SmtpConnection.vrfy(address)``."""
 
     owner: str
     function: str
@@ -196,16 +199,16 @@ class Argument:
 
     @property
     def is_known(self) -> bool:
-        """Whether it is attacked, or is harmless for a reason."""
+        """Whether it is in `TEXTS` or in `HARMLESS`."""
         return self.name in TEXTS or self.name in HARMLESS
 
     @property
     def form(self) -> str:
-        """Where in a text the trick is put."""
+        """The text with a place for the injected characters."""
         return TEXTS[self.name][0]
 
     def attack(self, target: Target, text: str) -> None:
-        """Use it with a text, on a connection if that is what it is for."""
+        """Call the function with a text as this argument, and send with the result."""
         value = TEXTS[self.name][1](text)
         if self.owner == "SmtpConnection":
             self._on_connection(target, value)
@@ -240,7 +243,7 @@ class Argument:
 
 
 def arguments() -> Iterator[Argument]:
-    """Every argument of every public class, method and function, but what comes from a server."""
+    """Every argument of every public class, method and function, except `FROM_THE_SERVER`."""
     for owner in smtpconn.__all__:
         value = getattr(smtpconn, owner)
         if inspect.isclass(value):
@@ -274,14 +277,15 @@ def _of_function(owner: str, function: str, value: Callable[..., Any]) -> Iterat
 
 
 def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """Call with what it needs besides; an iterator of outcomes is read to its end."""
+    """Call a function with its required arguments; read an iterator of outcomes to its end."""
     for name, parameter in inspect.signature(function).parameters.items():
         if name not in given and parameter.default is parameter.empty:
             given[name] = TEXTS[name][1](ME) if name not in _NEEDED else _NEEDED[name]
     if given.get("message") == MESSAGE and "send_message" in str(function):
         given["message"] = _message(ME)
     result = function(**given)
-    # To its end, and only then looked at: an abandoned iterator would end in a garbage collection.
+    # Read to its end before the first error is raised: an iterator that is not exhausted would end
+    # only in a garbage collection.
     for outcome in list(result) if isinstance(result, Iterator) else ():
         if outcome.error is not None:
             raise outcome.error
@@ -300,7 +304,7 @@ def _on_config(target: Target, function: str, given: dict[str, Any]) -> None:
 
 
 def _use(target: Target, value: Any) -> None:
-    """Send with a value, wherever it belongs."""
+    """Send a message that contains the value, in the place for its type."""
     connection = target.connection()
     match value:
         case MailFromParams():
@@ -325,4 +329,4 @@ def _use(target: Target, value: Any) -> None:
         case str():  # of OAuthCredentials.current_token
             pass
         case _:
-            raise AssertionError(f"nothing is known that {type(value).__name__} is used for")
+            raise AssertionError(f"no use is known for a {type(value).__name__}")

@@ -13,13 +13,13 @@ class Interruption:
     """Calls a handler at one line of these files in this thread, counted from 0.
 
     Args:
-        line: which line, counted as they run.
-        handler: what is called.
-        files: paths, or what they begin with.
+        line: the number of the executed line.
+        handler: the function to call.
+        files: paths of files, or prefixes of paths.
 
     Attributes:
-        where: the line; "" if there are not so many.
-        function: the name of the function it is in.
+        where: the line; "" if fewer lines were executed.
+        function: the name of the function that contains it.
     """
 
     def __init__(self, line: int, handler: Callable[[], object], files: tuple[str, ...]) -> None:

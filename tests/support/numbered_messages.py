@@ -1,4 +1,4 @@
-"""Messages that are told apart by their Message-ID, and what a server stored of them."""
+"""Messages that differ in their Message-ID, and how often a server stored each."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ BODIES = {
 
 
 def message(identity: str, body: bytes = b"hello\r\n") -> bytes:
-    """A message that can be told from all others by its Message-ID."""
+    """A message with its own Message-ID."""
     return HEADER % identity.encode() + b"From: <sender@client.example>\r\n\r\n" + body
 
 
 def as_stored(sent: bytes) -> bytes:
-    """What Postfix's Maildir has for what was sent: local line ends, and a last line that ends."""
+    """A sent message as Postfix stores it in a Maildir: LF line ends, also after the last line."""
     text = sent.replace(b"\r\n", b"\n")
     return text if text.endswith(b"\n") else text + b"\n"
 
@@ -60,7 +60,7 @@ def identities(stored: list[bytes]) -> Counter[str]:
 
 
 def config(postfix: Postfix, certificates: Certificates, mode: TlsMode) -> ServerConfig:
-    """How to reach the fixture."""
+    """The configuration for the fixture's server."""
     return ServerConfig(
         "localhost",
         postfix.tls_port if mode is TlsMode.IMPLICIT else postfix.port,

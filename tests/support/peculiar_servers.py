@@ -1,6 +1,6 @@
-"""Servers that do what a known product does, where the product itself is not at hand.
+"""Servers that imitate one peculiarity of a known product that the tests cannot run.
 
-Each does one peculiar thing and is an `ScriptedServer` in all else.
+In everything else each is a `ScriptedServer`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PIPELINING = b"250-mx.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
 
 
 class HarakaLike(ScriptedServer):
-    """Haraka 3: it refuses what arrives in one packet with the end of the content, behind it."""
+    """Haraka 3: it refuses commands that arrive in one packet with the end of the content."""
 
     def __init__(self, **replies: Say) -> None:
         greeting = b"220 mx.example ESMTP Haraka ready\r\n"
@@ -33,10 +33,10 @@ class HarakaLike(ScriptedServer):
 
 
 class PacketFilter(ScriptedServer):
-    """A filter that lets through one command of each packet, while the server offers PIPELINING.
+    """A filter that passes one command of each packet, while the server offers PIPELINING.
 
     Args:
-        passes: which command of a packet is answered.
+        passes: which command of a packet is passed.
     """
 
     def __init__(self, passes: Literal["first", "last"], **replies: Say) -> None:
@@ -49,15 +49,15 @@ class PacketFilter(ScriptedServer):
 
 
 class PostscreenLike(ScriptedServer):
-    """Postfix's postscreen before a server: who is unknown is looked at first.
+    """Postfix's postscreen before a server: it tests unknown clients first.
 
-    It says a part of its greeting and waits. Who speaks then, or sends commands in one packet
-    without PIPELINING being offered, is refused. Others get 450 to every recipient on their first
-    connection, and the server itself on later ones.
+    It sends the first line of its greeting and waits. A client that sends anything then, or that
+    sends several commands in one packet although PIPELINING is not offered, is refused. Other
+    clients get 450 for every recipient on their first connection, and the server on later ones.
 
     Args:
-        wait: seconds between the parts of the greeting.
-        listed: whether the client is on a blocklist: it is refused behind the first part.
+        wait: seconds between the lines of the greeting.
+        listed: whether the client is on a blocklist, so that it is refused after the first line.
     """
 
     def __init__(self, wait: float = 0.05, *, listed: bool = False) -> None:
@@ -67,12 +67,12 @@ class PostscreenLike(ScriptedServer):
     def _greet(self, sock: socket.socket) -> bool:
         if len(self.dialogs) > 1 and not self._listed:
             return super()._greet(sock)
-        self._say(sock, b"220-mx.example\r\n")
+        self._send(sock, b"220-mx.example\r\n")
         if select.select([sock], [], [], self._wait)[0]:
-            return self._say(sock, b"521 5.5.1 Protocol error\r\n" + CLOSE)
+            return self._send(sock, b"521 5.5.1 Protocol error\r\n" + CLOSE)
         if self._listed:
-            return self._say(sock, b"521 5.7.1 Service unavailable; client blocked\r\n" + CLOSE)
-        return self._say(sock, b"220 mx.example ESMTP\r\n")
+            return self._send(sock, b"521 5.7.1 Service unavailable; client blocked\r\n" + CLOSE)
+        return self._send(sock, b"220 mx.example ESMTP\r\n")
 
     def _answer(self, line: bytes, counts: Counter[str], lines: Lines) -> bytes:
         if len(self.dialogs) > 1:

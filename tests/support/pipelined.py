@@ -1,4 +1,4 @@
-"""What is said for numbered messages, and replies to it, for tests of many messages in a row."""
+"""Commands of numbered messages, and replies to them, for tests of many messages in one call."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Many = Callable[[], tuple[SessionState, list[Asked]]]
 
 
 def letter(number: int, *recipients: str, message: object = None, **params: object) -> MailRequest:
-    """The message of a number: its sender and its content say which."""
+    """The message with a number, which its sender and its content contain."""
     to = [f"{name}@d.example" for name in recipients or ("c",)]
     content = message if message is not None else f"{number}\r\n".encode()
     mail_params = MailFromParams(**params)  # type: ignore[arg-type]
@@ -41,28 +41,28 @@ def letter(number: int, *recipients: str, message: object = None, **params: obje
 
 
 def envelope(number: int, *recipients: str, verb: str = "DATA\n") -> str:
-    """What is said for it up to DATA."""
+    """The commands of a message up to DATA."""
     to = "".join(f"RCPT TO:<{name}@d.example>\n" for name in recipients or ("c",))
     return f"MAIL FROM:<{number}@b.example>\n{to}{verb}"
 
 
 def reset(number: int, *recipients: str, verb: str = "DATA\n") -> str:
-    """The same with RSET before it."""
+    """The same with RSET before."""
     return "RSET\n" + envelope(number, *recipients, verb=verb)
 
 
 def content(number: int) -> str:
-    """What is said of it behind DATA."""
+    """The content of a message after DATA."""
     return f"{number}\n.\n"
 
 
 def chunk(number: int) -> str:
-    """The same for BDAT."""
+    """The content of a message with BDAT."""
     return f"BDAT 3 LAST\n{number}\n"
 
 
 def many(*requests: Callable[[], Asked] | int, offers: str = OFFERS, **facts: object) -> Many:
-    """What `run_script_many` makes anew each time: a session, and the messages of these numbers."""
+    """A function that makes a session and these messages, for each run of `run_script_many`."""
 
     def make() -> tuple[SessionState, list[Asked]]:
         made = [letter(r) if isinstance(r, int) else r() for r in requests]
@@ -72,7 +72,7 @@ def many(*requests: Callable[[], Asked] | int, offers: str = OFFERS, **facts: ob
 
 
 def kinds(outcomes: list[Outcome]) -> list[str]:
-    """What each outcome is: the final reply's text, or the error's name."""
+    """Each outcome as the text of the final reply, or the name of the error's class."""
     return [
         o.response.lines[0] if isinstance(o, SendResult) else type(o).__name__ for o in outcomes
     ]
@@ -82,11 +82,11 @@ TAKEN = "250 sender\n250 recipient\n250 taken\n"
 
 
 def eager(*requests: object, **facts: object) -> Many:
-    """The same as `many`, of a session that may send eagerly."""
+    """As `many`, with a session that uses `Pipelining.EAGER`."""
     return many(*requests, pipelining=Pipelining.EAGER, **facts)  # type: ignore[arg-type]
 
 
 def whole(number: int, *recipients: str, behind: bool = True) -> str:
-    """All that is said of a message."""
+    """The commands and the content of a message with BDAT."""
     said = (reset if behind else envelope)(number, *recipients, verb="")
     return said + chunk(number)

@@ -20,10 +20,10 @@ from typing import TypeAlias
 ROOT = Path(__file__).parent.parent.parent
 
 SHARED_BY_ADAPTERS = frozenset({"backend", "delivery", "logging_queue"})
-"""Modules of `smtpconn.contrib` whose users are the adapters; what users get of it is theirs."""
+"""Modules of `smtpconn.contrib` that only adapters use; they are not public."""
 
 PLUGIN = "pytest_smtpconn"
-"""The pytest plugin, which stands beside the package."""
+"""The pytest plugin, a module outside the package."""
 
 FOR_THE_POOL = frozenset({"SmtpConnection.send_request", "SmtpConnection.deliver_request"})
 """Methods that have no underscore only because another module of smtpconn calls them."""
@@ -37,12 +37,12 @@ class Module:
     """A module of smtpconn.
 
     Attributes:
-        name: with its packages, such as ``smtpconn.protocol.auth``.
-        text: its source.
-        doc: its docstring.
-        definitions: what it defines at its top, by name.
-        docs: the docstrings of those that are values.
-        imports: local name -> (module, name there), of what it imports from others.
+        name: the full name, such as ``smtpconn.protocol.auth``.
+        text: the source.
+        doc: the docstring.
+        definitions: the definitions at the top level, by name.
+        docs: the docstrings of values among them.
+        imports: local name -> (module, name there), for imports from other modules.
     """
 
     name: str

@@ -63,7 +63,7 @@ def peer(serve: Callable[[socket.socket], None]) -> Iterator[SocketFactory]:
 
 
 def connect(factory: SocketFactory, **options: Any) -> SmtpConnection:
-    """Connect to a peer in clear, and let it see passwords."""
+    """Connect to a peer without TLS, and allow passwords in clear."""
     settings: dict[str, Any] = {"allow_cleartext_auth": True, "ehlo_domain": "client.example.com"}
     settings |= options
     timeout: float = settings.pop("timeout", TIMEOUT)
@@ -72,7 +72,7 @@ def connect(factory: SocketFactory, **options: Any) -> SmtpConnection:
 
 
 class Reader:
-    """Bytes of a socket, by the line, by the count and up to a mark; keeps all it has read."""
+    """Reads a socket up to a mark or by the number of bytes; keeps all that it has read."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -80,14 +80,14 @@ class Reader:
         self.raw = bytearray()
 
     def until(self, mark: bytes) -> bytes:
-        """What comes before the mark, which is taken, too."""
+        """Read up to the mark, and return the bytes before it."""
         while mark not in self._buffer:
             self._more()
         found, _, self._buffer = self._buffer.partition(mark)
         return found
 
     def exactly(self, length: int) -> bytes:
-        """The next so many bytes."""
+        """Read and return the next ``length`` bytes."""
         while len(self._buffer) < length:
             self._more()
         found, self._buffer = self._buffer[:length], self._buffer[length:]
@@ -128,7 +128,7 @@ class Script:
 
 
 class Recorder:
-    """A server that says yes to everything and reads by the book: lines end in CRLF alone.
+    """A server that accepts every command; a line ends only with CRLF (RFC 5321 2.3.8).
 
     Attributes:
         commands: the lines, without their CRLF, whatever else is in them.

@@ -1,8 +1,8 @@
-"""What a case needs to be played: the bytes that replace a reply, and the server that says them.
+"""Runs the cases of `tests.support.reply_cases`: the replacing bytes, and the server's settings.
 
-The server is `smtpconn.testing`'s, at the other end of a pair of sockets
-(`tests.support.cutting_server`), with a fault at the one place of the case. What comes of it is not
-decided here.
+The server is that of `smtpconn.testing`, at the other end of a pair of sockets
+(`tests.support.cutting_server`), with a fault at the place of the case. This module does not decide
+the expected outcomes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from tests.support.reply_cases import Kind, Place, ReplyCase
 from tests.support.sessions import LONG_TIMEOUT, USERS, Contexts
 
 ENDLESS = 1024 * 1024
-"""Bytes of what does not end; more than sockets hold, so the server writes until we close."""
+"""Bytes of an endless reply; more than socket buffers hold, so the server writes until the client
+closes the connection."""
 
 LATER = b"450 4.2.0 not this time\r\n"
 LONG = "p" * 400
-"""A password for which the line of AUTH has no room."""
+"""A password that is too long for the line of AUTH (RFC 4954 4)."""
 
 
 def usual(place: Place) -> bytes:
-    """A reply that belongs there."""
+    """A valid reply at this place."""
     return f"{place.code} again\r\n".encode() if place.code != 334 else b"334 YWdhaW4=\r\n"
 
 
@@ -56,14 +57,14 @@ def instead(case: ReplyCase) -> bytes:
 
 
 def fault(place: Place, *, reply: bytes | None = None, after: bytes = b"", times: int = 1) -> Fault:
-    """A fault that acts at one reply, or at some that follow each other."""
+    """A fault at one reply, or at ``times`` consecutive ones."""
     return Fault(
         place.step, reply, 0, False, False, False, 0, b"", after, times, place.nth, None
     )  # fmt: skip
 
 
 def faults(case: ReplyCase) -> NotingFaults:
-    """What goes wrong in a case."""
+    """The faults of a case."""
     found = NotingFaults()
     comes_again = case.exchange.name.endswith("again")
     if case.kind is Kind.TWICE:
@@ -87,12 +88,12 @@ def cram_md5() -> Generator[bytes, bytes, str | None]:
 
 
 def xoauth2() -> Generator[bytes, bytes, str | None]:
-    """XOAUTH2 with the token that is expected."""
+    """XOAUTH2 that accepts one token."""
     return "u" if b"auth=Bearer p" in (yield b"") else None
 
 
 def scram() -> Generator[bytes, bytes, str | None]:
-    """SCRAM-SHA-256 (RFC 7677), by scramp's own server."""
+    """SCRAM-SHA-256 (RFC 7677), by the server of scramp."""
     mechanism = ScramMechanism("SCRAM-SHA-256")
     known = mechanism.make_auth_info("p", iteration_count=4096, salt=b"salt of scram")
     server = mechanism.make_server(lambda user: known)
@@ -103,7 +104,7 @@ def scram() -> Generator[bytes, bytes, str | None]:
 
 
 def oauthbearer() -> Generator[bytes, bytes, str | None]:
-    """OAUTHBEARER (RFC 7628) with the token that is expected."""
+    """OAUTHBEARER (RFC 7628) that accepts one token."""
     return "u" if (yield b"") == b"n,,\x01auth=Bearer p\x01\x01" else None
 
 
@@ -114,7 +115,7 @@ def external() -> Generator[bytes, bytes, str | None]:
 
 
 def settings(case: ReplyCase, contexts: Contexts) -> Settings:
-    """What the server is told."""
+    """The settings of the server."""
     return Settings(
         protocol=case.exchange.protocol,
         hostname="mx",

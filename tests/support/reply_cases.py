@@ -26,8 +26,8 @@ content are always one turn.
 10. A refused RSET refuses no message: the connection is closed. Replies about recipients before it
     remain valid.
 
-To add a way of sending: one more `Exchange` with its turns, and what is called for it in
-`tests.faults.test_codes`. Where content leaves before the replies to its recipients, or several
+To add a way of sending: one more `Exchange` with its turns, and its call in
+`tests.faults.test_codes`. If content is sent before the replies to its recipients, or several
 messages are sent in one call, `tests.support.reply_cases_many` has the rules.
 """
 
@@ -53,7 +53,7 @@ from tests.support.sessions import DeliveryStatus, phase_of
 
 
 class Kind(enum.StrEnum):
-    """What a reply is replaced by."""
+    """The replacement of a reply."""
 
     SHUTTING_DOWN = "421"
     SHUTDOWN_NOTICE = "421 X.3.2"
@@ -87,13 +87,13 @@ NO_REPLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One reply of a exchange.
+    """One reply of an exchange.
 
     Attributes:
-        step: of the test server, see `smtpconn.testing.SmtpServer.fault`.
-        code: the usual one.
-        nth: how many replies to this step came before.
-        is_exact: whether no other code of its kind will do.
+        step: the step of the test server; see `smtpconn.testing.SmtpServer.fault`.
+        code: the usual code.
+        nth: the number of earlier replies to this step.
+        is_exact: whether it is the only valid positive code.
     """
 
     step: str
@@ -110,14 +110,14 @@ class Exchange:
     """One operation and the replies to it.
 
     Attributes:
-        name: for the tests' names; `tests.faults.test_codes` knows what is called.
-        turns: the replies with PIPELINING.
+        name: the name in the tests' ids; `tests.faults.test_codes` has the call for each name.
+        turns: the replies with PIPELINING, by round trip.
         before: the last reply of what precedes the operation on its connection; None if it is
             connecting itself.
-        begins_in: the phase an error names if the operation finds the connection closed.
+        begins_in: the phase of the error if the operation finds the connection closed.
         protocol: "SMTP" or "LMTP".
-        answers: final replies to the content.
-        runs_ahead: how far the client does.
+        answers: the number of final replies to the content.
+        runs_ahead: the client's use of PIPELINING.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class ReplyCase:
-    """A reply of a exchange, and what it is replaced by."""
+    """A reply of an exchange, and its replacement."""
 
     exchange: Exchange
     place: Place
@@ -172,14 +172,14 @@ class ReplyCase:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What has to come of a case.
+    """The expected outcome of a case.
 
     Attributes:
-        error: its class; None if the operation succeeds.
-        phase: of the error.
-        statuses: what it says of each final reply to come; () for operations that send nothing.
+        error: the class of the error; None if the operation succeeds.
+        phase: the phase of the error.
+        statuses: the status for each final reply; () for operations that send no message.
         is_usable: whether another message can be sent over the connection.
-        rejected: recipients refused at RCPT.
+        rejected: the number of recipients refused at RCPT.
     """
 
     error: type[SmtpError] | None
@@ -195,7 +195,7 @@ class Outcome:
 
 
 def outcome(case: ReplyCase) -> Outcome:
-    """What has to come of a case, by the rules above."""
+    """The expected outcome of a case, by the rules above."""
     kind, place = case.kind, case.place
     if place.step == "QUIT":
         return _success(case, is_usable=False)
@@ -243,7 +243,7 @@ def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Out
         behind = DeliveryStatus.UNKNOWN if is_421 else DeliveryStatus.DELIVERED
         return Outcome(None, None, _statuses(case, DeliveryStatus.NOT_DELIVERED, behind), is_usable)
     if place.step == "EHLO" and case.kind in (Kind.UNKNOWN_COMMAND, Kind.PERMANENT):
-        # A server without ESMTP is greeted with HELO, and offers nothing (RFC 5321 3.2).
+        # The client sends HELO to a server without ESMTP, which offers no extension (RFC 5321 3.2).
         if _needs_starttls(case):
             return _failure(case, StartTlsUnavailableError, Phase.STARTTLS, is_usable=False)
         return _success(case)
@@ -260,7 +260,7 @@ def _refused(case: ReplyCase, error: type[SmtpError], *, is_usable: bool) -> Out
 
 
 def _broken(case: ReplyCase, error: type[SmtpError]) -> Outcome:
-    """Out of sync: nothing that comes later can be believed."""
+    """Both sides are out of sync, so no later reply is valid."""
     phase = phase_of(case.place.step)
     if case.place.step != "CONTENT":
         return _failure(case, error, phase, is_usable=False)
@@ -275,7 +275,7 @@ def _twice(case: ReplyCase) -> Outcome:
     if turn == last:
         return _success(case, is_usable=False)
     if place.code >= 400:
-        # A refusal that nothing asked for is a farewell, and the server had refused EHLO.
+        # An unsolicited refusal announces the end of the connection. The server had refused EHLO.
         return _failure(case, PermanentError, Phase.EHLO, is_usable=False)
     if turn[-1].step == "DATA" and place != turn[-1]:
         return _failure(case, ProtocolError, Phase.DATA, is_usable=False)
@@ -292,7 +292,7 @@ def _early(case: ReplyCase) -> Outcome:
 
 
 def _needs_starttls(case: ReplyCase) -> bool:
-    """Whether STARTTLS is asked for next, and the reply does not offer it."""
+    """Whether the client needs STARTTLS next, which the replaced reply does not offer."""
     is_hello = case.place.step in ("EHLO", "LHLO") and not case.place.nth
     return is_hello and any(p.step == "STARTTLS" for turn in case.turns for p in turn)
 
@@ -304,7 +304,7 @@ def _is_lmtp(case: ReplyCase) -> bool:
 def _statuses(
     case: ReplyCase, here: DeliveryStatus, behind: DeliveryStatus
 ) -> tuple[DeliveryStatus, ...]:
-    """The answers to a content: those before the place are in order."""
+    """The statuses of the replies to a content: ``here`` at the place, ``behind`` after it."""
     index = case.turn.index(case.place)
     after = case.exchange.answers - index - 1
     return (DeliveryStatus.DELIVERED,) * index + (here,) + (behind,) * after
@@ -355,7 +355,7 @@ EXCHANGES = [
         "LMTP",
     ),
     Exchange("auth plain", ((LOGGED_IN,),), EHLO, Phase.AUTH),
-    # What is too long for the line of AUTH waits for an empty challenge.
+    # A response too long for the line of AUTH is sent after an empty challenge (RFC 4954 4).
     Exchange("auth plain, long", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Exchange("auth login", ((CHALLENGE,), (CHALLENGE_AGAIN,), (LOGGED_IN,)), EHLO, Phase.AUTH),
     Exchange("auth cram-md5", ((CHALLENGE,), (LOGGED_IN,)), EHLO, Phase.AUTH),
@@ -395,7 +395,7 @@ EXCHANGES = [
 
 
 def cases(exchange: Exchange, *, pipelining: bool) -> Iterator[ReplyCase]:
-    """Every reply replaced by everything it can be."""
+    """Every reply, with every possible replacement."""
     for turn in exchange.in_turns(pipelining=pipelining):
         for place in turn:
             for kind in Kind:
@@ -407,12 +407,12 @@ def cases(exchange: Exchange, *, pipelining: bool) -> Iterator[ReplyCase]:
 def _can_be(case: ReplyCase) -> bool:
     if case.kind is Kind.ANOTHER_CHALLENGE:
         return case.place is LOGGED_IN
-    # Behind the greeting it is skipped, and what is awaited then never comes.
+    # After the greeting the client skips an empty line, and would wait for ever for the reply.
     if case.kind is Kind.EMPTY_LINE and case.previous is GREETING:
         return False
-    # A server that does not know EHLO takes no mail behind it, whatever it is made to say.
+    # A server that does not support EHLO accepts no MAIL after it, even if its reply is replaced.
     if case.kind is Kind.OTHER_SUCCESS and case.place.step == "EHLO" and case.place.code >= 400:
         return False
-    # Nothing is before the greeting, and within a turn a reply has no moment of its own.
+    # There is no reply before the greeting, and no pause before a reply within a round trip.
     is_first = case.previous is not None and case.place is case.turn[0]
     return case.kind is not Kind.EARLY or is_first

@@ -60,7 +60,7 @@ from tests.support.sessions import DeliveryStatus, phase_of
 
 
 class Way(enum.StrEnum):
-    """How the messages are sent: each has its turns."""
+    """How the messages are sent; each way has its own round trips."""
 
     AUTO = "pipelined"
     ONE_BY_ONE = "one by one"
@@ -71,22 +71,22 @@ class Way(enum.StrEnum):
 
     @property
     def messages(self) -> int:
-        """How many."""
+        """The number of messages."""
         return 1 if self is Way.EAGER_BDAT else 3
 
     @property
     def is_lmtp(self) -> bool:
-        """Whether over LMTP."""
+        """Whether they are sent over LMTP."""
         return self in (Way.LMTP, Way.LMTP_ONE_BY_ONE)
 
     @property
     def is_eager(self) -> bool:
-        """Whether everything leaves at once."""
+        """Whether everything is sent before the first reply."""
         return self in (Way.EAGER, Way.EAGER_BDAT)
 
     @property
     def is_pipelined(self) -> bool:
-        """Whether commands leave in groups."""
+        """Whether commands are sent in groups."""
         return self not in (Way.ONE_BY_ONE, Way.LMTP_ONE_BY_ONE)
 
 
@@ -95,12 +95,12 @@ REFUSALS = frozenset({Kind.TRANSIENT, Kind.PERMANENT, Kind.UNKNOWN_COMMAND})
 
 @dataclass(frozen=True, slots=True)
 class BatchReplyCase:
-    """A place in the transaction of one of several messages, and what its reply is replaced by.
+    """A place in the transaction of one of several messages, and the replacement of its reply.
 
     Attributes:
-        way: how they are sent.
-        number: of the message, from 0.
-        alone: the case as it is if the others are not looked at.
+        way: how the messages are sent.
+        number: the number of the message, from 0.
+        alone: the case of this message without the others.
     """
 
     way: Way
@@ -113,14 +113,14 @@ class BatchReplyCase:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What has to come of a case: of each message, and of the connection."""
+    """The expected outcomes of a case: of each message, and of the connection."""
 
     messages: tuple[Outcome, ...]
     is_usable: bool
 
 
 def cases(way: Way) -> Iterator[BatchReplyCase]:
-    """Every reply to every message, replaced by everything it can be."""
+    """Every reply to every message, with every possible replacement."""
     for number in range(way.messages):
         exchange = _transaction(way, number)
         for turn in exchange.in_turns(pipelining=way.is_pipelined):
@@ -134,10 +134,10 @@ def cases(way: Way) -> Iterator[BatchReplyCase]:
 
 
 def _transaction(way: Way, number: int) -> Exchange:
-    """One message's transaction."""
+    """The transaction of one message."""
     answers = 2 if way.is_lmtp else 1
     contents = tuple(content(number * answers + i) for i in range(answers))
-    # Numbered as if there were one with the first message, too.
+    # Each message but the first has an RSET, so the number is one less than the message's.
     reset = Place("RSET", 250, number - 1, RSET.is_exact)
     first = (reset,) if number and way.is_pipelined else ()
     greeting = LHLO if way.is_lmtp else EHLO
@@ -154,20 +154,20 @@ def _transaction(way: Way, number: int) -> Exchange:
 
 
 def _can_be(case: BatchReplyCase) -> bool:
-    """Whether there is such a moment, and such a challenge."""
+    """Whether the case is possible: there is no challenge, and EARLY needs a pause before."""
     alone = case.alone
     if alone.kind is Kind.ANOTHER_CHALLENGE:
         return False
     if alone.kind is not Kind.EARLY:
         return True
-    # A place that is answered in the midst of a turn has no moment of its own.
+    # A reply in the middle of a round trip has no pause before it.
     begins_turn = alone.place is alone.turn[0]
     follows_content = case.way.is_pipelined and case.number and alone.place.step != "CONTENT"
     return begins_turn and not follows_content
 
 
 def outcomes(case: BatchReplyCase) -> Outcomes:
-    """What has to come of a case, by the rules above."""
+    """The expected outcomes of a case, by the rules above."""
     if case.alone.kind is Kind.EARLY and case.alone.previous in (EHLO, LHLO):
         return Outcomes((_not_sent(case, Phase.MAIL),) * case.way.messages, is_usable=False)
     if case.alone.kind is Kind.TWICE and case.way.is_eager:
@@ -184,7 +184,7 @@ def _affected(case: BatchReplyCase) -> Outcome:
     if alone.kind is Kind.EARLY:
         return _failed(case, ProtocolError, Phase.IDLE)
     if alone.place.step == "RSET" and alone.kind in REFUSALS:
-        # All messages before it were delivered, so it is not needed.
+        # All messages before it were delivered, so the RSET is not needed.
         return _delivered(case)
     return outcome(alone)
 
@@ -248,5 +248,5 @@ def _failed(
     *,
     is_usable: bool = False,
 ) -> Outcome:
-    """``phase``: None where the error does not say one of its own."""
+    """The expected outcome of a failed message; ``phase`` is None if any phase is valid."""
     return Outcome(error, phase, (status,) * case.alone.exchange.answers, is_usable)

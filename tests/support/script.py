@@ -1,13 +1,12 @@
 """Runs an exchange against a script, through the real reply matcher and without a socket.
 
-A script is what happens in turn: what the client is to send in one go, and the bytes the server
-answers to that. It is played three times: each answer whole, byte by byte, and with something
-behind the last answer that nobody asked for, which must change nothing but that the connection
-cannot be used again.
+A script is a list of round trips: the bytes that the client has to send together, and the bytes of
+the server's replies to them. It is run in three ways: with whole replies, byte by byte, and with an
+unsolicited reply after the last one, which must have no effect but that the connection cannot be
+used again.
 
-An exchange that has outcomes on its way is played by the real driver over a `Wire`, which stands
-where the socket would be: what the driver waits for and what it writes together is its own matter.
-A turn is over when the client waits.
+The real driver runs an exchange that yields outcomes, over a `Wire` in place of a socket: the
+driver decides what it writes together and when it waits. A round trip ends when the client waits.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ Said = str | bytes
 Script = list[tuple[Said, str]]
 
 TLS = "<TLS>"
-"""What the script has for the handshake."""
+"""The entry of a script for the TLS handshake."""
 
 
 def run_script(make: Callable[[], Exchange[T]], script: Script) -> T:
-    """Play a script in all three ways and return the result; an error comes out as it is."""
+    """Run a script in all three ways and return the result; errors are raised unchanged."""
     result, matcher = _play(make(), script, 1_000_000, "")
     assert matcher.is_reusable
     assert _play(make(), script, 1, "")[0] == result
@@ -55,7 +54,7 @@ def run_script(make: Callable[[], Exchange[T]], script: Script) -> T:
 
 
 def fails(make: Callable[[], Exchange[T]], script: Script) -> BaseException:
-    """Play a script that ends in an error, whole and byte by byte, and return the error."""
+    """Run a script that ends in an error, whole and byte by byte, and return the error."""
     errors: list[BaseException] = []
     for size in (1_000_000, 1):
         try:
@@ -120,19 +119,19 @@ def _crlf(text: Said) -> bytes:
 
 
 class OffScript(BaseException):
-    """The client said what it should not. No Exception, so that no exchange can live on it."""
+    """The client deviated from the script. No `Exception`, so that no exchange can handle it."""
 
 
 class Wire(Transport):
-    """In the place of a socket: what the client says goes to a function that answers.
+    """Replaces a socket: a function answers the bytes that the client sends.
 
     Args:
-        answer: given bytes of the client's; returns those the server says to them.
-        size: bytes the client receives at a time.
-        blocks: bytes after which a write is blocked until the server has read them, and what it
-            says meanwhile is received.
-        takes: bytes of the client's that arrive before the connection is reset.
-        gives: bytes of the server's that arrive before it is closed.
+        answer: takes bytes of the client and returns the bytes of the server's replies.
+        size: the number of bytes that the client receives at a time.
+        blocks: the number of bytes after which a write blocks until the server has read them; its
+            replies are received meanwhile.
+        takes: the number of bytes that the client can send before the connection is reset.
+        gives: the number of bytes that the client can receive before the connection is closed.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class Wire(Transport):
         sent: Callable[[int], None],
         received: Callable[[bytes], None],
     ) -> None:
-        """Take what the connection takes, and receive where the write would be blocked."""
+        """Take bytes up to the limits, and receive where the write would block."""
         view = memoryview(data)
         while view:
             if not self._takes:
@@ -176,7 +175,7 @@ class Wire(Transport):
                     received(arrived)
 
     def receive(self, deadline: Deadline) -> bytes:
-        """What the server says next; the client has nothing more to say now."""
+        """The next bytes of the server; the client waits for them."""
         if self._said:
             self.turns += 1
             self._hear()
@@ -186,7 +185,7 @@ class Wire(Transport):
         return arrived
 
     def receive_now(self) -> bytes | None:
-        """What the server has said."""
+        """The bytes of the server that have arrived; None if there are none, b"" at the end."""
         if not self._gives or (not self._takes and not self._incoming):
             return b""
         if not self._incoming:
@@ -198,11 +197,11 @@ class Wire(Transport):
         return arrived
 
     def is_silent(self) -> bool:
-        """Whether the server has said nothing more."""
+        """Whether no bytes of the server have arrived."""
         return not self._incoming
 
     def close(self) -> None:
-        """It is over."""
+        """Close the connection."""
         self.is_open = False
 
     def _hear(self) -> None:
@@ -212,7 +211,7 @@ class Wire(Transport):
 
 @dataclass
 class Run:
-    """What came of sending many."""
+    """The result of sending many requests."""
 
     outcomes: list[Outcome]
     driver: Driver
@@ -230,12 +229,12 @@ def run_many(
     """Send many requests over a wire.
 
     Args:
-        session: of the wire's connection.
-        requests: what to send.
+        session: the session of the connection.
+        requests: the requests to send.
         wire: the connection.
-        is_fresh: whether the server has spoken just now.
-        take: the number of outcomes that the caller takes.
-        outcomes: where to put them, for who wants to see them come.
+        is_fresh: whether the last reply has just arrived.
+        take: the number of outcomes that the caller takes; None for all.
+        outcomes: a list to add them to, for a caller that reads it meanwhile.
     """
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
     if is_fresh:
@@ -257,7 +256,7 @@ def run_many(
 def run_script_many(
     make: Callable[[], tuple[SessionState, list[MailRequest | SmtpError]]], script: Script
 ) -> list[Outcome]:
-    """Play a script of sending many in all three ways and return the outcomes."""
+    """Run a script of sending many requests in all three ways and return the outcomes."""
     session, requests = make()
     whole = run_many(session, requests, scripted(script))
     assert whole.driver.transport.is_open, whole.driver.closed_because
@@ -288,7 +287,7 @@ def check_doubt(outcomes: list[Outcome], here: list[str], whole: list[str]) -> N
 
 
 def scripted(script: Script, *, size: int = 1_000_000, gives: float = math.inf) -> Wire:
-    """A wire to a server that expects a script and says what stands there."""
+    """A wire to a server that checks the client against a script and sends its replies."""
     turns = list(script)
 
     def answer(said: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""A small server for odd dialogs: it says what a test tells it to say, command by command.
+"""A small server for unusual sessions: a test sets its reply to each command.
 
-`smtpconn.testing.SmtpServer` answers by the book; this one has no book. It listens on the loopback,
-so that smtplib can speak to it too.
+`smtpconn.testing.SmtpServer` follows the RFCs; this server sends any bytes. It listens on the
+loopback interface, so that smtplib can connect to it, too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import Self
 
 CLOSE = b"<close>"
-"""At the end of what is said: the connection is closed behind it."""
+"""At the end of a reply: the connection is closed after it."""
 
 PAUSE = b"<pause>"
-"""Within what is said: what stands behind it is sent a moment later, in a packet of its own."""
+"""Within a reply: the rest is sent a moment later, in a packet of its own."""
 
 Say = bytes | Callable[[bytes, int], bytes]
-"""Bytes, or what makes them of the command's line and how many of its verb came before on the
-connection."""
+"""A reply, or a function that makes it from the command line and the number of earlier commands
+with the same verb on the connection."""
 
 _USUAL: Mapping[str, bytes] = {
     "EHLO": b"250-mx.example\r\n250 8BITMIME\r\n",
@@ -47,7 +47,7 @@ class Lines:
         self.is_first = False
 
     def next(self) -> bytes:
-        """The next line with its line end; empty at the end."""
+        """The next line with its line end; empty at the end of the connection."""
         self.is_first = not self._buffer
         while b"\n" not in self._buffer:
             if not (data := self._sock.recv(65536)):
@@ -58,7 +58,7 @@ class Lines:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing more of the packet is there."""
+        """Whether it is the last line of its packet."""
         return not self._buffer
 
 
@@ -68,15 +68,15 @@ class ScriptedServer:
     DATA without an accepted recipient is 503, as is RCPT without a sender.
 
     Args:
-        greeting: what it says first.
-        replies: by verb, CONTENT for the end of the content, and ANSWER for the line behind a 334;
-            others have usual replies.
+        greeting: the greeting.
+        replies: the replies by verb, by CONTENT for the end of the content, and by ANSWER for the
+            line after a 334; others have the usual replies.
 
     Attributes:
-        port: where it listens.
+        port: the port it listens on.
         dialogs: the lines of each connection, without their line ends.
-        messages: what was stored.
-        said: what it has sent, packet by packet.
+        messages: the stored messages.
+        said: the packets it has sent.
     """
 
     def __init__(self, greeting: bytes = b"220 mx.example ESMTP\r\n", **replies: Say) -> None:
@@ -134,7 +134,7 @@ class ScriptedServer:
                     line = line.rstrip(b"\r\n")
                     dialog.append(line.decode("latin-1"))
                     said = self._answer(line, counts, lines)
-                    is_open = self._say(sock, said)
+                    is_open = self._send(sock, said)
                     if line.upper() == b"DATA" and said.startswith(b"354"):
                         content = b""
                         while (part := lines.next()) != b".\r\n":
@@ -144,21 +144,21 @@ class ScriptedServer:
                         said = self._answer(b"CONTENT", counts, lines)
                         if said.startswith(b"250"):
                             self.messages.append(content)
-                        is_open = self._say(sock, said)
+                        is_open = self._send(sock, said)
             except OSError:
-                pass  # the client has gone
+                pass  # the client has closed the connection
 
     def _greet(self, sock: socket.socket) -> bool:
-        """Say the greeting; whether the connection is still open."""
-        return self._say(sock, self._greeting)
+        """Send the greeting; return whether the connection is still open."""
+        return self._send(sock, self._greeting)
 
     def _answer(self, line: bytes, counts: Counter[str], lines: Lines) -> bytes:
         """The reply to a command, or to CONTENT.
 
         Args:
             line: the command.
-            counts: how many of each verb came before on the connection.
-            lines: knows what arrived in the same packet.
+            counts: the number of earlier commands on the connection, by verb.
+            lines: the input, which knows the first and the last line of a packet.
         """
         return self._reply(line, counts)
 
@@ -181,8 +181,8 @@ class ScriptedServer:
             counts["accepted"] += said[:1] not in (b"4", b"5")
         return said
 
-    def _say(self, sock: socket.socket, said: bytes) -> bool:
-        """Say it; whether the connection is still open."""
+    def _send(self, sock: socket.socket, said: bytes) -> bool:
+        """Send a reply; return whether the connection is still open."""
         is_end = said.endswith(CLOSE)
         for nth, data in enumerate(said.removesuffix(CLOSE).split(PAUSE)):
             if nth:

@@ -1,6 +1,6 @@
-"""The sessions that are played: every way of connecting, logging in and sending, and QUIT.
+"""The sessions that the tests run: every way of connecting, logging in and sending, and QUIT.
 
-Each is as short as what it is to show allows, because it is played once for each of its bytes.
+Each is as short as possible, because it is run once for each of its bytes.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Whole sessions, played by the public API against a server that is cut, and what must come of it.
+"""Whole sessions of the public API with a server that is cut, and their expected results.
 
-A `SessionCase` is a list of operations on one connection. Played uncut it leaves a record: where
-each reply and each content ends in its stream. From that, and from how many bytes each side had
-written when it was cut, `expectation` says what the client has to report, byte by byte:
+A `SessionCase` is a list of operations on one connection. A run without a cut gives a record of
+where each reply and each content ends in its stream. From that, and from the number of bytes that
+each side had written at the cut, `expected_statuses` computes what the client has to report:
 
-* a message is delivered if its final reply left the server wholly;
+* a message is delivered if the server wrote its whole final reply;
 * else unknown, if the client's socket had taken the last byte of its content;
 * else certainly not delivered.
 
-Of many messages in one call, the first that is not wholly delivered is told what happened, and
-those behind it that it was before their time, unless their contents have left as well.
+Of many messages in one call, the first one that is not delivered gets the error of the cut. Later
+messages get an error that they were not sent, unless their contents were sent, too.
 
 To add a way of sending: one more `Operation`, with its number of final replies, and a `SessionCase`
-with it in `tests.support.session_list`; if its result is of another type, `statuses_of` has to know
-that. The expectation does not count round trips, but a client has to write the same bytes up to
-the cut as uncut.
+with it in `tests.support.session_list`; if its result is of another type, `statuses_of` has to
+support that. The expectation does not count round trips, but up to the cut a client has to write
+the same bytes as without it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ SHORT_TIMEOUT = 0.2
 SLACK = 0.5
 """Seconds by which an operation may overshoot its deadline."""
 SILENT = frozenset({How.STALL, How.SILENCE})
-"""The cuts that nothing but the deadline tells of."""
+"""The cuts that a client can notice only by its deadline."""
 
 
 class DeliveryStatus(enum.StrEnum):
-    """What a client says became of a message."""
+    """What a client reports about a message."""
 
     DELIVERED = "delivered"
     UNKNOWN = "unknown"
@@ -68,7 +68,7 @@ class DeliveryStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Something to do on a connection, and how many final replies it gets."""
+    """A call on a connection, and the number of final replies that it leads to."""
 
     call: Callable[[SmtpConnection], object]
     answers: int = 0
@@ -79,11 +79,11 @@ class SessionCase:
     """A session from connecting to QUIT.
 
     Attributes:
-        name: for the tests' names.
-        operations: what is done, in turn.
-        protocol, tls_mode, extensions: what is spoken, and what the server offers.
-        buffer: bytes of the sockets' buffers; None for the system's.
-        pipelining: how far the client runs ahead.
+        name: the name in the tests' ids.
+        operations: the operations, in order.
+        protocol, tls_mode, extensions: the protocol, the kind of TLS, and the server's extensions.
+        buffer: the size of the sockets' buffers in bytes; None for the system's default.
+        pipelining: the client's use of PIPELINING.
     """
 
     name: str
@@ -97,15 +97,15 @@ class SessionCase:
 
 @dataclass(slots=True)
 class Record:
-    """What came of a session.
+    """The results of a session.
 
     Attributes:
-        statuses: one for each final reply that was to come, of the operations that were begun.
-        error: what it ended with; of many messages in one call, that of the first one lost.
-        behind: of those, the errors of all that come after the first one lost.
-        seconds: what each step took, connecting the first.
-        taken: bytes the client's socket has taken, as the protocol counts them.
-        witness: the server's side.
+        statuses: one for each expected final reply of the operations that were begun.
+        error: the error of the session; of many messages in one call, that of the first one lost.
+        behind: the errors of the messages after that one, in the same call.
+        seconds: the duration of each step; the first one is connecting.
+        taken: the number of bytes that the client's socket has taken; under TLS, bytes of SMTP.
+        witness: the record of the server.
         is_closed: whether the client has closed its descriptor.
     """
 
@@ -119,7 +119,7 @@ class Record:
 
 
 class CountedSocket(socket.socket):
-    """A socket that counts what it has taken."""
+    """A socket that counts the bytes it has taken."""
 
     taken = 0
 
@@ -154,7 +154,7 @@ class Contexts:
 
 
 def settings(case: SessionCase, contexts: Contexts | None) -> Settings:
-    """What the server of a session is told."""
+    """The settings of a session's server."""
     context = contexts.server if contexts and case.tls_mode is not TlsMode.NONE else None
     return Settings(
         protocol=case.protocol,
@@ -175,7 +175,7 @@ def settings(case: SessionCase, contexts: Contexts | None) -> Settings:
 
 
 def statuses_of(result: object, answers: int) -> list[DeliveryStatus]:
-    """What a result, an error, or the outcomes of many messages say of each final reply."""
+    """The status of each final reply, by a result, an error, or the outcomes of many messages."""
     if isinstance(result, list):
         each = answers // len(result)
         return [status for o in result for status in statuses_of(o.error or o.result, each)]
@@ -198,7 +198,7 @@ def statuses_of(result: object, answers: int) -> list[DeliveryStatus]:
 def play(
     case: SessionCase, cut: Cut | None, executor: Executor, contexts: Contexts | None = None
 ) -> Record:
-    """Play a session whose server is cut, and look at everything afterwards."""
+    """Run a session whose server is cut, and record both sides afterwards."""
     how = cut.how if cut is not None else None
     timeout = SHORT_TIMEOUT if how in SILENT else LONG_TIMEOUT
     near, far = socket_pair(tcp=how is How.RESET, buffer=case.buffer)
@@ -238,15 +238,15 @@ def _run(
         _operate(case, connection, record)
     except SmtpError as error:
         record.error = error
-    # Before anything is cleaned up. Under TLS the socket has given its descriptor away.
+    # Recorded before anything is cleaned up. Under TLS another object owns the descriptor.
     record.is_closed = sock.fileno() == -1
     record.taken = sock.taken
     if connection is not None:
         if isinstance(tls := connection.tls, CountedTls):
             record.is_closed = tls.fileno() == -1
             record.taken += tls.taken
-        # If not, that is a shortfall of this record, and among many perhaps the crowd's: who gets
-        # no processor for all of the timeout has begun nothing, and closes nothing.
+        # An open descriptor is reported by `shortfalls`. It may also be due to many parallel cases:
+        # a client that gets no processor time during its whole timeout begins and closes nothing.
         if record.is_closed:
             _check_is_over(connection)
 
@@ -276,7 +276,7 @@ def _note_what_was_lost(outcomes: list[SendOutcome], answers: int, record: Recor
 
 
 def _check_is_over(connection: SmtpConnection) -> None:
-    """Whether it ended well or badly, a connection that is over cannot be used."""
+    """Check that a closed connection cannot be used, with or without an error before."""
     assert not connection.is_open
     with pytest.raises(ConnectionClosedError) as caught:
         connection.noop()
@@ -284,7 +284,7 @@ def _check_is_over(connection: SmtpConnection) -> None:
 
 
 class _timed:
-    """Notes how long a block took, however it ended."""
+    """Records the duration of a block, also if it raises."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
@@ -296,7 +296,7 @@ class _timed:
         self._record.seconds.append(time.monotonic() - self._begun)
 
 
-# --- What must come of it -------------------------------------------------------------------------
+# --- The expected results -------------------------------------------------------------------------
 
 PHASES = {
     "CONNECT": Phase.GREETING,
@@ -305,16 +305,16 @@ PHASES = {
     "CHALLENGE": Phase.AUTH,
     "BDAT": Phase.CONTENT,
 }
-"""Steps of the test server whose phase has another name."""
+"""The phases of the test server's steps that have another name."""
 
 
 def phase_of(step: str) -> Phase:
-    """The phase of a client that waits for the answer to a step."""
+    """The phase of a client that waits for the reply to a step."""
     return PHASES.get(step) or Phase(step.lower())
 
 
 def expected_statuses(reference: Record, cut: Record) -> list[DeliveryStatus]:
-    """What the client has to say of each final reply it came to wait for, or would have."""
+    """The status that the client has to report for each final reply, received or not."""
     return [
         DeliveryStatus.DELIVERED
         if stored.answer_end <= cut.witness.written
@@ -326,25 +326,25 @@ def expected_statuses(reference: Record, cut: Record) -> list[DeliveryStatus]:
 
 
 def expected_phases(reference: Record, record: Record) -> set[Phase]:
-    """The phases an error may name: that of the first reply that did not come wholly."""
+    """The phases an error may have: that of the first reply that was not written completely."""
     steps = {r.end: r.step for r in reference.witness.replies}
     missing = [step for end, step in steps.items() if end > record.witness.written]
     phases = {phase_of(step) for step in missing[:1]}
     if not record.witness.written:
         return phases | {Phase.CONNECT, Phase.TLS}
     if (answered := steps.get(record.witness.written)) is not None:
-        # Nothing was in progress: that may be noticed before the next command leaves.
+        # No command was in flight, so the client may notice the cut before it sends the next one.
         phases.add(Phase.TLS if answered == "STARTTLS" else Phase.IDLE)
     return phases
 
 
 def shortfalls(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
-    """Everything about a session that is not as it has to be; nothing if all is well."""
+    """Every difference between a session and the expectation."""
     witness = record.witness
     statuses, due = record.statuses, expected_statuses(reference, record)
     if statuses != due[: len(statuses)] or DeliveryStatus.DELIVERED in due[len(statuses) :]:
-        yield f"says {statuses}, has to say {due}"
-    # Not from the record of the uncut session, but from what this server has really done:
+        yield f"reports {statuses} instead of {due}"
+    # The checks below use the record of this run, not that of the run without a cut.
     acknowledged, stored = len(witness.acknowledged), len(witness.stored)
     if statuses.count(DeliveryStatus.DELIVERED) > acknowledged:
         yield f"{acknowledged} were acknowledged: {statuses}"
@@ -359,7 +359,7 @@ def shortfalls(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
 def _wrong_error(reference: Record, record: Record, cut: Cut) -> Iterator[str]:
     error, written = record.error, record.witness.written
     if error is None:
-        # QUIT never fails, and an LMTP result may hold what is unknown.
+        # QUIT never fails, and an LMTP result may contain unknown statuses.
         missing = [r.step for r in reference.witness.replies if r.end > written]
         if set(missing) - {"QUIT"} and DeliveryStatus.UNKNOWN not in record.statuses:
             yield f"no error, though these were not answered: {missing}"

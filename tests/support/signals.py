@@ -1,4 +1,4 @@
-"""Signals that surely interrupt what the main thread waits for."""
+"""Signals that reliably interrupt a wait of the main thread."""
 
 from __future__ import annotations
 

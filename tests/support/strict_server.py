@@ -1,7 +1,7 @@
 """A minimal server that follows its plans and records what it accepts.
 
-It is strict: a command out of place is refused, and as with Exim a MAIL inside a transaction is
-refused while everything behind it is taken for the transaction that is still there.
+It is strict: a command out of sequence is refused. As with Exim, a MAIL inside a transaction is
+refused, and the commands after it belong to the transaction that was already open.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Plan:
-    """What a server is to say to one message.
+    """The replies of a server to one message.
 
     Attributes:
-        number: of the message, which is its sender's local part.
+        number: the number of the message, which is the local part of its sender.
         mail: the code for MAIL.
-        recipients: name -> the code for its RCPT; for a message that is taken in LMTP its answer.
-        data: the code for DATA where there is a recipient.
-        content: the code for the message.
+        recipients: the local part of each recipient, and the code for its RCPT.
+        data: the code for DATA, if a recipient was accepted.
+        content: the code for the content.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stored:
-    """A message the server has taken."""
+    """A message the server has accepted."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -49,16 +49,17 @@ class StrictServer:
     """The server of one connection.
 
     Args:
-        plans: of the messages.
-        lmtp: whether it answers content for each recipient.
-        waits_for_nobody: whether it says 354 to DATA without a recipient.
-        refuses_behind_data: whether it says 503 to what comes in one go behind the end of DATA.
-        bye_at: the number of the reply, from 0, that is a 421 and the last.
+        plans: the plans of the messages.
+        lmtp: whether it replies to content for each recipient (RFC 2033 4.2).
+        waits_for_nobody: whether it replies 354 to DATA without an accepted recipient.
+        refuses_behind_data: whether it replies 503 to commands that arrive together with the end of
+            DATA.
+        bye_at: the number, from 0, of the reply that is a 421 and the last one.
 
     Attributes:
-        stored: what it has taken.
-        heard: the senders MAIL has named and whose content it has seen the end of.
-        replies: how many it has given.
+        stored: the messages that it has accepted.
+        heard: the senders of the messages whose whole content it has read.
+        replies: the number of its replies.
     """
 
     plans: Sequence[Plan]
@@ -80,11 +81,11 @@ class StrictServer:
 
     @property
     def has_left(self) -> bool:
-        """Whether it has said 421."""
+        """Whether it has sent 421."""
         return 0 <= self.bye_at < self.replies
 
     def answer(self, said: bytes) -> bytes:
-        """What it says to some more bytes."""
+        """The replies to some more bytes of the client."""
         self._input += said
         self._is_behind_data = False
         while self._step():
@@ -93,7 +94,7 @@ class StrictServer:
         return output
 
     def _step(self) -> bool:
-        """Take one command or one content; whether there was one."""
+        """Process one command or one content; return whether there was one."""
         if self._in_data:
             return self._take_content()
         end = self._input.find(b"\r\n")
@@ -109,10 +110,10 @@ class StrictServer:
     def _obey(self, line: str) -> None:
         verb, _, argument = line.partition(" ")
         if self._is_behind_data and self.refuses_behind_data:
-            self._say(503)
+            self._reply(503)
         elif verb == "RSET":
             self._forget()
-            self._say(250)
+            self._reply(250)
         elif verb == "MAIL":
             self._mail(argument)
         elif verb == "RCPT":
@@ -127,21 +128,21 @@ class StrictServer:
         plan = next(plan for plan in self.plans if str(plan.number) == sender)
         self._named = sender
         if self._plan is not None:
-            self._say(503)
-        elif self._say(plan.mail):
+            self._reply(503)
+        elif self._reply(plan.mail):
             self._plan, self._sender = plan, sender
 
     def _rcpt(self, name: str) -> None:
         if self._plan is None:
-            self._say(503)
-        elif self._say(dict(self._plan.recipients).get(name, 250)):
+            self._reply(503)
+        elif self._reply(dict(self._plan.recipients).get(name, 250)):
             self._to.append(name)
 
     def _data(self) -> None:
         if self._plan is None or not (self._to or self.waits_for_nobody):
-            self._say(503)
+            self._reply(503)
         else:
-            self._in_data = self._say(self._plan.data if self._to else 354)
+            self._in_data = self._reply(self._plan.data if self._to else 354)
 
     def _take_content(self) -> bool:
         end = 0 if self._input.startswith(b".\r\n") else self._input.find(b"\r\n.\r\n") + 2
@@ -162,14 +163,14 @@ class StrictServer:
             self._take(content)
         else:
             self.heard.append(self._named)
-            self._say(503)
+            self._reply(503)
         return True
 
     def _take(self, content: bytes) -> None:
         self.heard.append(self._named)
         if not self._to:
             if not self.lmtp:
-                self._say(554)
+                self._reply(554)
         elif self.lmtp:
             for name in self._to:
                 self._keep([name], content)
@@ -179,15 +180,15 @@ class StrictServer:
 
     def _keep(self, names: Sequence[str], content: bytes) -> None:
         assert self._plan is not None
-        if self._say(self._plan.content):
+        if self._reply(self._plan.content):
             self.stored.append(Stored(self._sender, tuple(names), content))
 
     def _forget(self) -> None:
         self._plan = None
         self._to = []
 
-    def _say(self, code: int) -> bool:
-        """Give a reply; whether it is a good one."""
+    def _reply(self, code: int) -> bool:
+        """Send a reply; return whether it is positive."""
         if 0 <= self.bye_at <= self.replies:
             if self.bye_at == self.replies:
                 self._output += b"421 bye\r\n"

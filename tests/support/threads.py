@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def run_in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run ``work(0)`` to ``work(count - 1)`` side by side; its first error is raised here."""
+    """Run ``work(0)`` to ``work(count - 1)`` in parallel; raise the first error of them."""
     errors: list[BaseException] = []
 
     def guarded(number: int) -> None:

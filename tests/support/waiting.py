@@ -1,4 +1,4 @@
-"""Wait for a condition that nothing announces."""
+"""Wait for a condition by polling."""
 
 from __future__ import annotations
 

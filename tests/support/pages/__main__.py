@@ -1,6 +1,6 @@
-"""Run the program that a page is: ``python -m tests.support.pages docs/errors.md``.
+"""Run a page as a program: ``python -m tests.support.pages docs/errors.md``.
 
-A process for each page, because pages configure Django, set up logging and patch what they like.
+Each page runs in its own process, because pages configure Django, set up logging and patch modules.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.support.pages.page import Block, blocks, is_as_promised
 
 
 def run(path: Path) -> int:
-    """Run a page; how many blocks that were.
+    """Run a page; return the number of its blocks of Python.
 
     Raises:
-        AssertionError: a block did not print what the page says, or a check failed.
-        BaseException: what a block raised.
+        AssertionError: a block did not print the output that the page shows, or a check failed.
+        BaseException: an exception of a block.
     """
     # Records without a handler go to standard error, where the tests look for warnings of Python.
     logging.lastResort = logging.NullHandler()
@@ -35,7 +35,7 @@ def run(path: Path) -> int:
             _run(path, block, namespace)
         _run_tests(path, program)
         for value in namespace.values():
-            # Programs may end without that, but an interpreter that ends warns of open sockets.
+            # Pages need not close their pools, but the interpreter would warn of open sockets.
             if isinstance(value, ConnectionPool):
                 value.close()
     return sum(block.label == "python" for block in program)

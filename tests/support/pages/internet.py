@@ -1,8 +1,9 @@
-"""Embedded servers in the place of the hosts that pages name.
+"""Embedded servers in place of the hosts that pages name.
 
-A page says ``smtp.example.com`` and gets a server on this machine that has a certificate for that
-name: the kind that is usual on the port. Names that are not meant for examples do not exist, so
-that no page can reach out. UNIX sockets are served wherever a page says that they are.
+A page that connects to ``smtp.example.com`` gets a server on this machine that has a certificate
+for that name, and the kind of TLS that is usual on the port. Names that are not reserved for
+examples do not resolve, so that no page connects to the internet. UNIX sockets are served at every
+path that a page uses.
 
 Every user's password is "password", and every token is valid except "expired".
 """
@@ -49,7 +50,7 @@ class Everybody(Mapping[str, str]):
 
 
 def bearer() -> Generator[bytes, bytes, str | None]:
-    """XOAUTH2 and OAUTHBEARER as servers have them: the user, if the token is good."""
+    """XOAUTH2 and OAUTHBEARER: the exchange returns the user if the token is valid."""
     response = (yield b"").decode()
     words = response.replace(",", "\1").split("\1")
     token = next(word for word in words if word.startswith("auth=Bearer "))
@@ -58,7 +59,7 @@ def bearer() -> Generator[bytes, bytes, str | None]:
 
 
 class Internet:
-    """A context manager: while it lasts, names lead to servers of this process.
+    """A context manager in whose block names resolve to servers of this process.
 
     Attributes:
         ca_file: the authority that signed every server's certificate; trusted by default.
@@ -75,13 +76,13 @@ class Internet:
 
     @property
     def messages(self) -> list[ReceivedMessage]:
-        """What arrived, wherever, since the last `clear`."""
+        """The messages that any server received since the last `clear`."""
         with self._lock:
             return [message for server in self._servers.values() for message in server.messages]
 
     @property
     def subjects(self) -> list[str]:
-        """The subjects of what arrived, sorted."""
+        """The subjects of these messages, sorted."""
         lines = [line for m in self.messages for line in m.content.splitlines()]
         return sorted(li[9:].decode() for li in lines if li.lower().startswith(b"subject: "))
 
@@ -93,7 +94,7 @@ class Internet:
             return self._servers[host, port]
 
     def clear(self) -> None:
-        """Forget messages, finished connections and faults."""
+        """Remove messages, ended connections and faults of all servers."""
         with self._lock:
             for server in self._servers.values():
                 server.clear()

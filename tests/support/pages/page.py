@@ -23,7 +23,7 @@ class Block:
 
     Attributes:
         label: the language, such as ``python``; ``check`` for a hidden one.
-        code: what stands in it.
+        code: its contents.
         line: the number of its first line, from 1.
         prints: the output that the page shows for it; None if it shows none.
     """
