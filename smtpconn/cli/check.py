@@ -229,7 +229,7 @@ class Latency:
 
 @dataclass(slots=True)
 class Report:
-    """What the check found out about a server; None for what it did not.
+    """The findings about a server; None or empty for those that the check did not get.
 
     Attributes:
         target: the server.
@@ -289,7 +289,7 @@ class Report:
         )
 
     def notes(self) -> list[str]:
-        """What needs attention."""
+        """The findings that need attention, one line each."""
         notes: list[str] = []
         offers = self.cleartext_capabilities
         # A UNIX socket cannot be eavesdropped on.

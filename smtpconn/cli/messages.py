@@ -79,7 +79,7 @@ class OutgoingMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageSource:
-    """Where a message comes from.
+    """The source of a message.
 
     Attributes:
         name: its name in the report.

@@ -40,7 +40,7 @@ _MESSAGE_PHASES = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT})
 
 
 class DeliveryStatus(enum.StrEnum):
-    """What happened to a message; in the order of the report."""
+    """The delivery status of a message; the members have the order of the report."""
 
     REFUSED = "refused"
     FAILED = "failed"
@@ -193,7 +193,7 @@ def _list(results: Sequence[MessageResult], status: DeliveryStatus, out: Output)
 
 
 def command_result(results: Sequence[MessageResult], values: dict[str, Json]) -> CommandResult:
-    """How ``send`` ends after these results; ``values`` are for the JSON object."""
+    """The result of ``send`` for these messages; ``values`` are for the JSON object."""
     common = _common_error(results)
     if common is not None:
         if any(result.status is DeliveryStatus.UNKNOWN for result in results):

@@ -212,7 +212,7 @@ def _answer_at(lines: list[Line], index: int, until: str = "") -> float | None:
 
 
 def _duration(lines: list[Line], verbs: tuple[str, ...], until: str = "") -> float | None:
-    """How long the last command with one of these verbs took."""
+    """Seconds from the last command with one of these verbs to its reply."""
     sent = [n for n, line in enumerate(lines) if line.mark == "->" and line.text.startswith(verbs)]
     if not sent:
         return None

@@ -451,7 +451,7 @@ def serialised(message: AnyMessage, *, smtputf8: bool, linesep: str | None = Non
 
 @dataclass(frozen=True, slots=True)
 class _LeftOut:
-    """What was left out when a backend was pickled.
+    """The settings that were left out when a backend was pickled.
 
     Attributes:
         names: the settings that were left out.

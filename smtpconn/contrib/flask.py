@@ -466,7 +466,7 @@ class Mail(_Attributes):
 
 
 class Connection:
-    """What `Mail.connect` returns; entering it checks that the server can be reached.
+    """The result of `Mail.connect`; entering it checks that the server can be reached.
 
     Args:
         mail: the state of the application.

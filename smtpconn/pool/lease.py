@@ -20,7 +20,7 @@ from smtpconn.pool.state import Waiter
 
 
 class Lender(Protocol):
-    """What a lease needs of a pool.
+    """The methods of a pool that a lease calls.
 
     Attributes:
         deferred: returned leases whose clean-up the next call of the pool has to finish.

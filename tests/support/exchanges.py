@@ -14,7 +14,7 @@ ALL = "PIPELINING;SIZE 1000;8BITMIME;SMTPUTF8;DSN;CHUNKING;BINARYMIME"
 
 
 def session(extensions: str = ALL, **facts: object) -> SessionState:
-    """A session that has said EHLO, with these attributes."""
+    """A session after EHLO, with these attributes."""
     lines = [line.split() for line in extensions.split(";") if line]
     offers = ServerCapabilities(
         "mx.example.test", tuple(SmtpExtension(k, tuple(p)) for k, *p in lines)

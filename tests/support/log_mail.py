@@ -1,4 +1,4 @@
-"""What the tests of the logging handler share; its fixtures are in conftest.py."""
+"""Helpers of the tests of the logging handler; the fixtures are in conftest.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 FROM, TO = "app@example.com", ["admin@example.com"]
 NEVER = 3600.0
-"""Seconds for which records wait for others: a mail goes when it is full, or asked for."""
+"""Seconds that records wait for others: a mail is sent only when it is full, or by `flush`."""
 
 MakeHandler = Callable[..., PooledSmtpHandler]
 
@@ -27,14 +27,14 @@ class RecordingHandler(PooledSmtpHandler):
     errors: tuple[str, ...] = ()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Keep the error's class, and the record as it would be shown."""
+        """Record the class of the error and the text of the record."""
         kind = sys.exc_info()[0]
         assert kind is not None
         self.errors += (f"{kind.__name__}: {record.msg}",)
 
 
 def read(message: ReceivedMessage) -> EmailMessage:
-    """A message as its reader sees it."""
+    """A received message, parsed by the email package."""
     return email.message_from_bytes(message.content, policy=email.policy.default)
 
 
@@ -45,7 +45,7 @@ def text_of(message: ReceivedMessage) -> str:
 
 
 def is_in_flight(server: SmtpServer) -> None:
-    """Wait until the server has been asked for a recipient."""
+    """Wait until the server has received RCPT."""
     server.wait_for(lambda: any("RCPT" in line for c in server.connections for line in c.commands))
 
 
