@@ -87,6 +87,9 @@ since the process that imported this module."""
 # Dicts, not WeakSets: a fork may happen while another thread is in the middle of a change.
 _sockets: dict[int, weakref.ref[socket.socket]] = {}
 _holders: dict[int, weakref.ref[Resettable]] = {}
+_threads: dict[int, weakref.ref[threading.Thread]] = {}
+
+_inherited_threads: list[threading.Thread] = []
 
 
 def reset_if_forked() -> None:
@@ -126,6 +129,16 @@ def close_in_child(sock: socket.socket) -> None:
     _remember(_sockets, sock)
 
 
+def keep_in_child(thread: threading.Thread) -> None:
+    """Have a thread object kept until the end of the process in every child forked from now on.
+
+    When Python 3.13 or newer frees the object of a thread that has ended and was not joined, it
+    detaches the native thread. In a child that C code forked there is none, and the process
+    crashes then or later.
+    """
+    _remember(_threads, thread)
+
+
 def _remember(table: dict[int, weakref.ref[T]], thing: T) -> None:
     # Without this, the first reset in a child would treat a new object as inherited.
     reset_if_forked()
@@ -161,6 +174,7 @@ class _Reset:
                 return
             try:
                 process_number += 1
+                _inherited_threads.extend(_alive(_threads))
                 # Sockets are closed first (the steps run from the end of the list), so that no
                 # later step can write to them.
                 self._remaining = [holder.reset_after_fork for holder in reversed(_alive(_holders))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from smtpconn.net.forking import keep_in_child
+
 
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread.
@@ -21,6 +23,7 @@ def start_thread(thread: threading.Thread) -> None:
     is_owned = getattr(lock, "_is_owned", None)  # gevent's lock has none
     if is_owned is not None and is_owned():
         raise RuntimeError("this thread is starting another one")
+    keep_in_child(thread)
     interruption: BaseException | None = None
     try:
         thread.start()

@@ -44,6 +44,7 @@ from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.forks import Fork, fork_in_c, in_child
 from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
@@ -617,6 +618,32 @@ def test_an_iterator_of_send_many_is_the_parents(whole: bool, fork: Fork) -> Non
         recipients = [m.recipients[0] for m in server.wait_for_messages(6)]
         assert recipients.count("child@example.com") == 1
         assert len(server.messages) == 6
+
+
+def test_threads_that_ended_before_the_fork(fork: Fork) -> None:
+    """Their objects may be dropped in the child: Python 3.13 would detach native threads there."""
+    with SmtpServer() as server, ConnectionPool(server.url, max_size=2, keepalive=None) as pool:
+        batches = [pool.send_many([Envelope(SENDER, RECIPIENTS, MESSAGE)] * 8)]
+        for _ in range(8):
+            next(batches[0])
+        wait_until(
+            lambda: (
+                not any(each.name.startswith("smtpconn-sender") for each in threading.enumerate())
+            )
+        )
+
+        def child() -> str:
+            pool.send(SENDER, RECIPIENTS, MESSAGE)
+            batches.clear()
+            for _ in range(3):
+                threads = [threading.Thread(target=use_something) for _ in range(20)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            return "works"
+
+        assert in_child(child, fork) == "works"
 
 
 @pytest.mark.parametrize("use", ["next", "close", "with"])
