@@ -89,7 +89,7 @@ def parts(number: int = 500, rounds: int = 60) -> dict[str, float]:
             lambda: envelope_commands(session, request, chunking=False)
         ),
         "four replies parsed": microseconds(
-            lambda: (parser.usual_replies(ENVELOPE), parser.usual_replies(FINAL))
+            lambda: (parser.simple_replies(ENVELOPE), parser.simple_replies(FINAL))
         ),
         "lock, deadline, look at the connection": microseconds(
             lambda: (Deadline(60), channel.probe(), deadline.remaining(), deadline.remaining())

@@ -291,8 +291,8 @@ def serve(mechanisms: Sequence[str], credentials: Credentials) -> bool:
 # --- Choosing -------------------------------------------------------------------------------------
 
 
-class Way:
-    """One way of logging in.
+class LoginCandidate:
+    """A mechanism to try at a login.
 
     Attributes:
         name: the mechanism.
@@ -311,18 +311,18 @@ class Way:
 
     @property
     def key(self) -> str:
-        """The text by which the session remembers the way that succeeded."""
+        """The text by which the session remembers the candidate that succeeded."""
         return f"{self.name} {self.binding}".rstrip()
 
 
-def ways(
+def login_candidates(
     credentials: Credentials | None,
     names: Sequence[str] | None,
     capabilities: ServerCapabilities,
     tls: ssl.SSLSocket | None,
     token: Secret | None = None,
-) -> list[Way]:
-    """The ways that both sides support, in the order in which they are tried.
+) -> list[LoginCandidate]:
+    """The mechanisms that both sides support, in the order in which they are tried.
 
     Args:
         credentials: of the user who logs in; None if only EXTERNAL may be used.
@@ -331,12 +331,12 @@ def ways(
         tls: the TLS socket, for channel binding.
         token: the current token of `OAuthCredentials`.
     """
-    found: list[Way] = []
+    found: list[LoginCandidate] = []
     for name in _expanded(names, credentials):
         if not capabilities.supports_auth(name):
             continue
         if name is AuthMechanism.EXTERNAL:
-            found.append(Way(name, External))
+            found.append(LoginCandidate(name, External))
         elif isinstance(credentials, PasswordCredentials):
             found += _by_password(name, credentials, capabilities, tls)
         elif credentials is not None and token is not None:
@@ -358,49 +358,53 @@ def _by_password(
     credentials: PasswordCredentials,
     capabilities: ServerCapabilities,
     tls: ssl.SSLSocket | None,
-) -> list[Way]:
+) -> list[LoginCandidate]:
     user, secret = credentials.user, credentials.secret
     if name in scram.FAMILY:
-        return scram_ways(user, secret, capabilities, tls, (name,))
+        return scram_candidates(user, secret, capabilities, tls, (name,))
     simple = {
         AuthMechanism.CRAM_MD5: CramMd5,
         AuthMechanism.PLAIN: Plain,
         AuthMechanism.LOGIN: Login,
     }
     make = simple.get(name)
-    return [] if make is None else [Way(name, lambda: make(user, secret))]
+    return [] if make is None else [LoginCandidate(name, lambda: make(user, secret))]
 
 
-def scram_ways(
+def scram_candidates(
     user: str,
     secret: Secret,
     capabilities: ServerCapabilities,
     tls: ssl.SSLSocket | None,
     names: Iterable[AuthMechanism] = scram.FAMILY,
-) -> list[Way]:
-    """The SCRAM ways that both sides support, the strongest first."""
+) -> list[LoginCandidate]:
+    """The SCRAM candidates that both sides support, the strongest first."""
 
-    def way(name: AuthMechanism, binding: tuple[str, ssl.SSLSocket] | None) -> Way:
+    def candidate(name: AuthMechanism, binding: tuple[str, ssl.SSLSocket] | None) -> LoginCandidate:
         kind = binding[0] if binding is not None else ""
-        return Way(name, lambda: scram.Scram(name, user, secret, binding), kind)
+        return LoginCandidate(name, lambda: scram.Scram(name, user, secret, binding), kind)
 
-    return [way(*each) for each in scram.candidates(capabilities, tls, names)]
+    return [candidate(*each) for each in scram.candidates(capabilities, tls, names)]
 
 
-def _by_token(name: AuthMechanism, user: str, token: Secret) -> list[Way]:
+def _by_token(name: AuthMechanism, user: str, token: Secret) -> list[LoginCandidate]:
     if name is AuthMechanism.OAUTHBEARER:
-        return [Way(name, lambda: OAuthBearer(token, user))]
-    return [Way(name, lambda: XOAuth2(user, token))] if name is AuthMechanism.XOAUTH2 else []
+        return [LoginCandidate(name, lambda: OAuthBearer(token, user))]
+    return (
+        [LoginCandidate(name, lambda: XOAuth2(user, token))]
+        if name is AuthMechanism.XOAUTH2
+        else []
+    )
 
 
 class LoginPlan:
-    """Which way of logging in to try next, and when to stop.
+    """Decides which mechanism to try next, and when to stop.
 
-    Rule 1: the next way is tried if a mechanism cannot be computed here, or after 500, 502, 504 and
-            534: the server does not support it despite its offer. After 534 ("too weak") to a
+    Rule 1: the next candidate is tried if a mechanism cannot be computed here, or after 500, 502,
+            504 and 534: the server does not support it despite its offer. After 534 (too weak) to a
             mechanism that shows the secret, only those that do not show it are tried.
     Rule 2: after SCRAM with channel binding is refused before the password was used, the next SCRAM
-            way is tried: a client cannot ask which kind of binding a server supports.
+            candidate is tried: a client cannot ask which kind of binding a server supports.
     Rule 3: after 535 to a challenge-response mechanism, which may be misconfigured on the server,
             there is one last attempt with PLAIN or LOGIN, but only if no other server can read the
             password (``is_trusted``).
@@ -411,17 +415,22 @@ class LoginPlan:
     `ProtocolError`, which ends the connection.
 
     Args:
-        ways: in the order in which they are tried.
-        begin_with: `Way.key` of the way that succeeded last time; "" if there is none.
+        candidates: in the order in which they are tried.
+        begin_with: `LoginCandidate.key` of the one that succeeded last time; "" if there is none.
         may_show: whether the connection is private enough for a mechanism that shows the secret.
         is_trusted: whether the server's identity is certain and the connection private.
 
     Attributes:
-        tried: a line for each way that was considered and did not log in.
+        tried: a line for each candidate that was considered and did not log in.
     """
 
     def __init__(
-        self, ways: Iterable[Way], *, begin_with: str, may_show: bool, is_trusted: bool
+        self,
+        candidates: Iterable[LoginCandidate],
+        *,
+        begin_with: str,
+        may_show: bool,
+        is_trusted: bool,
     ) -> None:
         self.tried: list[str] = []
         self._may_show = may_show
@@ -429,31 +438,39 @@ class LoginPlan:
         self._has_lost_connection = False
         self._refused: AuthError | None = None
         self._computation_error: SmtpError | None = None
-        # A remembered way that shows the secret goes first only if the server is trusted.
+        # A remembered candidate that shows the secret goes first only if the server is trusted.
         self._remaining = sorted(
-            ways,
-            key=lambda way: way.key != begin_with or (way.name in _SHOW_SECRET and not is_trusted),
+            candidates,
+            key=lambda candidate: (
+                candidate.key != begin_with or (candidate.name in _SHOW_SECRET and not is_trusted)
+            ),
         )
-        self._password_ways = [way for way in self._remaining if way.name in _SHOW_PASSWORD]
+        self._password_candidates = [
+            candidate for candidate in self._remaining if candidate.name in _SHOW_PASSWORD
+        ]
 
-    def take(self) -> Way | None:
-        """The next way; None if there is none."""
+    def next_candidate(self) -> LoginCandidate | None:
+        """The next candidate; None if there is none."""
         while self._remaining and not self._has_lost_connection:
-            way = self._remaining.pop(0)
-            self._password_ways = [each for each in self._password_ways if each is not way]
-            if self._refused is None or self._may_show or way.name not in _SHOW_SECRET:
-                return way
-            self.tried.append(f"{way.name}: not tried, it would show the secret without TLS")
+            candidate = self._remaining.pop(0)
+            self._password_candidates = [
+                each for each in self._password_candidates if each is not candidate
+            ]
+            if self._refused is None or self._may_show or candidate.name not in _SHOW_SECRET:
+                return candidate
+            self.tried.append(f"{candidate.name}: not tried, it would show the secret without TLS")
         return None
 
-    def cannot(self, way: Way, error: SmtpError) -> None:
-        """Record that a way cannot be computed here, and why."""
-        self.tried.append(f"{way.name}: {error}")
+    def note_unusable(self, candidate: LoginCandidate, error: SmtpError) -> None:
+        """Record that a mechanism cannot be computed here, and why."""
+        self.tried.append(f"{candidate.name}: {error}")
         self._computation_error = error
 
-    def refused(self, way: Way, mechanism: SaslMechanism, error: AuthError) -> None:
-        """Record a refusal, and decide which ways may follow."""
-        self.tried.append(f"{way.name}: {error.response}")
+    def note_refused(
+        self, candidate: LoginCandidate, mechanism: SaslMechanism, error: AuthError
+    ) -> None:
+        """Record a refusal, and decide which candidates may follow."""
+        self.tried.append(f"{candidate.name}: {error.response}")
         if error.because:
             self.tried[-1] += f" ({error.because})"
         self._refused = error
@@ -465,19 +482,19 @@ class LoginPlan:
             pass
         elif code == 534 and mechanism.shows_secret:
             self._remaining = [w for w in self._remaining if w.name not in _SHOW_SECRET]
-            self._password_ways = []
+            self._password_candidates = []
         elif code == 534:
             pass
-        elif way.name in scram.BINDING and password_unused and scrams:
+        elif candidate.name in scram.BINDING and password_unused and scrams:
             self._remaining = scrams
         elif code == 535 and mechanism.is_challenge_response:
             self._allow_one_password_attempt()
         else:
             self._remaining = []
 
-    def lost(self, way: Way, error: SmtpError) -> None:
+    def note_connection_lost(self, candidate: LoginCandidate, error: SmtpError) -> None:
         """Record that the connection ended after a refusal (`is_refused`), and why."""
-        self.tried.append(f"{way.name}: {error}")
+        self.tried.append(f"{candidate.name}: {error}")
         self._has_lost_connection = True
 
     @property
@@ -486,7 +503,7 @@ class LoginPlan:
         return self._refused is not None and self._refused.response.code == 535
 
     def failure(self, what: str, capabilities: ServerCapabilities) -> SmtpError:
-        """The error to raise when no way is left.
+        """The error to raise when no candidate is left.
 
         Args:
             what: the credentials in words, such as "a password".
@@ -506,7 +523,7 @@ class LoginPlan:
         )
 
     def _allow_one_password_attempt(self) -> None:
-        shown = self._password_ways[:1]
+        shown = self._password_candidates[:1]
         if shown and not self._is_trusted:
             self.tried.append(
                 f"{shown[0].name}: not tried, because the server's certificate was not checked; "

@@ -108,8 +108,8 @@ class Channel:
             exchange: not started yet.
             deadline: of all of it.
             phase: for an error before the exchange has started.
-            is_probed: whether `probe` has just found the connection usable, so that it is not
-                checked again.
+            is_probed: whether `probe` has just found the connection usable; then it is not checked
+                again.
 
         Raises:
             SmtpError: what the exchange or the connection failed with.
@@ -123,7 +123,7 @@ class Channel:
             self._acquire(deadline, phase)
             transport = self.driver.transport
             if not transport.is_open or not (is_probed or transport.is_silent()):
-                self._check_good(phase)
+                self._check_usable(phase)
             return self.driver.run(exchange, deadline)
         finally:
             if self._owner == me:
@@ -154,7 +154,7 @@ class Channel:
         self._acquire(deadline, phase)
         lock = self._lock
         try:
-            self._check_good(phase)
+            self._check_usable(phase)
             for items in self.driver.stream(exchange, deadline):
                 if forking.current_process() != process:
                     raise self._forked(phase)
@@ -163,7 +163,7 @@ class Channel:
                 yield items
                 if forking.current_process() != process:
                     raise self._forked(phase)
-                deadline.go_on()
+                deadline.resume()
         finally:
             # This may run in another thread than the start, or in a forked child.
             self._release(lock)
@@ -228,7 +228,7 @@ class Channel:
         self.driver.transport.reset_after_fork()
 
     def unless_busy(self, look: Callable[[], T]) -> T | None:
-        """Call ``look`` while holding the lock; None, without waiting, if an operation runs."""
+        """Call ``look`` while holding the lock; return None at once if an operation is running."""
         forking.reset_if_forked()
         if not self._lock.acquire(blocking=False):
             return None
@@ -245,7 +245,7 @@ class Channel:
             may_have_been_delivered=True,
         )
 
-    def _check_good(self, phase: Phase) -> None:
+    def _check_usable(self, phase: Phase) -> None:
         if not self.driver.transport.is_open:
             raise self.driver.closed_error(phase)
         # The server may have closed the connection or sent a 421 since the last operation.

@@ -47,7 +47,7 @@ _SCHEMES = {
     "lmtps": (Protocol.LMTP, TlsMode.IMPLICIT, 24),
     "lmtp+unix": (Protocol.LMTP, TlsMode.NONE, 0),
 }
-_TEXTS = ("ehlo_domain", "cafile", "tls_server_name")
+_TEXT_PARAMETERS = ("ehlo_domain", "cafile", "tls_server_name")
 
 
 class ServerOptions(TypedDict, total=False):
@@ -68,7 +68,7 @@ class ServerOptions(TypedDict, total=False):
 
 
 class ServerSettings(ServerOptions, total=False):
-    """The attributes of `ServerConfig` but host and port, which are in a URL."""
+    """The attributes of `ServerConfig` except host and port."""
 
     tls_mode: TlsMode
     timeout: float
@@ -164,7 +164,7 @@ class ServerConfig:
         """
         secret = Secret(url)
         del url
-        read = _read(secret)
+        read = _parse_url(secret)
         if isinstance(read, ValidationError):
             raise read
         unknown = sorted(options.keys() - {each.name for each in fields(cls)})
@@ -244,23 +244,24 @@ _PERCENT = (
 )
 
 
-def _read(secret: Secret) -> dict[str, Any] | ValidationError:
-    """The attributes in a URL; or the error, returned so that none of its frames has the URL."""
+def _parse_url(secret: Secret) -> dict[str, Any] | ValidationError:
+    """Parse a URL into attributes; an error is returned, not raised, to keep the URL out of its
+    traceback."""
     url = secret.reveal()
     try:
-        parts = _split(url)
+        parts = _split_url(url)
         if parts.scheme not in _SCHEMES:
             # "host:port" and "host" have no scheme, whatever stands before the colon.
             scheme = f"not {parts.scheme!r:.40}" if "://" in url else "and ://"
             raise ValidationError(f"a URL begins with one of {', '.join(_SCHEMES)}, {scheme}")
         protocol, tls_mode, default_port = _SCHEMES[parts.scheme]
-        host, port = _where(parts, default_port)
+        host, port = _host_and_port(parts, default_port)
         known: dict[str, Any] = {
             "host": host,
             "port": port,
             "tls_mode": tls_mode,
             "protocol": protocol,
-            **_query(parts.query),
+            **_parse_query(parts.query),
         }
         if not _is_server(host, port):
             # Not quoted: without an "@" this may be a password.
@@ -288,7 +289,7 @@ def _is_server(host: str, port: int) -> bool:
     return True
 
 
-def _split(url: str) -> SplitResult:
+def _split_url(url: str) -> SplitResult:
     if not isinstance(url, str):
         raise ValidationError(f"a URL is a str, not {type(url).__name__}")
     parts: SplitResult | None = None
@@ -306,7 +307,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _where(parts: SplitResult, default_port: int) -> tuple[str, int]:
+def _host_and_port(parts: SplitResult, default_port: int) -> tuple[str, int]:
     if parts.scheme == "lmtp+unix":
         if not parts.path.startswith("/") or parts.netloc:
             raise ValidationError("lmtp+unix is followed by :// and a path that begins with /")
@@ -316,7 +317,7 @@ def _where(parts: SplitResult, default_port: int) -> tuple[str, int]:
     return unquote(parts.hostname), parts.port if parts.port is not None else default_port
 
 
-def _query(query: str) -> dict[str, Any]:
+def _parse_query(query: str) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "timeout":
@@ -324,13 +325,13 @@ def _query(query: str) -> dict[str, Any]:
                 known[name] = float(value)
             except ValueError:
                 raise ValidationError("?timeout= is a number of seconds") from None
-        elif name in _TEXTS:
+        elif name in _TEXT_PARAMETERS:
             known[name] = value
         elif name == "auth":
             known["mechanisms"] = mechanism_names(value)
         else:
             # Not quoted: after a "?" that was not encoded this may be part of a password.
             raise ValidationError(
-                f"after its ?, a URL may have timeout=, auth=, {'=, '.join(_TEXTS)}="
+                f"after its ?, a URL may have timeout=, auth=, {'=, '.join(_TEXT_PARAMETERS)}="
             )
     return known

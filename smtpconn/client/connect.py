@@ -51,7 +51,7 @@ def open_channel(
     context: ssl.SSLContext | None,
     options: ConnectOptions,
 ) -> tuple[Channel, SessionState]:
-    """Connect and say EHLO or LHLO; return the channel and the state of its session.
+    """Connect and send EHLO or LHLO; return the channel and the state of its session.
 
     If a TLS handshake with ``tls_session`` fails, it is repeated once without, on a new socket.
 
@@ -80,7 +80,7 @@ def open_channel(
             is_final = error.phase is not Phase.TLS or not deadline.remaining()
             if tls_session is None or is_final:
                 raise
-            _log.debug("%s: again without a TLS session: %s", host, str(error))
+            _log.debug("%s: connecting again without a TLS session: %s", host, str(error))
         return _open_once(protocol, host, port, tls_mode, deadline, used, None, options)
     except SmtpError as error:
         hinted = with_hint(error, host, port, protocol, tls_mode, context is not None, cafile)
@@ -144,7 +144,7 @@ def driver_over(
     tls_session: ssl.SSLSession | None,
     tls_server_name: str | None = None,
 ) -> Driver:
-    """Put a driver on a connected socket, and note in ``session`` what the socket tells.
+    """Make a driver for a connected socket, and set what follows from the socket in ``session``.
 
     Args:
         sock: in clear or with TLS; closed if this fails.
@@ -175,7 +175,7 @@ def driver_over(
 
 
 def _wait_for_greeting(driver: Driver, deadline: Deadline) -> None:
-    """Wait `GREETING_TIMEOUT` for the first byte; a TLS server waits for ours until the deadline.
+    """Wait `GREETING_TIMEOUT` for the first byte: a TLS server sends none before the client does.
 
     Raises:
         SmtpTimeoutError: nothing came.
@@ -190,7 +190,7 @@ def _wait_for_greeting(driver: Driver, deadline: Deadline) -> None:
         if not isinstance(error, TimeoutError):
             raise as_smtp_error(error, Phase.GREETING, deadline, driver.peer) from error
         raise SmtpTimeoutError(
-            f"{driver.peer} said nothing within {seconds:.3g} seconds", phase=Phase.GREETING
+            f"{driver.peer} sent nothing within {seconds:.3g} seconds", phase=Phase.GREETING
         ) from None
 
 

@@ -110,7 +110,7 @@ class SmtpConnection:
         tls_context: ssl.SSLContext | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Self:
-        """Connect, start TLS as ``tls_mode`` says, say EHLO (RFC 5321 3.1, RFC 3207, RFC 8314).
+        """Connect, start TLS as ``tls_mode`` says, send EHLO (RFC 5321 3.1, RFC 3207, RFC 8314).
 
         Args:
             host: a name, an IP address, or the path of a UNIX socket (begins with "/").
@@ -560,10 +560,10 @@ class SmtpConnection:
         return OutcomeIterator(self._channel.stream(exchange, deadline, Phase.MAIL), source)
 
     def send_request(self, request: MailRequest | MessageRequest, deadline: Deadline) -> SendResult:
-        """Send a checked request in the way the connection has; for the pool, after `probe`.
+        """Send a checked request over LMTP or SMTP, with BDAT or DATA; for the pool, after `probe`.
 
-        LMTP, BDAT or DATA: BDAT for what cannot go otherwise and where it saves a round trip, not
-        everywhere it is offered (`smtpconn.protocol.quirks.SILENT_BDAT`).
+        BDAT is used only for BINARYMIME and where it saves a round trip, not wherever it is offered
+        (`smtpconn.protocol.quirks.SILENT_BDAT`).
 
         Args:
             request: from `make_request` or `make_message_request`; the pool may send it again over
@@ -595,15 +595,18 @@ class SmtpConnection:
         request.content.on_block = lambda: deadline.check(Phase.CONTENT, peer)
 
     def reset(self, timeout: float | None = None) -> None:
-        """Say RSET: abort the current mail transaction, if any (RFC 5321 4.1.1.5)."""
+        """Send RSET: abort the current mail transaction, if any (RFC 5321 4.1.1.5)."""
         self._operate(single_command.reset(self._session), timeout, Phase.RSET)
 
     def noop(self, timeout: float | None = None) -> None:
-        """Say NOOP, to see that the server replies (RFC 5321 4.1.1.9); many NOOPs annoy servers."""
+        """Send NOOP, to check that the server replies (RFC 5321 4.1.1.9).
+
+        Some servers close a connection after several NOOPs.
+        """
         self._operate(single_command.noop(self._session), timeout, Phase.NOOP)
 
     def rehlo(self, timeout: float | None = None) -> None:
-        """Say EHLO again to refresh `capabilities`, for instance after a login (RFC 5321 4.1.4)."""
+        """Send EHLO again to refresh `capabilities`, as after a login (RFC 5321 4.1.4)."""
         self._operate(handshake.hello(self._session), timeout, Phase.EHLO)
 
     def vrfy(self, address: str, timeout: float | None = None) -> SmtpResponse:
@@ -648,7 +651,7 @@ class SmtpConnection:
         self._session.ehlo_domain = domain
 
     def quit(self, timeout: float | None = None) -> None:
-        """Say QUIT, wait for the reply and close (RFC 5321 4.1.1.10).
+        """Send QUIT, wait for the reply and close (RFC 5321 4.1.1.10).
 
         A wrong or missing reply is no error: it cannot undo what was acknowledged before.
 
@@ -658,7 +661,7 @@ class SmtpConnection:
         self._channel.quit(single_command.quit_(self._session), self._channel.deadline(timeout))
 
     def quit_nowait(self) -> None:
-        """Say QUIT and close without waiting for the reply; never fails, takes 0.1 s at most."""
+        """Send QUIT and close without waiting for the reply; never fails, takes 0.1 s at most."""
         try:
             self._channel.quit(
                 single_command.quit_(self._session, wait=False), Deadline(QUIT_NOWAIT_TIMEOUT)
@@ -699,7 +702,7 @@ class SmtpConnection:
 
     @property
     def is_shutting_down(self) -> bool:
-        """Whether the server has said 421."""
+        """Whether the server has sent 421."""
         return self._channel.shutdown_reply is not None
 
     @property

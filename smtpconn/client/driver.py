@@ -65,8 +65,8 @@ WRITE_BUFFER = 64 * 1024
 IDLE_AFTER = 1.0
 """Seconds of silence after which no content is sent before the server has replied to something."""
 
-# The commands that follow MAIL in a group.
-_OF_A_GROUP = frozenset({Phase.RCPT, Phase.DATA})
+# Phases of the commands that follow MAIL in a group.
+_AFTER_MAIL = frozenset({Phase.RCPT, Phase.DATA})
 
 # Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
@@ -197,7 +197,7 @@ class Driver:
             return result
         except GeneratorExit:
             # The caller closed the iterator.
-            self._matcher.tell_unanswered()
+            self._matcher.mark_possibly_delivered()
             exchange.close()
             self._close_unless_in_sync()
             raise
@@ -227,9 +227,9 @@ class Driver:
             self._break_off(error)
 
     def _break_off(self, error: BaseException) -> None:
-        """Close because other code raised an exception, perhaps between a system call and the note
-        of its result."""
-        self._matcher.tell_unanswered(is_broken_off=True)
+        """Close because other code raised an exception, perhaps between a system call and the
+        record of its result."""
+        self._matcher.mark_possibly_delivered(is_interrupted=True)
         self.close(f"after {type(error).__name__}")
 
     def mark_idle(self) -> None:
@@ -252,7 +252,7 @@ class Driver:
         Returns None if it is; else it is closed, and the reason is returned.
         """
         if self._session.has_unread_replies:
-            return None  # the data that has come may be the reply that the caller asks for next
+            return None  # data that has arrived may be the reply the caller will read next
         error: SmtpError | None = None
         try:
             if self.transport.is_silent():
@@ -269,7 +269,7 @@ class Driver:
                     error = closed_by_peer(Phase.IDLE, self.peer)
             if error is None and not self._matcher.is_reusable:
                 error = ProtocolError(
-                    "the server began to say something that nothing asked for", phase=Phase.IDLE
+                    "the server began to send a reply that no command awaits", phase=Phase.IDLE
                 )
         except BaseException as raised:
             if not (isinstance(raised, OSError) and is_own(raised)):
@@ -285,7 +285,7 @@ class Driver:
 
         Raises:
             TlsError, ConnectionClosedError, SmtpTimeoutError, TransportError: the handshake failed.
-            ValidationError: ``host`` is no name that a certificate can have.
+            ValidationError: a certificate cannot be checked against ``host``.
             ValidationError: the TLS settings were made before gevent replaced the ssl module.
             ProtocolError: there are no TLS settings.
         """
@@ -321,7 +321,7 @@ class Driver:
         self.transport.interrupt()
 
     def closed_error(self, phase: Phase) -> ConnectionClosedError:
-        """The error for using a connection that is closed or being closed."""
+        """The error for an operation on a connection that is closed or being closed."""
         return ConnectionClosedError(
             f"the connection to {self.peer} is closed: {self.closed_because}", phase=phase
         )
@@ -356,10 +356,10 @@ class Driver:
             return None
         except Exception as error:
             if isinstance(error, SmtpError) and is_own(error):
-                if self._matcher.tell_unanswered():
+                if self._matcher.mark_possibly_delivered():
                     error.may_have_been_delivered = True
                 self.close(str(error))
-                return None if self._replies_stand(action, error) else error
+                return None if self._are_replies_final(action, error) else error
             self._break_off(error)
             if isinstance(action, CommandGroup) and action.has_failed_to_read(error):
                 return error
@@ -368,7 +368,7 @@ class Driver:
             self._break_off(error)
             raise
 
-    def _replies_stand(self, action: ExchangeAction, error: SmtpError) -> bool:
+    def _are_replies_final(self, action: ExchangeAction, error: SmtpError) -> bool:
         """Whether a group was sent completely and all its replies came before the failure.
 
         Then the replies are the outcome, even if they arrived while the last bytes were written.
@@ -378,7 +378,7 @@ class Driver:
         if not isinstance(action, CommandGroup) or action.missing or not action.waits:
             return False
         is_in_doubt = action.is_eager and type(error) is ProtocolError
-        return self._matcher.has_left(action) and not is_in_doubt
+        return self._matcher.is_sent(action) and not is_in_doubt
 
     def _change_to_tls(self, deadline: Deadline) -> None:
         # Data that is already here was not sent under TLS and may be injected (CVE-2011-0411).
@@ -438,7 +438,8 @@ class Driver:
     def _note_timeout(
         self, group: CommandGroup, error: SmtpTimeoutError, last_reply_at: float, deadline: Deadline
     ) -> None:
-        """Add to the error of a pipelined group what came, and note a sign of broken PIPELINING.
+        """Add the number of replies to the error of a pipelined group, and note a sign of broken
+        PIPELINING.
 
         Slow replies alone are no such sign (`quirks.BROKEN_PIPELINING`): after its last reply the
         server must have been silent for half of the time.
@@ -462,7 +463,7 @@ class Driver:
         quirks = self._session.quirks
         if group.is_pipelined:
             quirks.partial_groups = 0
-        elif group.pieces[-1].phase in _OF_A_GROUP and quirks.note_single_reply(time.monotonic()):
+        elif group.pieces[-1].phase in _AFTER_MAIL and quirks.note_single_reply(time.monotonic()):
             _connection_log.warning(
                 "#%d %s: answers only some of the commands of a group: one command at a time for "
                 "the next %d seconds",
@@ -485,7 +486,7 @@ class Driver:
                     # Not earlier: the previous message's content may be written first.
                     deadline.begin_message()
                     begins = False
-                # In no local variable: error reports would show the bytes, secrets included.
+                # Not kept in a local variable: error reports would show the bytes, with secrets.
                 unsent += piece.wire
             else:
                 # Set before the write if the size is known, because replies may arrive during it.
@@ -558,7 +559,7 @@ class Driver:
         return is_own(error) and not (is_timeout and deadline.remaining())
 
     def _to_smtp_error(self, error: OSError, deadline: Deadline) -> SmtpError:
-        """Convert an error; if the server said 421 before it hung up, that is the error."""
+        """Convert an error; if the server sent 421 before it closed, that is the error."""
         if self._interrupted or self.transport.is_inherited:
             return self._closed_during_operation(self._matcher.phase)
         self._drain()
@@ -574,7 +575,7 @@ class Driver:
         except OSError as error:
             if not is_own(error):
                 raise
-            # The connection is lost, which is known already.
+            # Ignored: the caller already reports that the connection is lost.
 
     def _close_unless_in_sync(self, error: SmtpError | None = None) -> None:
         failure = self._matcher.failure

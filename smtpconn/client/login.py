@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 from smtpconn.auth.credentials import (
     Credentials,
+    LoginCandidate,
     LoginPlan,
     OAuthCredentials,
-    Way,
-    scram_ways,
-    ways,
+    login_candidates,
+    scram_candidates,
 )
 from smtpconn.auth.mechanisms import SaslMechanism
 from smtpconn.client.channel import Channel
@@ -39,7 +39,7 @@ class Authenticator:
 
     Args:
         channel: runs the commands.
-        session: says what the server offers, and stores the mechanism that succeeded.
+        session: holds the server's capabilities, and stores the mechanism that succeeded.
     """
 
     def __init__(self, channel: Channel, session: SessionState) -> None:
@@ -53,7 +53,7 @@ class Authenticator:
     def log_in_by_scram(self, user: str, secret: Secret, deadline: Deadline) -> None:
         """Log in with the strongest SCRAM that the server offers."""
         offers, tls = self._session.capabilities, self._channel.tls
-        self._log_in_by_plan(scram_ways(user, secret, offers, tls), deadline, "SCRAM")
+        self._log_in_by_plan(scram_candidates(user, secret, offers, tls), deadline, "SCRAM")
 
     def log_in(
         self,
@@ -73,7 +73,7 @@ class Authenticator:
         """
         if not isinstance(credentials, OAuthCredentials):
             what = "a password" if credentials is not None else "a TLS certificate"
-            return self._log_in_by_plan(self._ways(credentials, mechanisms), deadline, what)
+            return self._log_in_by_plan(self._candidates(credentials, mechanisms), deadline, what)
         try:
             self._log_in_with_token(credentials, mechanisms, deadline, force_refresh=False)
         except AuthError as error:
@@ -97,7 +97,7 @@ class Authenticator:
                 raise
             # The text of the exception is left out: it may contain a secret.
             raise TransportError(
-                f"no token could be had for {credentials.user}: its function raised "
+                f"no token could be obtained for {credentials.user}: its function raised "
                 f"{type(error).__name__}",
                 phase=Phase.AUTH,
             ) from error
@@ -108,46 +108,48 @@ class Authenticator:
                 f"{kind.__name__}, no str",
                 phase=Phase.AUTH,
             )
-        self._log_in_by_plan(self._ways(credentials, mechanisms, token), deadline, "a token")
+        self._log_in_by_plan(self._candidates(credentials, mechanisms, token), deadline, "a token")
 
-    def _ways(
+    def _candidates(
         self,
         credentials: Credentials | None,
         mechanisms: Sequence[str] | None,
         token: Secret | None = None,
-    ) -> list[Way]:
+    ) -> list[LoginCandidate]:
         offers, tls = self._session.capabilities, self._channel.tls
-        return ways(credentials, mechanisms, offers, tls, token)
+        return login_candidates(credentials, mechanisms, offers, tls, token)
 
-    def _log_in_by_plan(self, ways: Iterable[Way], deadline: Deadline, what: str) -> None:
-        """Try the ways in the order of `LoginPlan`, and remember the one that succeeded."""
+    def _log_in_by_plan(
+        self, candidates: Iterable[LoginCandidate], deadline: Deadline, what: str
+    ) -> None:
+        """Try the candidates in the order of `LoginPlan`, and remember the one that succeeded."""
         session = self._session
         plan = LoginPlan(
-            ways,
+            candidates,
             begin_with=session.quirks.login,
             may_show=session.is_private,
             is_trusted=self._is_trusted,
         )
-        while (way := plan.take()) is not None:
+        while (candidate := plan.next_candidate()) is not None:
             try:
-                mechanism = way.make()
+                mechanism = candidate.make()
             except (ValidationError, ProtocolError) as error:
-                plan.cannot(way, error)
+                plan.note_unusable(candidate, error)
                 continue
             try:
                 self.log_in_with(mechanism, deadline)
             except AuthError as error:
-                plan.refused(way, mechanism, error)
-                if session.quirks.login == way.key:
+                plan.note_refused(candidate, mechanism, error)
+                if session.quirks.login == candidate.key:
                     session.quirks.login = ""
             except (ConnectionClosedError, TransportError) as error:
-                # Many servers hang up after a refusal; then the refusal is the error to report.
+                # Many servers close the connection after a refusal; then the refusal is reported.
                 if not plan.is_refused:
                     raise
-                plan.lost(way, error)
+                plan.note_connection_lost(candidate, error)
             else:
                 if plan.tried:
-                    session.quirks.login = way.key
+                    session.quirks.login = candidate.key
                 return
         raise plan.failure(what, session.capabilities)
 

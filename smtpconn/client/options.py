@@ -1,4 +1,4 @@
-"""The options of connecting, and their checks that need no server.
+"""The options of connecting, and the checks of them that need no server.
 
 Also the default name for EHLO (RFC 5321 4.1.4).
 """
@@ -20,7 +20,7 @@ from smtpconn.net.happy_eyeballs import SocketFactory
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _CONTEXT = ssl.SSLContext.__mro__[-2]
-"""What all kinds of `ssl.SSLContext` are: gevent's, and those made before it replaced the class."""
+"""The base class of all kinds of `ssl.SSLContext`: gevent's, and the one that gevent replaces."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -70,7 +70,7 @@ def _check_host(host: str) -> None:
     name = name.removeprefix("[").removesuffix("]")
     apart = f", port={port:.20}" if port else ""
     raise ValidationError(
-        f"a host has no brackets, and the port stands apart from it: host={name!r:.80}{apart}"
+        f"a host has no brackets, and the port is a separate argument: host={name!r:.80}{apart}"
     )
 
 
@@ -112,7 +112,7 @@ def check_choice(name: str, value: str, kind: type[Choice]) -> Choice:
     """The member of an enum, which may be given as its name.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: ``value`` is not a member.
     """
     try:
         return kind(value)
@@ -121,7 +121,7 @@ def check_choice(name: str, value: str, kind: type[Choice]) -> Choice:
 
 
 def check_tls_mode(mode: TlsMode) -> TlsMode:
-    """Check a mode; as `check_choice`."""
+    """Check a TLS mode; raises as `check_choice`."""
     return check_choice("tls_mode", mode, TlsMode)
 
 
@@ -129,7 +129,7 @@ def check_names(given: Iterable[str]) -> None:
     """Refuse keywords that `smtpconn.SmtpConnection.connect` does not have.
 
     Raises:
-        ValidationError: one that does not exist.
+        ValidationError: a keyword does not exist.
     """
     if unknown := sorted(given - ConnectOptions.__annotations__.keys()):
         names = ", ".join(["tls_context", *ConnectOptions.__annotations__])

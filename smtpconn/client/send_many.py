@@ -24,7 +24,7 @@ from smtpconn.protocol.transaction import outcome_so_far
 
 
 class _Pending:
-    """An envelope that was taken from the caller and whose outcome was not handed out yet."""
+    """An envelope that was taken from the caller and whose outcome was not returned yet."""
 
     __slots__ = ("envelope", "outcome", "request")
 
@@ -76,7 +76,7 @@ class EnvelopeSource:
                 if isinstance(request, MailRequest) and request.content.is_stream:
                     self._watch(request, self._deadline)
                 self.pending.append(_Pending(envelope, request))
-                self._deadline.go_on()
+                self._deadline.resume()
                 self._mark_idle()
                 yield request
                 self._deadline.pause()
@@ -85,7 +85,7 @@ class EnvelopeSource:
                 raise
             # The messages in flight are finished before the caller gets this error.
             self.error = error
-        self._deadline.go_on()
+        self._deadline.resume()
 
     def _request(self, item: Envelope | AnyMessage) -> tuple[Envelope, MailRequest | SmtpError]:
         envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
@@ -145,7 +145,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
             raise
 
     def close(self) -> None:
-        """Take no more envelopes; closes the connection if the server waits for more of one."""
+        """Take no more envelopes; closes the connection if the server awaits more of a message."""
         self._items.close()
 
     def _at_the_end(self) -> Outcome:

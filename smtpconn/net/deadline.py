@@ -184,6 +184,6 @@ class StreamDeadline(Deadline):
         """Stop the clock, because the caller's code starts to run."""
         self._paused_at = time.monotonic()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Restart the clock, because the caller's code has returned."""
         self._paused += time.monotonic() - self._paused_at

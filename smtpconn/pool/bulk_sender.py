@@ -420,7 +420,7 @@ class _Worker:
             # count.
             deadline.pause()
             self._make_request(job)
-            deadline.go_on()
+            deadline.resume()
         if not isinstance(job.request, SmtpError):
             if job.needs_rate and not self._rate_allows_now():
                 return None

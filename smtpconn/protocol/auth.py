@@ -1,10 +1,11 @@
 """AUTH: the one exchange for every SASL mechanism (RFC 4954 4).
 
-The initial response travels on the AUTH line when the whole line has at most 512 bytes, which
-saves a round trip; a longer one waits for the server's empty challenge (RFC 4954 4 allows no longer
-command). A server that overlooks it asks with an empty challenge and gets it once more. A challenge
-that the mechanism does not expect or cannot read is cancelled with "*" (RFC 4954 4), both sides
-stay in sync, and the server's last word is in the `AuthError`.
+The initial response is part of the AUTH line if the whole line has at most 512 bytes, which saves a
+round trip; a longer one is sent after the server's empty challenge (RFC 4954 4 allows no longer
+command). If a server ignores the initial response and sends an empty challenge, the response is
+sent once more. A challenge that the mechanism does not expect or cannot read is answered with "*",
+which cancels the exchange (RFC 4954 4): both sides stay in sync, and the `AuthError` has the
+server's final reply.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class _Opening:
     Attributes:
         line: the AUTH line.
         response: the initial response, for when a challenge asks for it; None if none can.
-        is_on_line: whether it is on the AUTH line already.
+        is_on_line: whether the AUTH line already contains it.
     """
 
     __slots__ = ("is_on_line", "line", "response")
@@ -98,7 +99,8 @@ def _exchange(mechanism: SaslMechanism) -> Generator[ExchangeAction, None, SmtpR
         if reply.code != 334:
             return reply
         challenge = reply.lines[0]
-        # The first challenge asks for what had no room on the AUTH line, or was overlooked there.
+        # The first challenge asks for the response that was too long for the AUTH line, or that the
+        # server ignored there.
         if response is None or (opening.is_on_line and challenge.strip()):
             response = _answer(mechanism, challenge)
         if response is None:

@@ -1,12 +1,12 @@
-"""The one place where a command becomes bytes, and where what may not leave is refused.
+"""The only place where a command becomes bytes, and where bytes that must not be sent are refused.
 
 Rule: nothing in smtpconn writes a command to a socket except as a `Command`, and a `Command` is
 made only by the functions below, which check the finished bytes. Checking the bytes, and not only
-the arguments they were made from, is what withstands encodings that turn harmless characters into
-CR and LF on the way (CVE-2025-7962), and a parameter smuggled through any argument.
+the arguments they were made from, also stops encodings that turn harmless characters into CR and LF
+(CVE-2025-7962), and a parameter smuggled through any argument.
 
-A command carries its log form beside its bytes, so that a log line can never hold a secret by
-oversight: code that makes a command with a secret also says how it reads without it.
+A command stores its log form together with its bytes, so that no log line can contain a secret by
+oversight: code that makes a command with a secret also supplies the text without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_AUTH_LINE = 12 * 1024
 """Bytes in a SASL line with its CRLF (RFC 4954 4)."""
 
 _FORBIDDEN = bytes([*range(0x20), 0x7F])
-# UTF8-non-ascii has them all (RFC 6531 3.3), but no command means them: the C1 controls (of which
+# UTF8-non-ascii includes these (RFC 6531 3.3), but no command needs them: the C1 controls (of which
 # U+0085 is a line end) and the separators that end a line for code that splits text by Unicode.
 _FORBIDDEN_TEXT = re.compile("[\x80-\x9f\u2028\u2029]")
 
@@ -38,9 +38,9 @@ class Command:
 
     Attributes:
         wire: the bytes with CRLF.
-        log: how it reads in a log; the same without its secret.
-        phase: where we are when its reply is awaited.
-        replies: how many replies it has: 1, or 0 for a BDAT whose payload follows.
+        log: the text that is logged; it contains no secret.
+        phase: the phase of an error while its reply is awaited.
+        replies: how many replies it gets: 1, or 0 for a BDAT whose payload follows.
         ends_message: False: no command ends a message (`smtpconn.protocol.exchange.Payload` does).
     """
 
@@ -52,15 +52,15 @@ class Command:
     replies: int = 1
 
 
-# Applications send from few addresses, often to the same ones, and messages alike in size.
+# Cached: applications send from few addresses, often to the same ones, messages of similar sizes.
 @functools.lru_cache(maxsize=2048)
 def command(phase: Phase, text: str, replies: int = 1) -> Command:
-    """Make a command from its text, or remember it from the last time.
+    """Make a command from its text; the most recent ones are cached.
 
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_COMMAND` bytes.
     """
-    # Nearly every command is printable ASCII, and that is soon seen.
+    # Nearly every command is printable ASCII, which is quick to check.
     if text.isascii() and text.isprintable() and len(text) + 2 <= MAX_COMMAND:
         return Command(text.encode("ascii") + b"\r\n", text, phase, replies)
     wire = _wire(text)
@@ -84,11 +84,11 @@ def ascii_command(phase: Phase, text: str) -> Command:
 
 
 def secret_command(text: str | Secret, log: str) -> Command:
-    """Make a SASL line (AUTH, or what answers a challenge) that is logged as ``log``.
+    """Make a SASL line (AUTH, or the answer to a challenge) that is logged as ``log``.
 
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_AUTH_LINE` bytes;
-            neither the message nor a local variable on the error's way shows it.
+            neither the error text nor a local variable in its traceback contains the line.
     """
     secret = Secret.of(text)
     del text
@@ -100,12 +100,12 @@ def secret_command(text: str | Secret, log: str) -> Command:
 
 def _wire(text: str) -> bytes:
     """The bytes of a line; its content is checked elsewhere."""
-    # A lone surrogate becomes bytes that are no UTF-8, by which it is found.
+    # A lone surrogate becomes bytes that are not UTF-8, which `_problem` finds.
     return text.encode("utf-8", "surrogatepass") + b"\r\n"
 
 
 def _problem(wire: bytes, limit: int) -> str:
-    """Why a line may not be sent; "" if it may. Raises nothing, so it keeps a secret."""
+    """Why a line may not be sent; "" if it may. Raises nothing: a traceback could show a secret."""
     line = wire[:-2]
     if not line.isascii():
         text = line.decode("utf-8", "surrogatepass")

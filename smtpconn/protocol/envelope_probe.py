@@ -1,6 +1,6 @@
-"""A mail transaction without a message: would the server take this sender, these recipients?
+"""A mail transaction without a message: would the server accept this sender, these recipients?
 
-What Exim calls a callout. The envelope is the one that a message would have (same commands, same
+Exim calls this a callout. The envelope is the one that a message would have (same commands, same
 checks, same order), and RSET ends it, so nothing is delivered. If the server refuses RSET, closing
 the connection ends it.
 """
@@ -20,14 +20,14 @@ from smtpconn.protocol.transaction import RSET, Transaction
 def envelope_probe(
     session: SessionState, request: MailRequest
 ) -> Exchange[tuple[SmtpResponse, ...]]:
-    """Say MAIL and each RCPT, then RSET; the replies to the RCPTs in the order given.
+    """Send MAIL and each RCPT, then RSET; return the replies to the RCPTs in the order given.
 
     Raises:
         TransientError, PermanentError: the sender was refused.
         UnsupportedExtensionError, SmtpUtf8RequiredError, ValidationError: the server does not
             offer what the envelope needs; nothing was sent.
         ProtocolError: a reply that makes no sense.
-        ConnectionClosedError: the server would hang up on the RSET.
+        ConnectionClosedError: the server does not accept another RSET.
     """
     commands = envelope_commands(session, request, chunking=False)
     probe = Transaction(session, request, request.recipients, commands, chunking=False)
@@ -46,7 +46,7 @@ def envelope_probe(
 
 
 def _end(session: SessionState) -> Exchange[None]:
-    """End the transaction; what the server said of the recipients stands if it refuses that."""
+    """End the transaction; the replies to the RCPTs remain valid if the server refuses RSET."""
     if session.quirks.avoid_rset:
         session.must_close = "the server refuses RSET, which ends the transaction"
         return

@@ -1,9 +1,9 @@
-"""What an exchange may ask its driver for: to send commands and content, to wait, to start TLS.
+"""What an exchange may ask its driver for: send commands and content, wait, or start TLS.
 
-A `CommandGroup` is written at once, and its replies are counted against it in order (RFC 2920 3.1:
-by counting, never by what a reply says). The driver fills `CommandGroup.replies` as they arrive, so
-after a failure the exchange still sees those that came. A group that does not wait may be written
-later, with others; `WaitFor` waits for one.
+A `CommandGroup` is written in one go, and its replies are assigned to it in their order: by
+counting, never by their text (RFC 2920 3.1). The driver fills `CommandGroup.replies` as they
+arrive, so after a failure the exchange still sees those that came. A group that does not wait may
+be written later, together with others; `WaitFor` waits for its replies.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Payload:
 
     Args:
         buffers: what to write, in order; read once.
-        replies: how many replies its end has: 1, or one per accepted recipient in LMTP.
+        replies: how many replies follow its end: 1, or one per accepted recipient in LMTP.
         ends_message: whether the message may be delivered once the last byte has left.
-        log: what a log shows instead of it.
-        phase: of an error while its reply is awaited.
+        log: the text that is logged instead of it.
+        phase: the phase of an error while its reply is awaited.
         size: the bytes in the buffers together; infinity if not known before they are written.
-        content: the message they are made from; reading it may fail.
+        content: the message that the buffers are made from; reading it may fail.
     """
 
     __slots__ = ("buffers", "content", "ends_message", "log", "phase", "replies", "size")
@@ -57,7 +57,7 @@ class Payload:
 Piece: TypeAlias = Command | Payload
 
 GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase.GREETING)
-"""The greeting is a reply that nothing is sent for (RFC 5321 3.1)."""
+"""Nothing is sent, and the greeting is awaited (RFC 5321 3.1)."""
 
 
 _replies_of = operator.attrgetter("replies")
@@ -74,11 +74,12 @@ class CommandGroup:
     Attributes:
         replies: filled by the driver.
         missing: how many replies have not come yet.
-        begins_at, ends_at: where in the connection's stream it begins, and where it ends, once it
-            has been written to its end.
-        payload_size: the bytes of its payload, once that is known; a group has at most one.
-        may_have_been_delivered: set when the connection is lost: whether a message in it had left
-            completely and had no final reply.
+        begins_at, ends_at: the offsets in the connection's outgoing bytes at which the group begins
+            and ends; ``ends_at`` is infinity until the group has been written.
+        payload_size: the bytes of its payload, infinity until that is known; a group has at most
+            one payload.
+        may_have_been_delivered: set when the connection is lost: whether a message in it was sent
+            completely and got no final reply.
     """
 
     __slots__ = (
@@ -114,14 +115,14 @@ class CommandGroup:
 
     @property
     def is_eager(self) -> bool:
-        """Whether content follows its own envelope in it.
+        """Whether the group holds an envelope and the content of the same message.
 
-        Then only the number of replies can show that one of them was too many.
+        Then only the number of replies can show that the server sent one too many.
         """
         return self.begins_message and isinstance(self.pieces[-1], Payload)
 
     def has_failed_to_read(self, error: BaseException) -> bool:
-        """Whether an error is what reading the message raised."""
+        """Whether ``error`` was raised by reading the message."""
         return any(
             isinstance(piece, Payload)
             and piece.content is not None
@@ -129,20 +130,20 @@ class CommandGroup:
             for piece in self.pieces
         )
 
-    def count_again(self) -> None:
-        """Count the missing replies from those that came.
+    def recount_missing(self) -> None:
+        """Compute ``missing`` from the replies that came.
 
-        For use after an exception that may have interrupted the step between a reply and its count.
+        Needed after an exception that may have been raised between storing a reply and counting it.
         """
         self.missing = sum(map(_replies_of, self.pieces)) - len(self.replies)
 
     def unanswered(self, number: int = 0) -> tuple[Piece, float]:
-        """The piece whose reply is missing, and where in the stream it ends; the first by default.
+        """The piece that a missing reply answers, and the offset at which that piece ends.
 
         Args:
-            number: which of those that are missing, below ``missing``.
+            number: which of the missing replies; 0 is the next one.
         """
-        # Few groups are asked: only when something is out of order.
+        # Computed when first needed: only after an early reply or a failure.
         if self._by_reply is None:
             self._by_reply = _ends_of_replies(self.pieces)
         piece, size, has_payload = self._by_reply[len(self.replies) + number]
@@ -150,8 +151,8 @@ class CommandGroup:
 
 
 def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
-    """For each reply: its piece, the bytes of the commands up to the end of that piece, and whether
-    the payload comes before that end, or is that piece.
+    """For each reply: the piece it answers, the bytes of all commands up to the end of that piece,
+    and whether the payload also lies before that end.
     """
     found: list[tuple[Piece, int, bool]] = []
     size, has_payload = 0, False
@@ -165,7 +166,7 @@ def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
 
 
 class WaitFor:
-    """Wait until every reply to a group has come that did not wait."""
+    """Wait until every reply to a group with ``waits=False`` has come."""
 
     __slots__ = ("group",)
 
@@ -174,7 +175,7 @@ class WaitFor:
 
 
 class StartTls:
-    """Start TLS on the connection. Data that was received and not asked for is an error."""
+    """Start TLS on the connection. Data that arrived after the reply to STARTTLS is an error."""
 
     __slots__ = ()
 

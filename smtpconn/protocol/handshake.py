@@ -1,7 +1,7 @@
-"""How a session begins: greeting, EHLO (LHLO, HELO), STARTTLS (RFC 5321 3.1, 3207, 2033).
+"""The beginning of a session: greeting, EHLO (LHLO, HELO), STARTTLS (RFC 5321 3.1, 3207, 2033).
 
-Rule: STARTTLS, once asked for, happens or the session ends. No reply of a server, or of an
-attacker between, makes the client go on in clear.
+Rule: if the caller asks for STARTTLS, TLS starts or the session ends. No reply of the server, or of
+an attacker between, makes the client continue in clear.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from smtpconn.protocol.single_command import quit_
 
 
 def handshake(session: SessionState, *, starttls: bool) -> Exchange[None]:
-    """From the first byte to a session that may send mail.
+    """Receive the greeting, send EHLO, and start TLS if ``starttls``; then mail may be sent.
 
     Raises:
         TransientError, PermanentError: the server refuses service, EHLO or STARTTLS.
@@ -66,7 +66,7 @@ def _greet(session: SessionState) -> Generator[ExchangeAction, None, None]:
 
 
 def hello(session: SessionState) -> Exchange[None]:
-    """Say EHLO and learn what the server offers; also later, to ask again.
+    """Send EHLO and note what the server offers; may be repeated later in the session.
 
     After a permanent refusal of EHLO, HELO is sent, for almost any code (`quirks.NO_EHLO`): RFC
     5321 3.2 and 4.1.4 name 500 to 504 and 550, and servers without EHLO use others. LMTP has LHLO
@@ -88,20 +88,20 @@ def hello(session: SessionState) -> Exchange[None]:
 
 
 def note_hello(session: SessionState, reply: SmtpResponse, *, is_extended: bool = True) -> None:
-    """Note what a 2xx to EHLO or LHLO says is offered; to HELO (``is_extended`` False) nothing."""
+    """Note the extensions in a 2xx to EHLO or LHLO; HELO (not ``is_extended``) offers none."""
     if is_extended:
         session.note_capabilities(ServerCapabilities.from_ehlo(reply, session.ignore_extensions))
         session.limits_nonmail = is_exim(reply)
     else:
         session.note_capabilities(ServerCapabilities.from_helo(reply))
-    # It ends the open transaction (RFC 5321 4.1.1.1).
+    # EHLO ends the open transaction (RFC 5321 4.1.1.1).
     session.needs_reset = False
 
 
 def _helo(
     session: SessionState, refused: SmtpResponse
 ) -> Generator[ExchangeAction, None, SmtpResponse]:
-    """Say HELO after a refused EHLO and return its reply, a success.
+    """Send HELO after a refused EHLO and return its reply, a success.
 
     If the server closes the connection instead, the error is its refusal of EHLO.
     """

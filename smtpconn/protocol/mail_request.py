@@ -49,7 +49,7 @@ from smtpconn.model.results import Envelope, LmtpSendResult, Recipients, SendRes
 from smtpconn.protocol.command import Command, command
 from smtpconn.protocol.session import SessionState
 
-# Applications send from few addresses and often to the same ones.
+# Cached: applications send from few addresses and often to the same ones.
 _reverse_path = functools.lru_cache(maxsize=256)(ReversePath)
 _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 
@@ -67,21 +67,21 @@ Outcome: TypeAlias = SendResult | LmtpSendResult | SmtpError
 
 
 class Attempt(Protocol):
-    """A transaction that was begun for a request; it knows what became of it at any moment."""
+    """A transaction that was begun for a request; its outcome can be asked for at any time."""
 
     def outcome(self, cause: BaseException) -> Outcome:
-        """The outcome of the message after ``cause`` has ended the dialog."""
+        """The outcome of the message after ``cause`` has interrupted the exchange."""
 
 
 @dataclass(slots=True, eq=False, init=False)
 class MailRequest:
-    """A message and its envelope, valid in themselves, not yet checked against a server's offers.
+    """A valid message and envelope, not yet checked against the extensions a server offers.
 
     Attributes:
-        mail_words, rcpt_words: ESMTP parameters as text, for MAIL and for each RCPT, that go out as
-            they are: "", or words that each have a space before them.
+        mail_words, rcpt_words: ESMTP parameters as text, for MAIL and for each RCPT, sent
+            unchanged: "", or words that each have a space before them.
         needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
-        is_binary: whether BODY=BINARYMIME was.
+        is_binary: whether BODY=BINARYMIME was asked for.
         attempt: the last transaction that was begun for it; None before.
     """
 
@@ -96,7 +96,7 @@ class MailRequest:
     is_binary: bool = field(init=False)
     attempt: Attempt | None = field(init=False, repr=False)
 
-    # By hand, because one is made for every message.
+    # Written by hand for speed, because one is made for every message.
     def __init__(
         self,
         sender: ReversePath,
@@ -147,10 +147,10 @@ class MessageRequest:
         return None if self.made is None else self.made.attempt
 
     def for_server(self, capabilities: ServerCapabilities) -> MailRequest:
-        """The request for a server that offers this.
+        """The request for a server with these capabilities.
 
-        UTF-8 stays in its fields where it has to and the server offers SMTPUTF8. Eight bits stay
-        where it offers 8BITMIME.
+        Header fields keep UTF-8 where that is necessary and the server offers SMTPUTF8; bodies keep
+        8-bit data if it offers 8BITMIME.
 
         Raises:
             ValidationError, SmtpUtf8RequiredError: as `smtpconn.model.email_message.serialize`.
@@ -182,11 +182,11 @@ def make_request(
     *,
     needs_recipient: bool = True,
 ) -> MailRequest:
-    """Check what a caller gave; ``needs_recipient=False`` if it may have no recipient.
+    """Check a caller's arguments; ``needs_recipient=False`` if it may have no recipient.
 
     Raises:
         ValidationError: an address that may not be sent, no recipient, parameters of another type,
-            a message that is no bytes or holds a NUL and is not BINARYMIME.
+            a message that is not bytes, or contains a NUL and is not BINARYMIME.
         ProtocolError: ``rcpt_params`` has another length than ``recipients``.
     """
     given = recipients if isinstance(recipients, _LISTS) else _listed(recipients)
@@ -278,7 +278,7 @@ def request_of(envelope: Envelope) -> MailRequest | MessageRequest:
 
 
 def _first_block(message: Message) -> Content:
-    """A message that has to be read for its first block.
+    """The content of a message whose first block is read now.
 
     Raises:
         ValidationError: its file or iterable failed, or it is no message.
@@ -294,7 +294,7 @@ def _first_block(message: Message) -> Content:
 def unreadable(error: Exception) -> SmtpError:
     """The outcome of a message whose own file or iterable failed while it was read.
 
-    Certainly not delivered: its end never left.
+    It was certainly not delivered, because its end was never sent.
     """
     named = ValidationError(f"the message could not be read: {type(error).__name__}: {error}")
     named.__cause__ = error
@@ -302,7 +302,7 @@ def unreadable(error: Exception) -> SmtpError:
 
 
 def check_items(items: object) -> None:
-    """Check what ``send_many`` is called with, before anything is taken from it.
+    """Check the argument of ``send_many`` before an item is taken from it.
 
     Raises:
         TypeError: a single envelope or message, whose items are something else; or text.
@@ -315,7 +315,7 @@ def check_items(items: object) -> None:
 
 
 def check_item(item: object) -> None:
-    """Check what an iterable for ``send_many`` gave.
+    """Check an item of the iterable given to ``send_many``.
 
     Raises:
         TypeError: it is neither an envelope nor a message of the email package.
@@ -374,8 +374,9 @@ def envelope_commands(
     """MAIL and the RCPTs, checked against what the server offers.
 
     Raises:
-        UnsupportedExtensionError, SmtpUtf8RequiredError: it lacks what the message needs.
-        ValidationError, ProtocolError: it is more than the server takes.
+        UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks an extension that the
+            message needs.
+        ValidationError, ProtocolError: the request exceeds a limit of the server.
     """
     offers = session.capabilities
     if chunking and not offers.supports_chunking:
@@ -411,7 +412,7 @@ def envelope_commands(
 
 
 def _check_limits(session: SessionState, request: MailRequest) -> None:
-    """Keep within what the server said it takes (RFC 9422)."""
+    """Check a request against the limits that the server announced (LIMITS, RFC 9422)."""
     recipients = session.capabilities.max_recipients
     if recipients is not None and len(request.recipients) > recipients:
         raise ValidationError(
@@ -431,8 +432,8 @@ def _without_utf8_domains(request: MailRequest) -> MailRequest:
     """The same with domains in A-labels, for a server that does not offer SMTPUTF8.
 
     Raises:
-        SmtpUtf8RequiredError: that is not enough: SMTPUTF8 was asked for, or a local part is not
-            ASCII, which has no other form.
+        SmtpUtf8RequiredError: A-labels do not suffice: SMTPUTF8 was asked for, or a local part,
+            which has no other form, is not ASCII.
     """
 
     def needs_it(path: ReversePath | ForwardPath) -> bool:

@@ -1,18 +1,18 @@
 """Many transactions in a row over one session, with as few round trips as the server allows.
 
-Rule 1: the content of one message and the envelope of the next leave together: one round trip a
-        message (RFC 2920 3.1). Where `SessionState.may_send_eagerly`, whole transactions leave
-        one after the other through a window, and their replies are read while others are written.
+Rule 1: the content of one message and the envelope of the next are sent together: one round trip
+        a message (RFC 2920 3.1). If `SessionState.may_send_eagerly`, whole transactions are sent
+        one after the other within a window, and their replies are read while others are written.
 Rule 2: RSET is sent before every MAIL, which costs six bytes and no round trip
         (`quirks.STALE_TRANSACTION`). But Exim counts RSETs (`quirks.NONMAIL_LIMIT`) and other
-        servers refuse them (`quirks.RSET_REFUSED`): there a message is finished before the next is
-        begun, so that RSET is needed only after a refusal.
-Rule 3: a message that cannot be streamed is sent alone, in its place between the others.
+        servers refuse them (`quirks.RSET_REFUSED`): with those, a message is finished before the
+        next is begun, so that RSET is needed only after a refusal.
+Rule 3: a message that cannot be streamed is sent alone, in its position between the others.
 Rule 4: one outcome per message, in order. A refusal concerns only its own message. When the
         connection is lost, a message in flight has its final reply as its outcome if that came,
         else an error that says whether it may have been delivered. Later messages were certainly
         not sent.
-Rule 5: after replies out of sync no further reply is believed, and nothing more is sent.
+Rule 5: after replies out of sync no further reply is trusted, and nothing more is sent.
 Rule 6: an exception of other code (`smtpconn.model.origin`) ends the run at once and is not handled
         here. The outcomes of the messages are then found by `MailRequest.attempt`.
 """
@@ -34,7 +34,7 @@ from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import ResponseError
 from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
-from smtpconn.protocol.quirks import BAD_SEQUENCE, SPARE_NONMAIL_FROM
+from smtpconn.protocol.quirks import AVOID_RSET_FROM, BAD_SEQUENCE
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     CONTENT_WITHOUT_RECIPIENT,
@@ -70,16 +70,17 @@ def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -
 class _Streaming:
     """One run, and what is in flight in it.
 
-    At any moment one of these is true: the server waits for the content of one transaction; it
-    waits for a lone dot; whole transactions are in the window; nothing is in flight.
+    At any moment exactly one of these is true: the server waits for the content of one transaction
+    (``_open``); it waits for a lone dot (``_must_send_empty_data``); whole transactions are in the
+    window; nothing is in flight.
     """
 
     def __init__(self, session: SessionState) -> None:
         self._session = session
         self._open: Transaction | None = None
-        self._owes_empty_data = False
+        self._must_send_empty_data = False
         self._must_send_again = False
-        # Transactions that left whole, with the groups of their replies.
+        # Transactions that were sent whole, with the groups that get their replies.
         self._window: deque[tuple[Transaction, CommandGroup]] = deque()
         self._bytes_in_flight = 0
         self._lost: Exception | None = None
@@ -105,10 +106,10 @@ class _Streaming:
         return session.may_pipeline and session.quirks.is_streamable and not request.is_binary
 
     def _finish(self) -> Stream:
-        """End what is in flight."""
+        """Send and await what the messages in flight still lack, and yield their outcomes."""
         while self._window:
             yield from self._take_oldest()
-        if self._open is not None or self._owes_empty_data:
+        if self._open is not None or self._must_send_empty_data:
             yield from self._round_trip(None)
 
     def _send_plainly(
@@ -132,7 +133,7 @@ class _Streaming:
             outcome = error
         # If the connection was lost, the outcomes of the next messages say so.
         if self._session.transactions > begun:
-            self._look_for_the_end(outcome)
+            self._note_session_end(outcome)
             self._lost = self._lost or shutdown_in(outcome)
         return outcome
 
@@ -152,17 +153,17 @@ class _Streaming:
     def _decline(self, error: SmtpError) -> Stream:
         """Yield why a transaction cannot begin, after the outcomes of those in flight."""
         yield from self._finish()
-        self._look_for_the_end(None)
+        self._note_session_end(None)
         yield [error]
 
-    # The content of one and the envelope of the next.
+    # Streamed: the content of one message together with the envelope of the next.
 
     def _send_streamed(self, request: MailRequest) -> Stream:
         while self._window:
             yield from self._take_oldest()
         if self._session.avoid_rset:
             yield from self._finish()
-        follows_content = self._open is not None or self._owes_empty_data
+        follows_content = self._open is not None or self._must_send_empty_data
         following = self._begin(request, chunking=False, reset=follows_content)
         if isinstance(following, SmtpError):
             yield from self._decline(following)
@@ -185,9 +186,9 @@ class _Streaming:
         pieces: list[Piece] = []
         if transaction is not None:
             pieces.append(transaction.content_payload())
-        elif self._owes_empty_data:
+        elif self._must_send_empty_data:
             pieces.append(EMPTY_DATA)
-        self._owes_empty_data = False
+        self._must_send_empty_data = False
         count = pieces[0].replies if pieces else 0  # replies to the content
         if following is not None:
             pieces += following.commands
@@ -212,17 +213,19 @@ class _Streaming:
         outcome = (
             None if transaction is None else self._conclude(transaction, group.replies[:count])
         )
-        self._look_for_the_end(outcome)
+        self._note_session_end(outcome)
         refused = None
         if following is not None:
-            refused = self._judge(following, group.replies[count:], is_first=not count)
-        self._note_what_is_owed()
+            refused = self._process_envelope_replies(
+                following, group.replies[count:], is_first=not count
+            )
+        self._note_unsent_content()
         if outcome is not None:
             yield [outcome]
         if refused is not None:
             yield [refused]
 
-    def _judge(
+    def _process_envelope_replies(
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
     ) -> SmtpError | None:
         """Process the replies to an envelope; returns the error if it was refused."""
@@ -242,28 +245,28 @@ class _Streaming:
                 session.quirks.avoid_rset = True
             del following.commands[0]
             replies = replies[1:]
-        failure = following.judge(replies)
+        failure = following.process_envelope_replies(replies)
         if failure is None:
             self._open = following
         elif following.wants_content(replies):
-            self._owes_empty_data = following.may_send_empty_data(failure)
-            if not self._owes_empty_data:
+            self._must_send_empty_data = following.may_send_empty_data(failure)
+            if not self._must_send_empty_data:
                 self._session.must_close = CONTENT_WITHOUT_RECIPIENT
-        self._look_for_the_end(failure)
+        self._note_session_end(failure)
         return failure
 
-    def _look_for_the_end(self, outcome: Outcome | None) -> None:
-        """Note that nothing more is sent after replies out of sync or if the session must close."""
+    def _note_session_end(self, outcome: Outcome | None) -> None:
+        """After replies out of sync, or if the session must close, note that no more is sent."""
         if isinstance(outcome, ProtocolError):
             self._session.must_close = str(outcome)
         if self._session.must_close and self._lost is None:
             self._lost = ProtocolError(self._session.must_close, phase=Phase.IDLE)
 
-    def _note_what_is_owed(self) -> None:
-        """If the run ends now, the server must not be left waiting for content."""
+    def _note_unsent_content(self) -> None:
+        """Note that the connection must be closed if the run ends before content that is due."""
         if self._lost is None:
-            is_owed = self._open is not None or self._owes_empty_data
-            self._session.must_close = "a message was begun and not sent" if is_owed else ""
+            is_data_open = self._open is not None or self._must_send_empty_data
+            self._session.must_close = "a message was begun and not sent" if is_data_open else ""
 
     def _conclude(self, transaction: Transaction, replies: Sequence[SmtpResponse]) -> Outcome:
         try:
@@ -289,7 +292,7 @@ class _Streaming:
 
     def _send_eagerly(self, request: MailRequest) -> Stream:
         session, window = self._session, self._window
-        if self._open is not None or self._owes_empty_data or session.avoid_rset:
+        if self._open is not None or self._must_send_empty_data or session.avoid_rset:
             yield from self._finish()
         transaction = self._begin(request, chunking=True, reset=bool(window))
         if isinstance(transaction, SmtpError):
@@ -310,13 +313,13 @@ class _Streaming:
             yield from self._conclude_answered()
         most = self._max_in_flight() if session.limits_nonmail else MAX_IN_FLIGHT
         if self._bytes_in_flight > WINDOW or len(window) > most:
-            # By half, so that it is not filled and emptied message by message.
+            # Emptied by half, so that the next messages need not each wait for a reply.
             while self._bytes_in_flight > WINDOW // 2 or len(window) > most // 2:
                 yield from self._take_oldest()
 
     def _max_in_flight(self) -> int:
         """Messages in flight at most where RSETs are counted: each needs one if it is refused."""
-        return min(MAX_IN_FLIGHT, max(0, SPARE_NONMAIL_FROM - self._session.nonmail_commands))
+        return min(MAX_IN_FLIGHT, max(0, AVOID_RSET_FROM - self._session.nonmail_commands))
 
     def _take_oldest(self) -> Stream:
         """Wait for the oldest message; yield its outcome, and others that are complete by then."""
@@ -339,7 +342,7 @@ class _Streaming:
         if outcomes:
             yield outcomes
         if self._lost is not None:
-            yield from self._report_lost(self._lost, was_told=False)
+            yield from self._report_lost(self._lost, are_groups_marked=False)
 
     def _conclude_oldest(self) -> Outcome:
         transaction, group = self._window.popleft()
@@ -348,7 +351,7 @@ class _Streaming:
         is_refused = isinstance(outcome, SmtpError)
         self._session.needs_reset = is_refused
         if is_refused or self._session.must_close:
-            self._look_for_the_end(outcome)
+            self._note_session_end(outcome)
         return outcome
 
     def _conclude_eagerly(self, transaction: Transaction, group: CommandGroup) -> Outcome:
@@ -359,32 +362,32 @@ class _Streaming:
                 raise
             return error
 
-    def _report_lost(self, error: Exception, *, was_told: bool = True) -> Stream:
+    def _report_lost(self, error: Exception, *, are_groups_marked: bool = True) -> Stream:
         """Yield the outcomes of the messages in the window after the connection was lost.
 
-        If replies are out of sync, none of those that came is believed.
+        If replies are out of sync, none of those that came is trusted.
 
         Args:
             error: why it was lost.
-            was_told: whether the driver raised ``error``, and so has marked the groups with
-                ``may_have_been_delivered``.
+            are_groups_marked: whether the driver raised ``error``, and so has set
+                ``may_have_been_delivered`` of the groups.
         """
         self._lost = error
         is_out_of_sync = type(error) is ProtocolError
         window = tuple(self._window)
         self._window.clear()
         self._bytes_in_flight = 0
-        struck = next((group for _, group in window if group.missing), None)
+        first_unanswered = next((group for _, group in window if group.missing), None)
         outcomes: list[Outcome] = []
         for transaction, group in window:
-            has_left = group.may_have_been_delivered or not group.missing
-            if is_out_of_sync and (has_left or not was_told):
+            was_sent = group.may_have_been_delivered or not group.missing
+            if is_out_of_sync and (was_sent or not are_groups_marked):
                 outcomes.append(_unknown(error))
             elif not group.missing:
                 outcomes.append(self._conclude_eagerly(transaction, group))
-            elif has_left:
+            elif was_sent:
                 outcomes.append(transaction.certain_refusal(group) or _unknown(error))
-            elif group is struck:
+            elif group is first_unanswered:
                 outcomes.append(self._why_lost(transaction, error, group.replies))
             else:
                 outcomes.append(not_sent(error))
@@ -394,10 +397,10 @@ class _Streaming:
     def _why_lost(
         self, transaction: Transaction, error: Exception, replies: Sequence[SmtpResponse]
     ) -> SmtpError:
-        """The outcome of the message whose reply would have been next; ``replies`` came so far."""
-        # A refusal that ends the connection belongs to the message before.
-        is_of_another = isinstance(error, ResponseError) and not replies
-        if is_of_another or not isinstance(error, SmtpError):
+        """The outcome of the message whose reply was awaited next; ``replies`` are those it got."""
+        # A refusal that ended the connection answered the message before this one.
+        is_for_earlier = isinstance(error, ResponseError) and not replies
+        if is_for_earlier or not isinstance(error, SmtpError):
             return not_sent(error)
         transaction.explain_refusal(error, replies)
         return error

@@ -2,8 +2,8 @@
 
 Everything that smtpconn does for particular servers, beyond the RFCs, has an entry here: which
 server, what it does, how it is recognised, what we do, and where it was seen. Code that acts on a
-quirk takes its constants and predicates from here. `ServerQuirks` is what was learnt about one
-server while sending.
+quirk imports its constants and predicates from here. `ServerQuirks` stores what was learnt about
+one server while sending.
 
 No socket and no clock: times are of the monotonic clock and passed in.
 """
@@ -23,7 +23,7 @@ class Quirk:
     Attributes:
         server: the product and version it was seen on.
         behaviour: what it does.
-        recognised_by: how a client knows that it speaks to such a server.
+        recognised_by: how a client recognises such a server.
         response: what we do.
         evidence: where it was seen, or is documented.
     """
@@ -41,7 +41,7 @@ NONMAIL_LIMIT = Quirk(
     "command, and so is every RSET except the first after a message; the refused transaction "
     "between two streamed messages therefore counts as one",
     recognised_by="the words of its EHLO reply (`is_exim`)",
-    response="from SPARE_NONMAIL_FROM on, RSET is sent only where it is needed; at MAX_NONMAIL the "
+    response="from AVOID_RSET_FROM on, RSET is sent only where it is needed; at MAX_NONMAIL the "
     "connection is replaced. Any server gets at most MAX_NOOPS keep-alive NOOPs on a connection",
     evidence="smtp_accept_max_nonmail, default 10; Exim 4.96",
 )
@@ -49,7 +49,7 @@ NONMAIL_LIMIT = Quirk(
 MAX_NONMAIL = 10
 """Non-mail commands that Exim takes on a connection; it closes the connection at the next one."""
 
-SPARE_NONMAIL_FROM = 8
+AVOID_RSET_FROM = 8
 """Non-mail commands after which optional RSETs are skipped."""
 
 MAX_NOOPS = 8
@@ -71,7 +71,7 @@ STALE_TRANSACTION = Quirk(
     "sender of the refused one, Postfix answers 552 again, Dovecot breaks down",
     recognised_by="not recognised: every server is treated this way",
     response="after a transaction that did not end in success, and between streamed ones, RSET is "
-    "sent in front of MAIL in the same group",
+    "sent before MAIL in the same group",
     evidence="Exim 4.96, Postfix 3.7, Dovecot 2.3",
 )
 
@@ -139,7 +139,7 @@ def _other_class(reply: SmtpResponse) -> EnhancedStatusCode | None:
 
 IDLE_FAREWELL = Quirk(
     server="Amazon SES, Gmail, Exchange",
-    behaviour="says 451 and not 421 before it closes an idle connection",
+    behaviour="sends 451 instead of 421 before it closes an idle connection",
     recognised_by="a 4xx or 5xx that is the reply to no command",
     response="the same as after 421: the connection is closed, the error is transient",
     evidence="github.com/nodemailer/nodemailer/issues/1205, 451 4.4.2 Timeout waiting for data",
@@ -214,8 +214,8 @@ LMTP_WITHOUT_REPLY = Quirk(
 
 STORED_AND_SHUT_DOWN = Quirk(
     server="Dovecot's LMTP",
-    behaviour="reloaded or stopped while it stores a message, stores it and then says 421 4.3.2 in "
-    "the place of its reply. The same reply may mean that it did not store it",
+    behaviour="reloaded or stopped while it stores a message, stores it and then sends 421 4.3.2 "
+    "in place of the final reply. The same reply may mean that it did not store it",
     recognised_by="421 with the enhanced code X.3.2 in the place of the reply to the content "
     "(`is_shutdown_notice`)",
     response="it counts as the notice of RFC 5321 3.8, which may come at any time, and not as the "
@@ -226,7 +226,7 @@ STORED_AND_SHUT_DOWN = Quirk(
 
 
 def is_shutdown_notice(reply: SmtpResponse) -> bool:
-    """Whether a reply to the content speaks of the server's end and not of the message.
+    """Whether a reply to the content is about the server's shutdown and not about the message.
 
     Other 421 replies, as Gmail's 421 4.7.0 for too much mail, refuse the message.
     """
@@ -304,12 +304,12 @@ QUIRKS = (
 
 
 class ServerQuirks:
-    """What was learnt about one server; it holds for all sessions with it.
+    """What was learnt about one server; it applies to all sessions with it.
 
     Attributes:
         is_streamable: whether the server takes commands after the end of DATA in the same packet
             (`NOT_STREAMABLE`).
-        login: the way of logging in that succeeded after a stronger one failed (`Way.key` of
+        login: the mechanism that succeeded after a stronger one failed (`LoginCandidate.key` of
             `smtpconn.auth.credentials`); "" if the strongest one succeeded or none was tried.
         avoid_rset: whether the server has refused RSET (`RSET_REFUSED`).
         partial_groups: how many groups in a row got some but not all of their replies

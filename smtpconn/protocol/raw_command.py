@@ -1,13 +1,13 @@
-"""Exchanges for callers who speak SMTP command by command, and judge the replies themselves.
+"""Exchanges for callers who send SMTP command by command, and interpret the replies themselves.
 
 Each sends one command and returns the server's reply with any code, as the standard library's
-``smtplib`` does. What the session has to know of it is noted here: what the server offers, whether
+``smtplib`` does. The session state is updated here: what the server offers, whether
 a transaction is open, whether the login succeeded. Replies are matched, bounded and checked as in
 every other exchange.
 
 A caller may also write now and ask for the reply later (`write`, `read`). Until then the session is
 marked as `SessionState.has_unread_replies`, so that the driver neither closes the connection nor
-takes a reply that comes in between for an unsolicited one.
+treats a reply that comes in between as unsolicited.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def read_greeting(session: SessionState) -> Exchange[SmtpResponse]:
 
 
 def send_hello(session: SessionState, hello: Command, name: str) -> Exchange[SmtpResponse]:
-    """Say EHLO, LHLO or HELO, and note what is offered if the reply is 250 (RFC 5321 4.1.1.1).
+    """Send EHLO, LHLO or HELO, and note what is offered if the reply is 250 (RFC 5321 4.1.1.1).
 
     Args:
         session: what is known of the session.
         hello: the whole command.
-        name: how it names us.
+        name: the client's name in it.
     """
     reply = yield from single(hello)
     if reply.code == 250:
@@ -63,7 +63,7 @@ def send_hello(session: SessionState, hello: Command, name: str) -> Exchange[Smt
 
 
 def start_tls(session: SessionState) -> Exchange[SmtpResponse]:
-    """Say STARTTLS and, if the reply is 220, do the handshake (RFC 3207 4)."""
+    """Send STARTTLS and, if the reply is 220, do the handshake (RFC 3207 4)."""
     reply = yield from single(command(Phase.STARTTLS, "STARTTLS"))
     if reply.code == 220:
         yield StartTls()
@@ -73,7 +73,7 @@ def start_tls(session: SessionState) -> Exchange[SmtpResponse]:
 
 
 def send_command(session: SessionState, command: Command) -> Exchange[SmtpResponse]:
-    """Say a command and return its reply."""
+    """Send a command and return its reply."""
     phase = command.phase
     if phase is Phase.MAIL:
         session.needs_reset = True
@@ -91,7 +91,7 @@ def send_command(session: SessionState, command: Command) -> Exchange[SmtpRespon
 def send_data(
     session: SessionState, content: Content, replies: int
 ) -> Exchange[tuple[SmtpResponse, ...]]:
-    """Say DATA and, if the reply is 354, send the content.
+    """Send DATA and, if the reply is 354, send the content.
 
     Args:
         session: what is known of the session.
@@ -121,8 +121,8 @@ def authenticate_with(
 
     Args:
         session: what is known of the session.
-        mechanism: as it stands on the AUTH line.
-        first: the initial response; None if the server speaks first.
+        mechanism: its name as written on the AUTH line.
+        first: the initial response; None if the mechanism has none.
         answer: called with each challenge.
         max_challenges: challenges that are answered at most.
 
@@ -179,7 +179,7 @@ def read(session: SessionState, group: CommandGroup | None) -> Exchange[SmtpResp
 
     Args:
         session: what is known of the session.
-        group: what was written and is answered first; None for the reply to a caller's own bytes.
+        group: the group that the next reply answers; None for a reply to a caller's own bytes.
     """
     if group is None:
         group = CommandGroup((Payload((), ends_message=False, log="<reply>", phase=Phase.IDLE),))

@@ -1,27 +1,27 @@
-"""Pairs replies with commands, and decides whether a connection may be used again.
+"""Matches replies with commands, and decides whether a connection may be used again.
 
 Only their order tells which reply belongs to which command (RFC 2920 3.1). One reply too many or
 too few would make all later results wrong: a refused recipient would be reported as accepted, a
 lost message as delivered. Hence the rules:
 
 Rule 1: a reply that no command awaits is an error; it is never kept for the next command. A refusal
-        then means the same as 421 (rule 3).
+        that no command awaits means the same as 421 (rule 3).
 Rule 2: a reply to something that has not been sent completely is an error, except a refusal of
         content that is still being sent: that is the message's reply, and the connection's last.
 Rule 3: 421 may come at any time (RFC 5321 3.8). It ends the connection. If a reply is awaited, it
         is that reply, except where it may hide that a message was stored
         (`smtpconn.protocol.quirks.STORED_AND_SHUT_DOWN`).
-Rule 4: after an error nothing is paired any more. What was paired before it stands: a message whose
-        250 came in front of garbage was delivered.
+Rule 4: after an error no further reply is matched. Replies matched before it remain valid: a
+        message whose 250 arrived before invalid data was delivered.
 Rule 5: a connection may be used again only if no reply is awaited, all data received has been
-        paired, and none of these errors has occurred.
-Rule 6: a bare LF where the server ends its lines with CRLF may stand in text that the server
-        repeats, whose rest is yet to come. If the reply is a refusal within a transaction, the
-        final reply to content, or the answer to VRFY, EXPN or HELP, it is valid, and nothing more
-        is read after it.
+        matched, and none of these errors has occurred.
+Rule 6: if a server that ends its lines with CRLF sends a bare LF, the LF may be part of text that
+        the server repeats and has not sent completely. If the reply is a refusal within a
+        transaction, the final reply to content, or the reply to VRFY, EXPN or HELP, it is valid,
+        and nothing more is read after it.
 
-To say whether a message may have been delivered, pairing counts bytes: it knows where in the
-stream each group begins and how many bytes the transport has taken. There is no I/O here.
+To tell whether a message may have been delivered, the matcher counts bytes: it knows the offset at
+which each group begins and how many bytes the transport has written. There is no I/O here.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _REFUSAL_REPEATS_TEXT = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA})
 
 
 class ReplyMatcher:
-    """The state of one connection's dialog.
+    """The awaited replies of one connection.
 
     Attributes:
-        failure: why nothing more can be paired; None while all is well.
-        shutdown_reply: the 421 the server sent, if it did.
+        failure: the error after which no further reply is matched; None before.
+        shutdown_reply: the 421 the server sent; None if it sent none.
         queued: bytes that have been handed to the transport.
         ends_lines_with_lf: whether the server ends its lines with a bare LF
             (`smtpconn.protocol.quirks.BARE_LF`).
@@ -61,9 +61,9 @@ class ReplyMatcher:
         self.shutdown_reply: SmtpResponse | None = None
         self.ends_lines_with_lf = False
         self._parser = ReplyParser()
-        # The group of this operation whose last reply came last.
+        # The group that was answered completely most recently.
         self._last: CommandGroup | None = None
-        # Groups that lack replies.
+        # Groups with missing replies, in the order sent.
         self._awaited: deque[CommandGroup] = deque()
         self.queued = 0
         self._sent = 0
@@ -83,52 +83,52 @@ class ReplyMatcher:
 
     @property
     def phase(self) -> Phase:
-        """What the reply awaited next belongs to."""
+        """The phase of the piece that the next reply answers; IDLE if no reply is awaited."""
         if not self._awaited:
             return Phase.IDLE
         piece, _ = self._awaited[0].unanswered()
         return piece.phase
 
-    def tell_unanswered(self, *, is_broken_off: bool = False) -> bool:
-        """Mark the groups with messages that were sent completely and lack a final reply.
-
-        Returns whether there are any.
-
+    def mark_possibly_delivered(self, *, is_interrupted: bool = False) -> bool:
+        """Mark the groups with messages that were sent completely and have no final reply.
 
         Args:
-            is_broken_off: whether an exception of other code may have come between a system call
-                and the note of its result; then all data given to the transport counts as sent.
+            is_interrupted: whether an exception of other code may have been raised between a
+                system call and the record of its result; then all data given to the transport
+                counts as sent.
+
+        Returns whether there are any.
         """
         is_any = False
-        left = self.queued if is_broken_off else self._sent
+        left = self.queued if is_interrupted else self._sent
         for group in self._awaited:
-            if is_broken_off:
-                group.count_again()
+            if is_interrupted:
+                group.recount_missing()
             for piece, end in map(group.unanswered, range(group.missing)):
                 if piece.ends_message and end <= left:
                     group.may_have_been_delivered = is_any = True
         return is_any
 
     def expect(self, group: CommandGroup, unsent: int) -> None:
-        """Note that a group is about to be written; the driver tells it where it ends.
+        """Note that a group is about to be written; the driver sets its ``ends_at`` afterwards.
 
         Args:
-            group: what its replies belong to.
-            unsent: bytes of earlier groups that are yet to be handed to the transport, with it.
+            group: the group that the replies answer.
+            unsent: bytes of earlier groups that have not been handed to the transport yet.
         """
         group.begins_at = self.queued + unsent
         if group.missing:
             self._awaited.append(group)
 
     def note_sent(self, number: int) -> None:
-        """Note bytes the transport has taken."""
+        """Note that the transport has written ``number`` bytes."""
         self._sent += number
 
     def received(self, data: bytes) -> None:
-        """Pair what was received; sets ``failure`` instead of raising (rule 4)."""
+        """Match the replies in ``data``; sets ``failure`` instead of raising (rule 4)."""
         if self.failure is not None:
             return
-        replies = self._parser.usual_replies(data)
+        replies = self._parser.simple_replies(data)
         if replies is None:
             awaited = self._awaited
             self._pair_each(
@@ -154,7 +154,11 @@ class ReplyMatcher:
         awaited = self._awaited
         try:
             for reply in replies:
-                if not awaited or reply.code == SHUTTING_DOWN or not self._has_left(awaited[0]):
+                if (
+                    not awaited
+                    or reply.code == SHUTTING_DOWN
+                    or not self._is_next_piece_sent(awaited[0])
+                ):
                     self._fail_with(reply)
                     break
                 if self._parser.is_over:
@@ -164,12 +168,12 @@ class ReplyMatcher:
                         "the server ended a reply with a bare LF, and more of it may come",
                         phase=Phase.IDLE,
                     )
-                self._hand_over(reply)
+                self._assign_reply(reply)
         except ParseError as error:
             error.phase = self.phase
-            self.failure = copy.copy(error)  # without the frames it has gone through
+            self.failure = copy.copy(error)  # a copy has no traceback
         finally:
-            # Replies with such line ends are always paired here.
+            # Here and not in `received`: a line that ends with a bare LF is no simple reply.
             self.ends_lines_with_lf = self._parser.takes_lf is True
 
     def error(self) -> SmtpError:
@@ -181,11 +185,11 @@ class ReplyMatcher:
         assert self.failure is not None
         return copy.copy(self.failure)
 
-    def has_left(self, group: CommandGroup) -> bool:
-        """Whether the transport has taken all of a group."""
+    def is_sent(self, group: CommandGroup) -> bool:
+        """Whether the transport has written all of a group."""
         return group.ends_at <= self._sent
 
-    def _has_left(self, group: CommandGroup) -> bool:
+    def _is_next_piece_sent(self, group: CommandGroup) -> bool:
         """Whether the piece that the next reply answers has been sent completely."""
         if group.ends_at <= self._sent:
             return True
@@ -198,20 +202,21 @@ class ReplyMatcher:
         return self.phase in _REPEATS_TEXT or (is_refusal and self.phase in _REFUSAL_REPEATS_TEXT)
 
     def _fail_with(self, reply: SmtpResponse) -> None:
-        """A reply after which nothing is paired any more."""
+        """Process a reply after which no further one is matched."""
         if reply.code == SHUTTING_DOWN:
-            self._shut_down(reply)
+            self._handle_shutdown(reply)
         elif not self._awaited:
-            self.failure = self._unasked(reply)
+            self.failure = self._unsolicited(reply)
         else:
-            self._answered_early(reply)
+            self._handle_early_reply(reply)
 
-    def _unasked(self, reply: SmtpResponse) -> SmtpError:
-        """The error for a reply that nothing asked for.
+    def _unsolicited(self, reply: SmtpResponse) -> SmtpError:
+        """The error for a reply that no command awaits.
 
-        A refusal is a farewell (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not after content
-        that left with its envelope: there it may be that message's own reply, and the ones before
-        it another command's each.
+        A refusal announces that the server closes the connection
+        (`smtpconn.protocol.quirks.IDLE_FAREWELL`), but not after content that was sent with its
+        envelope: there it may be that message's reply, and each earlier reply may have been matched
+        with the wrong command.
         """
         is_refusal = reply.is_transient or reply.is_permanent
         if is_refusal and not (self._last is not None and self._last.is_eager):
@@ -220,16 +225,16 @@ class ReplyMatcher:
         return ProtocolError(text, phase=Phase.IDLE)
 
     def settle(self) -> None:
-        """Note that an operation is over whose replies all came."""
+        """Note that an operation has ended and all its replies came."""
         self._last = None
 
-    def _shut_down(self, reply: SmtpResponse) -> None:
+    def _handle_shutdown(self, reply: SmtpResponse) -> None:
         self.shutdown_reply = reply
         if not self._awaited or (is_shutdown_notice(reply) and self._is_about_sent_message()):
             self.failure = _closed_by(reply, self.phase)
         else:
             self.failure = refusal(reply, self.phase)
-            self._hand_over(reply)
+            self._assign_reply(reply)
 
     def _is_about_sent_message(self) -> bool:
         """Whether the next awaited reply is the final one to a message that was sent completely."""
@@ -237,10 +242,10 @@ class ReplyMatcher:
         piece, end = group.unanswered()
         return piece.ends_message and end <= self._sent
 
-    def _answered_early(self, reply: SmtpResponse) -> None:
+    def _handle_early_reply(self, reply: SmtpResponse) -> None:
         if self.phase is Phase.CONTENT and (reply.is_transient or reply.is_permanent):
             self.failure = refusal(reply, self.phase)
-            self._hand_over(reply)
+            self._assign_reply(reply)
         else:
             # A server that acknowledges a message before its end may have stored the part it has.
             self.failure = ProtocolError(
@@ -249,7 +254,7 @@ class ReplyMatcher:
                 may_have_been_delivered=self.phase is Phase.CONTENT and reply.is_success,
             )
 
-    def _hand_over(self, reply: SmtpResponse) -> None:
+    def _assign_reply(self, reply: SmtpResponse) -> None:
         group = self._awaited[0]
         group.replies.append(reply)
         group.missing -= 1

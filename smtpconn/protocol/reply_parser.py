@@ -2,26 +2,26 @@
 
 Rule 1: a line is three digits from 200 to 599, then "-" (more lines follow), " " or nothing (last
 line), then text, then CRLF. All lines of a reply carry the same code. Anything else is a
-`ParseError`, after which the parser refuses to go on: where the next reply begins can only be
-guessed then, and a wrong guess gives every later command the reply to another one.
+`ParseError`, after which the parser returns nothing more: where the next reply begins can only be
+guessed then, and a wrong guess would assign every later command the reply to another one.
 
-Rule 2: what cannot shift that boundary is accepted. Extra CRs in front of the LF are dropped,
+Rule 2: what cannot shift that boundary is accepted. Extra CRs before the LF are dropped,
 control characters but NUL and a bare CR are escaped, and empty lines after the greeting are
-skipped. A bare LF ends a line only where the server always ends its lines so, which its greeting
-shows, or where it is the last byte received and exactly one reply is awaited: elsewhere it may
+skipped. A bare LF ends a line only if the server also ended its greeting with a bare LF,
+or where it is the last byte received and exactly one reply is awaited: elsewhere it may
 stand in text that the server repeats (``554 rejected: ...<LF>250 ok<CRLF>``) and begin a reply that
 the server never gave.
 
 Rule 3: in the greeting and in the reply to EHLO, a refusal may follow lines with another code
-(postscreen: ``220-teaser``, then ``521 no``). It is taken as a refusal, and nothing more is read. A
-success after another code is an error there, and elsewhere any change of code is.
+(postscreen: ``220-teaser``, then ``521 no``). The reply counts as that refusal, and nothing more is
+read. A success after another code is an error there; anywhere else any change of code is an error.
 
 Rule 4: everything is bounded, because the peer decides how much it sends: the bytes of a line, the
 lines of a reply, the bytes of a reply, the empty lines after the greeting.
 
 Rule 5: each byte is searched once. `ReplyParser` remembers how far it has searched for a line's
 end, so a server that sends one byte at a time costs linear time. Most replies are one line, and the
-same few lines return: those are parsed once and remembered (`ReplyParser.usual_replies`).
+same few lines recur: those are parsed once and cached (`ReplyParser.simple_replies`).
 
 Which command a reply belongs to is decided in `smtpconn.protocol.reply_matcher`.
 """
@@ -51,7 +51,7 @@ MAX_EMPTY_LINES = 16
 """Empty lines between the greeting and the next reply."""
 
 _REMEMBERED = 512
-"""The most bytes that are remembered with the replies they are, so that they are parsed once."""
+"""The most received bytes whose replies are cached."""
 
 _NUL_AND_CR = b"\0\r"
 _CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
@@ -60,7 +60,11 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROLS}
 
 @functools.lru_cache(maxsize=256)
 def _simple_reply(line: bytes) -> SmtpResponse | None:
-    """The reply that a line without its CRLF is; None if it is none, or part of one, or odd."""
+    """Parse a line without its CRLF as a reply of one line.
+
+    None if the line is invalid, belongs to a reply of several lines, is long, is a 421, or has
+    anything but printable ASCII: then it needs the complete parser.
+    """
     code, text = line[:3], line[4:]
     is_simple = (
         line[3:4] == b" "
@@ -76,16 +80,16 @@ def _simple_reply(line: bytes) -> SmtpResponse | None:
 
 
 def _simple_replies(data: bytes) -> tuple[SmtpResponse, ...] | None:
-    """The replies that ``data`` is, if it is nothing but whole replies of one usual line each.
+    """Parse ``data`` if it consists of complete, simple replies only (`_simple_reply`); else None.
 
-    421 is not usual, so the caller need not look for it among these.
+    421 is not simple, so the caller need not look for it among these.
     """
     *lines, rest = data.split(b"\r\n")
     replies = tuple(map(_simple_reply, lines))
     return cast("tuple[SmtpResponse, ...]", replies) if not rest and all(replies) else None
 
 
-# Envelopes are answered with the same few bytes again and again.
+# Cached: servers answer envelopes with the same few bytes again and again.
 _remembered_replies = functools.lru_cache(maxsize=256)(_simple_replies)
 
 
@@ -97,10 +101,11 @@ class ReplyParser:
             follow; False under a TLS layer that STARTTLS began.
 
     Attributes:
-        is_empty: whether every byte fed in has come out as part of a whole reply.
+        is_empty: whether every byte received so far belongs to a reply that was returned.
         is_over: whether nothing more is read, because the last reply was a refusal after lines
             with another code.
-        takes_lf: whether a bare LF ends a line, because it ended the first one; None before that.
+        takes_lf: whether a bare LF ends a line, because it ended the first line; None before the
+            first line.
         has_lone_lf: whether the last reply ended with a bare LF though the server ends its lines
             with CRLF.
     """
@@ -114,7 +119,7 @@ class ReplyParser:
         self._searched = 0
         self._code = b""
         self._is_mixed = False
-        self._code_begins_at = 0  # the first line with the code of the last
+        self._code_begins_at = 0  # index of the first line with the last line's code
         self._lines: list[str] = []
         self._reply_size = 0
         self._failed = False
@@ -123,10 +128,10 @@ class ReplyParser:
         self._replies = 0
         self._empty_lines = 0
 
-    def usual_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
-        """The replies that ``data`` completes; None if there is anything but usual lines in it.
+    def simple_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
+        """Parse ``data`` if it completes simple replies only, none of them 421; else return None.
 
-        None of them is 421. After None, ``data`` has yet to be given to `replies_in`.
+        If it returns None, ``data`` was not consumed: give it to `replies_in`.
         """
         if self.is_over:
             return None
@@ -136,7 +141,7 @@ class ReplyParser:
             replies = _remembered_replies(data)
         else:
             replies = _simple_replies(data)
-        # How lines end is known, and no empty ones may stand, after the first two.
+        # After two replies the line end is known, and no empty lines are allowed any more.
         if replies and self._replies < 2:
             self._replies += len(replies)
             if self.takes_lf is None:
@@ -144,7 +149,7 @@ class ReplyParser:
         return replies
 
     def _cut_replies(self, data: bytes) -> tuple[SmtpResponse, ...] | None:
-        """The same where ``data`` begins or ends within a line: long answers are cut anywhere."""
+        """The same if ``data`` begins or ends inside a line: TCP may split the stream anywhere."""
         end = data.rfind(b"\r\n") + 2  # of the last whole line; less than 2 if there is none
         is_line_begun = not self._lines and not self._failed and self._searched == len(self._buffer)
         rest = data[end:]
@@ -160,7 +165,7 @@ class ReplyParser:
     def replies_in(
         self, data: bytes, *, is_last: bool = False, may_mix: bool = False
     ) -> Iterable[SmtpResponse]:
-        """The whole replies there are once ``data`` was received too.
+        """Add ``data`` and iterate over the replies that are complete then.
 
         Args:
             data: what was received.
@@ -226,11 +231,11 @@ class ReplyParser:
             self._check_lf(line, is_last=is_last and self._start == len(self._buffer))
         elif self.takes_lf is None:
             self.takes_lf = False
-        # Some servers put their own CR in front of the CRLF of a library.
+        # Some servers end lines with CR CR LF.
         return line.rstrip(b"\r")
 
     def _check_lf(self, line: bytes, *, is_last: bool) -> None:
-        """Accept a bare LF as the end of a line, or not (rule 2)."""
+        """Check whether a bare LF may end a line (rule 2); raises `ParseError` if not."""
         if self.takes_lf is None:
             self.takes_lf = True
         if not self.takes_lf:
@@ -283,7 +288,7 @@ class ReplyParser:
         return is_end
 
     def _take_reply(self) -> SmtpResponse:
-        # A teaser in front of a refusal is no part of it, and has no enhanced status code of it.
+        # Lines with another code before a refusal (rule 3) are not part of the returned reply.
         lines, self._lines, self._reply_size = tuple(self._lines[self._code_begins_at :]), [], 0
         self.is_over = self._is_mixed
         self._replies += 1

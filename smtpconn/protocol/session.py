@@ -1,9 +1,9 @@
-"""What is known of one session: the exchanges of `smtpconn.protocol` write it and read it.
+"""The state of one session, which the exchanges of `smtpconn.protocol` read and change.
 
-Rule: what the server said before TLS is forgotten after it (RFC 3207 4.2);
-`SessionState.reset_after_starttls` is the one place for that.
+Rule: everything learnt from the server before TLS is discarded when TLS starts (RFC 3207 4.2);
+`SessionState.reset_after_starttls` is the only place for that.
 
-No socket and no clock, and no behaviour beyond questions about the facts kept here.
+No socket, no clock and no I/O.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.errors import ConnectionClosedError, Phase
 from smtpconn.model.modes import Pipelining, Protocol
 from smtpconn.model.replies import SmtpResponse
-from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM, ServerQuirks
+from smtpconn.protocol.quirks import AVOID_RSET_FROM, MAX_NONMAIL, ServerQuirks
 
 
 class SessionState:
-    """The facts of one session.
+    """The state of one session.
 
     Attributes:
         protocol, pipelining, ignore_extensions: what the caller chose.
@@ -25,21 +25,21 @@ class SessionState:
             caller allows it in clear.
         is_local: whether the peer is known to be this machine.
         capabilities: the last EHLO, LHLO or HELO reply.
-        greeting: the server's first reply; None before it came. It is kept to be shown: it is not
-            protected where TLS came by STARTTLS, and nothing is decided by it.
+        greeting: the server's first reply; None before it came. It is for display only: with
+            STARTTLS it arrived without TLS, so no decision depends on it.
         auth_mechanism: the SASL mechanism that logged in; None before.
         needs_reset: whether the last transaction did not end in success, so that the next MAIL
             needs a RSET before it.
         must_close: why the connection must be closed after this operation; "" if it may stay open.
-        transactions: how many were begun.
+        transactions: how many mail transactions were begun.
         recently_active: whether the server has replied so recently that content may be sent before
             it replies to the envelope (`Pipelining.EAGER`).
         is_lmtp, is_eager: whether ``protocol`` is LMTP, and ``pipelining`` EAGER.
         quirks: what was learnt about the server; a pool shares it between its connections.
         limits_nonmail: whether the server closes the connection after some commands that belong to
             no message, as Exim does (`smtpconn.protocol.quirks.NONMAIL_LIMIT`).
-        nonmail_commands: how many of them it has had.
-        has_reset: whether it had a RSET since the last message.
+        nonmail_commands: how many of these commands were sent.
+        has_reset: whether RSET was sent since the last message.
         is_pipelining_broken: whether PIPELINING, though offered, is not used for now
             (`smtpconn.protocol.quirks.BROKEN_PIPELINING`); set at the beginning of an operation.
         ends_lines_with_lf: whether the server ends its lines with a bare LF, and therefore gets one
@@ -115,10 +115,10 @@ class SessionState:
 
     @property
     def may_send_eagerly(self) -> bool:
-        """Whether content may leave before the recipients' replies have come.
+        """Whether content may be sent before the replies to RCPT have come.
 
         Never in LMTP: there a BDAT without an accepted recipient has no reply at all from some
-        servers (RFC 2033 4.3), and the count of replies would be lost.
+        servers (RFC 2033 4.3), so replies could no longer be matched by counting.
         """
         return (
             self.is_eager
@@ -133,30 +133,30 @@ class SessionState:
         """Whether RSET is sent only where it is required: the server refuses it, or counts it and
         its limit is near."""
         return self.quirks.avoid_rset or (
-            self.limits_nonmail and self.nonmail_commands >= SPARE_NONMAIL_FROM
+            self.limits_nonmail and self.nonmail_commands >= AVOID_RSET_FROM
         )
 
     def note_reset(self) -> None:
-        """Note that the server has had a RSET."""
+        """Note that RSET is sent."""
         self.nonmail_commands += self.has_reset
         self.has_reset = True
 
     def check_reset(self) -> None:
-        """Check that the server takes another RSET.
+        """Check that the server accepts another RSET.
 
         Raises:
-            ConnectionClosedError: it refuses RSET, or it would hang up, and on a message that is
-                good.
+            ConnectionClosedError: the server refuses RSET, or would close the connection after it
+                (`smtpconn.protocol.quirks.NONMAIL_LIMIT`), so the next message would fail.
         """
         if self.quirks.avoid_rset:
             self.must_close = "the server refuses RSET, which the next message needs"
             raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
         if self.limits_nonmail and self.has_reset and self.nonmail_commands >= MAX_NONMAIL:
-            self.must_close = "so much was refused on it that the server would hang up"
+            self.must_close = "the next message needs RSET, and the server allows no more of them"
             raise ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)
 
     def note_reset_refused(self, reply: SmtpResponse) -> ConnectionClosedError:
-        """Note that the server refuses RSET; the error for the message that needed it."""
+        """Note that the server refuses RSET; return the error for the message that needed it."""
         self.quirks.avoid_rset = True
         self.must_close = f"the server refuses RSET: {reply}"
         return ConnectionClosedError(f"connect anew: {self.must_close}", phase=Phase.RSET)

@@ -1,6 +1,6 @@
 """Exchanges of one command: NOOP, RSET, VRFY, EXPN, HELP, QUIT (RFC 5321 4.1.1).
 
-A reply is told by its first digit (RFC 5321 4.2): any 2xx is success.
+Replies are classified by their first digit (RFC 5321 4.2): any 2xx is success.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 
 
 def noop(session: SessionState) -> Exchange[None]:
-    """Ask whether the server is still there.
+    """Send NOOP, to check that the server still replies.
 
     Raises:
         TransientError, PermanentError, ProtocolError: the reply is not 2xx.
@@ -34,7 +34,7 @@ def noop(session: SessionState) -> Exchange[None]:
 
 
 def reset(session: SessionState) -> Exchange[None]:
-    """Abort the transaction that the server may have open.
+    """Send RSET, which aborts the open transaction, if any.
 
     Raises:
         TransientError, PermanentError, ProtocolError: the reply is not 2xx.
@@ -48,11 +48,11 @@ def reset(session: SessionState) -> Exchange[None]:
 
 
 def ask(session: SessionState, phase: Phase, argument: str) -> Exchange[SmtpResponse]:
-    """Ask VRFY, EXPN or HELP and return the reply: a refusal is an answer as well (RFC 5321 3.5).
+    """Send VRFY, EXPN or HELP and return the reply: a refusal is an answer as well (RFC 5321 3.5).
 
     VRFY and EXPN have the parameter SMTPUTF8 wherever that is offered, because without it the
     reply may name only ASCII mailboxes (RFC 6531 3.7.4.2). If the server does not know the
-    parameter there, they are asked again without it (`quirks.VRFY_WITHOUT_SMTPUTF8`). Where it is
+    parameter there, they are sent again without it (`quirks.VRFY_WITHOUT_SMTPUTF8`). Where it is
     not offered, a domain that is not ASCII is sent in A-labels.
 
     Raises:
@@ -97,6 +97,6 @@ def _with_ascii_domain(argument: str) -> str:
 
 
 def quit_(session: SessionState, *, wait: bool = True) -> Exchange[None]:
-    """Say QUIT; the session is over then, even if the reply is a refusal or is not awaited."""
+    """Send QUIT; the session is over then, even if the reply is a refusal or is not awaited."""
     session.must_close = "QUIT was sent"
     yield CommandGroup((command(Phase.QUIT, "QUIT", 1 if wait else 0),))

@@ -1,20 +1,20 @@
-"""One mail transaction: MAIL, RCPT, the content, and what became of it (RFC 5321 3.3).
+"""One mail transaction: MAIL, RCPT, the content, and its outcome (RFC 5321 3.3).
 
-One generator serves DATA and BDAT, SMTP and LMTP, with and without PIPELINING; the choices are
-made by what it is given, never by copies of it. The methods of `Transaction` serve many
+One generator serves DATA and BDAT, SMTP and LMTP, with and without PIPELINING; its arguments select
+among these. The methods of `Transaction` serve many
 transactions in a row too (`smtpconn.protocol.pipelined`).
 
 Rule 1: every mistake that can be found without the server is found before the first byte is sent.
-Rule 2: with PIPELINING the envelope leaves as one group that ends in DATA (RFC 2920 3.1); without,
-        command by command, and not further than makes sense. Only where
-        `SessionState.may_send_eagerly` does a short message leave with its envelope, by BDAT.
-Rule 3: a transaction that does not end in success leaves a mark, and the next one begins with RSET
-        in the same group. Servers differ in what a refused transaction leaves behind: Exim
-        delivers the next message under the refused one's sender, Postfix goes on answering 552.
+Rule 2: with PIPELINING the envelope is sent as one group that ends in DATA (RFC 2920 3.1); without,
+        command by command, until a refusal makes the rest pointless. Only if
+        `SessionState.may_send_eagerly` is a short message sent with its envelope, by BDAT.
+Rule 3: a transaction that does not end in success sets `SessionState.needs_reset`, and the next
+        one begins with RSET in the same group: servers keep parts of a refused transaction
+        (`smtpconn.protocol.quirks.STALE_TRANSACTION`).
 Rule 4: a 354 that is not followed by a message is answered with a lone dot (RFC 2920 3.1), but only
-        where every recipient was refused: to any other it would be an empty message.
+        where every recipient was refused: an accepted one would get an empty message.
 Rule 5: one refusal is reported, the one that explains the others. A reply out of sync comes first,
-        because after it nothing can be believed; then 421; then refusals in the order of their
+        because after it no reply can be trusted; then 421; then refusals in the order of their
         causes.
 """
 
@@ -61,8 +61,8 @@ from smtpconn.protocol.quirks import means_too_many_recipients
 from smtpconn.protocol.session import SessionState
 
 EAGER_CAP = 256 * 1024
-"""Bytes of a message above which its content waits for the recipients' replies. To send more in
-vain, if all recipients are refused, would cost more than the round trip saves."""
+"""Bytes of a message above which its content is sent only after the replies to RCPT: if all
+recipients were refused, the bytes sent in vain would cost more than a round trip."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
@@ -113,15 +113,15 @@ def transact(
     chunking: bool = False,
     is_first_try: bool = True,
 ) -> Exchange[SendResult | LmtpSendResult]:
-    """The dialog of one message: RSET if needed, MAIL, RCPT, the content; returns the result.
+    """Send one message: RSET if needed, MAIL, RCPT, the content; return the result.
 
-    With ``is_first_try=False`` the time of the message is not restarted.
+    With ``is_first_try=False`` the message's timeout is not restarted.
     """
     message = Transaction.begin(session, request, chunking=chunking)
     if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
         return (yield from message.send_at_once())
     replies = yield from message.send_envelope(begins_message=is_first_try)
-    failure = message.judge(replies)
+    failure = message.process_envelope_replies(replies)
     if failure is not None:
         if message.wants_content(replies) and not session.must_close:
             if message.may_send_empty_data(failure):
@@ -150,16 +150,16 @@ class Transaction:
         session: where it takes place.
         request: what is to be sent.
         sent_to: the recipients that RCPT is sent for: in LMTP each of them once.
-        commands: its envelope, and DATA unless it is sent in chunks; RSET is put in front of them
+        commands: its envelope, and DATA unless it is sent in chunks; RSET is inserted before them
             if it is needed.
         chunking: whether it is sent in chunks.
         reset: whether RSET goes before it even if nothing seems to need it.
 
     Raises:
-        ConnectionClosedError: the server does not take another RSET.
+        ConnectionClosedError: the server does not accept another RSET.
 
     Attributes:
-        accepted, rejected: what the server said of the recipients, once `judge` has been told.
+        accepted, rejected: the recipients by their replies, set by `process_envelope_replies`.
         sent_in: the group with the end of the content, from before it is sent.
     """
 
@@ -242,7 +242,7 @@ class Transaction:
         Args:
             begins_message: whether a message's time begins with its MAIL.
 
-        Returns the replies; fewer than commands if the rest made no sense.
+        Returns the replies; fewer than commands if a refusal made the rest pointless.
         """
         replies: list[SmtpResponse] = []
         try:
@@ -257,12 +257,12 @@ class Transaction:
             raise
         return replies
 
-    def judge(self, replies: Sequence[SmtpResponse]) -> SmtpError | None:
+    def process_envelope_replies(self, replies: Sequence[SmtpResponse]) -> SmtpError | None:
         """Process the replies to the envelope; returns why no content may follow, or None."""
         if self.session.limits_nonmail and self.commands[0] is RSET:
             self.session.note_reset()
         failure: SmtpError | None = None
-        # The usual case, all accepted, is recognised without a look at each command.
+        # Fast path for the usual case: everything was accepted.
         codes = list(map(_code_of, replies))
         is_awaited = self.chunking or (bool(codes) and codes.pop() == 354)
         if is_awaited and len(replies) == len(self.commands) and max(codes) < 300:
@@ -289,7 +289,7 @@ class Transaction:
         return len(replies) == len(self.commands) and replies[-1].code == 354
 
     def may_send_empty_data(self, failure: SmtpError) -> bool:
-        """Whether that 354 may be answered with a lone dot; if not, the dialog cannot go on.
+        """Whether that 354 may be answered with a lone dot; if not, the session cannot continue.
 
         Not in LMTP, where the dot would have no reply without an accepted recipient. Not if a
         recipient may have been accepted, which would get an empty message.
@@ -298,7 +298,7 @@ class Transaction:
         return has_no_recipient and not self.session.is_lmtp
 
     def content_payload(self) -> Payload:
-        """The content as DATA has it."""
+        """The content in the form that follows DATA."""
         content, session = self.content, self.session
         replies = len(self.accepted) if session.is_lmtp else 1
         buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
@@ -325,7 +325,7 @@ class Transaction:
         except SmtpError as error:
             if not is_own(error):
                 raise
-            # Where replies are out of sync, those that came tell nothing.
+            # If replies are out of sync, those that came cannot be trusted.
             is_out_of_sync = type(error) is ProtocolError
             failure = None if is_out_of_sync else self.certain_refusal(group)
             if failure is not None:
@@ -337,9 +337,9 @@ class Transaction:
     def send_chunks(self) -> Generator[ExchangeAction, None, CommandGroup]:
         """One BDAT for bytes, several for a stream (RFC 3030 2); returns the last one, to be sent.
 
-        With PIPELINING a chunk leaves before the reply to the one before it has come. Not so the
-        last one: it is sent only when everything before it has arrived. A chunk larger than the
-        server takes never leaves (`smtpconn.protocol.quirks.REST_AS_COMMANDS`).
+        With PIPELINING a chunk is sent before the reply to the previous one has come; the last one
+        only when all replies before it have come. A chunk that exceeds the server's SIZE is never
+        sent (`smtpconn.protocol.quirks.REST_AS_COMMANDS`).
         """
         previous: CommandGroup | None = None
         size = 0
@@ -367,7 +367,7 @@ class Transaction:
         raise AssertionError("a message has a last chunk")
 
     def conclude(self, replies: Sequence[SmtpResponse]) -> SendResult | LmtpSendResult:
-        """What became of a message, by the final replies.
+        """The result of a message, from its final replies.
 
         Raises:
             TransientError, PermanentError, ProtocolError: it was refused (not in LMTP, where each
@@ -382,17 +382,17 @@ class Transaction:
         return SendResult(reply, self.accepted, self.rejected)
 
     def conclude_eager(self, group: CommandGroup) -> SendResult | LmtpSendResult:
-        """What became of a message that left with its envelope, by all its replies.
+        """The result of a message that was sent with its envelope, from all its replies.
 
         Raises:
             As `transaction`.
         """
         *replies, final = group.replies
-        failure = self.judge(replies)
+        failure = self.process_envelope_replies(replies)
         if failure is None:
             return self.conclude((final,))
-        # The content was sent, and such replies do not tell whether it was delivered. A refusal of
-        # RSET may in truth refuse something else: content that was read as commands.
+        # The content was sent, and replies out of sync do not tell whether it was delivered. What
+        # looks like a refusal of RSET may refuse content that the server read as commands.
         if final.is_success:
             self.session.must_close = "the server took a message that it had refused"
         is_in_doubt = isinstance(failure, ProtocolError)
@@ -400,28 +400,28 @@ class Transaction:
         raise failure
 
     def certain_refusal(self, group: CommandGroup) -> SmtpError | None:
-        """Why a message that left with its envelope was not delivered without a final reply.
+        """Why a message that was sent with its envelope and has no final reply was not delivered.
 
         None unless the replies that did come leave no doubt: each of its recipients was refused, or
         MAIL was answered with 421. After any other refusal of MAIL a server may still accept the
-        next command, and some say 421 to a recipient and go on.
+        next command, and some answer 421 to a RCPT and continue.
         """
         answered = zip(self.commands, group.replies, strict=False)
-        has_left = any(c.phase is Phase.MAIL and r.code == SHUTTING_DOWN for c, r in answered)
-        if len(group.replies) < len(self.commands) and not has_left:
+        is_shut_down = any(c.phase is Phase.MAIL and r.code == SHUTTING_DOWN for c, r in answered)
+        if len(group.replies) < len(self.commands) and not is_shut_down:
             return None
-        failure = self.judge(group.replies)
+        failure = self.process_envelope_replies(group.replies)
         return None if self.accepted or isinstance(failure, ProtocolError) else failure
 
     def outcome(self, cause: BaseException) -> Outcome:
-        """The outcome of the message after other code has interrupted the dialog at any point.
+        """The outcome of the message after other code has interrupted the exchange at any point.
 
-        Nothing that was noted on the way is needed for it but replies that were paired and bytes
-        that were counted: its final reply if that came, else whether it may have been delivered.
+        It is derived only from matched replies and counted bytes: the final reply if that came,
+        else whether the message may have been delivered.
         """
         group = self.sent_in
         if group is None:
-            return broken_off(cause, has_left=False)
+            return broken_off(cause, was_sent=False)
         try:
             if group.is_eager:
                 if not group.missing:
@@ -435,7 +435,7 @@ class Transaction:
                     return self.conclude(replies)
         except SmtpError as error:
             return error
-        return broken_off(cause, has_left=group.may_have_been_delivered)
+        return broken_off(cause, was_sent=group.may_have_been_delivered)
 
     def _reset_refused(self, refused: ResponseError) -> SmtpError:
         """The error for a message whose RSET was refused: the connection is at fault, and not the
@@ -448,7 +448,7 @@ class Transaction:
 
     def _conclude_lmtp(self, replies: Sequence[SmtpResponse]) -> LmtpSendResult:
         self.session.needs_reset = not all(reply.is_success for reply in replies)
-        # After a 3xx no reply can be believed; those before it are valid.
+        # After a 3xx no reply can be trusted; those before it are valid.
         credible = list(itertools.takewhile(lambda reply: not reply.is_intermediate, replies))
         if not credible:
             raise _content_refusal(replies[0])
@@ -482,7 +482,7 @@ def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResu
 def _send_one_by_one(
     envelope: list[Command], replies: list[SmtpResponse], *, begins_message: bool
 ) -> Generator[ExchangeAction, None, None]:
-    """Send command by command; fewer replies than commands if the rest made no sense.
+    """Send command by command; stop when a refusal makes the rest pointless.
 
     Args:
         envelope: what to send.
@@ -530,7 +530,7 @@ def has_partial_results(
 
 def _content_refusal(reply: SmtpResponse) -> SmtpError:
     error = refusal(reply, Phase.CONTENT)
-    # A refusal is certain; what a 3xx after the whole message means is unknown.
+    # A refusal is certain; after a 3xx to the whole message the outcome is unknown.
     error.may_have_been_delivered = isinstance(error, ProtocolError)
     return error
 
@@ -562,8 +562,8 @@ def _why_refused(
         for each, reply in zip(envelope, replies, strict=False)
         if not _is_wanted(each, reply)
     ]
-    # A reply out of sync goes before every refusal, because nothing else can be believed then;
-    # and so does 421, which refuses not this recipient but everything (RFC 5321 3.8).
+    # A reply out of sync has priority over every refusal, because no other reply can be trusted
+    # then; so has 421, which refuses the whole session (RFC 5321 3.8).
     for error in errors:
         if isinstance(error, ProtocolError) or _is_shutdown(error):
             return error
@@ -585,8 +585,8 @@ def shutdown_in(outcome: object) -> SmtpError | None:
     """The 421 in a message's outcome, as an error: its own, or one of an LMTP result's replies."""
     if isinstance(outcome, LmtpSendResult):
         replies = [result.response for result in outcome.results if result.response is not None]
-        said = [reply for reply in replies if reply.code == SHUTTING_DOWN]
-        return refusal(said[0], Phase.CONTENT) if said else None
+        shutdowns = [reply for reply in replies if reply.code == SHUTTING_DOWN]
+        return refusal(shutdowns[0], Phase.CONTENT) if shutdowns else None
     return outcome if isinstance(outcome, SmtpError) and _is_shutdown(outcome) else None
 
 
@@ -595,7 +595,7 @@ def _is_wanted(each: Command, reply: SmtpResponse) -> bool:
 
 
 def not_sent(error: BaseException) -> SmtpError:
-    """The outcome of a message that came when the connection was lost already."""
+    """The outcome of a message that was not sent because the connection had been lost before."""
     lost = ConnectionClosedError(
         f"the connection was lost before this message was sent: {error}", phase=Phase.MAIL
     )
@@ -616,18 +616,18 @@ def never_begun(why: str) -> SmtpError:
     return error
 
 
-def broken_off(cause: BaseException, *, has_left: bool) -> SmtpError:
+def broken_off(cause: BaseException, *, was_sent: bool) -> SmtpError:
     """The outcome of a message that lacks its final reply because other code raised something.
 
     Args:
         cause: what was raised; it is no error of the connection.
-        has_left: whether the message may have left to its last byte.
+        was_sent: whether the message may have been sent to its last byte.
     """
-    where = "before its final reply came" if has_left else "before it was sent"
+    where = "before its final reply came" if was_sent else "before it was sent"
     error = ConnectionClosedError(
         f"sending this message was broken off {where}, by {type(cause).__name__}: {cause}",
-        phase=Phase.CONTENT if has_left else Phase.MAIL,
-        may_have_been_delivered=has_left,
+        phase=Phase.CONTENT if was_sent else Phase.MAIL,
+        may_have_been_delivered=was_sent,
     )
     error.__cause__ = cause
     return error
@@ -646,14 +646,14 @@ def is_group_failure(error: Exception, group: CommandGroup) -> bool:
 def outcome_so_far(
     request: MailRequest | MessageRequest | SmtpError | None, cause: BaseException
 ) -> Outcome:
-    """What is true of a message whose sending other code has broken off anywhere.
+    """The outcome of a message whose sending other code has interrupted at any point.
 
     Args:
-        request: the message's; the error if it was none; None if it had not become one yet.
+        request: the message's request; the error if it is invalid; None if it was not made yet.
         cause: what was raised.
     """
     if isinstance(request, SmtpError):
         return request
     if request is None or request.attempt is None:
-        return broken_off(cause, has_left=False)
+        return broken_off(cause, was_sent=False)
     return request.attempt.outcome(cause)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from smtpconn.auth.credentials import (
+    LoginCandidate,
     LoginPlan,
     OAuthCredentials,
     PasswordCredentials,
-    Way,
+    login_candidates,
     mechanism_names,
     none_offered,
-    ways,
 )
 from smtpconn.auth.mechanisms import CramMd5, Plain, SaslMechanism
 from smtpconn.model.capabilities import AuthMechanism, ServerCapabilities, SmtpExtension
@@ -38,7 +38,10 @@ def offering(*mechanisms: str) -> ServerCapabilities:
 def names(password: str, *mechanisms: str) -> list[str]:
     """The mechanisms that are tried for a password, in order."""
     credentials = PasswordCredentials("user", password)
-    return [str(way.name) for way in ways(credentials, None, offering(*mechanisms), None)]
+    return [
+        str(candidate.name)
+        for candidate in login_candidates(credentials, None, offering(*mechanisms), None)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +86,15 @@ def test_without_scramp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_goes_the_standard_way_first(offered: list[str], tried: list[str]) -> None:
     """OAUTHBEARER goes before XOAUTH2, and neither is tried where it is not offered."""
     credentials = OAuthCredentials("user", "token")
-    found = ways(credentials, None, offering(*offered), None, Secret("token"))
-    assert [str(way.name) for way in found] == tried
-    assert all(b"user" in (way.make().begin() or b"") for way in found)
+    found = login_candidates(credentials, None, offering(*offered), None, Secret("token"))
+    assert [str(candidate.name) for candidate in found] == tried
+    assert all(b"user" in (candidate.make().begin() or b"") for candidate in found)
 
 
 def test_mechanisms_are_made_one_at_a_time() -> None:
     """A mechanism is made when its turn comes, so the last one costs nothing if the first works."""
     credentials = PasswordCredentials("user", "")
-    plain, login = ways(credentials, None, offering("LOGIN", "PLAIN"), None)
+    plain, login = login_candidates(credentials, None, offering("LOGIN", "PLAIN"), None)
     with pytest.raises(ValidationError, match="empty"):
         plain.make()
     assert login.make().name is AuthMechanism.LOGIN
@@ -246,25 +249,29 @@ class LoginAttempts:
         credentials = PasswordCredentials("user", SECRET)
         tried = [AuthMechanism(name) for name in order]
         self.plan = LoginPlan(
-            [way for name in tried for way in ways(credentials, (name,), offering(name), None)]
+            [
+                candidate
+                for name in tried
+                for candidate in login_candidates(credentials, (name,), offering(name), None)
+            ]
             if not any(name.endswith("PLUS") for name in tried)
-            else [Way(name, lambda name=name: Mechanism(name)) for name in tried],  # type: ignore[misc]
+            else [LoginCandidate(name, lambda name=name: Mechanism(name)) for name in tried],  # type: ignore[misc]
             begin_with=begin_with,
             may_show=may_show,
             is_trusted=is_trusted,
         )
         self.attempts: list[str] = []
         self.won = ""
-        while (way := self.plan.take()) is not None:
-            self.attempts.append(str(way.name))
-            code = replies.get(way.name, 235)
+        while (candidate := self.plan.next_candidate()) is not None:
+            self.attempts.append(str(candidate.name))
+            code = replies.get(candidate.name, 235)
             if code == 235:
-                self.won = way.name
+                self.won = candidate.name
                 break
-            mechanism = way.make()
-            mechanism.was_challenged = way.name not in unheard
-            response = SmtpResponse(code, (f"no {way.name}",))
-            self.plan.refused(way, mechanism, AuthError(response))
+            mechanism = candidate.make()
+            mechanism.was_challenged = candidate.name not in unheard
+            response = SmtpResponse(code, (f"no {candidate.name}",))
+            self.plan.note_refused(candidate, mechanism, AuthError(response))
 
     @property
     def error(self) -> AuthError:
@@ -341,15 +348,15 @@ def test_a_binding_that_the_server_does_not_know(code: int) -> None:
 
 def test_a_cancelled_login_is_the_end() -> None:
     """Whatever the reply to "*" is: the challenge made no sense, so the mechanism is not dead."""
-    way = Way(AuthMechanism.CRAM_MD5, lambda: CramMd5("user", SECRET))
-    plain = Way(AuthMechanism.PLAIN, lambda: Plain("user", SECRET))
+    candidate = LoginCandidate(AuthMechanism.CRAM_MD5, lambda: CramMd5("user", SECRET))
+    plain = LoginCandidate(AuthMechanism.PLAIN, lambda: Plain("user", SECRET))
     for code in REFUSALS:
-        plan = LoginPlan([way, plain], begin_with="", may_show=True, is_trusted=True)
-        assert plan.take() is way
-        mechanism = way.make()
+        plan = LoginPlan([candidate, plain], begin_with="", may_show=True, is_trusted=True)
+        assert plan.next_candidate() is candidate
+        mechanism = candidate.make()
         mechanism.cancelled_because = "not base64"
-        plan.refused(way, mechanism, AuthError(SmtpResponse(code, ("no",))))
-        assert plan.take() is None
+        plan.note_refused(candidate, mechanism, AuthError(SmtpResponse(code, ("no",))))
+        assert plan.next_candidate() is None
 
 
 def test_no_password_is_shown_without_tls_after_a_refusal() -> None:
@@ -419,10 +426,10 @@ def test_named_mechanisms_are_the_only_ones() -> None:
     """In the order in which they are named."""
     credentials = PasswordCredentials("user", SECRET)
     everything = offering(*AuthMechanism)
-    found = ways(credentials, ("LOGIN", "SCRAM", "EXTERNAL"), everything, None)
+    found = login_candidates(credentials, ("LOGIN", "SCRAM", "EXTERNAL"), everything, None)
     assert [str(w.name) for w in found] == ["LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-1", "EXTERNAL"]
-    assert ways(credentials, ("XOAUTH2",), everything, None) == []
-    assert ways(credentials, ("LOGIN",), offering("PLAIN"), None) == []
+    assert login_candidates(credentials, ("XOAUTH2",), everything, None) == []
+    assert login_candidates(credentials, ("LOGIN",), offering("PLAIN"), None) == []
 
 
 class Fetcher:

@@ -88,7 +88,7 @@ def test_port_465_is_not_waited_for_until_the_deadline(monkeypatch: pytest.Monke
                 "mx.example.com", 465, TlsMode.STARTTLS, 60, socket_factory=to(server)
             )
         assert time.monotonic() - begun < TIMEOUT
-    assert "mx.example.com:465 said nothing within 0.05 seconds" in str(caught.value)
+    assert "mx.example.com:465 sent nothing within 0.05 seconds" in str(caught.value)
 
 
 def test_port_465_in_clear_works_if_the_server_speaks() -> None:

@@ -83,7 +83,7 @@ def _check_leniency(data: bytes, replies: list[SmtpResponse]) -> None:
         else:
             assert data.endswith(b"\n"), more
     if parser.is_over:
-        assert parser.usual_replies(b"250 ok\r\n") is None
+        assert parser.simple_replies(b"250 ok\r\n") is None
         assert parser.next_reply() is None
 
 
@@ -105,7 +105,7 @@ def _received(pieces: Iterable[bytes]) -> tuple[list[SmtpResponse], bool, bool]:
     parser, replies = ReplyParser(), list[SmtpResponse]()
     for piece in pieces:
         try:
-            usual = parser.usual_replies(piece)
+            usual = parser.simple_replies(piece)
             replies.extend(parser.replies_in(piece) if usual is None else usual)
         except ParseError:
             return replies, True, parser.is_empty

@@ -219,7 +219,7 @@ def test_the_callers_own_time_is_not_counted(clock: Clock) -> None:
     for _ in range(2):
         deadline.pause()
         clock.now += 100
-        deadline.go_on()
+        deadline.resume()
     assert deadline.remaining() == 6.0
     deadline.begin_message()
     deadline.end_messages(1)

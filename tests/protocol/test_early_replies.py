@@ -84,7 +84,7 @@ def test_421_as_the_second_answer(count: int, many: bool) -> None:
 @ONE_OR_MANY
 @pytest.mark.parametrize("behind", ["garbage", "421 4.3.2 bye", "250 and another one"])
 def test_something_behind_the_final_answer(behind: str, many: bool) -> None:
-    """A message whose 250 came in front of what ends the connection was delivered."""
+    """A message whose 250 arrived before the end of the connection was delivered."""
     server = Server(f"250 stored\n{behind}\n")
     result = send(server, PEOPLE[:1], blocks=END, lmtp=False, many=many)
     assert isinstance(result, SendResult)

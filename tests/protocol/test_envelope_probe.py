@@ -83,7 +83,7 @@ def test_a_refused_sender_and_nonsense_are_errors(
 
 
 def test_its_resets_are_counted_where_the_server_counts_them() -> None:
-    """A RSET on which the server would hang up is not said; the one behind the envelope counts."""
+    """A RSET at which the server would close is not sent; the one after the envelope counts."""
     made = session(
         limits_nonmail=True, nonmail_commands=MAX_NONMAIL, has_reset=True, needs_reset=True
     )

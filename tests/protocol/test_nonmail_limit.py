@@ -9,7 +9,7 @@ import pytest
 from smtpconn import ConnectionClosedError, Phase, Pipelining, SmtpError
 from smtpconn.protocol import single_command
 from smtpconn.protocol.handshake import hello
-from smtpconn.protocol.quirks import MAX_NONMAIL, SPARE_NONMAIL_FROM
+from smtpconn.protocol.quirks import AVOID_RSET_FROM, MAX_NONMAIL
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import transaction
 from tests.support.exchanges import session
@@ -90,7 +90,7 @@ def test_the_content_leaves_alone_when_the_server_has_had_nearly_enough() -> Non
         (envelope(4), FIRST),
         (content(4), "250 four\n"),
     ]
-    make = many(1, 2, 3, 4, limits_nonmail=True, nonmail_commands=SPARE_NONMAIL_FROM)
+    make = many(1, 2, 3, 4, limits_nonmail=True, nonmail_commands=AVOID_RSET_FROM)
     assert kinds(run_script_many(make, script)) == [
         "one",
         "AllRecipientsFailedError",
@@ -109,7 +109,7 @@ def test_whole_transactions_leave_one_by_one_then() -> None:
     facts = {
         "pipelining": Pipelining.EAGER,
         "limits_nonmail": True,
-        "nonmail_commands": SPARE_NONMAIL_FROM,
+        "nonmail_commands": AVOID_RSET_FROM,
     }
     outcomes = run_script_many(many(1, 2, 3, **facts), script)  # type: ignore[arg-type]
     assert kinds(outcomes) == ["taken", "AllRecipientsFailedError", "taken"]
@@ -126,7 +126,7 @@ def test_other_servers_may_be_reset_as_often_as_need_be() -> None:
 
 
 def exhausted() -> SessionState:
-    """A session whose server would hang up at the next RSET, and needs one."""
+    """A session that needs a RSET, at which its server would close the connection."""
     return session(
         needs_reset=True, limits_nonmail=True, nonmail_commands=MAX_NONMAIL, has_reset=True
     )

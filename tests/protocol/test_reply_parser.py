@@ -329,7 +329,7 @@ def test_a_refusal_behind_a_teaser_is_read_where_it_may_stand(code: int, cut: in
     assert parser.is_over
     parser.feed(NEXT)
     assert parser.next_reply(may_mix=True) is None
-    assert parser.usual_replies(NEXT) is None
+    assert parser.simple_replies(NEXT) is None
     with pytest.raises(ParseError, match="changed the code"):
         parse(data)
 
@@ -586,7 +586,7 @@ USUAL = st.sampled_from([b"250 2.1.0 Ok\r\n", b"250 Ok\r\n354 go\r\n", b"421 bye
 
 def _received(parser: ReplyParser, data: bytes) -> Iterable[SmtpResponse]:
     """What comes out the way a connection asks for it."""
-    usual = parser.usual_replies(data)
+    usual = parser.simple_replies(data)
     return list(parser.replies_in(data)) if usual is None else usual
 
 
@@ -643,7 +643,7 @@ def test_long_answers_cut_within_lines_stay_usual() -> None:
     parser, found = ReplyParser(), 0
     answer = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n250 2.0.0 Ok: queued as 4bWx2k\r\n" * 300
     for start in range(0, len(answer), 1448):
-        replies = parser.usual_replies(answer[start : start + 1448])
+        replies = parser.simple_replies(answer[start : start + 1448])
         assert replies is not None
         found += len(replies)
     assert found == 900
