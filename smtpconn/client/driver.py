@@ -257,6 +257,7 @@ class Driver:
         try:
             if self.transport.is_silent():
                 return None
+            self._matcher.settle()
             deadline = Deadline(DRAIN_TIMEOUT)
             while error is None and (data := self.transport.receive_now()) is not None:
                 if data and not deadline.remaining():

@@ -427,6 +427,24 @@ def test_a_probe(ends: Ends, raw: bytes, hangs_up: bool, kind: type[SmtpError] |
         assert error.phase is Phase.IDLE
 
 
+@pytest.mark.parametrize("reply", [b"451 4.4.2 idle\r\n", b"554 5.4.0 idle\r\n"])
+def test_a_refusal_after_a_message_that_was_sent_at_once(ends: Ends, reply: bytes) -> None:
+    """It closes the idle connection: all replies to the message came in its operation."""
+    driver, peer = ends
+
+    def talk() -> Exchange[None]:
+        yield CommandGroup(
+            (command(Phase.MAIL, "MAIL FROM:<a@b.example>"), Payload((b"x",))), begins_message=True
+        )
+
+    peer.sendall(OK * 2)
+    run(driver, talk())
+    peer.sendall(reply)
+    error = driver.probe()
+    assert isinstance(error, ConnectionClosedError)
+    assert error.is_transient
+
+
 def test_half_a_reply_between_operations(ends: Ends) -> None:
     """An unsolicited partial line is not part of the reply to the next command."""
     driver, peer = ends
