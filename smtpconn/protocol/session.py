@@ -1,7 +1,8 @@
 """The state of one session, which the exchanges of `smtpconn.protocol` read and change.
 
-Rule: everything learnt from the server before TLS is discarded when TLS starts (RFC 3207 4.2);
-`SessionState.reset_after_starttls` is the only place for that.
+Rule: what the server said before TLS decides nothing once TLS has started (RFC 3207 4.2):
+`SessionState.reset_after_starttls` discards it. Only the quirks stay, and those noted without TLS
+can slow the client down, but never weaken a check.
 
 No socket, no clock and no I/O.
 """
