@@ -206,43 +206,40 @@ def mail_parameters(
         UnsupportedExtensionError, SmtpUtf8RequiredError: the server lacks what is asked for.
         ValidationError: it is outside the limits the server advertised.
     """
-    words: list[str] = []
-    if body is not None:
-        _add_body(words, body, capabilities)
+    words = "" if body is None else _body_word(body, capabilities)
     if smtputf8:
         if not capabilities.supports_smtputf8:
             raise SmtpUtf8RequiredError(
                 "the message needs SMTPUTF8, which the server does not offer", phase=Phase.MAIL
             )
-        words.append("SMTPUTF8")
-    size = size if params.size is None else params.size
+        words += " SMTPUTF8"
+    if params is not NO_MAIL_PARAMS and params.size is not None:
+        size = params.size
     if size is not None and capabilities.supports_size:
         if capabilities.size_limit is not None:
             check_size(size, capabilities, Phase.MAIL)
-        words.append(f"SIZE={size}")
-    if params is not NO_MAIL_PARAMS:
-        _add_requested_words(words, params, capabilities)
-    return " " + " ".join(words) if words else ""
+        words += f" SIZE={size}"
+    return words if params is NO_MAIL_PARAMS else words + _requested_words(params, capabilities)
 
 
-def _add_requested_words(
-    words: list[str], params: MailFromParams, capabilities: ServerCapabilities
-) -> None:
+def _requested_words(params: MailFromParams, capabilities: ServerCapabilities) -> str:
+    words = ""
     if params.ret is not None:
-        _add(words, f"RET={params.ret}", "DSN", capabilities)
+        words += _word(f"RET={params.ret}", "DSN", capabilities)
     if params.envid is not None:
-        _add(words, f"ENVID={xtext(params.envid)}", "DSN", capabilities)
+        words += _word(f"ENVID={xtext(params.envid)}", "DSN", capabilities)
     if params.auth is not None:
-        _add(words, f"AUTH={_auth_value(params.auth)}", "AUTH", capabilities)
+        words += _word(f"AUTH={_auth_value(params.auth)}", "AUTH", capabilities)
     if params.deliver_by is not None:
-        _add(words, f"BY={params.deliver_by}", "DELIVERBY", capabilities)
+        words += _word(f"BY={params.deliver_by}", "DELIVERBY", capabilities)
         _check_deliver_by(params.deliver_by, capabilities)
     if params.hold_for is not None or params.hold_until is not None:
-        _add(words, _hold(params, capabilities), "FUTURERELEASE", capabilities)
+        words += _word(_hold(params, capabilities), "FUTURERELEASE", capabilities)
     if params.mt_priority is not None:
-        _add(words, f"MT-PRIORITY={params.mt_priority}", "MT-PRIORITY", capabilities)
+        words += _word(f"MT-PRIORITY={params.mt_priority}", "MT-PRIORITY", capabilities)
     if params.require_tls:
-        _add(words, "REQUIRETLS", "REQUIRETLS", capabilities)
+        words += _word("REQUIRETLS", "REQUIRETLS", capabilities)
+    return words
 
 
 def rcpt_parameters(
@@ -258,14 +255,15 @@ def rcpt_parameters(
     Raises:
         UnsupportedExtensionError: the server does not offer DSN.
     """
-    words: list[str] = []
+    words = ""
     if params.notify is not None:
         # The members' names are the keywords. Iterating over the class keeps their order fixed.
         names = ",".join(flag.name or "" for flag in DsnNotify if flag in params.notify)
-        _add(words, f"NOTIFY={names}", "DSN", capabilities, Phase.RCPT)
+        words += _word(f"NOTIFY={names}", "DSN", capabilities, Phase.RCPT)
     if params.orcpt is not None:
-        _add(words, f"ORCPT={_orcpt(params.orcpt, smtputf8)}", "DSN", capabilities, Phase.RCPT)
-    return " " + " ".join(words) if words else ""
+        orcpt = _orcpt(params.orcpt, smtputf8)
+        words += _word(f"ORCPT={orcpt}", "DSN", capabilities, Phase.RCPT)
+    return words
 
 
 def xtext(text: str) -> str:
@@ -294,26 +292,24 @@ def check_size(size: int, capabilities: ServerCapabilities, phase: Phase) -> Non
         )
 
 
-def _add(
-    words: list[str],
-    word: str,
-    keyword: str,
-    capabilities: ServerCapabilities,
-    phase: Phase = Phase.MAIL,
-) -> None:
+def _word(
+    word: str, keyword: str, capabilities: ServerCapabilities, phase: Phase = Phase.MAIL
+) -> str:
+    """A parameter with a space before it, if the server offers the extension that defines it."""
     if not capabilities.supports(keyword):
         name = word.partition("=")[0]
         raise UnsupportedExtensionError(
             f"{name} needs the extension {keyword}, which the server does not offer", phase=phase
         )
-    words.append(word)
+    return f" {word}"
 
 
-def _add_body(words: list[str], body: BodyType, capabilities: ServerCapabilities) -> None:
-    keyword = "BINARYMIME" if body is BodyType.BINARYMIME else "8BITMIME"
+def _body_word(body: BodyType, capabilities: ServerCapabilities) -> str:
     # 7BIT is the default: without 8BITMIME it cannot be sent and need not be.
-    if body is not BodyType.SEVENBIT or capabilities.supports_8bitmime:
-        _add(words, f"BODY={body}", keyword, capabilities)
+    if body is BodyType.SEVENBIT and not capabilities.supports_8bitmime:
+        return ""
+    keyword = "BINARYMIME" if body is BodyType.BINARYMIME else "8BITMIME"
+    return _word(f"BODY={body}", keyword, capabilities)
 
 
 def _auth_value(auth: str) -> str:

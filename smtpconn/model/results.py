@@ -14,6 +14,7 @@ from smtpconn.model.addresses import ForwardPath, ReversePath
 from smtpconn.model.content import Message
 from smtpconn.model.email_message import AnyMessage, is_message, recipients_of, sender_of
 from smtpconn.model.errors import SmtpError, ValidationError
+from smtpconn.model.frozen import setters
 from smtpconn.model.parameters import MailFromParams, RcptToParams
 from smtpconn.model.pickling import reduce_value
 from smtpconn.model.replies import SmtpResponse
@@ -58,7 +59,7 @@ class RejectedRecipient:
         return self.response.is_transient or self.is_too_many
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SendResult:
     """A message the server has taken responsibility for (RFC 5321 4.2.5).
 
@@ -74,6 +75,16 @@ class SendResult:
     accepted_recipients: tuple[ForwardPath, ...]
     rejected_recipients: tuple[RejectedRecipient, ...] = ()
 
+    def __init__(
+        self,
+        response: SmtpResponse,
+        accepted_recipients: tuple[ForwardPath, ...],
+        rejected_recipients: tuple[RejectedRecipient, ...] = (),
+    ) -> None:
+        _set_response(self, response)
+        _set_accepted(self, accepted_recipients)
+        _set_rejected(self, rejected_recipients)
+
     @property
     def accepted(self) -> tuple[str, ...]:
         """The accepted recipients, as the caller wrote them."""
@@ -83,6 +94,9 @@ class SendResult:
     def refused(self) -> dict[str, SmtpResponse]:
         """The server's reply for each refused recipient; the keys are as the caller wrote them."""
         return {each.recipient.written: each.response for each in self.rejected_recipients}
+
+
+_set_response, _set_accepted, _set_rejected = setters(SendResult)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +173,7 @@ _NO_REPLY = SmtpResponse(451, ("no answer for any recipient",))
 """The response of a result that has no reply at all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Envelope:
     """A message with its sender and recipients, for ``send_many``.
 
@@ -177,6 +191,20 @@ class Envelope:
     message: Message | AnyMessage
     mail_params: MailFromParams | None = None
     rcpt_params: Sequence[RcptToParams] | None = None
+
+    def __init__(
+        self,
+        sender: str | ReversePath,
+        recipients: Iterable[str | ForwardPath],
+        message: Message | AnyMessage,
+        mail_params: MailFromParams | None = None,
+        rcpt_params: Sequence[RcptToParams] | None = None,
+    ) -> None:
+        _set_sender(self, sender)
+        _set_recipients(self, recipients)
+        _set_message(self, message)
+        _set_mail_params(self, mail_params)
+        _set_rcpt_params(self, rcpt_params)
 
     @classmethod
     def from_message(
@@ -225,6 +253,9 @@ class Envelope:
         return f"Envelope({', '.join(parts)})"
 
 
+_set_sender, _set_recipients, _set_message, _set_mail_params, _set_rcpt_params = setters(Envelope)
+
+
 def _path(path: object) -> str:
     return repr(str(path)) if isinstance(path, (str, ReversePath, ForwardPath)) else "?"
 
@@ -243,7 +274,7 @@ def _size(message: object) -> str:
     return f"<{type(message).__name__}>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SendOutcome(Generic[ResultT, ErrorT]):
     """The outcome of one envelope.
 
@@ -259,6 +290,14 @@ class SendOutcome(Generic[ResultT, ErrorT]):
     envelope: Envelope
     result: ResultT
     error: ErrorT
+
+    def __init__(self, envelope: Envelope, result: ResultT, error: ErrorT) -> None:
+        _set_envelope(self, envelope)
+        _set_result(self, result)
+        _set_error(self, error)
+
+
+_set_envelope, _set_result, _set_error = setters(SendOutcome)
 
 
 AnyOutcome: TypeAlias = SendOutcome[SendResult, None] | SendOutcome[None, SmtpError]
