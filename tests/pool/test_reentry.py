@@ -121,6 +121,7 @@ def worn_out(server: SmtpServer, size: int) -> ConnectionPool:
     return pool
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("make", "size"), [(fresh, 1), (fresh, 3), (warmed, 1), (warmed, 3), (worn_out, 3)]
 )
