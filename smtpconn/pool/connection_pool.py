@@ -333,7 +333,12 @@ class ConnectionPool:
         Args:
             timeout: seconds to wait for connections in use; those that are not returned in time
                 are closed when they are returned. 0 does not wait.
+
+        Raises:
+            ValidationError: ``timeout`` is no number of seconds from 0; the pool stays open.
         """
+        if timeout != 0:
+            Deadline(timeout)  # raises the error
         self._core.close(timeout)
 
     def __enter__(self) -> ConnectionPool:

@@ -961,6 +961,15 @@ def test_a_closed_pool_refuses_callers(server: SmtpServer) -> None:
     assert server.connections[0].commands[-1] == "QUIT"
 
 
+@pytest.mark.parametrize("timeout", ["5", -1, float("nan"), True, None])
+def test_closing_checks_its_timeout_first(server: SmtpServer, timeout: Any) -> None:
+    """The pool stays open."""
+    with ConnectionPool(server.url, keepalive=None) as pool:
+        with pytest.raises(ValidationError, match="number of seconds"):
+            pool.close(timeout)
+        pool.send(SENDER, RECIPIENTS, MESSAGE)
+
+
 def test_closing_wakes_those_who_wait(server: SmtpServer) -> None:
     """Callers that stand in line get `PoolClosedError` at once."""
     with ConnectionPool(server.url, max_size=1) as pool:
