@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from smtpconn.model.errors import Phase, SmtpError, TransportError
+from smtpconn.model.errors import Phase, SmtpError, SmtpTimeoutError, TransportError
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.forking import close_in_child
@@ -196,12 +196,12 @@ def from_factory(factory: SocketFactory, host: str, port: int, deadline: Deadlin
 
 
 def _as_connect_error(error: Exception, deadline: Deadline, peer: str) -> SmtpError:
+    text = f"no connection to {peer}: socket_factory raised {type(error).__name__}: {error}"
+    if isinstance(error, TimeoutError) and error.errno is None and deadline.remaining():
+        # Its own timeout: that of the operation has not passed.
+        return SmtpTimeoutError(text, phase=Phase.CONNECT, cause=error)
     if isinstance(error, OSError) and not isinstance(error, SmtpError):
         converted = as_smtp_error(error, Phase.CONNECT, deadline, peer)
         converted.is_transient = True
         return converted
-    return TransportError(
-        f"no connection to {peer}: socket_factory raised {type(error).__name__}: {error}",
-        phase=Phase.CONNECT,
-        cause=error,
-    )
+    return TransportError(text, phase=Phase.CONNECT, cause=error)

@@ -399,7 +399,18 @@ def test_a_factory_that_fails(error: OSError, kind: type[SmtpError]) -> None:
         SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
     assert kind_of(caught.value) is kind
     assert caught.value.phase is Phase.CONNECT
+    assert caught.value.is_transient
     assert caught.value.__cause__ is error
+
+
+def test_a_timeout_of_a_factorys_own() -> None:
+    """The text does not say that the operation's timeout has passed."""
+
+    def factory(host: str, port: int, seconds: float) -> socket.socket:
+        raise TimeoutError("the proxy took 2 seconds")
+
+    with pytest.raises(SmtpTimeoutError, match="socket_factory raised TimeoutError: the proxy"):
+        SmtpConnection.connect(NAME, 25, TlsMode.NONE, TIMEOUT, socket_factory=factory)
 
 
 @pytest.mark.parametrize(
