@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -125,33 +125,64 @@ def test_announcing_between_two_steps_of_announcing() -> None:
     assert wakeup.wait(0)
 
 
-def test_announcing_between_two_steps_of_waiting() -> None:
-    """A signal handler may announce it anywhere in `Wakeup.wait`: that ends at once then."""
-    announced = [seconds for line in range(1, 50) if (seconds := announced_at(line)) is not None]
-    assert 10 < len(announced) < 49
-    assert max(announced) < 0.3
+def test_announcing_between_two_steps_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may announce it anywhere in `Wakeup.wait`, which does not sleep then."""
+    sleeps: list[None] = []
+
+    class Lock:
+        """A lock that notes that a thread would sleep on it now, for as long as it may."""
+
+        def __init__(self) -> None:
+            lock = threading.Lock()
+            self.release, self.locked = lock.release, lock.locked
+            self._take = lock.acquire
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            is_taken = self._take(blocking=False)
+            if blocking and not is_taken:
+                sleeps.append(None)
+            return is_taken
+
+    replaced = SimpleNamespace(Lock=Lock, TIMEOUT_MAX=threading.TIMEOUT_MAX)
+    monkeypatch.setattr("smtpconn.pool.wakeup.threading", replaced)
+    is_in_time = []
+    for line in itertools.count(1):
+        sleeps.clear()
+        had_slept = announced_at(line, sleeps)
+        if had_slept is None:
+            break
+        is_in_time.append(not had_slept)
+        assert bool(sleeps) == had_slept, line
+    # In the end it is too late to be woken.
+    assert is_in_time == sorted(is_in_time, reverse=True)
+    assert is_in_time.count(True) > 10
 
 
-def announced_at(line: int) -> float | None:
-    """Wait, and announce it before the line of that number; seconds from then to the end of it."""
+def announced_at(line: int, sleeps: list[None]) -> bool | None:
+    """Wait, and announce it before the line of that number.
+
+    Returns whether it had slept by then; None if it has no such line.
+    """
     wakeup = Wakeup()
-    lines, moments = itertools.count(1), []
+    lines, had_slept = itertools.count(1), []
 
-    def trace(frame: FrameType, event: str, argument: object) -> TraceFunction:
+    def trace(frame: FrameType, event: str, argument: object) -> TraceFunction | None:
+        if frame.f_globals["__name__"] != "smtpconn.pool.wakeup":
+            return None
         if event == "line" and next(lines) == line:
-            moments.append(time.monotonic())
+            had_slept.append(bool(sleeps))
             wakeup.set()
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        is_woken = wakeup.wait(0.4)
+        is_woken = wakeup.wait(3600)
     finally:
         sys.settrace(before)
     # Behind its last look it is too late to be woken, but not lost.
-    assert is_woken == bool(moments) or wakeup.is_set
-    return time.monotonic() - moments[0] if moments else None
+    assert is_woken == bool(had_slept) or wakeup.is_set
+    return had_slept[0] if had_slept else None
 
 
 LATE = """
