@@ -41,8 +41,12 @@ from tests.support.foreign_exceptions import (
 )
 from tests.support.signals import RaisingHandler, send_until_handled, to_main_thread
 
-# A socket that was made and not yet kept when it was interrupted is closed by its destructor.
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+pytestmark = [
+    # A socket that was made and not yet kept when it was interrupted is closed by its destructor.
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+    # An exception at every place takes long on a busy machine.
+    pytest.mark.timeout(90),
+]
 
 
 @pytest.fixture

@@ -121,6 +121,8 @@ def worn_out(server: SmtpServer, size: int) -> ConnectionPool:
     return pool
 
 
+# A send for every line takes long on a busy machine.
+@pytest.mark.timeout(90)
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("make", "size"), [(fresh, 1), (fresh, 3), (warmed, 1), (warmed, 3), (worn_out, 3)]
