@@ -104,8 +104,8 @@ class HappyEyeballs:
         waiting = list(addresses)
         try:
             while waiting or self._running:
-                if waiting:
-                    self._start(waiting.pop(0))
+                if waiting and not self._start(waiting.pop(0)):
+                    continue
                 winner = self._wait(ATTEMPT_DELAY if waiting else None)
                 if winner is not None:
                     del self._running[winner]
@@ -117,7 +117,8 @@ class HappyEyeballs:
         # in the traceback and ignore the error, which is always an error of connecting here.
         raise self._failure().with_traceback(None)
 
-    def _start(self, address: Address) -> None:
+    def _start(self, address: Address) -> bool:
+        """Begin to connect to an address; return False if that failed at once."""
         family, type_, proto, sockaddr = address
         name = sockaddr if isinstance(sockaddr, str) else str(sockaddr[0])
         try:
@@ -126,7 +127,7 @@ class HappyEyeballs:
             if is_of_signal_handler(error):
                 raise
             self._errors.append((name, error))
-            return
+            return False
         self._running[sock] = name
         try:
             close_in_child(sock)
@@ -140,6 +141,7 @@ class HappyEyeballs:
             if is_of_signal_handler(error):
                 raise
             self._record_failure(sock, error)
+        return sock in self._running
 
     def _wait(self, limit: float | None) -> socket.socket | None:
         """Wait for a connect to succeed; None when one failed or ``limit`` seconds passed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import ssl
@@ -101,6 +102,24 @@ def test_a_refusal_behind_a_dead_address(monkeypatch: pytest.MonkeyPatch) -> Non
         peer, seconds = open_named()
         assert peer == third
         assert seconds > ATTEMPT_DELAY - 0.05
+
+
+def test_an_unreachable_address_behind_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where it fails at once, as that of a family that has no route here does."""
+    unreachable = ("192.0.2.1", 25)
+
+    class Watching(socket.socket):
+        def connect_ex(self, address: Any, /) -> int:
+            if address == unreachable:
+                never_wait_for_the_next_address(monkeypatch)
+                return errno.ENETUNREACH
+            return super().connect_ex(address)
+
+    with dead() as first, live() as third:
+        resolve_to(monkeypatch, [first, unreachable, third])
+        monkeypatch.setattr(socket, "socket", Watching)
+        peer, _ = open_named()
+        assert peer == third
 
 
 def test_all_addresses_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
