@@ -45,7 +45,6 @@ from smtpconn import (
 from smtpconn.net.deadline import Deadline
 from smtpconn.net.transport import Transport
 from smtpconn.pool.core import NOOP_TIMEOUT
-from smtpconn.pool.state import NOOP_GRACE
 from smtpconn.testing import SmtpServer
 from tests.support.clock import Clock
 from tests.support.pool_use import MESSAGE, RECIPIENTS, SENDER, take
@@ -850,11 +849,14 @@ def test_an_unanswered_noop_holds_up_no_caller(server: SmtpServer) -> None:
         take(pool)
 
 
-def test_an_unanswered_noop_holds_up_no_caller_in_a_hurry(server: SmtpServer) -> None:
+def test_an_unanswered_noop_holds_up_no_caller_in_a_hurry(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who waits for less than that moment gets a connection as well."""
+    monkeypatch.setattr("smtpconn.pool.core.NOOP_GRACE", 3.0)
     with ConnectionPool(server.url, max_size=1, keepalive=0.02) as pool:
         hang_at_noop(server, pool)
-        take(pool, NOOP_GRACE / 2)
+        take(pool, 2.0)
         assert len(server.connections) == 2
 
 
