@@ -270,7 +270,7 @@ def _parse_url(secret: Secret) -> dict[str, Any] | ValidationError:
             )
         if parts.username is not None:
             known["credentials"] = PasswordCredentials(
-                unquote(parts.username), unquote(parts.password or "")
+                _unquote(parts.username), _unquote(parts.password or "")
             )
         return known
     except ValidationError as error:
@@ -279,6 +279,12 @@ def _parse_url(secret: Secret) -> dict[str, Any] | ValidationError:
         text = f"{error}{hint}"
         phase = error.phase
     return ValidationError(text, phase=phase)
+
+
+def _unquote(text: str) -> str:
+    """Undo percent-encoding; bytes that are not UTF-8 are surrogate-escaped, as in a path."""
+    # By default they would be replaced: a password would be wrong, and nothing would say why.
+    return unquote(text, errors="surrogateescape")
 
 
 def _is_server(host: str, port: int) -> bool:
@@ -311,7 +317,7 @@ def _host_and_port(parts: SplitResult, default_port: int) -> tuple[str, int]:
     if parts.scheme == "lmtp+unix":
         if not parts.path.startswith("/") or parts.netloc:
             raise ValidationError("lmtp+unix is followed by :// and a path that begins with /")
-        return unquote(parts.path), 0
+        return _unquote(parts.path), 0
     if not parts.hostname or parts.path not in ("", "/") or parts.fragment:
         raise ValidationError("a server's URL is scheme://user:password@host:port and no more")
     return unquote(parts.hostname), parts.port if parts.port is not None else default_port

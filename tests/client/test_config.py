@@ -153,6 +153,8 @@ def test_every_attribute_is_an_option(option: str) -> None:
         "smtp://us er:tops3cret@h",
         "smtp://user:tops3cret\x00@h",
         "smtp://user:tops3cret%00@h",
+        "smtp://user:tops3cret%FF@h",
+        "smtp://%FF:tops3cret@h",
         "smtp://user:tops3cret@h%20name",
         "smtp://user:tops3cret@h?timeout=soon",
         "smtp://user:tops3cret@h?timeout=0",
