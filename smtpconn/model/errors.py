@@ -310,8 +310,8 @@ class ConnectionClosedError(SmtpError, smtplib.SMTPServerDisconnected, Connectio
     is_transient = True
 
 
-# Phases in which there is no SMTP session, in smtplib or in smtpconn.
-_OUTSIDE_A_SESSION = frozenset({Phase.CONNECT, Phase.TLS, Phase.POOL, Phase.INPUT})
+OUTSIDE_A_SESSION = frozenset({Phase.CONNECT, Phase.TLS, Phase.POOL, Phase.INPUT})
+"""Phases in which there is no SMTP session, in smtplib or in smtpconn."""
 
 
 class SmtpTimeoutError(SmtpError, TimeoutError):
@@ -323,7 +323,7 @@ class SmtpTimeoutError(SmtpError, TimeoutError):
     is_transient = True
 
     def _stdlib_class(self) -> type[Exception] | None:
-        return None if self.phase in _OUTSIDE_A_SESSION else smtplib.SMTPServerDisconnected
+        return None if self.phase in OUTSIDE_A_SESSION else smtplib.SMTPServerDisconnected
 
 
 class ProtocolError(SmtpError):

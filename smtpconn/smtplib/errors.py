@@ -12,7 +12,14 @@ import smtplib
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from smtpconn.model.errors import ParseError, Phase, ProtocolError, SmtpError, TransportError
+from smtpconn.model.errors import (
+    OUTSIDE_A_SESSION,
+    ParseError,
+    Phase,
+    ProtocolError,
+    SmtpError,
+    TransportError,
+)
 from smtpconn.model.replies import SmtpResponse
 from smtpconn.model.response_errors import AllRecipientsFailedError, ResponseError, refusal
 from smtpconn.smtplib.replies import text_of
@@ -35,6 +42,8 @@ class _WithArgs(SmtpError):
                 return self.smtp_code, self.smtp_error, self.sender
             if isinstance(self, smtplib.SMTPResponseException):
                 return self.smtp_code, self.smtp_error
+            if isinstance(self, smtplib.SMTPServerDisconnected):
+                return (str(self),)
             if isinstance(self, TransportError) and self.errno is not None:
                 return self.errno, self.strerror
             return (str(self),)
@@ -61,6 +70,8 @@ def as_smtplib(error: SmtpError) -> SmtpError:
         at_greeting = error.phase is Phase.GREETING
         extra_base = smtplib.SMTPConnectError if at_greeting else smtplib.SMTPResponseException
         vars(error).update(smtp_code=_UNREADABLE, smtp_error=str(error).encode("utf-8", "replace"))
+    elif isinstance(error, TransportError) and error.phase not in OUTSIDE_A_SESSION:
+        extra_base = smtplib.SMTPServerDisconnected
     error.__class__ = _class_with_args(type(error), extra_base)
     return error
 

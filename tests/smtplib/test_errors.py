@@ -79,6 +79,18 @@ def test_errors_of_the_system() -> None:
     assert isinstance(as_smtplib(TlsError("no", phase=Phase.TLS)), ssl.SSLError)
 
 
+@pytest.mark.parametrize("kind", [TransportError, TlsError])
+def test_a_session_that_the_network_has_ended(kind: type[SmtpError]) -> None:
+    """Every error of the socket is a lost connection, as in smtplib."""
+    cause = OSError(errno.EHOSTUNREACH, "No route to host")
+    error = as_smtplib(kind("no", phase=Phase.MAIL, cause=cause))
+    assert isinstance(error, smtplib.SMTPServerDisconnected)
+    assert (error.args, error.errno) == (("no",), errno.EHOSTUNREACH)
+    assert type(pickle.loads(pickle.dumps(error))).__name__ == kind.__name__
+    connecting = as_smtplib(kind("no", phase=Phase.CONNECT, cause=cause))
+    assert not isinstance(connecting, smtplib.SMTPServerDisconnected)
+
+
 def test_others() -> None:
     """Their text."""
     closed = as_smtplib(ConnectionClosedError("gone", phase=Phase.MAIL))
