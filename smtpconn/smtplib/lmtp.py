@@ -41,5 +41,5 @@ class LMTP(SMTP, smtplib.LMTP):
         """As `SMTP.connect`; ``host`` may be the path of a UNIX socket. Returns the greeting."""
         return SMTP.connect(self, host, port, source_address)
 
-    def _host_and_port(self, host: str, port: int | str) -> tuple[str, int]:
+    def _host_and_port(self, host: str, port: int | str | None) -> tuple[str, int]:
         return (host, 0) if host.startswith("/") else super()._host_and_port(host, port)

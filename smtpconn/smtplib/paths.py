@@ -149,8 +149,8 @@ def _words(verb: str, options: Sequence[str]) -> list[str]:
 def _address_of(given: str) -> str:
     if not isinstance(given, str):
         raise TypeError(f"an address is a str, not {type(given).__name__}")
-    refuse_line_ends(given)
     text = given.strip()
+    refuse_line_ends(text)
     if (named := _IN_BRACKETS.match(text)) is not None:
         return named[1]
     # parseaddr turns text that is not an address into another one: "a b" into "a".

@@ -16,6 +16,7 @@ leave the connection in an unknown state. It is then closed instead of returned 
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import socket
 import ssl
@@ -203,11 +204,11 @@ class SMTP(smtplib.SMTP):
             return self._connect_planned(pools, host, port)
         return self._connect_now(host, port)
 
-    def _host_and_port(self, host: str, port: int | str) -> tuple[str, int]:
+    def _host_and_port(self, host: str, port: int | str | None) -> tuple[str, int]:
         if not port and host.find(":") == host.rfind(":") and ":" in host:
             host, _, port = host.partition(":")
         try:
-            return host, int(port) or self.default_port
+            return host, int(port or 0) or self.default_port
         except ValueError:
             raise OSError("nonnumeric port") from None
 
@@ -417,8 +418,8 @@ class SMTP(smtplib.SMTP):
         if self._borrowed is not None and self._is_returnable() and self._login is None:
             self._replan()
         self.user, self.password = user, password
-        credential = credential_hash(user, password)
         credentials = PasswordCredentials(user, password)
+        credential = credential_hash(user, password)
         if self._plan is not None and self._borrow(credentials):
             reply = self._require_connection().login_reply
             assert reply is not None
@@ -897,14 +898,18 @@ class SMTP(smtplib.SMTP):
         connection = self._connection
         if connection is not None:
             self._show_commands(connection)
-        if self._gives_out_socket and connection is not None and connection.is_open:
-            connection.sock.settimeout(0)
+        self._set_socket_timeout(connection, 0)
         try:
             with Translated():
                 return operation()
         finally:
-            if self._gives_out_socket and connection is not None and connection.is_open:
-                connection.sock.settimeout(self._timeout_seconds())
+            self._set_socket_timeout(connection, self._timeout_seconds())
+
+    def _set_socket_timeout(self, connection: CommandConnection | None, seconds: float) -> None:
+        if self._gives_out_socket and connection is not None and connection.is_open:
+            # The program may have closed it; then the operation fails, as a lost connection.
+            with contextlib.suppress(OSError):
+                connection.sock.settimeout(seconds)
 
     def _not_connected(self) -> NoReturn:
         raise as_smtplib(ConnectionClosedError("please run connect() first", phase=Phase.IDLE))

@@ -231,6 +231,12 @@ def test_an_address_is_an_address(server: SmtpServer, smtp: smtplib.SMTP, addres
             assert "ORCPT" not in line
 
 
+def test_white_space_around_an_address_is_dropped(server: SmtpServer, smtp: smtplib.SMTP) -> None:
+    """Lines of a file end with a line break, which smtplib drops."""
+    assert smtp.sendmail(f" {ME}\n", [f"{YOU}\r\n", f"She <{SHE}>\n"], TEXT) == {}
+    assert server.messages[0].recipients == (YOU, SHE)
+
+
 @pytest.mark.parametrize("message", [b"a\r\n\0.\r\nMAIL FROM:<x@y>\r\n", "a\n\0.\nRSET\n"])
 def test_no_nul_reaches_a_server(
     server: SmtpServer, smtp: smtplib.SMTP, message: bytes | str
@@ -636,6 +642,40 @@ def test_not_connected() -> None:
     for call in (smtp.noop, smtp.quit, smtp.ehlo, lambda: smtp.login("a", "b"), smtp.getreply):
         with pytest.raises(original.SMTPServerDisconnected):
             call()
+
+
+@pytest.mark.parametrize("port", [None, "", 0])
+def test_no_port_is_the_usual_one(
+    server: SmtpServer, port: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with smtplib, for programs that pass a setting which is not set."""
+    monkeypatch.setattr(smtplib.SMTP, "default_port", server.port)
+    with smtplib.SMTP(server.host, port) as smtp:  # type: ignore[arg-type]
+        assert smtp.noop()[0] == 250
+
+
+@pytest.mark.parametrize(("user", "password"), [(None, None), ("user", None), (b"user", "pass")])
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_a_login_that_is_no_text(
+    server: SmtpServer, user: object, password: object, *, is_pooled: bool
+) -> None:
+    """A setting that is missing is named."""
+    pools = smtplib.Pools()
+    smtp = smtplib.SMTP(server.host, server.port, pool=pools if is_pooled else False)
+    with smtp, pytest.raises(ValidationError, match=r"(user|password) is a str, not"):
+        smtp.login(user, password)  # type: ignore[arg-type]
+    pools.close()
+
+
+def test_a_socket_that_the_program_has_closed(server: SmtpServer) -> None:
+    """It ends the session, and the block without an error."""
+    with smtplib.SMTP(server.host, server.port) as smtp:
+        assert smtp.sock is not None
+        smtp.sock.close()
+    smtp.connect(server.host, server.port)
+    smtp.sock.close()
+    with pytest.raises(original.SMTPServerDisconnected):
+        smtp.noop()
 
 
 def test_it_connects_again(server: SmtpServer) -> None:
