@@ -342,8 +342,9 @@ def _addresses_in(name: str, field: object) -> list[str]:
     address literal in Python 3.13, and that recipient would not get the message.
     """
     from smtpconn.model.address_list import read_addresses
-    from smtpconn.model.header_fields import as_written, decoded
+    from smtpconn.model.header_fields import as_written, decoded, with_text_of_list
 
+    field = with_text_of_list(field)
     if not hasattr(field, "addresses"):
         text = decoded(str(field))
         if "\ufffd" in text:

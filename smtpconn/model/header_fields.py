@@ -19,7 +19,7 @@ from email import base64mime, quoprimime
 from email.header import Header
 from typing import Protocol, cast
 
-from smtpconn.model.address_list import Group, Named, read_groups
+from smtpconn.model.address_list import Group, Named, read_addresses, read_groups
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.content import MAX_LINE
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
@@ -89,6 +89,7 @@ def field_bytes(name: str, value: object, *, utf8: bool) -> bytes:
         SmtpUtf8RequiredError: an address is not ASCII, and UTF-8 is not allowed.
     """
     kind = name.lower()
+    value = with_text_of_list(value)
     if hasattr(value, "fold"):
         text = _format_parsed(name, kind, cast("_Parsed", value), utf8=utf8)
     elif isinstance(value, Header) and kind not in ADDRESS_FIELDS:
@@ -106,9 +107,23 @@ def is_internationalised(name: str, value: object) -> bool:
     """
     if hasattr(value, "groups"):
         groups = cast("Iterable[_AddressGroup]", value.groups)
-        specs = (address.addr_spec for group in groups for address in group.addresses)
+        if (text := with_text_of_list(value)) is not value:
+            specs = read_addresses(str(text))
+        else:
+            specs = [address.addr_spec for group in groups for address in group.addresses]
         return any(not spec.rpartition("@")[0].isascii() for spec in specs)
     return isinstance(value, str) and not value.isascii() and is_utf8(value)
+
+
+def with_text_of_list(value: object) -> object:
+    """The value of a field; its text if it is an address field made of a list with texts.
+
+    ``message["To"] = ["a@example.com", "b@example.com"]`` gives a field with the right text, but
+    its ``addresses`` are the texts, not parsed.
+    """
+    groups = cast("Iterable[_AddressGroup]", getattr(value, "groups", ()))
+    is_list = any(isinstance(each, str) for group in groups for each in group.addresses)
+    return str(value) if is_list else value
 
 
 def is_utf8(text: str) -> bool:

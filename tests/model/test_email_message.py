@@ -5,7 +5,9 @@ from __future__ import annotations
 import email
 import email.policy
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.headerregistry import Address
 from email.message import EmailMessage, Message
 from email.mime.text import MIMEText
 
@@ -16,6 +18,7 @@ from smtpconn.model.capabilities import ServerCapabilities, SmtpExtension
 from smtpconn.model.content import has_long_line
 from smtpconn.model.email_message import AnyMessage, completed, recipients_of, sender_of, serialize
 from smtpconn.model.errors import ValidationError
+from smtpconn.model.header_fields import field_bytes
 
 WITH_8BIT = ServerCapabilities("", (SmtpExtension("8BITMIME"),))
 
@@ -79,6 +82,37 @@ def test_what_cannot_be_read_is_an_error(field: str, old: bool) -> None:
     """Rather than a message for some of those it was meant for."""
     with pytest.raises(ValidationError):
         recipients_of(addressed(field, old=old))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a@b.example", "c@d.example"], "a@b.example, c@d.example"),
+        (("A <a@b.example>", Address("C", "c", "d.example")), "A <a@b.example>, C <c@d.example>"),
+        (["a@b.example, c@d.example"], "a@b.example, c@d.example"),
+        (
+            ["J\u00fc <a@b.example>", "c@d.example"],
+            "=?utf-8?b?SsO8?= <a@b.example>, c@d.example",
+        ),
+    ],
+)
+def test_a_list_of_texts(given: Sequence[str | Address], expected: str) -> None:
+    """The email package takes it and does not parse its members, for the sender's field, too."""
+    message = EmailMessage()
+    message["From"], message["To"] = given[:1], given
+    assert [str(path) for path in recipients_of(message)] == ["a@b.example", "c@d.example"]
+    assert str(sender_of(message)) == "a@b.example"
+    (field,) = (value for name, value in message.raw_items() if name == "To")
+    assert field_bytes("To", field, utf8=False) == f"To: {expected}\r\n".encode()
+
+
+@pytest.mark.parametrize("given", [["no address"], ["Doe, J <a@b.example>"], ["a@b.example; c@d"]])
+def test_a_list_of_texts_that_cannot_be_read(given: list[str]) -> None:
+    """The error quotes what was written."""
+    message = EmailMessage()
+    message["To"] = given
+    with pytest.raises(ValidationError, match=re.escape(repr(given[0]))):
+        recipients_of(message)
 
 
 @pytest.mark.parametrize("field", ["a@b@c.example", "a b@c.example", "a<b@c.example>>"])

@@ -26,7 +26,7 @@ ID = f"<{'r' * 90}@example.com>"
 Make = Callable[[str, str], object]
 
 
-def modern(name: str, value: str) -> object:
+def modern(name: str, value: str | list[str]) -> object:
     """What a modern message holds for a field that was set."""
     message = EmailMessage()
     message[name] = value
@@ -258,7 +258,9 @@ def test_which_fields_need_smtputf8() -> None:
     """Those that were read with UTF-8 in them, and addresses; not what was set and is encoded."""
     assert is_internationalised("Subject", read("Subject", "ü".encode()))
     assert is_internationalised("To", modern("To", "jörg@example.com"))
+    assert is_internationalised("To", modern("To", ["a@example.com", "jörg@example.com"]))
     assert not is_internationalised("To", modern("To", "Jörg <j@bücher.example>"))
+    assert not is_internationalised("To", modern("To", ["Jörg <j@bücher.example>"]))
     assert not is_internationalised("Subject", modern("Subject", "ü"))
     assert not is_internationalised("Subject", next(MIMEText("x", "plain", "utf-8").raw_items())[1])
     assert not is_internationalised("Subject", read("Subject", b"\xff"))
