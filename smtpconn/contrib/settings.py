@@ -69,7 +69,10 @@ class MailSettings:
                 object.__setattr__(self, name, Secret.of(value))
                 del value
         # An empty text, as from an unset environment variable, is no setting; blanks around a value
-        # are removed.
+        # are removed, but not those of a password.
+        if self.url is not None and isinstance(Secret.of(self.url).reveal(), str):
+            url = Secret(Secret.of(self.url).reveal().strip())
+            object.__setattr__(self, "url", url if url.reveal() else None)
         for name in ("host", "port", "timeout"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, value.strip() or None)
@@ -119,6 +122,10 @@ class MailSettings:
             raise ValidationError(
                 f"{self._name_of('host')} is empty: set it to the name of the mail server"
             )
+        host: object = self.host
+        if host is not None and not isinstance(host, str):
+            kind = type(host).__name__
+            raise ValidationError(f"{self._name_of('host')} is a name or an IP address, not {kind}")
         if "://" in (self.host or ""):
             # Not quoted: a URL may contain a password.
             raise ValidationError(
@@ -129,10 +136,9 @@ class MailSettings:
         if self.timeout is not None:
             options["timeout"] = _number(self._name_of("timeout"), self.timeout, float)
         if self.username and self.password:
-            credentials = PasswordCredentials(self.username, Secret.of(self.password).reveal())
-            options.setdefault("credentials", credentials)
+            options.setdefault("credentials", self._credentials())
         if self.url is not None:
-            return ServerConfig.from_url(Secret.of(self.url).reveal(), **options)
+            return self._config_of_url(options)
         mode = _tls_mode(use_tls=bool(self.use_tls), use_ssl=bool(self.use_ssl))
         port = _number(self._name_of("port"), self.port or self.usual_port, int)
         try:
@@ -142,6 +148,24 @@ class MailSettings:
             if refused is None:
                 raise
             raise ValidationError(f"{self._name_of(refused)}: {error}") from None
+
+    def _credentials(self) -> PasswordCredentials:
+        try:
+            return PasswordCredentials(
+                cast(str, self.username), Secret.of(cast(str, self.password)).reveal()
+            )
+        except ValidationError as error:
+            names = f"{self._name_of('username')}, {self._name_of('password')}"
+            raise ValidationError(f"{names}: {error}") from None
+
+    def _config_of_url(self, options: Mapping[str, Any]) -> ServerConfig:
+        url = Secret.of(cast(Secret, self.url))
+        try:
+            return ServerConfig.from_url(url.reveal(), **options)
+        except ValidationError as error:
+            if options and _is_url(url):
+                raise
+            raise ValidationError(f"{self._name_of('url')}: {error}") from None
 
     def _refused_setting(self, port: int, options: Mapping[str, Any]) -> str | None:
         """The setting whose value `ServerConfig` refuses; None if no single one is at fault."""
@@ -237,6 +261,14 @@ def own_settings(value: object) -> dict[str, object]:
             f"{type(value).__name__}"
         )
     return hiding(value) if isinstance(value, Mapping) else {}
+
+
+def _is_url(url: Secret) -> bool:
+    try:
+        ServerConfig.from_url(url.reveal())
+    except ValidationError:
+        return False
+    return True
 
 
 _URL_PARTS = {"host", "port", "username", "password", "use_tls", "use_ssl"}

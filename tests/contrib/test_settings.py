@@ -129,6 +129,12 @@ def test_smtpconn_is_a_dict(value: object) -> None:
         ({"port": 99999}, "EMAIL_PORT: a port is 1 to 65535, not 99999"),
         ({"timeout": 0}, "EMAIL_TIMEOUT: a timeout is a number of seconds above 0"),
         ({"timeout": "-1"}, "EMAIL_TIMEOUT: a timeout is a number of seconds above 0"),
+        ({"host": 5}, "EMAIL_HOST is a name or an IP address, not int"),
+        ({"host": None, "url": "mx.example.com:25"}, "EMAIL_URL: a URL begins with"),
+        ({"host": None, "url": "smtp://u:s3cret/@h"}, "EMAIL_URL: the server's URL cannot be"),
+        ({"host": None, "url": 5}, "EMAIL_URL: a URL is a str, not int"),
+        ({"username": 5, "password": "s3cret"}, "EMAIL_USER, password: user is a str, not int"),
+        ({"username": "user", "password": b"s3cret"}, "password is a str, not bytes"),
     ],
 )
 def test_a_refused_value_is_named_as_the_framework_names_it(
@@ -136,14 +142,17 @@ def test_a_refused_value_is_named_as_the_framework_names_it(
 ) -> None:
     """The text leads to the setting to change."""
     names = {"host": "EMAIL_HOST", "port": "EMAIL_PORT", "timeout": "EMAIL_TIMEOUT"}
-    with pytest.raises(ValidationError, match=text):
-        read_settings({"host": "localhost", **found}, names=names).config()
+    names |= {"url": "EMAIL_URL", "username": "EMAIL_USER"}
+    with pytest.raises(ValidationError, match=text) as caught:
+        MailSettings(**{"host": "localhost", **found}, names=names).config()
+    assert "s3cret" not in f"{caught.value!r}{caught.value.__context__!r}"
 
 
 def test_a_refused_value_without_a_setting_keeps_its_text() -> None:
     """What no single setting is at fault for is raised as it is."""
-    with pytest.raises(ValidationError, match=r"^ehlo_domain: 'two words' may not be"):
-        read_settings({"host": "localhost", "ehlo_domain": "two words"}).config()
+    for server in ({"host": "localhost"}, {"url": "smtp://localhost"}):
+        with pytest.raises(ValidationError, match=r"^ehlo_domain: 'two words' may not be"):
+            read_settings({**server, "ehlo_domain": "two words"}).config()
 
 
 def test_a_key_without_a_certificate() -> None:
@@ -220,6 +229,8 @@ def test_what_the_environment_does_not_have() -> None:
     config = read_settings(found).config()
     assert (config.host, config.port, config.timeout) == ("mx.example.com", 25, 60.0)
     assert not read_settings({"host": " \n", "timeout": ""}).names_server
+    assert read_settings({"url": " smtp://mx.example.com\n"}).config().host == "mx.example.com"
+    assert not read_settings({"url": "\n"}).names_server
 
 
 def test_limits_from_the_environment() -> None:
