@@ -444,9 +444,11 @@ def _without_utf8_domains(request: MailRequest) -> MailRequest:
     recipients = tuple(r.to_ascii() if needs_it(r) else r for r in request.recipients)
     ascii_request = replace(request, sender=sender, recipients=recipients)
     if ascii_request.needs_smtputf8:
+        paths: tuple[ReversePath | ForwardPath, ...] = (sender, *recipients)
+        not_ascii = next((path.text for path in paths if not path.is_ascii), None)
+        why = "it was asked for" if not_ascii is None else f"{not_ascii!r:.80} is not ASCII"
         raise SmtpUtf8RequiredError(
-            "an address is not ASCII, or SMTPUTF8 was asked for, and the server does not offer it",
-            phase=Phase.MAIL,
+            f"the server does not offer SMTPUTF8, and {why}", phase=Phase.MAIL
         )
     return ascii_request
 

@@ -662,6 +662,20 @@ def test_what_the_server_cannot_take_is_not_sent(
     assert type(fails(lambda: transaction(session(offers), made), [])) is kind
 
 
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (request("a@d.example", "\u00e9@d.example"), "and '\u00e9@d.example' is not ASCII"),
+        (request("\ufeffa@d.example"), r"and '\ufeffa@d.example' is not ASCII"),
+        (request(smtputf8=True), "and it was asked for"),
+    ],
+)
+def test_what_needs_smtputf8_is_named(made: MailRequest, told: str) -> None:
+    """Among many recipients, or where it cannot be seen, as a byte order mark."""
+    error = fails(lambda: transaction(session("8BITMIME"), made), [])
+    assert str(error) == f"the server does not offer SMTPUTF8, {told}"
+
+
 def test_domains_become_a_labels_where_utf8_is_not_offered() -> None:
     """Only the domain is not ASCII, so the address has another form (extra idna)."""
     pytest.importorskip("idna")
