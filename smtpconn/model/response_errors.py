@@ -20,9 +20,11 @@ from typing import cast
 
 from smtpconn.model.addresses import ForwardPath
 from smtpconn.model.errors import (
+    ConnectionClosedError,
     Phase,
     ProtocolError,
     SmtpError,
+    TransportError,
     ValidationError,
     make_variants,
 )
@@ -274,10 +276,10 @@ def explain(
     """Add details of the envelope and the session to a refusal.
 
     Args:
-        error: any error; one that is no refusal is not changed.
+        error: any error; one that is neither a refusal nor a lost connection is not changed.
         ehlo_domain: the client's EHLO name, for a refusal that is about it.
         sender: of the message, for a refusal of MAIL.
-        rejected: the recipients refused so far, for a 421 at RCPT.
+        rejected: the recipients refused so far, for a 421 at RCPT and a lost connection.
     """
     if isinstance(error, ResponseError):
         about = error.response
@@ -287,6 +289,10 @@ def explain(
             error.recipients = _recipients_dict(rejected)
     elif isinstance(error, AllRecipientsFailedError) and error.rejected_recipients:
         about = error.rejected_recipients[0].response
+    elif isinstance(error, ConnectionClosedError | TransportError) and rejected:
+        first = rejected[0]
+        error._text += f"; before that it refused {first.recipient}: {first.response}"
+        return
     else:
         return
     is_about_the_name = any(map(_EHLO_NAME.search, about.lines))

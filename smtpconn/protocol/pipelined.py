@@ -402,6 +402,10 @@ class _Streaming:
         is_for_earlier = isinstance(error, ResponseError) and not replies
         if is_for_earlier or not isinstance(error, SmtpError):
             return not_sent(error)
+        refused = transaction.refusal_before_loss(error, replies)
+        if refused is not None:
+            refused.__cause__ = error
+            return refused
         transaction.explain_refusal(error, replies)
         return error
 

@@ -212,6 +212,16 @@ LMTP_WITHOUT_REPLY = Quirk(
     evidence="RFC 2033 4.3; Dovecot 2.3",
 )
 
+REFUSED_AND_CLOSED = Quirk(
+    server="Outlook.com, for clients on its block list",
+    behaviour="refuses MAIL or RCPT and closes the connection, without a reply to the other "
+    "commands of the group",
+    recognised_by="the connection is lost behind a refusal of MAIL, or of every recipient",
+    response="the refusal is the error, and not the lost connection, which would be transient; "
+    "otherwise the refusals are in the text",
+    evidence="github.com/jstedfast/MailKit/issues/194",
+)
+
 STORED_AND_SHUT_DOWN = Quirk(
     server="Dovecot's LMTP",
     behaviour="reloaded or stopped while it stores a message, stores it and then sends 421 4.3.2 "
@@ -294,6 +304,7 @@ QUIRKS = (
     SILENT_BDAT,
     REST_AS_COMMANDS,
     LMTP_WITHOUT_REPLY,
+    REFUSED_AND_CLOSED,
     STORED_AND_SHUT_DOWN,
     POSTSCREEN_TEASER,
     BARE_LF,

@@ -35,6 +35,7 @@ from smtpconn.model.errors import (
     PoolError,
     ProtocolError,
     SmtpError,
+    TransportError,
 )
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import check_size, is_too_big
@@ -57,7 +58,7 @@ from smtpconn.protocol.exchange import (
     WaitFor,
 )
 from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome, envelope_commands
-from smtpconn.protocol.quirks import means_too_many_recipients
+from smtpconn.protocol.quirks import BAD_SEQUENCE, means_too_many_recipients
 from smtpconn.protocol.session import SessionState
 
 EAGER_CAP = 256 * 1024
@@ -253,6 +254,9 @@ class Transaction:
             else:
                 yield from _send_one_by_one(self.commands, replies, begins_message=begins_message)
         except SmtpError as error:
+            refused = self.refusal_before_loss(error, replies)
+            if refused is not None:
+                raise refused from error
             self.explain_refusal(error, replies)
             raise
         return replies
@@ -276,6 +280,37 @@ class Transaction:
             self.session.has_reset = False
         else:
             self.explain_refusal(failure, replies)
+        return failure
+
+    def refusal_before_loss(
+        self, error: Exception, replies: Sequence[SmtpResponse]
+    ) -> SmtpError | None:
+        """Why the message was refused before the connection was lost; None if it was not.
+
+        Some servers close the connection behind a refusal, without a reply to the rest of the
+        group (`smtpconn.protocol.quirks.REFUSED_AND_CLOSED`).
+
+        Args:
+            error: what ended the group, which had no content.
+            replies: those that came before.
+        """
+        if not (isinstance(error, ConnectionClosedError | TransportError) and is_own(error)):
+            return None
+        answered = list(zip(self.commands, replies, strict=False))
+        if any(each.phase is Phase.RSET and not reply.is_success for each, reply in answered):
+            return None
+        # 503 may be about the place of MAIL in the group (`quirks.NOT_STREAMABLE`).
+        is_sender_refused = any(
+            each.phase is Phase.MAIL and reply.code >= 400 and reply.code != BAD_SEQUENCE
+            for each, reply in answered
+        )
+        _, rejected = _sort_recipients(self.sent_to, self.commands, replies)
+        if not (is_sender_refused or len(rejected) == len(self.sent_to)):
+            return None
+        failure = _why_refused(self.commands, replies, (), rejected)
+        if failure is None or isinstance(failure, ProtocolError):
+            return None
+        self.explain_refusal(failure, replies)
         return failure
 
     def explain_refusal(self, error: SmtpError, replies: Sequence[SmtpResponse]) -> None:

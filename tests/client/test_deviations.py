@@ -42,7 +42,7 @@ from smtpconn import smtplib as drop_in
 from smtpconn.model.results import AnyOutcome
 from tests.support.error_classes import kind_of
 from tests.support.peculiar_servers import HarakaLike, PacketFilter, PostscreenLike
-from tests.support.scripted_server import Lines, ScriptedServer
+from tests.support.scripted_server import CLOSE, Lines, ScriptedServer
 from tests.support.waiting import wait_until
 
 ME, YOU, MESSAGE = "me@example.com", ["you@example.net"], b"Subject: hi\r\n\r\nHi\r\n"
@@ -851,6 +851,50 @@ def test_a_server_that_answers_slowly_is_no_broken_pipelining(
             with pytest.raises(SmtpTimeoutError, match="2 of 4 replies"):
                 pool.send(ME, [*YOU, "two@example.net"], MESSAGE, timeout=1.2)
         assert "one command at a time" not in caplog.text
+
+
+# Refusals that end the connection
+
+REFUSED = b"550 5.7.1 blocked\r\n" + CLOSE
+
+
+@pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize(
+    ("verb", "to", "kind"),
+    [
+        ("MAIL", ["a@example.net", "b@example.net"], PermanentError),
+        ("RCPT", ["a@example.net"], AllRecipientsFailedError),
+    ],
+)
+def test_a_refusal_that_ends_the_connection(
+    ehlo: bytes, verb: str, to: list[str], kind: type[SmtpError]
+) -> None:
+    """It is the error, as with smtplib, and not the lost connection: that would be transient."""
+    replies: dict[str, Any] = {"EHLO": ehlo, verb: REFUSED}
+    with ScriptedServer(**replies) as server:
+        with connect(server) as connection:
+            outcome, later = connection.send_many([Envelope(ME, to, MESSAGE)] * 2)
+        for sender in (connect(server), pool_for(server)):
+            with sender, pytest.raises(kind, match=r"550 5\.7\.1 blocked") as caught:
+                sender.send(ME, to, MESSAGE)
+            assert not caught.value.is_transient
+        assert isinstance(outcome.error, kind)
+        assert isinstance(later.error, ConnectionClosedError)
+        assert later.error.is_safe_to_retry
+        assert len(server.dialogs) == 3
+        with pytest.raises((smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused)) as theirs:
+            send_by_smtplib(server, to)
+        assert isinstance(caught.value, type(theirs.value))
+
+
+@pytest.mark.parametrize("ehlo", [PIPELINING, b"250 mx\r\n"], ids=["pipelined", "one by one"])
+def test_a_refusal_of_one_recipient_that_ends_the_connection(ehlo: bytes) -> None:
+    """The other one might be accepted, so it stays a lost connection, with the server's words."""
+    with ScriptedServer(EHLO=ehlo, RCPT=REFUSED) as server, connect(server) as connection:
+        with pytest.raises(ConnectionClosedError) as caught:
+            connection.send(ME, ["a@example.net", "b@example.net"], MESSAGE)
+        assert "before that it refused a@example.net: 550 5.7.1 blocked" in str(caught.value)
+        assert caught.value.is_safe_to_retry
 
 
 # Known products
