@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from smtpconn.net.forking import keep_in_child
@@ -23,6 +24,10 @@ def start_thread(thread: threading.Thread) -> None:
     is_owned = getattr(lock, "_is_owned", None)  # gevent's lock has none
     if is_owned is not None and is_owned():
         raise RuntimeError("this thread is starting another one")
+    # Destructors may run while the interpreter ends. Before Python 3.12 a thread that is started
+    # then never runs, and `start` waits for it forever.
+    if sys.is_finalizing():
+        raise RuntimeError("a thread cannot be started while the interpreter ends")
     keep_in_child(thread)
     interruption: BaseException | None = None
     try:

@@ -140,3 +140,48 @@ def test_an_exit_by_an_exception() -> None:
         )
     assert done.returncode == 3
     assert done.stderr == ""
+
+
+LATE_SCRIPT = """
+import os, sys
+from smtpconn import ConnectionPool, Envelope
+
+url, how = sys.argv[1:]
+pool = ConnectionPool(url)
+
+def keep():
+    with pool.connection() as connection:
+        try:
+            yield connection
+        except GeneratorExit:
+            pass
+
+class Late:
+    def __del__(self, pool=pool, letter=Envelope("me@example.com", ["you@example.com"], b"")):
+        try:
+            list(pool.send_many([letter]))
+        except RuntimeError:
+            os.write(1, b"refused")
+
+if how == "returns":
+    kept = keep()
+    next(kept)
+else:
+    late = Late()
+"""
+
+
+@pytest.mark.parametrize("how", ["returns", "sends many"])
+def test_a_destructor_at_the_very_end(how: str) -> None:
+    """It may return a connection, or send; no thread that can no longer run is waited for."""
+    with SmtpServer() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", LATE_SCRIPT, server.url, how],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            cwd=ROOT,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if how == "returns" else "refused")
