@@ -125,18 +125,19 @@ class _Resolver:
             if is_full:
                 return None
             lookup = _Lookup(host, port)
-            thread = threading.Thread(
-                target=self._run, args=[lookup], name="smtpconn-resolver", daemon=True
-            )
             try:
+                thread = threading.Thread(
+                    target=self._run, args=[lookup], name="smtpconn-resolver", daemon=True
+                )
                 start_thread(thread)
             except RuntimeError:
                 pass
             else:
                 self._running.append(lookup)
                 return lookup
-        # Threads cannot be started (limit reached, or interpreter shutdown, when log records may
-        # still be mailed). Resolve in this thread; only the resolver's own timeout applies.
+        # Threads cannot be started (limit reached; interpreter shutdown, when log records may still
+        # be mailed; a subinterpreter without daemon threads, in which not even the object can be
+        # made). Resolve in this thread; only the resolver's own timeout applies.
         lookup.run()
         return lookup
 

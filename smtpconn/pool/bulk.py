@@ -618,21 +618,22 @@ class Outcomes(Generic[Outcome]):
         _runs.add(run)
         # After an exception in here, the next call continues with the threads not started yet.
         for number in range(run.workers + 1):
-            if number == len(self._threads):
-                self._threads.append(self._thread(number))
             try:
+                if number == len(self._threads):
+                    self._threads.append(self._thread(number))
                 if self._threads[number].ident is None:
                     start_thread(self._threads[number])
             except RuntimeError as error:
-                # Threads cannot be started (limit reached, or interpreter shutdown). The error is
-                # raised after the outcomes of the jobs that were begun.
+                # Threads cannot be started (limit reached, interpreter shutdown, or a
+                # subinterpreter without daemon threads). The error is raised after the outcomes of
+                # the jobs that were begun.
                 self._error = error
                 run.end()
                 break
             except BaseException:
                 # An exception in Thread.start() leaves open whether the thread runs. If both the
                 # old and the new one run, only the first does the work (`Run.run`).
-                self._threads[number] = self._thread(number)
+                del self._threads[number:]
                 raise
             self._running.add(number)
         self._has_begun = True

@@ -235,3 +235,15 @@ def test_a_signal_handler_inside_the_start_of_a_thread() -> None:
     """It starts no thread, which could not run before the handler ends, but resolves it itself."""
     with threading._active_limbo_lock:  # type: ignore[attr-defined]
         assert resolve("localhost", 25, Deadline(5))
+
+
+def test_an_interpreter_without_daemon_threads(
+    names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subinterpreter may refuse even to make the object; then the caller's thread resolves."""
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+
+    monkeypatch.setattr(threading, "Thread", refuse)
+    assert resolve("mx.example", 25, Deadline(TIMEOUT)) == FOUND

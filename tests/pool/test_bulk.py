@@ -480,6 +480,19 @@ def test_a_signal_handler_inside_the_start_of_a_thread() -> None:
     assert senders() == []
 
 
+def test_an_interpreter_without_daemon_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subinterpreter may refuse even to make the object: the run ends with the error, once."""
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+
+    monkeypatch.setattr(threading, "Thread", refuse)
+    outcomes = fan_out(abs, range(3), 2)
+    with pytest.raises(RuntimeError, match="daemon threads"):
+        next(outcomes)
+    assert list(outcomes) == []
+
+
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system has no more threads, those that run are waited for before the error is told."""
     go_on, told, in_flight = threading.Event(), threading.Event(), threading.Event()
