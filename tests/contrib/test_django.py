@@ -364,7 +364,7 @@ def test_no_connection_becomes_free(server: SmtpServer, mailing: Mailing) -> Non
     limits = {"max_size": 1, "acquire_timeout": 0.05}
     backend = mailing.use(server, pool=limits)
     silent = mailing.use(server, pool=limits, fail_silently=True)
-    with backend.pool.connection():
+    with backend.pool.connection(timeout=10):
         with pytest.raises(OSError, match="max_size") as caught:
             backend.send_messages([message(YOU)])
         assert isinstance(caught.value, PoolTimeoutError)

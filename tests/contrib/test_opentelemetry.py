@@ -182,11 +182,11 @@ def test_an_error_of_the_application_is_some_other_error(
 def test_a_connect_that_fails(server: SmtpServer, sdk: RecordingSdk) -> None:
     """Both the connect and the message say why; a message that got no connection says where to."""
     server.fault("CONNECT", reply="554 5.3.2 No", close=True)
-    with ConnectionPool(server.url, max_size=1, acquire_timeout=0.02, on_event=sdk.hook) as pool:
+    with ConnectionPool(server.url, max_size=1, on_event=sdk.hook) as pool:
         with pytest.raises(PermanentError):
             pool.send(SENDER, RECIPIENTS, MESSAGE)
-        with pool.connection(timeout=10), pytest.raises(PoolTimeoutError):
-            pool.send(SENDER, RECIPIENTS, MESSAGE)
+        with pool.connection(), pytest.raises(PoolTimeoutError):
+            pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.02)
     failed = [s for s in sdk.spans if s.status.status_code is StatusCode.ERROR]
     assert [(s.name.split()[0], (s.attributes or {})["error.type"]) for s in failed] == [
         ("connect", "554"),

@@ -242,7 +242,11 @@ def test_connections_are_handed_over_fairly(server: SmtpServer) -> None:
 def test_a_timeout_says_who_has_the_connections(server: SmtpServer) -> None:
     """`PoolTimeoutError` names the limit, the figures and the age of the oldest lease."""
     with ConnectionPool(server.url, max_size=2, acquire_timeout=0.02) as pool:
-        with pool.connection(), pool.connection(), pytest.raises(PoolTimeoutError) as caught:
+        with (
+            pool.connection(timeout=10),
+            pool.connection(timeout=10),
+            pytest.raises(PoolTimeoutError) as caught,
+        ):
             take(pool)
         text = str(caught.value)
         for part in ("max_size=2", "in use=2", "idle=0", "waiting=1", "0.02 s", str(pool.config)):
@@ -708,7 +712,7 @@ def test_an_error_shows_the_configurations_figure(server: SmtpServer) -> None:
         with pytest.raises(SmtpTimeoutError, match=r"timeout of 0\.125 seconds"):
             pool.send(SENDER, RECIPIENTS, MESSAGE)
         with (
-            pool.connection(),
+            pool.connection(timeout=10),
             pytest.raises(PoolTimeoutError, match=r"became free within 0\.0625 s"),
         ):
             pool.send(SENDER, RECIPIENTS, MESSAGE)

@@ -413,7 +413,7 @@ def test_warming_tells_why_it_cannot(server: SmtpServer) -> None:
 
 def test_warming_counts_connections_in_use(server: SmtpServer) -> None:
     """Connections that are in use count: with all of them out there is nothing to do."""
-    with ConnectionPool(server.url, max_size=2, acquire_timeout=0.05) as pool:
+    with ConnectionPool(server.url, max_size=2, acquire_timeout=5) as pool:
         with pool.connection():
             pool.warm(2)
         assert len(server.connections) == 2

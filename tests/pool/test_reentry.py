@@ -410,12 +410,12 @@ def test_a_handler_that_mails_warnings_through_the_pool_that_warns(
     """A time-out of the pool is mailed once; that this times out, too, is not mailed again."""
     with ConnectionPool(server.url, max_size=1, acquire_timeout=0.05) as pool:
         mailer = mailers(pool, logging.WARNING)
-        with pool.connection(), pytest.raises(PoolTimeoutError):
+        with pool.connection(timeout=10), pytest.raises(PoolTimeoutError):
             pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.05)
         assert len(mailer.texts) == 1
         assert pool.stats().timeouts == 2
         # And the next warning is mailed again.
-        with pool.connection(), pytest.raises(PoolTimeoutError):
+        with pool.connection(timeout=10), pytest.raises(PoolTimeoutError):
             pool.send(SENDER, RECIPIENTS, MESSAGE, timeout=0.05)
         assert len(mailer.texts) == 2
 

@@ -496,8 +496,8 @@ def test_a_batch_does_not_wait_for_ever_where_too_many_wait(
     with (
         SmtpServer() as server,
         ConnectionPool(server.url, max_size=2, max_waiting=1, acquire_timeout=0.2) as pool,
-        pool.connection(),
-        pool.connection(),
+        pool.connection(timeout=10),
+        pool.connection(timeout=10),
     ):
         begun = time.monotonic()
         taking = in_a_thread(pool.send_many(map(good, range(6))), outcomes)
@@ -614,9 +614,11 @@ def test_a_run_that_gets_fewer_connections_waits_for_its_own() -> None:
     with (
         SmtpServer() as server,
         ConnectionPool(server.url, max_size=3, acquire_timeout=0.05) as pool,
-        pool.connection(),
-        pool.connection(),
+        pool.connection(timeout=10),
+        pool.connection(timeout=10),
     ):
+        with pool.connection(timeout=10):
+            pass  # there is a third one
         server.fault("CONTENT", delay=0.02)
         assert all(o.error is None for o in pool.send_many(good(n) for n in range(20)))
         assert len(server.messages) == 20

@@ -523,7 +523,7 @@ def test_a_name_is_said_until_the_next_connection(server: SmtpServer, pools: smt
 
 def test_max_size_is_a_limit(server: SmtpServer) -> None:
     """If all connections are in use, a caller waits; the error says who has them."""
-    with smtplib.pooled(max_size=1, acquire_timeout=0.2, keepalive=None):
+    with smtplib.pooled(max_size=1, acquire_timeout=0.5, keepalive=None):
         with smtplib.SMTP(server.host, server.port) as first:
             first.noop()
             second = smtplib.SMTP(server.host, server.port)
