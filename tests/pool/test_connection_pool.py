@@ -875,19 +875,21 @@ def test_a_noop_that_is_answered_late_costs_nothing(server: SmtpServer) -> None:
     assert len(server.connections) == 1
 
 
-def test_an_unanswered_noop_holds_up_no_other_pool(server: SmtpServer) -> None:
+def test_an_unanswered_noop_holds_up_no_other_pool(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a server is silent, connections of other pools are kept alive and closed in time."""
+    # What waits for the silent server is not over before the test fails.
+    monkeypatch.setattr("smtpconn.pool.core.NOOP_TIMEOUT", 60.0)
     with (
         SmtpServer() as other_server,
         ConnectionPool(server.url, keepalive=0.05, max_idle=100) as silent,
-        ConnectionPool(other_server.url, keepalive=0.03, max_idle=0.5) as other,
+        ConnectionPool(other_server.url, keepalive=0.03, max_idle=2.0) as other,
     ):
         take(other)
-        begun = time.monotonic()
         hang_at_noop(server, silent)
         other_server.wait_for(lambda: noops(other_server, 0) >= 5)
         other_server.wait_for(lambda: all_closed(other_server))
-        assert time.monotonic() - begun < NOOP_TIMEOUT / 2
         assert silent.stats().in_use == 1
         # Who wants the silent connection closes it, and with it the NOOP ends.
         silent.close(0)
