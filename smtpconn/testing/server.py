@@ -404,7 +404,6 @@ class SmtpServer:
         except BaseException:
             listener.close()
             raise
-        listener.settimeout(TICK)
         self._listener = listener
         self._stopping.clear()
         self._acceptor = _thread(self._accept, listener)
@@ -432,6 +431,7 @@ class SmtpServer:
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
+            listener.settimeout(TICK)
             try:
                 sock, _ = listener.accept()
             except TimeoutError:
