@@ -8,7 +8,6 @@ Callers beyond the limit wait for a lookup to end, under their own deadline.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TypeAlias
 from smtpconn.model.errors import Phase, TransportError
 from smtpconn.model.origin import is_of_signal_handler
 from smtpconn.net.deadline import Deadline
+from smtpconn.net.forking import current_process
 from smtpconn.net.threads import start_thread
 
 MAX_LOOKUPS = 16
@@ -48,10 +48,10 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
         # `is_own` does not apply: applications may replace the resolver with their own function.
         if is_of_signal_handler(error):
             raise
-    # One per process id: a forked child inherits lookups without their threads, and perhaps a lock
+    # One per process: a forked child inherits lookups without their threads, and perhaps a lock
     # that is never released.
-    pid = os.getpid()
-    resolver = _resolvers.get(pid) or _resolvers.setdefault(pid, _Resolver())
+    process = current_process()
+    resolver = _resolvers.get(process) or _resolvers.setdefault(process, _Resolver())
     outcome = resolver.resolve(host, port, deadline)
     if isinstance(outcome, Exception):
         why = getattr(outcome, "strerror", None) or outcome

@@ -14,6 +14,7 @@ from typing import Self, TypeAlias
 
 from smtpconn.model.errors import Phase, TlsError
 from smtpconn.model.pickling import reduce_value
+from smtpconn.net.forking import current_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,9 @@ def shared_context(
     key = (files, changes, ssl.SSLContext)
     if (context := _contexts.get(key)) is not None:
         return context
-    # One lock per process id: a lock inherited by a forked child may never be released.
-    lock = _locks.get(os.getpid()) or _locks.setdefault(os.getpid(), threading.RLock())
+    # One lock per process: a lock inherited by a forked child may never be released.
+    process = current_process()
+    lock = _locks.get(process) or _locks.setdefault(process, threading.RLock())
     is_held = lock.acquire(timeout=min(seconds, LOCK_TIMEOUT))
     try:
         if (context := _contexts.get(key)) is not None:

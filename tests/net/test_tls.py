@@ -28,7 +28,7 @@ from smtpconn import (
     TlsMode,
     ValidationError,
 )
-from smtpconn.net import tls
+from smtpconn.net import forking, tls
 from smtpconn.net.tls import new_context, shared_context
 from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
@@ -222,7 +222,7 @@ def test_a_lock_that_is_never_released_costs_a_moment(
     """Contexts are made also where a lock is held for ever, as in a forked child."""
     lock = threading.RLock()
     monkeypatch.setattr(tls, "LOCK_TIMEOUT", 0.01)
-    monkeypatch.setitem(tls._locks, os.getpid(), lock)
+    monkeypatch.setitem(tls._locks, forking.current_process(), lock)
     monkeypatch.setattr(tls, "_contexts", {})
     held, done = threading.Event(), threading.Event()
 
@@ -263,12 +263,11 @@ def test_a_signal_handler_that_comes_in_the_middle(
 def test_a_child_has_a_lock_of_its_own(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An inherited lock may be held for ever; another process id has another one."""
+    """An inherited lock may be held for ever; another process has another one."""
     monkeypatch.setattr(tls, "_contexts", {})
     monkeypatch.setattr(tls, "_locks", {})
     shared_context(str(certificates.ca_file))
-    parent = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    monkeypatch.setattr(forking, "process_number", forking.process_number + 1)
     tls._contexts.clear()
     shared_context(str(certificates.ca_file))
     assert len(set(map(id, tls._locks.values()))) == 2
