@@ -325,7 +325,7 @@ def login_candidates(
     """The mechanisms that both sides support, in the order in which they are tried.
 
     Args:
-        credentials: of the user who logs in; None if only EXTERNAL may be used.
+        credentials: the credentials of the user; None if only EXTERNAL may be used.
         names: the allowed mechanisms, in order; None for all, the strongest first.
         capabilities: what the server offers.
         tls: the TLS socket, for channel binding.

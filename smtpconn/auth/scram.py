@@ -2,9 +2,9 @@
 
 The package scramp (the extra ``scram``) does the computation; this module adapts it to
 `SaslMechanism` and chooses the channel binding. -PLUS detects a man in the middle even if the
-client trusts his certificate. A client cannot ask which kind of binding a server supports. A server
-that does not support the chosen kind refuses the first message, or calls the second one malformed
-(501), before the password was used. Then the next kind can be tried.
+client trusts the attacker's certificate. A client cannot ask which kind of binding a server
+supports. A server that does not support the chosen kind refuses the first message, or calls the
+second one malformed (501), before the password was used. Then the next kind can be tried.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Scram(SaslMechanism):
 
     Args:
         name: the mechanism.
-        user, password: of the account; prepared with SASLprep (RFC 5802 5.1).
+        user, password: the login; prepared with SASLprep (RFC 5802 5.1).
         binding: for -PLUS, the kind of channel binding and the TLS socket.
 
     Raises:

@@ -140,7 +140,7 @@ class Channel:
 
         Args:
             exchange: not started yet.
-            deadline: of the messages.
+            deadline: the deadline of the messages.
             phase: for an error before the exchange has started.
 
         Raises:

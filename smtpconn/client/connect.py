@@ -150,7 +150,7 @@ def driver_over(
         sock: in clear or with TLS; closed if this fails.
         host, port: what it is connected to.
         session: new; its ``ehlo_domain`` stays unless it is "".
-        deadline: of the operation.
+        deadline: the deadline of the operation.
         is_direct: whether the peer is the server and not a proxy.
         is_private: whether a secret may be sent even if the socket does not make that safe.
         context, tls_session: for TLS that is started later.

@@ -51,7 +51,7 @@ def with_hint(
 
     Args:
         error: the failure of connecting.
-        host, port, protocol, tls_mode: of the connection.
+        host, port, protocol, tls_mode: what the connection was made with.
         context_is_callers: whether the caller passed its own TLS context.
         cafile: the caller's authorities, if any.
     """

@@ -568,7 +568,7 @@ class SmtpConnection:
         Args:
             request: from `make_request` or `make_message_request`; the pool may send it again over
                 another connection.
-            deadline: of the whole operation.
+            deadline: the deadline of the whole operation.
         """
         session = self._session
         if not isinstance(request, MailRequest):

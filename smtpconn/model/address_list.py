@@ -33,9 +33,9 @@ class Named:
     """An address with its display name.
 
     Attributes:
-        name: without quoting, or the comment after the address; "" for none. Encoded words (RFC
-            2047) stay as they are.
-        address: for `smtpconn.model.addresses.ForwardPath`; not checked.
+        name: the display name without its quoting; if there is none, the comment after the
+            address; "" if there is neither. Encoded words (RFC 2047) are not decoded.
+        address: the address, not validated; `smtpconn.model.addresses.ForwardPath` does that.
     """
 
     name: str
@@ -83,8 +83,8 @@ class _Token:
     """A word or a special character; the last token of a text is its end, with the text "".
 
     Attributes:
-        kind: of `_TOKEN`; "end" for the end.
-        text: as in the source.
+        kind: the group of `_TOKEN` that matched, or "end" for the end of the text.
+        text: the characters of the token, unchanged.
         has_gap_before: whether a space or a comment precedes it.
     """
 

@@ -296,7 +296,7 @@ class ForwardPath:
     ``"user@example.com" in result.accepted_recipients`` works.
 
     Attributes:
-        mailbox: of the recipient; None for ``postmaster``.
+        mailbox: the recipient's mailbox; None for ``postmaster``.
         is_ascii: whether it can be sent without SMTPUTF8.
         written: the text it was made from.
         text: as it is sent.

@@ -122,8 +122,8 @@ def completed(message: AnyMessage, sender: ReversePath) -> AnyMessage:
     """A copy without Bcc, and with Date and Message-ID where they are missing (RFC 5322 3.6).
 
     Args:
-        message: is not changed.
-        sender: its domain is used in a new Message-ID, without a DNS query.
+        message: the message; it is not changed.
+        sender: the address whose domain a new Message-ID gets, without a DNS query.
 
     Raises:
         ValidationError: its parts are nested too deeply.
@@ -142,8 +142,8 @@ def serialize(message: AnyMessage, capabilities: ServerCapabilities, *, smtputf8
     """Serialise a message for a server, with CRLF line ends and without Bcc.
 
     Args:
-        message: is not changed.
-        capabilities: what the server offers.
+        message: the message; it is not changed.
+        capabilities: the extensions that the server offers.
         smtputf8: whether UTF-8 is allowed in the headers.
 
     Raises:

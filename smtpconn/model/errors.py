@@ -89,9 +89,9 @@ class SmtpError(smtplib.SMTPException):
 
     Args:
         message: the text.
-        facts: the second of an error's ``args``, if the error is rebuilt from them.
+        facts: the second item of an error's ``args``, if the error is rebuilt from them.
         phase: where it happened.
-        may_have_been_delivered: as the attribute. By default False if ``phase`` is given. Without
+        may_have_been_delivered: see the attribute. By default False if ``phase`` is given. Without
             ``phase`` and ``facts`` the error is being rebuilt from its text alone; then it is True
             unless the class excludes delivery.
         cause: the underlying error of the socket, the resolver or TLS; this error takes over its
@@ -256,7 +256,7 @@ class SmtpError(smtplib.SMTPException):
 
 
 def _flags_from(facts: Mapping[str, object]) -> dict[str, object]:
-    """The phase and the flags in the facts; raises as `_state_from`."""
+    """The phase and the flags in the facts; raises the same errors as `_state_from`."""
     return {
         "phase": Phase(str(facts["phase"])),
         "is_transient": facts["is_transient"] is True,
@@ -292,7 +292,7 @@ class TlsError(TransportError, ssl.SSLError):
     One about the server's certificate is also an ``ssl.SSLCertVerificationError``.
 
     Attributes:
-        library, reason: OpenSSL's, "" where there are none.
+        library, reason: OpenSSL's names of its library and of the reason; "" if it gave none.
         verify_code, verify_message: why the certificate is not trusted; 0 and "" for other
             failures.
     """

@@ -77,7 +77,7 @@ def field_bytes(name: str, value: object, *, utf8: bool) -> bytes:
     """A field with its CRLF.
 
     Args:
-        name: of the field.
+        name: the name of the field.
         value: as `email.message.Message.raw_items` has it: the text that was read, with bytes that
             are not ASCII as surrogates; a text or `email.header.Header` of the old API; or an
             object of `email.headerregistry`.

@@ -20,7 +20,7 @@ class Pipelining(enum.StrEnum):
     """How many commands are sent before their replies have come (RFC 2920).
 
     OFF: one at a time. AUTO: groups of commands as in RFC 2920, if the server offers PIPELINING.
-    EAGER: also content before the recipients' replies, for servers the user trusts.
+    EAGER: the content, too, is sent before the recipients' replies; for servers the user trusts.
     """
 
     __reduce_ex__ = reduce_enum

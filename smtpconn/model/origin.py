@@ -43,7 +43,7 @@ def is_own(error: BaseException) -> bool:
 
 
 def is_of_signal_handler(error: BaseException) -> bool:
-    """Whether a signal handler raised an exception that came out of a caller's own function.
+    """Whether a signal handler raised the exception while a function of the caller ran.
 
     The function's own exceptions are handled as its failure. One that a signal handler raises
     while the function runs is for the application, and is passed on.

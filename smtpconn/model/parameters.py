@@ -43,7 +43,7 @@ class DsnRet(enum.StrEnum):
 
 
 class DsnNotify(enum.Flag):
-    """When to report on a recipient (RFC 3461 4.1); combine with ``|``, but NEVER stands alone."""
+    """When to report on a recipient (RFC 3461 4.1); combine with ``|``, except NEVER."""
 
     __reduce_ex__ = reduce_enum
 
@@ -67,12 +67,12 @@ class DeliverBy:
     """The BY parameter (RFC 2852 4): deliver in time, or say that it was not possible.
 
     Attributes:
-        seconds: from now; negative for a time in the past, which makes sense with NOTIFY only.
+        seconds: seconds from now; 0 or less is allowed with NOTIFY only.
         mode: what happens when the time is over.
         trace: ask for tracing, the ``T`` after the mode.
 
     Raises:
-        ValidationError: more than nine digits, or RETURN with a time in the past.
+        ValidationError: more than nine digits, or RETURN with 0 seconds or less.
     """
 
     __reduce_ex__ = reduce_value
@@ -198,7 +198,7 @@ def mail_parameters(
     Args:
         params: what the caller asked for.
         capabilities: what the server offers.
-        size: of the message in bytes, None if unknown; ``params.size`` overrides it.
+        size: the size of the message in bytes, None if unknown; ``params.size`` overrides it.
         body: the BODY to declare, already decided; None for none.
         smtputf8: whether this transaction needs SMTPUTF8.
 

@@ -50,7 +50,7 @@ class ResponseError(SmtpError, smtplib.SMTPResponseException):
 
     Args:
         response: the reply; or the text of an error that is rebuilt from its ``args``.
-        facts: the second of those ``args``.
+        facts: the second item of those ``args``.
         phase: what the server refused.
         details: more text from the server, added to the error's text.
         note: smtpconn's explanation, added to the error's text.
@@ -190,7 +190,7 @@ class AllRecipientsFailedError(SmtpError, smtplib.SMTPRecipientsRefused):
     Args:
         rejected_recipients: each with its reply; or the text of an error that is rebuilt from its
             ``args``.
-        facts: the second of those ``args``.
+        facts: the second item of those ``args``.
 
     Attributes:
         rejected_recipients: each refused recipient with the reply it got, in the order given.
@@ -278,7 +278,7 @@ def explain(
     Args:
         error: any error; one that is neither a refusal nor a lost connection is not changed.
         ehlo_domain: the client's EHLO name, for a refusal that is about it.
-        sender: of the message, for a refusal of MAIL.
+        sender: the sender of the message, for a refusal of MAIL.
         rejected: the recipients refused so far, for a 421 at RCPT and a lost connection.
     """
     if isinstance(error, ResponseError):

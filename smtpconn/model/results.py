@@ -41,8 +41,8 @@ class RejectedRecipient:
     """A recipient the server refused at RCPT.
 
     Attributes:
-        recipient: who was refused.
-        response: what the server said.
+        recipient: the refused recipient.
+        response: the server's reply to RCPT.
         is_too_many: whether it says that there were too many recipients, whatever its class is:
             552 after an accepted recipient (RFC 5321 4.5.3.1.10).
     """
@@ -114,7 +114,8 @@ class LmtpSendResult(SendResult):
     Attributes:
         results: one per recipient that was accepted at RCPT, in the order given.
         rejected_recipients: those the server refused at RCPT; the message was not sent to them.
-        response: the reply for the first recipient who got it; if none did, the first refusal.
+        response: the reply for the first recipient who got it; if none did, the first refusal; if
+            there is no reply at all, one with code 451 that smtpconn makes.
         accepted_recipients: those who got it, in the order given.
     """
 
@@ -205,11 +206,11 @@ class Envelope:
     ) -> Self:
         """The envelope of an `email.message.EmailMessage`, or of a message of the older API.
 
-        Nothing is serialised yet: what its bytes are depends on the server. Bcc is not sent,
+        Nothing is serialised yet, because the bytes depend on the server. Bcc is not sent,
         and a missing Date or Message-ID is added, as `SmtpConnection.send_message` does.
 
         Args:
-            message: is not changed.
+            message: the message; it is not changed.
             sender, recipients: None for those the header fields name (Sender or From; To, Cc and
                 Bcc; or their Resent- forms).
             mail_params, rcpt_params: as `SmtpConnection.send_with_all_params` takes them.
@@ -266,7 +267,8 @@ class SendOutcome(Generic[ResultT, ErrorT]):
     """The outcome of one envelope.
 
     Attributes:
-        envelope: the same object that was given; for a message, the envelope made from it.
+        envelope: the envelope that the caller passed, the same object; for a message, the envelope
+            made from it.
         result: as from `SmtpConnection.send`, or `SmtpConnection.send_lmtp` over LMTP; None if it
             ended with an error.
         error: the error it ended with, else None.

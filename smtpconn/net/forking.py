@@ -1,9 +1,9 @@
 """In a forked child, every object that holds connections or locks is reset.
 
-A child has the parent's sockets, and its locks in the state of that moment, but not the threads
-that would release them. So objects that hold connections or locks register here, and are reset in
-a child. The parent is not affected: the child closes descriptors without a QUIT and without a TLS
-shutdown, which would end the parent's session.
+A child has the parent's sockets, and its locks in the state they had at the fork, but not the
+threads that would release them. So objects that hold connections or locks register here, and are
+reset in a child. The parent is not affected: the child closes descriptors without a QUIT and
+without a TLS shutdown, which would end the parent's session.
 
 `os.fork` runs a hook in the child. A process that C code forks runs none: uWSGI forks its workers
 this way, and so do some tracing agents and servers that embed Python. Therefore `reset_if_forked`
@@ -43,7 +43,7 @@ class Resettable(Protocol):
 
 
 class ProcessIdMark:
-    """Behaves like the first byte of the page, for systems without one: true until a fork."""
+    """Replaces the page on systems that have none: its first item is true until a fork."""
 
     def __init__(self) -> None:
         self._process_id = 0
@@ -81,8 +81,8 @@ Code that runs for every message reads it in place, because a call would cost mo
 """
 
 process_number = 0
-"""What `current_process` returns, once the process is set up: a lower bound of the number of forks
-since the process that imported this module."""
+"""What `current_process` returns, once the process is set up. Each forked child has a higher number
+than its parent."""
 
 # Dicts, not WeakSets: a fork may happen while another thread is in the middle of a change.
 _sockets: dict[int, weakref.ref[socket.socket]] = {}

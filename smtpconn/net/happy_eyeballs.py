@@ -42,8 +42,8 @@ def open_socket(
     """Connect to a host name, an IP address or the path of a UNIX socket (begins with "/").
 
     Args:
-        host, port: of the server; ``port`` is not used for a path.
-        deadline: of the operation.
+        host, port: the server; ``port`` is not used for a path.
+        deadline: the deadline of the operation.
         source_address: the local (address, port) to bind to, port 0 for any.
 
     Raises:

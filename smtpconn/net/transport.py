@@ -127,9 +127,9 @@ class Transport:
         Args:
             context: the TLS settings.
             host: the name that the certificate must have.
-            deadline: of the handshake.
-            session: of an earlier connection, resumed if the server agrees; it is offered only
-                with the context it came from.
+            deadline: the deadline of the handshake.
+            session: the TLS session of an earlier connection, resumed if the server agrees; it is
+                offered only with the context it came from.
 
         Raises:
             OSError: the handshake failed; `as_smtp_error` converts it.
@@ -175,14 +175,14 @@ class Transport:
 
         Args:
             data: what to send.
-            deadline: of the whole write.
+            deadline: the deadline of the whole write.
             sent: called with the number of bytes each time the kernel has accepted some.
             received: called with data that arrives while the write is blocked, b"" at the end of
                 the stream; may raise to stop the write.
 
         Raises:
             OSError: the connection failed.
-            TimeoutError: without errno: the deadline passed.
+            TimeoutError: the deadline passed; its ``errno`` is None.
         """
         max_size = _TLS_SEND if self.is_tls else _SEND
         unsent: Buffer = data
@@ -217,7 +217,7 @@ class Transport:
 
         Raises:
             OSError: the connection failed.
-            TimeoutError: without errno: the deadline passed.
+            TimeoutError: the deadline passed; its ``errno`` is None.
         """
         # Part of a TLS record may be in OpenSSL's buffer, which poll() cannot see: read first.
         if self.is_tls and deadline.remaining() and (data := self.receive_now()) is not None:
@@ -242,7 +242,7 @@ class Transport:
     def is_silent(self) -> bool:
         """Whether it is certain that nothing has arrived, neither bytes nor the end of the stream.
 
-        The cheap half of a probe. False proves nothing: after a TLS 1.3 handshake a healthy socket
+        A cheap first check. False proves nothing: after a TLS 1.3 handshake a healthy socket
         is readable (session tickets), and only `receive_now` can tell. Without TLS this may be
         called while another thread waits for bytes.
         """
@@ -387,8 +387,8 @@ def as_smtp_error(error: OSError, phase: Phase, deadline: Deadline, peer: str) -
     Args:
         error: what was caught; an `SmtpError` is returned unchanged.
         phase: what was in progress.
-        deadline: of the operation.
-        peer: ``host:port`` for the message.
+        deadline: the deadline of the operation.
+        peer: ``host:port`` for the error text.
     """
     if isinstance(error, SmtpError):
         return error

@@ -225,7 +225,7 @@ def make_message_request(
     A missing Date and Message-ID are made here, so that they are the same at every attempt.
 
     Args:
-        message: of the email package.
+        message: a message of the email package.
         sender, recipients: None for those the header fields name.
         mail_params, rcpt_params: as for `make_request`.
 
