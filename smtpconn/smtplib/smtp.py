@@ -898,15 +898,16 @@ class SMTP(smtplib.SMTP):
         connection = self._connection
         if connection is not None:
             self._show_commands(connection)
-        self._set_socket_timeout(connection, 0)
+        self._set_socket_timeout(connection, blocks=False)
         try:
             with Translated():
                 return operation()
         finally:
-            self._set_socket_timeout(connection, self._timeout_seconds())
+            self._set_socket_timeout(connection, blocks=True)
 
-    def _set_socket_timeout(self, connection: CommandConnection | None, seconds: float) -> None:
+    def _set_socket_timeout(self, connection: CommandConnection | None, *, blocks: bool) -> None:
         if self._gives_out_socket and connection is not None and connection.is_open:
+            seconds = self._timeout_seconds() if blocks else 0
             # The program may have closed it; then the operation fails, as a lost connection.
             with contextlib.suppress(OSError):
                 connection.sock.settimeout(seconds)
