@@ -47,6 +47,19 @@ def never_wait_for_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpconn.net.happy_eyeballs.ATTEMPT_DELAY", 1000 * TIMEOUT)
 
 
+def never_wait_after(monkeypatch: pytest.MonkeyPatch, watched: object, error: int = 0) -> None:
+    """Begin `never_wait_for_the_next_address` with an attempt, which may fail at once."""
+
+    class Watching(socket.socket):
+        def connect_ex(self, address: Any, /) -> int:
+            if address != watched:
+                return super().connect_ex(address)
+            never_wait_for_the_next_address(monkeypatch)
+            return error or super().connect_ex(address)
+
+    monkeypatch.setattr(socket, "socket", Watching)
+
+
 # --- Racing ---------------------------------------------------------------------------------------
 
 
@@ -90,15 +103,9 @@ def test_a_refusal_behind_a_dead_address(monkeypatch: pytest.MonkeyPatch) -> Non
     """A refusal while another attempt hangs brings the next address forward."""
     second = refusing()
 
-    class Watching(socket.socket):
-        def connect_ex(self, address: Any, /) -> int:
-            if address == second:
-                never_wait_for_the_next_address(monkeypatch)
-            return super().connect_ex(address)
-
     with dead() as first, live() as third:
         resolve_to(monkeypatch, [first, second, third])
-        monkeypatch.setattr(socket, "socket", Watching)
+        never_wait_after(monkeypatch, second)
         peer, seconds = open_named()
         assert peer == third
         assert seconds > ATTEMPT_DELAY - 0.05
@@ -108,16 +115,9 @@ def test_an_unreachable_address_behind_a_dead_one(monkeypatch: pytest.MonkeyPatc
     """The same where it fails at once, as that of a family that has no route here does."""
     unreachable = ("192.0.2.1", 25)
 
-    class Watching(socket.socket):
-        def connect_ex(self, address: Any, /) -> int:
-            if address == unreachable:
-                never_wait_for_the_next_address(monkeypatch)
-                return errno.ENETUNREACH
-            return super().connect_ex(address)
-
     with dead() as first, live() as third:
         resolve_to(monkeypatch, [first, unreachable, third])
-        monkeypatch.setattr(socket, "socket", Watching)
+        never_wait_after(monkeypatch, unreachable, errno.ENETUNREACH)
         peer, _ = open_named()
         assert peer == third
 
