@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -361,6 +362,9 @@ class SessionMachine(RuleBasedStateMachine):
             self._check_reply(each.response, "RCPT", str(each.recipient))
 
 
+# Its time depends on the sessions that are drawn: seconds on an idle machine, but most wait for
+# deadlines.
+@pytest.mark.timeout(180)
 def test_a_session_with_an_arbitrary_server(count: Count) -> None:
     """Whatever the server does, the promises of this file's head hold."""
     sessions = operations = 0
