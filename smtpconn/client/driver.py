@@ -17,9 +17,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import operator
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 from smtpconn.model.content import Buffer
@@ -42,6 +43,7 @@ from smtpconn.net.transport import Transport, as_smtp_error, closed_by_peer
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.exchange import (
     ACTIONS,
+    Burst,
     CommandGroup,
     Exchange,
     ExchangeAction,
@@ -67,6 +69,8 @@ IDLE_AFTER = 1.0
 
 # Phases of the commands that follow MAIL in a group.
 _AFTER_MAIL = frozenset({Phase.RCPT, Phase.DATA})
+
+_wire_of = operator.attrgetter("wire")
 
 # Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
@@ -349,6 +353,8 @@ class Driver:
                 self._write_group(action, deadline)
                 if action.waits:
                     self._read_replies(action, deadline)
+            elif isinstance(action, Burst):
+                self._write_burst(action.groups, deadline)
             elif isinstance(action, WaitFor):
                 self._flush(deadline)
                 self._read_replies(action.group, deadline)
@@ -476,27 +482,55 @@ class Driver:
     def _write_group(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write a group, together with earlier groups that did not wait for replies."""
         if self._shows_wire:
-            for piece in group.pieces:
-                _wire_log.debug("#%d -> %s", self.number, piece.log)
+            self._log_pieces(group)
         unsent, matcher = self._unsent, self._matcher
         matcher.expect(group, len(unsent))
+        wire = group.wire
+        if wire is None:
+            self._write_pieces(group, deadline)
+            group.ends_at = matcher.queued + len(unsent)
+        else:
+            if group.begins_message and deadline.counts_messages:
+                deadline.begin_messages()
+            group.ends_at = group.begins_at + len(wire)
+            if group.waits and not unsent:
+                self._write(wire, deadline)
+                return
+            unsent += wire
+        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
+            self._flush(deadline)
+
+    def _write_pieces(self, group: CommandGroup, deadline: Deadline) -> None:
+        """Write the pieces of a group, or add them to the write buffer."""
         begins = group.begins_message and deadline.counts_messages
         for piece in group.pieces:
             if isinstance(piece, Command):
                 if begins:
                     # Not earlier: the previous message's content may be written first.
-                    deadline.begin_message()
+                    deadline.begin_messages()
                     begins = False
                 # Not kept in a local variable: error reports would show the bytes, with secrets.
-                unsent += piece.wire
+                self._unsent += piece.wire
             else:
                 # Set before the write if the size is known, because replies may arrive during it.
                 group.payload_size = piece.size
                 group.payload_size = self._write_payload(piece, deadline)
-        group.ends_at = matcher.queued + len(unsent)
-        if unsent and (group.waits or len(unsent) > WRITE_BUFFER):
-            self._write(unsent, deadline)
-            unsent.clear()
+
+    def _write_burst(self, groups: Sequence[CommandGroup], deadline: Deadline) -> None:
+        """Write groups whose bytes are known, together with those that were not written yet."""
+        if self._shows_wire:
+            for group in groups:
+                self._log_pieces(group)
+        deadline.begin_messages(len(groups))
+        unsent = self._unsent
+        self._matcher.expect_all(groups, len(unsent))
+        unsent += b"".join(map(_wire_of, groups))
+        if len(unsent) > WRITE_BUFFER:
+            self._flush(deadline)
+
+    def _log_pieces(self, group: CommandGroup) -> None:
+        for piece in group.pieces:
+            _wire_log.debug("#%d -> %s", self.number, piece.log)
 
     def _write_payload(self, payload: Payload, deadline: Deadline) -> int:
         """Write content, or add it to the write buffer; returns its size in bytes."""

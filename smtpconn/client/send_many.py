@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import cast
+from typing import TypeAlias, cast
 
 from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import SmtpError
@@ -19,19 +19,17 @@ from smtpconn.model.results import AnyOutcome, Envelope, SendOutcome
 from smtpconn.net.deadline import Deadline, StreamDeadline
 from smtpconn.net.forking import current_process
 from smtpconn.protocol.mail_request import MailRequest, Outcome, check_item, request_of
+from smtpconn.protocol.pipelined import Requests
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import outcome_so_far
 
+BURST = 32 * 1024
+"""Bytes of messages that are taken together, if they may be written together."""
 
-class _Pending:
-    """An envelope that was taken from the caller and whose outcome was not returned yet."""
+MAX_BURST = 32
+"""Messages that are taken together at most."""
 
-    __slots__ = ("envelope", "outcome", "request")
-
-    def __init__(self, envelope: Envelope, request: MailRequest | SmtpError) -> None:
-        self.envelope = envelope
-        self.request = request
-        self.outcome: AnyOutcome | None = None
+Pending: TypeAlias = tuple[Envelope, MailRequest | SmtpError]
 
 
 class EnvelopeSource:
@@ -45,7 +43,8 @@ class EnvelopeSource:
         mark_idle: called after each envelope, because the iterable may have taken long.
 
     Attributes:
-        pending: envelopes that were taken and whose outcome was not handed out, oldest first.
+        pending: envelopes that were taken and whose outcome was not handed out, oldest first: each
+            with its request, or the outcome in the place of both.
         error: what the iterable raised; raised again after the last outcome.
     """
 
@@ -57,7 +56,7 @@ class EnvelopeSource:
         watch: Callable[[MailRequest, Deadline], None],
         mark_idle: Callable[[], None],
     ) -> None:
-        self.pending: deque[_Pending] = deque()
+        self.pending: deque[Pending | AnyOutcome] = deque()
         self.error: Exception | None = None
         self._envelopes = envelopes
         self._session = session
@@ -65,20 +64,35 @@ class EnvelopeSource:
         self._watch = watch
         self._mark_idle = mark_idle
 
-    def requests(self) -> Iterator[MailRequest | SmtpError]:
-        """Yield a request for each envelope, or the error that forbids sending it."""
+    def requests(self) -> Iterator[Requests]:
+        """Yield a request for each envelope, or the error that forbids sending it.
+
+        They come in lists of one, or of several that may be written together.
+        """
+        requests: list[MailRequest | SmtpError] = []
+        bytes_left = self._burst_size()
         self._deadline.pause()
         try:
             for item in self._envelopes:
-                if not isinstance(item, Envelope):
+                if isinstance(item, Envelope):
+                    envelope, request = item, self._request(item)
+                else:
                     check_item(item)
-                envelope, request = self._request(item)
-                if isinstance(request, MailRequest) and request.content.is_stream:
-                    self._watch(request, self._deadline)
-                self.pending.append(_Pending(envelope, request))
+                    envelope, request = self._from_message(item)
+                self.pending.append((envelope, request))
+                requests.append(request)
+                if isinstance(request, MailRequest):
+                    if request.content.is_stream:
+                        self._watch(request, self._deadline)
+                    bytes_left -= request.content.whole_size or bytes_left
+                    if bytes_left > 0 and len(requests) < MAX_BURST:
+                        continue
                 self._deadline.resume()
                 self._mark_idle()
-                yield request
+                # Cleared first: what is raised after the yield must not yield them once more.
+                burst, requests = requests, []
+                yield burst
+                bytes_left = self._burst_size()
                 self._deadline.pause()
         except Exception as error:
             if is_of_signal_handler(error):
@@ -86,19 +100,33 @@ class EnvelopeSource:
             # The messages in flight are finished before the caller gets this error.
             self.error = error
         self._deadline.resume()
+        if requests:
+            self._mark_idle()
+            yield requests
 
-    def _request(self, item: Envelope | AnyMessage) -> tuple[Envelope, MailRequest | SmtpError]:
-        envelope = item if isinstance(item, Envelope) else Envelope("", (), item)
+    def _burst_size(self) -> int:
+        """Bytes of messages that are taken together; 0 if each is taken alone."""
+        return BURST if self._session.may_send_eagerly else 0
+
+    def _request(self, envelope: Envelope) -> MailRequest | SmtpError:
         try:
-            if not isinstance(item, Envelope):
-                envelope = Envelope.from_message(item)
-            is_buffer = isinstance(envelope.message, (bytearray, memoryview))
-            request = request_of(_snapshot(envelope) if is_buffer else envelope)
-            return envelope, request.for_server(self._session.capabilities)
+            if isinstance(envelope.message, (bytearray, memoryview)):
+                envelope = _snapshot(envelope)
+            return request_of(envelope).for_server(self._session.capabilities)
         except SmtpError as error:
             if not is_own(error):
                 raise
-            return envelope, error
+            return error
+
+    def _from_message(self, message: AnyMessage) -> tuple[Envelope, MailRequest | SmtpError]:
+        """The envelope of a message by its header fields, and the request for it."""
+        try:
+            envelope = Envelope.from_message(message)
+        except SmtpError as error:
+            if not is_own(error):
+                raise
+            return Envelope("", (), message), error
+        return envelope, self._request(envelope)
 
 
 class OutcomeIterator(Iterator[AnyOutcome]):
@@ -118,24 +146,21 @@ class OutcomeIterator(Iterator[AnyOutcome]):
 
     def __next__(self) -> AnyOutcome:
         pending = self._source.pending
-        oldest: _Pending | None = None
-        if self._process is None:
-            self._process = current_process()
+        oldest: Pending | AnyOutcome | None = None
         try:
-            if not pending or pending[0].outcome is None or current_process() != self._process:
-                items = next(self._items, None) or [self._at_the_end()]
-                for each, item in zip(pending, items, strict=False):
-                    if isinstance(item, SmtpError):
-                        each.outcome = SendOutcome(each.envelope, None, item)
-                    else:
-                        each.outcome = SendOutcome(each.envelope, item, None)
+            if (
+                not pending
+                or not isinstance(pending[0], SendOutcome)
+                or current_process() != self._process
+            ):
+                self._add_outcomes()
             oldest = pending[0]
             del pending[0]
-            return cast(AnyOutcome, oldest.outcome)
+            return cast(AnyOutcome, oldest)
         except StopIteration:
             raise
         except BaseException as error:
-            if self._process != current_process():
+            if self._process not in (None, current_process()):
                 # A forked child cannot know the outcomes: the parent continues with the messages.
                 pending.clear()
             elif oldest is not None and not (pending and pending[0] is oldest):
@@ -144,18 +169,32 @@ class OutcomeIterator(Iterator[AnyOutcome]):
             self._items.close()
             raise
 
+    def _add_outcomes(self) -> None:
+        """Wait for the next outcomes, and put them in the place of their envelopes."""
+        if self._process is None:
+            self._process = current_process()
+        pending, items = self._source.pending, next(self._items, None)
+        for number, item in enumerate(items or self._at_the_end()):
+            envelope = cast(Pending, pending[number])[0]
+            if isinstance(item, SmtpError):
+                pending[number] = SendOutcome(envelope, None, item)
+            else:
+                pending[number] = SendOutcome(envelope, item, None)
+
     def close(self) -> None:
         """Take no more envelopes; closes the connection if the server awaits more of a message."""
         self._items.close()
 
-    def _at_the_end(self) -> Outcome:
-        """The outcome of the oldest message after sending was interrupted.
+    def _at_the_end(self) -> list[Outcome]:
+        """The outcome of the oldest message after sending has ended, if it is not known yet.
 
         Raises:
             StopIteration: all outcomes were handed out.
         """
         if pending := self._source.pending:
-            return outcome_so_far(pending[0].request, self._cause)
+            oldest = pending[0]
+            is_known = isinstance(oldest, SendOutcome)
+            return [] if is_known else [outcome_so_far(cast(Pending, oldest)[1], self._cause)]
         error, self._source.error = self._source.error, None
         raise StopIteration if error is None else error
 

@@ -69,6 +69,8 @@ class Content:
         is_stream: whether it is a file or an iterable, which can be read once only.
         on_block: called for each block of a stream, before the block is used; an exception that it
             raises ends the message.
+        short_text: the message as text, with CRLF line ends; None unless it is `bytes`, and at most
+            `BLOCK` of them then.
         is_declared_7bit: whether it is sent with BODY=7BIT; a stream is checked as it is sent.
         read_error: the exception that the caller's file or iterable raised after its first block.
 
@@ -78,6 +80,7 @@ class Content:
 
     binary_size: int | None = None
     whole_size: int | None = None
+    short_text: bytes | None = None
     is_stream = False
     on_block: Callable[[], object] | None = None
     is_declared_7bit = False
@@ -96,7 +99,11 @@ class Content:
                 text = _with_crlf(message)
                 if text and text[-1] != _LF:
                     text += b"\r\n"
-                self._text, self.size = text, len(text)
+                self.size = len(text)
+                if self.size <= BLOCK:
+                    self.short_text = text
+                else:
+                    self.text = text
             return
         if isinstance(message, memoryview):
             self._take_view(message)
@@ -128,8 +135,10 @@ class Content:
         return self._scan_result[1]
 
     @functools.cached_property
-    def _text(self) -> Buffer | None:
+    def text(self) -> Buffer | None:
         """The whole message as text, before dot-stuffing; None if a stream or not yet rewritten."""
+        if self.short_text is not None:
+            return self.short_text
         whole = self._whole
         return whole if whole is not None and self.size == len(whole) else None
 
@@ -163,10 +172,19 @@ class Content:
             ValidationError: the same for a message declared as 7BIT; or it contains a NUL.
             ProtocolError: the message is a stream that an earlier send has read.
         """
-        text = self._text
+        text = self.text
         if text is not None and not _has_dot(text):
             return iter((text, END_OF_DATA))
         return self._rewritten(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
+
+    def short_data(self) -> bytes | None:
+        """The same in one piece, if there is a `short_text`; else None."""
+        text = self.short_text
+        if text is None:
+            return None
+        data = (_with_stuffed_dots(text) if _has_dot(text) else text) + END_OF_DATA
+        # What is long is written by itself, so that its time does not count for the next message.
+        return data if len(data) <= BLOCK else None
 
     def whole_chunk(self, *, is_binary: bool) -> Chunk | None:
         """The whole message for one BDAT, as text or unchanged; None for a stream."""
@@ -176,7 +194,7 @@ class Content:
         if is_binary:
             return Chunk(len(whole), (whole,), is_last=True)
         size = self.size or 0
-        if (text := self._text) is not None:
+        if (text := self.text) is not None:
             return Chunk(size, (text,), is_last=True)
         buffers = self._rewritten(stuff_dots=False, end=b"", seven_bit_only=False)
         return Chunk(size, buffers, is_last=True)
@@ -199,7 +217,7 @@ class Content:
     def _rewritten(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         encoder = LineEncoder(stuff_dots=stuff_dots)
         if (whole := self._whole) is not None:
-            text = self._text
+            text = self.text
             blocks = _blocks(whole if text is None else text)
         else:
             blocks = self._use_stream()

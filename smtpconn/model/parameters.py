@@ -188,7 +188,6 @@ class RcptToParams:
 def mail_parameters(
     params: MailFromParams,
     capabilities: ServerCapabilities,
-    *,
     size: int | None,
     body: BodyType | None,
     smtputf8: bool,
@@ -216,8 +215,7 @@ def mail_parameters(
     if params is not NO_MAIL_PARAMS and params.size is not None:
         size = params.size
     if size is not None and capabilities.supports_size:
-        if capabilities.size_limit is not None:
-            check_size(size, capabilities, Phase.MAIL)
+        check_size(size, capabilities, Phase.MAIL)
         words += f" SIZE={size}"
     return words if params is NO_MAIL_PARAMS else words + _requested_words(params, capabilities)
 
@@ -402,5 +400,5 @@ def _check_int(name: str, value: int, least: int, most: int) -> None:
         raise ValidationError(f"{name} is {least} to {most}, not {value}")
 
 
-NO_MAIL_PARAMS, NO_RCPT_PARAMS = MailFromParams(), RcptToParams()
+NO_MAIL_PARAMS = MailFromParams()
 """No parameters: what most messages ask for."""

@@ -8,6 +8,7 @@ name server counts like any other wait. Error texts show the number the caller g
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -16,6 +17,7 @@ from collections import deque
 from smtpconn.model.errors import Phase, SmtpTimeoutError, ValidationError
 
 _NUMBERS = (int, float)
+_MAX = threading.TIMEOUT_MAX
 
 
 def _is_number(timeout: object) -> bool:
@@ -35,14 +37,13 @@ class Deadline:
     __slots__ = ("_end", "timeout")
 
     counts_messages = False
-    """Whether `begin_message` must be called for each message."""
+    """Whether `begin_messages` must be called for each message."""
 
     def __init__(self, timeout: float) -> None:
         is_number = type(timeout) in _NUMBERS or _is_number(timeout)
-        if not is_number or not 0 < timeout <= threading.TIMEOUT_MAX:
+        if not is_number or not 0 < timeout <= _MAX:
             raise ValidationError(
-                f"a timeout is a number of seconds above 0, at most {threading.TIMEOUT_MAX:g}, "
-                f"not {timeout!r:.40}"
+                f"a timeout is a number of seconds above 0, at most {_MAX:g}, not {timeout!r:.40}"
             )
         self.timeout = timeout
         self._end = time.monotonic() + timeout
@@ -83,8 +84,8 @@ class Deadline:
             return self
         return _Share(self, min(remaining / count, limit))
 
-    def begin_message(self) -> None:
-        """Record that a message begins; only `StreamDeadline` uses it."""
+    def begin_messages(self, count: int = 1) -> None:
+        """Record that messages begin; only `StreamDeadline` uses it."""
 
     def remaining(self) -> float:
         """Seconds left; 0.0 when it has passed."""
@@ -166,12 +167,14 @@ class StreamDeadline(Deadline):
         end = self._ends[0] if self._ends else self._end
         return max(0.0, end + self._paused - time.monotonic())
 
-    def begin_message(self) -> None:
-        """Record that the first byte of a message is about to be sent."""
+    def begin_messages(self, count: int = 1) -> None:
+        """Record that the first byte of each of ``count`` messages is about to be sent."""
         end = time.monotonic() - self._paused + self.timeout
         if self._first is not None:
-            end, self._first = min(end, self._first._end - self._paused), None
-        self._ends.append(end)
+            self._ends.append(min(end, self._first._end - self._paused))
+            self._first = None
+            count -= 1
+        self._ends.extend(itertools.repeat(end, count))
 
     def end_messages(self, count: int) -> None:
         """Record that the ``count`` oldest messages have received their final reply."""

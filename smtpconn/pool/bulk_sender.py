@@ -391,12 +391,12 @@ class _Worker:
 
     def _requests(
         self, lease: Lease, connection: SmtpConnection, deadline: StreamDeadline
-    ) -> Iterator[MailRequest | SmtpError]:
+    ) -> Iterator[pipelined.Requests]:
         """The requests of the stream, each made for the server of the connection."""
         server = self._sender.configs[lease.server]
         while (job := self._next_job(lease, connection, deadline)) is not None:
             job.set_server(server)
-            yield self._request_for(job, connection, deadline)
+            yield [self._request_for(job, connection, deadline)]
         self._is_at_end = True
 
     def _next_job(
@@ -536,7 +536,7 @@ def outcome_of(job: MailJob) -> Outcome:
 
 def _stream_over(
     connection: SmtpConnection,
-    requests: Iterator[MailRequest | SmtpError],
+    requests: Iterator[pipelined.Requests],
     deadline: StreamDeadline,
 ) -> Generator[list[Outcome], None, None]:
     exchange = pipelined.stream(connection._session, requests)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -52,10 +53,21 @@ class Command:
     replies: int = 1
 
 
-# Cached: applications send from few addresses, often to the same ones, messages of similar sizes.
-@functools.lru_cache(maxsize=2048)
+def cached_command(phase: Phase, replies: int = 1) -> Callable[[str], Command]:
+    """A function that makes commands from their texts, as `command`, and caches the most recent.
+
+    Applications send from few addresses, often to the same ones, messages of similar sizes.
+    """
+
+    @functools.lru_cache(maxsize=2048)
+    def make(text: str) -> Command:
+        return command(phase, text, replies)
+
+    return make
+
+
 def command(phase: Phase, text: str, replies: int = 1) -> Command:
-    """Make a command from its text; the most recent ones are cached.
+    """Make a command from its text.
 
     Raises:
         ValidationError: it holds a control character, or is longer than `MAX_COMMAND` bytes.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 from smtpconn.model.content import Buffer, Content
@@ -30,15 +30,18 @@ class Payload:
         phase: the phase of an error while its reply is awaited.
         size: the bytes in the buffers together; infinity if not known before they are written.
         content: the message that the buffers are made from; reading it may fail.
+
+    Attributes:
+        wire: all its bytes, if they are few and in one piece.
     """
 
-    __slots__ = ("buffers", "content", "ends_message", "log", "phase", "replies", "size")
+    wire: bytes | None = None
 
     def __init__(
         self,
         buffers: Iterable[Buffer],
-        *,
         replies: int = 1,
+        *,
         ends_message: bool = True,
         log: str = "<content>",
         phase: Phase = Phase.CONTENT,
@@ -54,6 +57,26 @@ class Payload:
         self.content = content
 
 
+class ShortPayload(Payload):
+    """The content of a short message, whose bytes are in one piece; one is made for most messages.
+
+    Args:
+        wire: its bytes.
+        replies: as of `Payload`.
+    """
+
+    ends_message = True
+    log = "<content>"
+    phase = Phase.CONTENT
+    content = None
+
+    def __init__(self, wire: bytes, replies: int = 1) -> None:
+        self.wire = wire
+        self.buffers = (wire,)
+        self.replies = replies
+        self.size = len(wire)
+
+
 Piece: TypeAlias = Command | Payload
 
 GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase.GREETING)
@@ -61,6 +84,7 @@ GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase
 
 
 _replies_of = operator.attrgetter("replies")
+_wire_of: Callable[[Piece], bytes] = operator.attrgetter("wire")
 
 
 class CommandGroup:
@@ -80,20 +104,15 @@ class CommandGroup:
             one payload.
         may_have_been_delivered: set when the connection is lost: whether a message in it was sent
             completely and got no final reply.
+        wire: all its bytes, if `join` was called; else they are those of its pieces.
     """
 
-    __slots__ = (
-        "_by_reply",
-        "begins_at",
-        "begins_message",
-        "ends_at",
-        "may_have_been_delivered",
-        "missing",
-        "payload_size",
-        "pieces",
-        "replies",
-        "waits",
-    )
+    wire: bytes | None = None
+    begins_at: float = 0
+    ends_at: float = math.inf
+    payload_size: float = math.inf
+    may_have_been_delivered = False
+    _by_reply: list[tuple[Piece, int, bool]] | None = None
 
     def __init__(
         self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
@@ -101,12 +120,15 @@ class CommandGroup:
         self.pieces = pieces
         self.waits = waits
         self.begins_message = begins_message
-        self.begins_at: float = 0
-        self.ends_at = self.payload_size = math.inf
-        self.may_have_been_delivered = False
-        self._by_reply: list[tuple[Piece, int, bool]] | None = None
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
+
+    def join(self) -> None:
+        """Join the bytes of the pieces, so that they are written in one go.
+
+        Each piece has its ``wire``, and none is a secret, which an error report could show.
+        """
+        self.wire = b"".join(map(_wire_of, self.pieces))
 
     @property
     def is_pipelined(self) -> bool:
@@ -165,6 +187,15 @@ def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
     return found
 
 
+class Burst:
+    """Write several groups in one go. None of them waits, and each has its `CommandGroup.wire`."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self, groups: Sequence[CommandGroup]) -> None:
+        self.groups = groups
+
+
 class WaitFor:
     """Wait until every reply to a group with ``waits=False`` has come."""
 
@@ -180,8 +211,8 @@ class StartTls:
     __slots__ = ()
 
 
-ExchangeAction: TypeAlias = CommandGroup | WaitFor | StartTls
-ACTIONS = (CommandGroup, WaitFor, StartTls)
+ExchangeAction: TypeAlias = CommandGroup | Burst | WaitFor | StartTls
+ACTIONS = (CommandGroup, Burst, WaitFor, StartTls)
 T = TypeVar("T")
 Exchange: TypeAlias = Generator[ExchangeAction, None, T]
 

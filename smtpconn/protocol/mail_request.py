@@ -10,7 +10,6 @@ offers. `envelope_commands` checks a request against these extensions. Nothing i
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar, cast
@@ -38,7 +37,6 @@ from smtpconn.model.errors import (
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.parameters import (
     NO_MAIL_PARAMS,
-    NO_RCPT_PARAMS,
     BodyType,
     MailFromParams,
     RcptToParams,
@@ -46,7 +44,7 @@ from smtpconn.model.parameters import (
     rcpt_parameters,
 )
 from smtpconn.model.results import Envelope, LmtpSendResult, Recipients, SendResult
-from smtpconn.protocol.command import Command, command
+from smtpconn.protocol.command import Command, cached_command
 from smtpconn.protocol.session import SessionState
 
 # Cached: applications send from few addresses and often to the same ones.
@@ -56,9 +54,8 @@ _forward_path = functools.lru_cache(maxsize=1024)(ForwardPath)
 _LISTS = (list, tuple)
 _ONE = (str, ForwardPath)
 _NO_LIST = (Mapping, bytes, bytearray, memoryview)
-_mail = functools.partial(command, Phase.MAIL)
-_rcpt = functools.partial(command, Phase.RCPT)
-_is_ascii = operator.attrgetter("is_ascii")
+_mail = cached_command(Phase.MAIL)
+_rcpt = cached_command(Phase.RCPT)
 
 Path = TypeVar("Path")
 
@@ -73,11 +70,12 @@ class Attempt(Protocol):
         """The outcome of the message after ``cause`` has interrupted the exchange."""
 
 
-@dataclass(slots=True, eq=False, init=False)
+@dataclass(eq=False, init=False)
 class MailRequest:
     """A valid message and envelope, not yet checked against the extensions a server offers.
 
     Attributes:
+        rcpt_params: those of each recipient; empty if none has any.
         mail_words, rcpt_words: ESMTP parameters as text, for MAIL and for each RCPT, sent
             unchanged: "", or words that each have a space before them.
         needs_smtputf8: whether an address is not ASCII, or SMTPUTF8 was asked for.
@@ -89,12 +87,12 @@ class MailRequest:
     recipients: tuple[ForwardPath, ...]
     content: Content
     mail_params: MailFromParams
-    rcpt_params: tuple[RcptToParams, ...]
-    mail_words: str
-    rcpt_words: str
+    rcpt_params: tuple[RcptToParams, ...] = ()
+    mail_words: str = ""
+    rcpt_words: str = ""
     needs_smtputf8: bool = field(init=False)
     is_binary: bool = field(init=False)
-    attempt: Attempt | None = field(init=False, repr=False)
+    attempt: Attempt | None = field(init=False, repr=False, default=None)
 
     # Written by hand for speed, because one is made for every message.
     def __init__(
@@ -103,7 +101,7 @@ class MailRequest:
         recipients: tuple[ForwardPath, ...],
         content: Content,
         mail_params: MailFromParams,
-        rcpt_params: tuple[RcptToParams, ...],
+        rcpt_params: tuple[RcptToParams, ...] = (),
         mail_words: str = "",
         rcpt_words: str = "",
     ) -> None:
@@ -114,9 +112,10 @@ class MailRequest:
         self.rcpt_params = rcpt_params
         self.mail_words = mail_words
         self.rcpt_words = rcpt_words
-        self.attempt = None
-        is_ascii = sender.is_ascii and all(map(_is_ascii, recipients))
-        self.needs_smtputf8 = mail_params.smtputf8 or not is_ascii
+        self.needs_smtputf8 = mail_params.smtputf8 or not sender.is_ascii
+        for path in recipients:
+            if not path.is_ascii:
+                self.needs_smtputf8 = True
         body = mail_params.body
         self.is_binary = body is BodyType.BINARYMIME
         if body is BodyType.SEVENBIT:
@@ -194,7 +193,7 @@ def make_request(
         raise ValidationError("there is no recipient")
     if rcpt_params is not None:
         _check_rcpt_params(rcpt_params, len(given))
-    params = mail_params if mail_params is not None else NO_MAIL_PARAMS
+    params = NO_MAIL_PARAMS if mail_params is None else mail_params
     if not isinstance(params, MailFromParams):
         raise ValidationError(f"mail_params are MailFromParams(...), not a {_type(params)}")
     from_ = _reverse_path(sender) if isinstance(sender, str) else _checked(sender, ReversePath)
@@ -209,7 +208,7 @@ def make_request(
         tuple(to),
         content,
         params,
-        tuple(rcpt_params) if rcpt_params is not None else (NO_RCPT_PARAMS,) * len(given),
+        tuple(rcpt_params) if rcpt_params is not None else (),
     )
 
 
@@ -396,18 +395,19 @@ def envelope_commands(
     parameters = mail_parameters(
         request.mail_params,
         offers,
-        size=content.binary_size if request.is_binary else content.size,
-        body=body,
-        smtputf8=utf8,
+        content.binary_size if request.is_binary else content.size,
+        body,
+        utf8,
     )
     commands = [_mail(f"MAIL FROM:<{request.sender.text}>{parameters}{request.mail_words}")]
     words = request.rcpt_words
-    for path, params in zip(request.recipients, request.rcpt_params, strict=True):
-        if params is NO_RCPT_PARAMS:
+    if not request.rcpt_params:
+        for path in request.recipients:
             commands.append(_rcpt(f"RCPT TO:<{path.text}>{words}"))
-        else:
-            parameters = rcpt_parameters(params, offers, smtputf8=utf8)
-            commands.append(_rcpt(f"RCPT TO:<{path.text}>{parameters}{words}"))
+        return commands
+    for path, params in zip(request.recipients, request.rcpt_params, strict=True):
+        parameters = rcpt_parameters(params, offers, smtputf8=utf8)
+        commands.append(_rcpt(f"RCPT TO:<{path.text}>{parameters}{words}"))
     return commands
 
 

@@ -32,7 +32,8 @@ from smtpconn.model.errors import (
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import ResponseError
-from smtpconn.protocol.exchange import CommandGroup, ExchangeAction, Piece, WaitFor
+from smtpconn.protocol.eager_message import EagerMessage, fits_in_burst
+from smtpconn.protocol.exchange import Burst, CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
 from smtpconn.protocol.quirks import AVOID_RSET_FROM, BAD_SEQUENCE
 from smtpconn.protocol.session import SessionState
@@ -54,15 +55,18 @@ WINDOW = 256 * 1024
 MAX_IN_FLIGHT = 256
 """Messages in flight at most."""
 
+Requests: TypeAlias = Sequence[MailRequest | SmtpError]
+"""Messages to send. An error stands for one that cannot be sent, and is its outcome."""
+
 Stream: TypeAlias = Generator[ExchangeAction | list[Outcome], None, None]
 
 
-def stream(session: SessionState, requests: Iterator[MailRequest | SmtpError]) -> Stream:
+def stream(session: SessionState, requests: Iterator[Requests]) -> Stream:
     """Send each request and yield the outcomes in order, in lists of those known at the same time.
 
     Args:
         session: of a connection that this run alone uses.
-        requests: what to send; an error is passed on in its place.
+        requests: what to send, in lists of what is ready at the same time.
     """
     return _Streaming(session).run(requests)
 
@@ -80,26 +84,49 @@ class _Streaming:
         self._open: Transaction | None = None
         self._must_send_empty_data = False
         self._must_send_again = False
-        # Transactions that were sent whole, with the groups that get their replies.
-        self._window: deque[tuple[Transaction, CommandGroup]] = deque()
+        # Messages that were sent with their envelopes and have no outcome yet, oldest first.
+        self._window: deque[EagerMessage] = deque()
         self._bytes_in_flight = 0
         self._lost: Exception | None = None
 
-    def run(self, requests: Iterator[MailRequest | SmtpError]) -> Stream:
-        for request in requests:
-            if isinstance(request, SmtpError):
-                yield from self._finish()
-                yield [request]
-            elif self._lost is not None:
-                yield [not_sent(self._lost)]
-            elif self._session.may_send_eagerly and may_leave_with_envelope(request):
-                yield from self._send_eagerly(request)
-            elif self._can_stream(request):
-                yield from self._send_streamed(request)
-            else:
-                yield from self._finish()
-                yield [(yield from self._send_plainly(request))]
+    def run(self, ready: Iterator[Requests]) -> Stream:
+        for requests in ready:
+            burst: list[EagerMessage] = []
+            may_burst = self._may_burst(requests)
+            for request in requests:
+                if may_burst and isinstance(request, MailRequest) and fits_in_burst(request):
+                    message = self._begin_eagerly(request)
+                    if isinstance(message, EagerMessage):
+                        burst.append(message)
+                        continue
+                    request = message
+                if burst:
+                    yield from self._write_eagerly(Burst(burst))
+                    burst = []
+                yield from self._send(request)
+                may_burst = self._may_burst(requests)
+            if burst:
+                yield from self._write_eagerly(Burst(burst))
         yield from self._finish()
+
+    def _send(self, request: MailRequest | SmtpError) -> Stream:
+        """How to send a message that is not part of a burst."""
+        if isinstance(request, SmtpError):
+            return self._decline(request)
+        if self._lost is not None:
+            return self._yield_only(not_sent(self._lost))
+        if self._session.may_send_eagerly and may_leave_with_envelope(request):
+            return self._send_eagerly(request)
+        if self._can_stream(request):
+            return self._send_streamed(request)
+        return self._send_alone(request)
+
+    def _yield_only(self, outcome: Outcome) -> Stream:
+        yield [outcome]
+
+    def _send_alone(self, request: MailRequest) -> Stream:
+        yield from self._finish()
+        yield [(yield from self._send_plainly(request))]
 
     def _can_stream(self, request: MailRequest) -> bool:
         session = self._session
@@ -137,21 +164,19 @@ class _Streaming:
             self._lost = self._lost or shutdown_in(outcome)
         return outcome
 
-    def _begin(
-        self, request: MailRequest, *, chunking: bool, reset: bool
-    ) -> Transaction | SmtpError:
+    def _begin(self, request: MailRequest, *, reset: bool) -> Transaction | SmtpError:
         """Begin a transaction; the error if that is not possible."""
         if self._lost is not None:
             return not_sent(self._lost)
         try:
-            return Transaction.begin(self._session, request, chunking=chunking, reset=reset)
+            return Transaction.begin(self._session, request, chunking=False, reset=reset)
         except SmtpError as error:
             if not is_own(error):
                 raise
             return error
 
     def _decline(self, error: SmtpError) -> Stream:
-        """Yield why a transaction cannot begin, after the outcomes of those in flight."""
+        """Yield why a message cannot be sent, after the outcomes of those in flight."""
         yield from self._finish()
         self._note_session_end(None)
         yield [error]
@@ -159,40 +184,57 @@ class _Streaming:
     # Streamed: the content of one message together with the envelope of the next.
 
     def _send_streamed(self, request: MailRequest) -> Stream:
+        """How to send a message whose content goes with the envelope of the next one."""
+        if self._window or self._session.avoid_rset or request.content.whole_size is None:
+            return self._send_streamed_alone(request)
+        follows_content = self._open is not None or self._must_send_empty_data
+        following = self._begin(request, reset=follows_content)
+        if isinstance(following, SmtpError):
+            return self._decline(following)
+        return self._round_trip(following, request)
+
+    def _send_streamed_alone(self, request: MailRequest) -> Stream:
+        """The same for a message before or after which others are finished."""
         while self._window:
             yield from self._take_oldest()
         if self._session.avoid_rset:
             yield from self._finish()
         follows_content = self._open is not None or self._must_send_empty_data
-        following = self._begin(request, chunking=False, reset=follows_content)
+        following = self._begin(request, reset=follows_content)
         if isinstance(following, SmtpError):
             yield from self._decline(following)
             return
-        yield from self._round_trip(following)
-        if self._must_send_again:
-            self._must_send_again = False
-            yield [(yield from self._send_plainly(request, is_first_try=False))]
-        elif request.content.whole_size is None:
+        yield from self._round_trip(following, request)
+        if request.content.whole_size is None:
             # The caller may close its file when the next message is requested.
             yield from self._finish()
 
-    def _round_trip(self, following: Transaction | None) -> Stream:
+    def _round_trip(
+        self, following: Transaction | None, request: MailRequest | None = None
+    ) -> Stream:
         """Make one round trip: send the open transaction's content and the next one's envelope.
 
         Yields the outcome of the message whose content was sent, if any, and that of the next
         message if its envelope was refused.
+
+        Args:
+            following: the next transaction; None if there is none.
+            request: its request.
         """
         transaction, self._open = self._open, None
-        pieces: list[Piece] = []
+        payload = EMPTY_DATA if self._must_send_empty_data else None
         if transaction is not None:
-            pieces.append(transaction.content_payload())
-        elif self._must_send_empty_data:
-            pieces.append(EMPTY_DATA)
+            payload = transaction.content_payload()
         self._must_send_empty_data = False
-        count = pieces[0].replies if pieces else 0  # replies to the content
-        if following is not None:
-            pieces += following.commands
-        group = CommandGroup(tuple(pieces), begins_message=following is not None)
+        commands = () if following is None else following.commands
+        pieces: tuple[Piece, ...] = (*commands,) if payload is None else (payload, *commands)
+        count = 0 if payload is None else payload.replies
+        group = CommandGroup(pieces)
+        group.begins_message = following is not None
+        if payload is not None:
+            group.payload_size = payload.size
+        if payload is None or payload.wire is not None:
+            group.join()
         if transaction is not None:
             transaction.sent_in = group
         try:
@@ -224,6 +266,10 @@ class _Streaming:
             yield [outcome]
         if refused is not None:
             yield [refused]
+        if self._must_send_again:
+            assert request is not None
+            self._must_send_again = False
+            yield [(yield from self._send_plainly(request, is_first_try=False))]
 
     def _process_envelope_replies(
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
@@ -290,28 +336,54 @@ class _Streaming:
 
     # Whole transactions through a window.
 
-    def _send_eagerly(self, request: MailRequest) -> Stream:
-        session, window = self._session, self._window
-        if self._open is not None or self._must_send_empty_data or session.avoid_rset:
-            yield from self._finish()
-        transaction = self._begin(request, chunking=True, reset=bool(window))
-        if isinstance(transaction, SmtpError):
-            yield from self._decline(transaction)
-            return
-        pieces: tuple[Piece, ...] = (*transaction.commands, transaction.whole_chunk())
-        transaction.sent_in = group = CommandGroup(pieces, waits=False, begins_message=True)
-        window.append((transaction, group))
-        self._bytes_in_flight += request.content.whole_size or 0
+    def _may_burst(self, requests: Requests) -> bool:
+        """Whether nothing forbids to write these together, as far as they are short."""
+        session = self._session
+        return (
+            session.is_eager
+            and session.may_send_eagerly
+            and self._lost is None
+            and self._open is None
+            and not self._must_send_empty_data
+            and not session.limits_nonmail
+            and not session.quirks.avoid_rset
+            and len(self._window) + len(requests) <= MAX_IN_FLIGHT
+        )
+
+    def _begin_eagerly(self, request: MailRequest) -> EagerMessage | SmtpError:
+        """Begin a message and put it in the window; the error if that is not possible."""
         try:
-            yield group
+            message = EagerMessage(self._session, request, bool(self._window))
+        except SmtpError as error:
+            if not is_own(error):
+                raise
+            return error
+        self._window.append(message)
+        self._bytes_in_flight += message.size
+        return message
+
+    def _send_eagerly(self, request: MailRequest) -> Stream:
+        if self._open is not None or self._must_send_empty_data or self._session.avoid_rset:
+            yield from self._finish()
+        message = not_sent(self._lost) if self._lost is not None else self._begin_eagerly(request)
+        if isinstance(message, SmtpError):
+            yield from self._decline(message)
+        else:
+            yield from self._write_eagerly(message)
+
+    def _write_eagerly(self, action: Burst | EagerMessage) -> Stream:
+        """Write messages; yield the outcomes that are known, and wait if the window is full."""
+        window = self._window
+        try:
+            yield action
         except SmtpError as error:
             if not is_own(error):
                 raise
             yield from self._report_lost(error)
             return
-        if window and not window[0][1].missing:
+        if window and not window[0].missing:
             yield from self._conclude_answered()
-        most = self._max_in_flight() if session.limits_nonmail else MAX_IN_FLIGHT
+        most = self._max_in_flight() if self._session.limits_nonmail else MAX_IN_FLIGHT
         if self._bytes_in_flight > WINDOW or len(window) > most:
             # Emptied by half, so that the next messages need not each wait for a reply.
             while self._bytes_in_flight > WINDOW // 2 or len(window) > most // 2:
@@ -323,10 +395,10 @@ class _Streaming:
 
     def _take_oldest(self) -> Stream:
         """Wait for the oldest message; yield its outcome, and others that are complete by then."""
-        group = self._window[0][1]
-        if group.missing:
+        oldest = self._window[0]
+        if oldest.missing:
             try:
-                yield WaitFor(group)
+                yield WaitFor(oldest)
             except SmtpError as error:
                 if not is_own(error):
                     raise
@@ -336,27 +408,23 @@ class _Streaming:
 
     def _conclude_answered(self) -> Stream:
         """Yield the outcomes of the oldest messages whose replies have all come."""
-        window, outcomes = self._window, list[Outcome]()
-        while window and not window[0][1].missing and self._lost is None:
-            outcomes.append(self._conclude_oldest())
+        window, session, outcomes = self._window, self._session, list[Outcome]()
+        while window and not window[0].missing and self._lost is None:
+            message = window.popleft()
+            self._bytes_in_flight -= message.size
+            outcome = self._conclude_eagerly(message)
+            outcomes.append(outcome)
+            session.needs_reset = is_refused = isinstance(outcome, SmtpError)
+            if is_refused or session.must_close:
+                self._note_session_end(outcome)
         if outcomes:
             yield outcomes
         if self._lost is not None:
             yield from self._report_lost(self._lost, are_groups_marked=False)
 
-    def _conclude_oldest(self) -> Outcome:
-        transaction, group = self._window.popleft()
-        self._bytes_in_flight -= transaction.content.whole_size or 0
-        outcome = self._conclude_eagerly(transaction, group)
-        is_refused = isinstance(outcome, SmtpError)
-        self._session.needs_reset = is_refused
-        if is_refused or self._session.must_close:
-            self._note_session_end(outcome)
-        return outcome
-
-    def _conclude_eagerly(self, transaction: Transaction, group: CommandGroup) -> Outcome:
+    def _conclude_eagerly(self, message: EagerMessage) -> Outcome:
         try:
-            return transaction.conclude_eager(group)
+            return message.conclude_eager(message)
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -377,18 +445,18 @@ class _Streaming:
         window = tuple(self._window)
         self._window.clear()
         self._bytes_in_flight = 0
-        first_unanswered = next((group for _, group in window if group.missing), None)
+        first_unanswered = next((message for message in window if message.missing), None)
         outcomes: list[Outcome] = []
-        for transaction, group in window:
-            was_sent = group.may_have_been_delivered or not group.missing
+        for message in window:
+            was_sent = message.may_have_been_delivered or not message.missing
             if is_out_of_sync and (was_sent or not are_groups_marked):
                 outcomes.append(_unknown(error))
-            elif not group.missing:
-                outcomes.append(self._conclude_eagerly(transaction, group))
+            elif not message.missing:
+                outcomes.append(self._conclude_eagerly(message))
             elif was_sent:
-                outcomes.append(transaction.certain_refusal(group) or _unknown(error))
-            elif group is first_unanswered:
-                outcomes.append(self._why_lost(transaction, error, group.replies))
+                outcomes.append(message.certain_refusal(message) or _unknown(error))
+            elif message is first_unanswered:
+                outcomes.append(self._why_lost(message, error, message.replies))
             else:
                 outcomes.append(not_sent(error))
         if outcomes:

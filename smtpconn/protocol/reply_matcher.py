@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from smtpconn.model.errors import ConnectionClosedError, ParseError, Phase, ProtocolError, SmtpError
 from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
@@ -120,6 +120,15 @@ class ReplyMatcher:
         if group.missing:
             self._awaited.append(group)
 
+    def expect_all(self, groups: Sequence[CommandGroup], unsent: int) -> None:
+        """The same for several groups, whose bytes are known."""
+        at = self.queued + unsent
+        for group in groups:
+            assert group.wire is not None
+            group.begins_at = at
+            group.ends_at = at = at + len(group.wire)
+        self._awaited.extend(groups)
+
     def note_sent(self, number: int) -> None:
         """Note that the transport has written ``number`` bytes."""
         self._sent += number
@@ -141,14 +150,18 @@ class ReplyMatcher:
             return
         # The usual case: replies to groups that have been sent completely.
         awaited, sent = self._awaited, self._sent
-        while replies and awaited and (group := awaited[0]).ends_at <= sent:
-            its, replies = replies[: group.missing], replies[group.missing :]
-            group.replies += its
-            group.missing -= len(its)
-            if not group.missing:
-                self._last = awaited.popleft()
-        if replies:
-            self._pair_each(replies)
+        matched, count = 0, len(replies)
+        while matched < count and awaited and (group := awaited[0]).ends_at <= sent:
+            end = matched + group.missing
+            group.replies += replies[matched:end]
+            if end > count:
+                group.missing = end - count
+                return
+            group.missing = 0
+            self._last = awaited.popleft()
+            matched = end
+        if matched < count:
+            self._pair_each(replies[matched:])
 
     def _pair_each(self, replies: Iterable[SmtpResponse]) -> None:
         awaited = self._awaited

@@ -20,7 +20,6 @@ Rule 5: one refusal is reported, the one that explains the others. A reply out o
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
 from collections.abc import Generator, Iterator, Sequence
@@ -48,13 +47,14 @@ from smtpconn.model.response_errors import (
     refusal,
 )
 from smtpconn.model.results import LmtpSendResult, RecipientResult, RejectedRecipient, SendResult
-from smtpconn.protocol.command import Command, command
+from smtpconn.protocol.command import Command, cached_command, command
 from smtpconn.protocol.exchange import (
     CommandGroup,
     Exchange,
     ExchangeAction,
     Payload,
     Piece,
+    ShortPayload,
     WaitFor,
 )
 from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome, envelope_commands
@@ -67,7 +67,7 @@ recipients were refused, the bytes sent in vain would cost more than a round tri
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
-_bdat_command = functools.partial(command, Phase.CONTENT, replies=0)
+bdat_command = cached_command(Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 CONTENT_WITHOUT_RECIPIENT = "the server waits for content that nobody is to get"
 EMPTY_DATA = Payload((END_OF_DATA,), size=len(END_OF_DATA), ends_message=False, log=".")
@@ -133,7 +133,9 @@ def transact(
     if chunking:
         group = yield from message.send_chunks()
     else:
-        group = CommandGroup((message.content_payload(),))
+        payload = message.content_payload()
+        group = CommandGroup((payload,))
+        group.wire, group.payload_size = payload.wire, payload.size
     message.sent_in = group
     try:
         yield group
@@ -164,19 +166,9 @@ class Transaction:
         sent_in: the group with the end of the content, from before it is sent.
     """
 
-    __slots__ = (
-        "accepted",
-        "chunking",
-        "commands",
-        "content",
-        "is_binary",
-        "recipients",
-        "rejected",
-        "sender",
-        "sent_in",
-        "sent_to",
-        "session",
-    )
+    accepted: tuple[ForwardPath, ...] = ()
+    rejected: tuple[RejectedRecipient, ...] = ()
+    sent_in: CommandGroup | None = None
 
     def __init__(
         self,
@@ -184,18 +176,9 @@ class Transaction:
         request: MailRequest,
         sent_to: tuple[ForwardPath, ...],
         commands: list[Command],
-        *,
         chunking: bool,
         reset: bool = False,
     ) -> None:
-        if session.needs_reset or reset:
-            session.check_reset()
-            commands.insert(0, RSET)
-        session.needs_reset = True
-        session.transactions += 1
-        self.accepted: tuple[ForwardPath, ...] = ()
-        self.rejected: tuple[RejectedRecipient, ...] = ()
-        self.sent_in: CommandGroup | None = None
         self.session = session
         # Not the request itself, which refers to this: a cycle would stay until it is collected.
         self.sender = request.sender
@@ -205,6 +188,19 @@ class Transaction:
         self.sent_to = sent_to
         self.commands = commands
         self.chunking = chunking
+        self._note_begun(session, reset)
+
+    def _note_begun(self, session: SessionState, reset: bool) -> None:
+        """Note that the transaction begins, and insert RSET if it is needed.
+
+        Raises:
+            ConnectionClosedError: the server does not accept another RSET; nothing is noted then.
+        """
+        if session.needs_reset or reset:
+            session.check_reset()
+            self.commands.insert(0, RSET)
+        session.needs_reset = True
+        session.transactions += 1
 
     @classmethod
     def begin(
@@ -222,17 +218,19 @@ class Transaction:
         """
         sent_to = request.recipients
         if session.is_lmtp and len(sent_to) > 1:
-            distinct = dict(zip(request.recipients, request.rcpt_params, strict=True))
-            sent_to = tuple(distinct)
-            once = replace(request, recipients=sent_to, rcpt_params=tuple(distinct.values()))
+            if request.rcpt_params:
+                distinct = dict(zip(sent_to, request.rcpt_params, strict=True))
+                params = tuple(distinct.values())
+                once = replace(request, recipients=tuple(distinct), rcpt_params=params)
+            else:
+                once = replace(request, recipients=tuple(dict.fromkeys(sent_to)))
+            sent_to = once.recipients
             commands = envelope_commands(session, once, chunking=chunking)
         else:
             commands = envelope_commands(session, request, chunking=chunking)
         if not chunking:
             commands.append(DATA)
-        request.attempt = begun = cls(
-            session, request, sent_to, commands, chunking=chunking, reset=reset
-        )
+        request.attempt = begun = cls(session, request, sent_to, commands, chunking, reset)
         return begun
 
     def send_envelope(
@@ -248,7 +246,9 @@ class Transaction:
         replies: list[SmtpResponse] = []
         try:
             if self.session.may_pipeline:
-                group = CommandGroup(tuple(self.commands), begins_message=begins_message)
+                group = CommandGroup(tuple(self.commands))
+                group.begins_message = begins_message
+                group.join()
                 replies = group.replies
                 yield group
             else:
@@ -336,25 +336,32 @@ class Transaction:
         """The content in the form that follows DATA."""
         content, session = self.content, self.session
         replies = len(self.accepted) if session.is_lmtp else 1
+        if (data := content.short_data()) is not None:
+            return ShortPayload(data, replies)
         buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
-        return Payload(buffers, replies=replies, content=content)
+        return Payload(buffers, replies, content=content)
 
     def whole_chunk(self) -> Payload:
         """The content as one BDAT with its command; not of a stream."""
-        chunk = self.content.whole_chunk(is_binary=self.is_binary)
-        assert chunk is not None
-        bdat, size = _bdat(chunk), chunk.size
-        buffers = (bdat.wire, *chunk.buffers)
-        return Payload(
-            buffers,
-            log=f"{bdat.log} <content>",
-            size=len(bdat.wire) + size,
-        )
+        text = None if self.is_binary else self.content.short_text
+        if text is not None:
+            bdat = bdat_command(f"BDAT {len(text)} LAST")
+            payload: Payload = ShortPayload(bdat.wire + text)
+        else:
+            chunk = self.content.whole_chunk(is_binary=self.is_binary)
+            assert chunk is not None
+            bdat = _bdat(chunk)
+            payload = Payload((bdat.wire, *chunk.buffers), size=len(bdat.wire) + chunk.size)
+        payload.log = f"{bdat.log} <content>"
+        return payload
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
         """Send the envelope and the content in one group, as one BDAT."""
-        pieces: tuple[Piece, ...] = (*self.commands, self.whole_chunk())
-        self.sent_in = group = CommandGroup(pieces, begins_message=True)
+        chunk = self.whole_chunk()
+        self.sent_in = group = CommandGroup((*self.commands, chunk))
+        group.begins_message, group.payload_size = True, chunk.size
+        if chunk.wire is not None:
+            group.join()
         try:
             yield group
         except SmtpError as error:
@@ -422,6 +429,10 @@ class Transaction:
         Raises:
             As `transaction`.
         """
+        if max(map(_code_of, group.replies)) < 300 and not self.session.limits_nonmail:
+            # The usual case.
+            self.session.has_reset = self.session.needs_reset = False
+            return SendResult(group.replies[-1], self.sent_to)
         *replies, final = group.replies
         failure = self.process_envelope_replies(replies)
         if failure is None:
@@ -454,9 +465,12 @@ class Transaction:
         It is derived only from matched replies and counted bytes: the final reply if that came,
         else whether the message may have been delivered.
         """
-        group = self.sent_in
-        if group is None:
+        if self.sent_in is None:
             return broken_off(cause, was_sent=False)
+        return self.outcome_in(self.sent_in, cause)
+
+    def outcome_in(self, group: CommandGroup, cause: BaseException) -> Outcome:
+        """The same of a message whose end is in ``group``."""
         try:
             if group.is_eager:
                 if not group.missing:
@@ -552,7 +566,7 @@ def _check_chunk(
 
 
 def _bdat(chunk: Chunk) -> Command:
-    return _bdat_command(f"BDAT {chunk.size} LAST" if chunk.is_last else f"BDAT {chunk.size}")
+    return bdat_command(f"BDAT {chunk.size} LAST" if chunk.is_last else f"BDAT {chunk.size}")
 
 
 def has_partial_results(

@@ -11,7 +11,6 @@ from typing import TypeAlias
 from smtpconn.model.capabilities import ServerCapabilities
 from smtpconn.model.content import Content
 from smtpconn.model.errors import ConnectionClosedError, Phase, ValidationError
-from smtpconn.model.parameters import RcptToParams
 from smtpconn.model.results import LmtpSendResult, SendResult
 from smtpconn.protocol.mail_request import MailRequest
 from smtpconn.smtplib.errors import as_smtplib, refused
@@ -26,8 +25,6 @@ from smtpconn.smtplib.replies import Reply, pair
 from smtpconn.smtplib.values import addresses, resent_prefix
 
 AnyResult: TypeAlias = SendResult | LmtpSendResult
-
-_NO_RCPT_PARAMS = RcptToParams()
 
 
 def make_request(
@@ -64,9 +61,8 @@ def make_request(
         content.is_8bit = False
         asked = replace(asked, body=None)
     return MailRequest(
-        sender, paths, content, asked.params, (_NO_RCPT_PARAMS,) * len(paths),
-        mail_words=asked.words, rcpt_words=words,
-    )  # fmt: skip
+        sender, paths, content, asked.params, mail_words=asked.words, rcpt_words=words
+    )
 
 
 def refused_recipients(result: AnyResult, given: dict[str, str]) -> dict[str, Reply]:

@@ -41,6 +41,7 @@ from smtpconn.testing import SmtpServer
 from tests.realservers.certificates import Certificates
 from tests.support.error_classes import kind_of
 from tests.support.sockets import read_all
+from tests.support.waiting import wait_until
 
 TIMEOUT = 5.0
 SMALL = 16 * 1024
@@ -172,9 +173,9 @@ def test_a_message_has_its_time_from_its_own_first_byte(ends: Ends) -> None:
     class Noting(StreamDeadline):
         """A deadline that notes when a message begins."""
 
-        def begin_message(self) -> None:
+        def begin_messages(self, count: int = 1) -> None:
             order.append("begins")
-            super().begin_message()
+            super().begin_messages()
 
     def buffers() -> Iterator[bytes]:
         order.append("content")
@@ -202,6 +203,8 @@ def test_a_reply_that_comes_while_writing_is_a_sign_of_life() -> None:
         def serve() -> None:
             read_all(peer, 6)
             peer.sendall(OK)
+            # The rest only fits when it is read: the client blocks, and meets the reply.
+            wait_until(lambda: session.recently_active)
             read_all(peer, len(long))
 
         driver._last_reply_at = -math.inf

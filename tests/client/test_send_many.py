@@ -17,7 +17,11 @@ from smtpconn import (
     TlsMode,
     ValidationError,
 )
+from smtpconn.client.send_many import BURST, MAX_BURST, EnvelopeSource
+from smtpconn.net.deadline import StreamDeadline
 from smtpconn.testing import SmtpServer
+from tests.support.exchanges import session
+from tests.support.forks import in_child
 
 MODES = [Pipelining.OFF, Pipelining.AUTO, Pipelining.EAGER]
 
@@ -198,3 +202,92 @@ def test_what_is_no_envelope(server: SmtpServer, mode: Pipelining, wrong: object
         connection.noop()
     assert len(taken) == 3
     assert len(server.messages) == 2
+
+
+def test_no_more_is_taken_at_a_time_than_may_be_written_together(server: SmtpServer) -> None:
+    """Until then nothing is written, so the limits bound what a caller waits for and holds."""
+    for message, limit in ((b"hello\r\n", MAX_BURST), (b"x" * (BURST // 4) + b"\r\n", 4)):
+        taken = 0
+
+        def source(message: bytes = message) -> Iterator[Envelope]:
+            nonlocal taken
+            for number in range(200):
+                taken += 1
+                yield Envelope(f"{number}@b.example", ["c@d.example"], message)
+
+        with connect(server, Pipelining.EAGER) as connection:
+            connection.noop()
+            requests = connection.send_many(source())
+            begun = 0
+            for _ in requests:
+                assert taken <= connection.transactions + limit
+                begun += 1
+            assert begun == 200
+
+
+def test_what_was_taken_before_the_iterable_failed_is_sent(server: SmtpServer) -> None:
+    """Its error comes after their outcomes."""
+
+    def source() -> Iterator[Envelope]:
+        yield from letters(5)
+        raise LookupError("no more rows")
+
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = connection.send_many(source())
+        assert [next(outcomes).error for _ in range(5)] == [None] * 5
+        with pytest.raises(LookupError, match="no more rows"):
+            next(outcomes)
+    assert len(server.messages) == 5
+
+
+def test_what_cannot_be_sent_keeps_its_place(server: SmtpServer) -> None:
+    """Also a file, which is read to its end before the next envelope is taken."""
+    is_open = True
+
+    def source() -> Iterator[Envelope]:
+        nonlocal is_open
+        yield from letters(1)
+        yield Envelope("1@b.example", ["no address"], b"hello\r\n")
+        yield Envelope("2@b.example", ["c@d.example"], b"hello\r\n")
+        with io.BytesIO(b"from a file\r\n") as file:
+            yield Envelope("3@b.example", ["c@d.example"], file)
+        is_open = False
+        yield Envelope("4@b.example", ["c@d.example"], b"hello\r\n")
+
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = list(connection.send_many(source()))
+    assert [type(outcome.error) for outcome in outcomes] == [
+        type(None), ValidationError, type(None), type(None), type(None),
+    ]  # fmt: skip
+    assert [message.sender[0] for message in server.messages] == ["0", "2", "3", "4"]
+    assert not is_open
+
+
+def test_silence_is_noticed_before_each_burst() -> None:
+    """Also before the last one: the iterable may have taken long, and then ended."""
+    made = session("PIPELINING;CHUNKING", pipelining=Pipelining.EAGER)
+    made.recently_active = True
+    taken_before: list[int] = []
+    source = EnvelopeSource(
+        letters(MAX_BURST + 3),
+        made,
+        StreamDeadline(10),
+        lambda _request, _deadline: None,
+        lambda: taken_before.append(len(source.pending)),
+    )
+    assert [len(requests) for requests in source.requests()] == [MAX_BURST, 3]
+    assert taken_before == [MAX_BURST, MAX_BURST + 3]
+
+
+def test_the_outcomes_belong_to_the_process_that_sends(server: SmtpServer) -> None:
+    """A forked child gets none, even of those that are known; the parent gets each once."""
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = connection.send_many(letters(5))
+        assert next(outcomes).error is None
+        told = in_child(lambda: next(outcomes))
+        assert told.startswith("ConnectionClosedError: the process was forked")
+        assert [outcome.error for outcome in outcomes] == [None] * 4
+    assert len(server.messages) == 5

@@ -33,6 +33,7 @@ def check(source: Source) -> None:
         whole = Content(message)
         assert whole.size == len(text)
         assert whole.binary_size == len(message)
+        assert whole.short_data() in (None, _stuffed(text) + b".\r\n")
         makers: tuple[Callable[[], Message], ...] = (
             lambda: message,
             lambda: bytearray(message),

@@ -150,6 +150,24 @@ def test_line_ends_and_dots(way: Callable[[bytes], Any], message: bytes, text: b
 
 
 @pytest.mark.parametrize(("message", "text"), NORMALISED)
+def test_a_short_message_in_one_piece(message: bytes, text: bytes) -> None:
+    """It is the same as in several; a long one and a stream are not held in one piece."""
+    content = Content(message)
+    assert content.short_text == text
+    assert content.short_data() == joined(content.as_data())
+    assert Content(b"x" * (BLOCK + 1)).short_data() is None
+    assert Content(iter([message])).short_data() is None
+
+
+@pytest.mark.parametrize("message", [b"\n" * 60000, b".\r\n" * 20000])
+def test_a_message_that_grows_is_not_held_in_one_piece(message: bytes) -> None:
+    """Its size with CRLF line ends and stuffed dots counts."""
+    content = Content(message)
+    assert content.short_data() is None
+    assert unstuffed(joined(content.as_data())) == normalised(message)
+
+
+@pytest.mark.parametrize(("message", "text"), NORMALISED)
 def test_the_size_of_bytes_is_exact(message: bytes, text: bytes) -> None:
     """SIZE is what leaves, without the dots that are stuffed and the final one (RFC 1870 3)."""
     assert Content(message).size == len(text)

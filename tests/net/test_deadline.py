@@ -197,7 +197,7 @@ def test_each_message_has_its_own(clock: Clock) -> None:
     """From its first byte to its final reply, however many are in progress."""
     deadline = StreamDeadline(10)
     for _ in range(3):
-        deadline.begin_message()
+        deadline.begin_messages()
         clock.now += 3
     assert deadline.remaining() == 1.0  # of the first, which is nine seconds old
     deadline.end_messages(1)
@@ -207,21 +207,36 @@ def test_each_message_has_its_own(clock: Clock) -> None:
     deadline.end_messages(1)
     assert deadline.remaining() == 10.0  # for the next to begin
     clock.now += 9
-    deadline.begin_message()
+    deadline.begin_messages()
     assert deadline.remaining() == 10.0
+
+
+def test_messages_that_begin_together(clock: Clock) -> None:
+    """Each has its own time; only the first must also meet the deadline of what went before."""
+    first = Deadline(4)
+    deadline = StreamDeadline(10, first)
+    deadline.begin_messages(3)
+    assert deadline.remaining() == 4.0
+    deadline.end_messages(1)
+    assert deadline.remaining() == 10.0
+    clock.now += 1
+    deadline.begin_messages(2)
+    deadline.end_messages(2)
+    assert deadline.remaining() == 10.0
+    deadline.end_messages(2)
 
 
 def test_the_callers_own_time_is_not_counted(clock: Clock) -> None:
     """Neither that of who makes the messages, nor of who takes the results."""
     deadline = StreamDeadline(10)
-    deadline.begin_message()
+    deadline.begin_messages()
     clock.now += 4
     for _ in range(2):
         deadline.pause()
         clock.now += 100
         deadline.resume()
     assert deadline.remaining() == 6.0
-    deadline.begin_message()
+    deadline.begin_messages()
     deadline.end_messages(1)
     assert deadline.remaining() == 10.0
     clock.now += 11

@@ -20,6 +20,8 @@ from smtpconn.protocol.transaction import transact
 from tests.support.exchanges import session
 from tests.support.script import Wire, run_many
 
+pytestmark = pytest.mark.usefixtures("burst")
+
 PEOPLE = ["a@d.example", "b@d.example", "c@d.example"]
 MESSAGE = b"hello\r\n"
 

@@ -28,6 +28,8 @@ from tests.support.pipelined import (
 from tests.support.script import Script, Wire, fails, run_many, run_script, run_script_many
 from tests.support.strict_server import Plan, StrictServer
 
+pytestmark = pytest.mark.usefixtures("burst")
+
 NONE = (("c", 550),)
 
 

@@ -24,10 +24,12 @@ from smtpconn.protocol.mail_request import Outcome
 from smtpconn.protocol.quirks import ServerQuirks
 from smtpconn.protocol.session import SessionState
 from tests.support.error_classes import kind_of
+from tests.support.exchanges import session
 from tests.support.pipelined import (
     FIRST,
     GO,
     NO,
+    OFFERS,
     Asked,
     Many,
     content,
@@ -37,7 +39,10 @@ from tests.support.pipelined import (
     many,
     reset,
 )
-from tests.support.script import Script, run_many, run_script_many, scripted
+from tests.support.script import RecordingWire, Script, run_many, run_script_many, scripted
+from tests.support.strict_server import Plan, StrictServer
+
+pytestmark = pytest.mark.usefixtures("burst")
 
 # AUTO: the content of one and the envelope of the next
 
@@ -449,3 +454,13 @@ def test_lmtp_out_of_sync_where_nothing_is_streamed(code: int) -> None:
     assert codes(one) == [250, None if code == 354 else 421]
     assert isinstance(two, ConnectionClosedError)
     assert not two.may_have_been_delivered
+
+
+def test_long_content_is_written_before_the_next_envelope() -> None:
+    """Its time does not count for the next message; what grows on the way counts as long, too."""
+    wire = RecordingWire(StrictServer([Plan(10), Plan(11)]).answer)
+    made = session(OFFERS)
+    requests = [letter(10, message=b"\n" * 60000), letter(11)]
+    assert len(run_many(made, requests, wire).outcomes) == 2
+    (long,) = (data for data in wire.written if len(data) > 100_000)
+    assert b"MAIL FROM" not in long

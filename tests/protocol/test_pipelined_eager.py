@@ -34,6 +34,8 @@ from tests.support.pipelined import (
 from tests.support.script import Script, Wire, run_many, run_script_many, scripted
 from tests.support.strict_server import Plan, StrictServer
 
+pytestmark = pytest.mark.usefixtures("burst")
+
 
 def test_whole_transactions_in_one_turn() -> None:
     """A RSET between them, and all the replies at the end."""

@@ -30,6 +30,8 @@ from tests.support.exchanges import session
 from tests.support.script import Run, Wire, run_many
 from tests.support.strict_server import Plan, StrictServer
 
+pytestmark = pytest.mark.usefixtures("burst")
+
 OFFERS = "PIPELINING;8BITMIME;CHUNKING;BINARYMIME"
 KINDS = ("short", "dotted", "long", "stream", "binary", "invalid")
 

@@ -209,6 +209,29 @@ class Wire(Transport):
         self._incoming += self._answer(said)
 
 
+class RecordingWire(Wire):
+    """A wire that notes what each write of the client holds."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        super().__init__(answer)
+        self.written: list[bytes] = []
+
+    def write(
+        self,
+        data: Buffer,
+        deadline: Deadline,
+        sent: Callable[[int], None],
+        received: Callable[[bytes], None],
+    ) -> None:
+        """Note it, and take it."""
+        self.written.append(bytes(data))
+        super().write(data, deadline, sent, received)
+
+
+BURST = 1
+"""The number of requests that are ready at the same time; the fixture ``burst`` changes it."""
+
+
 @dataclass
 class Run:
     """The result of sending many requests."""
@@ -225,6 +248,7 @@ def run_many(
     is_fresh: bool = True,
     take: int | None = None,
     outcomes: list[Outcome] | None = None,
+    burst: int | None = None,
 ) -> Run:
     """Send many requests over a wire.
 
@@ -235,12 +259,15 @@ def run_many(
         is_fresh: whether the last reply has just arrived.
         take: the number of outcomes that the caller takes; None for all.
         outcomes: a list to add them to, for a caller that reads it meanwhile.
+        burst: the number of requests that are ready at the same time; None for `BURST`.
     """
     driver = Driver(wire, session, "mx.example.test", "mx.example.test:25", None)
     if is_fresh:
         driver._last_reply_at = math.inf
     items: Generator[list[Outcome], None, None]
-    items = driver.stream(stream(session, iter(requests)), StreamDeadline(10))
+    source, size = iter(requests), BURST if burst is None else burst
+    ready = iter(lambda: list(itertools.islice(source, size)), [])
+    items = driver.stream(stream(session, ready), StreamDeadline(10))
     run = Run([] if outcomes is None else outcomes, driver)
     try:
         while take is None or len(run.outcomes) < take:
