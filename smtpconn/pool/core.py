@@ -167,7 +167,7 @@ class PoolCore:
         if not is_back:
             self._check_in_fully(waiter, keep, now)
         elif due is not None:
-            maintenance.maintenance.watch(self, due)
+            self._maintain_at(due)
         if self._watches:
             self._note_returned(waiter)
         if self.deferred:
@@ -200,7 +200,7 @@ class PoolCore:
         if expired is not None:
             self._discard(*expired)
         if due is not None:
-            maintenance.maintenance.watch(self, due)
+            self._maintain_at(due)
         return None
 
     def abandoned(self, waiter: Waiter) -> None:
@@ -618,8 +618,13 @@ class PoolCore:
 
     def _maintain_later(self) -> None:
         if (due := self._next_maintenance()) is not None:
-            soon = time.monotonic() + MAINTENANCE_RETRY
-            maintenance.maintenance.watch(self, max(due, soon))
+            self._maintain_at(max(due, time.monotonic() + MAINTENANCE_RETRY))
+
+    def _maintain_at(self, due: float) -> None:
+        maintenance.maintenance.watch(self, due)
+        if self._state.is_closed:
+            # Closed since ``due`` was computed: the thread need not wait until then to end.
+            maintenance.maintenance.watch(self, 0.0)
 
     def _keep_alive(self) -> None:
         # Each NOOP has a lease of its own: a waiting caller may take the lease of one that is not

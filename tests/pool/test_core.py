@@ -420,3 +420,20 @@ def test_maintenance_that_failed_is_told_again(harness: Harness) -> None:
     harness.now += 30
     use(pool)
     assert len(harness.due) == 2
+
+
+def test_a_pool_that_is_closed_while_maintenance_is_told(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maintenance is told once more to look now: its thread need not wait until the pool is due."""
+    pool = pool_core(keepalive=20)
+    watch = Maintenance.watch
+
+    def closed_before(self: Maintenance, watched: PoolCore, due: float) -> None:
+        pool.close(0)
+        watch(self, watched, due)
+
+    monkeypatch.setattr(Maintenance, "watch", closed_before)
+    use(pool)
+    assert len(harness.due) == 2
+    assert harness.due[-1] == 0.0
