@@ -40,7 +40,7 @@ class EnvelopeSource:
         session: whose extensions decide how a message is encoded.
         deadline: paused while the caller's iterable runs.
         watch: makes a request whose content is a stream check the deadline while it is read.
-        mark_idle: called after each envelope, because the iterable may have taken long.
+        mark_idle: called before requests are yielded, because the iterable may have taken long.
 
     Attributes:
         pending: envelopes that were taken and whose outcome was not handed out, oldest first: each

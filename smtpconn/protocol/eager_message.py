@@ -8,9 +8,8 @@ as well, which decides what its replies mean.
 from __future__ import annotations
 
 import functools
-import operator
 
-from smtpconn.protocol.exchange import CommandGroup, Piece
+from smtpconn.protocol.exchange import CommandGroup, Piece, wire_of
 from smtpconn.protocol.mail_request import MailRequest, Outcome, envelope_commands
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import Transaction, bdat_command
@@ -18,8 +17,6 @@ from smtpconn.protocol.transaction import Transaction, bdat_command
 JOINED = 16 * 1024
 """Bytes of content up to which it is copied behind its commands, so that many messages are written
 in one go."""
-
-_wire_of = operator.attrgetter("wire")
 
 
 class EagerMessage(CommandGroup, Transaction):
@@ -62,7 +59,7 @@ class EagerMessage(CommandGroup, Transaction):
                 assert chunk is not None
                 text = b"".join(chunk.buffers)
             bdat = bdat_command(f"BDAT {len(text)} LAST").wire
-            self.wire = b"".join((*map(_wire_of, commands), bdat, text))
+            self.wire = b"".join((*map(wire_of, commands), bdat, text))
             self.payload_size = len(bdat) + len(text)
 
     @functools.cached_property

@@ -84,7 +84,7 @@ GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase
 
 
 _replies_of = operator.attrgetter("replies")
-_wire_of: Callable[[Piece], bytes] = operator.attrgetter("wire")
+wire_of: Callable[[Piece], bytes] = operator.attrgetter("wire")
 
 
 class CommandGroup:
@@ -104,7 +104,7 @@ class CommandGroup:
             one payload.
         may_have_been_delivered: set when the connection is lost: whether a message in it was sent
             completely and got no final reply.
-        wire: all its bytes, if `join` was called; else they are those of its pieces.
+        wire: all its bytes, if `join` has joined them; else they are those of its pieces.
     """
 
     wire: bytes | None = None
@@ -123,12 +123,19 @@ class CommandGroup:
         self.replies: list[SmtpResponse] = []
         self.missing = sum(map(_replies_of, pieces))
 
-    def join(self) -> None:
-        """Join the bytes of the pieces, so that they are written in one go.
+    def join(self, payload: Payload | None = None) -> None:
+        """Join the bytes of the pieces if each has its ``wire``, to be written in one go.
 
-        Each piece has its ``wire``, and none is a secret, which an error report could show.
+        None may be a secret, which an error report could show.
+
+        Args:
+            payload: the one among the pieces; None if all are commands.
         """
-        self.wire = b"".join(map(_wire_of, self.pieces))
+        if payload is not None:
+            self.payload_size = payload.size
+            if payload.wire is None:
+                return
+        self.wire = b"".join(map(wire_of, self.pieces))
 
     @property
     def is_pipelined(self) -> bool:

@@ -92,8 +92,9 @@ class _Streaming:
     def run(self, ready: Iterator[Requests]) -> Stream:
         for requests in ready:
             burst: list[EagerMessage] = []
-            may_burst = self._may_burst(requests)
             for request in requests:
+                # What forbids a burst does not change while one is gathered.
+                may_burst = bool(burst) or self._may_burst(requests)
                 if may_burst and isinstance(request, MailRequest) and fits_in_burst(request):
                     message = self._begin_eagerly(request)
                     if isinstance(message, EagerMessage):
@@ -104,7 +105,6 @@ class _Streaming:
                     yield from self._write_eagerly(Burst(burst))
                     burst = []
                 yield from self._send(request)
-                may_burst = self._may_burst(requests)
             if burst:
                 yield from self._write_eagerly(Burst(burst))
         yield from self._finish()
@@ -184,17 +184,6 @@ class _Streaming:
     # Streamed: the content of one message together with the envelope of the next.
 
     def _send_streamed(self, request: MailRequest) -> Stream:
-        """How to send a message whose content goes with the envelope of the next one."""
-        if self._window or self._session.avoid_rset or request.content.whole_size is None:
-            return self._send_streamed_alone(request)
-        follows_content = self._open is not None or self._must_send_empty_data
-        following = self._begin(request, reset=follows_content)
-        if isinstance(following, SmtpError):
-            return self._decline(following)
-        return self._round_trip(following, request)
-
-    def _send_streamed_alone(self, request: MailRequest) -> Stream:
-        """The same for a message before or after which others are finished."""
         while self._window:
             yield from self._take_oldest()
         if self._session.avoid_rset:
@@ -204,22 +193,19 @@ class _Streaming:
         if isinstance(following, SmtpError):
             yield from self._decline(following)
             return
-        yield from self._round_trip(following, request)
-        if request.content.whole_size is None:
+        yield from self._round_trip(following)
+        if self._must_send_again:
+            self._must_send_again = False
+            yield [(yield from self._send_plainly(request, is_first_try=False))]
+        elif request.content.whole_size is None:
             # The caller may close its file when the next message is requested.
             yield from self._finish()
 
-    def _round_trip(
-        self, following: Transaction | None, request: MailRequest | None = None
-    ) -> Stream:
+    def _round_trip(self, following: Transaction | None) -> Stream:
         """Make one round trip: send the open transaction's content and the next one's envelope.
 
         Yields the outcome of the message whose content was sent, if any, and that of the next
         message if its envelope was refused.
-
-        Args:
-            following: the next transaction; None if there is none.
-            request: its request.
         """
         transaction, self._open = self._open, None
         payload = EMPTY_DATA if self._must_send_empty_data else None
@@ -229,12 +215,8 @@ class _Streaming:
         commands = () if following is None else following.commands
         pieces: tuple[Piece, ...] = (*commands,) if payload is None else (payload, *commands)
         count = 0 if payload is None else payload.replies
-        group = CommandGroup(pieces)
-        group.begins_message = following is not None
-        if payload is not None:
-            group.payload_size = payload.size
-        if payload is None or payload.wire is not None:
-            group.join()
+        group = CommandGroup(pieces, begins_message=following is not None)
+        group.join(payload)
         if transaction is not None:
             transaction.sent_in = group
         try:
@@ -266,10 +248,6 @@ class _Streaming:
             yield [outcome]
         if refused is not None:
             yield [refused]
-        if self._must_send_again:
-            assert request is not None
-            self._must_send_again = False
-            yield [(yield from self._send_plainly(request, is_first_try=False))]
 
     def _process_envelope_replies(
         self, following: Transaction, replies: Sequence[SmtpResponse], *, is_first: bool
@@ -340,8 +318,7 @@ class _Streaming:
         """Whether nothing forbids to write these together, as far as they are short."""
         session = self._session
         return (
-            session.is_eager
-            and session.may_send_eagerly
+            session.may_send_eagerly
             and self._lost is None
             and self._open is None
             and not self._must_send_empty_data

@@ -135,7 +135,7 @@ def transact(
     else:
         payload = message.content_payload()
         group = CommandGroup((payload,))
-        group.wire, group.payload_size = payload.wire, payload.size
+        group.join(payload)
     message.sent_in = group
     try:
         yield group
@@ -246,8 +246,7 @@ class Transaction:
         replies: list[SmtpResponse] = []
         try:
             if self.session.may_pipeline:
-                group = CommandGroup(tuple(self.commands))
-                group.begins_message = begins_message
+                group = CommandGroup(tuple(self.commands), begins_message=begins_message)
                 group.join()
                 replies = group.replies
                 yield group
@@ -358,10 +357,8 @@ class Transaction:
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
         """Send the envelope and the content in one group, as one BDAT."""
         chunk = self.whole_chunk()
-        self.sent_in = group = CommandGroup((*self.commands, chunk))
-        group.begins_message, group.payload_size = True, chunk.size
-        if chunk.wire is not None:
-            group.join()
+        self.sent_in = group = CommandGroup((*self.commands, chunk), begins_message=True)
+        group.join(chunk)
         try:
             yield group
         except SmtpError as error:

@@ -15,12 +15,12 @@ from smtpconn.protocol.eager_message import JOINED, EagerMessage
 from smtpconn.protocol.mail_request import MailRequest, make_request
 from tests.support.exchanges import session
 from tests.support.pipelined import OFFERS, eager, envelope, letter
-from tests.support.script import RecordingWire, Wire, run_many
+from tests.support.script import Wire, run_many
 from tests.support.strict_server import Plan, StrictServer
 
 
-def _wire(count: int) -> RecordingWire:
-    return RecordingWire(StrictServer([Plan(number) for number in range(10, 10 + count)]).answer)
+def _wire(count: int) -> Wire:
+    return Wire(StrictServer([Plan(number) for number in range(10, 10 + count)]).answer)
 
 
 def _letters(count: int, message: bytes = b"x\r\n") -> Iterator[MailRequest]:

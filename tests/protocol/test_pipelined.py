@@ -39,7 +39,7 @@ from tests.support.pipelined import (
     many,
     reset,
 )
-from tests.support.script import RecordingWire, Script, run_many, run_script_many, scripted
+from tests.support.script import Script, Wire, run_many, run_script_many, scripted
 from tests.support.strict_server import Plan, StrictServer
 
 pytestmark = pytest.mark.usefixtures("burst")
@@ -458,7 +458,7 @@ def test_lmtp_out_of_sync_where_nothing_is_streamed(code: int) -> None:
 
 def test_long_content_is_written_before_the_next_envelope() -> None:
     """Its time does not count for the next message; what grows on the way counts as long, too."""
-    wire = RecordingWire(StrictServer([Plan(10), Plan(11)]).answer)
+    wire = Wire(StrictServer([Plan(10), Plan(11)]).answer)
     made = session(OFFERS)
     requests = [letter(10, message=b"\n" * 60000), letter(11)]
     assert len(run_many(made, requests, wire).outcomes) == 2

@@ -132,6 +132,9 @@ class Wire(Transport):
             replies are received meanwhile.
         takes: the number of bytes that the client can send before the connection is reset.
         gives: the number of bytes that the client can receive before the connection is closed.
+
+    Attributes:
+        written: what each write of the client holds.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class Wire(Transport):
         self.is_open = True
         self.is_inherited = False
         self.turns = 0
+        self.written: list[bytes] = []
         self._answer = answer
         self._size, self._blocks, self._takes, self._gives = size, blocks, takes, gives
         self._said = bytearray()
@@ -159,6 +163,7 @@ class Wire(Transport):
         received: Callable[[bytes], None],
     ) -> None:
         """Take bytes up to the limits, and receive where the write would block."""
+        self.written.append(bytes(data))
         view = memoryview(data)
         while view:
             if not self._takes:
@@ -207,25 +212,6 @@ class Wire(Transport):
     def _hear(self) -> None:
         said, self._said = bytes(self._said), bytearray()
         self._incoming += self._answer(said)
-
-
-class RecordingWire(Wire):
-    """A wire that notes what each write of the client holds."""
-
-    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
-        super().__init__(answer)
-        self.written: list[bytes] = []
-
-    def write(
-        self,
-        data: Buffer,
-        deadline: Deadline,
-        sent: Callable[[int], None],
-        received: Callable[[bytes], None],
-    ) -> None:
-        """Note it, and take it."""
-        self.written.append(bytes(data))
-        super().write(data, deadline, sent, received)
 
 
 BURST = 1
