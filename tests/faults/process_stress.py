@@ -17,6 +17,7 @@ import email
 import email.policy
 import faulthandler
 import gc
+import importlib
 import itertools
 import json
 import linecache
@@ -584,7 +585,9 @@ class Stress:
     def run(self, seconds: float) -> None:
         """Do all of it for so long, in this thread and others."""
         # What is imported at the first use is imported before a fork in C: a child whose parent was
-        # importing in another thread waits for the import lock for ever.
+        # importing in another thread waits for the import lock for ever. And before signals: a
+        # handler that needs a module whose import it interrupts gets one without content.
+        importlib.import_module("smtpconn.model.header_fields")
         for pool in self.pools:
             self._do(self.send, pool)
         until = time.monotonic() + seconds

@@ -40,26 +40,37 @@ def fork_in_c() -> int:
 def _fork_until_sound() -> int:
     while True:
         receiving, sending = os.pipe()
+        waiting, releasing = os.pipe()
         child = cast(int, ctypes.PyDLL(None).fork())
         if child == 0:
+            os.close(receiving)
+            os.close(releasing)
             # If the garbage of the parent has a thread in it, freeing it here may crash: Python
             # 3.13 detaches the native thread, which does not exist in the child.
             gc.freeze()
             _contend_for_the_gil()
             os.write(sending, b"!")
             os.close(sending)
-        is_sound = child == 0
+            # The parent may have lost patience meanwhile, and fork another child for the same work.
+            if not os.read(waiting, 1):
+                os._exit(0)
+            os.close(waiting)
+            return 0
+        is_sound = False
         try:
-            if child:
-                os.close(sending)
-                is_ready = bool(select.select([receiving], [], [], 1)[0])
-                is_sound = is_ready and os.read(receiving, 1) == b"!"
+            os.close(sending)
+            os.close(waiting)
+            is_ready = bool(select.select([receiving], [], [], 1)[0])
+            is_sound = is_ready and os.read(receiving, 1) == b"!"
+            if is_sound:
+                os.write(releasing, b"!")
         finally:
             # Done also if a signal handler raises, because only this code knows the child.
             if not is_sound:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             os.close(receiving)
+            os.close(releasing)
         if is_sound:
             return child
 
