@@ -17,10 +17,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import operator
 import ssl
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import TypeVar
 
 from smtpconn.model.content import Buffer
@@ -69,8 +68,6 @@ IDLE_AFTER = 1.0
 
 # Phases of the commands that follow MAIL in a group.
 _AFTER_MAIL = frozenset({Phase.RCPT, Phase.DATA})
-
-_wire_of = operator.attrgetter("wire")
 
 # Stay silent unless the application configures logging.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
@@ -354,7 +351,7 @@ class Driver:
                 if action.waits:
                     self._read_replies(action, deadline)
             elif isinstance(action, Burst):
-                self._write_burst(action.groups, deadline)
+                self._write_burst(action, deadline)
             elif isinstance(action, WaitFor):
                 self._flush(deadline)
                 self._read_replies(action.group, deadline)
@@ -516,15 +513,15 @@ class Driver:
                 group.payload_size = piece.size
                 group.payload_size = self._write_payload(piece, deadline)
 
-    def _write_burst(self, groups: Sequence[CommandGroup], deadline: Deadline) -> None:
+    def _write_burst(self, burst: Burst, deadline: Deadline) -> None:
         """Write groups whose bytes are known, together with those that were not written yet."""
         if self._shows_wire:
-            for group in groups:
+            for group in burst.groups:
                 self._log_pieces(group)
-        deadline.begin_messages(len(groups))
+        deadline.begin_messages(len(burst.groups))
         unsent = self._unsent
-        self._matcher.expect_all(groups, len(unsent))
-        unsent += b"".join(map(_wire_of, groups))
+        self._matcher.expect_all(burst.groups, len(unsent))
+        unsent += burst.wire
         if len(unsent) > WRITE_BUFFER:
             self._flush(deadline)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from smtpconn.model.email_message import AnyMessage
 from smtpconn.model.errors import SmtpError
@@ -156,7 +156,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
                 self._add_outcomes()
             oldest = pending[0]
             del pending[0]
-            return cast(AnyOutcome, oldest)
+            return oldest  # type: ignore[return-value]  # no function is called, for speed
         except StopIteration:
             raise
         except BaseException as error:
@@ -175,7 +175,9 @@ class OutcomeIterator(Iterator[AnyOutcome]):
             self._process = current_process()
         pending, items = self._source.pending, next(self._items, None)
         for number, item in enumerate(items or self._at_the_end()):
-            envelope = cast(Pending, pending[number])[0]
+            entry = pending[number]
+            assert isinstance(entry, tuple)
+            envelope = entry[0]
             if isinstance(item, SmtpError):
                 pending[number] = SendOutcome(envelope, None, item)
             else:
@@ -193,8 +195,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
         """
         if pending := self._source.pending:
             oldest = pending[0]
-            is_known = isinstance(oldest, SendOutcome)
-            return [] if is_known else [outcome_so_far(cast(Pending, oldest)[1], self._cause)]
+            return [outcome_so_far(oldest[1], self._cause)] if isinstance(oldest, tuple) else []
         error, self._source.error = self._source.error, None
         raise StopIteration if error is None else error
 

@@ -119,6 +119,10 @@ class Content:
                 f"not {type(message).__name__}"
             )
 
+    def has_at_most(self, size: int) -> bool:
+        """Whether it has at most so many bytes; False for every stream."""
+        return self.whole_size is not None and self.whole_size <= size
+
     # These are computed on first use; BINARYMIME needs none of them.
 
     @functools.cached_property

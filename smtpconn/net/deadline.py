@@ -8,7 +8,6 @@ name server counts like any other wait. Error texts show the number the caller g
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -165,7 +164,8 @@ class StreamDeadline(Deadline):
     def remaining(self) -> float:
         """Seconds left for the oldest message; 0.0 when its deadline has passed."""
         end = self._ends[0] if self._ends else self._end
-        return max(0.0, end + self._paused - time.monotonic())
+        remaining = end + self._paused - time.monotonic()
+        return remaining if remaining > 0 else 0.0
 
     def begin_messages(self, count: int = 1) -> None:
         """Record that the first byte of each of ``count`` messages is about to be sent."""
@@ -174,13 +174,16 @@ class StreamDeadline(Deadline):
             self._ends.append(min(end, self._first._end - self._paused))
             self._first = None
             count -= 1
-        self._ends.extend(itertools.repeat(end, count))
+        self._ends += (end,) * count
 
     def end_messages(self, count: int) -> None:
         """Record that the ``count`` oldest messages have received their final reply."""
-        for _ in range(min(count, len(self._ends))):
-            self._ends.popleft()
-        if not self._ends:
+        ends = self._ends
+        if count < len(ends):
+            for _ in range(count):
+                ends.popleft()
+        else:
+            ends.clear()
             self._end = time.monotonic() - self._paused + self.timeout
 
     def pause(self) -> None:

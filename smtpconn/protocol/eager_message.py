@@ -7,16 +7,10 @@ as well, which decides what its replies mean.
 
 from __future__ import annotations
 
-import functools
-
-from smtpconn.protocol.exchange import CommandGroup, Piece, wire_of
+from smtpconn.protocol.exchange import CommandGroup
 from smtpconn.protocol.mail_request import MailRequest, Outcome, envelope_commands
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.transaction import Transaction, bdat_command
-
-JOINED = 16 * 1024
-"""Bytes of content up to which it is copied behind its commands, so that many messages are written
-in one go."""
+from smtpconn.protocol.transaction import JOINED, Transaction
 
 
 class EagerMessage(CommandGroup, Transaction):
@@ -47,32 +41,16 @@ class EagerMessage(CommandGroup, Transaction):
         self.sender = request.sender
         self.recipients = self.sent_to = request.recipients
         self.is_binary = request.is_binary
-        self.content = content = request.content
-        self.size = content.whole_size or 0
+        self.content = request.content
+        self.size = request.content.whole_size or 0
+        bdat, chunk = self.whole_chunk()
+        self.pieces = (*commands, bdat, chunk)
         self.replies = []
         self.missing = len(commands) + 1
         request.attempt = self
         if self.size <= JOINED:
-            text = None if self.is_binary else content.short_text
-            if text is None:
-                chunk = content.whole_chunk(is_binary=self.is_binary)
-                assert chunk is not None
-                text = b"".join(chunk.buffers)
-            bdat = bdat_command(f"BDAT {len(text)} LAST").wire
-            self.wire = b"".join((*map(wire_of, commands), bdat, text))
-            self.payload_size = len(bdat) + len(text)
-
-    @functools.cached_property
-    def pieces(self) -> tuple[Piece, ...]:  # type: ignore[override]
-        """Its commands and its content."""
-        return (*self.commands, self.whole_chunk())
+            self.join(chunk)
 
     def outcome(self, cause: BaseException) -> Outcome:
         """The outcome of the message after other code has interrupted the exchange."""
         return self.outcome_in(self, cause)
-
-
-def fits_in_burst(request: MailRequest) -> bool:
-    """Whether a message is so short that it is written together with others."""
-    size = request.content.whole_size
-    return size is not None and size <= JOINED

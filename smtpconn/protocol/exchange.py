@@ -30,23 +30,24 @@ class Payload:
         phase: the phase of an error while its reply is awaited.
         size: the bytes in the buffers together; infinity if not known before they are written.
         content: the message that the buffers are made from; reading it may fail.
-
-    Attributes:
         wire: all its bytes, if they are few and in one piece.
     """
 
-    wire: bytes | None = None
+    __slots__ = (
+        "buffers", "content", "ends_message", "log", "phase", "replies", "size", "wire",
+    )  # fmt: skip
 
+    # No argument is keyword-only, which takes time: one is made for every message.
     def __init__(
         self,
         buffers: Iterable[Buffer],
         replies: int = 1,
-        *,
+        size: float = math.inf,
+        wire: bytes | None = None,
+        content: Content | None = None,
         ends_message: bool = True,
         log: str = "<content>",
         phase: Phase = Phase.CONTENT,
-        size: float = math.inf,
-        content: Content | None = None,
     ) -> None:
         self.buffers = buffers
         self.replies = replies
@@ -55,26 +56,7 @@ class Payload:
         self.phase = phase
         self.size = size
         self.content = content
-
-
-class ShortPayload(Payload):
-    """The content of a short message, whose bytes are in one piece; one is made for most messages.
-
-    Args:
-        wire: its bytes.
-        replies: as of `Payload`.
-    """
-
-    ends_message = True
-    log = "<content>"
-    phase = Phase.CONTENT
-    content = None
-
-    def __init__(self, wire: bytes, replies: int = 1) -> None:
         self.wire = wire
-        self.buffers = (wire,)
-        self.replies = replies
-        self.size = len(wire)
 
 
 Piece: TypeAlias = Command | Payload
@@ -84,7 +66,7 @@ GREETING = Payload((), size=0, ends_message=False, log="<greeting>", phase=Phase
 
 
 _replies_of = operator.attrgetter("replies")
-wire_of: Callable[[Piece], bytes] = operator.attrgetter("wire")
+_wire_of: Callable[[Piece | CommandGroup], bytes] = operator.attrgetter("wire")
 
 
 class CommandGroup:
@@ -92,8 +74,8 @@ class CommandGroup:
 
     Args:
         pieces: commands and payloads in order.
-        waits: whether the exchange continues only when every reply has come.
         begins_message: whether a message's MAIL is in it.
+        waits: whether the exchange continues only when every reply has come.
 
     Attributes:
         replies: filled by the driver.
@@ -114,8 +96,9 @@ class CommandGroup:
     may_have_been_delivered = False
     _by_reply: list[tuple[Piece, int, bool]] | None = None
 
+    # No argument is keyword-only, which takes time: two are made for every message.
     def __init__(
-        self, pieces: tuple[Piece, ...], *, waits: bool = True, begins_message: bool = False
+        self, pieces: tuple[Piece, ...], begins_message: bool = False, waits: bool = True
     ) -> None:
         self.pieces = pieces
         self.waits = waits
@@ -135,7 +118,7 @@ class CommandGroup:
             self.payload_size = payload.size
             if payload.wire is None:
                 return
-        self.wire = b"".join(map(wire_of, self.pieces))
+        self.wire = b"".join(map(_wire_of, self.pieces))
 
     @property
     def is_pipelined(self) -> bool:
@@ -197,10 +180,11 @@ def _ends_of_replies(pieces: Iterable[Piece]) -> list[tuple[Piece, int, bool]]:
 class Burst:
     """Write several groups in one go. None of them waits, and each has its `CommandGroup.wire`."""
 
-    __slots__ = ("groups",)
+    __slots__ = ("groups", "wire")
 
     def __init__(self, groups: Sequence[CommandGroup]) -> None:
         self.groups = groups
+        self.wire = b"".join(map(_wire_of, groups))
 
 
 class WaitFor:

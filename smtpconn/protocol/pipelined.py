@@ -32,18 +32,19 @@ from smtpconn.model.errors import (
 from smtpconn.model.origin import is_of_signal_handler, is_own
 from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
 from smtpconn.model.response_errors import ResponseError
-from smtpconn.protocol.eager_message import EagerMessage, fits_in_burst
+from smtpconn.protocol.eager_message import EagerMessage
 from smtpconn.protocol.exchange import Burst, CommandGroup, ExchangeAction, Piece, WaitFor
 from smtpconn.protocol.mail_request import MailRequest, Outcome, unreadable
 from smtpconn.protocol.quirks import AVOID_RSET_FROM, BAD_SEQUENCE
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     CONTENT_WITHOUT_RECIPIENT,
+    EAGER_CAP,
     EMPTY_DATA,
+    JOINED,
     Transaction,
     has_partial_results,
     is_group_failure,
-    may_leave_with_envelope,
     not_sent,
     shutdown_in,
     transact,
@@ -95,7 +96,11 @@ class _Streaming:
             for request in requests:
                 # What forbids a burst does not change while one is gathered.
                 may_burst = bool(burst) or self._may_burst(requests)
-                if may_burst and isinstance(request, MailRequest) and fits_in_burst(request):
+                if (
+                    may_burst
+                    and isinstance(request, MailRequest)
+                    and request.content.has_at_most(JOINED)
+                ):
                     message = self._begin_eagerly(request)
                     if isinstance(message, EagerMessage):
                         burst.append(message)
@@ -115,7 +120,7 @@ class _Streaming:
             return self._decline(request)
         if self._lost is not None:
             return self._yield_only(not_sent(self._lost))
-        if self._session.may_send_eagerly and may_leave_with_envelope(request):
+        if self._session.may_send_eagerly and request.content.has_at_most(EAGER_CAP):
             return self._send_eagerly(request)
         if self._can_stream(request):
             return self._send_streamed(request)
@@ -215,7 +220,7 @@ class _Streaming:
         commands = () if following is None else following.commands
         pieces: tuple[Piece, ...] = (*commands,) if payload is None else (payload, *commands)
         count = 0 if payload is None else payload.replies
-        group = CommandGroup(pieces, begins_message=following is not None)
+        group = CommandGroup(pieces, following is not None)
         group.join(payload)
         if transaction is not None:
             transaction.sent_in = group

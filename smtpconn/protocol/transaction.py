@@ -54,7 +54,6 @@ from smtpconn.protocol.exchange import (
     ExchangeAction,
     Payload,
     Piece,
-    ShortPayload,
     WaitFor,
 )
 from smtpconn.protocol.mail_request import MailRequest, MessageRequest, Outcome, envelope_commands
@@ -65,9 +64,13 @@ EAGER_CAP = 256 * 1024
 """Bytes of a message above which its content is sent only after the replies to RCPT: if all
 recipients were refused, the bytes sent in vain would cost more than a round trip."""
 
+JOINED = 16 * 1024
+"""Bytes of a message up to which its content is copied behind its commands, so that many messages
+are written in one go."""
+
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
-bdat_command = cached_command(Phase.CONTENT, replies=0)
+_bdat = cached_command(Phase.CONTENT, replies=0)
 _code_of = operator.attrgetter("code")
 CONTENT_WITHOUT_RECIPIENT = "the server waits for content that nobody is to get"
 EMPTY_DATA = Payload((END_OF_DATA,), size=len(END_OF_DATA), ends_message=False, log=".")
@@ -119,7 +122,7 @@ def transact(
     With ``is_first_try=False`` the message's timeout is not restarted.
     """
     message = Transaction.begin(session, request, chunking=chunking)
-    if chunking and session.may_send_eagerly and may_leave_with_envelope(request):
+    if chunking and session.may_send_eagerly and request.content.has_at_most(EAGER_CAP):
         return (yield from message.send_at_once())
     replies = yield from message.send_envelope(begins_message=is_first_try)
     failure = message.process_envelope_replies(replies)
@@ -246,7 +249,7 @@ class Transaction:
         replies: list[SmtpResponse] = []
         try:
             if self.session.may_pipeline:
-                group = CommandGroup(tuple(self.commands), begins_message=begins_message)
+                group = CommandGroup(tuple(self.commands), begins_message)
                 group.join()
                 replies = group.replies
                 yield group
@@ -336,28 +339,26 @@ class Transaction:
         content, session = self.content, self.session
         replies = len(self.accepted) if session.is_lmtp else 1
         if (data := content.short_data()) is not None:
-            return ShortPayload(data, replies)
+            return Payload((data,), replies, len(data), data)
         buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
         return Payload(buffers, replies, content=content)
 
-    def whole_chunk(self) -> Payload:
-        """The content as one BDAT with its command; not of a stream."""
+    def whole_chunk(self) -> tuple[Command, Payload]:
+        """The content as one BDAT and the chunk that follows it; not of a stream."""
         text = None if self.is_binary else self.content.short_text
-        if text is not None:
-            bdat = bdat_command(f"BDAT {len(text)} LAST")
-            payload: Payload = ShortPayload(bdat.wire + text)
-        else:
+        if text is None:
             chunk = self.content.whole_chunk(is_binary=self.is_binary)
             assert chunk is not None
-            bdat = _bdat(chunk)
-            payload = Payload((bdat.wire, *chunk.buffers), size=len(bdat.wire) + chunk.size)
-        payload.log = f"{bdat.log} <content>"
-        return payload
+            if not self.content.has_at_most(JOINED):
+                return bdat_command(chunk.size), Payload(chunk.buffers, size=chunk.size)
+            text = b"".join(chunk.buffers)
+        size = len(text)
+        return bdat_command(size), Payload((text,), 1, size, text)
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
         """Send the envelope and the content in one group, as one BDAT."""
-        chunk = self.whole_chunk()
-        self.sent_in = group = CommandGroup((*self.commands, chunk), begins_message=True)
+        bdat, chunk = self.whole_chunk()
+        self.sent_in = group = CommandGroup((*self.commands, bdat, chunk), True)
         group.join(chunk)
         try:
             yield group
@@ -396,7 +397,8 @@ class Transaction:
                 ends_message=chunk.is_last,
                 size=chunk.size,
             )
-            group = CommandGroup((_bdat(chunk), payload), waits=chunk.is_last)
+            bdat = bdat_command(chunk.size, is_last=chunk.is_last)
+            group = CommandGroup((bdat, payload), waits=chunk.is_last)
             if chunk.is_last:
                 return group
             yield group
@@ -515,12 +517,6 @@ class Transaction:
         return self.content.text_chunks(seven_bit_only=seven_bit_only)
 
 
-def may_leave_with_envelope(request: MailRequest) -> bool:
-    """Whether a message is short enough to be sent before its recipients are accepted."""
-    size = request.content.whole_size
-    return size is not None and size <= EAGER_CAP
-
-
 def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResult:
     return RecipientResult(recipient, reply, reply is not None and reply.is_success)
 
@@ -562,8 +558,9 @@ def _check_chunk(
         raise refusal(group.replies[0], Phase.CONTENT)
 
 
-def _bdat(chunk: Chunk) -> Command:
-    return bdat_command(f"BDAT {chunk.size} LAST" if chunk.is_last else f"BDAT {chunk.size}")
+def bdat_command(size: int, *, is_last: bool = True) -> Command:
+    """The command that is followed by a chunk of so many bytes (RFC 3030 2)."""
+    return _bdat(f"BDAT {size} LAST" if is_last else f"BDAT {size}")
 
 
 def has_partial_results(

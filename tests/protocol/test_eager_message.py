@@ -11,8 +11,9 @@ from smtpconn import BodyType, MailFromParams, Pipelining, SmtpError
 from smtpconn.model.content import Buffer
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.command import Command
-from smtpconn.protocol.eager_message import JOINED, EagerMessage
+from smtpconn.protocol.eager_message import EagerMessage
 from smtpconn.protocol.mail_request import MailRequest, make_request
+from smtpconn.protocol.transaction import JOINED
 from tests.support.exchanges import session
 from tests.support.pipelined import OFFERS, eager, envelope, letter
 from tests.support.script import Wire, run_many
@@ -73,7 +74,7 @@ def test_a_burst_never_exceeds_the_limit_of_messages(monkeypatch: pytest.MonkeyP
 
 
 def test_the_commands_of_a_burst_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Each on a line of its own, with the size of the content in its place."""
+    """Each on a line of its own, and the content as one."""
     caplog.set_level(logging.DEBUG, "smtpconn.wire")
     made, _ = eager()()
     run_many(made, _letters(2), _wire(2), burst=2)
@@ -81,11 +82,13 @@ def test_the_commands_of_a_burst_are_logged(caplog: pytest.LogCaptureFixture) ->
     assert [line for line in sent if line] == [
         "MAIL FROM:<10@b.example>",
         "RCPT TO:<c@d.example>",
-        "BDAT 3 LAST <content>",
+        "BDAT 3 LAST",
+        "<content>",
         "RSET",
         "MAIL FROM:<11@b.example>",
         "RCPT TO:<c@d.example>",
-        "BDAT 3 LAST <content>",
+        "BDAT 3 LAST",
+        "<content>",
     ]
 
 
