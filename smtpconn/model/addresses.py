@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 
 from smtpconn.model.errors import SmtpUtf8RequiredError, ValidationError
+from smtpconn.model.frozen import setters
 from smtpconn.model.pickling import reduce_value
 
 MAX_DOMAIN = 255
@@ -199,8 +200,8 @@ class Mailbox:
     def __post_init__(self, address: str) -> None:
         _check_str(address, "an address")
         local_part, domain = _parse(address.strip(" \t"))
-        _set(self, "local_part", local_part)
-        _set(self, "domain", domain)
+        _set_local_part(self, local_part)
+        _set_domain(self, domain)
         _check_path(str(self))
 
     def __repr__(self) -> str:
@@ -223,7 +224,7 @@ class Mailbox:
         )
 
 
-_new, _set = object.__new__, object.__setattr__
+_set_local_part, _set_domain = setters(Mailbox)
 
 
 def _usual_mailbox(address: str) -> Mailbox | None:
@@ -235,9 +236,9 @@ def _usual_mailbox(address: str) -> Mailbox | None:
     if found is None:
         return None
     local_part, domain = found.groups()
-    mailbox = _new(Mailbox)
-    _set(mailbox, "local_part", local_part)
-    _set(mailbox, "domain", _known_domain(domain))
+    mailbox = object.__new__(Mailbox)
+    _set_local_part(mailbox, local_part)
+    _set_domain(mailbox, _known_domain(domain))
     return mailbox
 
 
@@ -266,10 +267,10 @@ class ReversePath:
 
     def __post_init__(self, address: str) -> None:
         mailbox = _usual_mailbox(address) or _path(address, _null_or_mailbox)
-        _set(self, "mailbox", mailbox)
-        _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
+        object.__setattr__(self, "mailbox", mailbox)
+        object.__setattr__(self, "is_ascii", mailbox is None or mailbox.is_ascii)
         # Formatted once, because it may be sent many times.
-        _set(self, "text", "" if mailbox is None else str(mailbox))
+        object.__setattr__(self, "text", "" if mailbox is None else str(mailbox))
 
     def __repr__(self) -> str:
         return f"ReversePath({self.text!r})"
@@ -316,17 +317,16 @@ class ForwardPath:
     def __post_init__(self, address: str) -> None:
         mailbox = _usual_mailbox(address)
         if mailbox is not None:
-            _set(self, "mailbox", mailbox)
-            _set(self, "is_ascii", True)
-            _set(self, "written", address)
-            _set(self, "text", address)
-            return
-        mailbox = _path(address, _postmaster_or_mailbox)
-        text = address.strip(" \t").strip("<>") if mailbox is None else str(mailbox)
-        _set(self, "mailbox", mailbox)
-        _set(self, "is_ascii", mailbox is None or mailbox.is_ascii)
-        _set(self, "written", str.__str__(address))
-        _set(self, "text", text)
+            is_ascii, written, text = True, address, address
+        else:
+            mailbox = _path(address, _postmaster_or_mailbox)
+            is_ascii = mailbox is None or mailbox.is_ascii
+            written = str.__str__(address)
+            text = address.strip(" \t").strip("<>") if mailbox is None else str(mailbox)
+        _set_mailbox(self, mailbox)
+        _set_is_ascii(self, is_ascii)
+        _set_written(self, written)
+        _set_text(self, text)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ForwardPath):
@@ -345,6 +345,9 @@ class ForwardPath:
     def to_ascii(self) -> ForwardPath:
         """The same path with its domain in A-labels; raises as `Domain.to_ascii`."""
         return self if self.mailbox is None else ForwardPath(str(self.mailbox.to_ascii()))
+
+
+_set_mailbox, _set_is_ascii, _set_written, _set_text = setters(ForwardPath)
 
 
 def _shown(text: str) -> str:
@@ -441,8 +444,8 @@ def _domain_of_mailbox(name: str) -> Domain:
     if "_" not in name:
         return Domain(name)
     Domain(name.replace("_", "0"))
-    domain = _new(Domain)
-    _set(domain, "name", name)
+    domain = object.__new__(Domain)
+    object.__setattr__(domain, "name", name)
     return domain
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from smtpconn.model.frozen import setters
 from smtpconn.model.pickling import reduce_value
 
 SHUTTING_DOWN = 421
@@ -55,7 +56,7 @@ def _status_code(word: str) -> EnhancedStatusCode | None:
     return code if code.class_ in (2, 4, 5) and str(code) == word else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SmtpResponse:
     """One whole reply of a server (RFC 5321 4.2).
 
@@ -72,6 +73,16 @@ class SmtpResponse:
     code: int
     lines: tuple[str, ...] = ("",)
     enhanced_status: EnhancedStatusCode | None = None
+
+    def __init__(
+        self,
+        code: int,
+        lines: tuple[str, ...] = ("",),
+        enhanced_status: EnhancedStatusCode | None = None,
+    ) -> None:
+        _set_code(self, code)
+        _set_lines(self, lines)
+        _set_status(self, enhanced_status)
 
     def __str__(self) -> str:
         text = " / ".join(line for line in self.lines if line)
@@ -96,6 +107,9 @@ class SmtpResponse:
     def is_permanent(self) -> bool:
         """Whether this is a 5xx reply: a refusal that will last."""
         return self.code >= 500
+
+
+_set_code, _set_lines, _set_status = setters(SmtpResponse)
 
 
 def printable(text: str) -> str:

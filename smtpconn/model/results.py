@@ -59,7 +59,7 @@ class RejectedRecipient:
         return self.response.is_transient or self.is_too_many
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SendResult:
     """A message the server has taken responsibility for (RFC 5321 4.2.5).
 
@@ -75,6 +75,16 @@ class SendResult:
     accepted_recipients: tuple[ForwardPath, ...]
     rejected_recipients: tuple[RejectedRecipient, ...] = ()
 
+    def __init__(
+        self,
+        response: SmtpResponse,
+        accepted_recipients: tuple[ForwardPath, ...],
+        rejected_recipients: tuple[RejectedRecipient, ...] = (),
+    ) -> None:
+        _set_response(self, response)
+        _set_accepted(self, accepted_recipients)
+        _set_rejected(self, rejected_recipients)
+
     @property
     def accepted(self) -> tuple[str, ...]:
         """The accepted recipients, as the caller wrote them."""
@@ -84,6 +94,9 @@ class SendResult:
     def refused(self) -> dict[str, SmtpResponse]:
         """The server's reply for each refused recipient; the keys are as the caller wrote them."""
         return {each.recipient.written: each.response for each in self.rejected_recipients}
+
+
+_set_response, _set_accepted, _set_rejected = setters(SendResult)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +151,7 @@ class LmtpSendResult(SendResult):
         replies += [each.response for each in results]
         replies += [each.response for each in rejected_recipients]
         first_reply = next((reply for reply in replies if reply is not None), _NO_REPLY)
-        object.__setattr__(self, "response", first_reply)
-        object.__setattr__(self, "accepted_recipients", accepted)
-        object.__setattr__(self, "rejected_recipients", rejected_recipients)
+        SendResult.__init__(self, first_reply, accepted, rejected_recipients)
         object.__setattr__(self, "results", results)
 
     @property
