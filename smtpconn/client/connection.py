@@ -336,9 +336,7 @@ class SmtpConnection:
             TransientError, PermanentError: the sender or the message was refused.
             ProtocolError: the connection speaks LMTP.
         """
-        deadline = self._channel.deadline(timeout)
-        request = make_request(sender, recipients, message)
-        return self._send(transaction(self._session, request), request, deadline)
+        return self.send_with_all_params(sender, recipients, message, None, None, timeout)
 
     def send_with_params(
         self,
@@ -533,8 +531,9 @@ class SmtpConnection:
         Args:
             envelopes: what to send, envelopes or messages of the email package; may be a generator.
                 It is read ahead of the outcomes, and an envelope may wait for the next one before
-                it is sent (under `Pipelining.EAGER` for 64 KiB of them), so the generator should
-                yield what is ready. A message that is a file or an iterable was read to its end
+                it is sent, so the generator should yield what is ready: under `Pipelining.EAGER`
+                up to 32 short ones are taken before any of them is sent, and those taken before
+                may wait with them. A message that is a file or an iterable was read to its end
                 when the next envelope is requested.
             timeout: seconds for each message from its first byte to its final reply, without the
                 time spent in ``envelopes`` and in the code that takes the outcomes.

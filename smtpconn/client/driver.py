@@ -198,7 +198,7 @@ class Driver:
             return result
         except GeneratorExit:
             # The caller closed the iterator.
-            self._matcher.mark_possibly_delivered()
+            self._mark_in_doubt()
             exchange.close()
             self._close_unless_in_sync()
             raise
@@ -230,8 +230,18 @@ class Driver:
     def _break_off(self, error: BaseException) -> None:
         """Close because other code raised an exception, perhaps between a system call and the
         record of its result."""
-        self._matcher.mark_possibly_delivered(is_interrupted=True)
+        self._mark_in_doubt(is_interrupted=True)
         self.close(f"after {type(error).__name__}")
+
+    def _mark_in_doubt(self, *, is_interrupted: bool = False) -> bool:
+        """Note which messages may have been delivered; returns whether there are any.
+
+        Args:
+            is_interrupted: as of `ReplyMatcher.mark_possibly_delivered`.
+        """
+        if type(self._matcher.failure) is ProtocolError:
+            self._session.is_out_of_sync = True
+        return self._matcher.mark_possibly_delivered(is_interrupted=is_interrupted)
 
     def mark_idle(self) -> None:
         """Note whether the server has been silent for longer than `IDLE_AFTER`."""
@@ -343,6 +353,7 @@ class Driver:
         """
         try:
             if not self.transport.is_open:
+                self._mark_in_doubt()  # what was sent before may have no reply yet
                 return self._closed_during_operation(Phase.IDLE)
             if self._matcher.failure is not None:
                 raise self._matcher.error()
@@ -360,7 +371,7 @@ class Driver:
             return None
         except Exception as error:
             if isinstance(error, SmtpError) and is_own(error):
-                if self._matcher.mark_possibly_delivered():
+                if self._mark_in_doubt():
                     error.may_have_been_delivered = True
                 self.close(str(error))
                 return None if self._are_replies_final(action, error) else error
@@ -481,15 +492,14 @@ class Driver:
         if self._shows_wire:
             self._log_pieces(group)
         unsent, matcher = self._unsent, self._matcher
-        matcher.expect(group, len(unsent))
+        matcher.expect((group,), len(unsent))
         wire = group.wire
         if wire is None:
             self._write_pieces(group, deadline)
             group.ends_at = matcher.queued + len(unsent)
         else:
-            if group.begins_message and deadline.counts_messages:
+            if group.begins_message:
                 deadline.begin_messages()
-            group.ends_at = group.begins_at + len(wire)
             if group.waits and not unsent:
                 self._write(wire, deadline)
                 return
@@ -499,7 +509,7 @@ class Driver:
 
     def _write_pieces(self, group: CommandGroup, deadline: Deadline) -> None:
         """Write the pieces of a group, or add them to the write buffer."""
-        begins = group.begins_message and deadline.counts_messages
+        begins = group.begins_message
         for piece in group.pieces:
             if isinstance(piece, Command):
                 if begins:
@@ -520,7 +530,7 @@ class Driver:
                 self._log_pieces(group)
         deadline.begin_messages(len(burst.groups))
         unsent = self._unsent
-        self._matcher.expect_all(burst.groups, len(unsent))
+        self._matcher.expect(burst.groups, len(unsent))
         unsent += burst.wire
         if len(unsent) > WRITE_BUFFER:
             self._flush(deadline)

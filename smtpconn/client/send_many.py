@@ -23,10 +23,10 @@ from smtpconn.protocol.pipelined import Requests
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import outcome_so_far
 
-BURST = 32 * 1024
-"""Bytes of messages that are taken together, if they may be written together."""
+BURST_BYTES = 32 * 1024
+"""Bytes of content after which no more messages are taken together, if they may be written so."""
 
-MAX_BURST = 32
+BURST_MESSAGES = 32
 """Messages that are taken together at most."""
 
 Pending: TypeAlias = tuple[Envelope, MailRequest | SmtpError]
@@ -85,7 +85,7 @@ class EnvelopeSource:
                     if request.content.is_stream:
                         self._watch(request, self._deadline)
                     bytes_left -= request.content.whole_size or bytes_left
-                    if bytes_left > 0 and len(requests) < MAX_BURST:
+                    if bytes_left > 0 and len(requests) < BURST_MESSAGES:
                         continue
                 self._deadline.resume()
                 self._mark_idle()
@@ -106,7 +106,7 @@ class EnvelopeSource:
 
     def _burst_size(self) -> int:
         """Bytes of messages that are taken together; 0 if each is taken alone."""
-        return BURST if self._session.may_send_eagerly else 0
+        return BURST_BYTES if self._session.may_send_bursts else 0
 
     def _request(self, envelope: Envelope) -> MailRequest | SmtpError:
         try:
@@ -156,7 +156,7 @@ class OutcomeIterator(Iterator[AnyOutcome]):
                 self._add_outcomes()
             oldest = pending[0]
             del pending[0]
-            return oldest  # type: ignore[return-value]  # no function is called, for speed
+            return oldest  # type: ignore[return-value]  # not cast(): that would be a call
         except StopIteration:
             raise
         except BaseException as error:

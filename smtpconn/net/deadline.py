@@ -35,9 +35,6 @@ class Deadline:
 
     __slots__ = ("_end", "timeout")
 
-    counts_messages = False
-    """Whether `begin_messages` must be called for each message."""
-
     def __init__(self, timeout: float) -> None:
         is_number = type(timeout) in _NUMBERS or _is_number(timeout)
         if not is_number or not 0 < timeout <= _MAX:
@@ -147,8 +144,6 @@ class StreamDeadline(Deadline):
     """
 
     __slots__ = ("_ends", "_first", "_paused", "_paused_at")
-
-    counts_messages = True
 
     def __init__(self, timeout: float, first: Deadline | None = None) -> None:
         super().__init__(timeout)

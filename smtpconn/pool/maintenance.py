@@ -60,7 +60,8 @@ class Maintenance:
 
     def wake(self) -> None:
         """Maintain all pools now, because a pool was closed; the thread may end then."""
-        if self._is_running.locked():
+        # A thread that has just been started holds no lock yet, and finds the pools in the inbox.
+        if self._is_running.locked() or self._inbox:
             self._inbox.append(None)
             self._wakeup.set()
 

@@ -8,9 +8,9 @@ as well, which decides what its replies mean.
 from __future__ import annotations
 
 from smtpconn.protocol.exchange import CommandGroup
-from smtpconn.protocol.mail_request import MailRequest, Outcome, envelope_commands
+from smtpconn.protocol.mail_request import MailRequest, envelope_commands
 from smtpconn.protocol.session import SessionState
-from smtpconn.protocol.transaction import JOINED, Transaction
+from smtpconn.protocol.transaction import Transaction
 
 
 class EagerMessage(CommandGroup, Transaction):
@@ -25,8 +25,8 @@ class EagerMessage(CommandGroup, Transaction):
         As `Transaction.begin`; nothing is noted then.
 
     Attributes:
-        size: the bytes of the message as the caller gave it.
-        wire: all its bytes; None if the message has more than `JOINED`.
+        size: the bytes of its commands and its content.
+        wire: all its bytes; None if the message has more than `MAX_JOINED`.
     """
 
     waits = False
@@ -42,15 +42,18 @@ class EagerMessage(CommandGroup, Transaction):
         self.recipients = self.sent_to = request.recipients
         self.is_binary = request.is_binary
         self.content = request.content
-        self.size = request.content.whole_size or 0
-        bdat, chunk = self.whole_chunk()
+        bdat, chunk = self.bdat_pieces()
         self.pieces = (*commands, bdat, chunk)
         self.replies = []
         self.missing = len(commands) + 1
         request.attempt = self
-        if self.size <= JOINED:
-            self.join(chunk)
+        self.join(chunk)
+        if self.wire is None:
+            self.size = chunk.size + sum(len(command.wire) for command in commands)
+        else:
+            self.size = len(self.wire)
 
-    def outcome(self, cause: BaseException) -> Outcome:
-        """The outcome of the message after other code has interrupted the exchange."""
-        return self.outcome_in(self, cause)
+    @property
+    def sent_in(self) -> CommandGroup:  # type: ignore[override]
+        """Itself: all of the message is in one group."""
+        return self

@@ -37,7 +37,8 @@ class Payload:
         "buffers", "content", "ends_message", "log", "phase", "replies", "size", "wire",
     )  # fmt: skip
 
-    # No argument is keyword-only, which takes time: one is made for every message.
+    # No argument is keyword-only, and those of most messages are passed by position: a keyword
+    # argument of a constructor takes a hundredth of the time of a message (CPython 3.11).
     def __init__(
         self,
         buffers: Iterable[Buffer],
@@ -96,7 +97,7 @@ class CommandGroup:
     may_have_been_delivered = False
     _by_reply: list[tuple[Piece, int, bool]] | None = None
 
-    # No argument is keyword-only, which takes time: two are made for every message.
+    # No argument is keyword-only, as in `Payload`.
     def __init__(
         self, pieces: tuple[Piece, ...], begins_message: bool = False, waits: bool = True
     ) -> None:
@@ -109,7 +110,7 @@ class CommandGroup:
     def join(self, payload: Payload | None = None) -> None:
         """Join the bytes of the pieces if each has its ``wire``, to be written in one go.
 
-        None may be a secret, which an error report could show.
+        Not for a group with a secret: error reports show ``wire``.
 
         Args:
             payload: the one among the pieces; None if all are commands.

@@ -2,7 +2,8 @@
 
 Rule 1: the content of one message and the envelope of the next are sent together: one round trip
         a message (RFC 2920 3.1). If `SessionState.may_send_eagerly`, whole transactions are sent
-        one after the other within a window, and their replies are read while others are written.
+        one after the other within a window, and their replies are read while others are written;
+        short ones that are ready at the same time are written together (`Burst`).
 Rule 2: RSET is sent before every MAIL, which costs six bytes and no round trip
         (`quirks.STALE_TRANSACTION`). But Exim counts RSETs (`quirks.NONMAIL_LIMIT`) and other
         servers refuse them (`quirks.RSET_REFUSED`): with those, a message is finished before the
@@ -39,19 +40,22 @@ from smtpconn.protocol.quirks import AVOID_RSET_FROM, BAD_SEQUENCE
 from smtpconn.protocol.session import SessionState
 from smtpconn.protocol.transaction import (
     CONTENT_WITHOUT_RECIPIENT,
-    EAGER_CAP,
     EMPTY_DATA,
-    JOINED,
+    MAX_JOINED,
     Transaction,
     has_partial_results,
     is_group_failure,
+    is_sent_with_envelope,
     not_sent,
     shutdown_in,
     transact,
 )
 
 WINDOW = 256 * 1024
-"""Bytes of messages in flight, without a final reply, at most."""
+"""Bytes of commands and content without a final reply after which no more are written."""
+
+MAX_BURST = 64 * 1024
+"""Bytes of commands and content after which no more messages are written together with these."""
 
 MAX_IN_FLIGHT = 256
 """Messages in flight at most."""
@@ -87,31 +91,17 @@ class _Streaming:
         self._must_send_again = False
         # Messages that were sent with their envelopes and have no outcome yet, oldest first.
         self._window: deque[EagerMessage] = deque()
-        self._bytes_in_flight = 0
+        self._bytes_in_flight: float = 0
         self._lost: Exception | None = None
 
     def run(self, ready: Iterator[Requests]) -> Stream:
         for requests in ready:
-            burst: list[EagerMessage] = []
-            for request in requests:
-                # What forbids a burst does not change while one is gathered.
-                may_burst = bool(burst) or self._may_burst(requests)
-                if (
-                    may_burst
-                    and isinstance(request, MailRequest)
-                    and request.content.has_at_most(JOINED)
-                ):
-                    message = self._begin_eagerly(request)
-                    if isinstance(message, EagerMessage):
-                        burst.append(message)
-                        continue
-                    request = message
-                if burst:
+            left = deque(requests)
+            while left:
+                if self._session.is_eager and (burst := self._begin_burst(left)):
                     yield from self._write_eagerly(Burst(burst))
-                    burst = []
-                yield from self._send(request)
-            if burst:
-                yield from self._write_eagerly(Burst(burst))
+                else:
+                    yield from self._send(left.popleft())
         yield from self._finish()
 
     def _send(self, request: MailRequest | SmtpError) -> Stream:
@@ -119,15 +109,12 @@ class _Streaming:
         if isinstance(request, SmtpError):
             return self._decline(request)
         if self._lost is not None:
-            return self._yield_only(not_sent(self._lost))
-        if self._session.may_send_eagerly and request.content.has_at_most(EAGER_CAP):
+            return self._decline(not_sent(self._lost))
+        if is_sent_with_envelope(self._session, request):
             return self._send_eagerly(request)
         if self._can_stream(request):
             return self._send_streamed(request)
         return self._send_alone(request)
-
-    def _yield_only(self, outcome: Outcome) -> Stream:
-        yield [outcome]
 
     def _send_alone(self, request: MailRequest) -> Stream:
         yield from self._finish()
@@ -220,7 +207,8 @@ class _Streaming:
         commands = () if following is None else following.commands
         pieces: tuple[Piece, ...] = (*commands,) if payload is None else (payload, *commands)
         count = 0 if payload is None else payload.replies
-        group = CommandGroup(pieces, following is not None)
+        begins_message = following is not None
+        group = CommandGroup(pieces, begins_message)
         group.join(payload)
         if transaction is not None:
             transaction.sent_in = group
@@ -319,21 +307,40 @@ class _Streaming:
 
     # Whole transactions through a window.
 
-    def _may_burst(self, requests: Requests) -> bool:
-        """Whether nothing forbids to write these together, as far as they are short."""
-        session = self._session
-        return (
-            session.may_send_eagerly
-            and self._lost is None
-            and self._open is None
-            and not self._must_send_empty_data
-            and not session.limits_nonmail
-            and not session.quirks.avoid_rset
-            and len(self._window) + len(requests) <= MAX_IN_FLIGHT
-        )
+    def _begin_burst(self, left: deque[MailRequest | SmtpError]) -> list[EagerMessage]:
+        """Begin the next messages, as far as they may be written together, and put them in the
+        window.
+
+        Args:
+            left: the messages that are ready; those that have begun are removed.
+        """
+        session, burst, size = self._session, list[EagerMessage](), 0.0
+        is_data_open = self._open is not None or self._must_send_empty_data
+        if self._lost is not None or is_data_open or not session.may_send_bursts:
+            return burst
+        while left and size < MAX_BURST:
+            request = left[0]
+            if (
+                not isinstance(request, MailRequest)
+                or not request.content.has_at_most(MAX_JOINED)
+                or len(self._window) >= MAX_IN_FLIGHT
+            ):
+                break
+            message = self._begin_eagerly(request)
+            if not isinstance(message, EagerMessage):
+                # It is begun once more behind the burst. If another connection has just learnt that
+                # the server refuses RSET, it needs none there.
+                session.must_close = ""
+                break
+            burst.append(message)
+            size += message.size
+            del left[0]
+        return burst
 
     def _begin_eagerly(self, request: MailRequest) -> EagerMessage | SmtpError:
         """Begin a message and put it in the window; the error if that is not possible."""
+        if self._lost is not None:
+            return not_sent(self._lost)
         try:
             message = EagerMessage(self._session, request, bool(self._window))
         except SmtpError as error:
@@ -347,7 +354,7 @@ class _Streaming:
     def _send_eagerly(self, request: MailRequest) -> Stream:
         if self._open is not None or self._must_send_empty_data or self._session.avoid_rset:
             yield from self._finish()
-        message = not_sent(self._lost) if self._lost is not None else self._begin_eagerly(request)
+        message = self._begin_eagerly(request)
         if isinstance(message, SmtpError):
             yield from self._decline(message)
         else:
@@ -406,7 +413,7 @@ class _Streaming:
 
     def _conclude_eagerly(self, message: EagerMessage) -> Outcome:
         try:
-            return message.conclude_eager(message)
+            return message.conclude_eager()
         except SmtpError as error:
             if not is_own(error):
                 raise
@@ -436,7 +443,7 @@ class _Streaming:
             elif not message.missing:
                 outcomes.append(self._conclude_eagerly(message))
             elif was_sent:
-                outcomes.append(message.certain_refusal(message) or _unknown(error))
+                outcomes.append(message.certain_refusal() or _unknown(error))
             elif message is first_unanswered:
                 outcomes.append(self._why_lost(message, error, message.replies))
             else:

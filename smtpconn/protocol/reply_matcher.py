@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from smtpconn.model.errors import ConnectionClosedError, ParseError, Phase, ProtocolError, SmtpError
 from smtpconn.model.replies import SHUTTING_DOWN, SmtpResponse
@@ -109,25 +109,21 @@ class ReplyMatcher:
                     group.may_have_been_delivered = is_any = True
         return is_any
 
-    def expect(self, group: CommandGroup, unsent: int) -> None:
-        """Note that a group is about to be written; the driver sets its ``ends_at`` afterwards.
+    def expect(self, groups: Iterable[CommandGroup], unsent: int) -> None:
+        """Note that groups are about to be written, one behind the other.
 
         Args:
-            group: the group that the replies answer.
+            groups: those that the replies answer; of one whose bytes are not joined the driver sets
+                ``ends_at`` afterwards.
             unsent: bytes of earlier groups that have not been handed to the transport yet.
         """
-        group.begins_at = self.queued + unsent
-        if group.missing:
-            self._awaited.append(group)
-
-    def expect_all(self, groups: Sequence[CommandGroup], unsent: int) -> None:
-        """The same for several groups, whose bytes are known."""
         at = self.queued + unsent
         for group in groups:
-            assert group.wire is not None
             group.begins_at = at
-            group.ends_at = at = at + len(group.wire)
-        self._awaited.extend(groups)
+            if group.wire is not None:
+                group.ends_at = at = at + len(group.wire)
+            if group.missing:
+                self._awaited.append(group)
 
     def note_sent(self, number: int) -> None:
         """Note that the transport has written ``number`` bytes."""

@@ -46,6 +46,8 @@ class SessionState:
         ends_lines_with_lf: whether the server ends its lines with a bare LF, and therefore gets one
             command at a time (`smtpconn.protocol.quirks.BARE_LF`).
         may_pipeline: whether commands may be sent in groups; follows from the facts above.
+        is_out_of_sync: whether a reply came that cannot be matched, so that those to messages that
+            were sent with their envelopes cannot be trusted.
         has_unread_replies: whether the caller has written commands and will ask for the replies
             in later operations (`smtpconn.protocol.raw_command`).
     """
@@ -81,6 +83,7 @@ class SessionState:
         self.has_reset = False
         self.is_pipelining_broken = False
         self.ends_lines_with_lf = False
+        self.is_out_of_sync = False
         self.has_unread_replies = False
         self.is_lmtp = protocol is Protocol.LMTP
         self.is_eager = pipelining is Pipelining.EAGER
@@ -128,6 +131,12 @@ class SessionState:
             and self.may_pipeline
             and self.capabilities.supports_chunking
         )
+
+    @property
+    def may_send_bursts(self) -> bool:
+        """Whether several short messages may be written together: before each but the first goes
+        RSET, which the server must neither refuse nor count."""
+        return self.may_send_eagerly and not self.limits_nonmail and not self.quirks.avoid_rset
 
     @property
     def avoid_rset(self) -> bool:

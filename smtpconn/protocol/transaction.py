@@ -64,9 +64,8 @@ EAGER_CAP = 256 * 1024
 """Bytes of a message above which its content is sent only after the replies to RCPT: if all
 recipients were refused, the bytes sent in vain would cost more than a round trip."""
 
-JOINED = 16 * 1024
-"""Bytes of a message up to which its content is copied behind its commands, so that many messages
-are written in one go."""
+MAX_JOINED = 16 * 1024
+"""Bytes of a message up to which it may be written together with others (`exchange.Burst`)."""
 
 DATA = command(Phase.DATA, "DATA")
 RSET = command(Phase.RSET, "RSET")
@@ -122,7 +121,7 @@ def transact(
     With ``is_first_try=False`` the message's timeout is not restarted.
     """
     message = Transaction.begin(session, request, chunking=chunking)
-    if chunking and session.may_send_eagerly and request.content.has_at_most(EAGER_CAP):
+    if chunking and is_sent_with_envelope(session, request):
         return (yield from message.send_at_once())
     replies = yield from message.send_envelope(begins_message=is_first_try)
     failure = message.process_envelope_replies(replies)
@@ -343,22 +342,23 @@ class Transaction:
         buffers = content.as_data(seven_bit_only=not session.capabilities.supports_8bitmime)
         return Payload(buffers, replies, content=content)
 
-    def whole_chunk(self) -> tuple[Command, Payload]:
-        """The content as one BDAT and the chunk that follows it; not of a stream."""
-        text = None if self.is_binary else self.content.short_text
+    def bdat_pieces(self) -> tuple[Command, Payload]:
+        """BDAT and the chunk that follows it, for the whole content; not of a stream."""
+        is_short = self.content.has_at_most(MAX_JOINED)
+        text = self.content.short_text if is_short and not self.is_binary else None
         if text is None:
             chunk = self.content.whole_chunk(is_binary=self.is_binary)
             assert chunk is not None
-            if not self.content.has_at_most(JOINED):
-                return bdat_command(chunk.size), Payload(chunk.buffers, size=chunk.size)
+            if not is_short:
+                return _bdat_command(chunk.size), Payload(chunk.buffers, size=chunk.size)
             text = b"".join(chunk.buffers)
         size = len(text)
-        return bdat_command(size), Payload((text,), 1, size, text)
+        return _bdat_command(size), Payload((text,), 1, size, text)
 
     def send_at_once(self) -> Generator[ExchangeAction, None, SendResult | LmtpSendResult]:
         """Send the envelope and the content in one group, as one BDAT."""
-        bdat, chunk = self.whole_chunk()
-        self.sent_in = group = CommandGroup((*self.commands, bdat, chunk), True)
+        bdat, chunk = self.bdat_pieces()
+        self.sent_in = group = CommandGroup((*self.commands, bdat, chunk), begins_message=True)
         group.join(chunk)
         try:
             yield group
@@ -367,12 +367,12 @@ class Transaction:
                 raise
             # If replies are out of sync, those that came cannot be trusted.
             is_out_of_sync = type(error) is ProtocolError
-            failure = None if is_out_of_sync else self.certain_refusal(group)
+            failure = None if is_out_of_sync else self.certain_refusal()
             if failure is not None:
                 raise failure from None
             error.may_have_been_delivered |= is_out_of_sync and not group.missing
             raise
-        return self.conclude_eager(group)
+        return self.conclude_eager()
 
     def send_chunks(self) -> Generator[ExchangeAction, None, CommandGroup]:
         """One BDAT for bytes, several for a stream (RFC 3030 2); returns the last one, to be sent.
@@ -397,7 +397,7 @@ class Transaction:
                 ends_message=chunk.is_last,
                 size=chunk.size,
             )
-            bdat = bdat_command(chunk.size, is_last=chunk.is_last)
+            bdat = _bdat_command(chunk.size, is_last=chunk.is_last)
             group = CommandGroup((bdat, payload), waits=chunk.is_last)
             if chunk.is_last:
                 return group
@@ -422,16 +422,14 @@ class Transaction:
         self.session.needs_reset = False
         return SendResult(reply, self.accepted, self.rejected)
 
-    def conclude_eager(self, group: CommandGroup) -> SendResult | LmtpSendResult:
+    def conclude_eager(self) -> SendResult | LmtpSendResult:
         """The result of a message that was sent with its envelope, from all its replies.
 
         Raises:
             As `transaction`.
         """
-        if max(map(_code_of, group.replies)) < 300 and not self.session.limits_nonmail:
-            # The usual case.
-            self.session.has_reset = self.session.needs_reset = False
-            return SendResult(group.replies[-1], self.sent_to)
+        group = self.sent_in
+        assert group is not None
         *replies, final = group.replies
         failure = self.process_envelope_replies(replies)
         if failure is None:
@@ -444,13 +442,15 @@ class Transaction:
         failure.may_have_been_delivered = bool(self.session.must_close) or is_in_doubt
         raise failure
 
-    def certain_refusal(self, group: CommandGroup) -> SmtpError | None:
+    def certain_refusal(self) -> SmtpError | None:
         """Why a message that was sent with its envelope and has no final reply was not delivered.
 
         None unless the replies that did come leave no doubt: each of its recipients was refused, or
         MAIL was answered with 421. After any other refusal of MAIL a server may still accept the
         next command, and some answer 421 to a RCPT and continue.
         """
+        group = self.sent_in
+        assert group is not None
         answered = zip(self.commands, group.replies, strict=False)
         is_shut_down = any(c.phase is Phase.MAIL and r.code == SHUTTING_DOWN for c, r in answered)
         if len(group.replies) < len(self.commands) and not is_shut_down:
@@ -464,17 +464,17 @@ class Transaction:
         It is derived only from matched replies and counted bytes: the final reply if that came,
         else whether the message may have been delivered.
         """
-        if self.sent_in is None:
+        group = self.sent_in
+        if group is None:
             return broken_off(cause, was_sent=False)
-        return self.outcome_in(self.sent_in, cause)
-
-    def outcome_in(self, group: CommandGroup, cause: BaseException) -> Outcome:
-        """The same of a message whose end is in ``group``."""
+        if group.is_eager and self.session.is_out_of_sync:
+            was_sent = group.may_have_been_delivered or not group.missing
+            return broken_off(cause, was_sent=was_sent)
         try:
             if group.is_eager:
                 if not group.missing:
-                    return self.conclude_eager(group)
-                if (refused := self.certain_refusal(group)) is not None:
+                    return self.conclude_eager()
+                if (refused := self.certain_refusal()) is not None:
                     return refused
             else:
                 payload = next(piece for piece in group.pieces if isinstance(piece, Payload))
@@ -515,6 +515,11 @@ class Transaction:
             return self.content.binary_chunks()
         seven_bit_only = not self.session.capabilities.supports_8bitmime
         return self.content.text_chunks(seven_bit_only=seven_bit_only)
+
+
+def is_sent_with_envelope(session: SessionState, request: MailRequest) -> bool:
+    """Whether a message is sent before the replies to its envelope have come (rule 2)."""
+    return session.may_send_eagerly and request.content.has_at_most(EAGER_CAP)
 
 
 def _result(recipient: ForwardPath, reply: SmtpResponse | None) -> RecipientResult:
@@ -558,7 +563,7 @@ def _check_chunk(
         raise refusal(group.replies[0], Phase.CONTENT)
 
 
-def bdat_command(size: int, *, is_last: bool = True) -> Command:
+def _bdat_command(size: int, *, is_last: bool = True) -> Command:
     """The command that is followed by a chunk of so many bytes (RFC 3030 2)."""
     return _bdat(f"BDAT {size} LAST" if is_last else f"BDAT {size}")
 

@@ -165,6 +165,8 @@ def test_a_reload_is_no_error(dovecot: Dovecot) -> None:
     # Not the UNIX socket: that one is away for a moment, and there would be nothing to connect to.
     with ConnectionPool(f"lmtp://{dovecot.host}:{dovecot.port}") as pool:
         pool.send(SENDER, ALICE, message("one"))
+        with pool.connection() as connection:
+            connection.noop()  # a process that is not done with a message keeps its connection
         dovecot.reload()
         # Before this, the old process still takes messages, and may answer one of them with 421.
         wait_until(lambda: "Shutting down" in dovecot.logs())

@@ -12,12 +12,15 @@ import pytest
 from smtpconn import (
     Envelope,
     Pipelining,
+    SendOutcome,
     SmtpConnection,
     SmtpTimeoutError,
     TlsMode,
     ValidationError,
 )
-from smtpconn.client.send_many import BURST, MAX_BURST, EnvelopeSource
+from smtpconn.client import send_many
+from smtpconn.client.send_many import BURST_BYTES, BURST_MESSAGES, EnvelopeSource
+from smtpconn.model.results import ErrorT, ResultT
 from smtpconn.net.deadline import StreamDeadline
 from smtpconn.testing import SmtpServer
 from tests.support.exchanges import session
@@ -206,7 +209,8 @@ def test_what_is_no_envelope(server: SmtpServer, mode: Pipelining, wrong: object
 
 def test_no_more_is_taken_at_a_time_than_may_be_written_together(server: SmtpServer) -> None:
     """Until then nothing is written, so the limits bound what a caller waits for and holds."""
-    for message, limit in ((b"hello\r\n", MAX_BURST), (b"x" * (BURST // 4) + b"\r\n", 4)):
+    limits = ((b"hello\r\n", BURST_MESSAGES), (b"x" * (BURST_BYTES // 4) + b"\r\n", 4))
+    for message, limit in limits:
         taken = 0
 
         def source(message: bytes = message) -> Iterator[Envelope]:
@@ -271,14 +275,51 @@ def test_silence_is_noticed_before_each_burst() -> None:
     made.recently_active = True
     taken_before: list[int] = []
     source = EnvelopeSource(
-        letters(MAX_BURST + 3),
+        letters(BURST_MESSAGES + 3),
         made,
         StreamDeadline(10),
         lambda _request, _deadline: None,
         lambda: taken_before.append(len(source.pending)),
     )
-    assert [len(requests) for requests in source.requests()] == [MAX_BURST, 3]
-    assert taken_before == [MAX_BURST, MAX_BURST + 3]
+    assert [len(requests) for requests in source.requests()] == [BURST_MESSAGES, 3]
+    assert taken_before == [BURST_MESSAGES, BURST_MESSAGES + 3]
+
+
+@pytest.mark.parametrize("why", ["RSETs are counted", "RSET is refused"])
+def test_envelopes_are_taken_one_by_one_where_they_are_sent_so(why: str) -> None:
+    """Where RSET may not be sent before each message, none waits for others to be taken."""
+    made = session("PIPELINING;CHUNKING", pipelining=Pipelining.EAGER)
+    made.recently_active = True
+    made.limits_nonmail = why == "RSETs are counted"
+    made.quirks.avoid_rset = why == "RSET is refused"
+    deadline = StreamDeadline(10)
+    source = EnvelopeSource(letters(3), made, deadline, lambda _r, _d: None, lambda: None)
+    assert [len(requests) for requests in source.requests()] == [1, 1, 1]
+
+
+def test_replies_out_of_sync_stay_untrusted_after_an_interruption(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between two outcomes makes no message delivered that was unknown before."""
+    made = 0
+
+    class Outcome(SendOutcome[ResultT, ErrorT]):
+        def __init__(self, envelope: Envelope, result: ResultT, error: ErrorT) -> None:
+            nonlocal made
+            made += 1
+            if made == 2:
+                raise KeyboardInterrupt
+            super().__init__(envelope, result, error)
+
+    monkeypatch.setattr(send_many, "SendOutcome", Outcome)
+    server.fault("CONTENT", after=b"250 one too many\r\n")
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = connection.send_many(letters(3))
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+        errors = [outcome.error for outcome in outcomes]
+    assert [error is not None and error.may_have_been_delivered for error in errors] == [True] * 3
 
 
 def test_the_outcomes_belong_to_the_process_that_sends(server: SmtpServer) -> None:

@@ -124,6 +124,22 @@ def test_the_thread_starts_again() -> None:
     assert len(set(seen)) == 3
 
 
+def test_waking_reaches_a_thread_that_has_just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool may be closed before the thread, which the pool's last user started, runs at all."""
+    may_run, run = threading.Event(), Maintenance._run
+
+    def delayed(self: Maintenance) -> None:
+        may_run.wait(10)
+        run(self)
+
+    monkeypatch.setattr(Maintenance, "_run", delayed)
+    maintenance, pool = Maintenance(), FakePool()
+    maintenance.watch(pool, later())
+    maintenance.wake()
+    may_run.set()
+    await_end(pool.await_look())
+
+
 def test_one_thread_for_many_pools() -> None:
     """All pools are looked after by one thread, which ends when none of them needs it."""
     maintenance, pools = Maintenance(), [FakePool() for _ in range(5)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from smtpconn import BodyType, MailFromParams, Pipelining, SmtpError
+from smtpconn import BodyType, MailFromParams, Pipelining, SendResult, SmtpError
 from smtpconn.model.content import Buffer
+from smtpconn.net.deadline import Deadline
 from smtpconn.protocol import pipelined
 from smtpconn.protocol.command import Command
 from smtpconn.protocol.eager_message import EagerMessage
 from smtpconn.protocol.mail_request import MailRequest, make_request
-from smtpconn.protocol.transaction import JOINED
+from smtpconn.protocol.pipelined import MAX_BURST
+from smtpconn.protocol.session import SessionState
+from smtpconn.protocol.transaction import MAX_JOINED
 from tests.support.exchanges import session
 from tests.support.pipelined import OFFERS, eager, envelope, letter
 from tests.support.script import Wire, run_many
@@ -37,7 +41,7 @@ def test_a_burst_is_written_in_one_go() -> None:
     assert (len(run.outcomes), len(wire.written), wire.turns) == (30, 1, 1)
 
 
-@pytest.mark.parametrize("size", [JOINED, JOINED + 1])
+@pytest.mark.parametrize("size", [MAX_JOINED, MAX_JOINED + 1])
 def test_a_longer_message_among_short_ones(size: int) -> None:
     """It keeps its place, however it is written."""
     made, _ = eager()()
@@ -71,6 +75,57 @@ def test_a_burst_never_exceeds_the_limit_of_messages(monkeypatch: pytest.MonkeyP
     run = run_many(made, _letters(60), wire, burst=8)
     assert len(run.outcomes) == 60
     assert max(written.count(b"MAIL FROM") for written in wire.written) <= 11
+
+
+def test_a_burst_is_bounded_with_its_commands() -> None:
+    """Messages with many recipients do not become one huge write, and memory stays small."""
+    made, _ = eager()()
+    names = [f"recipient-{number}" for number in range(1000)]
+    plans = [Plan(number, recipients=tuple((n, 250) for n in names)) for number in range(10, 40)]
+    wire = Wire(StrictServer(plans).answer)
+    run = run_many(made, (letter(number, *names) for number in range(10, 40)), wire, burst=30)
+    assert [type(outcome) for outcome in run.outcomes] == [SendResult] * 30
+    of_one_message = 1000 * len(b"RCPT TO:<recipient-000@d.example>\r\n")
+    assert max(map(len, wire.written)) < MAX_BURST + 2 * of_one_message
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["before a message", "as it begins"])
+def test_another_connection_learns_that_rset_is_refused(
+    monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """The messages of the burst that have begun are sent, and the others without RSET."""
+    made, _ = eager()()
+    begun = 0
+
+    class Message(EagerMessage):
+        def __init__(self, session: SessionState, request: MailRequest, reset: bool) -> None:
+            nonlocal begun
+            begun += 1
+            made.quirks.avoid_rset |= is_late and begun == 4
+            super().__init__(session, request, reset)
+            made.quirks.avoid_rset |= begun == 3 and not is_late
+
+    monkeypatch.setattr(pipelined, "EagerMessage", Message)
+    wire = _wire(6)
+    run = run_many(made, _letters(6), wire, burst=6)
+    assert [type(outcome) for outcome in run.outcomes] == [SendResult] * 6
+    assert b"".join(wire.written).count(b"RSET") == 2
+
+
+def test_messages_in_flight_when_receiving_fails_are_unknown() -> None:
+    """Also if the replies that come with the error are just those to the oldest message."""
+
+    class Failing(Wire):
+        def receive(self, deadline: Deadline) -> bytes:
+            self._hear()
+            del self._incoming[len(b"250 said\r\n" * 3) :]
+            raise OSError(errno.ENOMEM, "no memory")
+
+    made, _ = eager()()
+    run = run_many(made, _letters(6), Failing(StrictServer([*map(Plan, range(10, 16))]).answer))
+    first, *others = run.outcomes
+    assert isinstance(first, SendResult)
+    assert [isinstance(o, SmtpError) and o.may_have_been_delivered for o in others] == [True] * 5
 
 
 def test_the_commands_of_a_burst_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -164,7 +164,7 @@ def test_an_owed_dot_goes_first() -> None:
 @pytest.mark.parametrize("limit", ["WINDOW", "MAX_IN_FLIGHT"])
 def test_the_window_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """The window is limited in bytes and in messages; a full one is emptied by half."""
-    monkeypatch.setattr(pipelined, limit, 30 if limit == "WINDOW" else 10)
+    monkeypatch.setattr(pipelined, limit, 680 if limit == "WINDOW" else 10)
     server = StrictServer([Plan(number) for number in range(10, 70)])
     made, _ = eager()()
     asked = 0

@@ -93,7 +93,7 @@ def _exchange(
     matcher: ReplyMatcher, group: CommandGroup, expected: Said, answer: str, size: int
 ) -> None:
     said = bytearray()
-    matcher.expect(group, 0)
+    matcher.expect([group], 0)
     for piece in group.pieces:
         begun = len(said)
         for buffer in (piece.wire,) if isinstance(piece, Command) else piece.buffers:
