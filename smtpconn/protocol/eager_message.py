@@ -26,7 +26,7 @@ class EagerMessage(CommandGroup, Transaction):
 
     Attributes:
         size: the bytes of its commands and its content.
-        wire: all its bytes; None if the message has more than `MAX_JOINED`.
+        wire: all its bytes; None if the message is long, which it is not in a burst.
     """
 
     waits = False

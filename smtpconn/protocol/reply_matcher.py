@@ -119,9 +119,9 @@ class ReplyMatcher:
         """
         at = self.queued + unsent
         for group in groups:
-            group.begins_at = at
-            if group.wire is not None:
-                group.ends_at = at = at + len(group.wire)
+            group.begins_at, wire = at, group.wire
+            if wire is not None:
+                group.ends_at = at = at + len(wire)
             if group.missing:
                 self._awaited.append(group)
 

@@ -268,9 +268,11 @@ class Transaction:
             self.session.note_reset()
         failure: SmtpError | None = None
         # Fast path for the usual case: everything was accepted.
-        codes = list(map(_code_of, replies))
-        is_awaited = self.chunking or (bool(codes) and codes.pop() == 354)
-        if is_awaited and len(replies) == len(self.commands) and max(codes) < 300:
+        if (
+            len(replies) == len(self.commands)
+            and (self.chunking or replies[-1].code == 354)
+            and max(map(_code_of, replies if self.chunking else replies[:-1])) < 300
+        ):
             self.accepted = self.sent_to
         else:
             self.accepted, self.rejected = _sort_recipients(self.sent_to, self.commands, replies)
@@ -344,12 +346,11 @@ class Transaction:
 
     def bdat_pieces(self) -> tuple[Command, Payload]:
         """BDAT and the chunk that follows it, for the whole content; not of a stream."""
-        is_short = self.content.has_at_most(MAX_JOINED)
-        text = self.content.short_text if is_short and not self.is_binary else None
+        text = None if self.is_binary else self.content.short_text
         if text is None:
             chunk = self.content.whole_chunk(is_binary=self.is_binary)
             assert chunk is not None
-            if not is_short:
+            if not self.content.has_at_most(MAX_JOINED):
                 return _bdat_command(chunk.size), Payload(chunk.buffers, size=chunk.size)
             text = b"".join(chunk.buffers)
         size = len(text)
