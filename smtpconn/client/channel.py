@@ -152,10 +152,10 @@ class Channel:
         if self._owner == threading.get_ident():
             raise self._reentered(phase)
         self._acquire(deadline, phase)
-        lock = self._lock
+        lock, running = self._lock, self.driver.stream(exchange, deadline)
         try:
             self._check_usable(phase)
-            for items in self.driver.stream(exchange, deadline):
+            for items in running:
                 if forking.current_process() != process:
                     raise self._forked(phase)
                 deadline.end_messages(len(items))
@@ -166,7 +166,11 @@ class Channel:
                 deadline.resume()
         finally:
             # This may run in another thread than the start, or in a forked child.
-            self._release(lock)
+            try:
+                # Garbage collection would close it, too, but lose what a signal handler raises.
+                running.close()
+            finally:
+                self._release(lock)
 
     def quit(self, exchange: Exchange[None], deadline: Deadline) -> None:
         """Run QUIT, if the channel is open, and close whether it succeeds or fails.

@@ -152,6 +152,7 @@ class Driver:
                 unless client and server are still in sync.
         """
         failure: Exception | None = None
+        is_settled = False
         self._begin()
         try:
             action = next(exchange)
@@ -163,12 +164,16 @@ class Driver:
             if self._session.must_close or not self._matcher.is_reusable:
                 self._close_unless_in_sync()
             result: T = stop.value
+            is_settled = True
             return result
         except BaseException as error:
             self._fail(error)
+            is_settled = True
             raise
         finally:
             failure = None  # its traceback refers to this frame
+            if not is_settled:
+                self._break_off("an interruption")
 
     def stream(
         self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
@@ -179,6 +184,7 @@ class Driver:
             As `run`.
         """
         failure: Exception | None = None
+        is_settled = False
         self._begin()
         try:
             action = next(exchange)
@@ -195,18 +201,24 @@ class Driver:
         except StopIteration as stop:
             self._close_unless_in_sync()
             result: T = stop.value
+            is_settled = True
             return result
         except GeneratorExit:
             # The caller closed the iterator.
             self._mark_in_doubt()
             exchange.close()
             self._close_unless_in_sync()
+            is_settled = True
             raise
         except BaseException as error:
             self._fail(error)
+            is_settled = True
             raise
         finally:
             failure = None  # its traceback refers to this frame
+            # Here and not in a handler: another one does not catch what interrupts a handler.
+            if not is_settled:
+                self._break_off("an interruption")
 
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
@@ -225,13 +237,13 @@ class Driver:
             elif self._has_begun or not isinstance(error, ProtocolError):
                 self.close(f"after {type(error).__name__}")
         else:
-            self._break_off(error)
+            self._break_off(type(error).__name__)
 
-    def _break_off(self, error: BaseException) -> None:
+    def _break_off(self, name: str) -> None:
         """Close because other code raised an exception, perhaps between a system call and the
         record of its result."""
         self._mark_in_doubt(is_interrupted=True)
-        self.close(f"after {type(error).__name__}")
+        self.close(f"after {name}")
 
     def _mark_in_doubt(self, *, is_interrupted: bool = False) -> bool:
         """Note which messages may have been delivered; returns whether there are any.
@@ -285,7 +297,7 @@ class Driver:
                 )
         except BaseException as raised:
             if not (isinstance(raised, OSError) and is_own(raised)):
-                self._break_off(raised)
+                self._break_off(type(raised).__name__)
                 raise
             error = as_smtp_error(raised, Phase.IDLE, Deadline(1), self.peer)
         if error is not None:
@@ -375,12 +387,12 @@ class Driver:
                     error.may_have_been_delivered = True
                 self.close(str(error))
                 return None if self._are_replies_final(action, error) else error
-            self._break_off(error)
+            self._break_off(type(error).__name__)
             if isinstance(action, CommandGroup) and action.has_failed_to_read(error):
                 return error
             raise
         except BaseException as error:
-            self._break_off(error)
+            self._break_off(type(error).__name__)
             raise
 
     def _are_replies_final(self, action: ExchangeAction, error: SmtpError) -> bool:

@@ -434,6 +434,7 @@ class Transaction:
         *replies, final = group.replies
         failure = self.process_envelope_replies(replies)
         if failure is None:
+            self.session.is_out_of_sync |= final.is_intermediate
             return self.conclude((final,))
         # The content was sent, and replies out of sync do not tell whether it was delivered. What
         # looks like a refusal of RSET may refuse content that the server read as commands.
@@ -441,6 +442,7 @@ class Transaction:
             self.session.must_close = "the server took a message that it had refused"
         is_in_doubt = isinstance(failure, ProtocolError)
         failure.may_have_been_delivered = bool(self.session.must_close) or is_in_doubt
+        self.session.is_out_of_sync |= failure.may_have_been_delivered
         raise failure
 
     def certain_refusal(self) -> SmtpError | None:

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from typing import cast
 
 import pytest
 
@@ -19,7 +20,8 @@ from smtpconn import (
     ValidationError,
 )
 from smtpconn.client import send_many
-from smtpconn.client.send_many import BURST_BYTES, BURST_MESSAGES, EnvelopeSource
+from smtpconn.client.driver import Driver
+from smtpconn.client.send_many import BURST_BYTES, BURST_MESSAGES, EnvelopeSource, OutcomeIterator
 from smtpconn.model.results import ErrorT, ResultT
 from smtpconn.net.deadline import StreamDeadline
 from smtpconn.testing import SmtpServer
@@ -320,6 +322,47 @@ def test_replies_out_of_sync_stay_untrusted_after_an_interruption(
             next(outcomes)
         errors = [outcome.error for outcome in outcomes]
     assert [error is not None and error.may_have_been_delivered for error in errors] == [True] * 3
+
+
+@pytest.mark.parametrize("step", ["RCPT", "CONTENT"])
+def test_replies_out_of_sync_stay_untrusted_after_closing(server: SmtpServer, step: str) -> None:
+    """What follows a reply that makes no sense is unknown, though all replies came."""
+    server.fault(step, reply=b"354 odd\r\n")
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = cast(OutcomeIterator, connection.send_many(letters(4)))
+        first = next(outcomes).error
+        outcomes.close()
+        errors = [first, *(outcome.error for outcome in outcomes)]
+    assert [error is not None and error.may_have_been_delivered for error in errors] == [True] * 4
+
+
+@pytest.mark.parametrize("step", ["_mark_in_doubt", "_close_unless_in_sync"])
+def test_an_interruption_of_closing_loses_no_doubt(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Ctrl-C during ``close()``: what was sent and has no reply stays unknown, nothing is open."""
+    interrupted = False
+    proceed = getattr(Driver, step)
+
+    def interrupt(self: Driver, **facts: bool) -> object:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
+        return proceed(self, **facts)
+
+    server.fault("CONTENT", hang=True, skip=1, times=None)
+    with connect(server, Pipelining.EAGER) as connection:
+        connection.noop()
+        outcomes = cast(OutcomeIterator, connection.send_many(letters(3)))
+        assert next(outcomes).error is None
+        monkeypatch.setattr(Driver, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            outcomes.close()
+        errors = [outcome.error for outcome in outcomes]
+        assert not connection.is_open
+    assert [error is not None and error.may_have_been_delivered for error in errors] == [True] * 2
 
 
 def test_the_outcomes_belong_to_the_process_that_sends(server: SmtpServer) -> None:
