@@ -151,8 +151,9 @@ class Channel:
         process = forking.current_process()
         if self._owner == threading.get_ident():
             raise self._reentered(phase)
+        running = self.driver.stream(exchange, deadline)
         self._acquire(deadline, phase)
-        lock, running = self._lock, self.driver.stream(exchange, deadline)
+        lock = self._lock
         try:
             self._check_usable(phase)
             for items in running:

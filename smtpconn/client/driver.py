@@ -172,8 +172,9 @@ class Driver:
             raise
         finally:
             failure = None  # its traceback refers to this frame
+            # Here and not in a handler: another one does not catch what interrupts a handler.
             if not is_settled:
-                self._break_off("an interruption")
+                self._break_off()
 
     def stream(
         self, exchange: Generator[ExchangeAction | Item, None, T], deadline: Deadline
@@ -216,9 +217,8 @@ class Driver:
             raise
         finally:
             failure = None  # its traceback refers to this frame
-            # Here and not in a handler: another one does not catch what interrupts a handler.
             if not is_settled:
-                self._break_off("an interruption")
+                self._break_off()
 
     def _begin(self) -> None:
         self._shows_wire = _wire_log.isEnabledFor(logging.DEBUG)
@@ -237,13 +237,17 @@ class Driver:
             elif self._has_begun or not isinstance(error, ProtocolError):
                 self.close(f"after {type(error).__name__}")
         else:
-            self._break_off(type(error).__name__)
+            self._break_off(error)
 
-    def _break_off(self, name: str) -> None:
+    def _break_off(self, error: BaseException | None = None) -> None:
         """Close because other code raised an exception, perhaps between a system call and the
-        record of its result."""
+        record of its result.
+
+        Args:
+            error: the exception; None if it interrupted the handler of another one.
+        """
         self._mark_in_doubt(is_interrupted=True)
-        self.close(f"after {name}")
+        self.close(f"after {'an interruption' if error is None else type(error).__name__}")
 
     def _mark_in_doubt(self, *, is_interrupted: bool = False) -> bool:
         """Note which messages may have been delivered; returns whether there are any.
@@ -297,7 +301,7 @@ class Driver:
                 )
         except BaseException as raised:
             if not (isinstance(raised, OSError) and is_own(raised)):
-                self._break_off(type(raised).__name__)
+                self._break_off(raised)
                 raise
             error = as_smtp_error(raised, Phase.IDLE, Deadline(1), self.peer)
         if error is not None:
@@ -387,12 +391,12 @@ class Driver:
                     error.may_have_been_delivered = True
                 self.close(str(error))
                 return None if self._are_replies_final(action, error) else error
-            self._break_off(type(error).__name__)
+            self._break_off(error)
             if isinstance(action, CommandGroup) and action.has_failed_to_read(error):
                 return error
             raise
         except BaseException as error:
-            self._break_off(type(error).__name__)
+            self._break_off(error)
             raise
 
     def _are_replies_final(self, action: ExchangeAction, error: SmtpError) -> bool:

@@ -103,7 +103,7 @@ class Content:
                 if self.size <= BLOCK:
                     self.short_text = text
                 else:
-                    self.text = text
+                    self._text = text
             return
         if isinstance(message, memoryview):
             self._take_view(message)
@@ -139,7 +139,7 @@ class Content:
         return self._scan_result[1]
 
     @functools.cached_property
-    def text(self) -> Buffer | None:
+    def _text(self) -> Buffer | None:
         """The whole message as text, before dot-stuffing; None if a stream or not yet rewritten."""
         if self.short_text is not None:
             return self.short_text
@@ -176,7 +176,7 @@ class Content:
             ValidationError: the same for a message declared as 7BIT; or it contains a NUL.
             ProtocolError: the message is a stream that an earlier send has read.
         """
-        text = self.text
+        text = self._text
         if text is not None and not _has_dot(text):
             return iter((text, END_OF_DATA))
         return self._rewritten(stuff_dots=True, end=END_OF_DATA, seven_bit_only=seven_bit_only)
@@ -198,7 +198,7 @@ class Content:
         if is_binary:
             return Chunk(len(whole), (whole,), is_last=True)
         size = self.size or 0
-        if (text := self.text) is not None:
+        if (text := self._text) is not None:
             return Chunk(size, (text,), is_last=True)
         buffers = self._rewritten(stuff_dots=False, end=b"", seven_bit_only=False)
         return Chunk(size, buffers, is_last=True)
@@ -221,7 +221,7 @@ class Content:
     def _rewritten(self, *, stuff_dots: bool, end: bytes, seven_bit_only: bool) -> Iterator[Buffer]:
         encoder = LineEncoder(stuff_dots=stuff_dots)
         if (whole := self._whole) is not None:
-            text = self.text
+            text = self._text
             blocks = _blocks(whole if text is None else text)
         else:
             blocks = self._use_stream()

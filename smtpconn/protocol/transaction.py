@@ -470,11 +470,11 @@ class Transaction:
         group = self.sent_in
         if group is None:
             return broken_off(cause, was_sent=False)
-        if group.is_eager and self.session.is_out_of_sync:
-            was_sent = group.may_have_been_delivered or not group.missing
-            return broken_off(cause, was_sent=was_sent)
         try:
             if group.is_eager:
+                if self.session.is_out_of_sync:
+                    was_sent = group.may_have_been_delivered or not group.missing
+                    return broken_off(cause, was_sent=was_sent)
                 if not group.missing:
                     return self.conclude_eager()
                 if (refused := self.certain_refusal()) is not None:
